@@ -1,0 +1,4 @@
+"""Stage `zoo.export`."""
+
+if not __name__.startswith("zoo."):  # a second copy of every module would be loaded
+    raise ImportError("import zoo.export, not export")

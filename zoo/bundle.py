@@ -1,0 +1,138 @@
+"""The bundle: a stripped model in a folder, the unit that is exported, benchmarked, pushed and served.
+
+    config.json          what the model is: networks, classes, preprocessing, recipe, provenance, metrics
+    model.safetensors    its weights
+    README.md            the model card
+    after export also    model.onnx, model.fp16.onnx, manifest.json, engines/
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from zoo.classes import Classes, Color
+from zoo.errors import BundleError
+from zoo.models.deeplab import NetworkConfig
+from zoo.models.deployable import Deployable, Kind, build_deployable
+from zoo.preprocess import Preprocessing
+
+CONFIG_NAME = "config.json"
+WEIGHTS_NAME = "model.safetensors"
+CARD_NAME = "README.md"
+
+
+class BundleConfig(BaseModel):
+    """The contents of `config.json`.
+
+    Args:
+        kind: which deployable.
+        method: the method that trained it.
+        weights: which of the method's networks was kept (`student`, `teacher`).
+        networks: one for each segmentation network of the deployable.
+        names: class names in label order.
+        palette: RGB colours in label order.
+        preprocessing: see `zoo.preprocess`.
+        recipe: the resolved recipe of the run.
+        provenance: versions, steps, partition id, what was stripped.
+        metrics: measured figures with split and protocol.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: int = 1
+    kind: Kind
+    method: str
+    weights: str = "student"
+    networks: tuple[NetworkConfig, ...]
+    names: tuple[str, ...]
+    palette: tuple[Color, ...]
+    preprocessing: Preprocessing
+    recipe: dict[str, Any] = {}
+    provenance: dict[str, Any] = {}
+    metrics: dict[str, Any] = {}
+
+    @property
+    def classes(self) -> Classes:
+        """Return names and palette as one value."""
+        return Classes(self.names, self.palette)
+
+
+def save_bundle(folder: Path, deployable: Deployable, config: BundleConfig, card: str) -> None:
+    """Write a bundle; the folder appears complete or keeps its former contents.
+
+    Args:
+        folder: created if missing; the three files are replaced.
+        deployable: whose state dict is stored.
+        config: of `config.json`.
+        card: Markdown of the model card.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in deployable.state_dict().items()}
+    with replacing(folder / WEIGHTS_NAME) as path:
+        save_file(state, path)
+    with replacing(folder / CARD_NAME) as path:
+        path.write_text(card, encoding="utf-8")
+    with replacing(folder / CONFIG_NAME) as path:
+        path.write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
+def load_config(folder: Path) -> BundleConfig:
+    """Return the configuration of a bundle.
+
+    Raises:
+        BundleError: no bundle there, or not one of this version.
+    """
+    path = folder / CONFIG_NAME
+    if not path.is_file():
+        raise BundleError(f"{folder} holds no {CONFIG_NAME}, expected a bundle: give a run or bundle folder")
+    try:
+        return BundleConfig.model_validate_json(path.read_text(encoding="utf-8"))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "file"
+        raise BundleError(f"{path}: {where}: {first['msg']}: export the bundle again with this version") from error
+
+
+def load_bundle(folder: Path) -> tuple[Deployable, BundleConfig]:
+    """Return the model of a bundle, in evaluation mode on the CPU, and its configuration.
+
+    Raises:
+        BundleError: no bundle there, or weights that do not fit its configuration.
+    """
+    config = load_config(folder)
+    path = folder / WEIGHTS_NAME
+    if not path.is_file():
+        raise BundleError(f"{folder} holds no {WEIGHTS_NAME}, expected the weights beside {CONFIG_NAME}: copy them")
+    deployable = build_deployable(config.kind, config.networks)
+    try:
+        deployable.load_state_dict(load_file(path))
+    except (SafetensorError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise BundleError(f"{path} does not fit {CONFIG_NAME} ({reason}): the bundle is broken, get it again") from error
+    return deployable.eval(), config
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary name beside `path`, moved to `path` when the block ends well and removed otherwise."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write a JSON file at once or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

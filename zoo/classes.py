@@ -1,0 +1,70 @@
+"""Class names and colours, and the label value that every loss and metric leaves out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+IGNORE = 255
+"""Label of a pixel whose class is unknown (void, border, padding)."""
+
+Color = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Classes:
+    """The classes of a data set, in label order.
+
+    Args:
+        names: one name for each label 0..K-1.
+        palette: one RGB colour (0..255) for each label.
+    """
+
+    names: tuple[str, ...]
+    palette: tuple[Color, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.names) != len(self.palette):
+            raise ValueError(f"{len(self.names)} class names but {len(self.palette)} colours")
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @classmethod
+    def of(cls, names: tuple[str, ...]) -> Classes:
+        """Return the classes of these names in the colours of the VOC palette."""
+        return cls(names, default_palette(len(names)))
+
+    def colorize(self, mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return the colours of a mask; `IGNORE` is white.
+
+        Args:
+            mask: (H, W) uint8, labels 0..K-1 or `IGNORE`.
+
+        Returns:
+            (H, W, 3) uint8.
+        """
+        table = np.zeros((256, 3), np.uint8)
+        table[: len(self)] = self.palette
+        table[IGNORE] = 255
+        return table[mask]
+
+
+def default_palette(count: int) -> tuple[Color, ...]:
+    """Return the first `count` colours of the palette of PASCAL VOC (label 0 is black)."""
+    return tuple(_voc_color(label) for label in range(count))
+
+
+def _voc_color(label: int) -> Color:
+    """Return the colour made of the bits of `label`: its three lowest bits are the channels' highest."""
+    color = [0, 0, 0]
+    for shift in range(7, -1, -1):
+        for channel in range(3):
+            color[channel] |= ((label >> channel) & 1) << shift
+        label >>= 3
+    return color[0], color[1], color[2]

@@ -1,0 +1,60 @@
+"""The command line. Commands import what is heavy when they run: `zoo --help` loads no torch."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from zoo import __version__
+from zoo.commands.benchmark import benchmark
+from zoo.commands.evaluate import evaluate
+from zoo.commands.export import export
+from zoo.commands.predict import predict
+from zoo.commands.train import train
+from zoo.errors import ZooError
+
+app = typer.Typer(
+    name="zoo",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Semi-supervised semantic segmentation: train on few masks, export, benchmark, ship.",
+)
+app.command()(train)
+app.command()(evaluate)
+app.command()(predict)
+app.command()(export)
+app.command("benchmark")(benchmark)
+app.command("bench", hidden=True)(benchmark)
+
+
+def _print_version(value: bool) -> None:  # noqa: FBT001 - the signature of a typer callback
+    if value:
+        typer.echo(f"zoo {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[  # noqa: ARG001 - handled by the callback
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Keep the options that all commands share."""
+    if debug:
+        os.environ["ZOO_DEBUG"] = "1"
+
+
+def main() -> None:
+    """Run the command line; a `ZooError` becomes one line on standard error and exit code 1."""
+    try:
+        app()
+    except ZooError as error:
+        if os.environ.get("ZOO_DEBUG"):
+            raise
+        sys.exit(f"error: {error}")

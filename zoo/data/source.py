@@ -1,0 +1,40 @@
+"""What every source of images offers: ids by split, and the image and mask of an id."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from zoo.classes import Classes
+
+Split = Literal["train", "unlabeled", "val"]
+"""`train` and `val` images have masks; `unlabeled` ones are plain images."""
+
+
+class Source(ABC):
+    """A set of images, some of which have masks.
+
+    Args:
+        spec: the text that names the source on the command line (`shapes`, a folder, a `data.toml`).
+        classes: names and colours of the labels.
+    """
+
+    def __init__(self, spec: str, classes: Classes) -> None:
+        self.spec = spec
+        self.classes = classes
+
+    @abstractmethod
+    def ids(self, split: Split) -> tuple[str, ...]:
+        """Return the ids of a split, in a fixed order; empty if the source has no such split."""
+
+    @abstractmethod
+    def read_image(self, id_: str) -> NDArray[np.uint8]:
+        """Return the image of an id, (H, W, 3) uint8 RGB."""
+
+    @abstractmethod
+    def read_mask(self, id_: str) -> NDArray[np.uint8]:
+        """Return the mask of an id, (H, W) uint8, labels 0..K-1 or `IGNORE`."""

@@ -1,0 +1,29 @@
+"""The errors a user can cause, each printed as one line: what was got, what was expected, what to do."""
+
+
+class ZooError(Exception):
+    """A mistake in the input of a command; the message is complete and needs no traceback."""
+
+
+class RecipeError(ZooError):
+    """A training recipe that cannot be used: unknown key, value out of range, unknown name."""
+
+
+class DatasetError(ZooError):
+    """A data set that cannot be used: missing folder, broken image, mask value out of range."""
+
+
+class BundleError(ZooError):
+    """A run, bundle or artifact that cannot be read, or that is not what its manifest says."""
+
+
+class ExportError(ZooError):
+    """An export that cannot be made: unsupported precision, missing package, refused by the runtime."""
+
+
+class ParityError(ExportError):
+    """An exported artifact whose masks differ from the eager model's by more than its gate allows."""
+
+
+class InvalidImageError(ZooError):
+    """An image that cannot be predicted: unreadable, not RGB, not 8 bits a channel."""

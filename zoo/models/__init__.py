@@ -1,0 +1,1 @@
+"""Networks and the deployable models made of them."""

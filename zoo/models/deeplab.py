@@ -1,0 +1,220 @@
+"""DeepLabv3+ (Chen et al., ECCV 2018) and DeepLabv2 (Chen et al., TPAMI 2017) on any `Encoder`.
+
+Both return logits at the resolution of their decoder (stride 4, or the output stride for v2); `resize_logits`
+brings them to the size of the image. The two parts are separate modules, so that a method can run one encoder
+pass under several decoders (ELN's auxiliary decoders).
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from zoo.models.encoder import Encoder, kaiming_normal
+
+AsppStyle = Literal["projected", "neck"]
+
+
+class Dropouts(BaseModel):
+    """Dropout rates, in the order of the layers they follow."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    aspp: float = Field(0.1, ge=0, lt=1)
+    fuse_1: float = Field(0.5, ge=0, lt=1)
+    fuse_2: float = Field(0.1, ge=0, lt=1)
+
+
+class NetworkConfig(BaseModel):
+    """Everything needed to rebuild a segmentation network without its weights.
+
+    Args:
+        architecture: `deeplabv3plus` or `deeplabv2`.
+        encoder: name of a timm model.
+        num_classes: K.
+        output_stride: input size over the size of the encoder's last features.
+        multi_grid: factors on the dilation of the last ResNet stage's blocks.
+        aspp: `projected` concatenates the branches and projects them by a 1x1 convolution (ELN);
+            `neck` reduces the concatenation by a 3x3 convolution (U2PL).
+        rates: dilations of the atrous branches.
+        low_level_channels: width of the projected low-level features.
+        decoder_channels: width of the ASPP branches and of the decoder.
+        dropout: see `Dropouts`; `channel_dropout` drops whole channels (U2PL).
+        embedding_channels: width of the pixel embedding used by contrastive losses; 0 leaves the head out.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    architecture: Literal["deeplabv3plus", "deeplabv2"] = "deeplabv3plus"
+    encoder: str = "resnet50"
+    num_classes: int = Field(2, ge=2, le=65535)
+    output_stride: Literal[8, 16, 32] = 16
+    multi_grid: tuple[int, ...] | None = None
+    aspp: AsppStyle = "projected"
+    rates: tuple[int, ...] = (6, 12, 18)
+    low_level_channels: int = Field(48, ge=1)
+    decoder_channels: int = Field(256, ge=1)
+    dropout: Dropouts = Dropouts()
+    channel_dropout: bool = False
+    embedding_channels: int = Field(0, ge=0)
+
+
+class Output(NamedTuple):
+    """What a decoder returns."""
+
+    logits: Tensor
+    """(B, K, h, w) class scores at the decoder's resolution."""
+    embedding: Tensor | None
+    """(B, D, h, w) pixel embedding, not normalised; None without an embedding head."""
+
+
+def resize_logits(logits: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
+    """Return logits at (height, width) `size`, bilinear with aligned corners as all four methods do."""
+    return F.interpolate(logits, size=size, mode="bilinear", align_corners=True)
+
+
+def conv_bn_relu(in_channels: int, out_channels: int, kernel: int = 1, dilation: int = 1) -> nn.Sequential:
+    """Return a bias-free convolution that keeps the size, BatchNorm, ReLU."""
+    padding = dilation * (kernel // 2)
+    conv = nn.Conv2d(in_channels, out_channels, kernel, padding=padding, dilation=dilation, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True))
+
+
+def mlp_head(in_channels: int, out_channels: int) -> nn.Sequential:
+    """Return two 1x1 convolutions with a ReLU between them: ELN's *Seg* and *Proj* (paper, section 4.1)."""
+    return nn.Sequential(
+        nn.Conv2d(in_channels, in_channels, 1), nn.ReLU(inplace=True), nn.Conv2d(in_channels, out_channels, 1)
+    )
+
+
+class Aspp(nn.Module):
+    """Atrous spatial pyramid pooling: 1x1, atrous 3x3 and image-level branches, concatenated and reduced.
+
+    The image-level branch has no BatchNorm in the `projected` style, which therefore trains with one image.
+    """
+
+    def __init__(self, in_channels: int, config: NetworkConfig) -> None:
+        super().__init__()
+        width = config.decoder_channels
+        branches = [conv_bn_relu(in_channels, width)]
+        branches += [conv_bn_relu(in_channels, width, 3, rate) for rate in config.rates]
+        self.branches = nn.ModuleList(branches)
+        if config.aspp == "projected":
+            pool = nn.Sequential(nn.Conv2d(in_channels, width, 1), nn.ReLU(inplace=True))
+        else:
+            pool = conv_bn_relu(in_channels, width)
+        self.pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), *pool)
+        kernel = 1 if config.aspp == "projected" else 3
+        self.reduce = conv_bn_relu(width * (len(branches) + 1), width, kernel)
+        self.dropout = _dropout(config.dropout.aspp, config)
+
+    def forward(self, high: Tensor) -> Tensor:
+        """Return (B, D, h, w) features.
+
+        Args:
+            high: (B, C, h, w) float.
+        """
+        pooled = self.pool(high).expand(-1, -1, *high.shape[-2:])
+        features = [branch(high) for branch in self.branches]
+        reduced: Tensor = self.dropout(self.reduce(torch.cat([*features, pooled], dim=1)))
+        return reduced
+
+
+class DecoderV3Plus(nn.Module):
+    """DeepLabv3+ decoder: ASPP at the output stride joined with low-level features at stride 4, and heads."""
+
+    def __init__(self, low_channels: int, high_channels: int, config: NetworkConfig) -> None:
+        super().__init__()
+        width = config.decoder_channels
+        self.aspp = Aspp(high_channels, config)
+        self.low_level = conv_bn_relu(low_channels, config.low_level_channels)
+        self.fuse = nn.Sequential(
+            conv_bn_relu(width + config.low_level_channels, width, 3),
+            _dropout(config.dropout.fuse_1, config),
+            conv_bn_relu(width, width, 3),
+            _dropout(config.dropout.fuse_2, config),
+            nn.Conv2d(width, width, 1),
+        )
+        kaiming_normal(self)
+        self.segment = mlp_head(width, config.num_classes)
+        self.embed = mlp_head(width, config.embedding_channels) if config.embedding_channels else None
+
+    def forward(self, low: Tensor, high: Tensor) -> Output:
+        """Return logits and embedding at stride 4.
+
+        Args:
+            low: (B, C, H/4, W/4) float.
+            high: (B, C', h, w) float.
+        """
+        aspp = resize_logits(self.aspp(high), low.shape[-2:])
+        features = self.fuse(torch.cat([self.low_level(low), aspp], dim=1))
+        return Output(self.segment(features), None if self.embed is None else self.embed(features))
+
+
+class DecoderV2(nn.Module):
+    """DeepLabv2 head: atrous 3x3 convolutions to the classes, summed, at the output stride."""
+
+    def __init__(self, low_channels: int, high_channels: int, config: NetworkConfig) -> None:  # noqa: ARG002
+        super().__init__()
+        self.branches = nn.ModuleList(
+            nn.Conv2d(high_channels, config.num_classes, 3, padding=rate, dilation=rate) for rate in config.rates
+        )
+        for branch in self.branches:
+            nn.init.normal_(branch.weight, std=0.01)  # type: ignore[arg-type]
+        self.embed = mlp_head(high_channels, config.embedding_channels) if config.embedding_channels else None
+
+    def forward(self, low: Tensor, high: Tensor) -> Output:  # noqa: ARG002 - one interface for both decoders
+        """Return logits and embedding at the output stride.
+
+        Args:
+            low: not used.
+            high: (B, C', h, w) float.
+        """
+        logits = torch.stack([branch(high) for branch in self.branches]).sum(dim=0)
+        return Output(logits, None if self.embed is None else self.embed(high))
+
+
+DECODERS: dict[str, type[DecoderV3Plus | DecoderV2]] = {"deeplabv3plus": DecoderV3Plus, "deeplabv2": DecoderV2}
+
+
+class SegmentationNetwork(nn.Module):
+    """An encoder and a decoder.
+
+    Args:
+        config: see `NetworkConfig`.
+        pretrained: start the encoder from its ImageNet weights.
+    """
+
+    def __init__(self, config: NetworkConfig, *, pretrained: bool = False) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(
+            config.encoder,
+            output_stride=config.output_stride,
+            pretrained=pretrained,
+            multi_grid=config.multi_grid,
+        )
+        self.decoder = self.new_decoder()
+
+    def new_decoder(self) -> DecoderV3Plus | DecoderV2:
+        """Return another, newly initialised decoder for this encoder."""
+        return DECODERS[self.config.architecture](
+            self.encoder.low_channels, self.encoder.high_channels, self.config
+        )
+
+    def forward(self, images: Tensor) -> Output:
+        """Return logits and embedding at the decoder's resolution.
+
+        Args:
+            images: (B, 3, H, W) float, normalised.
+        """
+        output: Output = self.decoder(*self.encoder(images))
+        return output
+
+
+def _dropout(rate: float, config: NetworkConfig) -> nn.Module:
+    return nn.Dropout2d(rate) if config.channel_dropout else nn.Dropout(rate)

@@ -1,0 +1,137 @@
+"""Encoders: any CNN of timm that can return its stages and keep a chosen output stride."""
+
+from __future__ import annotations
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from zoo.errors import RecipeError
+
+LOW_LEVEL_STRIDE = 4
+
+
+class Encoder(nn.Module):
+    """An image classification network without its head, cut into a low-level and a high-level output.
+
+    Args:
+        name: a timm model with `features_only` (ResNet, MobileNetV3, EfficientNet, ConvNeXt, ...).
+        output_stride: 8, 16 or 32: input size over the size of the high-level features.
+        pretrained: start from the ImageNet weights of timm.
+        in_channels: channels of the input; the first convolution is a new one unless it is 3.
+        multi_grid: factors on the dilation of the last stage's blocks (ResNets only), e.g. (1, 2, 4).
+
+    Raises:
+        RecipeError: no such encoder, or its weights cannot be had.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        output_stride: int = 16,
+        pretrained: bool = False,
+        in_channels: int = 3,
+        multi_grid: tuple[int, ...] | None = None,
+    ) -> None:
+        super().__init__()
+        self.body = _create(name, output_stride, pretrained)
+        reductions = self.body.feature_info.reduction()
+        if LOW_LEVEL_STRIDE not in reductions:
+            raise RecipeError(
+                f"encoder {name} has features at strides {reductions}, expected one at {LOW_LEVEL_STRIDE}: "
+                f"use a CNN such as resnet18, mobilenetv3_large_100 or convnext_tiny"
+            )
+        self.low_index = reductions.index(LOW_LEVEL_STRIDE)
+        channels = self.body.feature_info.channels()
+        self.low_channels: int = channels[self.low_index]
+        self.high_channels: int = channels[-1]
+        if in_channels != 3:
+            _replace_first_conv(self.body, in_channels)
+        if multi_grid is not None:
+            _apply_multi_grid(self.body, multi_grid, name)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the features at stride 4 and at the output stride.
+
+        Args:
+            images: (B, in_channels, H, W) float.
+        """
+        stages = self.body(images)
+        return stages[self.low_index], stages[-1]
+
+
+def _create(name: str, output_stride: int, pretrained: bool) -> nn.Module:
+    if not timm.is_model(name):
+        near = timm.list_models(f"*{name.split('_')[0]}*")[:5]
+        hint = f"; near it: {', '.join(near)}" if near else ""
+        raise RecipeError(f"encoder {name} is unknown, expected a timm model such as resnet50{hint}")
+    try:
+        return timm.create_model(name, features_only=True, output_stride=output_stride, pretrained=pretrained)
+    except (NotImplementedError, AssertionError, TypeError, AttributeError, KeyError) as error:
+        raise RecipeError(
+            f"encoder {name} cannot return features at output stride {output_stride} ({error}): "
+            f"use a CNN such as resnet18, mobilenetv3_large_100 or convnext_tiny"
+        ) from error
+    except (OSError, RuntimeError) as error:
+        if not pretrained:
+            raise
+        raise RecipeError(
+            f"the ImageNet weights of {name} could not be had ({_first_line(error)}): connect to the Hugging "
+            f"Face Hub (HF_ENDPOINT for a mirror, HF_HOME for a cache that holds them), or start from random "
+            f"weights with --no-pretrained, which needs many more steps"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:120]
+
+
+def _replace_first_conv(body: nn.Module, in_channels: int) -> None:
+    """Replace the first convolution by a newly initialised one of `in_channels`; the rest is kept."""
+    name, conv = next((n, m) for n, m in body.named_modules() if isinstance(m, nn.Conv2d))
+    new = nn.Conv2d(
+        in_channels,
+        conv.out_channels,
+        conv.kernel_size,  # type: ignore[arg-type]
+        conv.stride,  # type: ignore[arg-type]
+        conv.padding,  # type: ignore[arg-type]
+        conv.dilation,  # type: ignore[arg-type]
+        bias=conv.bias is not None,
+    )
+    parent, _, attribute = name.rpartition(".")
+    setattr(body.get_submodule(parent), attribute, new)
+
+
+def _apply_multi_grid(body: nn.Module, factors: tuple[int, ...], name: str) -> None:
+    """Multiply the dilation of the 3x3 convolution of each block of the last ResNet stage by its factor."""
+    blocks = getattr(body, "layer4", None)
+    if blocks is None or len(blocks) != len(factors) or not hasattr(blocks[0], "conv3"):
+        raise RecipeError(
+            f"multi_grid {list(factors)} needs a bottleneck ResNet whose last stage has {len(factors)} blocks, "
+            f"got {name}: leave network.multi_grid out"
+        )
+    dilation = blocks[-1].conv2.dilation[0]
+    for block, factor in zip(blocks, factors, strict=True):
+        block.conv2.dilation = (dilation * factor,) * 2
+        block.conv2.padding = (dilation * factor,) * 2
+
+
+def freeze_batch_norm_affine(module: nn.Module) -> None:
+    """Stop the training of every BatchNorm's scale and shift; batch statistics go on."""
+    for child in module.modules():
+        if isinstance(child, nn.modules.batchnorm._BatchNorm):  # noqa: SLF001 - the common base of all ranks
+            for parameter in child.parameters():
+                parameter.requires_grad_(False)
+
+
+def kaiming_normal(module: nn.Module) -> None:
+    """Draw the convolutions of a decoder Kaiming-normal (fan-in, ReLU); BatchNorm starts at scale 1, shift 0."""
+    for child in module.modules():
+        if isinstance(child, nn.Conv2d):
+            nn.init.kaiming_normal_(child.weight, mode="fan_in", nonlinearity="relu")
+            if child.bias is not None:
+                torch.nn.init.zeros_(child.bias)
+        elif isinstance(child, nn.BatchNorm2d):
+            nn.init.ones_(child.weight)
+            nn.init.zeros_(child.bias)

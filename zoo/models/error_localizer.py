@@ -1,0 +1,51 @@
+"""ELN's error localization network (Kwon & Kwak, CVPR 2022, sections 3.1 and 4.1)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from zoo.models.deeplab import DecoderV3Plus, NetworkConfig
+from zoo.models.encoder import Encoder
+
+
+class ErrorLocalizer(nn.Module):
+    """Tells, pixel by pixel, whether a prediction is right, from the image, the entropy and the class scores.
+
+    An encoder over 3 + 1 + K channels under a DeepLabv3+ decoder with `outputs` channels.
+
+    Args:
+        encoder: name of a timm model; ResNet-34 in the paper.
+        network: of the segmentation network, whose widths the decoder takes over.
+        pretrained: ImageNet weights for all but the first convolution, which is new.
+        outputs: 1 for ELN's logit of "this prediction is right"; K for s-ECN, which corrects it.
+    """
+
+    ASPP_DROPOUT = 0.5
+
+    def __init__(self, encoder: str, network: NetworkConfig, *, pretrained: bool, outputs: int = 1) -> None:
+        super().__init__()
+        self.encoder = Encoder(
+            encoder, output_stride=16, pretrained=pretrained, in_channels=3 + 1 + network.num_classes
+        )
+        dropout = network.dropout.model_copy(update={"aspp": self.ASPP_DROPOUT})
+        config = network.model_copy(
+            update={"dropout": dropout, "embedding_channels": 0, "aspp": "projected", "channel_dropout": False}
+        )
+        self.decoder = DecoderV3Plus(self.encoder.low_channels, self.encoder.high_channels, config)
+        width = config.decoder_channels
+        self.decoder.segment = nn.Sequential(
+            nn.Conv2d(width, width, 1), nn.ReLU(inplace=True), nn.Conv2d(width, outputs, 1)
+        )
+
+    def forward(self, images: Tensor, entropy: Tensor, scores: Tensor) -> Tensor:
+        """Return (B, outputs, h, w) logits at stride 4.
+
+        Args:
+            images: (B, 3, H, W) float, normalised.
+            entropy: (B, 1, H, W) float, of the prediction, in nats.
+            scores: (B, K, H, W) float, logits or probabilities of the prediction.
+        """
+        low, high = self.encoder(torch.cat([images, entropy, scores], dim=1))
+        logits: Tensor = self.decoder(low, high).logits
+        return logits

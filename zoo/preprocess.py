@@ -1,0 +1,109 @@
+"""From a uint8 image to the model's input and from its mask back to the image's size: the only copy.
+
+Training, evaluation, every predictor and the exported graph use the functions of this file, so that a model
+sees in production what it saw in training. The normalisation itself is part of the exported graph
+(`zoo.export.graph`), which takes uint8 images.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+from zoo.errors import InvalidImageError
+
+Resize = Literal["fit", "stretch", "none"]
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class Preprocessing(BaseModel):
+    """How an image is brought to the size and range that a network was trained on.
+
+    Args:
+        imgsz: height and width of the training crop, in pixels.
+        resize: `fit` scales an image, keeping its aspect, to the largest size inside `imgsz`; `stretch` to
+            exactly `imgsz`; `none` leaves it.
+        mean: of each RGB channel, images in [0, 1].
+        std: likewise.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    imgsz: tuple[int, int]
+    resize: Resize = "fit"
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+
+    def model_size(self, height: int, width: int) -> tuple[int, int]:
+        """Return the (height, width) at which the network sees an image of this size."""
+        return resized_size((height, width), self.imgsz, self.resize)
+
+
+def resized_size(size: tuple[int, int], imgsz: tuple[int, int], resize: Resize) -> tuple[int, int]:
+    """Return the (height, width) that an image of `size` has after `resize`."""
+    if resize == "none":
+        return size
+    if resize == "stretch":
+        return imgsz
+    scale = min(imgsz[0] / size[0], imgsz[1] / size[1])
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+def resize_image(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Return the image at (height, width) `size`, bilinear with antialiasing.
+
+    Args:
+        image: (H, W, 3) uint8.
+        size: height and width in pixels.
+    """
+    if image.shape[:2] == size:
+        return image
+    return np.asarray(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BILINEAR))
+
+
+def resize_mask(mask: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Return the mask at (height, width) `size`, nearest neighbour.
+
+    Args:
+        mask: (H, W) uint8.
+        size: height and width in pixels.
+    """
+    if mask.shape == size:
+        return mask
+    return np.asarray(Image.fromarray(mask).resize((size[1], size[0]), Image.Resampling.NEAREST))
+
+
+def check_image(image: NDArray[np.uint8]) -> None:
+    """Raise unless `image` is one RGB image.
+
+    Raises:
+        InvalidImageError: not a (H, W, 3) uint8 array.
+    """
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise InvalidImageError(
+            f"got an image of shape {tuple(image.shape)} and dtype {image.dtype}, "
+            f"expected (height, width, 3) uint8: convert it to 8-bit RGB"
+        )
+
+
+def normalize(images: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """Return the network's input.
+
+    Args:
+        images: (B, 3, H, W) uint8 or float in 0..255.
+        preprocessing: its `mean` and `std` are applied.
+
+    Returns:
+        (B, 3, H, W) float32.
+    """
+    mean = torch.tensor(preprocessing.mean, device=images.device).view(1, 3, 1, 1) * 255
+    std = torch.tensor(preprocessing.std, device=images.device).view(1, 3, 1, 1) * 255
+    return (images.float() - mean) / std
