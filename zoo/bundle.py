@@ -1,5 +1,7 @@
 """The bundle: a stripped model in a folder, the unit that is exported, benchmarked, pushed and served.
 
+Its files:
+
     config.json          what the model is: networks, classes, preprocessing, recipe, provenance, metrics
     model.safetensors    its weights
     README.md            the model card
@@ -10,12 +12,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
@@ -24,6 +24,10 @@ from zoo.errors import BundleError
 from zoo.models.deeplab import NetworkConfig
 from zoo.models.deployable import Deployable, Kind, build_deployable
 from zoo.preprocess import Preprocessing
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
@@ -48,11 +52,11 @@ class BundleConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: int = 1
+    format: Literal[1] = 1
     kind: Kind
     method: str
     weights: str = "student"
-    networks: tuple[NetworkConfig, ...]
+    networks: tuple[NetworkConfig, ...] = Field(min_length=1)
     names: tuple[str, ...]
     palette: tuple[Color, ...]
     preprocessing: Preprocessing
@@ -60,10 +64,26 @@ class BundleConfig(BaseModel):
     provenance: dict[str, Any] = {}
     metrics: dict[str, Any] = {}
 
+    @model_validator(mode="after")
+    def _check_lengths(self) -> BundleConfig:
+        for network in self.networks:
+            if not len(self.names) == len(self.palette) == network.num_classes:
+                raise ValueError(
+                    f"{len(self.names)} names and {len(self.palette)} palette colours for a network of "
+                    f"{network.num_classes} classes"
+                )
+        return self
+
     @property
     def classes(self) -> Classes:
         """Return names and palette as one value."""
         return Classes(self.names, self.palette)
+
+    @property
+    def data_spec(self) -> str | None:
+        """Return the spec of the data it was trained on, None if the recipe names none."""
+        spec: str | None = self.recipe.get("data", {}).get("spec")
+        return spec
 
 
 def save_bundle(folder: Path, deployable: Deployable, config: BundleConfig, card: str) -> None:
@@ -77,12 +97,14 @@ def save_bundle(folder: Path, deployable: Deployable, config: BundleConfig, card
     """
     folder.mkdir(parents=True, exist_ok=True)
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in deployable.state_dict().items()}
-    with replacing(folder / WEIGHTS_NAME) as path:
-        save_file(state, path)
-    with replacing(folder / CARD_NAME) as path:
-        path.write_text(card, encoding="utf-8")
-    with replacing(folder / CONFIG_NAME) as path:
-        path.write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    with (
+        replacing(folder / CONFIG_NAME) as config_path,
+        replacing(folder / CARD_NAME) as card_path,
+        replacing(folder / WEIGHTS_NAME) as weights_path,
+    ):
+        save_file(state, weights_path)
+        card_path.write_text(card, encoding="utf-8")
+        config_path.write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
 def load_config(folder: Path) -> BundleConfig:
@@ -95,11 +117,19 @@ def load_config(folder: Path) -> BundleConfig:
     if not path.is_file():
         raise BundleError(f"{folder} holds no {CONFIG_NAME}, expected a bundle: give a run or bundle folder")
     try:
-        return BundleConfig.model_validate_json(path.read_text(encoding="utf-8"))
+        return BundleConfig.model_validate_json(path.read_bytes())
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "file"
-        raise BundleError(f"{path}: {where}: {first['msg']}: export the bundle again with this version") from error
+        raise BundleError(
+            f"{path}: {where}: {first['msg']}: export the bundle again with this version"
+        ) from error
+
+
+def find_bundle(path: Path) -> Path | None:
+    """Return the bundle that `path` is, or that the artifact at `path` lies in, also under `engines/`."""
+    folders = (path,) if path.is_dir() else (path.parent, path.parent.parent)
+    return next((folder for folder in folders if (folder / CONFIG_NAME).is_file()), None)
 
 
 def load_bundle(folder: Path) -> tuple[Deployable, BundleConfig]:
@@ -111,13 +141,17 @@ def load_bundle(folder: Path) -> tuple[Deployable, BundleConfig]:
     config = load_config(folder)
     path = folder / WEIGHTS_NAME
     if not path.is_file():
-        raise BundleError(f"{folder} holds no {WEIGHTS_NAME}, expected the weights beside {CONFIG_NAME}: copy them")
+        raise BundleError(
+            f"{folder} holds no {WEIGHTS_NAME}, expected the weights beside {CONFIG_NAME}: copy them"
+        )
     deployable = build_deployable(config.kind, config.networks)
     try:
         deployable.load_state_dict(load_file(path))
     except (SafetensorError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise BundleError(f"{path} does not fit {CONFIG_NAME} ({reason}): the bundle is broken, get it again") from error
+        reason = " ".join(str(error).split())[:200]
+        raise BundleError(
+            f"{path} does not fit {CONFIG_NAME} ({reason}): the bundle is broken, get it again"
+        ) from error
     return deployable.eval(), config
 
 

@@ -32,7 +32,7 @@ app.command("benchmark")(benchmark)
 app.command("bench", hidden=True)(benchmark)
 
 
-def _print_version(value: bool) -> None:  # noqa: FBT001 - the signature of a typer callback
+def _print_version(value: bool) -> None:
     if value:
         typer.echo(f"zoo {__version__}")
         raise typer.Exit

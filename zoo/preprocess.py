@@ -7,16 +7,18 @@ sees in production what it saw in training. The normalisation itself is part of 
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from zoo.errors import InvalidImageError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 Resize = Literal["fit", "stretch", "none"]
 

@@ -1,19 +1,48 @@
-"""What commands print: a result on standard output (text or `--json`), remarks on standard error."""
+"""What commands print: a result on standard output (text or `--json`), remarks on standard error.
+
+Rich is loaded when something is printed: `zoo --help` starts without it.
+"""
 
 from __future__ import annotations
 
 import json
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from functools import cached_property
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.status import Status
+    from rich.table import Table
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
-remarks = Console(stderr=True, soft_wrap=True, highlight=False)
+PIPE_WIDTH = 1000
+
+
+class Remarks:
+    """What commands say on standard error while they work."""
+
+    @cached_property
+    def console(self) -> Console:
+        """Return the console of standard error."""
+        from rich.console import Console
+
+        return Console(stderr=True, soft_wrap=True, highlight=False)
+
+    def print(self, text: str) -> None:
+        """Print a remark."""
+        self.console.print(text, markup=False)
+
+    def status(self, text: str) -> Status:
+        """Return a context in which a line that `update` changes says what is going on."""
+        return self.console.status(text)
+
+
+remarks = Remarks()
 
 
 def emit(value: object, *renderables: object, as_json: bool) -> None:
@@ -27,16 +56,23 @@ def emit(value: object, *renderables: object, as_json: bool) -> None:
     if as_json:
         sys.stdout.write(json.dumps(value, indent=2) + "\n")
         return
-    console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+    from rich.console import Console
+
+    # paths and class names may hold brackets; a file or a pipe is as wide as it takes
+    width = None if sys.stdout.isatty() else PIPE_WIDTH
+    console = Console(width=width, highlight=False, markup=False, emoji=False)
     for renderable in renderables:
-        console.print(renderable)
+        console.print(renderable, soft_wrap=isinstance(renderable, str))
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     """Return a table; the first column is left-aligned, the others right."""
+    from rich.table import Table
+
     result = Table(title=title, title_justify="left")
     for index, column in enumerate(columns):
-        result.add_column(column, justify="left" if index == 0 else "right", no_wrap=True)
+        first = index == 0
+        result.add_column(column, justify="left" if first else "right", no_wrap=first, overflow="fold")
     for row in rows:
         result.add_row(*row)
     return result

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from zoo.commands.console import remarks
 from zoo.errors import BundleError
 
 RUNS = Path("runs")
@@ -15,39 +16,83 @@ ARTIFACT_SUFFIXES = (".onnx", ".engine")
 ModelArgument = Annotated[
     str | None,
     typer.Argument(
-        metavar="[MODEL]", help="A run or bundle folder, an .onnx or .engine file; default: the newest run under runs/."
+        metavar="[MODEL]",
+        help="A run or bundle folder, an .onnx or .engine file; default: the newest run under runs/.",
     ),
 ]
 
 
-def resolve_model(text: str | None) -> Path:
+def resolve_model(text: str | None, weights: str = "student") -> Path:
     """Return the bundle folder or artifact file that MODEL names.
+
+    Args:
+        text: MODEL as given; None is the newest run.
+        weights: which network of a run; any but `student` is stripped from its checkpoint now.
 
     Raises:
         BundleError: nothing of that name, or a folder that is neither run nor bundle.
     """
     path = newest_run() if text is None else Path(text)
     if not path.exists():
-        raise BundleError(f"{path} does not exist, expected a run, a bundle or an artifact: see runs/ for yours")
+        raise BundleError(
+            f"{path} does not exist, expected a run, a bundle or an artifact: see {RUNS}/ for yours"
+        )
+    if (path / "recipe.json").is_file():
+        return _bundle_of_run(path, weights)
+    if weights != "student":
+        raise BundleError(
+            f"--weights {weights} needs the folder of a run, got {path}: only runs keep all networks"
+        )
     if path.is_file():
         if path.suffix not in ARTIFACT_SUFFIXES:
-            raise BundleError(f"{path} ends in {path.suffix!r}, expected one of {', '.join(ARTIFACT_SUFFIXES)}")
+            raise BundleError(
+                f"{path} ends in {path.suffix!r}, expected one of {', '.join(ARTIFACT_SUFFIXES)}"
+            )
         return path
-    for folder in (path, path / "bundle"):
-        if (folder / "config.json").is_file():
-            return folder
-    if (path / "last.ckpt").is_file():
-        raise BundleError(f"{path} was not trained to its end and holds no bundle: zoo train --resume --out {path}")
-    raise BundleError(f"{path} holds neither config.json nor bundle/config.json, expected a run or a bundle folder")
+    if not (path / "config.json").is_file():
+        raise BundleError(
+            f"{path} holds neither recipe.json nor config.json, expected a run or a bundle folder"
+        )
+    return path
 
 
-def newest_run() -> Path:
-    """Return the run under `runs/` that was written to last.
+def _bundle_of_run(run: Path, weights: str) -> Path:
+    """Return the bundle of a run, stripped now if training did not come so far."""
+    if weights == "student" and (run / "bundle" / "config.json").is_file():
+        return run / "bundle"
+    if not (run / "last.ckpt").is_file():
+        raise BundleError(f"{run} holds no checkpoint yet, expected last.ckpt: train it longer")
+    from zoo.train.strip import strip
+
+    bundle = strip(run, weights)
+    remarks.print(f"stripped {run / 'last.ckpt'} to {bundle}")
+    return bundle
+
+
+def newest_run(method: str | None = None) -> Path:
+    """Return the run under `runs/` that was started last, of a method if one is named.
 
     Raises:
         BundleError: there is none.
     """
-    runs = [folder.parent for folder in RUNS.glob("*/recipe.json")]
+    runs = [folder.parent for folder in RUNS.glob(f"{method or ''}*/recipe.json")]
     if not runs:
-        raise BundleError(f"no MODEL given and no run under {RUNS.absolute()}: name one, or make one with zoo train eln")
+        raise BundleError(
+            f"no run of {method or 'any method'} under {RUNS.absolute()}: name one, or make one with "
+            f"zoo train eln"
+        )
     return max(runs, key=lambda run: (run / "recipe.json").stat().st_mtime)
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Return (height, width) of `H,W`, or of one number for both.
+
+    Raises:
+        typer.BadParameter: not one or two positive numbers.
+    """
+    parts = text.split(",")
+    if len(parts) not in (1, 2) or not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
+        raise typer.BadParameter(
+            f"{text!r} is not H,W, expected pixels such as 512,512", param_hint="--imgsz"
+        )
+    return int(parts[0]), int(parts[-1])

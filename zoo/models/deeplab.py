@@ -51,7 +51,7 @@ class NetworkConfig(BaseModel):
 
     architecture: Literal["deeplabv3plus", "deeplabv2"] = "deeplabv3plus"
     encoder: str = "resnet50"
-    num_classes: int = Field(2, ge=2, le=65535)
+    num_classes: int = Field(2, ge=2, le=255)  # 255 is `IGNORE`
     output_stride: Literal[8, 16, 32] = 16
     multi_grid: tuple[int, ...] | None = None
     aspp: AsppStyle = "projected"
@@ -104,7 +104,7 @@ class Aspp(nn.Module):
         branches += [conv_bn_relu(in_channels, width, 3, rate) for rate in config.rates]
         self.branches = nn.ModuleList(branches)
         if config.aspp == "projected":
-            pool = nn.Sequential(nn.Conv2d(in_channels, width, 1), nn.ReLU(inplace=True))
+            pool = nn.Sequential(nn.Conv2d(in_channels, width, 1, bias=False), nn.ReLU(inplace=True))
         else:
             pool = conv_bn_relu(in_channels, width)
         self.pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), *pool)
@@ -161,7 +161,8 @@ class DecoderV2(nn.Module):
     def __init__(self, low_channels: int, high_channels: int, config: NetworkConfig) -> None:  # noqa: ARG002
         super().__init__()
         self.branches = nn.ModuleList(
-            nn.Conv2d(high_channels, config.num_classes, 3, padding=rate, dilation=rate) for rate in config.rates
+            nn.Conv2d(high_channels, config.num_classes, 3, padding=rate, dilation=rate)
+            for rate in config.rates
         )
         for branch in self.branches:
             nn.init.normal_(branch.weight, std=0.01)  # type: ignore[arg-type]
@@ -178,7 +179,10 @@ class DecoderV2(nn.Module):
         return Output(logits, None if self.embed is None else self.embed(high))
 
 
-DECODERS: dict[str, type[DecoderV3Plus | DecoderV2]] = {"deeplabv3plus": DecoderV3Plus, "deeplabv2": DecoderV2}
+DECODERS: dict[str, type[DecoderV3Plus | DecoderV2]] = {
+    "deeplabv3plus": DecoderV3Plus,
+    "deeplabv2": DecoderV2,
+}
 
 
 class SegmentationNetwork(nn.Module):
@@ -200,11 +204,12 @@ class SegmentationNetwork(nn.Module):
         )
         self.decoder = self.new_decoder()
 
-    def new_decoder(self) -> DecoderV3Plus | DecoderV2:
-        """Return another, newly initialised decoder for this encoder."""
-        return DECODERS[self.config.architecture](
-            self.encoder.low_channels, self.encoder.high_channels, self.config
-        )
+    def new_decoder(self, *, embedding_channels: int | None = None) -> DecoderV3Plus | DecoderV2:
+        """Return another, newly initialised decoder for this encoder, its embedding of another width."""
+        config = self.config
+        if embedding_channels is not None:
+            config = config.model_copy(update={"embedding_channels": embedding_channels})
+        return DECODERS[config.architecture](self.encoder.low_channels, self.encoder.high_channels, config)
 
     def forward(self, images: Tensor) -> Output:
         """Return logits and embedding at the decoder's resolution.

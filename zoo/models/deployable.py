@@ -15,7 +15,8 @@ Kind = Literal["student"]
 class Deployable(nn.Module, ABC):
     """A stripped model.
 
-    Its state dict and `networks` (one `NetworkConfig` for each segmentation network) are all that a bundle stores.
+    Its state dict and `networks` (one `NetworkConfig` for each segmentation network) are all that a bundle
+    stores.
     """
 
     kind: Kind
@@ -26,12 +27,20 @@ class Deployable(nn.Module, ABC):
         """Return the configuration of each segmentation network."""
 
     @abstractmethod
+    def decoder_logits(self, images: Tensor) -> Tensor:
+        """Return (B, K, h, w) logits at the decoder's resolution.
+
+        Args:
+            images: (B, 3, H, W) float, normalised.
+        """
+
     def forward(self, images: Tensor) -> Tensor:
         """Return (B, K, H, W) logits.
 
         Args:
             images: (B, 3, H, W) float, normalised.
         """
+        return resize_logits(self.decoder_logits(images), images.shape[-2:])
 
 
 class Student(Deployable):
@@ -53,13 +62,14 @@ class Student(Deployable):
         """Return the configuration of the network, without the head that was dropped."""
         return (self.network.config.model_copy(update={"embedding_channels": 0}),)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Return (B, K, H, W) logits.
+    def decoder_logits(self, images: Tensor) -> Tensor:
+        """Return (B, K, h, w) logits at the decoder's resolution.
 
         Args:
             images: (B, 3, H, W) float, normalised.
         """
-        return resize_logits(self.network(images).logits, images.shape[-2:])
+        logits: Tensor = self.network(images).logits
+        return logits
 
 
 def build_deployable(kind: Kind, networks: tuple[NetworkConfig, ...]) -> Deployable:

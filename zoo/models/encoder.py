@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
+from typing import Any
+
 import timm
 import torch
 from torch import Tensor, nn
@@ -35,19 +38,20 @@ class Encoder(nn.Module):
         multi_grid: tuple[int, ...] | None = None,
     ) -> None:
         super().__init__()
-        self.body = _create(name, output_stride, pretrained)
-        reductions = self.body.feature_info.reduction()
+        self.body = _create(name, output_stride, in_channels, pretrained=pretrained)
+        feature_info: Any = self.body.feature_info  # of timm; the type of a module's attribute is not known
+        reductions = feature_info.reduction()
         if LOW_LEVEL_STRIDE not in reductions:
             raise RecipeError(
                 f"encoder {name} has features at strides {reductions}, expected one at {LOW_LEVEL_STRIDE}: "
                 f"use a CNN such as resnet18, mobilenetv3_large_100 or convnext_tiny"
             )
         self.low_index = reductions.index(LOW_LEVEL_STRIDE)
-        channels = self.body.feature_info.channels()
+        channels = feature_info.channels()
         self.low_channels: int = channels[self.low_index]
         self.high_channels: int = channels[-1]
         if in_channels != 3:
-            _replace_first_conv(self.body, in_channels)
+            _renew_first_conv(self.body)
         if multi_grid is not None:
             _apply_multi_grid(self.body, multi_grid, name)
 
@@ -61,16 +65,18 @@ class Encoder(nn.Module):
         return stages[self.low_index], stages[-1]
 
 
-def _create(name: str, output_stride: int, pretrained: bool) -> nn.Module:
+def _create(name: str, output_stride: int, in_channels: int, *, pretrained: bool) -> nn.Module:
     if not timm.is_model(name):
-        near = timm.list_models(f"*{name.split('_')[0]}*")[:5]
+        near = get_close_matches(name, timm.list_models(), n=5)
         hint = f"; near it: {', '.join(near)}" if near else ""
         raise RecipeError(f"encoder {name} is unknown, expected a timm model such as resnet50{hint}")
     try:
-        return timm.create_model(name, features_only=True, output_stride=output_stride, pretrained=pretrained)
+        return timm.create_model(
+            name, features_only=True, output_stride=output_stride, in_chans=in_channels, pretrained=pretrained
+        )
     except (NotImplementedError, AssertionError, TypeError, AttributeError, KeyError) as error:
         raise RecipeError(
-            f"encoder {name} cannot return features at output stride {output_stride} ({error}): "
+            f"encoder {name} cannot return features at output stride {output_stride} ({_first_line(error)}): "
             f"use a CNN such as resnet18, mobilenetv3_large_100 or convnext_tiny"
         ) from error
     except (OSError, RuntimeError) as error:
@@ -87,20 +93,9 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:120]
 
 
-def _replace_first_conv(body: nn.Module, in_channels: int) -> None:
-    """Replace the first convolution by a newly initialised one of `in_channels`; the rest is kept."""
-    name, conv = next((n, m) for n, m in body.named_modules() if isinstance(m, nn.Conv2d))
-    new = nn.Conv2d(
-        in_channels,
-        conv.out_channels,
-        conv.kernel_size,  # type: ignore[arg-type]
-        conv.stride,  # type: ignore[arg-type]
-        conv.padding,  # type: ignore[arg-type]
-        conv.dilation,  # type: ignore[arg-type]
-        bias=conv.bias is not None,
-    )
-    parent, _, attribute = name.rpartition(".")
-    setattr(body.get_submodule(parent), attribute, new)
+def _renew_first_conv(body: nn.Module) -> None:
+    """Draw the first convolution anew: timm spreads the RGB weights over other numbers of channels."""
+    next(module for module in body.modules() if isinstance(module, nn.Conv2d)).reset_parameters()
 
 
 def _apply_multi_grid(body: nn.Module, factors: tuple[int, ...], name: str) -> None:
@@ -108,8 +103,8 @@ def _apply_multi_grid(body: nn.Module, factors: tuple[int, ...], name: str) -> N
     blocks = getattr(body, "layer4", None)
     if blocks is None or len(blocks) != len(factors) or not hasattr(blocks[0], "conv3"):
         raise RecipeError(
-            f"multi_grid {list(factors)} needs a bottleneck ResNet whose last stage has {len(factors)} blocks, "
-            f"got {name}: leave network.multi_grid out"
+            f"multi_grid {list(factors)} needs a bottleneck ResNet whose last stage has {len(factors)} "
+            f"blocks, got {name}: leave network.multi_grid out"
         )
     dilation = blocks[-1].conv2.dilation[0]
     for block, factor in zip(blocks, factors, strict=True):
@@ -120,13 +115,13 @@ def _apply_multi_grid(body: nn.Module, factors: tuple[int, ...], name: str) -> N
 def freeze_batch_norm_affine(module: nn.Module) -> None:
     """Stop the training of every BatchNorm's scale and shift; batch statistics go on."""
     for child in module.modules():
-        if isinstance(child, nn.modules.batchnorm._BatchNorm):  # noqa: SLF001 - the common base of all ranks
+        if isinstance(child, nn.modules.batchnorm._BatchNorm):
             for parameter in child.parameters():
                 parameter.requires_grad_(False)
 
 
 def kaiming_normal(module: nn.Module) -> None:
-    """Draw the convolutions of a decoder Kaiming-normal (fan-in, ReLU); BatchNorm starts at scale 1, shift 0."""
+    """Draw the convolutions of a decoder Kaiming-normal (fan-in, ReLU); BatchNorm starts at 1 and 0."""
     for child in module.modules():
         if isinstance(child, nn.Conv2d):
             nn.init.kaiming_normal_(child.weight, mode="fan_in", nonlinearity="relu")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from zoo.models.deeplab import DecoderV3Plus, NetworkConfig
+from zoo.models.deeplab import DecoderV3Plus, NetworkConfig, mlp_head
 from zoo.models.encoder import Encoder
 
 
@@ -30,13 +30,15 @@ class ErrorLocalizer(nn.Module):
         )
         dropout = network.dropout.model_copy(update={"aspp": self.ASPP_DROPOUT})
         config = network.model_copy(
-            update={"dropout": dropout, "embedding_channels": 0, "aspp": "projected", "channel_dropout": False}
+            update={
+                "dropout": dropout,
+                "embedding_channels": 0,
+                "aspp": "projected",
+                "channel_dropout": False,
+            }
         )
         self.decoder = DecoderV3Plus(self.encoder.low_channels, self.encoder.high_channels, config)
-        width = config.decoder_channels
-        self.decoder.segment = nn.Sequential(
-            nn.Conv2d(width, width, 1), nn.ReLU(inplace=True), nn.Conv2d(width, outputs, 1)
-        )
+        self.decoder.segment = mlp_head(config.decoder_channels, outputs)
 
     def forward(self, images: Tensor, entropy: Tensor, scores: Tensor) -> Tensor:
         """Return (B, outputs, h, w) logits at stride 4.

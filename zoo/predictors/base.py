@@ -47,7 +47,7 @@ class Predictor(ABC):
             (B, H, W) uint8.
         """
 
-    def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32] | None:
+    def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32] | None:  # noqa: ARG002
         """Return (B, K, H, W) float32 class scores of a batch, or None if this artifact gives masks only."""
         return None
 

@@ -1,19 +1,23 @@
-"""The bundle itself in PyTorch, eager or compiled: the reference that every other backend is compared with."""
+"""The bundle itself in PyTorch, eager or compiled: the reference that all backends are compared with."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from zoo.bundle import BundleConfig, load_bundle
-from zoo.models.deployable import Deployable
 from zoo.predictors.base import Predictor
 from zoo.preprocess import Preprocessing, normalize
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from zoo.models.deployable import Deployable
 
 
 class EagerPredictor(Predictor):
@@ -29,7 +33,12 @@ class EagerPredictor(Predictor):
     backend = "eager"
 
     def __init__(
-        self, deployable: Deployable, config: BundleConfig, device: str = "cpu", *, channels_last: bool = False
+        self,
+        deployable: Deployable,
+        config: BundleConfig,
+        device: str = "cpu",
+        *,
+        channels_last: bool = False,
     ) -> None:
         super().__init__(config.classes, config.preprocessing)
         self.device = torch.device(device)
@@ -42,36 +51,55 @@ class EagerPredictor(Predictor):
         """Return PyTorch's version and the device."""
         return f"PyTorch {torch.__version__} {self.device}"
 
-    @torch.inference_mode()
-    def scores(self, images: NDArray[np.uint8]) -> Tensor:
-        """Return (B, K, H, W) logits on the device.
+    def upload(self, images: NDArray[np.uint8]) -> Tensor:
+        """Return a batch of images on the device.
 
         Args:
             images: (B, H, W, 3) uint8 RGB.
         """
-        batch = torch.from_numpy(np.array(images)).to(self.device).permute(0, 3, 1, 2)
-        logits: Tensor = self.model(batch.contiguous(memory_format=self.memory_format))
+        return torch.from_numpy(np.array(images)).to(self.device)
+
+    @torch.inference_mode()
+    def scores(self, batch: Tensor) -> Tensor:
+        """Return (B, K, H, W) logits on the device.
+
+        Args:
+            batch: (B, H, W, 3) uint8 RGB, on the device.
+        """
+        planes = batch.permute(0, 3, 1, 2)
+        logits: Tensor = self.model(planes.contiguous(memory_format=self.memory_format))
         return logits
+
+    def compute(self, batch: Tensor) -> Tensor:
+        """Return the (B, H, W) masks of a batch, on the device."""
+        return self.scores(batch).argmax(dim=1).to(torch.uint8)
+
+    def download(self, masks: Tensor) -> NDArray[np.uint8]:
+        """Return masks in host memory."""
+        array: NDArray[np.uint8] = masks.cpu().numpy()
+        return array
 
     def run(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Return the masks of a batch at its own size."""
-        masks: NDArray[np.uint8] = self.scores(images).argmax(dim=1).to(torch.uint8).cpu().numpy()
-        return masks
+        return self.download(self.compute(self.upload(images)))
 
     def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return (B, K, H, W) float32 class scores of a batch."""
-        scores: NDArray[np.float32] = self.scores(images).float().cpu().numpy()
+        scores: NDArray[np.float32] = self.scores(self.upload(images)).float().cpu().numpy()
         return scores
 
 
 class CompiledPredictor(EagerPredictor):
-    """The same through `torch.compile`, channels last; the first batch of each shape pays for the compilation."""
+    """The same through `torch.compile`, channels last; the first batch of each shape pays for compiling."""
 
     backend = "compile"
 
     def __init__(self, deployable: Deployable, config: BundleConfig, device: str = "cpu") -> None:
         super().__init__(deployable, config, device, channels_last=True)
         self.model.compile(dynamic=False)
+
+
+FLAVORS: dict[str, type[EagerPredictor]] = {"eager": EagerPredictor, "compile": CompiledPredictor}
 
 
 class Normalized(nn.Module):
@@ -101,4 +129,4 @@ def load_eager(
         BundleError: no usable bundle in `folder`.
     """
     deployable, config = load_bundle(folder)
-    return {"eager": EagerPredictor, "compile": CompiledPredictor}[flavor](deployable, config, device)
+    return FLAVORS[flavor](deployable, config, device)

@@ -1,0 +1,53 @@
+"""What is exported: a uint8 image in, a mask out, everything between in one graph.
+
+uint8 in and out moves a fraction of the bytes of float images and logits. TensorRT can only cast uint8: the
+cast to float is the first operation, the cast to uint8 the last.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from zoo.models.deeplab import resize_logits
+from zoo.preprocess import normalize
+
+if TYPE_CHECKING:
+    from zoo.models.deployable import Deployable
+    from zoo.predictors.artifact import ArtifactMetadata, Precision
+
+DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16}
+
+
+class ExportGraph(nn.Module):
+    """A deployable between uint8 images and uint8 masks.
+
+    The network runs in the artifact's precision; normalisation and the resize to full size in float32.
+
+    Args:
+        deployable: of `zoo.export.prepare`; copied.
+        metadata: its preprocessing, precision and output.
+    """
+
+    def __init__(self, deployable: Deployable, metadata: ArtifactMetadata) -> None:
+        super().__init__()
+        self.metadata = metadata
+        self.dtype = DTYPES[metadata.precision]
+        self.deployable = copy.deepcopy(deployable).to(self.dtype)
+        self.eval()
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return (B, H, W) labels, or (B, K, H, W) float32 logits.
+
+        Args:
+            image: (B, H, W, 3) uint8 RGB.
+        """
+        pixels = image.float().permute(0, 3, 1, 2)  # (B, 3, H, W); float first, or TensorRT refuses it
+        images = normalize(pixels, self.metadata.preprocessing).to(self.dtype)
+        logits = resize_logits(self.deployable.decoder_logits(images).float(), image.shape[1:3])
+        if self.metadata.output == "logits":
+            return logits
+        return logits.argmax(dim=1).to(getattr(torch, self.metadata.output_dtype))

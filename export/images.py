@@ -1,0 +1,75 @@
+"""The real images on which an artifact is compared with the model it was made from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from zoo.data.files import IMAGE_SUFFIXES, read_image_file
+from zoo.data.open import open_source
+from zoo.errors import DatasetError
+from zoo.export.parity import Images
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from zoo.data.source import Split
+
+COUNT = 8
+BUILT_IN = "shapes"
+SPLITS: tuple[Split, ...] = ("val", "train")
+
+Item = TypeVar("Item")
+
+
+def parity_images(spec: str | None, recipe: Mapping[str, Any], on_event: Callable[[str], None]) -> Images:
+    """Return up to `COUNT` images.
+
+    Args:
+        spec: a folder of images or a data source; None for the validation images of the recipe's source.
+        recipe: of the bundle.
+        on_event: told if the recipe's source is not there and built-in images are taken.
+
+    Raises:
+        DatasetError: `spec` names no images.
+    """
+    if spec is not None:
+        return _from_folder(Path(spec)) or _from_source(spec)
+    try:
+        return _from_source(_recorded(recipe))
+    except DatasetError as error:
+        on_event(
+            f"warning: no images of the data that the model was trained on ({error}): comparing on built-in "
+            f"{BUILT_IN}, which it may never have seen; --images names better ones"
+        )
+        return _from_source(BUILT_IN)
+
+
+def _recorded(recipe: Mapping[str, Any]) -> str:
+    spec = recipe.get("data", {}).get("spec")
+    if spec is None:
+        raise DatasetError("its recipe names none")
+    return str(spec)
+
+
+def _from_folder(folder: Path) -> Images | None:
+    """Return images that lie in a folder itself, None if there are none."""
+    if not folder.is_dir():
+        return None
+    paths = _spread(sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES))
+    if not paths:
+        return None
+    return Images(tuple(map(read_image_file, paths)), f"{len(paths)} images of {folder}")
+
+
+def _from_source(spec: str) -> Images:
+    source = open_source(spec)
+    for split in SPLITS:
+        if ids := _spread(source.ids(split)):
+            return Images(tuple(map(source.read_image, ids)), f"{len(ids)} {split} images of {spec}")
+    raise DatasetError(f"{spec} has no images, expected some to compare on: name others with --images")
+
+
+def _spread(items: Sequence[Item]) -> Sequence[Item]:
+    """Return up to `COUNT` items at even distances."""
+    return items[:: max(1, len(items) // COUNT)][:COUNT]

@@ -1,0 +1,263 @@
+"""Whether an artifact's masks are those of the eager fp32 model, at many shapes, on real images."""
+
+from __future__ import annotations
+
+import math
+from itertools import cycle, islice
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from zoo.errors import BundleError, ParityError
+from zoo.predictors.artifact import Shape
+from zoo.preprocess import resize_image
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from zoo.predictors.artifact import Precision
+    from zoo.predictors.base import Predictor
+    from zoo.predictors.eager import EagerPredictor
+
+
+MIN_PIXELS = 65_536
+"""Fewer pixels at a shape cannot resolve a share of 1e-4."""
+
+
+class Level(NamedTuple):
+    """One way of being alike enough."""
+
+    min_agreement: float
+    """Share of pixels with the reference's class."""
+    max_margin: float | None = None
+    """Of every differing pixel; None for any."""
+
+    def __str__(self) -> str:
+        margin = "" if self.max_margin is None else f" and margin < {self.max_margin:g}"
+        return f">= {self.min_agreement:g}{margin}"
+
+    def holds(self, difference: Difference) -> bool:
+        """Return whether a difference is within this level."""
+        near = self.max_margin is None or difference.margin < self.max_margin
+        return near and difference.agreement >= self.min_agreement
+
+
+class Gate(BaseModel):
+    """What an artifact must reach at every shape.
+
+    Args:
+        levels: of which one must hold.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    levels: tuple[Level, ...]
+
+    def __str__(self) -> str:
+        return ", or ".join(map(str, self.levels))
+
+    def passes(self, difference: Difference) -> bool:
+        """Return whether the difference is allowed."""
+        return not difference.error and any(level.holds(difference) for level in self.levels)
+
+
+GATES: dict[Precision, Gate] = {
+    "fp32": Gate(levels=(Level(0.9999, 1e-3),)),
+    # the second is for models that are hardly trained: many near ties, which rounding to 11 bits decides
+    "fp16": Gate(levels=(Level(0.999), Level(0.99, 2e-3))),
+}
+
+
+class Difference(BaseModel):
+    """How the masks of two models differ at one shape.
+
+    Args:
+        shape: batch, height, width.
+        batches: how many of this shape were compared.
+        agreement: share of pixels of the same class.
+        differing: number of pixels of another class.
+        margin: the largest lead, among differing pixels, of the reference's class over the class that the
+            artifact chose, relative to the range of the reference's logits; 0 if no pixel differs.
+        error: why the artifact did not run at this shape; empty if it did.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    shape: Shape
+    batches: int = 1
+    agreement: float
+    differing: int
+    margin: float
+    error: str = ""
+
+
+class Parity(BaseModel):
+    """The comparison of one artifact with the eager fp32 model.
+
+    Args:
+        gate: what was asked of it.
+        images: where the images came from.
+        runtime: what ran the artifact.
+        differences: one for each shape.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    gate: Gate
+    images: str
+    runtime: str
+    differences: tuple[Difference, ...]
+
+    @property
+    def agreement(self) -> float:
+        """Return the agreement at the worst shape."""
+        return min(difference.agreement for difference in self.differences)
+
+    @property
+    def differing(self) -> int:
+        """Return how many pixels differ over all shapes."""
+        return sum(difference.differing for difference in self.differences)
+
+    @property
+    def margin(self) -> float:
+        """Return the largest margin over all shapes."""
+        return max(difference.margin for difference in self.differences)
+
+    @property
+    def passed(self) -> bool:
+        """Return whether the gate holds at every shape."""
+        return all(self.gate.passes(difference) for difference in self.differences)
+
+
+class Images(NamedTuple):
+    """Real images to compare on."""
+
+    images: tuple[NDArray[np.uint8], ...]
+    """Each (H, W, 3) uint8 RGB, of any size."""
+    origin: str
+    """Where they came from, for the report."""
+
+
+def parity_shapes(imgsz: tuple[int, int], max_batch: int) -> tuple[Shape, ...]:
+    """Return the shapes to compare at, none over `imgsz`: full, portrait, landscape, odd, full batch."""
+    height, width = imgsz
+    short = min(imgsz) * 3 // 4
+    odd = (height * 4 // 5) | 1, (width * 9 // 10) | 1
+    return (1, height, width), (1, height, short), (1, short, width), (1, *odd), (max_batch, height, width)
+
+
+def compare(
+    artifact: Predictor, reference: EagerPredictor, images: Images, shapes: Sequence[Shape], gate: Gate
+) -> Parity:
+    """Return how an artifact's masks differ from the reference's.
+
+    Args:
+        artifact: what was exported.
+        reference: the eager fp32 model of the bundle.
+        images: taken in turn, resized to each shape; as many as give `MIN_PIXELS`, but none twice at a shape
+            whose batch they fill.
+        shapes: see `parity_shapes`.
+        gate: what is asked of the artifact.
+    """
+    turn = cycle(images.images)
+    differences = []
+    for shape in shapes:
+        enough = math.ceil(MIN_PIXELS / math.prod(shape))
+        batches = min(enough, max(1, len(images.images) // shape[0]))
+        differences.append(
+            _merge([_compare_at(artifact, reference, _batch(turn, shape)) for _ in range(batches)])
+        )
+    return Parity(
+        gate=gate, images=images.origin, runtime=artifact.description, differences=tuple(differences)
+    )
+
+
+def compare_masks(logits: NDArray[np.float32], mask: NDArray[np.integer]) -> Difference:
+    """Return how a mask differs from the arg-max of a reference's logits.
+
+    Args:
+        logits: (B, K, H, W) float32, of the reference.
+        mask: (B, H, W) integers, of the artifact.
+    """
+    shape = mask.shape[0], mask.shape[1], mask.shape[2]
+    batch, rows, columns = np.nonzero(logits.argmax(axis=1) != mask)
+    differing = len(batch)
+    margin = 0.0
+    if differing:
+        pixels = logits[batch, :, rows, columns]  # (N, K)
+        chosen = mask[batch, rows, columns].astype(np.int64).clip(0, logits.shape[1] - 1)
+        lead = pixels.max(axis=1) - pixels[np.arange(differing), chosen]
+        margin = float(lead.max() / np.ptp(logits)) if np.isfinite(lead).all() else float("inf")
+    return Difference(shape=shape, agreement=1 - differing / mask.size, differing=differing, margin=margin)
+
+
+def check_parity(parities: dict[str, Parity]) -> None:
+    """Raise unless every artifact passed.
+
+    Args:
+        parities: by the artifact's name.
+
+    Raises:
+        ParityError: with a table of what differed.
+    """
+    failed = {name: parity for name, parity in parities.items() if not parity.passed}
+    if not failed:
+        return
+    gates = ", ".join(f"{name} {parity.gate}" for name, parity in failed.items())
+    raise ParityError(
+        f"{', '.join(failed)} differs from the eager model by more than its gate allows (agreement {gates}) "
+        f"and was not kept: see where below; --min-agreement X sets another gate\n{_table(failed)}"
+    )
+
+
+def _merge(parts: Sequence[Difference]) -> Difference:
+    """Return the difference over several batches of one shape."""
+    return Difference(
+        shape=parts[0].shape,
+        batches=len(parts),
+        agreement=sum(part.agreement for part in parts) / len(parts),
+        differing=sum(part.differing for part in parts),
+        margin=max(part.margin for part in parts),
+        error=next((part.error for part in parts if part.error), ""),
+    )
+
+
+def _batch(turn: cycle[NDArray[np.uint8]], shape: Shape) -> NDArray[np.uint8]:
+    """Return the next images of the turn as (B, H, W, 3) uint8."""
+    return np.stack([resize_image(image, shape[1:]) for image in islice(turn, shape[0])])
+
+
+def _compare_at(artifact: Predictor, reference: EagerPredictor, batch: NDArray[np.uint8]) -> Difference:
+    try:
+        mask = artifact.run(batch)
+    except BundleError as error:
+        shape = batch.shape[0], batch.shape[1], batch.shape[2]
+        pixels = int(np.prod(shape))
+        return Difference(shape=shape, agreement=0, differing=pixels, margin=1, error=str(error))
+    return compare_masks(reference.logits(batch), mask)
+
+
+def _table(parities: dict[str, Parity]) -> str:
+    header = ("artifact", "batches", "agreement", "differing px", "margin", "")
+    rows = [header, *(row for name, parity in parities.items() for row in _rows(name, parity))]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
+    return "\n".join(
+        "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
+
+
+def _rows(name: str, parity: Parity) -> list[tuple[str, ...]]:
+    return [
+        (
+            name,
+            f"{difference.batches} of {'x'.join(map(str, difference.shape))}",
+            f"{difference.agreement:.6f}",
+            str(difference.differing),
+            f"{difference.margin:.2g}",
+            difference.error or ("ok" if parity.gate.passes(difference) else "FAILED"),
+        )
+        for difference in parity.differences
+    ]

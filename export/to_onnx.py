@@ -1,0 +1,154 @@
+"""An ONNX file of a deployable: dynamic batch, height and width, and everything needed to predict with it."""
+
+from __future__ import annotations
+
+import io
+import logging
+import warnings
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from typing import TYPE_CHECKING, NamedTuple
+
+import onnx
+import torch
+
+from zoo.errors import ExportError
+from zoo.export.graph import ExportGraph
+from zoo.predictors.artifact import INPUT_NAME, METADATA_KEY, ArtifactMetadata
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+    from zoo.models.deployable import Deployable
+
+OPSET = 18  # later opsets give the same graph, but ONNX Runtime's CUDA provider was late with their Resize
+SAMPLE_SHAPE = (2, 97, 131, 3)  # sizes that are not alike, not 1 and not round, so that none is specialised
+DYNAMIC_DIMS = {0: "b", 1: "h", 2: "w"}
+REASON_LENGTH = 300
+CHATTY_LOGGERS = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
+
+
+class OnnxFacts(NamedTuple):
+    """What an ONNX file takes and gives."""
+
+    opset: int
+    input: str
+    """Name, element type and sizes, e.g. `image uint8(b, h, w, 3)`."""
+    output: str
+
+    def __str__(self) -> str:
+        return f"{self.input} -> {self.output} in opset {self.opset}"
+
+
+def export_onnx(deployable: Deployable, metadata: ArtifactMetadata, path: Path) -> OnnxFacts:
+    """Write an ONNX file, checked but not yet compared with the model, and return what it is.
+
+    Args:
+        deployable: of `zoo.export.prepare`.
+        metadata: of the file to be; stored in it.
+        path: of the file.
+
+    Raises:
+        ExportError: the exporter refused the model, or its graph is not what was asked for.
+    """
+    graph = ExportGraph(deployable, metadata)
+    sample = torch.zeros(SAMPLE_SHAPE, dtype=torch.uint8)
+    with _silent():
+        try:
+            program = torch.onnx.export(
+                graph,
+                (sample,),
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=[INPUT_NAME],
+                output_names=[metadata.output],
+                dynamic_shapes={INPUT_NAME: DYNAMIC_DIMS},
+                verbose=False,
+            )
+        except (torch.onnx.OnnxExporterError, RuntimeError) as error:
+            raise ExportError(
+                f"the network cannot be exported to ONNX ({_reason(error)}): "
+                f"its encoder must take any batch size, height and width"
+            ) from error
+    assert program is not None
+    model = program.model_proto
+    strip(model)
+    model.metadata_props.add(key=METADATA_KEY, value=metadata.model_dump_json())
+    onnx.save(model, path)
+    return check_onnx(path, metadata)
+
+
+def strip(model: onnx.ModelProto) -> None:
+    """Remove what the exporter noted of the code that it traced: stack traces with paths and source lines."""
+    graph = model.graph
+    holders = [model, graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer]
+    for holder in holders:
+        holder.ClearField("metadata_props")
+        holder.ClearField("doc_string")
+
+
+def check_onnx(path: Path, metadata: ArtifactMetadata) -> OnnxFacts:
+    """Return what a file is, after checking that it is valid and has the input and output of `metadata`.
+
+    Raises:
+        ExportError: says what is wrong.
+    """
+    try:
+        onnx.checker.check_model(path, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ExportError(f"the exported graph is not valid ONNX: {_reason(error)}") from error
+    model = onnx.load(path, load_external_data=False)
+    graph = model.graph
+    norms = [node.name for node in graph.node if node.op_type == "BatchNormalization"]
+    if norms:
+        raise ExportError(f"the exported graph holds BatchNormalization {norms[0]}, expected it folded")
+    classes = () if metadata.output == "mask" else (len(metadata.names),)
+    expected = OnnxFacts(
+        opset=OPSET,
+        input=_signature(INPUT_NAME, "uint8", ("b", "h", "w", 3)),
+        output=_signature(metadata.output, metadata.output_dtype, ("b", *classes, "h", "w")),
+    )
+    facts = OnnxFacts(model.opset_import[0].version, _describe(graph.input), _describe(graph.output))
+    if facts != expected:
+        raise ExportError(
+            f"the exported graph is {facts}, expected {expected}: the model's code froze a size"
+        )
+    return facts
+
+
+def _signature(name: str, dtype: str, dims: tuple[str | int, ...]) -> str:
+    return f"{name} {dtype}({', '.join(map(str, dims))})"
+
+
+def _describe(values: Iterable[onnx.ValueInfoProto]) -> str:
+    return " and ".join(
+        _signature(
+            value.name,
+            onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type).name,
+            tuple(dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim),
+        )
+        for value in values
+    )
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Keep the exporter's progress lines, remarks and warnings from the terminal."""
+    loggers = [logging.getLogger(name) for name in CHATTY_LOGGERS]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _reason(error: Exception) -> str:
+    """Return the beginning of the innermost cause, on one line."""
+    while isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    return " ".join(str(error).split())[:REASON_LENGTH] or type(error).__name__

@@ -1,0 +1,184 @@
+"""A TensorRT engine of an ONNX file.
+
+`tensorrt` tunes on the GPU that is present and builds for it alone. `tensorrt_rtx` builds for a list of
+compute capabilities, on any machine, and compiles the rest when the engine first runs.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+
+from zoo.errors import ExportError
+from zoo.predictors.artifact import INPUT_NAME, EngineInfo, Profile, sha256
+from zoo.predictors.trt_api import TensorRt, load_tensorrt
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from zoo.predictors.artifact import ArtifactMetadata
+
+DEFAULT_SM = (86, 89, 120)  # GeForce RTX 30, 40 and 50, and their workstation siblings
+TURING = 75  # in one engine with later GPUs it would slow them down
+MIN_SIDE = 32
+
+
+class Target(NamedTuple):
+    """What one engine is built for."""
+
+    sm: tuple[int, ...] = ()
+    """Compute capabilities, for TensorRT-RTX."""
+    gpu: str = ""
+    """The GPU that is present, for TensorRT."""
+
+    @property
+    def label(self) -> str:
+        """Return the part of the engine's name."""
+        return f"sm{'-'.join(map(str, self.sm))}" if self.sm else re.sub(r"[^A-Za-z0-9]+", "-", self.gpu)
+
+
+def load_builder(sm: tuple[int, ...]) -> TensorRt:
+    """Return the package that builds: `tensorrt` if it is installed, but `tensorrt_rtx` for a list of `sm`.
+
+    Raises:
+        ExportError: none is installed, or not the one that `sm` needs.
+    """
+    if not sm:
+        return load_tensorrt()
+    try:
+        return load_tensorrt("rtx")
+    except ExportError as error:
+        raise ExportError(
+            f"--sm needs TensorRT-RTX: {error}; tensorrt builds for the GPU of this machine, without --sm"
+        ) from error
+
+
+def build_targets(api: TensorRt, sm: tuple[int, ...]) -> tuple[Target, ...]:
+    """Return what engines to build: SM 75 gets one of its own.
+
+    Args:
+        api: of `load_builder`.
+        sm: compute capabilities asked for; empty for the default.
+
+    Raises:
+        ExportError: a compute capability that cannot be built for, or no GPU for `tensorrt`.
+    """
+    if api.flavor == "trt":
+        if not torch.cuda.is_available():
+            raise ExportError(
+                f"{api.name} builds on the GPU that will run the engine, PyTorch finds none: export there, "
+                f"or pip install 'semiseg-zoo[rtx]' to build for RTX GPUs here"
+            )
+        return (Target(gpu=torch.cuda.get_device_name()),)
+    names = re.findall(r"SM(\d+)", " ".join(api.module.ComputeCapability.__members__))
+    supported = sorted(map(int, names))
+    wanted = sorted(set(sm or DEFAULT_SM))
+    if unknown := [number for number in wanted if number not in supported]:
+        raise ExportError(
+            f"--sm {unknown[0]} is not one that {api.name} builds for, expected some of "
+            f"{', '.join(map(str, supported))}; data centre GPUs such as SM 90 and 100 need tensorrt: "
+            f"pip install 'semiseg-zoo[trt]' on the machine that has one"
+        )
+    groups = [number for number in wanted if number == TURING], [n for n in wanted if n != TURING]
+    return tuple(Target(sm=tuple(group)) for group in groups if group)
+
+
+def make_profile(imgsz: tuple[int, int], batch: tuple[int, int, int]) -> Profile:
+    """Return the shapes of an engine: up to `imgsz`, fastest at it.
+
+    Args:
+        imgsz: height and width that images are scaled to fit into.
+        batch: smallest, usual and largest.
+    """
+    height, width = imgsz
+    low, usual, high = batch
+    return Profile(
+        min=(low, min(MIN_SIDE, height), min(MIN_SIDE, width)),
+        opt=(usual, height, width),
+        max=(high, height, width),
+    )
+
+
+def build_engine(
+    api: TensorRt, onnx: Path, metadata: ArtifactMetadata, target: Target, profile: Profile
+) -> tuple[bytes, EngineInfo]:
+    """Return an engine and what it was built for.
+
+    Args:
+        api: of `load_builder`.
+        onnx: whose precision the engine has: networks are strongly typed.
+        metadata: of `onnx`.
+        target: one of `build_targets`.
+        profile: the shapes it is to take.
+
+    Raises:
+        ExportError: TensorRT refused the graph or the options, with its reasons.
+    """
+    start = time.perf_counter()
+    api.logger.errors.clear()
+    try:
+        plan = _build(api, onnx, target, profile)
+    except (RuntimeError, TypeError, ValueError) as error:  # of the bindings: a null pointer, a bad value
+        raise _refusal(api, onnx, str(error)) from error
+    info = EngineInfo(
+        metadata=metadata,
+        onnx_sha256=sha256(onnx),
+        flavor=api.flavor,
+        version=api.version,
+        sm=target.sm,
+        gpu=target.gpu,
+        profile=profile,
+        build_seconds=round(time.perf_counter() - start, 2),
+        bytes=len(plan),
+    )
+    return plan, info
+
+
+def engine_name(info: EngineInfo) -> str:
+    """Return the file name of an engine: machine code must say for which machine it is."""
+    label = Target(info.sm, info.gpu).label
+    return f"model.{info.metadata.precision}.{info.flavor}{info.version}.{label}.engine"
+
+
+def _build(api: TensorRt, onnx: Path, target: Target, profile: Profile) -> bytes:
+    builder = api.module.Builder(api.logger)
+    network = builder.create_network(_strongly_typed(api))
+    parser = api.module.OnnxParser(network, api.logger)
+    if not parser.parse_from_file(str(onnx)):
+        reasons = [str(parser.get_error(index).desc()) for index in range(parser.num_errors)]
+        raise _refusal(api, onnx, *reasons)
+    config = builder.create_builder_config()
+    if target.sm:
+        _set_targets(api, config, target.sm)
+    shapes = builder.create_optimization_profile()
+    low, usual, high = ((*shape, 3) for shape in (profile.min, profile.opt, profile.max))
+    shapes.set_shape(INPUT_NAME, low, usual, high)
+    if config.add_optimization_profile(shapes) < 0:
+        raise _refusal(api, onnx, f"profile {profile.min} to {profile.max}")
+    plan = builder.build_serialized_network(network, config)
+    if plan is None:
+        raise _refusal(api, onnx)
+    return bytes(plan)
+
+
+def _set_targets(api: TensorRt, config: Any, sm: tuple[int, ...]) -> None:
+    config.num_compute_capabilities = len(sm)
+    for index, number in enumerate(sm):
+        if not config.set_compute_capability(getattr(api.module.ComputeCapability, f"SM{number}"), index):
+            raise ExportError(f"{api.name} refused SM {number}: {api.drain()}")
+
+
+def _strongly_typed(api: TensorRt) -> int:
+    """Return the flag that makes the ONNX file's types binding; later versions know nothing else."""
+    flag = getattr(api.module.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+    return 0 if flag is None else 1 << int(flag)
+
+
+def _refusal(api: TensorRt, onnx: Path, *reasons: str) -> ExportError:
+    return ExportError(
+        f"{api.name} refused {onnx.name} ({api.drain(*reasons)}): "
+        f"the ONNX file itself passed; use it with ONNX Runtime, or try --precision fp32"
+    )

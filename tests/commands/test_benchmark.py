@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from zoo.commands.benchmark import default_folder
+from zoo.errors import ZooError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from typer.testing import Result
+
+    Zoo = Callable[..., Result]
+
+FILES = ["benchmark.json", "benchmark.md", "benchmark.png"]
+
+
+def test_a_quick_look_writes_its_report_into_the_bundle(zoo: Zoo, shapes_bundle: Path) -> None:
+    result = zoo("bench", shapes_bundle, "--backends", "eager,trt", "--quick", "--threads", "1")
+    assert result.exit_code == 0, result.output
+    assert sorted(path.name for path in (shapes_bundle / "benchmark").iterdir()) == FILES
+    assert "not measured: trt:" in result.stdout
+    assert "A quick look" in result.stdout
+    report = json.loads((shapes_bundle / "benchmark/benchmark.json").read_text())
+    assert report["settings"]["min_runs"] == 20
+    assert report["settings"]["threads"] == 1
+
+
+def test_the_json_is_the_report(zoo: Zoo, shapes_bundle: Path) -> None:
+    options = (
+        "--backends",
+        "eager",
+        "--quick",
+        "--threads",
+        "1",
+        "--imgsz",
+        "32,48",
+        "--report",
+        "here",
+        "--json",
+    )
+    result = zoo("benchmark", shapes_bundle, *options)
+    found = json.loads(result.stdout)
+    assert found == json.loads(Path("here/benchmark.json").read_text())
+    assert found["rows"][0]["imgsz"] == [32, 48]
+
+
+def test_no_backend_at_all_is_an_error(zoo: Zoo, shapes_bundle: Path) -> None:
+    result = zoo("bench", shapes_bundle, "--backends", "trt", "--quick")
+    assert isinstance(result.exception, ZooError)
+    assert "no backend can run here (trt:" in str(result.exception)
+    assert not (shapes_bundle / "benchmark").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--backends", "eager,tensorflow"), "expected some of eager,compile,ort,trt"),
+        (("--backends", ","), "is not a list of backends"),
+        (("--batch", "1,x"), "is not a list of batch sizes"),
+        (("--batch", "0"), "is not a list of batch sizes"),
+        (("--imgsz", "big"), "is not H,W"),
+    ],
+)
+def test_a_bad_option_is_a_usage_error(
+    zoo: Zoo, shapes_bundle: Path, options: tuple[str, str], message: str
+) -> None:
+    result = zoo("bench", shapes_bundle, *options)
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
+def test_reports_go_to_the_bundle_or_for_several_models_here(tiny_bundle: Path) -> None:
+    assert default_folder([tiny_bundle]) == tiny_bundle / "benchmark"
+    assert default_folder([tiny_bundle / "engines" / "x.engine"]) == tiny_bundle / "benchmark"
+    assert default_folder([Path("alone/model.onnx")]) == Path("alone/benchmark")
+    assert default_folder([tiny_bundle, tiny_bundle]) == Path("benchmark")

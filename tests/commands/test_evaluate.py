@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from zoo.bundle import CONFIG_NAME
+from zoo.data.shapes import NAMES, ShapesSource
+from zoo.errors import BundleError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from typer.testing import Result
+
+    Zoo = Callable[..., Result]
+
+
+@pytest.fixture
+def few(tmp_path: Path) -> Path:
+    """Return a folder of four validation images of `shapes`."""
+    source, folder = ShapesSource(), tmp_path / "few"
+    for name in ("images", "masks"):
+        (folder / "val" / name).mkdir(parents=True)
+    for number, id_ in enumerate(source.ids("val")[:4]):
+        Image.fromarray(source.read_image(id_)).save(folder / f"val/images/{number}.png")
+        Image.fromarray(source.read_mask(id_)).save(folder / f"val/masks/{number}.png")
+    (folder / "data.toml").write_text(f"names = {json.dumps(NAMES)}\n")
+    return folder
+
+
+def test_the_json_holds_all_that_was_measured(zoo: Zoo, shapes_bundle: Path, few: Path) -> None:
+    result = zoo("evaluate", shapes_bundle, "--data", few, "--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert found["model"] == str(shapes_bundle)
+    assert (found["images"], found["split"], found["protocol"], found["backend"]) == (
+        4,
+        "val",
+        "whole",
+        "eager",
+    )
+    assert list(found["iou"]) == list(NAMES)
+    present = [iou for iou in found["iou"].values() if iou is not None]
+    assert found["miou"] == pytest.approx(np.mean(present))
+
+
+def test_the_table_has_a_line_for_each_class_and_the_mean(zoo: Zoo, shapes_bundle: Path, few: Path) -> None:
+    output = zoo("evaluate", shapes_bundle, "--data", few, "--protocol", "slide").stdout
+    assert all(name in output for name in (*NAMES, "mean", "pixel accuracy", "protocol slide"))
+
+
+def test_the_default_data_are_those_of_the_training(zoo: Zoo, shapes_bundle: Path) -> None:
+    found = json.loads(zoo("evaluate", shapes_bundle, "--json").stdout)
+    assert (found["data"], found["images"]) == ("shapes", 96)
+
+
+def test_without_known_data_the_option_is_asked_for(zoo: Zoo, shapes_bundle: Path) -> None:
+    path = shapes_bundle / CONFIG_NAME
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"recipe": {}}))
+    result = zoo("evaluate", shapes_bundle)
+    assert isinstance(result.exception, BundleError)
+    assert "does not say what data it was trained on: name some with --data SPEC" in str(result.exception)
+
+
+def test_an_unknown_protocol_is_a_usage_error(zoo: Zoo, shapes_bundle: Path) -> None:
+    assert zoo("evaluate", shapes_bundle, "--protocol", "crop").exit_code == 2

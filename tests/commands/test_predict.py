@@ -1,0 +1,236 @@
+from __future__ import annotations
+
+import json
+import shutil
+import struct
+import zlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from zoo.commands.inputs import find_inputs, read_rgb
+from zoo.commands.predict import name_outputs
+from zoo.data.shapes import NAMES, ShapesSource
+from zoo.errors import BundleError, InvalidImageError, ZooError
+from zoo.predictors.load import load_predictor
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+    from typer.testing import Result
+
+    Zoo = Callable[..., Result]
+
+ORIENTATION = 0x0112
+
+
+def photo(path: Path, mode: str = "RGB", size: tuple[int, int] = (50, 40)) -> Path:
+    """Write a picture of a gradient."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    ramp = Image.linear_gradient("L").resize(size)
+    ramp.convert(mode).save(path)
+    return path
+
+
+def pixels(path: Path) -> NDArray[np.uint8]:
+    return np.asarray(Image.open(path))
+
+
+def test_a_mask_is_an_indexed_image_in_the_colours_of_the_classes(zoo: Zoo, shapes_bundle: Path) -> None:
+    image = photo(Path("photo.jpg"))
+    result = zoo("predict", shapes_bundle, image, "--out", "out")
+    assert result.exit_code == 0, result.output
+    with Image.open("out/photo.png") as mask:
+        assert mask.mode == "P"
+        palette = np.array(mask.getpalette()).reshape(-1, 3)
+    predictor = load_predictor(shapes_bundle)
+    assert np.array_equal(pixels(Path("out/photo.png")), predictor.predict(read_rgb(image)))
+    assert palette[: len(NAMES)].tolist() == [list(color) for color in predictor.classes.palette]
+    assert palette[255].tolist() == [255, 255, 255]
+
+
+def test_the_json_tells_files_areas_and_times(zoo: Zoo, shapes_bundle: Path) -> None:
+    result = zoo("predict", shapes_bundle, photo(Path("photo.jpg")), "--overlay", "--json")
+    found = json.loads(result.stdout)
+    [image] = found["images"]
+    assert found["errors"] == []
+    assert image["size"] == [40, 50]
+    assert image["ms"] > 0
+    assert sum(image["areas"].values()) == pytest.approx(1)
+    assert image["mask"] == str(Path("predictions/photo.png"))
+    assert image["overlay"] == str(Path("predictions/photo.overlay.png"))
+    assert pixels(Path(image["overlay"])).shape[1] >= 480
+
+
+def test_the_built_in_data_are_predicted_up_to_the_limit(zoo: Zoo, shapes_bundle: Path) -> None:
+    result = zoo("predict", shapes_bundle, "shapes", "--limit", "3", "--json")
+    assert [image["input"] for image in json.loads(result.stdout)["images"]] == list(
+        ShapesSource().ids("val")[:3]
+    )
+    assert len(list(Path("predictions").rglob("*.png"))) == 3
+
+
+def test_a_folder_is_searched_and_its_subfolders_are_kept(zoo: Zoo, shapes_bundle: Path) -> None:
+    for name in ("photos/a.jpg", "photos/deep/a.png", "photos/.hidden/b.png"):
+        photo(Path(name))
+    Path("photos/notes.txt").write_text("no image")
+    zoo("predict", shapes_bundle, "photos", "--out", "photos/out")
+    again = zoo("predict", shapes_bundle, "photos", "--out", "photos/out", "--json")
+    assert [image["mask"] for image in json.loads(again.stdout)["images"]] == [
+        str(Path("photos/out/a.png")),
+        str(Path("photos/out/deep/a.png")),
+    ]
+
+
+def test_a_pattern_names_images(zoo: Zoo, shapes_bundle: Path) -> None:
+    for name in ("a/1.jpg", "b/2.jpg", "b/3.png"):
+        photo(Path(name))
+    found = json.loads(zoo("predict", shapes_bundle, "*/*.jpg", "--json").stdout)["images"]
+    assert [image["input"] for image in found] == [str(Path("a/1.jpg")), str(Path("b/2.jpg"))]
+
+
+def named(*names: str, suffixes: tuple[str, ...] = (".png",)) -> list[str]:
+    out = Path("out")
+    outputs = name_outputs(find_inputs([str(photo(Path(name))) for name in names], 1, out), out, suffixes)
+    return [path.as_posix() for path in outputs]
+
+
+@pytest.mark.usefixtures("zoo")
+def test_results_of_the_same_name_are_told_apart_by_folder_then_by_suffix() -> None:
+    assert named("a/x.jpg", "b/y.jpg") == ["out/x", "out/y"]
+    assert named("a/x.jpg", "b/x.jpg") == ["out/a/x", "out/b/x"]
+    assert named("a/x.jpg", "a/x.png", "b/x.jpg") == ["out/a/x.jpg", "out/a/x.png", "out/b/x.jpg"]
+    assert named("a/x.jpg", "b/X.jpg") == ["out/a/x", "out/b/X"]
+
+
+@pytest.mark.usefixtures("zoo")
+def test_an_overlay_is_not_written_over_a_mask() -> None:
+    suffixes = (".png", ".overlay.png")
+    assert named("a/x.jpg", "a/x.overlay.jpg", suffixes=suffixes) == ["out/x.jpg", "out/x.overlay.jpg"]
+    assert named("a/x.jpg", "a/x.overlay.jpg") == ["out/x", "out/x.overlay"]
+
+
+@pytest.mark.usefixtures("zoo")
+def test_an_image_that_is_named_twice_is_predicted_once() -> None:
+    photo(Path("a/x.jpg"))
+    assert len(find_inputs(["a/x.jpg", "a", "a/*.jpg", str(Path("a/x.jpg").absolute())], 1, Path("out"))) == 1
+
+
+def test_a_result_never_replaces_an_input(zoo: Zoo, shapes_bundle: Path) -> None:
+    before = photo(Path("x.png")).read_bytes()
+    result = zoo("predict", shapes_bundle, "x.png", "--out", ".")
+    assert isinstance(result.exception, ZooError)
+    assert "would replace an input: choose another folder with --out" in str(result.exception)
+    assert Path("x.png").read_bytes() == before
+
+
+def test_without_a_model_the_newest_run_predicts(zoo: Zoo, shapes_bundle: Path) -> None:
+    run = Path("runs/eln-1")
+    shutil.copytree(shapes_bundle, run / "bundle")
+    (run / "recipe.json").write_text("{}")
+    photo(Path("x.jpg"))
+    found = json.loads(zoo("predict", "x.jpg", "--json").stdout)
+    assert found["model"] == str(run / "bundle")
+    assert len(found["images"]) == 1
+
+
+def test_a_model_without_an_input_is_a_usage_error(zoo: Zoo, shapes_bundle: Path) -> None:
+    result = zoo("predict", shapes_bundle)
+    assert result.exit_code == 2
+    assert "no INPUT" in result.stderr
+
+
+def test_a_first_argument_that_is_nothing_is_taken_for_a_model(zoo: Zoo) -> None:
+    result = zoo("predict", "runs/typo", "x.jpg")
+    assert isinstance(result.exception, BundleError)
+    assert str(result.exception).startswith(f"{Path('runs/typo')} does not exist, expected a run")
+
+
+@pytest.mark.parametrize("text", ["gone.jpg", "gone/*.jpg"])
+def test_an_input_that_names_nothing_is_an_error(zoo: Zoo, shapes_bundle: Path, text: str) -> None:
+    result = zoo("predict", shapes_bundle, text)
+    assert isinstance(result.exception, ZooError)
+    assert str(result.exception).startswith(text)
+
+
+def test_a_file_in_place_of_the_output_folder_is_an_error(zoo: Zoo, shapes_bundle: Path) -> None:
+    photo(Path("x.jpg"))
+    Path("out").write_text("")
+    result = zoo("predict", shapes_bundle, "x.jpg", "--out", "out")
+    assert isinstance(result.exception, ZooError)
+    assert "out is a file, expected a folder" in str(result.exception)
+
+
+def test_a_broken_image_is_named_and_the_others_are_predicted(zoo: Zoo, shapes_bundle: Path) -> None:
+    photo(Path("good.jpg"))
+    Path("bad.jpg").write_bytes(photo(Path("whole.jpg"), size=(200, 200)).read_bytes()[:900])
+    result = zoo("predict", shapes_bundle, "bad.jpg", "good.jpg")
+    assert result.exit_code == 1
+    assert "error: bad.jpg cannot be read" in result.stderr
+    assert "not predicted: bad.jpg" in result.stdout
+    assert sorted(path.name for path in Path("predictions").iterdir()) == ["good.png"]
+
+
+@pytest.mark.parametrize(
+    ("mode", "suffix", "message"),
+    [
+        ("RGBA", "png", r"has transparency \(RGBA\), expected 8-bit RGB or grey: flatten it"),
+        ("LA", "png", r"has transparency \(LA\)"),
+        ("I;16", "png", "has more than 8 bits a channel"),
+        ("F", "tif", "has more than 8 bits a channel"),
+        ("CMYK", "jpg", "is CMYK, expected 8-bit RGB or grey"),
+    ],
+)
+def test_an_image_that_is_not_8_bit_rgb_is_an_error_with_a_remedy(
+    mode: str, suffix: str, message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / f"x.{suffix}"
+    Image.linear_gradient("L").convert("I" if mode == "I;16" else mode).convert(mode).save(path)
+    with pytest.raises(InvalidImageError, match=message):
+        read_rgb(path)
+
+
+def test_16_bit_rgb_that_pillow_would_cut_to_8_bits_is_an_error(tmp_path: Path) -> None:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    path = tmp_path / "deep.png"
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 2, 1, 16, 2, 0, 0, 0))
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(13))) + chunk(b"IEND", b"")
+    )
+    with pytest.raises(InvalidImageError, match="has more than 8 bits a channel"):
+        read_rgb(path)
+
+
+def test_a_file_that_is_no_image_is_an_error_with_a_remedy(tmp_path: Path) -> None:
+    path = tmp_path / "x.jpg"
+    path.write_text("hello")
+    with pytest.raises(
+        InvalidImageError, match=r"x\.jpg is not an image that can be read: convert it to PNG or JPEG"
+    ):
+        read_rgb(path)
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "P"])
+def test_grey_and_palette_images_become_rgb(mode: str, tmp_path: Path) -> None:
+    image = read_rgb(photo(tmp_path / "x.png", mode))
+    assert image.shape == (40, 50, 3)
+    if mode == "L":
+        assert (image[..., 0] == image[..., 2]).all()
+
+
+def test_an_image_is_turned_upright_as_its_exif_data_say(tmp_path: Path) -> None:
+    path = tmp_path / "x.png"
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6  # the camera was turned by a quarter
+    stored = np.zeros((2, 3, 3), np.uint8)
+    stored[0, 0] = 255
+    Image.fromarray(stored).save(path, exif=exif)
+    upright = read_rgb(path)
+    assert upright.shape == (3, 2, 3)
+    assert upright[0, 1].tolist() == [255, 255, 255]

@@ -1,0 +1,138 @@
+"""What tests of several stages share: a bundle whose random weights give every class, a tiny ONNX file."""
+
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING, Any
+
+import onnx
+import pytest
+import torch
+from onnx import TensorProto
+from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor, make_tensor_value_info
+
+from zoo.bundle import BundleConfig, save_bundle
+from zoo.classes import Classes
+from zoo.models.deeplab import NetworkConfig, SegmentationNetwork
+from zoo.models.deployable import Student
+from zoo.predictors.artifact import METADATA_KEY, ArtifactMetadata
+from zoo.preprocess import Preprocessing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    MakeBundle = Callable[..., Path]
+    WriteOnnx = Callable[..., Path]
+
+torch.set_num_threads(1)  # a second thread costs such small networks more than it gives
+
+IMGSZ = (64, 64)
+SMALL = {"encoder": "mobilenetv3_small_050", "decoder_channels": 32, "low_level_channels": 16}
+
+
+@torch.no_grad()
+def make_network(**changes: Any) -> SegmentationNetwork:
+    """Return a network whose BatchNorms have seen some batches and whose classes are all predicted."""
+    torch.manual_seed(0)
+    network = SegmentationNetwork(NetworkConfig(**{"num_classes": 7, **SMALL, **changes}))
+    images = torch.nn.functional.interpolate(torch.randn(8, 3, 8, 8), IMGSZ, mode="bicubic") * 2
+    network.train()
+    for _ in range(8):
+        network(images)
+    network.eval()
+    logits = network(images).logits
+    mean, std = logits.mean(dim=(0, 2, 3)), logits.std(dim=(0, 2, 3))
+    decoder = network.decoder
+    last = [decoder.segment[-1]] if hasattr(decoder, "segment") else list(decoder.branches)
+    for conv in last:
+        conv.weight /= std.view(-1, 1, 1, 1)
+        conv.bias /= std
+    last[0].bias -= mean / std
+    return network
+
+
+def write_bundle(folder: Path, recipe: dict[str, Any] | None = None, **network: Any) -> Path:
+    """Write a bundle of `make_network` and return its folder."""
+    student = Student(make_network(**network))
+    classes = Classes.of(tuple(f"class-{label}" for label in range(student.networks[0].num_classes)))
+    config = BundleConfig(
+        kind="student",
+        method="supervised",
+        networks=student.networks,
+        names=classes.names,
+        palette=classes.palette,
+        preprocessing=Preprocessing(imgsz=IMGSZ),
+        recipe={"data": {"spec": "shapes"}} if recipe is None else recipe,
+    )
+    save_bundle(folder, student, config, "# Tiny\n")
+    return folder
+
+
+def write_threshold_onnx(path: Path, metadata: str | None = None, height: int | str = "h") -> Path:
+    """Write an ONNX file whose mask is 1 where red + green + blue is over 384, and return its path.
+
+    Args:
+        path: of the file.
+        metadata: None for right ones; empty for none.
+        height: a number freezes the dimension.
+    """
+    nodes = [
+        make_node("Cast", ["image"], ["pixels"], to=TensorProto.FLOAT),
+        make_node("ReduceSum", ["pixels", "axis"], ["sum"], keepdims=0),
+        make_node("Greater", ["sum", "threshold"], ["bright"]),
+        make_node("Cast", ["bright"], ["mask"], to=TensorProto.UINT8),
+    ]
+    graph = make_graph(
+        nodes,
+        "threshold",
+        [make_tensor_value_info("image", TensorProto.UINT8, ["b", height, "w", 3])],
+        [make_tensor_value_info("mask", TensorProto.UINT8, ["b", height, "w"])],
+        [
+            make_tensor("axis", TensorProto.INT64, [1], [3]),
+            make_tensor("threshold", TensorProto.FLOAT, [], [384.0]),
+        ],
+    )
+    model = make_model(graph, opset_imports=[make_opsetid("", 18)], ir_version=10)
+    if metadata is None:
+        metadata = threshold_metadata().model_dump_json()
+    if metadata:
+        model.metadata_props.add(key=METADATA_KEY, value=metadata)
+    onnx.save(model, path)
+    return path
+
+
+def threshold_metadata() -> ArtifactMetadata:
+    """Return the metadata of `write_threshold_onnx`."""
+    classes = Classes.of(("dark", "bright"))
+    return ArtifactMetadata(
+        names=classes.names,
+        palette=classes.palette,
+        preprocessing=Preprocessing(imgsz=IMGSZ),
+        precision="fp32",
+        weights_sha256="0" * 64,
+    )
+
+
+@pytest.fixture(scope="session")
+def make_bundle() -> MakeBundle:
+    """Return `write_bundle`, for bundles of other networks."""
+    return write_bundle
+
+
+@pytest.fixture(scope="session")
+def write_onnx() -> WriteOnnx:
+    """Return `write_threshold_onnx`."""
+    return write_threshold_onnx
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a bundle; read it only."""
+    return write_bundle(tmp_path_factory.mktemp("bundle") / "tiny")
+
+
+@pytest.fixture
+def bundle_copy(tiny_bundle: Path, tmp_path: Path) -> Path:
+    """Return a bundle of the test's own."""
+    return shutil.copytree(tiny_bundle, tmp_path / "bundle")

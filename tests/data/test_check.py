@@ -1,0 +1,126 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from zoo.data.check import check_source
+from zoo.data.folder import FolderSource
+from zoo.data.shapes import ShapesSource
+from zoo.errors import DatasetError
+
+CAMVID = Path(__file__).parents[2].parent / "shared" / "data" / "camvid"
+IMAGE = np.random.default_rng(0).integers(0, 256, (16, 24, 3), np.uint8)
+MASK = np.tile(np.array([0, 1, 2, 255], np.uint8), (16, 6))
+
+
+def save(pixels, path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "data.toml").write_text('names = ["a", "b", "c"]')
+    for split in ("train", "val"):
+        for name in ("1", "2", "3"):
+            save(IMAGE, tmp_path / split / "images" / f"{name}.jpg")
+            save(MASK, tmp_path / split / "masks" / f"{name}.png")
+    save(IMAGE, tmp_path / "unlabeled" / "u.png")
+    return tmp_path
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def test_a_good_folder_passes_and_reports_its_progress(folder):
+    calls = []
+    check_source(FolderSource(str(folder)), lambda done, total: calls.append((done, total)))
+    assert calls == [(done, 7) for done in range(1, 8)]
+
+
+def test_a_mask_value_beyond_the_classes_names_file_value_and_remedy(folder):
+    save(MASK * 0 + 7, folder / "val" / "masks" / "2.png")
+    with pytest.raises(
+        DatasetError, match=r"val.masks.2\.png: got the value 7, expected 0\.\.2 or 255.*data\.toml"
+    ):
+        check_source(FolderSource(str(folder)))
+
+
+def test_a_mask_of_another_size_names_both_sizes(folder):
+    save(MASK[:8], folder / "train" / "masks" / "2.png")
+    with pytest.raises(DatasetError, match=r"2\.png: got a mask of 24x8 pixels, expected 24x16"):
+        check_source(FolderSource(str(folder)))
+
+
+@pytest.mark.parametrize(
+    "name", ["train/images/2.jpg", "train/masks/2.png", "val/images/1.jpg", "unlabeled/u.png"]
+)
+def test_a_truncated_file_is_named(folder, name):
+    cut(folder / name)
+    with pytest.raises(DatasetError, match=f"{name}: got a file that cannot be read"):
+        check_source(FolderSource(str(folder)))
+
+
+@pytest.mark.parametrize("content", [b"", b"not an image", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0"])
+def test_a_file_that_is_no_image_is_named(folder, content):
+    (folder / "train" / "images" / "2.jpg").write_bytes(content)
+    with pytest.raises(DatasetError, match=r"2\.jpg: got a file that cannot be read"):
+        check_source(FolderSource(str(folder)))
+
+
+def test_damaged_bytes_raise_a_dataset_error_or_nothing(folder):
+    random = np.random.default_rng(0)
+    for name in ("train/images/1.jpg", "train/masks/1.png"):
+        good = np.frombuffer((folder / name).read_bytes(), np.uint8)
+        for _ in range(60):
+            damaged = good.copy()
+            damaged[random.integers(0, len(good), 4)] = random.integers(0, 256, 4)
+            (folder / name).write_bytes(damaged.tobytes())
+            try:
+                check_source(FolderSource(str(folder)))
+            except DatasetError as error:
+                assert name in str(error)  # noqa: PT017 - some damage goes unseen
+        (folder / name).write_bytes(good.tobytes())
+
+
+def test_a_wrong_mode_is_named(folder):
+    save(IMAGE, folder / "train" / "masks" / "2.png")
+    with pytest.raises(DatasetError, match=r"2\.png: got a mask of mode RGB"):
+        check_source(FolderSource(str(folder)))
+
+
+def test_the_first_error_in_the_order_of_the_ids_is_raised(folder):
+    cut(folder / "val" / "images" / "1.jpg")
+    cut(folder / "unlabeled" / "u.png")
+    save(MASK[:8], folder / "train" / "masks" / "3.png")
+    save(MASK * 0 + 7, folder / "train" / "masks" / "2.png")
+    with pytest.raises(DatasetError, match=r"2\.png: got the value 7"):
+        check_source(FolderSource(str(folder)))
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_an_empty_split_is_an_error(folder, split):
+    (folder / split).rename(folder / "away")
+    with pytest.raises(DatasetError, match=f"got no images in split {split}"):
+        check_source(FolderSource(str(folder)))
+
+
+def test_binary_masks_stored_as_255_are_an_error_although_the_classes_are_named(folder):
+    for path in folder.rglob("masks/*.png"):
+        save(np.where(MASK, 255, 0).astype(np.uint8), path)
+    with pytest.raises(DatasetError, match=r"no values but \[0, 255\].*mask // 255"):
+        check_source(FolderSource(str(folder)))
+
+
+def test_a_drawn_source_is_not_decoded():
+    calls = []
+    check_source(ShapesSource(), lambda done, total: calls.append((done, total)))
+    assert calls == []
+
+
+@pytest.mark.skipif(not CAMVID.is_dir(), reason="CamVid is not beside the repository (../shared/data/camvid)")
+def test_camvid_passes():
+    check_source(FolderSource(str(CAMVID)))

@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from zoo.classes import Classes
+from zoo.errors import ParityError
+from zoo.export.parity import (
+    GATES,
+    Difference,
+    Gate,
+    Images,
+    Parity,
+    check_parity,
+    compare,
+    compare_masks,
+    parity_shapes,
+)
+from zoo.predictors.base import Predictor
+from zoo.predictors.ort import OrtPredictor
+from zoo.preprocess import Preprocessing
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+SHAPES = parity_shapes((64, 64), 4)
+
+
+class Threshold(Predictor):
+    """The reference of the tiny ONNX file: bright where red + green + blue is over `level`."""
+
+    backend = "reference"
+
+    def __init__(self, level: int = 384) -> None:
+        super().__init__(Classes.of(("dark", "bright")), Preprocessing(imgsz=(64, 64)))
+        self.level = level
+
+    def run(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        return self.logits(images).argmax(axis=1).astype(np.uint8)
+
+    def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        brightness = images.astype(np.float32).sum(axis=3)
+        return np.stack([np.full_like(brightness, self.level), brightness], axis=1)
+
+
+@pytest.fixture(scope="module")
+def images() -> Images:
+    random = np.random.default_rng(0)
+    return Images(tuple(random.integers(0, 256, (40, 50, 3), np.uint8) for _ in range(8)), "noise")
+
+
+def parity(agreement: float, margin: float, gate: Gate = GATES["fp32"]) -> Parity:
+    difference = Difference(shape=(1, 64, 64), agreement=agreement, differing=1, margin=margin)
+    return Parity(gate=gate, images="noise", runtime="test", differences=(difference,))
+
+
+def test_a_differing_pixel_counts_with_its_lead_over_the_class_that_was_chosen() -> None:
+    logits = np.array([[[[5.0, 0.0]], [[4.0, 10.0]], [[1.0, 0.0]]]], np.float32)  # (1, 3, 1, 2)
+    difference = compare_masks(logits, np.array([[[2, 1]]]))
+    assert (difference.shape, difference.differing, difference.agreement) == ((1, 1, 2), 1, 0.5)
+    assert difference.margin == pytest.approx((5 - 1) / 10)
+
+
+def test_equal_masks_have_no_margin() -> None:
+    logits = np.random.default_rng(0).normal(size=(2, 3, 4, 5)).astype(np.float32)
+    difference = compare_masks(logits, logits.argmax(axis=1).astype(np.uint8))
+    assert (difference.differing, difference.margin, difference.agreement) == (0, 0.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("agreement", "margin", "passes"),
+    [(1.0, 0.0, True), (0.99995, 9e-4, True), (0.99995, 2e-3, False), (0.9998, 1e-9, False)],
+)
+def test_fp32_needs_agreement_and_near_ties(agreement: float, margin: float, passes: bool) -> None:
+    assert parity(agreement, margin).passed is passes
+
+
+@pytest.mark.parametrize(
+    ("agreement", "margin", "passes"),
+    [(0.9995, 0.5, True), (0.998, 3e-3, False), (0.998, 1e-3, True), (0.98, 1e-3, False)],
+)
+def test_fp16_needs_agreement_or_less_of_it_and_near_ties(
+    agreement: float, margin: float, passes: bool
+) -> None:
+    assert parity(agreement, margin, GATES["fp16"]).passed is passes
+
+
+def test_a_gate_reads_as_a_sentence() -> None:
+    assert str(GATES["fp32"]) == ">= 0.9999 and margin < 0.001"
+    assert str(GATES["fp16"]) == ">= 0.999, or >= 0.99 and margin < 0.002"
+
+
+@pytest.mark.parametrize("imgsz", [(64, 64), (512, 512), (512, 1024), (1024, 512), (96, 33), (769, 769)])
+def test_shapes_are_portrait_landscape_odd_and_full_batch_within_imgsz(imgsz: tuple[int, int]) -> None:
+    shapes = parity_shapes(imgsz, 8)
+    sizes = [shape[1:] for shape in shapes]
+    assert all(height <= imgsz[0] and width <= imgsz[1] for height, width in sizes)
+    assert any(height > width for height, width in sizes)
+    assert any(height < width for height, width in sizes)
+    assert any(height % 2 and width % 2 for height, width in sizes)
+    assert (1, *imgsz) in shapes
+    assert (8, *imgsz) in shapes
+
+
+def test_an_equal_artifact_passes_at_every_shape(write_onnx: Any, tmp_path: Path, images: Images) -> None:
+    artifact = OrtPredictor(write_onnx(tmp_path / "model.onnx"))
+    result = compare(artifact, Threshold(), images, SHAPES, GATES["fp32"])  # type: ignore[arg-type]
+    assert result.passed
+    assert [difference.shape for difference in result.differences] == list(SHAPES)
+    assert [difference.batches for difference in result.differences] == [8, 8, 8, 8, 2]
+    assert "ONNX Runtime" in result.runtime
+
+
+def test_a_frozen_dimension_is_caught(write_onnx: Any, tmp_path: Path, images: Images) -> None:
+    artifact = OrtPredictor(write_onnx(tmp_path / "model.onnx", height=64))
+    result = compare(artifact, Threshold(), images, SHAPES, GATES["fp16"])  # type: ignore[arg-type]
+    assert not result.passed
+    failed = [difference.shape for difference in result.differences if difference.error]
+    assert failed == [shape for shape in SHAPES if shape[1] != 64]
+    with pytest.raises(ParityError, match=r"8 of 1x48x64 +0\.000000 .*invalid dimensions"):
+        check_parity({"model.onnx": result})
+
+
+def test_a_shifted_input_is_caught(write_onnx: Any, tmp_path: Path, images: Images) -> None:
+    artifact = OrtPredictor(write_onnx(tmp_path / "model.onnx"))
+    result = compare(artifact, Threshold(390), images, SHAPES, GATES["fp32"])  # type: ignore[arg-type]
+    assert not result.passed
+    assert result.margin == pytest.approx(6 / (255 * 3), rel=0.2)
+
+
+def test_the_error_names_the_artifact_its_gate_and_what_differed() -> None:
+    passed, failed = parity(1.0, 0.0), parity(0.99, 0.2)
+    with pytest.raises(
+        ParityError, match=r"(?s)^model\.fp16\.onnx differs.*>= 0\.9999.*0\.990000.*FAILED"
+    ) as info:
+        check_parity({"model.onnx": passed, "model.fp16.onnx": failed})
+    assert "\nmodel.onnx" not in str(info.value)
+    check_parity({"model.onnx": passed})

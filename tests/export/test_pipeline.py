@@ -1,0 +1,205 @@
+from __future__ import annotations
+
+import json
+import shutil
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from zoo.bundle import load_config
+from zoo.commands.export import export
+from zoo.errors import BundleError, ExportError, ParityError
+from zoo.export import graph, pipeline
+from zoo.export.manifest import MANIFEST_NAME, read_manifest, update_manifest
+from zoo.export.options import ExportOptions
+from zoo.export.pipeline import copy_bundle, export_bundle
+from zoo.export.to_onnx import OnnxFacts
+from zoo.predictors.artifact import info_path, read_engine_info, sha256
+from zoo.predictors.load import load_predictor
+from zoo.predictors.trt_api import installed_flavors
+from zoo.preprocess import normalize
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from click.testing import Result
+
+needs_rtx = pytest.mark.skipif("rtx" not in installed_flavors(), reason="tensorrt_rtx is not here")
+
+app = typer.Typer(pretty_exceptions_enable=False)
+app.command()(export)
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def exported(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
+    folder = tmp_path_factory.mktemp("exported") / "bundle"
+    engine = ["--trt"] if "rtx" in installed_flavors() else []
+    return folder, run(tiny_bundle, "--onnx", *engine, "--out", folder, "--json")
+
+
+@pytest.fixture
+def broken_exporter(monkeypatch: pytest.MonkeyPatch, write_onnx: Any) -> None:
+    """An exporter whose files are valid and tell nothing but bright from dark."""
+
+    def export_broken(_: object, metadata: Any, path: Path) -> OnnxFacts:
+        write_onnx(path, metadata=metadata.model_dump_json())
+        return OnnxFacts(18, "image", "mask")
+
+    monkeypatch.setattr(pipeline, "export_onnx", export_broken)
+
+
+@pytest.mark.slow
+def test_a_bundle_is_exported_in_both_precisions(exported: tuple[Path, Result]) -> None:
+    folder, result = exported
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    assert [artifact["name"] for artifact in report["artifacts"]][:2] == ["model.onnx", "model.fp16.onnx"]
+    for artifact in report["artifacts"][:2]:
+        assert len(artifact["parity"]["differences"]) == 5
+        assert artifact["bytes"] == (folder / artifact["name"]).stat().st_size
+    assert {path.name for path in folder.iterdir() if path.name.startswith(".")} == set()
+    assert load_predictor(folder, backend="ort").classes == load_config(folder).classes
+
+
+@pytest.mark.slow
+@needs_rtx
+def test_an_engine_is_built_beside_its_facts(exported: tuple[Path, Result]) -> None:
+    folder, result = exported
+    (engine,) = folder.glob("engines/*.engine")
+    assert engine.name.startswith("model.fp16.rtx")
+    assert engine.name.endswith(".sm86-89-120.engine")
+    info = read_engine_info(engine)
+    assert info.onnx_sha256 == sha256(folder / "model.fp16.onnx")
+    assert info.bytes == engine.stat().st_size
+    assert f"engines/{info_path(engine).name}" in json.loads(result.stdout)["files"]
+
+
+@pytest.mark.slow
+def test_the_manifest_knows_every_file_and_keeps_earlier_artifacts(
+    exported: tuple[Path, Result], tmp_path: Path
+) -> None:
+    folder = shutil.copytree(exported[0], tmp_path / "bundle")
+    first = read_manifest(folder)
+    assert set(first.files) >= {
+        "config.json",
+        "model.safetensors",
+        "README.md",
+        "model.onnx",
+        "model.fp16.onnx",
+    }
+    for name, entry in first.files.items():
+        assert (sha256(folder / name), (folder / name).stat().st_size) == (entry.sha256, entry.bytes)
+    entry = first.artifacts["model.onnx"]
+    assert entry["input"] == "image uint8(b, h, w, 3)"
+    assert entry["versions"]["torch"]
+    assert entry["parity"]["agreement"] >= 0.9999
+    export_bundle(folder, ExportOptions(precision="fp32", imgsz=(96, 64)))
+    second = read_manifest(folder)
+    assert second.artifacts["model.fp16.onnx"] == first.artifacts["model.fp16.onnx"]
+    assert second.artifacts["model.onnx"]["metadata"]["preprocessing"]["imgsz"] == [96, 64]
+
+
+@pytest.mark.slow
+def test_a_wrong_mean_is_caught(bundle_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def shifted(images: Any, preprocessing: Any) -> Any:
+        return normalize(images, preprocessing.model_copy(update={"mean": (0.5, 0.5, 0.5)}))
+
+    monkeypatch.setattr(graph, "normalize", shifted)
+    with pytest.raises(ParityError, match=r"(?s)model\.onnx differs.*FAILED"):
+        export_bundle(bundle_copy, ExportOptions(precision="fp32"))
+    assert not list(bundle_copy.glob("*.onnx"))
+
+
+@pytest.mark.usefixtures("broken_exporter")
+def test_an_artifact_that_differs_leaves_nothing_and_fails_the_command(bundle_copy: Path) -> None:
+    (bundle_copy / "model.onnx").write_bytes(b"of an earlier export")
+    result = run(bundle_copy, "--onnx", "--trt") if "rtx" in installed_flavors() else run(bundle_copy)
+    assert result.exit_code == 1
+    assert isinstance(result.exception, ParityError)
+    assert str(result.exception).startswith("model.onnx, model.fp16.onnx differs from the eager model")
+    assert "model.fp16.onnx  2 of 4x64x64" in str(result.exception)
+    assert not list(bundle_copy.rglob("*.onnx"))
+    assert not list(bundle_copy.rglob("*.tmp"))
+    assert not (bundle_copy / "engines").exists()
+    assert read_manifest(bundle_copy).artifacts == {}
+
+
+@pytest.mark.usefixtures("broken_exporter")
+def test_the_gate_can_be_set(bundle_copy: Path) -> None:
+    result = run(bundle_copy, "--precision", "fp32", "--min-agreement", "0", "--batch", "1,1,2")
+    assert result.exit_code == 0, result.output
+    assert "model.onnx" in result.stdout
+    assert ">= 0" in result.stdout
+    assert "folded 42 BatchNorms" in result.stderr
+    assert (bundle_copy / "model.onnx").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--precision", "int8"], "--precision int8 cannot be exported, expected fp32 or fp16"),
+        (["--batch", "2,1,4"], "--batch 2,1,4 is not MIN,OPT,MAX"),
+        (["--imgsz", "16"], "--imgsz 16,16 is too small, expected 32"),
+        (["--sm", "86"], "--sm 86 is for engines, expected --trt"),
+        (["--min-agreement", "2"], "--min-agreement 2 is no share of pixels"),
+    ],
+)
+def test_options_that_cannot_be_are_named(tiny_bundle: Path, arguments: list[str], message: str) -> None:
+    result = run(tiny_bundle, *arguments)
+    assert result.exit_code == 1
+    assert isinstance(result.exception, ExportError)
+    assert message in str(result.exception)
+
+
+@needs_rtx
+def test_an_unknown_capability_is_refused_before_anything_is_made(bundle_copy: Path) -> None:
+    with pytest.raises(ExportError, match="--sm 90 is not one"):
+        export_bundle(bundle_copy, ExportOptions(trt=True, sm=(86, 90)))
+    assert not list(bundle_copy.glob("*.onnx"))
+
+
+@pytest.mark.parametrize("arguments", [["--batch", "1,4"], ["--batch", "a,b,c"], ["--trt", "--sm", "sm86"]])
+def test_numbers_that_are_none_are_a_mistake_of_usage(tiny_bundle: Path, arguments: list[str]) -> None:
+    assert run(tiny_bundle, *arguments).exit_code == 2
+
+
+def test_an_artifact_cannot_be_exported(write_onnx: Any, tmp_path: Path) -> None:
+    result = run(write_onnx(tmp_path / "model.onnx"))
+    assert isinstance(result.exception, BundleError)
+    assert "is an artifact, expected a run or bundle folder" in str(result.exception)
+
+
+def test_a_copy_holds_the_model_and_not_its_artifacts(bundle_copy: Path, tmp_path: Path) -> None:
+    (bundle_copy / "model.onnx").write_bytes(b"artifact")
+    copy = copy_bundle(bundle_copy, tmp_path / "a" / "copy")
+    assert {path.name for path in copy.iterdir()} == {"config.json", "model.safetensors", "README.md"}
+    assert copy_bundle(bundle_copy, bundle_copy) == bundle_copy
+
+
+def test_a_folder_with_other_contents_is_not_written_to(bundle_copy: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("keep")
+    with pytest.raises(ExportError, match="exists and is no bundle"):
+        copy_bundle(bundle_copy, tmp_path / "mine")
+
+
+def test_a_manifest_forgets_files_that_are_gone(bundle_copy: Path) -> None:
+    (bundle_copy / "model.onnx").write_bytes(b"artifact")
+    update_manifest(bundle_copy, {"model.onnx": {"precision": "fp32"}})
+    assert read_manifest(bundle_copy).artifacts == {"model.onnx": {"precision": "fp32"}}
+    (bundle_copy / "model.onnx").unlink()
+    update_manifest(bundle_copy, {})
+    assert read_manifest(bundle_copy).artifacts == {}
+    assert "model.onnx" not in read_manifest(bundle_copy).files
+
+
+def test_a_manifest_that_is_none_is_refused(bundle_copy: Path) -> None:
+    (bundle_copy / MANIFEST_NAME).write_text("[]")
+    with pytest.raises(BundleError, match=r"is no manifest .*: delete it and export again"):
+        read_manifest(bundle_copy)

@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+
+from zoo.bundle import write_json
+from zoo.errors import BundleError, ExportError
+from zoo.export.to_tensorrt import build_engine, build_targets, load_builder, make_profile
+from zoo.predictors import trt_api
+from zoo.predictors.artifact import EngineInfo, info_path
+from zoo.predictors.ort import OrtPredictor
+from zoo.predictors.trt import check_shape, deserialize, load_trt
+from zoo.predictors.trt_api import installed_flavors, load_tensorrt
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+needs_no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
+needs_tensorrt = pytest.mark.skipif(
+    not installed_flavors(), reason="neither tensorrt nor tensorrt_rtx is here"
+)
+needs_rtx = pytest.mark.skipif("rtx" not in installed_flavors(), reason="tensorrt_rtx is not here")
+
+
+@pytest.fixture
+def info(write_onnx: Any, tmp_path: Path) -> EngineInfo:
+    metadata = OrtPredictor(write_onnx(tmp_path / "model.onnx")).metadata
+    return EngineInfo(
+        metadata=metadata,
+        onnx_sha256="0" * 64,
+        flavor="rtx",
+        version="1.7.1",
+        sm=(86, 89),
+        profile=make_profile((64, 96), (1, 2, 4)),
+        build_seconds=1,
+        bytes=3,
+    )
+
+
+def write_engine(path: Path, info: EngineInfo, plan: bytes = b"abc") -> Path:
+    path.write_bytes(plan)
+    write_json(info_path(path), info.model_dump(mode="json"))
+    return path
+
+
+@pytest.mark.parametrize("shape", [(1, 32, 32), (4, 64, 96), (2, 33, 95)])
+def test_shapes_inside_the_profile_are_taken(
+    info: EngineInfo, tmp_path: Path, shape: tuple[int, int, int]
+) -> None:
+    check_shape(shape, info, tmp_path)
+
+
+@pytest.mark.parametrize("shape", [(5, 64, 64), (1, 65, 64), (1, 64, 31)])
+def test_shapes_outside_the_profile_are_refused_with_its_limits(
+    info: EngineInfo, tmp_path: Path, shape: tuple[int, int, int]
+) -> None:
+    with pytest.raises(BundleError, match=r"from \(1, 32, 32\) to \(4, 64, 96\), got"):
+        check_shape(shape, info, tmp_path)
+
+
+def test_an_engine_without_its_json_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "model.engine").write_bytes(b"abc")
+    with pytest.raises(BundleError, match=r"has no model\.engine\.json beside it"):
+        load_trt(tmp_path / "model.engine")
+
+
+def test_a_missing_engine_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=r"model\.engine does not exist, expected a TensorRT engine"):
+        load_trt(tmp_path / "model.engine")
+
+
+@needs_no_gpu
+def test_an_engine_without_a_gpu_says_so(info: EngineInfo, tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="cannot run here: PyTorch finds no NVIDIA GPU"):
+        load_trt(write_engine(tmp_path / "model.engine", info))
+
+
+@needs_rtx
+def test_an_engine_that_tensorrt_refuses_comes_with_its_reason(tmp_path: Path) -> None:
+    (tmp_path / "model.engine").write_bytes(b"no engine" * 100)
+    with pytest.raises(
+        BundleError, match=r"TensorRT-RTX 1\..* cannot load .*built for another GPU or version"
+    ):
+        deserialize(load_tensorrt("rtx"), tmp_path / "model.engine")
+
+
+@needs_rtx
+@needs_no_gpu
+def test_without_a_driver_the_reason_is_the_drivers(write_onnx: Any, tmp_path: Path) -> None:
+    api = load_builder((86,))
+    onnx = write_onnx(tmp_path / "model.onnx")
+    (target,) = build_targets(api, (86,))
+    plan, _ = build_engine(api, onnx, OrtPredictor(onnx).metadata, target, make_profile((64, 64), (1, 1, 2)))
+    (tmp_path / "model.engine").write_bytes(plan)
+    with pytest.raises(BundleError, match="CUDA driver version is insufficient"):
+        deserialize(api, tmp_path / "model.engine")
+
+
+def test_without_any_tensorrt_both_extras_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trt_api, "MODULES", {"trt": "no_such_tensorrt", "rtx": "no_such_tensorrt_rtx"})
+    with pytest.raises(ExportError, match=r"'semiseg-zoo\[trt\]'.*'semiseg-zoo\[rtx\]'"):
+        load_tensorrt()
+
+
+def test_the_wrong_tensorrt_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trt_api, "MODULES", {"trt": "no_such_tensorrt", "rtx": "json"})
+    with pytest.raises(ExportError, match=r"TensorRT is not installed, found TensorRT-RTX: .*\[trt\]"):
+        load_tensorrt("trt")
+
+
+@pytest.mark.gpu
+@needs_tensorrt
+def test_an_engine_gives_the_masks_of_its_onnx_file(write_onnx: Any, tmp_path: Path) -> None:
+    onnx = write_onnx(tmp_path / "model.onnx")
+    reference = OrtPredictor(onnx)
+    api = load_builder(())
+    major, minor = torch.cuda.get_device_capability()
+    (target,) = build_targets(api, (major * 10 + minor,) if api.flavor == "rtx" else ())
+    plan, info = build_engine(api, onnx, reference.metadata, target, make_profile((64, 96), (1, 1, 4)))
+    predictor = load_trt(write_engine(tmp_path / "model.engine", info, plan))
+    random = np.random.default_rng(0)
+    for shape in ((1, 64, 96), (4, 32, 57), (1, 64, 96)):
+        images = random.integers(0, 256, (*shape, 3), np.uint8)
+        np.testing.assert_array_equal(predictor.run(images), reference.run(images))
+    with pytest.raises(BundleError, match="takes batch, height, width"):
+        predictor.run(np.zeros((5, 64, 64, 3), np.uint8))

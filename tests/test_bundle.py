@@ -1,0 +1,194 @@
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from zoo.bundle import find_bundle, load_bundle, load_config, replacing, save_bundle, write_json
+from zoo.errors import BundleError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def change_config(folder: Path, **changes: Any) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_a_bundle_is_three_files(tiny_bundle: Path) -> None:
+    assert sorted(contents(tiny_bundle)) == ["README.md", "config.json", "model.safetensors"]
+
+
+def test_a_bundle_comes_back_bit_for_bit(tiny_bundle: Path, tmp_path: Path) -> None:
+    deployable, config = load_bundle(tiny_bundle)
+    save_bundle(tmp_path / "new" / "folder", deployable, config, "# Card\n")
+    again, same_config = load_bundle(tmp_path / "new" / "folder")
+    images = torch.randn(2, 3, 65, 49)
+    assert torch.equal(again(images), deployable(images))
+    assert same_config == config
+    state = deployable.state_dict()
+    assert all(torch.equal(state[name], value) for name, value in again.state_dict().items())
+    assert (tmp_path / "new" / "folder" / "README.md").read_text() == "# Card\n"
+
+
+def test_a_loaded_bundle_is_in_evaluation_mode_on_the_cpu(tiny_bundle: Path) -> None:
+    deployable, _ = load_bundle(tiny_bundle)
+    assert not any(module.training for module in deployable.modules())
+    assert {value.device.type for value in deployable.state_dict().values()} == {"cpu"}
+
+
+def test_the_weights_file_holds_the_state_dict_and_nothing_else(tiny_bundle: Path) -> None:
+    deployable, _ = load_bundle(tiny_bundle)
+    assert load_file(tiny_bundle / "model.safetensors").keys() == deployable.state_dict().keys()
+
+
+def test_classes_are_names_and_palette(tiny_bundle: Path) -> None:
+    classes = load_config(tiny_bundle).classes
+    assert classes.names[1] == "class-1"
+    assert classes.palette[1] == (128, 0, 0)
+
+
+def test_a_folder_without_a_configuration_is_no_bundle(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=r"holds no config.json, expected a bundle"):
+        load_bundle(tmp_path)
+
+
+def test_a_configuration_that_is_not_json_is_an_error_with_its_path(bundle_copy: Path) -> None:
+    (bundle_copy / "config.json").write_text("{")
+    with pytest.raises(BundleError, match=r"config.json: file: Invalid JSON"):
+        load_bundle(bundle_copy)
+
+
+def test_a_configuration_that_is_not_text_is_an_error(bundle_copy: Path) -> None:
+    (bundle_copy / "config.json").write_bytes(b"\xff\xfe{}")
+    with pytest.raises(BundleError, match=r"config\.json"):
+        load_bundle(bundle_copy)
+
+
+def test_a_bundle_without_a_network_is_an_error(bundle_copy: Path) -> None:
+    change_config(bundle_copy, networks=[])
+    with pytest.raises(BundleError, match="networks"):
+        load_bundle(bundle_copy)
+
+
+def test_a_bundle_with_a_name_too_many_is_an_error(bundle_copy: Path) -> None:
+    change_config(bundle_copy, names=["only one"])
+    with pytest.raises(BundleError, match="names"):
+        load_bundle(bundle_copy)
+
+
+def test_a_bundle_of_a_later_format_is_an_error(bundle_copy: Path) -> None:
+    change_config(bundle_copy, format=2)
+    with pytest.raises(BundleError, match="format"):
+        load_bundle(bundle_copy)
+
+
+@pytest.mark.parametrize(
+    ("changes", "where"),
+    [
+        ({"kind": "ensemble"}, "kind"),
+        ({"networks": [{"encoder": "resnet18", "num_classes": 1}]}, "networks.0.num_classes"),
+        ({"license": "MIT"}, "license"),
+        ({"preprocessing": {}}, "preprocessing.imgsz"),
+    ],
+)
+def test_a_wrong_value_is_an_error_that_names_its_key(
+    changes: dict[str, Any], where: str, bundle_copy: Path
+) -> None:
+    change_config(bundle_copy, **changes)
+    with pytest.raises(BundleError, match=rf"config.json: {where}: "):
+        load_bundle(bundle_copy)
+
+
+def test_missing_weights_are_an_error(bundle_copy: Path) -> None:
+    (bundle_copy / "model.safetensors").unlink()
+    with pytest.raises(BundleError, match=r"holds no model\.safetensors"):
+        load_bundle(bundle_copy)
+
+
+@pytest.mark.parametrize("size", [0, 7, 5000])
+def test_truncated_weights_are_an_error(size: int, bundle_copy: Path) -> None:
+    path = bundle_copy / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:size])
+    with pytest.raises(BundleError, match=r"model\.safetensors does not fit config\.json") as caught:
+        load_bundle(bundle_copy)
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_of_another_network_are_an_error(bundle_copy: Path) -> None:
+    networks = json.loads((bundle_copy / "config.json").read_text())["networks"]
+    change_config(bundle_copy, networks=[networks[0] | {"num_classes": 5}])
+    with pytest.raises(BundleError, match=r"model\.safetensors does not fit config\.json") as caught:
+        load_bundle(bundle_copy)
+    assert "\n" not in str(caught.value)
+
+
+def test_saving_over_a_bundle_replaces_it_and_leaves_no_other_file(bundle_copy: Path) -> None:
+    deployable, config = load_bundle(bundle_copy)
+    with torch.no_grad():
+        next(deployable.parameters()).add_(1)
+    save_bundle(bundle_copy, deployable, config, "# New\n")
+    assert torch.equal(next(load_bundle(bundle_copy)[0].parameters()), next(deployable.parameters()))
+    assert sorted(contents(bundle_copy)) == ["README.md", "config.json", "model.safetensors"]
+
+
+def test_a_bundle_survives_weights_that_cannot_be_written(bundle_copy: Path) -> None:
+    deployable, config = load_bundle(bundle_copy)
+    before = contents(bundle_copy)
+    deployable.register_buffer(
+        "alias", next(deployable.parameters()).detach()
+    )  # safetensors takes no aliases
+    with pytest.raises(RuntimeError, match="share memory"):
+        save_bundle(bundle_copy, deployable, config, "# New\n")
+    assert contents(bundle_copy) == before
+
+
+def test_a_bundle_survives_a_card_that_cannot_be_written(bundle_copy: Path) -> None:
+    deployable, config = load_bundle(bundle_copy)
+    before = contents(bundle_copy)
+    with torch.no_grad():
+        next(deployable.parameters()).add_(1)
+    with pytest.raises(UnicodeEncodeError):
+        save_bundle(bundle_copy, deployable, config, "trained on /data/\udcff")  # a path that is not UTF-8
+    assert contents(bundle_copy) == before
+
+
+def test_a_file_is_replaced_when_the_block_ends_well(tmp_path: Path) -> None:
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+    with replacing(path) as temporary:
+        temporary.write_text("new")
+        assert path.read_text() == "old"
+    assert contents(tmp_path) == {"file.txt": b"new"}
+
+
+def test_a_file_survives_a_block_that_fails(tmp_path: Path) -> None:
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+    with pytest.raises(UnicodeEncodeError), replacing(path) as temporary:
+        temporary.write_text("ne\udcff")
+    assert contents(tmp_path) == {"file.txt": b"old"}
+
+
+def test_json_is_written_at_once_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "file.json"
+    write_json(path, {"miou": 0.5})
+    with pytest.raises(TypeError):
+        write_json(path, {"miou": object()})
+    assert json.loads(path.read_text()) == {"miou": 0.5}
+    assert len(contents(tmp_path)) == 1
+
+
+def test_the_bundle_of_an_artifact_is_its_folder_or_the_one_above(bundle_copy: Path, tmp_path: Path) -> None:
+    assert find_bundle(bundle_copy) == bundle_copy
+    assert find_bundle(bundle_copy / "model.onnx") == bundle_copy
+    assert find_bundle(bundle_copy / "engines" / "a.engine") == bundle_copy
+    assert find_bundle(tmp_path) is None

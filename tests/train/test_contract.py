@@ -1,0 +1,196 @@
+"""What every method owes the engine (`zoo.train.method`); each test runs on all of `METHOD_CASES`."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from torch import Tensor
+
+from zoo.errors import RecipeError
+from zoo.models.deeplab import resize_logits
+from zoo.train.method import Batch, Method, Phase, Progress, progress_at
+from zoo.train.methods.eln import Eln
+from zoo.train.methods.supervised import Supervised
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from torch.optim import Optimizer
+
+STEPS = 20
+
+TERMS = {
+    "eln": {"sup", "aux", "eln", "pseudo", "pseudo_s", "con", "con_s"},
+    "eln-official": {"sup", "aux", "eln", "pseudo", "pseudo_s", "con", "con_s"},
+    "eln-s-ecn": {"sup", "aux", "eln", "pseudo", "pseudo_s", "con", "con_s"},
+    "eln-confidence": {"sup", "pseudo", "pseudo_s", "con", "con_s"},
+    "eln-strong-no-contrast": {"sup", "aux", "eln", "pseudo_s"},
+    "supervised": {"sup"},
+}
+"""Terms of the last phase, as the methods' docstrings name them."""
+
+
+def progresses(method: Method) -> Iterator[Progress]:
+    """Return the progress at the first step of each phase."""
+    phases = method.phases(STEPS)
+    return (p for p in (progress_at(step, phases) for step in range(STEPS)) if p.phase_step == 0)
+
+
+def last_phase(method: Method) -> Progress:
+    return list(progresses(method))[-1]
+
+
+def take_step(method: Method, optimizers: list[Optimizer], batch: Batch, progress: Progress) -> Tensor:
+    """Return the total loss of a step as the engine takes it."""
+    total = torch.stack(list(method(batch, progress).values())).sum()
+    total.backward()
+    for optimizer in optimizers:
+        optimizer.step()
+        optimizer.zero_grad()
+    method.after_step(progress)
+    return total.detach()
+
+
+def networks(method: Method) -> list[tuple[str, torch.nn.Module]]:
+    """Return the networks that this method can deploy, by name."""
+    return [(name, getattr(method, name)) for name in method.weights]
+
+
+def test_every_term_of_every_phase_is_a_finite_scalar(method: Method, batch: Batch) -> None:
+    for progress in progresses(method):
+        for name, term in method(batch, progress).items():
+            assert term.shape == (), (progress.phase, name)
+            assert term.isfinite(), (progress.phase, name)
+
+
+def test_the_terms_have_the_documented_names(case: str, method: Method, batch: Batch) -> None:
+    assert set(method(batch, last_phase(method))) == TERMS[case]
+
+
+def test_every_phase_works_with_the_streams_it_declares(method: Method, batch: Batch) -> None:
+    for phase, progress in zip(method.phases(STEPS), progresses(method), strict=True):
+        seen = batch if phase.unlabeled else Batch(*batch[:2])
+        assert all(term.isfinite() for term in method(seen, progress).values())
+
+
+def test_phases_add_up_to_the_run(method: Method) -> None:
+    phases = method.phases(STEPS)
+    assert sum(phase.steps for phase in phases) == STEPS
+    assert all(phase.steps > 0 for phase in phases)
+
+
+def test_a_step_leaves_its_batch_as_it_was(method: Method, batch: Batch) -> None:
+    copies = [value.clone() for value in batch]
+    method(batch, last_phase(method))
+    assert all(torch.equal(value, copy) for value, copy in zip(batch, copies, strict=True))
+
+
+def test_a_restored_method_goes_on_with_the_same_losses(
+    build_method: Callable[[], Method], batch: Batch
+) -> None:
+    method = build_method()
+    optimizers = method.optimizers()
+    progress = last_phase(method)
+    method.start_phase(progress)
+    for _ in range(2):
+        take_step(method, optimizers, batch, progress)
+
+    torch.manual_seed(99)
+    restored = build_method()
+    restored_optimizers = restored.optimizers()
+    restored.load_state_dict(method.state_dict())
+    for optimizer, source in zip(restored_optimizers, optimizers, strict=True):
+        optimizer.load_state_dict(copy.deepcopy(source.state_dict()))  # else both share their moments
+
+    losses = []
+    for each, its_optimizers in ((method, optimizers), (restored, restored_optimizers)):
+        torch.manual_seed(1)
+        losses.append([take_step(each, its_optimizers, batch, progress).item() for _ in range(2)])
+    assert losses[0] == losses[1]
+
+
+def test_optimizers_hold_every_trainable_parameter_once_and_no_frozen_one(method: Method) -> None:
+    held = [id(p) for o in method.optimizers() for group in o.param_groups for p in group["params"]]
+    assert sorted(held) == sorted(id(p) for p in method.parameters() if p.requires_grad)
+
+
+def test_encoders_learn_at_a_tenth_of_the_decoders_rate(method: Method) -> None:
+    rates = {id(p): g["lr"] for o in method.optimizers() for g in o.param_groups for p in g["params"]}
+    for name, parameter in method.named_parameters():
+        if id(parameter) in rates:
+            assert rates[id(parameter)] == pytest.approx(1e-5 if ".encoder." in name else 1e-4), name
+
+
+def test_the_default_weights_are_the_first_choice(method: Method) -> None:
+    assert method.weights[0] == "student"
+    named = method.deployable(method.weights[0]).state_dict()
+    default = method.deployable().state_dict()
+    assert all(torch.equal(default[name], value) for name, value in named.items())
+
+
+def test_unknown_weights_are_no_choice(case: str, build_eln: Callable[..., Eln]) -> None:
+    if case == "eln":
+        with pytest.raises(KeyError):
+            build_eln().deployable("localizer")
+
+
+def test_the_deployable_equals_the_network_bit_for_bit(method: Method, batch: Batch) -> None:
+    take_step(method, method.optimizers(), batch, last_phase(method))
+    method.eval()
+    for name, network in networks(method):
+        expected = resize_logits(network(batch.image_l).logits, batch.image_l.shape[-2:])
+        assert torch.equal(method.deployable(name).eval()(batch.image_l), expected), name
+
+
+def test_the_deployable_is_a_copy_and_leaves_the_method_whole(method: Method, batch: Batch) -> None:
+    method.eval()
+    keys = set(method.state_dict())
+    deployables = {name: method.deployable(name).eval() for name in method.weights}
+    before = {name: each(batch.image_l) for name, each in deployables.items()}
+    assert set(method.state_dict()) == keys
+    with torch.no_grad():
+        for parameter in method.parameters():
+            parameter.zero_()
+    for name, each in deployables.items():
+        assert torch.equal(each(batch.image_l), before[name]), name
+
+
+def test_the_deployable_holds_one_network_without_embedding(method: Method) -> None:
+    for name in method.weights:
+        deployable = method.deployable(name)
+        keys = deployable.state_dict().keys()
+        parts = {".".join(key.split(".")[:2]) for key in keys}
+        assert parts == {"network.encoder", "network.decoder"}
+        assert not [key for key in keys if "embed" in key]
+        assert deployable.networks[0].embedding_channels == 0
+
+
+def test_student_and_teacher_can_both_be_deployed(build_eln: Callable[..., Eln], batch: Batch) -> None:
+    method = build_eln().eval()
+    with torch.no_grad():
+        method.teacher.decoder.segment[-1].bias.add_(1)
+    student, teacher = (method.deployable(name).eval()(batch.image_l) for name in ("student", "teacher"))
+    torch.testing.assert_close(teacher, student + 1)
+
+
+def test_every_case_has_its_terms(case: str) -> None:
+    assert case in TERMS
+
+
+@pytest.mark.parametrize(("step", "expected"), [(0, ("a", 0)), (1, ("a", 1)), (2, ("c", 0)), (4, ("c", 2))])
+def test_the_progress_skips_phases_without_a_step(step: int, expected: tuple[str, int]) -> None:
+    phases = (Phase("a", 2), Phase("b", 0), Phase("c", 3))
+    assert progress_at(step, phases) == Progress(step, 5, *expected)
+
+
+def test_no_progress_lies_beyond_the_phases() -> None:
+    with pytest.raises(RecipeError, match="step 5 is beyond the 5 steps of the run"):
+        progress_at(5, (Phase("a", 2), Phase("b", 3)))
+
+
+def test_the_baseline_needs_no_unlabeled_images(method: Method) -> None:
+    needs = any(phase.unlabeled for phase in method.phases(STEPS))
+    assert needs != isinstance(method, Supervised)

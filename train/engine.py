@@ -1,0 +1,225 @@
+"""The training loop, on Lightning Fabric. It knows steps, optimisers and files; it knows no method.
+
+One step minimises the sum of the terms that the method returns. Everything that a run needs to go on is in
+its checkpoint, and a resumed run takes the very steps that an unbroken one would have taken.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections import defaultdict
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from zoo.errors import ZooError
+from zoo.preprocess import Preprocessing, normalize
+from zoo.train.checkpoint import load_checkpoint, restore, save_checkpoint
+from zoo.train.loaders import BatchStream, batches
+from zoo.train.log import TrainLog
+from zoo.train.method import Batch, Method, Phase, Progress, progress_at
+from zoo.train.optim import set_learning_rates
+from zoo.train.progress import StepReporter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import FrameType
+
+    from lightning.fabric import Fabric
+    from torch.optim import Optimizer
+
+    from zoo.train.recipe import Recipe
+    from zoo.train.run import RunFolder
+
+LOG_EVERY = 10
+
+
+class TrainingStoppedError(ZooError):
+    """Training ended before its last step; the checkpoint holds what was reached."""
+
+
+class Engine:
+    """Trains one method.
+
+    Args:
+        fabric: launched; decides device, processes and precision.
+        method: what is trained.
+        recipe: its steps, precision and limits.
+        run: where log and checkpoint are kept.
+        validate: returns the figures of the current method, e.g. {"val/miou": 0.6}.
+    """
+
+    def __init__(
+        self,
+        fabric: Fabric,
+        method: Method,
+        recipe: Recipe,
+        run: RunFolder,
+        validate: Callable[[Method], dict[str, float]],
+    ) -> None:
+        self.fabric, self.method, self.recipe, self.run, self.validate = fabric, method, recipe, run, validate
+        self.phases: tuple[Phase, ...] = method.phases(recipe.steps)
+        self.preprocessing: Preprocessing = recipe.data.preprocessing
+        optimizers = method.optimizers()
+        self.module, *wrapped = _listed(fabric.setup(method, *optimizers))
+        self.wrapped: list[Any] = wrapped
+        self.optimizers: list[Optimizer] = optimizers
+        self.step = 0
+        self.bad_steps = 0
+        self.bad_steps_in_a_row = 0
+        self.seconds: dict[str, list[float]] = defaultdict(list)
+
+    def resume(self) -> None:
+        """Go back to the run's checkpoint.
+
+        Raises:
+            BundleError: it has none, or one of other networks.
+        """
+        state = load_checkpoint(self.run.checkpoint)
+        self.step = restore(state, self.method, self.optimizers)
+        self.bad_steps = state["extra"]["bad_steps"]
+        self.fabric._precision.load_state_dict(state["extra"]["scaler"])
+
+    def save(self) -> None:
+        """Write the checkpoint."""
+        scaler = self.fabric._precision.state_dict()
+        if self.fabric.is_global_zero:
+            extra = {"bad_steps": self.bad_steps, "scaler": scaler}
+            save_checkpoint(self.run.checkpoint, self.step, self.method, self.optimizers, extra)
+        self.fabric.barrier()
+
+    def fit(self, stream: BatchStream) -> None:
+        """Train from the current step to the last.
+
+        Raises:
+            TrainingStoppedError: interrupted, or too many losses in a row that are not finite.
+        """
+        recipe = self.recipe
+        log = TrainLog(self.run.path, self.step) if self.fabric.is_global_zero else None
+        pin_memory = self.fabric.device.type == "cuda"
+        data = batches(stream, self.step, recipe.steps, workers=recipe.data.workers, pin_memory=pin_memory)
+        self.method.train()
+        with _stop_requests() as stop, StepReporter(recipe.steps, self.step) as reporter:
+            while self.step < recipe.steps:
+                progress = progress_at(self.step, self.phases)
+                batch = next(data)
+                losses = self._timed_step(batch, progress)
+                reporter.advance(progress.phase, losses, _images(batch) * self.fabric.world_size)
+                self._record(log, progress, losses, reporter)
+                if stop:
+                    self.save()
+                    raise TrainingStoppedError(
+                        f"stopped after step {self.step} of {recipe.steps}, which is saved: "
+                        f"continue with zoo train {recipe.method.name} --resume --out {self.run.path}"
+                    )
+        if log is not None:
+            log.close()
+
+    def _timed_step(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
+        start = time.perf_counter()
+        losses = self.train_step(batch, progress)
+        self.step += 1
+        self.seconds[progress.phase].append(time.perf_counter() - start)
+        return losses
+
+    def train_step(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
+        """Take one optimiser step on the sum of the method's losses and return them, detached.
+
+        A step whose loss or gradient is not finite changes no weight.
+        """
+        if progress.phase_step == 0:
+            self.method.start_phase(progress)
+        set_learning_rates(self.optimizers, progress.step, progress.steps)
+        losses: dict[str, Tensor] = self.module(self._prepared(batch), progress)
+        total = torch.stack(list(losses.values())).sum()
+        self.fabric.backward(total)
+        if self._is_healthy(total):
+            for optimizer in self.wrapped:
+                optimizer.step()
+        self.method.after_step(progress)
+        for optimizer in self.optimizers:
+            optimizer.zero_grad()
+        return {name: loss.detach() for name, loss in losses.items()}
+
+    def _prepared(self, batch: Batch) -> Batch:
+        """Return the batch on the device, images normalised."""
+        moved: Batch = self.fabric.to_device(batch)
+        images = {
+            name: normalize(image, self.preprocessing)
+            for name, image in moved._asdict().items()
+            if name.startswith("image") and image is not None
+        }
+        return moved._replace(**images)
+
+    def _is_healthy(self, total: Tensor) -> bool:
+        """Return whether this step may be taken, on all processes alike; count it otherwise.
+
+        Raises:
+            TrainingStoppedError: too many in a row may not.
+        """
+        finite = torch.isfinite(total)
+        if self.recipe.precision != "fp16":  # the gradient scaler of fp16 skips overflows by itself
+            gradients = [p.grad for p in self.method.parameters() if p.grad is not None]
+            finite = finite & torch.isfinite(nn.utils.get_total_norm(gradients))
+        if bool(self.fabric.all_reduce(finite.float(), reduce_op="mean") == 1):
+            self.bad_steps_in_a_row = 0
+            return True
+        self.bad_steps += 1
+        self.bad_steps_in_a_row += 1
+        if self.bad_steps_in_a_row >= self.recipe.max_bad_steps:
+            raise TrainingStoppedError(
+                f"the loss was not finite in {self.bad_steps_in_a_row} steps in a row, up to step "
+                f"{self.step}: lower the learning rate (--set method.optimizer.lr=...), or use --precision fp32; "
+                f"the last checkpoint is kept"
+            )
+        return False
+
+    def _record(
+        self, log: TrainLog | None, progress: Progress, losses: dict[str, Tensor], reporter: StepReporter
+    ) -> None:
+        """Log, validate and save where it is due after a step."""
+        recipe, step = self.recipe, self.step
+        figures: dict[str, float] = {}
+        if step % LOG_EVERY == 0 or step == recipe.steps:
+            figures |= {f"loss/{name}": float(loss) for name, loss in losses.items()}
+            figures |= {"images_per_s": reporter.images_per_s, "bad_steps": float(self.bad_steps)}
+            figures["lr"] = self.optimizers[0].param_groups[0]["lr"]
+        if step == recipe.steps or (recipe.validate_every and step % recipe.validate_every == 0):
+            figures |= self.validate(self.method)
+            self.method.train()
+            reporter.remark(f"step {step} ({progress.phase}): val mIoU {figures['val/miou']:.3f}")
+        if figures and log is not None:
+            log.write(step, figures)
+        if step % recipe.checkpoint_every == 0 or step == recipe.steps:
+            self.save()
+
+
+def _images(batch: Batch) -> int:
+    """Return the number of different images in a batch."""
+    return len(batch.image_l) + (0 if batch.image_u is None else len(batch.image_u))
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, tuple) else [value]
+
+
+@contextmanager
+def _stop_requests() -> Iterator[list[int]]:
+    """Collect Ctrl-C and SIGTERM in a list instead of dying at once; a second signal acts as usual."""
+    received: list[int] = []
+    previous: dict[int, Any] = {}
+
+    def note(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+        received.append(number)
+        signal.signal(number, previous[number])
+
+    for stop in (signal.SIGINT, signal.SIGTERM):
+        previous[stop] = signal.signal(stop, note)
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,136 @@
+"""Batches as a function of the step: a run sees the same data resumed or not, with any number of workers.
+
+Each stream (labeled, unlabeled) is an endless sequence of shuffled passes over its images. Image and
+augmentation at a position of the sequence follow from (seed, stream, position) alone, so a resumed run has
+nothing to restore.
+"""
+
+from __future__ import annotations
+
+import signal
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision import tv_tensors
+
+from zoo.data.datasets import LabeledImages, UnlabeledImages
+from zoo.train.augment import strong_view, weak_view
+from zoo.train.method import Batch, Phase, phase_at
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from zoo.data.partition import Partition
+    from zoo.data.source import Source
+    from zoo.train.recipe import Recipe
+
+LABELED, UNLABELED = 0, 1
+
+
+class BatchStream(Dataset[Batch]):
+    """The batches of a run by step, on the CPU, images uint8.
+
+    Args:
+        recipe: sizes, augmentation, seed.
+        source: of the images.
+        partition: which are labeled.
+        phases: of the run; they say which batches have an unlabeled part.
+        rank: of this process.
+        world: number of processes; each sees its own part of every global batch.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        source: Source,
+        partition: Partition,
+        phases: tuple[Phase, ...],
+        *,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        data = recipe.data
+        self.seed, self.rank, self.world = recipe.seed, rank, world
+        self.labeled = LabeledImages(source, partition.labeled)
+        self.unlabeled = UnlabeledImages(source, partition.unlabeled)
+        self.phases = phases
+        self.batch_l, self.batch_u = data.batch_l, data.batch_u
+        self.weak = weak_view(data.imgsz, data.resize, data.augment)
+        self.strong = strong_view(data.augment)
+
+    def __getitem__(self, step: int) -> Batch:
+        """Return the batch of a step (0-based)."""
+        image_l, label_l = zip(*(self._labeled(i) for i in self._positions(step, self.batch_l)), strict=True)
+        batch = Batch(torch.stack(image_l), torch.stack(label_l))
+        if not phase_at(step, self.phases)[0].unlabeled:
+            return batch
+        views = zip(*(self._unlabeled(i) for i in self._positions(step, self.batch_u)), strict=True)
+        return Batch(*batch[:2], *(torch.stack(each) for each in views))
+
+    def _positions(self, step: int, batch: int) -> range:
+        start = (step * self.world + self.rank) * batch
+        return range(start, start + batch)
+
+    def _labeled(self, position: int) -> tuple[Tensor, Tensor]:
+        image, mask = self.labeled[_index(self.seed, LABELED, position, len(self.labeled))]
+        with _seeded(self.seed, LABELED, position):
+            image, mask = self.weak(image, mask)
+        return image.as_subclass(Tensor), mask.as_subclass(Tensor).long()
+
+    def _unlabeled(self, position: int) -> tuple[Tensor, Tensor, Tensor]:
+        assert self.unlabeled is not None
+        image = self.unlabeled[_index(self.seed, UNLABELED, position, len(self.unlabeled))]
+        inside = tv_tensors.Mask(torch.zeros(image.shape[-2:], dtype=torch.uint8))
+        with _seeded(self.seed, UNLABELED, position):
+            weak, inside = self.weak(image, inside)
+            strong = self.strong(weak)
+        return weak.as_subclass(Tensor), strong.as_subclass(Tensor), inside.as_subclass(Tensor) == 0
+
+
+def batches(
+    stream: BatchStream, start: int, steps: int, *, workers: int, pin_memory: bool
+) -> Iterator[Batch]:
+    """Return the batches of the steps from `start` on; the global random state is left alone."""
+    loader: DataLoader[Batch] = DataLoader(
+        stream,
+        batch_size=None,
+        sampler=range(start, steps),
+        num_workers=workers,
+        pin_memory=pin_memory,
+        generator=torch.Generator(),
+        worker_init_fn=_leave_signals,
+    )
+    return iter(loader)
+
+
+def _leave_signals(worker: int) -> None:  # noqa: ARG001
+    """Leave Ctrl-C and SIGTERM, which reach the whole process group, to the training process."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
+@lru_cache(maxsize=8)
+def _permutation(seed: int, stream: int, epoch: int, length: int) -> NDArray[np.int64]:
+    return np.random.default_rng([seed, stream, epoch]).permutation(length)
+
+
+def _index(seed: int, stream: int, position: int, length: int) -> int:
+    """Return which image stands at a position of the sequence of shuffled passes."""
+    epoch, offset = divmod(position, length)
+    return int(_permutation(seed, stream, epoch, length)[offset])
+
+
+@contextmanager
+def _seeded(seed: int, stream: int, position: int) -> Iterator[None]:
+    """Draw random numbers that follow from (seed, stream, position); the global state is restored."""
+    with torch.random.fork_rng(devices=[]):
+        state = np.random.SeedSequence([seed, stream, position]).generate_state(1, np.uint64)
+        torch.manual_seed(int(state[0] >> np.uint64(1)))
+        yield

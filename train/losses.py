@@ -1,0 +1,53 @@
+"""Losses that several methods share.
+
+All take class ids with `IGNORE` for unknown pixels, normalise by the pixels that count over the whole batch,
+and return a zero that is connected to the graph when none counts. None makes the host wait for the device.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch.nn import functional as F
+
+from zoo.classes import IGNORE
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
+    """Return the mean cross entropy over the pixels that are not `IGNORE`.
+
+    Args:
+        logits: (B, K, H, W) float.
+        label: (B, H, W) int64, 0..K-1 or `IGNORE`.
+    """
+    total = F.cross_entropy(logits, label, ignore_index=IGNORE, reduction="sum")
+    return total / (label != IGNORE).sum().clamp(min=1)
+
+
+def entropy(logits: Tensor) -> Tensor:
+    """Return the entropy of the predicted distribution, (B, 1, H, W), in nats.
+
+    Args:
+        logits: (B, K, H, W) float.
+    """
+    log_prob = F.log_softmax(logits, dim=1)
+    return -(log_prob.exp() * log_prob).sum(dim=1, keepdim=True)
+
+
+def balanced_binary_cross_entropy(logits: Tensor, correct: Tensor, counted: Tensor) -> Tensor:
+    """Return the binary cross entropy in which wrong pixels weigh as much as right ones (ELN, Eq. 5).
+
+    A wrong pixel weighs #right / #wrong of the batch, a right one 1; the sum is divided by #counted.
+
+    Args:
+        logits: (B, H, W) float, positive for "right".
+        correct: (B, H, W) bool, where the prediction is right.
+        counted: (B, H, W) bool, the pixels that take part.
+    """
+    loss = F.binary_cross_entropy_with_logits(logits, correct.to(logits.dtype), reduction="none")
+    right, wrong = correct & counted, ~correct & counted
+    total = (loss * right).sum() + (loss * wrong).sum() * right.sum() / wrong.sum().clamp(min=1)
+    return total / counted.sum().clamp(min=1)

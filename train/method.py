@@ -1,0 +1,119 @@
+"""The contract between the methods and the engine: what a step gets, what a method returns."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
+
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+
+from zoo.errors import RecipeError
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+
+    from zoo.models.deployable import Deployable
+
+
+class Batch(NamedTuple):
+    """What one step sees; all of one training size. The unlabeled part is None in phases without it."""
+
+    image_l: Tensor
+    """(B, 3, H, W) labeled, weak view; uint8 from the loader, normalised float in a method."""
+    label_l: Tensor
+    """(B, H, W) int64, `IGNORE` where unknown or padded."""
+    image_u: Tensor | None = None
+    """(B, 3, H, W) unlabeled, weak view."""
+    image_u_s: Tensor | None = None
+    """(B, 3, H, W) unlabeled, strong view of the same pixels."""
+    valid_u: Tensor | None = None
+    """(B, H, W) bool, False where the unlabeled views are padding."""
+
+    @property
+    def unlabeled(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return weak view, strong view and `valid_u` of a batch that has them."""
+        assert self.image_u is not None
+        assert self.image_u_s is not None
+        assert self.valid_u is not None
+        return self.image_u, self.image_u_s, self.valid_u
+
+
+class Phase(NamedTuple):
+    """A stretch of training in which a method returns the same terms."""
+
+    name: str
+    steps: int
+    unlabeled: bool = True
+    """Whether its batches have an unlabeled part."""
+
+
+class Progress(NamedTuple):
+    """Where training is, in optimiser steps."""
+
+    step: int
+    """Steps taken before this one."""
+    steps: int
+    """Steps of the whole run."""
+    phase: str
+    """Name of the current phase."""
+    phase_step: int
+    """Steps taken in this phase before this one."""
+
+
+class MethodConfig(BaseModel):
+    """Base of the methods' settings; a field that ends in `_steps` is scaled when a run is shortened."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class Method(nn.Module, ABC):
+    """One paper: its networks, its losses, its optimisers.
+
+    A method never calls backward, never logs and never asks which device it is on.
+    """
+
+    weights: ClassVar[tuple[str, ...]] = ("student",)
+    """The networks that `deployable` can return; the first is what a bundle holds by default."""
+
+    @abstractmethod
+    def forward(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
+        """Return the paper's loss terms by name, weighted; their sum is minimised."""
+
+    @abstractmethod
+    def optimizers(self) -> list[Optimizer]:
+        """Return one optimiser for each group of networks that the paper updates together."""
+
+    @abstractmethod
+    def deployable(self, weights: str = "student") -> Deployable:
+        """Return a copy of what is kept after training; one of `weights`."""
+
+    def phases(self, steps: int) -> tuple[Phase, ...]:
+        """Return the phases of a run of `steps`, in order; their steps add up to it."""
+        return (Phase("train", steps),)
+
+    def start_phase(self, progress: Progress) -> None:
+        """Do what the paper does once before the first step of a phase; default: nothing."""
+
+    def after_step(self, progress: Progress) -> None:
+        """Do what the paper does after the optimisers' step; default: nothing."""
+
+
+def phase_at(step: int, phases: tuple[Phase, ...]) -> tuple[Phase, int]:
+    """Return the phase of `step` (0-based) of a run, and the steps taken in that phase before it.
+
+    Raises:
+        RecipeError: the phases end before `step`.
+    """
+    start = 0
+    for phase in phases:
+        if step < start + phase.steps:
+            return phase, step - start
+        start += phase.steps
+    raise RecipeError(f"step {step} is beyond the {start} steps of the run")
+
+
+def progress_at(step: int, phases: tuple[Phase, ...]) -> Progress:
+    """Return the progress before `step` (0-based) of the run that these phases make up."""
+    phase, phase_step = phase_at(step, phases)
+    return Progress(step, sum(each.steps for each in phases), phase.name, phase_step)

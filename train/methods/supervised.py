@@ -1,0 +1,52 @@
+"""Labels only: the baseline that every semi-supervised method is compared with."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Literal
+
+from zoo.models.deeplab import NetworkConfig, SegmentationNetwork, resize_logits
+from zoo.models.deployable import Student
+from zoo.train.losses import cross_entropy
+from zoo.train.method import Batch, Method, MethodConfig, Phase, Progress
+from zoo.train.optim import OptimizerConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.optim import Optimizer
+
+
+class SupervisedConfig(MethodConfig):
+    """Settings of the labels-only baseline."""
+
+    name: Literal["supervised"] = "supervised"
+    optimizer: OptimizerConfig = OptimizerConfig()
+
+
+class Supervised(Method):
+    """Cross entropy on the labeled images."""
+
+    def __init__(self, config: SupervisedConfig, network: NetworkConfig, *, pretrained: bool) -> None:
+        super().__init__()
+        self.config = config
+        self.student = SegmentationNetwork(network, pretrained=pretrained)
+
+    def forward(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:  # noqa: ARG002
+        """Return the term `sup`."""
+        logits = self.student(batch.image_l).logits
+        return {"sup": cross_entropy(resize_logits(logits, batch.label_l.shape[-2:]), batch.label_l)}
+
+    def phases(self, steps: int) -> tuple[Phase, ...]:
+        """Return one phase, without unlabeled images."""
+        return (Phase("train", steps, unlabeled=False),)
+
+    def optimizers(self) -> list[Optimizer]:
+        """Return one optimiser, the encoder at its own rate."""
+        optimizer = self.config.optimizer
+        return [
+            optimizer.build([(self.student.encoder, optimizer.encoder_lr_mult), (self.student.decoder, 1.0)])
+        ]
+
+    def deployable(self, weights: str = "student") -> Student:  # noqa: ARG002
+        """Return a copy of the network."""
+        return Student(copy.deepcopy(self.student))

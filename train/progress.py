@@ -1,0 +1,86 @@
+"""What a person sees while a run trains: a bar on a terminal, a line now and then in a log file."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from torch import Tensor
+
+LINE_EVERY_S = 15.0
+SHOW_EVERY_S = 0.5
+
+
+class StepReporter:
+    """Shows step, phase, losses, images/s and the time left, on standard error.
+
+    Args:
+        steps: of the run.
+        start: steps taken before.
+    """
+
+    def __init__(self, steps: int, start: int) -> None:
+        self.console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self.steps, self.start, self.step, self.images = steps, start, start, 0
+        self.began = self.shown = self.lined = time.perf_counter()
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[losses]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self.console,
+            disable=not self.console.is_terminal,
+        )
+        self.task = self.bar.add_task("train", total=steps, completed=start, losses="")
+
+    def __enter__(self) -> StepReporter:
+        """Show the bar."""
+        self.bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Take the bar away."""
+        self.bar.stop()
+
+    @property
+    def images_per_s(self) -> float:
+        """Return images a second since the start, evaluations included."""
+        return self.images / max(1e-9, time.perf_counter() - self.began)
+
+    def advance(self, phase: str, losses: dict[str, Tensor], images: int) -> None:
+        """Count a step of so many images; the losses are fetched from the device only when they are shown."""
+        self.step += 1
+        self.images += images
+        now = time.perf_counter()
+        is_last = self.step == self.steps
+        if now - self.shown >= SHOW_EVERY_S or is_last:
+            self.shown = now
+            text = " ".join(f"{name} {float(loss):.3g}" for name, loss in losses.items())
+            text += f" {self.images_per_s:.0f} images/s"
+            self.bar.update(self.task, completed=self.step, description=phase, losses=text)
+            if not self.console.is_terminal and (now - self.lined >= LINE_EVERY_S or is_last):
+                self.lined = now
+                left = (self.steps - self.step) * (now - self.began) / (self.step - self.start)
+                self.console.print(f"{phase} {self.step}/{self.steps} {text}, {left:.0f} s left")
+
+    def remark(self, text: str) -> None:
+        """Print a line above the bar."""
+        self.console.print(text)

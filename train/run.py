@@ -1,0 +1,92 @@
+"""The run folder: everything a run reads back when it is resumed, and everything it leaves.
+
+recipe.json            the resolved recipe, classes included
+partition/             labeled.txt, unlabeled.txt and their digest
+log.csv, tensorboard/  losses and figures by step
+last.ckpt              everything needed to go on
+metrics.json           figures of the last step, and the curve
+curves.png, preview.png
+bundle/                the stripped model
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from zoo.bundle import write_json
+from zoo.classes import Classes
+from zoo.errors import BundleError, RecipeError
+from zoo.train.recipe import Recipe, validate_recipe
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The paths of a run."""
+
+    path: Path
+
+    @property
+    def recipe_file(self) -> Path:
+        """Return the path of the resolved recipe."""
+        return self.path / "recipe.json"
+
+    @property
+    def partition(self) -> Path:
+        """Return the folder of the partition lists."""
+        return self.path / "partition"
+
+    @property
+    def checkpoint(self) -> Path:
+        """Return the path of the resumable state."""
+        return self.path / "last.ckpt"
+
+    @property
+    def metrics(self) -> Path:
+        """Return the path of the figures."""
+        return self.path / "metrics.json"
+
+    @property
+    def bundle(self) -> Path:
+        """Return the folder of the stripped model."""
+        return self.path / "bundle"
+
+    def write_recipe(self, recipe: Recipe, classes: Classes) -> None:
+        """Write the resolved recipe with the classes of its data."""
+        value = {
+            "recipe": recipe.model_dump(mode="json"),
+            "names": list(classes.names),
+            "palette": [list(color) for color in classes.palette],
+        }
+        write_json(self.recipe_file, value)
+
+    def read_recipe(self) -> tuple[Recipe, Classes]:
+        """Return the resolved recipe and the classes of its data.
+
+        Raises:
+            BundleError: not a run, or one of another version.
+        """
+        if not self.recipe_file.is_file():
+            raise BundleError(f"{self.path} holds no {self.recipe_file.name}, expected the folder of a run")
+        value = json.loads(self.recipe_file.read_text(encoding="utf-8"))
+        palette = tuple((r, g, b) for r, g, b in value["palette"])
+        return validate_recipe(value["recipe"]), Classes(tuple(value["names"]), palette)
+
+
+def new_run(out: Path | None, recipe: Recipe) -> RunFolder:
+    """Create and return the folder of a new run: `out`, or a dated one under `runs/`.
+
+    Raises:
+        RecipeError: `out` holds a run already.
+    """
+    if out is None:
+        stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+        source = Path(recipe.data.spec).stem or "data"
+        out = Path("runs") / f"{recipe.method.name}-{source}-{stamp}"
+    run = RunFolder(out)
+    if run.recipe_file.exists():
+        raise RecipeError(f"{out} holds a run already: continue it with --resume, or give another --out")
+    out.mkdir(parents=True, exist_ok=True)
+    return run

@@ -1,0 +1,198 @@
+"""One run from recipe to bundle: data checked, method trained, scored, drawn, stripped."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning.fabric import Fabric
+from lightning.fabric.strategies.ddp import DDPStrategy
+
+from zoo.bundle import BundleConfig, write_json
+from zoo.data.check import check_source
+from zoo.data.open import open_source
+from zoo.data.partition import Partition, make_partition
+from zoo.errors import RecipeError
+from zoo.evaluate import evaluate
+from zoo.predictors.eager import EagerPredictor
+from zoo.train.engine import Engine
+from zoo.train.loaders import BatchStream
+from zoo.train.log import read_log
+from zoo.train.pictures import write_curves, write_preview
+from zoo.train.registry import build_method
+from zoo.train.run import RunFolder, new_run
+from zoo.train.strip import strip
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from zoo.data.source import Source
+    from zoo.train.method import Method, Phase
+    from zoo.train.recipe import Recipe
+
+log = logging.getLogger(__name__)
+
+PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """Where a run is trained.
+
+    Args:
+        device: `cpu`, `cuda`, or None for a GPU if there is one.
+        devices: processes, one for each device.
+    """
+
+    device: str | None = None
+    devices: int = 1
+
+    def fabric(self, precision: str) -> Fabric:
+        """Return Fabric, launched.
+
+        Raises:
+            RecipeError: no GPU where one was asked for, or a precision that the device lacks.
+        """
+        has_gpu = torch.cuda.is_available()
+        if self.device == "cuda" and not has_gpu:
+            raise RecipeError("--device cuda: torch finds no GPU here, expected one: use --device cpu")
+        device = self.device or ("cuda" if has_gpu else "cpu")
+        if self.device is None and not has_gpu:
+            log.warning("no GPU found: training on the CPU")
+        if precision == "fp16" and device == "cpu":
+            raise RecipeError("--precision fp16 needs a GPU, got --device cpu: use bf16 or fp32")
+        # the phases of a method use different networks, so a step may leave parameters without gradient
+        strategy = DDPStrategy(find_unused_parameters=True) if self.devices > 1 else "auto"
+        fabric = Fabric(
+            accelerator=device,
+            devices=self.devices,
+            precision=PRECISIONS[precision],  # type: ignore[arg-type]
+            strategy=strategy,
+        )
+        fabric.launch()
+        return fabric
+
+
+def start(recipe: Recipe, out: Path | None, hardware: Hardware) -> dict[str, Any]:
+    """Train a recipe in a new run folder and return its metrics.
+
+    Raises:
+        ZooError: bad data, recipe or folder; nothing is trained then.
+    """
+    source = _checked(recipe)
+    partition = make_partition(source, recipe.data.partition, recipe.seed)
+    network = recipe.network.model_copy(update={"num_classes": len(source.classes)})
+    recipe = recipe.model_copy(update={"network": network})
+    fabric = hardware.fabric(recipe.precision)
+    fabric.seed_everything(recipe.seed, verbose=False)
+    method = build_method(recipe.method, recipe.network, pretrained=recipe.pretrained)
+    _check_streams(recipe, partition, method.phases(recipe.steps))
+    run = new_run(out, recipe)
+    run.write_recipe(recipe, source.classes)
+    partition.write(run.partition)
+    log.info(
+        "%s: %d labeled, %d unlabeled images, %d classes; partition %s",
+        run.path, len(partition.labeled), len(partition.unlabeled), len(source.classes), partition.digest,
+    )  # fmt: skip
+    engine = Engine(fabric, method, recipe, run, _validation(recipe, source))
+    return _finish(engine, source, partition)
+
+
+def resume(path: Path, hardware: Hardware) -> dict[str, Any]:
+    """Continue the run in a folder to its end and return its metrics.
+
+    Raises:
+        ZooError: no run or checkpoint there, or data that changed.
+    """
+    run = RunFolder(path)
+    recipe, _ = run.read_recipe()
+    source = _checked(recipe)
+    partition = Partition.read(run.partition)
+    fabric = hardware.fabric(recipe.precision)
+    method = build_method(recipe.method, recipe.network, pretrained=False)
+    engine = Engine(fabric, method, recipe, run, _validation(recipe, source))
+    engine.resume()
+    log.info("%s: continuing after step %d of %d", path, engine.step, recipe.steps)
+    return _finish(engine, source, partition)
+
+
+def _checked(recipe: Recipe) -> Source:
+    if not recipe.data.spec:
+        raise RecipeError(f"recipe {recipe.recipe} names no data, expected some: give --data FOLDER")
+    source = open_source(recipe.data.spec)
+    check_source(source)
+    return source
+
+
+def _check_streams(recipe: Recipe, partition: Partition, phases: tuple[Phase, ...]) -> None:
+    """Raise if the method needs unlabeled images and the partition leaves none.
+
+    Raises:
+        RecipeError: so.
+    """
+    if any(phase.unlabeled for phase in phases) and not partition.unlabeled:
+        raise RecipeError(
+            f"data.partition {recipe.data.partition}: all {len(partition.labeled)} images are labeled "
+            f"and {recipe.method.name} needs unlabeled ones: add an unlabeled/ folder, or use a partition like 1/8"
+        )
+
+
+def _validation(recipe: Recipe, source: Source) -> Any:
+    def validate(method: Method) -> dict[str, float]:
+        metrics = evaluate(_predictor(method, recipe, source), source)
+        return {"val/miou": metrics["miou"], "val/pixel_accuracy": metrics["pixel_accuracy"]}
+
+    return validate
+
+
+def _predictor(method: Method, recipe: Recipe, source: Source) -> EagerPredictor:
+    """Return the predictor of what the method would leave now."""
+    deployable = method.deployable().eval()
+    config = BundleConfig(
+        kind=deployable.kind,
+        method=recipe.method.name,
+        networks=deployable.networks,
+        names=source.classes.names,
+        palette=source.classes.palette,
+        preprocessing=recipe.data.preprocessing,
+    )
+    return EagerPredictor(deployable, config, str(next(method.parameters()).device))
+
+
+def _finish(engine: Engine, source: Source, partition: Partition) -> dict[str, Any]:
+    """Train to the end, then write metrics, pictures and bundle; return the metrics."""
+    recipe, run, fabric = engine.recipe, engine.run, engine.fabric
+    stream = BatchStream(
+        recipe,
+        source,
+        partition,
+        engine.phases,
+        rank=fabric.global_rank,
+        world=fabric.world_size,
+    )
+    engine.fit(stream)
+    metrics: dict[str, Any] = {}
+    if fabric.is_global_zero:
+        predictor = _predictor(engine.method, recipe, source)
+        metrics = {
+            "val": evaluate(predictor, source),
+            "steps": recipe.steps,
+            "bad_steps": engine.bad_steps,
+            "partition": partition.digest,
+            "step_ms": {phase: _median_ms(seconds) for phase, seconds in engine.seconds.items()},
+            "curve": [
+                [row["step"], row["val/miou"]] for row in read_log(run.path / "log.csv") if "val/miou" in row
+            ],
+        }
+        write_json(run.metrics, metrics)
+        write_preview(run.path / "preview.png", predictor, source)
+        write_curves(run.path / "curves.png", run.path / "log.csv", engine.phases)
+        metrics["run"], metrics["bundle"] = str(run.path), str(strip(run.path))
+    fabric.barrier()
+    return metrics
+
+
+def _median_ms(seconds: list[float]) -> float:
+    return round(1000 * float(torch.tensor(seconds).median()), 1)

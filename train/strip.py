@@ -1,0 +1,76 @@
+"""From a run to a bundle: keep what inference needs, leave teachers and optimisers behind."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from zoo import __version__
+from zoo.bundle import BundleConfig, save_bundle
+from zoo.errors import BundleError
+from zoo.train.card import model_card
+from zoo.train.checkpoint import load_checkpoint
+from zoo.train.registry import METHODS, build_method
+from zoo.train.run import RunFolder
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+DEFAULT_WEIGHTS = "student"
+
+
+def strip(path: Path, weights: str = DEFAULT_WEIGHTS) -> Path:
+    """Write the bundle of a run from its checkpoint and return its folder.
+
+    Args:
+        path: folder of the run.
+        weights: which network is kept: `student` goes to `bundle/`, others to `bundle-NAME/`.
+
+    Raises:
+        BundleError: no run or checkpoint there, or its method has no such network.
+    """
+    run = RunFolder(path)
+    recipe, classes = run.read_recipe()
+    choices = METHODS[recipe.method.name].method.weights
+    if weights not in choices:
+        raise BundleError(
+            f"--weights {weights}: {recipe.method.name} has {', '.join(choices)}: choose one of them"
+        )
+    state = load_checkpoint(run.checkpoint)
+    method = build_method(recipe.method, recipe.network, pretrained=False)
+    method.load_state_dict(state["method"])
+    deployable = method.deployable(weights).eval()
+    metrics = _read_metrics(run) if weights == DEFAULT_WEIGHTS and state["step"] == recipe.steps else {}
+    config = BundleConfig(
+        kind=deployable.kind,
+        method=recipe.method.name,
+        weights=weights,
+        networks=deployable.networks,
+        names=classes.names,
+        palette=classes.palette,
+        preprocessing=recipe.data.preprocessing,
+        recipe=recipe.model_dump(mode="json"),
+        provenance={
+            "step": state["step"],
+            "partition": json.loads((run.partition / "partition.json").read_text(encoding="utf-8")),
+            "parameters": {"trained": _count(method), "kept": _count(deployable)},
+            "versions": {"zoo": __version__, "torch": torch.__version__},
+        },
+        metrics=metrics,
+    )
+    folder = run.bundle if weights == DEFAULT_WEIGHTS else run.path / f"bundle-{weights}"
+    save_bundle(folder, deployable, config, model_card(config))
+    return folder
+
+
+def _read_metrics(run: RunFolder) -> dict[str, Any]:
+    if not run.metrics.is_file():
+        return {}
+    metrics: dict[str, Any] = json.loads(run.metrics.read_text(encoding="utf-8"))
+    return {"val": metrics["val"]}
+
+
+def _count(module: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())

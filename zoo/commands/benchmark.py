@@ -1,0 +1,141 @@
+"""`zoo benchmark`: how fast each backend runs a model."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from zoo.commands.console import AsJson, emit, remarks, table
+from zoo.commands.device import DeviceOption, choose_device
+from zoo.commands.model import parse_size, resolve_model
+
+if TYPE_CHECKING:
+    from zoo.serve.measurement import Report
+
+
+def benchmark(
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[MODEL]",
+            help="Runs, bundles, .onnx or .engine files; default: the newest run under runs/.",
+        ),
+    ] = None,
+    backends: Annotated[
+        str | None,
+        typer.Option(
+            metavar="eager,compile,ort,trt", help="Default: all, or the one that an artifact is for."
+        ),
+    ] = None,
+    batch: Annotated[str, typer.Option(metavar="1,8", help="Batch sizes.")] = "1",
+    imgsz: Annotated[
+        str | None, typer.Option(metavar="H,W", help="Size of the images; default: the training crop.")
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(metavar="SPEC", help="Where images come from; default: what the model was trained on."),
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads of every backend; default: one for each core.")
+    ] = None,
+    device: DeviceOption = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A first look: 1 s and 20 runs, not 3 s and 100.")
+    ] = False,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Folder of benchmark.json, .md, .png; default: benchmark/ in the model's."
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure how fast each backend runs MODEL.
+
+    The backends take turns on the same images. Writes benchmark.json, benchmark.md and benchmark.png.
+    """
+    paths = [resolve_model(model) for model in models or (None,)]
+    size = None if imgsz is None else parse_size(imgsz)
+
+    from rich.text import Text
+
+    from zoo.serve.benchmark import benchmark as measure
+    from zoo.serve.measurement import Settings
+    from zoo.serve.report import write_report
+
+    effort = {"seconds": 1.0, "min_runs": 20, "quick": True} if quick else {}
+    settings = Settings(
+        backends=None if backends is None else parse_backends(backends),
+        batches=parse_batches(batch),
+        imgsz=size,
+        data=data,
+        device=choose_device(device),
+        threads=threads or os.cpu_count() or 1,
+        **effort,
+    )
+    with remarks.status("loading") as status:
+        result = measure(paths, settings, lambda text: status.update(Text(text)))
+    files = write_report(result, report or default_folder(paths))
+    emit(result.model_dump(mode="json"), *_show(result, files), as_json=as_json)
+
+
+def default_folder(paths: list[Path]) -> Path:
+    """Return `benchmark/` in the bundle of the model, or here for several models."""
+    if len(paths) > 1:
+        return Path("benchmark")
+
+    from zoo.bundle import find_bundle
+
+    return (find_bundle(paths[0]) or paths[0].parent) / "benchmark"
+
+
+def parse_backends(text: str) -> tuple[str, ...]:
+    """Return the backends of a comma-separated list, each once.
+
+    Raises:
+        typer.BadParameter: one is unknown, or there is none.
+    """
+    from zoo.predictors.load import BACKENDS_OF_BUNDLE
+
+    names = tuple(dict.fromkeys(_parts(text)))
+    if not names or not set(names) <= set(BACKENDS_OF_BUNDLE):
+        raise typer.BadParameter(
+            f"{text!r} is not a list of backends, expected some of {','.join(BACKENDS_OF_BUNDLE)}",
+            param_hint="--backends",
+        )
+    return names
+
+
+def parse_batches(text: str) -> tuple[int, ...]:
+    """Return the batch sizes of a comma-separated list, each once.
+
+    Raises:
+        typer.BadParameter: not positive numbers.
+    """
+    parts = _parts(text)
+    if not parts or not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise typer.BadParameter(
+            f"{text!r} is not a list of batch sizes, expected e.g. 1,8", param_hint="--batch"
+        )
+    return tuple(dict.fromkeys(map(int, parts)))
+
+
+def _parts(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _show(report: Report, files: list[Path]) -> list[Any]:
+    """Return what a person sees of a report."""
+    from zoo.serve.report import cells, why_not
+
+    shown: list[Any] = []
+    for model, label in report.labels().items():
+        rows = [row for row in report.rows if row.model == model]
+        shown.append(table(f"{label}, threads: {report.settings.threads}", *cells(rows)))
+        shown += [f"not measured: {line}" for line in why_not(rows)]
+    if report.settings.quick:
+        shown.append("A quick look: few runs, rough figures.")
+    return [*shown, f"Made {', '.join(map(str, files))}"]

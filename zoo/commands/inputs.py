@@ -1,0 +1,161 @@
+"""What INPUT may be on the command line: images, folders of images, patterns, a source of data."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from zoo.errors import DatasetError, InvalidImageError, ZooError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from PIL.ImageFile import ImageFile
+
+REMEDY = "save it as 8-bit RGB or grey, prepared as the training images were"
+
+
+class Input(NamedTuple):
+    """One image to predict.
+
+    Args:
+        name: what it is called in tables and messages.
+        outputs: names for its results, without suffix, from the shortest to one that no other input has.
+        read: returns the image, (H, W, 3) uint8 RGB.
+    """
+
+    name: str
+    outputs: tuple[Path, Path, Path]
+    read: Callable[[], NDArray[np.uint8]]
+
+
+def find_inputs(texts: Sequence[str], limit: int, out: Path) -> list[Input]:
+    """Return the images that some INPUTs name, each once.
+
+    Args:
+        texts: files, folders (searched with their subfolders), patterns, `shapes` and the like.
+        limit: images of a source of data.
+        out: a folder that is not searched.
+
+    Raises:
+        ZooError: an INPUT names nothing.
+    """
+    sources = [text for text in dict.fromkeys(texts) if is_source(text)]
+    files: dict[Path, tuple[Path, Path]] = {}
+    for text in texts:
+        if text not in sources:
+            for path, short in _files(text, out):
+                files.setdefault(path.absolute(), (path, short))
+    found = [input_ for text in sources for input_ in _of_source(text, limit)]
+    if files:
+        common = Path(os.path.commonpath([path.parent for path in files]))
+        found += [_of_file(path, short, common) for path, short in files.values()]
+    return found
+
+
+def is_source(text: str) -> bool:
+    """Return whether an INPUT is a source of data (`shapes`, a `data.toml`), not images."""
+    from zoo.data.open import BUILT_IN, PREFIXES
+
+    prefix, colon, _ = text.partition(":")
+    return text in BUILT_IN or (bool(colon) and prefix in PREFIXES) or text.endswith(".toml")
+
+
+def is_image_name(path: Path) -> bool:
+    """Return whether a file found in a folder is an image; one that is named may end in anything."""
+    from zoo.data.files import IMAGE_SUFFIXES
+
+    return path.suffix.lower() in IMAGE_SUFFIXES
+
+
+def read_rgb(path: Path) -> NDArray[np.uint8]:
+    """Return the image of a file, turned upright as its EXIF data say, (H, W, 3) uint8 RGB.
+
+    Raises:
+        InvalidImageError: not an image, broken, or neither 8-bit RGB nor 8-bit grey.
+    """
+    import numpy as np
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    from zoo.data.files import READ_ERRORS
+
+    try:
+        with Image.open(path) as image:
+            _check_format(image, path)
+            return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+    except UnidentifiedImageError as error:
+        raise InvalidImageError(
+            f"{path} is not an image that can be read: convert it to PNG or JPEG"
+        ) from error
+    except READ_ERRORS as error:
+        raise InvalidImageError(f"{path} cannot be read ({error}): get or save the image again") from error
+
+
+def _check_format(image: ImageFile, path: Path) -> None:
+    """Raise unless an opened image is 8-bit RGB or grey, which networks are trained on."""
+    if image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
+        got = f"has transparency ({image.mode})"
+        remedy = "flatten it onto a background"
+    elif image.mode.startswith(("I", "F")) or any(";16" in str(tile.args) for tile in image.tile):
+        got, remedy = "has more than 8 bits a channel", REMEDY
+    elif image.mode not in ("RGB", "L", "P", "1"):
+        got, remedy = f"is {image.mode}", REMEDY
+    else:
+        return
+    raise InvalidImageError(f"{path} {got}, expected 8-bit RGB or grey: {remedy}")
+
+
+def _of_source(spec: str, limit: int) -> list[Input]:
+    from zoo.data.open import open_source
+
+    source = open_source(spec)
+    ids = source.ids("val") or source.ids("unlabeled") or source.ids("train")
+    if not ids:
+        raise DatasetError(f"{spec} holds no images, expected some in val, unlabeled or train")
+    long = Path(Path(spec).stem)
+    return [
+        Input(id_, (Path(id_), long / id_, long / id_), partial(source.read_image, id_))
+        for id_ in ids[:limit]
+    ]
+
+
+def _of_file(path: Path, short: Path, common: Path) -> Input:
+    relative = path.absolute().relative_to(common)
+    outputs = short.with_suffix(""), relative.with_suffix(""), relative
+    return Input(str(path), outputs, partial(read_rgb, path))
+
+
+def _files(text: str, out: Path) -> Iterator[tuple[Path, Path]]:
+    """Yield the files that an INPUT names, each with its path inside the folder or pattern."""
+    path = Path(text)
+    if path.is_dir():
+        found = [file for file in sorted(path.rglob("*")) if _is_image(file.relative_to(path), file, out)]
+        root = path
+    elif path.is_file():
+        found, root = [path], path.parent
+    elif glob.has_magic(text):
+        found = [file for file in map(Path, sorted(glob.glob(text, recursive=True))) if file.is_file()]  # noqa: PTH207
+        root = _root(path)
+    else:
+        raise ZooError(f"{text} does not exist, expected an image, a folder of images, a pattern or shapes")
+    if not found:
+        raise ZooError(
+            f"{text} names no images, expected files such as photo.jpg or photo.png: check the path"
+        )
+    for file in found:
+        yield file, file.relative_to(root)
+
+
+def _is_image(relative: Path, file: Path, out: Path) -> bool:
+    """Return whether a file in a searched folder is an image, not hidden and not one of our own results."""
+    hidden = any(part.startswith(".") for part in relative.parts)
+    return is_image_name(file) and not hidden and out.absolute() not in file.absolute().parents
+
+
+def _root(pattern: Path) -> Path:
+    """Return the folder above the first part of a pattern that has wildcards."""
+    return next(parent for parent in pattern.parents if not glob.has_magic(str(parent)))

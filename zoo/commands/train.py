@@ -1,0 +1,116 @@
+"""`zoo train`: a method on the user's images."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from zoo.commands.console import AsJson, emit, remarks, table
+from zoo.commands.model import newest_run, parse_size
+
+
+def train(
+    method: Annotated[str, typer.Argument(help="eln or supervised.")],
+    data: Annotated[
+        str | None,
+        typer.Option(metavar="SPEC", help="shapes (built in), a folder or a data.toml."),
+    ] = None,
+    partition: Annotated[
+        str | None, typer.Option(metavar="1/8|N|FILE", help="Which training images are labeled.")
+    ] = None,
+    encoder: Annotated[str | None, typer.Option(help="A timm CNN, e.g. resnet50.")] = None,
+    pretrained: Annotated[
+        bool | None, typer.Option("--pretrained/--no-pretrained", help="Start from ImageNet weights.")
+    ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(metavar="NAME|FILE.toml", help="Recipe; default: the method's for these data."),
+    ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting; repeatable.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder; default: a dated one under runs/.")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the run in --out, or the newest one.")
+    ] = False,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Length of the run; phases keep their share of it.")
+    ] = None,
+    imgsz: Annotated[str | None, typer.Option(metavar="H,W", help="Training crop.")] = None,
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="Labeled, and as many unlabeled, images a step.")
+    ] = None,
+    precision: Annotated[
+        Literal["fp32", "bf16", "fp16"] | None, typer.Option(help="Mixed precision of the networks.")
+    ] = None,
+    device: Annotated[
+        Literal["cpu", "cuda"] | None, typer.Option(help="Default: a GPU if there is one.")
+    ] = None,
+    devices: Annotated[int, typer.Option(min=1, help="Processes, one for each device.")] = 1,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Of weights, partition, order and augmentation.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train METHOD on few masks and many images; leaves a run folder with a stripped bundle."""
+    # waiting threads must not spin: data workers need the cores; this is read when torch is loaded
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from zoo.errors import RecipeError
+    from zoo.train.recipe import default_recipe, load_recipe
+    from zoo.train.session import Hardware
+    from zoo.train.session import resume as resume_run
+    from zoo.train.session import start as start_run
+
+    _log_to_stderr()
+    hardware = Hardware(device, devices)
+    changes = {
+        "data.spec": data,
+        "data.partition": partition,
+        "data.imgsz": None if imgsz is None else list(parse_size(imgsz)),
+        "data.batch_l": batch,
+        "data.batch_u": batch,
+        "network.encoder": encoder,
+        "pretrained": pretrained,
+        "precision": precision,
+        "seed": seed,
+    }
+    changes = {key: value for key, value in changes.items() if value is not None}
+    if resume:
+        if changes or settings or recipe or steps:
+            raise RecipeError("--resume continues a run as it was started: leave the other options out")
+        metrics = resume_run(out or newest_run(method), hardware)
+    else:
+        name = recipe or default_recipe(method, data or "shapes")
+        resolved = load_recipe(name, settings or [], steps, changes)
+        if resolved.method.name != method:
+            raise RecipeError(f"recipe {name} is for {resolved.method.name}, got method {method}")
+        metrics = start_run(resolved, out, hardware)
+    emit(metrics, *_report(metrics), as_json=as_json)
+
+
+def _report(metrics: dict[str, Any]) -> list[Any]:
+    """Return what a person sees of the metrics of a run."""
+    val = metrics["val"]
+    rows = [(name, "absent" if iou is None else f"{iou:.3f}") for name, iou in val["iou"].items()]
+    rows.append(("mean", f"{val['miou']:.3f}"))
+    run = Path(metrics["run"])
+    names = ("metrics.json", "log.csv", "curves.png", "preview.png", "bundle")
+    return [
+        table(f"IoU after step {metrics['steps']} on {val['images']} val images", ("class", "IoU"), rows),
+        "Made " + ", ".join(str(run / name) for name in names),
+        f"Next: zoo export {run} --onnx --trt",
+    ]
+
+
+def _log_to_stderr() -> None:
+    """Show our own remarks; other libraries only speak up from warnings on."""
+    from rich.logging import RichHandler
+
+    handler = RichHandler(console=remarks.console, show_path=False, show_time=False, show_level=False)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler], force=True)
+    logging.getLogger("zoo").setLevel(logging.INFO)
+    logging.getLogger("lightning").setLevel(logging.ERROR)

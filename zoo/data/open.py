@@ -1,0 +1,44 @@
+"""From the text of `--data` to the source it names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from zoo.data.folder import FolderSource
+from zoo.data.shapes import ShapesSource
+from zoo.errors import DatasetError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from zoo.data.source import Source
+
+BUILT_IN: dict[str, Callable[[], Source]] = {"shapes": ShapesSource}
+"""Sources that need no folder."""
+
+PREFIXES: dict[str, Callable[[str], Source]] = {}
+"""Data sets with a layout of their own, `prefix:folder`; each is given the whole spec."""
+
+
+def open_source(spec: str) -> Source:
+    """Return the source that a spec names.
+
+    Args:
+        spec: `shapes`, `prefix:folder`, a folder, or a `data.toml`.
+
+    Raises:
+        DatasetError: it names nothing, or nothing usable.
+    """
+    if spec in BUILT_IN:
+        return BUILT_IN[spec]()
+    prefix, colon, _ = spec.partition(":")
+    if colon and prefix in PREFIXES:
+        return PREFIXES[prefix](spec)
+    if spec and Path(spec).exists():
+        return FolderSource(spec)
+    known = ", ".join([*BUILT_IN, *(f"{name}:FOLDER" for name in PREFIXES)])
+    raise DatasetError(
+        f"--data {spec}: got neither a known data set nor an existing path, expected {known}, "
+        f"a folder with train/images and train/masks, or a data.toml: check the spelling"
+    )
