@@ -12,7 +12,7 @@ from zoo.bundle import CARD_NAME, CONFIG_NAME, WEIGHTS_NAME, load_bundle, replac
 from zoo.errors import ExportError, ParityError
 from zoo.export.images import parity_images
 from zoo.export.manifest import update_manifest, versions
-from zoo.export.parity import GATES, Gate, Level, Parity, check_parity, compare, parity_shapes
+from zoo.export.parity import GATES, Gate, Parity, check_parity, compare, parity_shapes
 from zoo.export.prepare import prepare
 from zoo.export.to_onnx import export_onnx
 from zoo.export.to_tensorrt import (
@@ -220,7 +220,7 @@ class Export:
     def _compare(self, path: Path, artifact: Predictor, precision: Precision) -> Parity:
         gate = GATES[precision]
         if self.options.min_agreement is not None:
-            gate = Gate(levels=(Level(self.options.min_agreement),))
+            gate = Gate(min_agreement=self.options.min_agreement)
         shapes = parity_shapes(self.preprocessing.imgsz, self.options.batch[2])
         self.say(f"{path.name}: comparing at {len(shapes)} shapes with {artifact.description}")
         parity = compare(artifact, self.reference, self.images, shapes, gate)

@@ -1,15 +1,17 @@
-"""What tests of several stages share: a bundle whose random weights give every class, a tiny ONNX file."""
+"""What tests of several stages share: a bundle that predicts every class, an ONNX file, a data folder."""
 
 from __future__ import annotations
 
 import shutil
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import onnx
 import pytest
 import torch
 from onnx import TensorProto
 from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor, make_tensor_value_info
+from PIL import Image
 
 from zoo.bundle import BundleConfig, save_bundle
 from zoo.classes import Classes
@@ -136,3 +138,55 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def bundle_copy(tiny_bundle: Path, tmp_path: Path) -> Path:
     """Return a bundle of the test's own."""
     return shutil.copytree(tiny_bundle, tmp_path / "bundle")
+
+
+TINY_RECIPE = """
+steps = 10
+pretrained = false
+data = { spec = "FOLDER", partition = "4", imgsz = [32, 32], batch_l = 2, batch_u = 2, workers = 0 }
+
+[network]
+encoder = "test_resnet"
+output_stride = 8
+decoder_channels = 16
+low_level_channels = 8
+rates = [1, 2]
+
+[method]
+name = "eln"
+pretrain_steps = 3
+localize_steps = 2
+reset_every = 2
+alphas = [0.5, 1.0]
+embedding_channels = 8
+windows = 2
+window_size = 4
+filter = { encoder = "test_resnet" }
+optimizer = { lr = 1e-3, schedule = "poly" }
+"""
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder of ten training and two `val` images of three classes; read it only."""
+    folder = tmp_path_factory.mktemp("data") / "tiny"
+    random = np.random.default_rng(0)
+    for split, count in (("train", 10), ("val", 2)):
+        for name in ("images", "masks"):
+            (folder / split / name).mkdir(parents=True)
+        for number in range(count):
+            cells = random.integers(3, size=(3, 4))
+            cells[0, :3] = range(3)  # every class in every image
+            mask = np.kron(cells, np.ones((12, 10))).astype(np.uint8)
+            image = 80 * np.stack([mask, 2 - mask, mask], axis=-1) + random.integers(60, size=(36, 40, 3))
+            Image.fromarray(image.astype(np.uint8)).save(folder / split / "images" / f"{number}.png")
+            Image.fromarray(mask).save(folder / split / "masks" / f"{number}.png")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_recipe(tiny_folder: Path) -> Path:
+    """Return the file of an ELN recipe whose ten steps pass through all phases within a second."""
+    path = tiny_folder.parent / "tiny.toml"
+    path.write_text(TINY_RECIPE.replace("FOLDER", tiny_folder.as_posix()))
+    return path

@@ -8,6 +8,14 @@ if TYPE_CHECKING:
     from zoo.bundle import BundleConfig
 
 
+RESIZED = {
+    "fit": "scaled to fit into {} x {}",
+    "stretch": "stretched to {} x {}",
+    "none": "seen at its own size (training crop {} x {})",
+}
+"""How an image reaches the network, by `Preprocessing.resize`."""
+
+
 def model_card(config: BundleConfig) -> str:
     """Return the model card as Markdown with the Hub's metadata block."""
     network = config.networks[0]
@@ -37,7 +45,7 @@ def model_card(config: BundleConfig) -> str:
             f"| labeled / unlabeled images | {counts['labeled']} / {counts['unlabeled']} "
             f"(partition {partition['digest']}) |"
         ),
-        f"| input | RGB image of any size, brought to {height} x {width} (`{preprocessing.resize}`) |",
+        f"| input | RGB image of any size, {RESIZED[preprocessing.resize].format(height, width)} |",
         f"| parameters | {config.provenance['parameters']['kept']:,} |",
         "",
         *_measured(config),

@@ -172,8 +172,8 @@ class Engine:
         if self.bad_steps_in_a_row >= self.recipe.max_bad_steps:
             raise TrainingStoppedError(
                 f"the loss was not finite in {self.bad_steps_in_a_row} steps in a row, up to step "
-                f"{self.step}: lower the learning rate (--set method.optimizer.lr=...), or use --precision fp32; "
-                f"the last checkpoint is kept"
+                f"{self.step}: lower the learning rate (--set method.optimizer.lr=...), or use "
+                f"--precision fp32; the last checkpoint is kept"
             )
         return False
 

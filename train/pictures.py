@@ -41,20 +41,25 @@ def write_curves(path: Path, log: Path, phases: tuple[Phase, ...]) -> None:
     figure = Figure(figsize=(11, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
     for name in sorted({key for row in rows for key in row if key.startswith("loss/")}):
-        steps, values = _curve(rows, name)
+        steps, values = _curve([row for row in rows if row.get(name) != 0], name)
         left.plot(steps, values, label=name.removeprefix("loss/"), linewidth=1)
-    left.set(title="Loss terms, weighted", xlabel="step", yscale="log")
+    left.set(xlabel="step", yscale="log")
+    left.set_title("Loss terms, weighted", pad=16)
     left.legend(fontsize=8)
     steps, values = _curve(rows, "val/miou")
     right.plot(steps, values, marker="o")
     for step, value in zip(steps, values, strict=True):
         right.annotate(f"{value:.3f}", (step, value), xytext=(0, 6), textcoords="offset points", ha="center")
-    right.set(title="mIoU on val", xlabel="step", ylim=(0, min(1.0, max([0.5, *values]) + 0.1)))
+    right.set(xlabel="step", ylim=(0, min(1.0, max([0.5, *values]) + 0.1)))
+    right.set_title("mIoU on val", pad=16)
     for axes in (left, right):
         start = 0
-        for phase in phases[:-1]:
-            start += phase.steps
+        for phase in phases:
             axes.axvline(start, color="grey", linestyle=":", linewidth=1)
+            axes.text(
+                start, 1.01, f" {phase.name}", transform=axes.get_xaxis_transform(), fontsize=8, color="grey"
+            )
+            start += phase.steps
         axes.set_xlim(0, sum(phase.steps for phase in phases))
         axes.grid(alpha=0.3)
     FigureCanvasAgg(figure)

@@ -135,7 +135,7 @@ def _check_streams(recipe: Recipe, partition: Partition, phases: tuple[Phase, ..
     if any(phase.unlabeled for phase in phases) and not partition.unlabeled:
         raise RecipeError(
             f"data.partition {recipe.data.partition}: all {len(partition.labeled)} images are labeled "
-            f"and {recipe.method.name} needs unlabeled ones: add an unlabeled/ folder, or use a partition like 1/8"
+            f"and {recipe.method.name} needs others: add an unlabeled/ folder, or give --partition 1/8"
         )
 
 

@@ -103,6 +103,7 @@ def save_bundle(folder: Path, deployable: Deployable, config: BundleConfig, card
         replacing(folder / WEIGHTS_NAME) as weights_path,
     ):
         save_file(state, weights_path)
+        weights_path.chmod(0o644)  # safetensors makes it readable for its owner alone
         card_path.write_text(card, encoding="utf-8")
         config_path.write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
 

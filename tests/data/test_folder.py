@@ -213,7 +213,7 @@ def test_shapes_folders_and_descriptions_are_opened_by_their_spec(folder):
 @pytest.mark.parametrize("spec", ["shpaes", "vocc:somewhere", "no/such/folder", ""])
 def test_an_unknown_spec_says_what_is_known(spec, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(DatasetError, match=f"--data {spec}: got .* expected shapes, .*a data.toml"):
+    with pytest.raises(DatasetError, match=f"{spec}: got .* expected shapes, .*a data.toml"):
         open_source(spec)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from zoo.bundle import load_bundle, load_config
 from zoo.classes import Classes
 from zoo.errors import ExportError
-from zoo.export.parity import GATES, Difference, Images, Level, compare, compare_masks, parity_shapes
+from zoo.export.parity import GATES, Difference, Gate, Images, compare, compare_masks, parity_shapes
 from zoo.export.prepare import prepare
 from zoo.export.to_onnx import check_onnx, export_onnx
 from zoo.models.deeplab import NetworkConfig
@@ -37,7 +37,10 @@ SHAPES = [
 
 
 # random weights leave many pixels undecided, more than the gates of trained models allow in half precision
-LEVELS = {"fp32": Level(0.9999, 1e-3), "fp16": Level(0.99, 5e-3)}
+NEAR = {  # fp16 of random weights: many near ties
+    "fp32": Gate(min_agreement=0.9999, max_margin=1e-3),
+    "fp16": Gate(min_agreement=0.99, max_margin=5e-3),
+}
 
 
 class Exported(NamedTuple):
@@ -134,7 +137,7 @@ def test_the_masks_are_the_eager_models_at_every_shape(exported: Exported) -> No
         seen |= set(np.unique(mask).tolist())
     agreement = 1 - differing / pixels
     total = Difference(shape=(1, 1, pixels), agreement=agreement, differing=differing, margin=margin)
-    assert LEVELS[exported.metadata.precision].holds(total)
+    assert NEAR[exported.metadata.precision].passes(total)
     assert len(seen) > 3
 
 

@@ -13,9 +13,11 @@ from zoo.models.deeplab import NetworkConfig
 from zoo.train.method import Batch, Method, Progress
 from zoo.train.methods.eln import OFFICIAL, Eln, ElnConfig
 from zoo.train.methods.supervised import Supervised, SupervisedConfig
+from zoo.train.recipe import Recipe, load_recipe
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 TINY_ENCODER = "mobilenetv3_small_050"
 
@@ -135,3 +137,13 @@ def build_method(
 @pytest.fixture
 def method(build_method: Callable[[], Method]) -> Method:
     return build_method()
+
+
+@pytest.fixture(scope="session")
+def load_tiny(tiny_recipe: Path) -> Callable[..., Recipe]:
+    """Return a function that loads the tiny recipe; it takes values by dotted key, and steps."""
+
+    def load(changes: dict[str, Any] | None = None, steps: int | None = None) -> Recipe:
+        return load_recipe(str(tiny_recipe), steps=steps, changes=changes)
+
+    return load

@@ -12,13 +12,14 @@ from torch import Tensor
 from zoo.errors import RecipeError
 from zoo.models.deeplab import resize_logits
 from zoo.train.method import Batch, Method, Phase, Progress, progress_at
-from zoo.train.methods.eln import Eln
 from zoo.train.methods.supervised import Supervised
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from torch.optim import Optimizer
+
+    from zoo.train.methods.eln import Eln
 
 STEPS = 20
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from zoo.classes import IGNORE
 from zoo.data.source import Source, Split
@@ -62,7 +62,7 @@ class FileSource(Source):
 
 
 def read_image_file(path: Path) -> NDArray[np.uint8]:
-    """Return an image file as (H, W, 3) uint8 RGB.
+    """Return an image file as (H, W, 3) uint8 RGB, turned upright as its EXIF data say.
 
     Raises:
         DatasetError: unreadable, or neither RGB, grey nor palette at 8 bits.
@@ -71,7 +71,7 @@ def read_image_file(path: Path) -> NDArray[np.uint8]:
         with Image.open(path) as image:
             mode = _stored_mode(image)
             if mode in ("1", "L", "P", "RGB"):
-                return np.asarray(image.convert("RGB"))
+                return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
     except READ_ERRORS as error:
         raise _unreadable(path, "an image", error) from error
     raise DatasetError(

@@ -39,6 +39,6 @@ def open_source(spec: str) -> Source:
         return FolderSource(spec)
     known = ", ".join([*BUILT_IN, *(f"{name}:FOLDER" for name in PREFIXES)])
     raise DatasetError(
-        f"--data {spec}: got neither a known data set nor an existing path, expected {known}, "
+        f"{spec}: got neither a known data set nor an existing path, expected {known}, "
         f"a folder with train/images and train/masks, or a data.toml: check the spelling"
     )

@@ -40,9 +40,9 @@ TILT = 0.3
 
 PAIR_COLORS = ((230.0, 110.0, 60.0), (80.0, 170.0, 90.0), (80.0, 100.0, 210.0))
 """RGB around which the colours of each pair of look-alikes lie."""
-COLOR_SPREAD = 45.0
+COLOR_SPREAD = 35.0
 """How far they lie from it, at most, in each channel."""
-ODD = 0.1
+ODD = 0.05
 """Share of the shapes whose colour is any, and of those whose texture is any."""
 
 GROUND_CONTRAST = 35.0
@@ -128,9 +128,9 @@ def _outline(label: int, random: Generator) -> tuple[Points, Points | None]:
     if name == "ring":
         return _circle(), _circle(0.45 + 0.2 * part)
     if name == "star":
-        return _corners([1.2, 0.5 + 0.15 * part] * 5), None
+        return _corners([1.2, 0.55 + 0.15 * part] * 5), None
     if name == "cross":
-        return _cross(0.26 + 0.14 * part), None
+        return _cross(0.32 + 0.12 * part), None
     return {"disc": _circle(0.9), "square": _corners([1.1] * 4), "triangle": _corners([1.25] * 3)}[name], None
 
 
@@ -140,7 +140,7 @@ def draw_scene(random: Generator, size: tuple[int, int]) -> list[Shape]:
     placed: list[tuple[float, float, float]] = []
     shapes = []
     for _ in range(random.integers(2, 6)):
-        radius = unit * random.uniform(0.15, 0.28)
+        radius = unit * random.uniform(0.18, 0.3)
         x, y = (random.uniform(0.1, 0.9, 2) * size[::-1]).tolist()
         label = int(random.integers(1, len(NAMES)))
         outline, hole = _outline(label, random)
@@ -274,7 +274,7 @@ def _strokes(random: Generator, size: tuple[int, int]) -> Floats:
     height, width = size
     picture = Image.new("L", (width, height), 128)
     draw = ImageDraw.Draw(picture)
-    for _ in range(random.integers(0, 7)):
+    for _ in range(random.integers(0, 4)):
         x1, y1, x2, y2 = (random.uniform(-0.2, 1.2, 4) * [width, height, width, height]).tolist()
         shade, thickness = int(random.integers(0, 256)), int(random.integers(1, 4))
         if random.uniform() < 0.5:
@@ -289,9 +289,9 @@ def _strokes(random: Generator, size: tuple[int, int]) -> Floats:
 def _photograph(random: Generator, canvas: Floats) -> NDArray[np.uint8]:
     """Return what a cheap camera makes of a picture: a little blur, then noise."""
     pixels = np.clip(canvas, 0, 255).astype(np.uint8).transpose(1, 2, 0)
-    blurred = Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(random.uniform(0, 0.9)))
+    blurred = Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(random.uniform(0, 0.6)))
     noise = random.integers(-128, 128, (2, *pixels.shape), np.int8)
-    strength = np.float32(random.uniform(0.02, 0.12))
+    strength = np.float32(random.uniform(0.02, 0.06))
     noisy = np.asarray(blurred, np.float32) + strength * (noise[0].astype(np.float32) + noise[1])
     result: NDArray[np.uint8] = np.clip(noisy, 0, 255).astype(np.uint8)
     return result

@@ -1,0 +1,110 @@
+"""Two processes on the CPU, each with its part of every batch."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+from zoo.train.checkpoint import load_checkpoint
+from zoo.train.run import RunFolder
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = pytest.mark.slow
+
+PATIENCE_S = 150
+
+SCRIPT = """
+import sys
+from pathlib import Path
+
+import torch
+
+from zoo.data.open import open_source
+from zoo.data.partition import make_partition
+from zoo.train.engine import Engine
+from zoo.train.loaders import BatchStream
+from zoo.train.recipe import load_recipe
+from zoo.train.registry import build_method
+from zoo.train.run import RunFolder
+from zoo.train.session import Hardware
+
+recipe = load_recipe(sys.argv[1], ["network.num_classes=3"])
+source = open_source(recipe.data.spec)
+partition = make_partition(source, recipe.data.partition, recipe.seed)
+fabric = Hardware("cpu", 2).fabric(recipe.precision)
+torch.manual_seed(fabric.global_rank)  # other random weights: both start from those of the first process
+method = build_method(recipe.method, recipe.network, pretrained=False)
+out = Path(sys.argv[2])
+engine = Engine(fabric, method, recipe, RunFolder(out), lambda method: {"val/miou": 0.0})
+rank, world = fabric.global_rank, fabric.world_size
+engine.fit(BatchStream(recipe, source, partition, engine.phases, rank=rank, world=world))
+torch.save(dict(method.named_parameters()), out / f"rank-{rank}.pt")
+"""
+
+
+def zoo(*arguments: object) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[str, str]:
+    """Return both outputs; end the whole group if it hangs."""
+    try:
+        return process.communicate(timeout=PATIENCE_S)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
+
+
+def train(recipe: Path, run: Path, *more: str) -> subprocess.Popen[str]:
+    options = ("--recipe", recipe, "--out", run, "--device", "cpu", "--devices", "2", "--json")
+    return zoo("-m", "zoo", "train", "eln", *options, *more)
+
+
+def test_both_processes_end_with_the_same_weights(tiny_recipe: Path, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    process = zoo(script, tiny_recipe, tmp_path)
+    _, err = finish(process)
+    assert process.returncode == 0, err
+    first, second = (torch.load(tmp_path / f"rank-{rank}.pt") for rank in (0, 1))
+    assert [name for name, value in first.items() if not torch.equal(value, second[name])] == []
+    assert load_checkpoint(tmp_path / "last.ckpt")["step"] == 10
+
+
+def test_the_command_reports_once(tiny_recipe: Path, tmp_path: Path) -> None:
+    process = train(tiny_recipe, tmp_path / "run")
+    out, err = finish(process)
+    assert process.returncode == 0, err
+    assert json.loads(out)["steps"] == 10
+    assert "Traceback" not in err
+    assert "error" not in err
+
+
+def test_processes_asked_to_stop_stop_at_one_step(tiny_recipe: Path, tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    process = train(tiny_recipe, run.path, "--set", "steps=200", "--set", "checkpoint_every=1")
+    deadline = time.monotonic() + PATIENCE_S
+    while not run.checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGTERM)
+    _, err = finish(process)
+    assert process.returncode == 1, err
+    step = load_checkpoint(run.checkpoint)["step"]
+    assert f"stopped after step {step} of 200" in err
