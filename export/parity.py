@@ -32,7 +32,7 @@ class Gate(BaseModel):
 
     Args:
         min_agreement: share of pixels with the reference's class.
-        max_margin: lead of the reference's class at every differing pixel, over the logits' range; None for any.
+        max_margin: the reference's lead at every differing pixel, over the logits' range; None for any.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -7,10 +7,11 @@ is `IGNORE`.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
@@ -18,6 +19,11 @@ from zoo.classes import IGNORE
 from zoo.preprocess import IMAGENET_MEAN, Resize, resized_size
 
 PADDING_COLOR = tuple(round(255 * mean) for mean in IMAGENET_MEAN)
+
+
+Factor = Annotated[float, Field(gt=0)]
+Strength = Annotated[float, Field(ge=0)]
+HueStrength = Annotated[float, Field(ge=0, le=0.5)]
 
 
 class AugmentConfig(BaseModel):
@@ -33,9 +39,9 @@ class AugmentConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    scale: tuple[float, float] = (0.5, 2.0)
+    scale: tuple[Factor, Factor] = (0.5, 2.0)
     flip: float = Field(0.5, ge=0, le=1)
-    jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.1)
+    jitter: tuple[Strength, Strength, Strength, HueStrength] = (0.4, 0.4, 0.4, 0.1)
     jitter_probability: float = Field(1.0, ge=0, le=1)
     grayscale: float = Field(0.2, ge=0, le=1)
 
@@ -63,6 +69,11 @@ class RandomScale(v2.Transform):  # type: ignore[misc] # torchvision has no type
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         """Resize: images bilinear with antialiasing, masks nearest."""
+        if isinstance(inpt, tv_tensors.Mask):
+            # torchvision's nearest for masks lies up to half a pixel off the image
+            plane = inpt.as_subclass(Tensor).unsqueeze(0)
+            exact = v2.InterpolationMode.NEAREST_EXACT
+            return tv_tensors.Mask(v2.functional.resize_image(plane, params["size"], exact).squeeze(0))
         return v2.functional.resize(inpt, params["size"], antialias=True)
 
 

@@ -109,7 +109,7 @@ class Engine:
                 losses = self._timed_step(batch, progress)
                 reporter.advance(progress.phase, losses, _images(batch) * self.fabric.world_size)
                 self._record(log, progress, losses, reporter)
-                if stop:
+                if self._any(bool(stop)):
                     self.save()
                     raise TrainingStoppedError(
                         f"stopped after step {self.step} of {recipe.steps}, which is saved: "
@@ -117,6 +117,13 @@ class Engine:
                     )
         if log is not None:
             log.close()
+
+    def _any(self, stop: bool) -> bool:
+        """Return whether any process was asked to stop; all take the same steps, or they wait for each other."""
+        if self.fabric.world_size == 1:
+            return stop
+        asked = torch.tensor(float(stop), device=self.fabric.device)
+        return bool(self.fabric.all_reduce(asked, reduce_op="sum") > 0)
 
     def _timed_step(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
         start = time.perf_counter()

@@ -132,5 +132,5 @@ def _seeded(seed: int, stream: int, position: int) -> Iterator[None]:
     """Draw random numbers that follow from (seed, stream, position); the global state is restored."""
     with torch.random.fork_rng(devices=[]):
         state = np.random.SeedSequence([seed, stream, position]).generate_state(1, np.uint64)
-        torch.manual_seed(int(state[0] >> np.uint64(1)))
+        torch.default_generator.manual_seed(int(state[0] >> np.uint64(1)))  # torch.manual_seed seeds GPUs too
         yield

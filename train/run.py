@@ -54,7 +54,8 @@ class RunFolder:
         return self.path / "bundle"
 
     def write_recipe(self, recipe: Recipe, classes: Classes) -> None:
-        """Write the resolved recipe with the classes of its data."""
+        """Create the folder and write the resolved recipe with the classes of its data."""
+        self.path.mkdir(parents=True, exist_ok=True)
         value = {
             "recipe": recipe.model_dump(mode="json"),
             "names": list(classes.names),
@@ -76,7 +77,7 @@ class RunFolder:
 
 
 def new_run(out: Path | None, recipe: Recipe) -> RunFolder:
-    """Create and return the folder of a new run: `out`, or a dated one under `runs/`.
+    """Return the folder of a new run, which need not exist yet: `out`, or a dated one under `runs/`.
 
     Raises:
         RecipeError: `out` holds a run already.
@@ -88,5 +89,4 @@ def new_run(out: Path | None, recipe: Recipe) -> RunFolder:
     run = RunFolder(out)
     if run.recipe_file.exists():
         raise RecipeError(f"{out} holds a run already: continue it with --resume, or give another --out")
-    out.mkdir(parents=True, exist_ok=True)
     return run

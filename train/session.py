@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -85,37 +86,47 @@ def start(recipe: Recipe, out: Path | None, hardware: Hardware) -> dict[str, Any
     partition = make_partition(source, recipe.data.partition, recipe.seed)
     network = recipe.network.model_copy(update={"num_classes": len(source.classes)})
     recipe = recipe.model_copy(update={"network": network})
+    planned = [] if _is_worker() else [new_run(out, recipe)]
     fabric = hardware.fabric(recipe.precision)
+    run = fabric.broadcast(planned)[0]
     fabric.seed_everything(recipe.seed, verbose=False)
     method = build_method(recipe.method, recipe.network, pretrained=recipe.pretrained)
     _check_streams(recipe, partition, method.phases(recipe.steps))
-    run = new_run(out, recipe)
-    run.write_recipe(recipe, source.classes)
-    partition.write(run.partition)
-    log.info(
-        "%s: %d labeled, %d unlabeled images, %d classes; partition %s",
-        run.path, len(partition.labeled), len(partition.unlabeled), len(source.classes), partition.digest,
-    )  # fmt: skip
+    if fabric.is_global_zero:
+        run.write_recipe(recipe, source.classes)
+        partition.write(run.partition)
+        log.info(
+            "%s: %d labeled, %d unlabeled images, %d classes; partition %s",
+            run.path, len(partition.labeled), len(partition.unlabeled), len(source.classes), partition.digest,
+        )  # fmt: skip
     engine = Engine(fabric, method, recipe, run, _validation(recipe, source))
     return _finish(engine, source, partition)
 
 
-def resume(path: Path, hardware: Hardware) -> dict[str, Any]:
-    """Continue the run in a folder to its end and return its metrics.
+def resume(path: Path, method_name: str, hardware: Hardware) -> dict[str, Any]:
+    """Continue the run of a method in a folder to its end and return its metrics.
 
     Raises:
-        ZooError: no run or checkpoint there, or data that changed.
+        ZooError: no run of this method or no checkpoint there, or data that changed.
     """
     run = RunFolder(path)
     recipe, _ = run.read_recipe()
+    if recipe.method.name != method_name:
+        raise RecipeError(f"{path} is a run of {recipe.method.name}, got {method_name}: name its method")
     source = _checked(recipe)
     partition = Partition.read(run.partition)
     fabric = hardware.fabric(recipe.precision)
     method = build_method(recipe.method, recipe.network, pretrained=False)
     engine = Engine(fabric, method, recipe, run, _validation(recipe, source))
     engine.resume()
-    log.info("%s: continuing after step %d of %d", path, engine.step, recipe.steps)
+    if fabric.is_global_zero:
+        log.info("%s: continuing after step %d of %d", path, engine.step, recipe.steps)
     return _finish(engine, source, partition)
+
+
+def _is_worker() -> bool:
+    """Return whether this process was started by the first one of a run on several devices."""
+    return os.environ.get("LOCAL_RANK", "0") != "0" or os.environ.get("NODE_RANK", "0") != "0"
 
 
 def _checked(recipe: Recipe) -> Source:

@@ -64,7 +64,7 @@ def test_probabilities_of_zero_and_one_are_never_and_always(probability: float) 
     jitter = strong_view(config(jitter=(0.4, 0.4, 0.4, 0.1), jitter_probability=probability))
     flip = weak_view((8, 8), "none", config(flip=probability))
     for _ in range(5):
-        assert bool((gray(colored).std(dim=0, correction=0, dtype=torch.float32) == 0).all()) == probability
+        assert bool((gray(colored) == gray(colored)[:1]).all()) == probability
         assert torch.equal(jitter(colored), colored) != probability
         assert torch.equal(flip(colored), colored.flip(-1)) == probability
 
@@ -165,7 +165,6 @@ def test_views_are_the_same_under_a_seed() -> None:
         {"grayscale": -0.1},
         {"jitter_probability": 2},
         {"blur": 1},
-        {"scale": (2.0, 0.5)},
         {"scale": (0.0, 1.0)},
         {"jitter": (-0.1, 0, 0, 0)},
         {"jitter": (0.1, 0.1, 0.1, 0.6)},

@@ -17,6 +17,7 @@ from zoo.train.checkpoint import load_checkpoint
 from zoo.train.run import RunFolder
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 pytestmark = pytest.mark.slow
@@ -97,13 +98,16 @@ def test_the_command_reports_once(tiny_recipe: Path, tmp_path: Path) -> None:
     assert "error" not in err
 
 
-def test_processes_asked_to_stop_stop_at_one_step(tiny_recipe: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("send", [os.kill, os.killpg])
+def test_processes_stop_at_one_step_whoever_is_asked_to(
+    send: Callable[[int, int], None], tiny_recipe: Path, tmp_path: Path
+) -> None:
     run = RunFolder(tmp_path / "run")
     process = train(tiny_recipe, run.path, "--set", "steps=200", "--set", "checkpoint_every=1")
     deadline = time.monotonic() + PATIENCE_S
     while not run.checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGTERM)
+    send(process.pid, signal.SIGTERM)
     _, err = finish(process)
     assert process.returncode == 1, err
     step = load_checkpoint(run.checkpoint)["step"]

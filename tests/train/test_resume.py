@@ -125,7 +125,7 @@ def test_a_run_cut_off_and_resumed_equals_an_unbroken_one(
     saved = load_checkpoint(tmp_path / "run/last.ckpt")["step"]
     assert saved == cut_at // checkpoint_every * checkpoint_every
     torch.rand(5)  # a new process has another random state
-    metrics = resume(tmp_path / "run", CPU)
+    metrics = resume(tmp_path / "run", "eln", CPU)
     assert metrics["steps"] == 10
     assert_same_end(tmp_path / "run", unbroken)
 
@@ -139,7 +139,7 @@ def test_a_run_asked_to_stop_saves_the_step_it_is_in(
     with pytest.raises(TrainingStoppedError, match=rf"after step 7 of 10.* --resume --out {run}"):
         start(load_tiny({"validate_every": 4}), run, CPU)
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-    resume(run, CPU)
+    resume(run, "eln", CPU)
     assert_same_end(run, unbroken)
 
 
@@ -151,15 +151,15 @@ def test_a_run_cut_off_twice_still_equals_an_unbroken_one(
         start(load_tiny({"validate_every": 4, "checkpoint_every": 2}), tmp_path / "run", CPU)
     do_at(7, cut_power)
     with pytest.raises(PowerCutError):
-        resume(tmp_path / "run", CPU)
-    resume(tmp_path / "run", CPU)
+        resume(tmp_path / "run", "eln", CPU)
+    resume(tmp_path / "run", "eln", CPU)
     assert_same_end(tmp_path / "run", unbroken)
 
 
 def test_a_finished_run_resumed_stays_as_it_is(load_tiny: Load, tmp_path: Path) -> None:
     metrics = start(load_tiny(steps=4), tmp_path / "run", CPU)
     before = rows_of(tmp_path / "run")
-    assert resume(tmp_path / "run", CPU)["val"] == metrics["val"]
+    assert resume(tmp_path / "run", "eln", CPU)["val"] == metrics["val"]
     assert rows_of(tmp_path / "run") == before
 
 
@@ -168,7 +168,7 @@ def test_a_run_without_a_checkpoint_cannot_be_resumed(load_tiny: Load, do_at: An
     with pytest.raises(PowerCutError):
         start(load_tiny(), tmp_path / "run", CPU)
     with pytest.raises(BundleError, match=r"last\.ckpt does not exist"):
-        resume(tmp_path / "run", CPU)
+        resume(tmp_path / "run", "eln", CPU)
 
 
 # --- real processes ---

@@ -82,14 +82,15 @@ def train(
     if resume:
         if changes or settings or recipe or steps:
             raise RecipeError("--resume continues a run as it was started: leave the other options out")
-        metrics = resume_run(out or newest_run(method), hardware)
+        metrics = resume_run(out or newest_run(method), method, hardware)
     else:
         name = recipe or default_recipe(method, data or "shapes")
         resolved = load_recipe(name, settings or [], steps, changes)
         if resolved.method.name != method:
             raise RecipeError(f"recipe {name} is for {resolved.method.name}, got method {method}")
         metrics = start_run(resolved, out, hardware)
-    emit(metrics, *_report(metrics), as_json=as_json)
+    if metrics:  # of several processes only the first reports
+        emit(metrics, *_report(metrics), as_json=as_json)
 
 
 def _report(metrics: dict[str, Any]) -> list[Any]:
