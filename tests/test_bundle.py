@@ -125,7 +125,7 @@ def test_truncated_weights_are_an_error(size: int, bundle_copy: Path) -> None:
 
 def test_weights_of_another_network_are_an_error(bundle_copy: Path) -> None:
     networks = json.loads((bundle_copy / "config.json").read_text())["networks"]
-    change_config(bundle_copy, networks=[networks[0] | {"num_classes": 5}])
+    change_config(bundle_copy, networks=[networks[0] | {"decoder_channels": 16}])
     with pytest.raises(BundleError, match=r"model\.safetensors does not fit config\.json") as caught:
         load_bundle(bundle_copy)
     assert "\n" not in str(caught.value)

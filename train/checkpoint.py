@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from zoo.train.method import Method
 
 
+KEYS = {"step", "method", "optimizers", "rng", "extra"}
+
+
 def save_checkpoint(
     path: Path, step: int, method: Method, optimizers: list[Optimizer], extra: dict[str, Any]
 ) -> None:
@@ -56,9 +59,11 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise BundleError(f"{path} does not exist, expected the checkpoint of a run: train it first")
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError) as error:
+    except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise BundleError(f"{path} is not a checkpoint ({reason}): train again") from error
+    if not isinstance(state, dict) or state.keys() != KEYS:
+        raise BundleError(f"{path} is not a checkpoint (of another program or version): train again")
     return state
 
 

@@ -119,11 +119,11 @@ class Engine:
             log.close()
 
     def _any(self, stop: bool) -> bool:
-        """Return whether any process was asked to stop; all take the same steps, or they wait for each other."""
+        """Return whether any process was asked to stop: all must stop at one step."""
         if self.fabric.world_size == 1:
             return stop
         asked = torch.tensor(float(stop), device=self.fabric.device)
-        return bool(self.fabric.all_reduce(asked, reduce_op="sum") > 0)
+        return bool(self.fabric.all_reduce(asked, reduce_op="sum") != 0)
 
     def _timed_step(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
         start = time.perf_counter()

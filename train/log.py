@@ -64,4 +64,4 @@ def read_log(path: Path) -> list[Row]:
 
 
 def _text(row: Row) -> dict[str, str]:
-    return {key: f"{value:.6g}" for key, value in row.items()}
+    return {key: f"{value:.0f}" if key == "step" else f"{value:.6g}" for key, value in row.items()}

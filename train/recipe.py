@@ -12,7 +12,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
 from zoo.errors import RecipeError
 from zoo.models.deeplab import NetworkConfig
@@ -44,7 +44,7 @@ class DataConfig(BaseModel):
 
     spec: str = ""
     partition: str | None = None
-    imgsz: tuple[int, int] = (512, 512)
+    imgsz: tuple[PositiveInt, PositiveInt] = (512, 512)
     resize: Resize = "fit"
     batch_l: int = Field(6, ge=1)
     batch_u: int = Field(6, ge=1)
@@ -191,13 +191,18 @@ def _folder() -> Any:
     return resources.files("zoo.train") / "recipes"
 
 
-def _read(path: Path) -> Tree:
+def _read(path: Path, above: tuple[Path, ...] = ()) -> Tree:
     try:
         tree = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path} is not TOML: {error}") from error
     base = tree.pop("base", None)
-    return tree if base is None else _merge(_read(path.with_name(base)), tree)
+    if base is None:
+        return tree
+    below = path.parent / base if isinstance(base, str) else path
+    if not below.is_file() or below in (path, *above):
+        raise RecipeError(f"{path}: base is {base!r}, expected the name of another recipe file in its folder")
+    return _merge(_read(below, (path, *above)), tree)
 
 
 def _merge(below: Tree, above: Tree) -> Tree:

@@ -71,9 +71,15 @@ class RunFolder:
         """
         if not self.recipe_file.is_file():
             raise BundleError(f"{self.path} holds no {self.recipe_file.name}, expected the folder of a run")
-        value = json.loads(self.recipe_file.read_text(encoding="utf-8"))
-        palette = tuple((r, g, b) for r, g, b in value["palette"])
-        return validate_recipe(value["recipe"]), Classes(tuple(value["names"]), palette)
+        try:
+            value = json.loads(self.recipe_file.read_text(encoding="utf-8"))
+            classes = Classes(tuple(value["names"]), tuple((r, g, b) for r, g, b in value["palette"]))
+            recipe = value["recipe"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise BundleError(
+                f"{self.recipe_file} is not the recipe of a run ({error!r}): train again"
+            ) from error
+        return validate_recipe(recipe), classes
 
 
 def new_run(out: Path | None, recipe: Recipe) -> RunFolder:

@@ -138,6 +138,19 @@ def test_the_weights_of_the_terms_are_factors(
         torch.testing.assert_close(losses[1][name], 3 * losses[0][name])
 
 
+@pytest.mark.parametrize(("form", "weight"), [("official", 1.0), ("mean_pos", 0.1)])
+def test_each_form_of_the_contrast_has_a_weight_of_its_own(
+    form: str, weight: float, build_eln: Build, trust_all: TrustAll, batch: Batch, at: At
+) -> None:
+    losses = []
+    for chosen in (None, weight):
+        torch.manual_seed(5)
+        method = trust_all(build_eln(contrast=form, lambda_contrast=chosen))
+        losses.append(method(batch, at("semi")))
+    assert losses[0]["con"] > 0
+    assert torch.equal(losses[0]["con"], losses[1]["con"])
+
+
 def test_a_semi_step_makes_no_more_passes_than_it_must(build_eln: Build, batch: Batch, at: At) -> None:
     method = build_eln()
     parts = {

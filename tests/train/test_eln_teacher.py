@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.classes import IGNORE
+from zoo.models.deeplab import resize_logits
 from zoo.train.method import Batch, Phase, Progress, progress_at
 
 if TYPE_CHECKING:
@@ -106,8 +107,9 @@ def test_a_pseudo_label_is_the_teachers_class_where_the_filter_trusts_it(
 ) -> None:
     method = build_eln(filter={"kind": "confidence", "confidence_threshold": 0.4})
     image, _, valid = batch.unlabeled
-    output, pseudo_label = method.pseudo_labels(image, valid)
-    confidence, predicted = output.logits.softmax(dim=1).max(dim=1)
+    _, pseudo_label = method.pseudo_labels(image, valid)
+    with torch.no_grad():
+        confidence, predicted = method.teacher(image).logits.softmax(dim=1).max(dim=1)
     assert torch.equal(pseudo_label, predicted.where(confidence > 0.4, IGNORE))
     assert 0 < (pseudo_label == IGNORE).sum() < pseudo_label.numel()
 
@@ -138,12 +140,64 @@ def test_a_semi_step_moves_the_teachers_batch_statistics(build_eln: Build, batch
     assert not torch.equal(vector(method.teacher), before)
 
 
+@pytest.mark.parametrize(("grid", "size"), [("decoder", 8), ("image", 32)])
+def test_pseudo_labels_live_on_the_grid_that_is_asked_for(
+    grid: str, size: int, build_eln: Build, trust_all: TrustAll, batch: Batch, at: At
+) -> None:
+    method = trust_all(build_eln(pseudo_label_grid=grid))
+    image, _, valid = batch.unlabeled
+    valid[0, 16:] = False
+    embedding, pseudo_label = method.pseudo_labels(image, valid)
+    assert pseudo_label.shape == (2, size, size)
+    assert embedding is not None
+    assert embedding.shape[-2:] == (8, 8)
+    assert torch.equal((pseudo_label[0] == IGNORE).any(dim=1), torch.arange(size) >= size // 2)
+    losses = method(batch, at("semi"))
+    assert all(losses[name] > 0 for name in ("pseudo", "pseudo_s", "con", "con_s"))
+
+
+def test_pseudo_labels_of_the_image_grid_are_the_classes_of_the_resized_logits(
+    build_eln: Build, trust_all: TrustAll, batch: Batch
+) -> None:
+    method = trust_all(build_eln(pseudo_label_grid="image"))
+    image, _, valid = batch.unlabeled
+    _, pseudo_label = method.pseudo_labels(image, valid)
+    logits = resize_logits(method.teacher(image).logits, image.shape[-2:])
+    assert torch.equal(pseudo_label, logits.argmax(dim=1))
+
+
+def test_a_teacher_with_averaged_batch_norm_follows_the_students_statistics(
+    build_eln: Build, batch: Batch, at: At
+) -> None:
+    method = build_eln(teacher_batch_norm="ema")
+    assert not any(m.training for m in method.teacher.modules())
+    before = vector(method.teacher)
+    method(batch, at("semi"))
+    assert torch.equal(vector(method.teacher), before)  # a pass moves none of them
+    randomize(method.student)
+    buffers = {name: value for name, value in method.teacher.named_buffers() if value.is_floating_point()}
+    students = dict(method.student.named_buffers())
+    expected = {name: 0.995 * value + 0.005 * students[name] for name, value in buffers.items()}
+    method.after_step(at("semi"))
+    for name, value in expected.items():
+        torch.testing.assert_close(buffers[name], value)
+
+
+def test_a_teacher_with_its_own_batch_norm_takes_none_from_the_student(build_eln: Build, at: At) -> None:
+    method = build_eln(teacher_batch_norm="own")
+    randomize(method.student)
+    before = [value.clone() for value in method.teacher.buffers()]
+    method.after_step(at("semi"))
+    assert all(torch.equal(*pair) for pair in zip(before, method.teacher.buffers(), strict=True))
+
+
 def test_making_pseudo_labels_keeps_nothing_for_a_backward_pass(build_eln: Build, batch: Batch) -> None:
     method = build_eln()
     judged = []
     method.filter.localizer.register_forward_hook(lambda *call: judged.append(call[-1]))
     image, _, valid = batch.unlabeled
-    output, _ = method.pseudo_labels(image, valid)
+    embedding, _ = method.pseudo_labels(image, valid)
     assert len(judged) == 1
     assert not judged[0].requires_grad
-    assert not output.logits.requires_grad
+    assert embedding is not None
+    assert not embedding.requires_grad

@@ -1,0 +1,219 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import huggingface_hub.constants
+import pytest
+
+from zoo.errors import BundleError, DatasetError, RecipeError, ZooError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from typer.testing import Result
+
+    Zoo = Callable[..., Result]
+
+
+@pytest.fixture
+def train(zoo: Zoo, tiny_recipe: Path) -> Zoo:
+    """Return a function that runs `zoo train eln` on tiny data."""
+    return lambda *more: zoo("train", "eln", "--recipe", tiny_recipe, "--device", "cpu", *more)
+
+
+def error_of(result: Result, kind: type[ZooError]) -> str:
+    """Return the message of a refused command, which is one line, and nothing on standard output."""
+    assert result.exit_code == 1
+    assert type(result.exception) is kind, result.exception
+    assert result.stdout == ""
+    message = str(result.exception)
+    assert "\n" not in message
+    return message
+
+
+def test_a_run_ends_with_its_figures_its_files_and_what_to_do_next(zoo: Zoo, tiny_folder: Path) -> None:
+    shutil.copytree(tiny_folder, "cracks")
+    Path("cracks/data.toml").write_text('names = ["ground", "crack[1]", "hole"]')
+    tiny = ("--encoder", "test_resnet", "--imgsz", "32", "--batch", "2", "--no-pretrained")
+    less = ("decoder_channels=16", "low_level_channels=8", "rates=[1]")
+    settings = [f"--set=network.{setting}" for setting in less]
+    settings += ["--set=data.workers=0", "--set=method.filter.encoder=test_resnet"]
+    result = zoo("train", "eln", "--data", "cracks", "--steps", "6", "--device", "cpu", *tiny, *settings)
+    assert result.exit_code == 0, result.output
+    (run,) = Path("runs").iterdir()
+    assert run.name.startswith("eln-cracks-")
+    files = [run / name for name in ("metrics.json", "log.csv", "curves.png", "preview.png", "bundle")]
+    assert all(path.exists() for path in files)
+    out = result.stdout.splitlines()
+    assert "IoU after step 6 on 2 val images" in " ".join(result.stdout.split())
+    assert [name for name in ("ground", "crack[1]", "hole", "mean") if name not in result.stdout] == []
+    assert out[-2:] == [f"Made {', '.join(map(str, files))}", f"Next: zoo export {run} --onnx --trt"]
+    assert "1 labeled, 9 unlabeled images, 3 classes" in result.stderr
+
+
+def test_the_json_is_all_that_stands_on_standard_output(train: Zoo) -> None:
+    result = train("--out", "run", "--json", "--set", "validate_every=5")
+    metrics = json.loads(result.stdout)
+    assert metrics["steps"] == 10
+    assert metrics["bad_steps"] == 0
+    assert metrics["val"]["images"] == 2
+    assert [step for step, _ in metrics["curve"]] == [5, 10]
+    assert metrics["curve"][-1][1] == pytest.approx(metrics["val"]["miou"], rel=1e-5)
+    assert set(metrics["step_ms"]) == {"pretrain", "localize", "semi"}
+    assert (metrics["run"], metrics["bundle"]) == ("run", str(Path("run/bundle")))
+    stored = json.loads(Path("run/metrics.json").read_text())
+    assert stored == {key: value for key, value in metrics.items() if key not in ("run", "bundle")}
+
+
+def test_the_options_change_the_recipe(train: Zoo) -> None:
+    options = ("--partition", "3", "--imgsz", "32,48", "--batch", "1", "--seed", "7", "--steps", "4")
+    result = train(*options, "--out", "run", "--precision", "bf16")
+    assert result.exit_code == 0, result.output
+    recipe = json.loads(Path("run/recipe.json").read_text())["recipe"]
+    data = recipe["data"]
+    assert (data["partition"], data["imgsz"], data["batch_l"], data["batch_u"]) == ("3", [32, 48], 1, 1)
+    assert (recipe["seed"], recipe["steps"], recipe["precision"]) == (7, 4, "bf16")
+    assert recipe["network"]["num_classes"] == 3
+
+
+def test_the_baseline_trains_on_labels_alone(zoo: Zoo, tiny_recipe: Path) -> None:
+    text = tiny_recipe.read_text()
+    Path("base.toml").write_text(text[: text.index("[method]")] + '[method]\nname = "supervised"\n')
+    result = zoo("train", "supervised", "--recipe", "base.toml", "--partition", "full", "--out", "run")
+    assert result.exit_code == 0, result.output
+    assert "10 labeled, 0 unlabeled images" in result.stderr
+
+
+def test_an_unknown_method_is_refused(zoo: Zoo) -> None:
+    message = error_of(zoo("train", "u2pl", "--data", "shapes"), RecipeError)
+    assert message == "method u2pl is unknown, expected one of eln, supervised"
+
+
+def test_a_recipe_of_another_method_is_refused(zoo: Zoo, tiny_recipe: Path) -> None:
+    result = zoo("train", "supervised", "--recipe", tiny_recipe)
+    assert error_of(result, RecipeError).endswith("is for eln, got method supervised")
+
+
+def test_a_recipe_that_is_not_there_is_refused(zoo: Zoo) -> None:
+    result = zoo("train", "eln", "--recipe", "mine.toml")
+    assert "recipe mine.toml not found" in error_of(result, RecipeError)
+
+
+@pytest.mark.parametrize("option", [("--seed", "1"), ("--set", "seed=1"), ("--steps", "5"), ("--data", "x")])
+def test_a_run_is_resumed_as_it_was_started(option: tuple[str, str], zoo: Zoo) -> None:
+    message = error_of(zoo("train", "eln", "--resume", "--out", "run", *option), RecipeError)
+    assert message == "--resume continues a run as it was started: leave the other options out"
+
+
+def test_there_must_be_a_run_to_resume(zoo: Zoo) -> None:
+    assert "no run of eln under" in error_of(zoo("train", "eln", "--resume"), BundleError)
+    message = error_of(zoo("train", "eln", "--resume", "--out", "nowhere"), BundleError)
+    assert message.startswith("nowhere holds no recipe.json, expected the folder of a run")
+
+
+def test_a_run_of_another_method_is_not_resumed(train: Zoo, zoo: Zoo) -> None:
+    assert train("--out", "run", "--steps", "4").exit_code == 0
+    message = error_of(zoo("train", "supervised", "--resume", "--out", "run"), RecipeError)
+    assert "run is a run of eln, got supervised" in message
+
+
+def test_the_newest_run_of_the_method_is_resumed(train: Zoo, zoo: Zoo) -> None:
+    for name in ("eln-old", "eln-new"):
+        assert train("--out", f"runs/{name}", "--steps", "4").exit_code == 0
+    result = zoo("train", "eln", "--resume", "--device", "cpu", "--json")
+    assert json.loads(result.stdout)["run"] == str(Path("runs/eln-new"))
+
+
+def test_an_existing_run_is_not_overwritten(train: Zoo) -> None:
+    assert train("--out", "run", "--steps", "4").exit_code == 0
+    before = {path: path.stat().st_mtime_ns for path in Path("run").rglob("*")}
+    message = error_of(train("--out", "run", "--steps", "4"), RecipeError)
+    assert message == "run holds a run already: continue it with --resume, or give another --out"
+    assert {path: path.stat().st_mtime_ns for path in Path("run").rglob("*")} == before
+
+
+def test_data_that_are_not_there_are_refused_and_leave_no_folder(train: Zoo) -> None:
+    message = error_of(train("--data", "nowhere", "--out", "run"), DatasetError)
+    assert "nowhere: got neither a known data set nor an existing path" in message
+    assert not Path("run").exists()
+
+
+def test_a_recipe_for_any_data_needs_some(zoo: Zoo) -> None:
+    message = error_of(zoo("train", "eln", "--recipe", "eln", "--out", "run"), RecipeError)
+    assert message == "recipe eln names no data, expected some: give --data FOLDER"
+
+
+def test_a_broken_image_is_named_before_anything_is_trained(train: Zoo, tiny_folder: Path) -> None:
+    shutil.copytree(tiny_folder, "data")
+    Path("data/train/images/3.png").write_bytes(b"no image")
+    message = error_of(train("--data", "data", "--out", "run"), DatasetError)
+    assert str(Path("data/train/images/3.png")) in message
+    assert not Path("run").exists()
+
+
+@pytest.mark.parametrize("partition", ["full", "10"])
+def test_a_partition_that_leaves_no_unlabeled_images_is_refused(partition: str, train: Zoo) -> None:
+    message = error_of(train("--partition", partition, "--out", "run"), RecipeError)
+    assert message.startswith(f"data.partition {partition}: all 10 images are labeled and eln needs")
+    assert not Path("run/recipe.json").exists()
+
+
+@pytest.mark.parametrize("partition", ["0", "11", "3/2", "nowhere.txt"])
+def test_a_partition_that_cannot_be_is_refused(partition: str, train: Zoo) -> None:
+    message = error_of(train("--partition", partition, "--out", "run"), DatasetError)
+    assert message.startswith(f"--partition {partition}: got")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--imgsz", "big"),
+        ("--imgsz", "32,"),
+        ("--imgsz", "32,32,32"),
+        ("--imgsz", "0"),
+        ("--imgsz", "-32"),
+        ("--steps", "0"),
+        ("--batch", "0"),
+        ("--seed", "-1"),
+        ("--devices", "0"),
+        ("--precision", "int8"),
+        ("--device", "tpu"),
+        ("--no-such-option",),
+    ],
+)
+def test_nonsense_is_a_mistake_of_usage(options: tuple[str, ...], train: Zoo) -> None:
+    result = train(*options, "--out", "run")
+    assert result.exit_code == 2
+    assert options[0] in result.stderr
+    assert result.stdout == ""
+    assert not Path("run").exists()
+
+
+def test_a_setting_that_does_not_exist_is_refused(train: Zoo) -> None:
+    message = error_of(train("--set", "method.ema_dekay=0.9", "--out", "run"), RecipeError)
+    assert message == "recipe tiny: method.ema_dekay: no such setting; check its spelling"
+
+
+def test_phases_that_leave_nothing_for_the_last_are_refused(train: Zoo) -> None:
+    message = error_of(train("--set", "method.pretrain_steps=10", "--out", "run"), RecipeError)
+    assert "expected less than the 10 steps of the run" in message
+    assert not Path("run/recipe.json").exists()
+
+
+def test_an_unknown_encoder_is_refused(train: Zoo) -> None:
+    assert "resnot50" in error_of(train("--encoder", "resnot50", "--out", "run"), RecipeError)
+    assert not Path("run/recipe.json").exists()
+
+
+def test_weights_that_cannot_be_downloaded_are_refused(
+    train: Zoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)  # read from the variable at import
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    message = error_of(train("--pretrained", "--out", "run"), RecipeError)
+    assert "--no-pretrained" in message or "pretrained=false" in message
+    assert not Path("run/recipe.json").exists()
