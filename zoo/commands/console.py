@@ -69,7 +69,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
     """Return a table; the first column is left-aligned, the others right."""
     from rich.table import Table
 
-    result = Table(title=title, title_justify="left")
+    result = Table(title=title, title_justify="left", min_width=len(title))  # a title wraps at the width
     for index, column in enumerate(columns):
         first = index == 0
         result.add_column(column, justify="left" if first else "right", no_wrap=first, overflow="fold")
