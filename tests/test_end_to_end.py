@@ -36,7 +36,8 @@ def check_the_way_of_a_model(
         assert (folder / "run" / name).is_file(), name
 
     trt = ["--trt", "--sm", "86"] if has_builder() else []
-    zoo(folder, "export", "run", "--onnx", *trt)
+    # a hardly trained model has so many near ties that fp16 may miss its gate
+    zoo(folder, "export", "run", "--onnx", *trt, "--min-agreement", "0.99")
     bundle = folder / "run" / "bundle"
     assert {"model.onnx", "model.fp16.onnx", "manifest.json"} <= {file.name for file in bundle.iterdir()}
     assert not trt or list((bundle / "engines").glob("*.engine"))
