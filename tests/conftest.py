@@ -21,7 +21,7 @@ from zoo.predictors.artifact import METADATA_KEY, ArtifactMetadata
 from zoo.preprocess import Preprocessing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     MakeBundle = Callable[..., Path]
@@ -114,6 +114,15 @@ def threshold_metadata() -> ArtifactMetadata:
         precision="fp32",
         weights_sha256="0" * 64,
     )
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Let PyTorch use one thread: two on a busy machine wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,6 @@ import json
 from typing import TYPE_CHECKING
 
 import pytest
-import torch
 from typer.testing import CliRunner, Result
 
 from zoo.bundle import CONFIG_NAME
@@ -14,19 +13,10 @@ from zoo.cli import app
 from zoo.data.shapes import NAMES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     Zoo = Callable[..., Result]
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Let PyTorch use one thread: two on a busy machine wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -6,24 +6,13 @@ from typing import TYPE_CHECKING
 
 import onnx
 import pytest
-import torch
 from onnx import TensorProto, helper
 
 from zoo.bundle import WEIGHTS_NAME, load_config
 from zoo.predictors.artifact import INPUT_NAME, METADATA_KEY, ArtifactMetadata, sha256
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Let PyTorch use one thread: two on a busy machine wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture
