@@ -78,7 +78,7 @@ def prepare(deployable: Deployable, sample: Tensor) -> Prepared:
         raise ExportError(
             f"folding BatchNorm changed the class of {difference.differing} pixels, by up to "
             f"{difference.margin:.2g} of the logit range, expected near ties at most: report the encoder "
-            f"{deployable.networks[0].encoder}"
+            f"{deployable.config.networks[0].encoder}"
         )
     return Prepared(fused, count, float((expected - got).abs().max()))
 

@@ -57,11 +57,10 @@ def make_network(**changes: Any) -> SegmentationNetwork:
 def write_bundle(folder: Path, recipe: dict[str, Any] | None = None, **network: Any) -> Path:
     """Write a bundle of `make_network` and return its folder."""
     student = Student(make_network(**network))
-    classes = Classes.of(tuple(f"class-{label}" for label in range(student.networks[0].num_classes)))
+    classes = Classes.of(tuple(f"class-{label}" for label in range(student.config.network.num_classes)))
     config = BundleConfig(
-        kind="student",
+        deployable=student.config,
         method="supervised",
-        networks=student.networks,
         names=classes.names,
         palette=classes.palette,
         preprocessing=Preprocessing(imgsz=IMGSZ),

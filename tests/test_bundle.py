@@ -74,8 +74,8 @@ def test_a_configuration_that_is_not_text_is_an_error(bundle_copy: Path) -> None
 
 
 def test_a_bundle_without_a_network_is_an_error(bundle_copy: Path) -> None:
-    change_config(bundle_copy, networks=[])
-    with pytest.raises(BundleError, match="networks"):
+    change_config(bundle_copy, deployable={"kind": "student"})
+    with pytest.raises(BundleError, match="network"):
         load_bundle(bundle_copy)
 
 
@@ -94,8 +94,11 @@ def test_a_bundle_of_a_later_format_is_an_error(bundle_copy: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "where"),
     [
-        ({"kind": "ensemble"}, "kind"),
-        ({"networks": [{"encoder": "resnet18", "num_classes": 1}]}, "networks.0.num_classes"),
+        ({"deployable": {"kind": "trio"}}, "deployable"),
+        (
+            {"deployable": {"kind": "student", "network": {"encoder": "resnet18", "num_classes": 1}}},
+            "deployable.student.network.num_classes",
+        ),
         ({"license": "MIT"}, "license"),
         ({"preprocessing": {}}, "preprocessing.imgsz"),
     ],
@@ -124,8 +127,9 @@ def test_truncated_weights_are_an_error(size: int, bundle_copy: Path) -> None:
 
 
 def test_weights_of_another_network_are_an_error(bundle_copy: Path) -> None:
-    networks = json.loads((bundle_copy / "config.json").read_text())["networks"]
-    change_config(bundle_copy, networks=[networks[0] | {"decoder_channels": 16}])
+    deployable = json.loads((bundle_copy / "config.json").read_text())["deployable"]
+    network = deployable["network"] | {"decoder_channels": 16}
+    change_config(bundle_copy, deployable=deployable | {"network": network})
     with pytest.raises(BundleError, match=r"model\.safetensors does not fit config\.json") as caught:
         load_bundle(bundle_copy)
     assert "\n" not in str(caught.value)

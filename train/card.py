@@ -18,7 +18,7 @@ RESIZED = {
 
 def model_card(config: BundleConfig) -> str:
     """Return the model card as Markdown with the Hub's metadata block."""
-    network = config.networks[0]
+    network = config.deployable.networks[0]
     partition = config.provenance["partition"]
     counts = partition["counts"]
     preprocessing = config.preprocessing

@@ -23,7 +23,7 @@ from zoo.train.augment import strong_view, weak_view
 from zoo.train.method import Batch, Phase, phase_at
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from numpy.typing import NDArray
 
@@ -37,11 +37,13 @@ LABELED, UNLABELED = 0, 1
 class BatchStream(Dataset[Batch]):
     """The batches of a run by step, on the CPU, images uint8.
 
+    The streams of a kind see all its images, each in an order of its own.
+
     Args:
         recipe: sizes, augmentation, seed.
         source: of the images.
         partition: which are labeled.
-        phases: of the run; they say which batches have an unlabeled part.
+        phases: of the run; they say which streams a batch has.
         rank: of this process.
         world: number of processes; each sees its own part of every global batch.
     """
@@ -67,31 +69,41 @@ class BatchStream(Dataset[Batch]):
 
     def __getitem__(self, step: int) -> Batch:
         """Return the batch of a step (0-based)."""
-        image_l, label_l = zip(*(self._labeled(i) for i in self._positions(step, self.batch_l)), strict=True)
-        batch = Batch(torch.stack(image_l), torch.stack(label_l))
-        if not phase_at(step, self.phases)[0].unlabeled:
+        phase = phase_at(step, self.phases)[0]
+        labeled = self._places(step, phase.labeled, self.batch_l)
+        batch = Batch(*_stacked(self._labeled(*place) for place in labeled))
+        if not phase.unlabeled:
             return batch
-        views = zip(*(self._unlabeled(i) for i in self._positions(step, self.batch_u)), strict=True)
-        return Batch(*batch[:2], *(torch.stack(each) for each in views))
+        unlabeled = self._places(step, phase.unlabeled, self.batch_u)
+        return Batch(
+            *batch[:2], *_stacked(self._unlabeled(*place, strong=phase.strong) for place in unlabeled)
+        )
 
-    def _positions(self, step: int, batch: int) -> range:
+    def _places(self, step: int, streams: int, batch: int) -> list[tuple[int, int]]:
+        """Return the stream and the position in it of each image of a step, stream by stream."""
         start = (step * self.world + self.rank) * batch
-        return range(start, start + batch)
+        return [(stream, start + index) for stream in range(streams) for index in range(batch)]
 
-    def _labeled(self, position: int) -> tuple[Tensor, Tensor]:
-        image, mask = self.labeled[_index(self.seed, LABELED, position, len(self.labeled))]
-        with _seeded(self.seed, LABELED, position):
+    def _labeled(self, stream: int, position: int) -> tuple[Tensor, ...]:
+        kind = 2 * stream + LABELED
+        image, mask = self.labeled[_index(self.seed, kind, position, len(self.labeled))]
+        with _seeded(self.seed, kind, position):
             image, mask = self.weak(image, mask)
         return image.as_subclass(Tensor), mask.as_subclass(Tensor).long()
 
-    def _unlabeled(self, position: int) -> tuple[Tensor, Tensor, Tensor]:
-        assert self.unlabeled is not None
-        image = self.unlabeled[_index(self.seed, UNLABELED, position, len(self.unlabeled))]
+    def _unlabeled(self, stream: int, position: int, *, strong: bool) -> tuple[Tensor, ...]:
+        kind = 2 * stream + UNLABELED
+        image = self.unlabeled[_index(self.seed, kind, position, len(self.unlabeled))]
         inside = tv_tensors.Mask(torch.zeros(image.shape[-2:], dtype=torch.uint8))
-        with _seeded(self.seed, UNLABELED, position):
+        with _seeded(self.seed, kind, position):
             weak, inside = self.weak(image, inside)
-            strong = self.strong(weak)
-        return weak.as_subclass(Tensor), strong.as_subclass(Tensor), inside.as_subclass(Tensor) == 0
+            views = (weak, self.strong(weak)) if strong else (weak,)
+        first, *others = (view.as_subclass(Tensor) for view in views)
+        return first, inside.as_subclass(Tensor) == 0, *others
+
+
+def _stacked(items: Iterable[tuple[Tensor, ...]]) -> list[Tensor]:
+    return [torch.stack(each) for each in zip(*items, strict=True)]
 
 
 def batches(

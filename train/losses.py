@@ -6,6 +6,7 @@ and return a zero that is connected to the graph when none counts. None makes th
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from torch.nn import functional as F
@@ -25,6 +26,26 @@ def cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
     """
     total = F.cross_entropy(logits, label, ignore_index=IGNORE, reduction="sum")
     return total / (label != IGNORE).sum().clamp(min=1)
+
+
+def ohem_cross_entropy(logits: Tensor, label: Tensor, threshold: float, min_kept: int) -> Tensor:
+    """Return the mean cross entropy over the hard pixels (OHEM, Shrivastava et al., CVPR 2016).
+
+    A pixel is hard if the probability of its class is at most `threshold`; where fewer than `min_kept` are,
+    the `min_kept` hardest of the batch count.
+
+    Args:
+        logits: (B, K, H, W) float.
+        label: (B, H, W) int64, 0..K-1 or `IGNORE`.
+        threshold: in (0, 1].
+        min_kept: pixels of the batch.
+    """
+    loss = F.cross_entropy(logits, label, ignore_index=IGNORE, reduction="none").flatten()
+    known = label.flatten() != IGNORE
+    difficulty = loss.detach().where(known, -1)
+    kth = difficulty.topk(min(min_kept, len(difficulty))).values[-1]
+    hard = known & (difficulty >= kth.clamp(max=-math.log(threshold)))
+    return (loss * hard).sum() / hard.sum().clamp(min=1)
 
 
 def entropy(logits: Tensor) -> Tensor:

@@ -17,7 +17,11 @@ if TYPE_CHECKING:
 
 
 class Batch(NamedTuple):
-    """What one step sees; all of one training size. The unlabeled part is None in phases without it."""
+    """What one step sees; all of one training size. What the phase does not ask for is None.
+
+    A phase that takes several streams of a kind finds them one after the other along the first dimension,
+    ready for `chunk`.
+    """
 
     image_l: Tensor
     """(B, 3, H, W) labeled, weak view; uint8 from the loader, normalised float in a method."""
@@ -25,18 +29,23 @@ class Batch(NamedTuple):
     """(B, H, W) int64, `IGNORE` where unknown or padded."""
     image_u: Tensor | None = None
     """(B, 3, H, W) unlabeled, weak view."""
-    image_u_s: Tensor | None = None
-    """(B, 3, H, W) unlabeled, strong view of the same pixels."""
     valid_u: Tensor | None = None
     """(B, H, W) bool, False where the unlabeled views are padding."""
+    image_u_s: Tensor | None = None
+    """(B, 3, H, W) unlabeled, strong view of the same pixels."""
 
     @property
-    def unlabeled(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Return weak view, strong view and `valid_u` of a batch that has them."""
+    def weak(self) -> tuple[Tensor, Tensor]:
+        """Return the weak unlabeled view and `valid_u` of a batch that has them."""
         assert self.image_u is not None
-        assert self.image_u_s is not None
         assert self.valid_u is not None
-        return self.image_u, self.image_u_s, self.valid_u
+        return self.image_u, self.valid_u
+
+    @property
+    def strong(self) -> Tensor:
+        """Return the strong unlabeled view of a batch that has it."""
+        assert self.image_u_s is not None
+        return self.image_u_s
 
 
 class Phase(NamedTuple):
@@ -44,8 +53,12 @@ class Phase(NamedTuple):
 
     name: str
     steps: int
-    unlabeled: bool = True
-    """Whether its batches have an unlabeled part."""
+    labeled: int = 1
+    """Independent streams of labeled images, each of `batch_l` (s4GAN draws its real pairs apart)."""
+    unlabeled: int = 1
+    """Independent streams of unlabeled images, each of `batch_u` (RRN mixes two); 0: none."""
+    strong: bool = False
+    """Whether the unlabeled images come with a strong view."""
 
 
 class Progress(NamedTuple):
@@ -74,7 +87,7 @@ class Method(nn.Module, ABC):
     """
 
     weights: ClassVar[tuple[str, ...]] = ("student",)
-    """The networks that `deployable` can return; the first is what a bundle holds by default."""
+    """The choices of `deployable`; the first is what a bundle holds by default."""
 
     @abstractmethod
     def forward(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
@@ -85,8 +98,8 @@ class Method(nn.Module, ABC):
         """Return one optimiser for each group of networks that the paper updates together."""
 
     @abstractmethod
-    def deployable(self, weights: str = "student") -> Deployable:
-        """Return a copy of what is kept after training; one of `weights`."""
+    def deployable(self, weights: str | None = None) -> Deployable:
+        """Return a copy of what is kept after training; one of `weights`, None for the first."""
 
     def phases(self, steps: int) -> tuple[Phase, ...]:
         """Return the phases of a run of `steps`, in order; their steps add up to it."""

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
-from torch.optim import SGD, AdamW, Optimizer
+from torch.optim import SGD, Adam, AdamW, Optimizer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from torch import nn
 
+Beta = Annotated[float, Field(ge=0, lt=1)]
 Schedule = Literal["constant", "poly", "cosine"]
 
 SCHEDULES: dict[Schedule, Callable[[float], float]] = {
@@ -26,20 +27,26 @@ class OptimizerConfig(BaseModel):
     """One optimiser.
 
     Args:
-        name: `adamw` or `sgd`.
+        name: `adamw`, `adam` or `sgd`.
         lr: learning rate of the decoders, at the start.
-        weight_decay: of all parameters.
+        weight_decay: of all parameters, or of those that `decay` names.
+        decay: `all` parameters, or `weights`: no biases, no BatchNorm.
         momentum: of SGD.
+        nesterov: of SGD.
+        betas: of Adam.
         encoder_lr_mult: learning rate of the encoders over `lr`.
         schedule: `constant`, `poly` (power 0.9) or `cosine`, over the steps of the run.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: Literal["adamw", "sgd"] = "adamw"
+    name: Literal["adamw", "adam", "sgd"] = "adamw"
     lr: float = Field(1e-4, gt=0)
     weight_decay: float = Field(1e-5, ge=0)
+    decay: Literal["all", "weights"] = "all"
     momentum: float = Field(0.9, ge=0, lt=1)
+    nesterov: bool = False
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
     encoder_lr_mult: float = Field(0.1, ge=0)
     schedule: Schedule = "constant"
 
@@ -50,16 +57,29 @@ class OptimizerConfig(BaseModel):
         """
         parameters: list[dict[str, Any]] = [
             {
-                "params": [p for p in module.parameters() if p.requires_grad],
+                "params": group,
                 "lr": self.lr * factor,
                 "initial_lr": self.lr * factor,
                 "schedule": self.schedule,
+                "weight_decay": decay,
             }
             for module, factor in groups
+            for group, decay in self._split(module)
         ]
         if self.name == "sgd":
-            return SGD(parameters, lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
-        return AdamW(parameters, lr=self.lr, weight_decay=self.weight_decay)
+            return SGD(parameters, lr=self.lr, momentum=self.momentum, nesterov=self.nesterov)
+        adam: type[Adam] = {"adamw": AdamW, "adam": Adam}[self.name]
+        return adam(parameters, lr=self.lr, betas=self.betas)
+
+    def _split(self, module: nn.Module) -> list[tuple[list[nn.Parameter], float]]:
+        """Return the trained parameters of a module with their weight decay."""
+        trained = [p for p in module.parameters() if p.requires_grad]
+        if self.decay == "all":
+            return [(trained, self.weight_decay)]
+        # biases, and the scales and shifts of BatchNorm, are the parameters with one dimension
+        weights = [p for p in trained if p.ndim > 1]
+        others = [p for p in trained if p.ndim <= 1]
+        return [(weights, self.weight_decay), (others, 0.0)]
 
 
 def set_learning_rates(optimizers: Iterable[Optimizer], step: int, steps: int) -> None:

@@ -162,9 +162,8 @@ def _predictor(method: Method, recipe: Recipe, source: Source) -> EagerPredictor
     """Return the predictor of what the method would leave now."""
     deployable = method.deployable().eval()
     config = BundleConfig(
-        kind=deployable.kind,
+        deployable=deployable.config,
         method=recipe.method.name,
-        networks=deployable.networks,
         names=source.classes.names,
         palette=source.classes.palette,
         preprocessing=recipe.data.preprocessing,

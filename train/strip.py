@@ -18,15 +18,14 @@ from zoo.train.run import RunFolder
 if TYPE_CHECKING:
     from pathlib import Path
 
-DEFAULT_WEIGHTS = "student"
 
-
-def strip(path: Path, weights: str = DEFAULT_WEIGHTS) -> Path:
+def strip(path: Path, weights: str | None = None) -> Path:
     """Write the bundle of a run from its checkpoint and return its folder.
 
     Args:
         path: folder of the run.
-        weights: which network is kept: `student` goes to `bundle/`, others to `bundle-NAME/`.
+        weights: which network is kept; None for the method's first. The first goes to `bundle/`, others to
+            `bundle-NAME/`.
 
     Raises:
         BundleError: no run or checkpoint there, or its method has no such network.
@@ -34,6 +33,7 @@ def strip(path: Path, weights: str = DEFAULT_WEIGHTS) -> Path:
     run = RunFolder(path)
     recipe, classes = run.read_recipe()
     choices = METHODS[recipe.method.name].method.weights
+    weights = weights or choices[0]
     if weights not in choices:
         raise BundleError(
             f"--weights {weights}: {recipe.method.name} has {', '.join(choices)}: choose one of them"
@@ -42,12 +42,11 @@ def strip(path: Path, weights: str = DEFAULT_WEIGHTS) -> Path:
     method = build_method(recipe.method, recipe.network, pretrained=False)
     method.load_state_dict(state["method"])
     deployable = method.deployable(weights).eval()
-    metrics = _read_metrics(run) if weights == DEFAULT_WEIGHTS and state["step"] == recipe.steps else {}
+    metrics = _read_metrics(run) if weights == choices[0] and state["step"] == recipe.steps else {}
     config = BundleConfig(
-        kind=deployable.kind,
+        deployable=deployable.config,
         method=recipe.method.name,
         weights=weights,
-        networks=deployable.networks,
         names=classes.names,
         palette=classes.palette,
         preprocessing=recipe.data.preprocessing,
@@ -60,7 +59,7 @@ def strip(path: Path, weights: str = DEFAULT_WEIGHTS) -> Path:
         },
         metrics=metrics,
     )
-    folder = run.bundle if weights == DEFAULT_WEIGHTS else run.path / f"bundle-{weights}"
+    folder = run.bundle if weights == choices[0] else run.path / f"bundle-{weights}"
     save_bundle(folder, deployable, config, model_card(config))
     return folder
 

@@ -15,14 +15,13 @@ import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from zoo.classes import Classes, Color
 from zoo.errors import BundleError
-from zoo.models.deeplab import NetworkConfig
-from zoo.models.deployable import Deployable, Kind, build_deployable
+from zoo.models.deployable import Deployable, DeployableConfig, build_deployable
 from zoo.preprocess import Preprocessing
 
 if TYPE_CHECKING:
@@ -38,10 +37,9 @@ class BundleConfig(BaseModel):
     """The contents of `config.json`.
 
     Args:
-        kind: which deployable.
+        deployable: which networks, and how they work together.
         method: the method that trained it.
-        weights: which of the method's networks was kept (`student`, `teacher`).
-        networks: one for each segmentation network of the deployable.
+        weights: which of the method's networks was kept (`student`, `teacher`, `fused`, ...).
         names: class names in label order.
         palette: RGB colours in label order.
         preprocessing: see `zoo.preprocess`.
@@ -53,10 +51,9 @@ class BundleConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     format: Literal[1] = 1
-    kind: Kind
+    deployable: DeployableConfig
     method: str
     weights: str = "student"
-    networks: tuple[NetworkConfig, ...] = Field(min_length=1)
     names: tuple[str, ...]
     palette: tuple[Color, ...]
     preprocessing: Preprocessing
@@ -66,11 +63,11 @@ class BundleConfig(BaseModel):
 
     @model_validator(mode="after")
     def _check_lengths(self) -> BundleConfig:
-        for network in self.networks:
-            if not len(self.names) == len(self.palette) == network.num_classes:
+        for num_classes in self.deployable.num_classes:
+            if not len(self.names) == len(self.palette) == num_classes:
                 raise ValueError(
                     f"{len(self.names)} names and {len(self.palette)} palette colours for a network of "
-                    f"{network.num_classes} classes"
+                    f"{num_classes} classes"
                 )
         return self
 
@@ -145,7 +142,7 @@ def load_bundle(folder: Path) -> tuple[Deployable, BundleConfig]:
         raise BundleError(
             f"{folder} holds no {WEIGHTS_NAME}, expected the weights beside {CONFIG_NAME}: copy them"
         )
-    deployable = build_deployable(config.kind, config.networks)
+    deployable = build_deployable(config.deployable)
     try:
         deployable.load_state_dict(load_file(path))
     except (SafetensorError, RuntimeError) as error:

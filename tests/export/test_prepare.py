@@ -10,7 +10,7 @@ from zoo.bundle import load_bundle
 from zoo.errors import ExportError
 from zoo.export.prepare import fuse_batch_norms, prepare
 from zoo.models.deeplab import NetworkConfig
-from zoo.models.deployable import Deployable
+from zoo.models.deployable import Deployable, StudentConfig
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,16 +30,12 @@ def warmed_norm(channels: int) -> nn.BatchNorm2d:
 
 
 class Tiny(Deployable):
-    kind = "student"
+    config = StudentConfig(network=NetworkConfig(num_classes=4))
 
     def __init__(self) -> None:
         super().__init__()
         self.conv = nn.Conv2d(3, 4, 1)
         self.norm = warmed_norm(4)
-
-    @property
-    def networks(self) -> tuple[NetworkConfig, ...]:
-        return (NetworkConfig(num_classes=4),)
 
     def decoder_logits(self, images: Tensor) -> Tensor:
         logits: Tensor = self.norm(self.conv(images))

@@ -15,7 +15,7 @@ from zoo.export.parity import GATES, Difference, Gate, Images, compare, compare_
 from zoo.export.prepare import prepare
 from zoo.export.to_onnx import check_onnx, export_onnx
 from zoo.models.deeplab import NetworkConfig
-from zoo.models.deployable import Deployable
+from zoo.models.deployable import Deployable, StudentConfig
 from zoo.predictors.artifact import ArtifactMetadata
 from zoo.predictors.eager import EagerPredictor
 from zoo.predictors.ort import OrtPredictor
@@ -64,15 +64,11 @@ def metadata_of(num_classes: int, precision: str = "fp32", output: str = "mask")
 class Network(Deployable):
     """As little as can be exported."""
 
-    kind = "student"
+    config = StudentConfig(network=NetworkConfig())
 
     def __init__(self) -> None:
         super().__init__()
         self.conv = nn.Conv2d(3, 2, 3, stride=4, padding=1)
-
-    @property
-    def networks(self) -> tuple[NetworkConfig, ...]:
-        return (NetworkConfig(),)
 
     def decoder_logits(self, images: Tensor) -> Tensor:
         logits: Tensor = self.conv(images)

@@ -30,11 +30,11 @@ def test_logits_are_the_networks_resized() -> None:
 def test_the_embedding_head_is_dropped_from_weights_and_configuration() -> None:
     student = Student(tiny())
     assert not [key for key in student.state_dict() if "embed" in key]
-    assert student.networks[0].embedding_channels == 0
+    assert student.config.network.embedding_channels == 0
 
 
 def test_a_student_built_from_its_configuration_takes_its_weights() -> None:
     student, images = Student(tiny()), torch.randn(1, 3, 48, 48)
-    rebuilt = build_deployable(student.kind, student.networks).eval()
+    rebuilt = build_deployable(student.config).eval()
     rebuilt.load_state_dict(student.state_dict())
     assert torch.equal(rebuilt(images), student(images))

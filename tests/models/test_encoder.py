@@ -120,7 +120,7 @@ def test_an_unknown_encoder_is_an_error_that_names_near_ones() -> None:
 
 @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "vgg11", "densenet121"])
 def test_an_encoder_without_an_output_stride_is_an_error_that_names_others(name: str) -> None:
-    with pytest.raises(RecipeError, match=rf"{name} cannot return features at .* \(.+\): use a CNN"):
+    with pytest.raises(RecipeError, match=rf"{name} cannot be built with features_only.* \(.+\): use a CNN"):
         Encoder(name)
 
 

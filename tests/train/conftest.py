@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from pydantic import TypeAdapter
 from torch import Tensor
 
 from zoo.classes import IGNORE
 from zoo.models.deeplab import NetworkConfig
+from zoo.train import registry
 from zoo.train.method import Batch, Method, Progress
-from zoo.train.methods.eln import OFFICIAL, Eln, ElnConfig
-from zoo.train.methods.supervised import Supervised, SupervisedConfig
 from zoo.train.recipe import Recipe, load_recipe
+from zoo.train.registry import METHODS, AnyMethodConfig
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from zoo.train.methods.eln import Eln
 
 TINY_ENCODER = "mobilenetv3_small_050"
 
@@ -34,33 +38,62 @@ def tiny_network() -> NetworkConfig:
     )
 
 
-@pytest.fixture
-def build_eln(tiny_network: NetworkConfig) -> Callable[..., Eln]:
-    """Return a builder of tiny ELNs in training mode; keyword arguments change the settings."""
+TINY_SETTINGS: dict[str, dict[str, Any]] = {
+    "eln": {
+        "embedding_channels": 8,
+        "windows": 2,
+        "window_size": 4,
+        "pretrain_steps": 2,
+        "localize_steps": 3,
+        "filter": {"encoder": TINY_ENCODER},
+    },
+    "supervised": {},
+}
+"""Settings of each method for images of 32 x 32 and runs of 20 steps."""
 
-    def build(**changes: Any) -> Eln:
-        tiny = {
-            "embedding_channels": 8,
-            "windows": 2,
-            "window_size": 4,
-            "pretrain_steps": 2,
-            "localize_steps": 3,
-        }
-        chosen_filter = {"encoder": TINY_ENCODER} | changes.get("filter", {})
-        config = ElnConfig.model_validate(tiny | changes | {"filter": chosen_filter})
-        return Eln(config, tiny_network, pretrained=False).train()
+
+@pytest.fixture
+def build(tiny_network: NetworkConfig) -> Callable[..., Any]:
+    """Return a builder of tiny methods in training mode: name, then changes of settings by keyword."""
+
+    def build(name: str, **changes: Any) -> Method:
+        tiny = {"name": name} | TINY_SETTINGS[name]
+        for key, value in changes.items():
+            tiny[key] = tiny.get(key, {}) | value if isinstance(value, dict) else value
+        config = TypeAdapter(AnyMethodConfig).validate_python(tiny)
+        return registry.build_method(config, tiny_network, pretrained=False).train()
 
     return build
 
 
 @pytest.fixture
-def batch() -> Batch:
-    """Return two labeled and two unlabeled images of 32 x 32; a corner of the labels is unknown."""
-    label = torch.randint(3, (2, 32, 32))
-    label[:, :4, :4] = IGNORE
-    weak = torch.randn(2, 3, 32, 32)
-    strong = weak + 0.1 * torch.randn(2, 3, 32, 32)
-    return Batch(torch.randn(2, 3, 32, 32), label, weak, strong, torch.ones(2, 32, 32, dtype=torch.bool))
+def build_eln(build: Callable[..., Any]) -> Callable[..., Eln]:
+    """Return a builder of tiny ELNs in training mode; keyword arguments change the settings."""
+    return partial(build, "eln")
+
+
+@pytest.fixture
+def make_batch() -> Callable[..., Batch]:
+    """Return a builder of batches, two 32 x 32 images of each stream; a corner of the labels is unknown."""
+
+    def make(labeled: int = 1, unlabeled: int = 1, *, strong: bool = True) -> Batch:
+        count_l, count_u = 2 * labeled, 2 * unlabeled
+        label = torch.randint(3, (count_l, 32, 32))
+        label[:, :4, :4] = IGNORE
+        batch = Batch(torch.randn(count_l, 3, 32, 32), label)
+        if not unlabeled:
+            return batch
+        weak = torch.randn(count_u, 3, 32, 32)
+        batch = batch._replace(image_u=weak, valid_u=torch.ones(count_u, 32, 32, dtype=torch.bool))
+        return batch._replace(image_u_s=weak + 0.1 * torch.randn_like(weak)) if strong else batch
+
+    return make
+
+
+@pytest.fixture
+def batch(make_batch: Callable[..., Batch]) -> Batch:
+    """Return two labeled and two unlabeled images in both views."""
+    return make_batch()
 
 
 @pytest.fixture
@@ -107,15 +140,15 @@ def assert_same() -> Callable[..., None]:
     return check
 
 
-METHOD_CASES: dict[str, dict[str, Any] | None] = {
-    "eln": {},
-    "eln-official": OFFICIAL,
-    "eln-s-ecn": {"filter": {"kind": "s-ecn"}},
-    "eln-confidence": {"filter": {"kind": "confidence"}},
-    "eln-strong-no-contrast": {"views": "strong", "contrast": "none"},
-    "supervised": None,
+METHOD_CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "eln": ("eln", {}),
+    "eln-official": ("eln", METHODS["eln"].official),
+    "eln-s-ecn": ("eln", {"filter": {"kind": "s-ecn"}}),
+    "eln-confidence": ("eln", {"filter": {"kind": "confidence"}}),
+    "eln-strong-no-contrast": ("eln", {"views": "strong", "contrast": "none"}),
+    "supervised": ("supervised", {}),
 }
-"""Tiny instances that every test of the contract runs on: the ELN settings, or None for the baseline."""
+"""Tiny instances that every test of the contract runs on: a method, and changes of its settings."""
 
 
 @pytest.fixture(params=METHOD_CASES)
@@ -124,14 +157,10 @@ def case(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def build_method(
-    case: str, build_eln: Callable[..., Eln], tiny_network: NetworkConfig
-) -> Callable[[], Method]:
+def build_method(case: str, build: Callable[..., Any]) -> Callable[[], Method]:
     """Return a builder of the method of this case."""
-    settings = METHOD_CASES[case]
-    if settings is None:
-        return lambda: Supervised(SupervisedConfig(), tiny_network, pretrained=False).train()
-    return lambda: build_eln(**settings)
+    name, settings = METHOD_CASES[case]
+    return partial(build, name, **settings)
 
 
 @pytest.fixture

@@ -94,7 +94,7 @@ def test_the_student_is_put_back_to_the_teacher_at_each_period_but_not_after_the
 
 def test_padding_gets_no_pseudo_label(build_eln: Build, trust_all: TrustAll, batch: Batch) -> None:
     method = trust_all(build_eln())
-    image, _, valid = batch.unlabeled
+    image, valid = batch.weak
     valid[0, :, 16:] = False
     _, pseudo_label = method.pseudo_labels(image, valid)
     assert (pseudo_label[0, :, 4:] == IGNORE).all()
@@ -106,7 +106,7 @@ def test_a_pseudo_label_is_the_teachers_class_where_the_filter_trusts_it(
     build_eln: Build, batch: Batch
 ) -> None:
     method = build_eln(filter={"kind": "confidence", "confidence_threshold": 0.4})
-    image, _, valid = batch.unlabeled
+    image, valid = batch.weak
     _, pseudo_label = method.pseudo_labels(image, valid)
     with torch.no_grad():
         confidence, predicted = method.teacher(image).logits.softmax(dim=1).max(dim=1)
@@ -145,7 +145,7 @@ def test_pseudo_labels_live_on_the_grid_that_is_asked_for(
     grid: str, size: int, build_eln: Build, trust_all: TrustAll, batch: Batch, at: At
 ) -> None:
     method = trust_all(build_eln(pseudo_label_grid=grid))
-    image, _, valid = batch.unlabeled
+    image, valid = batch.weak
     valid[0, 16:] = False
     embedding, pseudo_label = method.pseudo_labels(image, valid)
     assert pseudo_label.shape == (2, size, size)
@@ -160,7 +160,7 @@ def test_pseudo_labels_of_the_image_grid_are_the_classes_of_the_resized_logits(
     build_eln: Build, trust_all: TrustAll, batch: Batch
 ) -> None:
     method = trust_all(build_eln(pseudo_label_grid="image"))
-    image, _, valid = batch.unlabeled
+    image, valid = batch.weak
     _, pseudo_label = method.pseudo_labels(image, valid)
     logits = resize_logits(method.teacher(image).logits, image.shape[-2:])
     assert torch.equal(pseudo_label, logits.argmax(dim=1))
@@ -195,7 +195,7 @@ def test_making_pseudo_labels_keeps_nothing_for_a_backward_pass(build_eln: Build
     method = build_eln()
     judged = []
     method.filter.localizer.register_forward_hook(lambda *call: judged.append(call[-1]))
-    image, _, valid = batch.unlabeled
+    image, valid = batch.weak
     embedding, _ = method.pseudo_labels(image, valid)
     assert len(judged) == 1
     assert not judged[0].requires_grad

@@ -56,7 +56,7 @@ class Toy(Method):
         return {"a": 2 * self.weight * self.bad.get(progress.step, 1.0), "b": 3 * self.weight}
 
     def phases(self, steps: int) -> tuple[Phase, ...]:
-        return Phase("first", 3, unlabeled=False), Phase("second", steps - 3)
+        return Phase("first", 3, unlabeled=0), Phase("second", steps - 3)
 
     def start_phase(self, progress: Progress) -> None:
         self.started.append((progress.phase, progress.step))

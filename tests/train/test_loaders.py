@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from zoo.classes import IGNORE, Classes
+from zoo.data.open import open_source
 from zoo.data.partition import Partition, make_partition
 from zoo.data.source import Source, Split
 from zoo.train.loaders import BatchStream, batches
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     Load = Callable[..., Recipe]
 
-PHASES = (Phase("alone", 2, unlabeled=False), Phase("both", 30))
+PHASES = (Phase("alone", 2, unlabeled=0), Phase("both", 30, strong=True))
 PLAIN = {"data.augment": {"scale": [1, 1], "flip": 0, "jitter": [0, 0, 0, 0], "grayscale": 0}}
 
 
@@ -185,7 +186,7 @@ def test_a_phase_that_declares_none_has_no_unlabeled_part(stream: Callable[..., 
 def test_a_run_that_never_asks_for_unlabeled_images_needs_none(load_tiny: Load) -> None:
     source = Numbered()
     partition = Partition("full", 0, source.ids("train"), ())
-    stream = BatchStream(load_tiny(), source, partition, (Phase("train", 4, unlabeled=False),))
+    stream = BatchStream(load_tiny(), source, partition, (Phase("train", 4, unlabeled=0),))
     assert stream[3].image_l.shape == (2, 3, 32, 32)
 
 
@@ -195,9 +196,23 @@ def test_batches_have_the_documented_types(stream: Callable[..., BatchStream]) -
         (torch.Tensor, torch.uint8, (2, 3, 32, 32)),
         (torch.Tensor, torch.int64, (2, 32, 32)),
         (torch.Tensor, torch.uint8, (2, 3, 32, 32)),
-        (torch.Tensor, torch.uint8, (2, 3, 32, 32)),
         (torch.Tensor, torch.bool, (2, 32, 32)),
+        (torch.Tensor, torch.uint8, (2, 3, 32, 32)),
     ]
+
+
+def test_a_phase_gets_as_many_streams_as_it_asks_for(load_tiny: Callable[..., Recipe]) -> None:
+    recipe = load_tiny(PLAIN)
+    source = open_source(recipe.data.spec)
+    partition = make_partition(source, recipe.data.partition, recipe.seed)
+    batch = BatchStream(recipe, source, partition, (Phase("all", 4, labeled=2, unlabeled=3),))[1]
+    assert (len(batch.image_l), len(batch.label_l)) == (4, 4)
+    assert (len(batch.weak[0]), len(batch.weak[1])) == (6, 6)
+    assert batch.image_u_s is None
+    alone = BatchStream(recipe, source, partition, (Phase("one", 4),))[1]
+    assert torch.equal(batch.image_l[:2], alone.image_l)
+    assert torch.equal(batch.weak[0][:2], alone.weak[0])
+    assert not torch.equal(batch.weak[0][:2], batch.weak[0][2:4])
 
 
 def test_padding_is_unknown_in_labels_and_not_valid_in_unlabeled_images(

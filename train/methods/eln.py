@@ -146,9 +146,9 @@ class Eln(Method):
 
     def unlabeled_losses(self, batch: Batch) -> dict[str, Tensor]:
         """Return the self-training terms, Eq. (9), and the contrastive terms, Eq. (10), of the two views."""
-        image, image_s, valid = batch.unlabeled
+        image, valid = batch.weak
         teacher_embedding, pseudo_label = self.pseudo_labels(image, valid)
-        views = {"_s": image_s} | ({"": image} if self.config.views == "both" else {})
+        views = {"_s": batch.strong} | ({"": image} if self.config.views == "both" else {})
         losses = {}
         for suffix, view in views.items():
             logits, embedding = self.student(view)
@@ -208,9 +208,9 @@ class Eln(Method):
                 f"{steps} steps of the run: shorten the phases, or give --steps N, which keeps their shares"
             )
         phases = (
-            Phase("pretrain", first, unlabeled=False),
-            Phase("localize", second, unlabeled=False),
-            Phase("semi", steps - first - second),
+            Phase("pretrain", first, unlabeled=0),
+            Phase("localize", second, unlabeled=0),
+            Phase("semi", steps - first - second, strong=True),
         )
         return tuple(phase for phase in phases if phase.steps)
 
@@ -250,6 +250,7 @@ class Eln(Method):
             groups += [(localizer.encoder, optimizer.encoder_lr_mult), (localizer.decoder, 1.0)]
         return [optimizer.build([*groups, *((decoder, 1.0) for decoder in self.auxiliary)])]
 
-    def deployable(self, weights: str = "student") -> Student:
+    def deployable(self, weights: str | None = None) -> Student:
         """Return a copy of the student (section 3.2, last sentence) or the teacher."""
-        return Student(copy.deepcopy({"student": self.student, "teacher": self.teacher}[weights]))
+        networks = {None: self.student, "student": self.student, "teacher": self.teacher}
+        return Student(copy.deepcopy(networks[weights]))

@@ -38,7 +38,7 @@ class Supervised(Method):
 
     def phases(self, steps: int) -> tuple[Phase, ...]:
         """Return one phase, without unlabeled images."""
-        return (Phase("train", steps, unlabeled=False),)
+        return (Phase("train", steps, unlabeled=0),)
 
     def optimizers(self) -> list[Optimizer]:
         """Return one optimiser, the encoder at its own rate."""
@@ -47,6 +47,6 @@ class Supervised(Method):
             optimizer.build([(self.student.encoder, optimizer.encoder_lr_mult), (self.student.decoder, 1.0)])
         ]
 
-    def deployable(self, weights: str = "student") -> Student:  # noqa: ARG002
+    def deployable(self, weights: str | None = None) -> Student:  # noqa: ARG002
         """Return a copy of the network."""
         return Student(copy.deepcopy(self.student))

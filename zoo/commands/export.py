@@ -43,7 +43,10 @@ def export(
         ),
     ] = None,
     output: Annotated[Literal["mask", "logits"], typer.Option(help="What the artifact returns.")] = "mask",
-    weights: Annotated[str, typer.Option(help="student or teacher (of a run).")] = "student",
+    weights: Annotated[
+        str | None,
+        typer.Option(metavar="student|teacher|...", help="Which network of a run; default: the method's."),
+    ] = None,
     min_agreement: Annotated[
         float | None, typer.Option(metavar="X", help="Share of equal pixels, in place of the built-in gates.")
     ] = None,

@@ -22,12 +22,13 @@ ModelArgument = Annotated[
 ]
 
 
-def resolve_model(text: str | None, weights: str = "student") -> Path:
+def resolve_model(text: str | None, weights: str | None = None) -> Path:
     """Return the bundle folder or artifact file that MODEL names.
 
     Args:
         text: MODEL as given; None is the newest run.
-        weights: which network of a run; any but `student` is stripped from its checkpoint now.
+        weights: which network of a run, stripped from its checkpoint now; None for the one that its
+            bundle holds.
 
     Raises:
         BundleError: nothing of that name, or a folder that is neither run nor bundle.
@@ -39,7 +40,7 @@ def resolve_model(text: str | None, weights: str = "student") -> Path:
         )
     if (path / "recipe.json").is_file():
         return _bundle_of_run(path, weights)
-    if weights != "student":
+    if weights is not None:
         raise BundleError(
             f"--weights {weights} needs the folder of a run, got {path}: only runs keep all networks"
         )
@@ -56,9 +57,9 @@ def resolve_model(text: str | None, weights: str = "student") -> Path:
     return path
 
 
-def _bundle_of_run(run: Path, weights: str) -> Path:
+def _bundle_of_run(run: Path, weights: str | None) -> Path:
     """Return the bundle of a run, stripped now if training did not come so far."""
-    if weights == "student" and (run / "bundle" / "config.json").is_file():
+    if weights is None and (run / "bundle" / "config.json").is_file():
         return run / "bundle"
     if not (run / "last.ckpt").is_file():
         raise BundleError(f"{run} holds no checkpoint yet, expected last.ckpt: train it longer")

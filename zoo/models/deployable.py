@@ -3,32 +3,106 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Literal
+from typing import Annotated, Literal
 
+import torch
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from zoo.models.classifier import ClassifierConfig, ImageClassifier
 from zoo.models.deeplab import NetworkConfig, SegmentationNetwork, resize_logits
 
-Kind = Literal["student"]
+REMOVED = -1e4
+"""Logit of a class that the gate removed: below any network's, finite in half precision and in a resize."""
+
+
+class _Config(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @property
+    def networks(self) -> tuple[NetworkConfig, ...]:
+        """Return the configuration of each segmentation network."""
+        raise NotImplementedError
+
+    @property
+    def num_classes(self) -> tuple[int, ...]:
+        """Return K of each network, which must all be the same."""
+        return tuple(network.num_classes for network in self.networks)
+
+
+class StudentConfig(_Config):
+    """One segmentation network."""
+
+    kind: Literal["student"] = "student"
+    network: NetworkConfig
+
+    @property
+    def networks(self) -> tuple[NetworkConfig, ...]:
+        """Return the configuration of each segmentation network."""
+        return (self.network,)
+
+
+class EnsembleConfig(_Config):
+    """Two segmentation networks whose predictions are averaged (RRN).
+
+    Args:
+        branches: one for each network.
+        weight_1: of the first branch; the second has the rest.
+        average: `logits` as the authors' code, or `probabilities`.
+        resolution: where the average is taken: on the decoder's grid, or at full size. For logits both are
+            the same function, the first is cheaper.
+    """
+
+    kind: Literal["ensemble"] = "ensemble"
+    branches: tuple[NetworkConfig, NetworkConfig]
+    weight_1: float = Field(0.5, gt=0, lt=1)
+    average: Literal["logits", "probabilities"] = "logits"
+    resolution: Literal["decoder", "image"] = "decoder"
+
+    @property
+    def networks(self) -> tuple[NetworkConfig, ...]:
+        """Return the configuration of each segmentation network."""
+        return self.branches
+
+
+class GatedConfig(_Config):
+    """Any segmentation model under an image classifier (s4GAN + MLMT).
+
+    Args:
+        segmentation: the model whose classes are removed.
+        classifier: of the same classes.
+        threshold: a class whose probability is not above it is removed; tau = 0.2 in the paper.
+        background: class that is never removed, None where the data have none.
+    """
+
+    kind: Literal["gated"] = "gated"
+    segmentation: Annotated[StudentConfig | EnsembleConfig, Field(discriminator="kind")]
+    classifier: ClassifierConfig
+    threshold: float = Field(0.2, ge=0, lt=1)
+    background: int | None = Field(0, ge=0)
+
+    @property
+    def networks(self) -> tuple[NetworkConfig, ...]:
+        """Return the configuration of each segmentation network."""
+        return self.segmentation.networks
+
+    @property
+    def num_classes(self) -> tuple[int, ...]:
+        """Return K of each network, which must all be the same."""
+        return *super().num_classes, self.classifier.num_classes
+
+
+DeployableConfig = Annotated[StudentConfig | EnsembleConfig | GatedConfig, Field(discriminator="kind")]
 
 
 class Deployable(nn.Module, ABC):
-    """A stripped model.
+    """A stripped model; its state dict and `config` are all that a bundle stores of it."""
 
-    Its state dict and `networks` (one `NetworkConfig` for each segmentation network) are all that a bundle
-    stores.
-    """
-
-    kind: Kind
-
-    @property
-    @abstractmethod
-    def networks(self) -> tuple[NetworkConfig, ...]:
-        """Return the configuration of each segmentation network."""
+    config: StudentConfig | EnsembleConfig | GatedConfig
 
     @abstractmethod
     def decoder_logits(self, images: Tensor) -> Tensor:
-        """Return (B, K, h, w) logits at the decoder's resolution.
+        """Return (B, K, h, w) logits at the decoder's resolution, or full size where the model needs it.
 
         Args:
             images: (B, 3, H, W) float, normalised.
@@ -50,17 +124,13 @@ class Student(Deployable):
         network: taken over, not copied.
     """
 
-    kind: Kind = "student"
+    config: StudentConfig
 
     def __init__(self, network: SegmentationNetwork) -> None:
         super().__init__()
         self.network = network
         self.network.decoder.embed = None
-
-    @property
-    def networks(self) -> tuple[NetworkConfig, ...]:
-        """Return the configuration of the network, without the head that was dropped."""
-        return (self.network.config.model_copy(update={"embedding_channels": 0}),)
+        self.config = StudentConfig(network=network.config.model_copy(update={"embedding_channels": 0}))
 
     def decoder_logits(self, images: Tensor) -> Tensor:
         """Return (B, K, h, w) logits at the decoder's resolution.
@@ -72,7 +142,88 @@ class Student(Deployable):
         return logits
 
 
-def build_deployable(kind: Kind, networks: tuple[NetworkConfig, ...]) -> Deployable:
-    """Return a deployable of this kind with random weights, ready for `load_state_dict`."""
-    builders = {"student": lambda: Student(SegmentationNetwork(networks[0]))}
-    return builders[kind]()
+class FusedEnsemble(Deployable):
+    """The weighted average of two networks (RRN, section III-E).
+
+    Args:
+        branches: taken over, not copied.
+        config: how they are averaged; its `branches` are those of the networks.
+    """
+
+    config: EnsembleConfig
+
+    def __init__(
+        self, branches: tuple[SegmentationNetwork, SegmentationNetwork], config: EnsembleConfig
+    ) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList(branches)
+        self.config = config
+
+    def decoder_logits(self, images: Tensor) -> Tensor:
+        """Return the averaged logits, or the logarithm of the averaged probabilities, (B, K, h, w).
+
+        Args:
+            images: (B, 3, H, W) float, normalised.
+        """
+        first, second = (self._scores(branch, images) for branch in self.branches)
+        weight = self.config.weight_1
+        fused: Tensor = weight * first + (1 - weight) * second
+        if self.config.average == "logits":
+            return fused
+        return fused.clamp(min=torch.finfo(fused.dtype).tiny).log()
+
+    def _scores(self, branch: nn.Module, images: Tensor) -> Tensor:
+        logits: Tensor = branch(images).logits
+        if self.config.resolution == "image":
+            logits = resize_logits(logits, images.shape[-2:])
+        return logits if self.config.average == "logits" else logits.softmax(dim=1)
+
+
+class Gated(Deployable):
+    """A segmentation model whose classes must be in the image, by a classifier's word (s4GAN, section III-C).
+
+    Args:
+        segmentation: taken over, not copied.
+        classifier: of the same classes; taken over.
+        config: threshold and background; its other fields are those of the two models.
+    """
+
+    config: GatedConfig
+
+    def __init__(self, segmentation: Deployable, classifier: ImageClassifier, config: GatedConfig) -> None:
+        super().__init__()
+        self.segmentation = segmentation
+        self.classifier = classifier
+        self.config = config
+
+    def decoder_logits(self, images: Tensor) -> Tensor:
+        """Return (B, K, h, w) logits, `REMOVED` for classes that are not in the image.
+
+        Args:
+            images: (B, 3, H, W) float, normalised.
+        """
+        kept = self.kept(self.classifier(images).sigmoid())
+        logits: Tensor = self.segmentation.decoder_logits(images)
+        return logits.masked_fill(~kept[:, :, None, None], REMOVED)
+
+    def kept(self, prob: Tensor) -> Tensor:
+        """Return which classes stay, (B, K) bool: all of them where none would.
+
+        Args:
+            prob: (B, K) float, of each class being in the image.
+        """
+        above = prob > self.config.threshold
+        if self.config.background is not None:
+            label = torch.arange(prob.shape[1], device=prob.device)
+            above = above | (label == self.config.background)
+        return above | ~above.any(dim=1, keepdim=True)
+
+
+def build_deployable(config: DeployableConfig) -> Deployable:
+    """Return a deployable of these networks with random weights, ready for `load_state_dict`."""
+    if isinstance(config, StudentConfig):
+        return Student(SegmentationNetwork(config.network))
+    if isinstance(config, EnsembleConfig):
+        first, second = (SegmentationNetwork(network) for network in config.branches)
+        return FusedEnsemble((first, second), config)
+    return Gated(build_deployable(config.segmentation), ImageClassifier(config.classifier), config)

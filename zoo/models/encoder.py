@@ -38,7 +38,13 @@ class Encoder(nn.Module):
         multi_grid: tuple[int, ...] | None = None,
     ) -> None:
         super().__init__()
-        self.body = _create(name, output_stride, in_channels, pretrained=pretrained)
+        self.body = create_timm(
+            name,
+            pretrained=pretrained,
+            features_only=True,
+            output_stride=output_stride,
+            in_chans=in_channels,
+        )
         feature_info: Any = self.body.feature_info  # of timm; the type of a module's attribute is not known
         reductions = feature_info.reduction()
         if LOW_LEVEL_STRIDE not in reductions:
@@ -65,18 +71,26 @@ class Encoder(nn.Module):
         return stages[self.low_index], stages[-1]
 
 
-def _create(name: str, output_stride: int, in_channels: int, *, pretrained: bool) -> nn.Module:
+def create_timm(name: str, *, pretrained: bool, **options: Any) -> nn.Module:
+    """Return a network of timm.
+
+    Args:
+        name: of the model.
+        pretrained: with its ImageNet weights.
+        options: of `timm.create_model`.
+
+    Raises:
+        RecipeError: no such model, or none with these options, or its weights cannot be had.
+    """
     if not timm.is_model(name):
         near = get_close_matches(name, timm.list_models(), n=5)
         hint = f"; near it: {', '.join(near)}" if near else ""
         raise RecipeError(f"encoder {name} is unknown, expected a timm model such as resnet50{hint}")
     try:
-        return timm.create_model(
-            name, features_only=True, output_stride=output_stride, in_chans=in_channels, pretrained=pretrained
-        )
+        return timm.create_model(name, pretrained=pretrained, **options)
     except (NotImplementedError, AssertionError, TypeError, AttributeError, KeyError) as error:
         raise RecipeError(
-            f"encoder {name} cannot return features at output stride {output_stride} ({_first_line(error)}): "
+            f"encoder {name} cannot be built with {_listed(options)} ({_first_line(error)}): "
             f"use a CNN such as resnet18, mobilenetv3_large_100 or convnext_tiny"
         ) from error
     except (OSError, RuntimeError) as error:
@@ -87,6 +101,10 @@ def _create(name: str, output_stride: int, in_channels: int, *, pretrained: bool
             f"Face Hub (HF_ENDPOINT for a mirror, HF_HOME for a cache that holds them), or start from random "
             f"weights with --no-pretrained, which needs many more steps"
         ) from error
+
+
+def _listed(options: dict[str, Any]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in options.items())
 
 
 def _first_line(error: Exception) -> str:

@@ -1,0 +1,50 @@
+"""Multi-label image classification, MLMT's network (Mittal et al., TPAMI 2019): which classes are seen."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from zoo.models.encoder import create_timm
+
+
+class ClassifierConfig(BaseModel):
+    """Everything needed to rebuild a classifier without its weights.
+
+    Args:
+        encoder: name of a timm model.
+        num_classes: K.
+        imgsz: height and width that every image is squashed to, aspect not kept (section III-C: 320 x 320).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    encoder: str = "resnet101"
+    num_classes: int = Field(2, ge=2, le=255)
+    imgsz: tuple[PositiveInt, PositiveInt] = (320, 320)
+
+
+class ImageClassifier(nn.Module):
+    """A timm network with one logit for each class, at a size of its own.
+
+    Args:
+        config: see `ClassifierConfig`.
+        pretrained: start from ImageNet weights, under a new last layer.
+    """
+
+    def __init__(self, config: ClassifierConfig, *, pretrained: bool = False) -> None:
+        super().__init__()
+        self.config = config
+        self.body = create_timm(config.encoder, pretrained=pretrained, num_classes=config.num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return (B, K) logits.
+
+        Args:
+            images: (B, 3, H, W) float, normalised; any size.
+        """
+        if images.shape[-2:] != self.config.imgsz:
+            images = F.interpolate(images, size=self.config.imgsz, mode="bilinear", align_corners=False)
+        logits: Tensor = self.body(images)
+        return logits
