@@ -11,6 +11,7 @@ from zoo.models.deeplab import (
     Aspp,
     DecoderV2,
     DecoderV3Plus,
+    JointAspp,
     NetworkConfig,
     SegmentationNetwork,
     resize_logits,
@@ -35,7 +36,7 @@ def dropouts(module: nn.Module) -> list[nn.Module]:
 
 
 @pytest.mark.parametrize("size", [(64, 64), (65, 49), (33, 70)])
-@pytest.mark.parametrize("aspp", ["projected", "neck"])
+@pytest.mark.parametrize("aspp", ["projected", "neck", "joint"])
 def test_v3plus_returns_logits_and_embedding_at_stride_4_of_any_size(
     aspp: str, size: tuple[int, int]
 ) -> None:
@@ -99,6 +100,38 @@ def test_the_neck_reduces_by_a_3x3_convolution_and_normalises_the_pooled_feature
     aspp = Aspp(10, tiny(aspp="neck"))
     assert [m.kernel_size for m in aspp.reduce.modules() if isinstance(m, nn.Conv2d)] == [(3, 3)]
     assert [m for m in aspp.pool.modules() if isinstance(m, nn.BatchNorm2d)]
+
+
+def test_the_joint_aspp_normalises_all_branches_at_once_and_adds_the_pooled_one() -> None:
+    aspp = JointAspp(10, tiny(aspp="joint", rates=(6, 12, 18))).eval()
+    convs = [m for m in aspp.branches if isinstance(m, nn.Conv2d)]
+    assert [(c.kernel_size[0], c.dilation[0], c.bias) for c in convs] == [
+        (1, 1, None),
+        (3, 6, None),
+        (3, 12, None),
+        (3, 18, None),
+    ]
+    assert [m.num_features for m in aspp.modules() if isinstance(m, nn.BatchNorm2d)] == [64, 16, 16]
+    high = torch.randn(2, 10, 5, 7)
+    by_hand = aspp.project(torch.cat([conv(high) for conv in convs], dim=1))
+    pooled = aspp.pool(high.mean(dim=(2, 3), keepdim=True))
+    torch.testing.assert_close(aspp(high), aspp.reduce(by_hand + pooled))
+
+
+def test_a_linear_head_is_two_3x3_blocks_and_one_1x1_convolution() -> None:
+    decoder = DecoderV3Plus(4, 6, tiny(head="linear"))
+    assert [m.kernel_size for m in decoder.fuse.modules() if isinstance(m, nn.Conv2d)] == [(3, 3), (3, 3)]
+    assert [m.kernel_size for m in decoder.segment.modules() if isinstance(m, nn.Conv2d)] == [(1, 1)]
+
+
+@pytest.mark.parametrize("head", ["mlp", "linear"])
+def test_a_separate_embedding_shares_nothing_with_the_classes_after_the_join(head: str) -> None:
+    decoder = DecoderV3Plus(4, 6, tiny(head=head, embedding_channels=5, separate_embedding=True))
+    output = decoder(torch.randn(2, 4, 12, 12), torch.randn(2, 6, 3, 3))
+    assert output.embedding.shape == (2, 5, 12, 12)
+    output.embedding.sum().backward()
+    reached = {name.split(".")[0] for name, p in decoder.named_parameters() if p.grad is not None}
+    assert reached == {"aspp", "low_level", "embed"}
 
 
 def test_pooled_features_are_the_same_everywhere() -> None:

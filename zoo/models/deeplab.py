@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from zoo.models.encoder import Encoder, kaiming_normal
 
-AsppStyle = Literal["projected", "neck"]
+AsppStyle = Literal["projected", "neck", "joint"]
 
 
 class Dropouts(BaseModel):
@@ -39,12 +39,15 @@ class NetworkConfig(BaseModel):
         output_stride: input size over the size of the encoder's last features.
         multi_grid: factors on the dilation of the last ResNet stage's blocks.
         aspp: `projected` concatenates the branches and projects them by a 1x1 convolution (ELN);
-            `neck` reduces the concatenation by a 3x3 convolution (U2PL).
+            `neck` reduces the concatenation by a 3x3 convolution (U2PL); `joint` has one BatchNorm for all
+            branches and adds the image-level one (RRN).
         rates: dilations of the atrous branches.
         low_level_channels: width of the projected low-level features.
         decoder_channels: width of the ASPP branches and of the decoder.
         dropout: see `Dropouts`; `channel_dropout` drops whole channels (U2PL).
+        head: `mlp` is ELN's *Seg*, three 1x1 convolutions; `linear` is one 1x1 convolution (U2PL, RRN).
         embedding_channels: width of the pixel embedding used by contrastive losses; 0 leaves the head out.
+        separate_embedding: the embedding has 3x3 convolutions of its own (U2PL's representation head).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -60,7 +63,9 @@ class NetworkConfig(BaseModel):
     decoder_channels: int = Field(256, ge=1)
     dropout: Dropouts = Dropouts()
     channel_dropout: bool = False
+    head: Literal["mlp", "linear"] = "mlp"
     embedding_channels: int = Field(0, ge=0)
+    separate_embedding: bool = False
 
 
 class Output(NamedTuple):
@@ -124,24 +129,59 @@ class Aspp(nn.Module):
         return reduced
 
 
+class JointAspp(nn.Module):
+    """Atrous spatial pyramid pooling of CPS and RRN: one BatchNorm for all branches, the pooled one added."""
+
+    def __init__(self, in_channels: int, config: NetworkConfig) -> None:
+        super().__init__()
+        width = config.decoder_channels
+        branches = [nn.Conv2d(in_channels, width, 1, bias=False)]
+        branches += [
+            nn.Conv2d(in_channels, width, 3, padding=rate, dilation=rate, bias=False) for rate in config.rates
+        ]
+        self.branches = nn.ModuleList(branches)
+        self.project = nn.Sequential(*_bn_leaky(width * len(branches)), _conv(width * len(branches), width))
+        self.pool = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1), _conv(in_channels, width), *_bn_leaky(width), _conv(width, width)
+        )
+        self.reduce = nn.Sequential(*_bn_leaky(width))
+        self.dropout = _dropout(config.dropout.aspp, config)
+
+    def forward(self, high: Tensor) -> Tensor:
+        """Return (B, D, h, w) features.
+
+        Args:
+            high: (B, C, h, w) float.
+        """
+        features = torch.cat([branch(high) for branch in self.branches], dim=1)
+        reduced: Tensor = self.dropout(self.reduce(self.project(features) + self.pool(high)))
+        return reduced
+
+
+def _conv(in_channels: int, out_channels: int) -> nn.Conv2d:
+    return nn.Conv2d(in_channels, out_channels, 1, bias=False)
+
+
+def _bn_leaky(channels: int) -> tuple[nn.Module, nn.Module]:
+    return nn.BatchNorm2d(channels), nn.LeakyReLU(0.01, inplace=True)
+
+
 class DecoderV3Plus(nn.Module):
     """DeepLabv3+ decoder: ASPP at the output stride joined with low-level features at stride 4, and heads."""
 
     def __init__(self, low_channels: int, high_channels: int, config: NetworkConfig) -> None:
         super().__init__()
         width = config.decoder_channels
-        self.aspp = Aspp(high_channels, config)
+        self.aspp = (JointAspp if config.aspp == "joint" else Aspp)(high_channels, config)
         self.low_level = conv_bn_relu(low_channels, config.low_level_channels)
-        self.fuse = nn.Sequential(
-            conv_bn_relu(width + config.low_level_channels, width, 3),
-            _dropout(config.dropout.fuse_1, config),
-            conv_bn_relu(width, width, 3),
-            _dropout(config.dropout.fuse_2, config),
-            nn.Conv2d(width, width, 1),
-        )
+        self.fuse = _fuse(config)
         kaiming_normal(self)
-        self.segment = mlp_head(width, config.num_classes)
-        self.embed = mlp_head(width, config.embedding_channels) if config.embedding_channels else None
+        self.segment = _head(width, config.num_classes, config)
+        self.separate_embedding = config.separate_embedding
+        self.embed: nn.Sequential | None = None
+        if config.embedding_channels:
+            own = _fuse(config) if config.separate_embedding else ()
+            self.embed = nn.Sequential(*own, *_head(width, config.embedding_channels, config))
 
     def forward(self, low: Tensor, high: Tensor) -> Output:
         """Return logits and embedding at stride 4.
@@ -151,8 +191,30 @@ class DecoderV3Plus(nn.Module):
             high: (B, C', h, w) float.
         """
         aspp = resize_logits(self.aspp(high), low.shape[-2:])
-        features = self.fuse(torch.cat([self.low_level(low), aspp], dim=1))
-        return Output(self.segment(features), None if self.embed is None else self.embed(features))
+        joined = torch.cat([self.low_level(low), aspp], dim=1)
+        features = self.fuse(joined)
+        logits = self.segment(features)
+        if self.embed is None:
+            return Output(logits, None)
+        return Output(logits, self.embed(joined if self.separate_embedding else features))
+
+
+def _fuse(config: NetworkConfig) -> nn.Sequential:
+    """Return the convolutions over low-level and ASPP features, at the decoder's width."""
+    width = config.decoder_channels
+    layers = [
+        conv_bn_relu(width + config.low_level_channels, width, 3),
+        _dropout(config.dropout.fuse_1, config),
+        conv_bn_relu(width, width, 3),
+        _dropout(config.dropout.fuse_2, config),
+    ]
+    return nn.Sequential(*layers, *([nn.Conv2d(width, width, 1)] if config.head == "mlp" else []))
+
+
+def _head(in_channels: int, out_channels: int, config: NetworkConfig) -> nn.Sequential:
+    if config.head == "mlp":
+        return mlp_head(in_channels, out_channels)
+    return nn.Sequential(nn.Conv2d(in_channels, out_channels, 1))
 
 
 class DecoderV2(nn.Module):

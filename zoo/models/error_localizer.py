@@ -34,6 +34,7 @@ class ErrorLocalizer(nn.Module):
                 "dropout": dropout,
                 "embedding_channels": 0,
                 "aspp": "projected",
+                "head": "mlp",
                 "channel_dropout": False,
             }
         )
