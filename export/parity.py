@@ -10,6 +10,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from zoo.errors import BundleError, ParityError
+from zoo.models.deployable import REMOVED
 from zoo.predictors.artifact import Shape
 from zoo.preprocess import resize_image
 
@@ -176,7 +177,8 @@ def compare_masks(logits: NDArray[np.float32], mask: NDArray[np.integer]) -> Dif
         pixels = logits[batch, :, rows, columns]  # (N, K)
         chosen = mask[batch, rows, columns].astype(np.int64).clip(0, logits.shape[1] - 1)
         lead = pixels.max(axis=1) - pixels[np.arange(differing), chosen]
-        margin = float(lead.max() / np.ptp(logits)) if np.isfinite(lead).all() else float("inf")
+        span = np.ptp(logits[logits > REMOVED / 2])  # a gate's mark is no logit
+        margin = float(lead.max() / span) if np.isfinite(lead).all() else float("inf")
     return Difference(shape=shape, agreement=1 - differing / mask.size, differing=differing, margin=margin)
 
 

@@ -109,14 +109,23 @@ def export_bundle(
     return export.finish()
 
 
+def check_out(out: Path) -> None:
+    """Raise unless a bundle can be written to a folder.
+
+    Raises:
+        ExportError: other contents are there.
+    """
+    if out.exists() and not (out / CONFIG_NAME).is_file() and (out.is_file() or any(out.iterdir())):
+        raise ExportError(f"{out} exists and is no bundle: name a new folder with --out, or delete it")
+
+
 def copy_bundle(bundle: Path, out: Path) -> Path:
     """Copy the model, not its artifacts, and return the new folder.
 
     Raises:
         ExportError: a folder with other contents is there.
     """
-    if out.exists() and not (out / CONFIG_NAME).is_file() and (out.is_file() or any(out.iterdir())):
-        raise ExportError(f"--out {out} exists and is no bundle: name a new folder, or delete it")
+    check_out(out)
     if out.exists() and out.samefile(bundle):
         return bundle
     out.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,7 @@
 """How fast each backend runs a model, measured so that the figures can be compared.
 
-All backends get the same real images, at the size the network sees, and the same number of CPU threads.
+All backends of a model get the same real images, at the size the network sees, and all the same number of
+CPU threads. Backends and models take turns, so that other work on the machine slows all of them.
 A run takes uint8 images in host memory to uint8 masks in host memory and is timed by the host's clock
 (`zoo.serve.timing`). The speed-up over eager PyTorch is a ratio of medians, with the range of the rounds' own
 ratios. The agreement is the share of pixels that have the class they have in eager PyTorch's fp32 masks.
@@ -12,22 +13,19 @@ import math
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from itertools import chain
 from logging import getLogger
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import torch
 
 from zoo.bundle import find_bundle, load_config
 from zoo.data.open import open_source
 from zoo.errors import BundleError, DatasetError, ZooError
 from zoo.predictors.load import BACKENDS_OF_BUNDLE, BACKENDS_OF_SUFFIX, load_predictor
 from zoo.preprocess import resize_image
-from zoo.serve.machine import describe_machine, load_average, versions
+from zoo.serve.machine import compiler_for, cpu_threads, describe_machine, load_average, versions
 from zoo.serve.measurement import Latency, Report, Row, Settings
 from zoo.serve.timing import ROUNDS, RUNS_FOR_P99, Budget, Staged, time_in_turns, time_stages, warm_up
 
@@ -57,13 +55,6 @@ REASON_LENGTH = 240
 Say = Callable[[str], None]
 
 
-class Contender(NamedTuple):
-    """A loaded backend and what is known of it so far."""
-
-    predictor: Predictor
-    row: Row
-
-
 class Samples(NamedTuple):
     """The images that all backends get, and eager PyTorch's masks of them."""
 
@@ -84,6 +75,14 @@ class Samples(NamedTuple):
         return float((masks == self.truth[order]).mean())
 
 
+class Contender(NamedTuple):
+    """A loaded backend, what it is measured on and what is known of it so far."""
+
+    predictor: Predictor
+    samples: Samples
+    row: Row
+
+
 def benchmark(models: Sequence[Path], settings: Settings, say: Say) -> Report:
     """Return the figures of all models on all backends; a backend that cannot run has a row with the reason.
 
@@ -97,8 +96,13 @@ def benchmark(models: Sequence[Path], settings: Settings, say: Say) -> Report:
     """
     timestamp = datetime.now(UTC).isoformat(timespec="seconds")
     machine = describe_machine()
-    with cpu_threads(settings.threads):
-        rows = [row for model in models for row in benchmark_model(model, settings, say)]
+    with cpu_threads(settings.threads), compiler_for(len(models) * len(settings.batches)):
+        loaded = [load_model(model, settings, say) for model in models]
+        contenders = [contender for found, _ in loaded for contender in found]
+        rows = [row for batch in settings.batches for row in measure(contenders, batch, settings, say)]
+    rows += [row for _, failed in loaded for row in failed]
+    order = [str(model) for model in models]
+    rows.sort(key=lambda row: order.index(row.model))
     if all(row.latency_ms is None for row in rows):
         reasons = "; ".join(dict.fromkeys(f"{row.backend}: {row.reason}" for row in rows))
         raise ZooError(f"no backend can run here ({reasons}): choose one that can with --backends")
@@ -112,35 +116,33 @@ def benchmark(models: Sequence[Path], settings: Settings, say: Say) -> Report:
     )
 
 
-def benchmark_model(model: Path, settings: Settings, say: Say) -> list[Row]:
-    """Return the rows of one model."""
-    torch.compiler.reset()  # which otherwise gives up compiling after eight shapes
-    contenders: list[Contender] = []
+def load_model(model: Path, settings: Settings, say: Say) -> tuple[list[Contender], list[Row]]:
+    """Return the backends of a model that can be loaded, and the rows of the others."""
+    loaded: list[tuple[Predictor, Row]] = []
     failed: list[Row] = []
     for backend, path in candidates(model, settings.backends):
         say(f"{path}: loading {backend}")
         row = Row(model=str(model), backend=backend)
         try:
-            contenders.append(load_contender(row, path, settings))
+            loaded.append(load_backend(row, path, settings))
         except Exception as error:  # a runtime raises what it likes; the row tells
             failed.append(row.updated(reason=reason(error)))
-    if not contenders:
-        return failed
+    if not loaded:
+        return [], failed
     source = image_source(model, settings.data)
-    images = read_images(source, settings.imgsz or contenders[0].predictor.preprocessing.imgsz)
-    samples = Samples(images, reference_masks(model, contenders, images, settings.device))
-    rows = chain(*(measure(contenders, samples, batch, settings, say) for batch in settings.batches))
-    return [*(row.updated(data=source.spec) for row in rows), *failed]
+    images = read_images(source, settings.imgsz or loaded[0][0].preprocessing.imgsz)
+    eager = next((predictor for predictor, row in loaded if row.backend == REFERENCE), None)
+    samples = Samples(images, reference_masks(model, eager, images, settings.device))
+    found = [Contender(predictor, samples, row.updated(data=source.spec)) for predictor, row in loaded]
+    return found, failed
 
 
-def measure(
-    contenders: Sequence[Contender], samples: Samples, batch: int, settings: Settings, say: Say
-) -> list[Row]:
+def measure(contenders: Sequence[Contender], batch: int, settings: Settings, say: Say) -> list[Row]:
     """Return a row for each contender at one batch size."""
-    images = samples.batch(batch)
     ready: list[Contender] = []
     failed: list[Row] = []
-    for predictor, loaded in contenders:
+    for predictor, samples, loaded in contenders:
+        images = samples.batch(batch)
         row = loaded.updated(batch=batch, imgsz=images.shape[1:3])
         say(f"{row.model}, batch {batch}: warming up {row.backend}")
         try:
@@ -149,20 +151,25 @@ def measure(
         except Exception as error:  # a runtime raises what it likes; the row tells
             failed.append(row.updated(reason=reason(error)))
         else:
-            ready.append(Contender(predictor, row))
+            ready.append(Contender(predictor, samples, row))
 
     def on_round(number: int) -> None:
-        names = ", ".join(row.backend for _, row in ready)
-        say(f"{contenders[0].row.model}, batch {batch}: round {number} of {ROUNDS} of {names}")
+        names = ", ".join(dict.fromkeys(row.backend for _, _, row in ready))
+        say(f"batch {batch}: round {number} of {ROUNDS} of {names}")
 
-    budget = Budget(settings.seconds, settings.min_runs)
-    timings = time_in_turns([predictor for predictor, _ in ready], images, budget, on_round)
-    baseline = next((t for t, (_, row) in zip(timings, ready, strict=True) if row.backend == REFERENCE), None)
+    turns = [(predictor, samples.batch(batch)) for predictor, samples, _ in ready]
+    timings = time_in_turns(turns, Budget(settings.seconds, settings.min_runs), on_round)
+    baselines = {
+        row.model: rounds
+        for rounds, (_, _, row) in zip(timings, ready, strict=True)
+        if row.backend == REFERENCE
+    }
     rows = [
         row.updated(
-            **figures(rounds, batch, baseline), stages_ms=stages(predictor, images, settings.min_runs)
+            **figures(rounds, batch, baselines.get(row.model)),
+            stages_ms=stages(predictor, images, settings.min_runs),
         )
-        for rounds, (predictor, row) in zip(timings, ready, strict=True)
+        for rounds, (predictor, images), (_, _, row) in zip(timings, turns, ready, strict=True)
     ]
     return rows + failed
 
@@ -214,19 +221,16 @@ def candidates(model: Path, backends: Sequence[str] | None) -> list[tuple[str, P
     return [(backend, model if backend in own else bundle) for backend in backends or own]
 
 
-def load_contender(row: Row, path: Path, settings: Settings) -> Contender:
+def load_backend(row: Row, path: Path, settings: Settings) -> tuple[Predictor, Row]:
     """Return a loaded backend and its row with the time that took."""
     start = time.perf_counter()
     predictor = load_predictor(path, backend=row.backend, device=settings.device, threads=settings.threads)
     load_s = time.perf_counter() - start
-    return Contender(predictor, row.updated(runtime=predictor.description, load_s=load_s))
+    return predictor, row.updated(runtime=predictor.description, load_s=load_s)
 
 
-def reference_masks(
-    model: Path, contenders: Sequence[Contender], images: Images, device: str
-) -> Masks | None:
+def reference_masks(model: Path, predictor: Predictor | None, images: Images, device: str) -> Masks | None:
     """Return eager PyTorch's (N, H, W) masks of the images, None for an artifact without its bundle."""
-    predictor = next((predictor for predictor, row in contenders if row.backend == REFERENCE), None)
     bundle = find_bundle(model)
     if predictor is None and bundle is not None:
         try:
@@ -263,17 +267,6 @@ def read_images(source: Source, size: tuple[int, int]) -> Images:
     if not ids:
         raise DatasetError(f"{source.spec} holds no images, expected some to measure on: use --data shapes")
     return np.stack([resize_image(source.read_image(id_), size) for id_ in ids[:IMAGES]])
-
-
-@contextmanager
-def cpu_threads(count: int) -> Iterator[None]:
-    """Let PyTorch use this many threads, and as many as before afterwards."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def reason(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""What a measurement was made on: processor, GPU, load, versions."""
+"""What a measurement is made on: processor, GPU, load, versions, and what is set for its time."""
 
 from __future__ import annotations
 
@@ -6,13 +6,18 @@ import os
 import platform
 import shutil
 import subprocess
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+import torch._dynamo  # not part of `import torch`
 
 from zoo import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 PACKAGES = {
     "torch": ("torch",),
@@ -74,3 +79,22 @@ def _version(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
+
+
+@contextmanager
+def compiler_for(shapes: int) -> Iterator[None]:
+    """Let `torch.compile` work on this many shapes of all models; it would give up after eight."""
+    torch.compiler.reset()
+    with torch._dynamo.config.patch(recompile_limit=max(shapes, torch._dynamo.config.recompile_limit)):
+        yield
+
+
+@contextmanager
+def cpu_threads(count: int) -> Iterator[None]:
+    """Let PyTorch use this many threads, and as many as before afterwards."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

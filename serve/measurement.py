@@ -127,16 +127,20 @@ class Report(BaseModel):
     def labels(self) -> dict[str, str]:
         """Return a short name for each model: its run's, folder's or file's, or the path where two are alike.
 
-        `runs/eln/bundle` becomes `eln`, `runs/eln/bundle/model.fp16.onnx` becomes `model.fp16.onnx`.
+        `runs/rrn/bundle` becomes `rrn`, `runs/rrn/bundle-branch_1` becomes `rrn-branch_1`,
+        `runs/rrn/bundle/model.fp16.onnx` becomes `model.fp16.onnx`.
         """
         paths = dict.fromkeys(Path(row.model) for row in self.rows)
-        names = [
-            path.absolute().parent.name if path.name == "bundle" else path.absolute().name for path in paths
-        ]
+        names = [_label(path.absolute()) for path in paths]
         return {
             str(path): name if names.count(name) == 1 else str(path)
             for path, name in zip(paths, names, strict=True)
         }
+
+
+def _label(path: Path) -> str:
+    name, _, variant = path.name.partition("-")
+    return path.parent.name + (variant and f"-{variant}") if name == "bundle" else path.name
 
 
 def number(value: float | None) -> str:

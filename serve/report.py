@@ -13,7 +13,7 @@ from zoo.serve.timing import ROUNDS, RUNS_FOR_P99, WARMUP_RUNS, WARMUP_SECONDS
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from zoo.serve.measurement import Report, Row
+    from zoo.serve.measurement import Latency, Report, Row
 
 COLUMNS = (
     "backend",
@@ -34,11 +34,14 @@ HOW = f"""\
 - load average {{load}} before, {{load_after}} after
 - {{installed}}
 - at least {{seconds:g}} s and {{min_runs}} runs for each row, after a warm-up of {WARMUP_SECONDS:g} s and
-  {WARMUP_RUNS} runs or more, in {ROUNDS} rounds in which the backends take turns
+  {WARMUP_RUNS} runs or more, in {ROUNDS} rounds in which models and backends take turns
 - a run: uint8 images in host memory to uint8 masks in host memory, by the host's clock; no outlier is
   removed; p99 needs {RUNS_FOR_P99} runs
 - speed-up: eager's p50 over the backend's, in brackets the smallest and the largest of a round
 - agreement: share of the pixels that have the class of eager's fp32 mask"""
+COMPARED = (
+    "p50 in ms, in brackets how many times as fast as the first model; all models and backends took turns"
+)
 STAGES = ("h2d", "compute", "d2h")
 
 
@@ -63,6 +66,8 @@ def markdown(report: Report) -> str:
         rows = [row for row in report.rows if row.model == model]
         parts += [f"## {label}", _subtitle(rows), _markdown_table(*cells(rows))]
         parts += [f"Not measured: {line}" for line in why_not(rows)]
+    if compared := comparison(report):
+        parts += ["## Models", f"{COMPARED}.", _markdown_table(*compared)]
     parts += ["## How", _how(report)]
     return "\n\n".join(parts) + "\n"
 
@@ -75,9 +80,34 @@ def cells(rows: list[Row]) -> tuple[list[str], list[list[str]]]:
     return head, [_line(row) + (_stages(row) if staged else []) for row in measured]
 
 
+def comparison(report: Report) -> tuple[list[str], list[list[str]]] | None:
+    """Return the head and the lines of a table of one model beside the other; None for a single model."""
+    labels = report.labels()
+    if len(labels) == 1:
+        return None
+    measured = [row for row in report.rows if row.latency_ms is not None]
+    found = {(row.backend, row.batch, row.imgsz, row.model): row.latency_ms for row in measured}
+    first = next(iter(labels))
+    lines = []
+    for work in dict.fromkeys((row.backend, row.batch, row.imgsz) for row in measured):
+        figures = [_beside(found.get((*work, model)), found.get((*work, first))) for model in labels]
+        if sum(figure != ABSENT for figure in figures) > 1:
+            backend, batch, imgsz = work
+            lines.append([backend, str(batch), "x".join(map(str, imgsz or ())), *figures])
+    return (["backend", "batch", "size", *labels.values()], lines) if lines else None
+
+
 def why_not(rows: list[Row]) -> list[str]:
     """Return a line for each row without figures: what and why."""
     return [f"{_what(row)}: {row.reason}" for row in rows if row.latency_ms is None]
+
+
+def _beside(latency: Latency | None, first: Latency | None) -> str:
+    """Return a model's p50 and how many times as fast as the first model it is."""
+    if latency is None:
+        return ABSENT
+    ratio = "" if first is None or first is latency else f" ({first.p50 / latency.p50:.2f}x)"
+    return f"{number(latency.p50)}{ratio}"
 
 
 def _line(row: Row) -> list[str]:

@@ -1,4 +1,4 @@
-"""Time several predictors on the same batch, in turns.
+"""Time several predictors, in turns, each on a batch of its own or all on the same one.
 
 Each round gives every predictor in turn a tenth of the time and of the runs asked for, so that a machine that
 slows down for a while slows all of them. The first run after a change of predictor is not counted; every
@@ -64,21 +64,20 @@ def warm_up(predictor: Predictor, images: Images) -> float:
 
 
 def time_in_turns(
-    predictors: Sequence[Predictor], images: Images, budget: Budget, on_round: Callable[[int], None]
+    turns: Sequence[tuple[Predictor, Images]], budget: Budget, on_round: Callable[[int], None]
 ) -> list[Rounds]:
     """Return the seconds of every counted run of each predictor, by round.
 
     Args:
-        predictors: warmed up.
-        images: (B, H, W, 3) uint8, in host memory.
+        turns: each predictor, warmed up, and its (B, H, W, 3) uint8 images in host memory.
         budget: for each predictor, over all rounds.
         on_round: called with the number of each round, from 1, before it starts.
     """
     share = Budget(budget.seconds / ROUNDS, math.ceil(budget.runs / ROUNDS))
-    results: list[Rounds] = [[] for _ in predictors]
+    results: list[Rounds] = [[] for _ in turns]
     for number in range(1, ROUNDS + 1):
         on_round(number)
-        for predictor, rounds in zip(predictors, results, strict=True):
+        for (predictor, images), rounds in zip(turns, results, strict=True):
             _timed_run(predictor, images)
             rounds.append(_slice(predictor, images, share))
     return results

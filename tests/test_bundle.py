@@ -9,6 +9,16 @@ from safetensors.torch import load_file
 
 from zoo.bundle import find_bundle, load_bundle, load_config, replacing, save_bundle, write_json
 from zoo.errors import BundleError
+from zoo.models.classifier import ClassifierConfig, ImageClassifier
+from zoo.models.deeplab import NetworkConfig, SegmentationNetwork
+from zoo.models.deployable import (
+    Deployable,
+    EnsembleConfig,
+    FusedEnsemble,
+    Gated,
+    GatedConfig,
+    Student,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,6 +47,61 @@ def test_a_bundle_comes_back_bit_for_bit(tiny_bundle: Path, tmp_path: Path) -> N
     state = deployable.state_dict()
     assert all(torch.equal(state[name], value) for name, value in again.state_dict().items())
     assert (tmp_path / "new" / "folder" / "README.md").read_text() == "# Card\n"
+
+
+def model_of(kind: str) -> Deployable:
+    """Return a model of 7 classes, as `student`, `ensemble`, `gated student` or `gated ensemble`."""
+    torch.manual_seed(0)
+    config = NetworkConfig(encoder="test_resnet", num_classes=7, decoder_channels=16, rates=(1,))
+    model: Deployable = Student(SegmentationNetwork(config))
+    if "ensemble" in kind:
+        networks = SegmentationNetwork(config), SegmentationNetwork(config)
+        model = FusedEnsemble(networks, EnsembleConfig(branches=(config, config), weight_1=0.3))
+    if "gated" in kind:
+        classifier = ImageClassifier(
+            ClassifierConfig(encoder="test_resnet", num_classes=7, imgsz=(32, 40), activation="softmax")
+        )
+        gate = GatedConfig(
+            segmentation=model.config, classifier=classifier.config, threshold=0.14, background=None
+        )
+        model = Gated(model, classifier, gate)
+    return model.eval()
+
+
+@pytest.mark.parametrize("kind", ["student", "ensemble", "gated student", "gated ensemble"])
+def test_every_kind_of_model_comes_back_with_its_configuration(
+    kind: str, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    model = model_of(kind)
+    config = load_config(tiny_bundle).model_copy(update={"deployable": model.config})
+    save_bundle(tmp_path, model, config, "")
+    again, same_config = load_bundle(tmp_path)
+    assert type(again) is type(model)
+    assert same_config == config
+    assert again.config == model.config
+    images = torch.randn(2, 3, 65, 49)
+    assert torch.equal(again(images), model(images))
+
+
+def test_the_weights_file_is_another_for_another_weight_of_the_branches(
+    tiny_bundle: Path, tmp_path: Path
+) -> None:
+    model = model_of("ensemble")
+    contents_of = []
+    for weight in (0.3, 0.3, 0.4):
+        deployable = model.config.model_copy(update={"weight_1": weight})
+        config = load_config(tiny_bundle).model_copy(update={"deployable": deployable})
+        save_bundle(tmp_path, model, config, "")
+        contents_of.append((tmp_path / "model.safetensors").read_bytes())
+    assert contents_of[0] == contents_of[1] != contents_of[2]
+
+
+def test_a_network_of_other_classes_than_the_names_is_an_error(bundle_copy: Path) -> None:
+    deployable = model_of("gated ensemble").config.model_dump(mode="json")
+    deployable["segmentation"]["branches"][1]["num_classes"] = 6
+    change_config(bundle_copy, deployable=deployable)
+    with pytest.raises(BundleError, match="7 names and 7 palette colours for a network of 6 classes"):
+        load_bundle(bundle_copy)
 
 
 def test_a_loaded_bundle_is_in_evaluation_mode_on_the_cpu(tiny_bundle: Path) -> None:

@@ -7,16 +7,29 @@ One backward pass of the summed losses serves both sides: the generator's use of
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo.classes import IGNORE
+from zoo.preprocess import IMAGENET_MEAN, IMAGENET_STD
+from zoo.train.optim import Beta, OptimizerConfig
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+ImageNorm = Literal["fixed", "batch_minmax"]
+
+
+class DiscriminatorOptimizerConfig(OptimizerConfig):
+    """The optimiser of a discriminator; defaults are those of both papers."""
+
+    name: Literal["adamw", "adam", "sgd"] = "adam"
+    weight_decay: float = Field(0.0, ge=0)
+    betas: tuple[Beta, Beta] = (0.9, 0.99)
 
 
 @contextmanager
@@ -30,6 +43,21 @@ def frozen(module: nn.Module) -> Iterator[None]:
     finally:
         for parameter in trained:
             parameter.requires_grad_(True)
+
+
+def unit_range(images: Tensor, norm: ImageNorm) -> Tensor:
+    """Return images brought to [0, 1] for a discriminator.
+
+    Args:
+        images: (B, 3, H, W) float, normalised.
+        norm: `fixed` undoes the normalisation; `batch_minmax` maps the extremes of the whole batch to 0 and
+            1, as the authors of s4GAN and RRN do.
+    """
+    if norm == "batch_minmax":
+        low, high = images.amin(), images.amax()
+        return (images - low) / (high - low).clamp(min=1e-6)
+    channels = zip(images.unbind(dim=1), IMAGENET_MEAN, IMAGENET_STD, strict=True)
+    return torch.stack([channel * std + mean for channel, mean, std in channels], dim=1)
 
 
 def one_hot(label: Tensor, num_classes: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -56,25 +84,40 @@ def feature_matching(real: Tensor, fake: Tensor) -> Tensor:
     return (real.mean(dim=0) - fake.mean(dim=0)).abs().mean()
 
 
-def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
-    """Return the binary cross entropy of a discriminator, half for each kind of pair.
+def discriminator_loss(discriminator: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
+    """Return the binary cross entropy of a discriminator over its decisions, half for each kind of pair.
+
+    It is s4GAN's Eq. (5) with its sign turned. One pass judges both kinds; none but the discriminator gets a
+    gradient.
 
     Args:
-        real: logits of real pairs, any shape.
-        fake: logits of fake pairs.
+        discriminator: the `Discriminator` that is trained.
+        real: (B, K + 3, H, W) float, pairs of label and image.
+        fake: (B', K + 3, H, W) float, pairs of prediction and image.
     """
-    called_real = F.binary_cross_entropy_with_logits(real, torch.ones_like(real))
-    called_fake = F.binary_cross_entropy_with_logits(fake, torch.zeros_like(fake))
-    return (called_real + called_fake) / 2
+    score = discriminator(torch.cat([real, fake.detach()])).score
+    called_real, called_fake = score.split([len(real), len(fake)])
+    return (adversarial_loss(called_real) + F.softplus(called_fake).mean()) / 2
 
 
-def self_training(logits: Tensor, weight: Tensor) -> Tensor:
-    """Return the cross entropy against the prediction's own classes, weighted, per pixel that has a weight.
+def adversarial_loss(score: Tensor) -> Tensor:
+    """Return the mean of -log p(real): a discriminator's of real pairs, a generator's of its own (SGAN).
+
+    Args:
+        score: logits of being real, any shape.
+    """
+    return F.softplus(-score).mean()
+
+
+def self_training(logits: Tensor, weight: Tensor, counted: Tensor | None = None) -> Tensor:
+    """Return the cross entropy against the prediction's own classes, weighted, per counted pixel.
 
     Args:
         logits: (B, K, H, W) float.
-        weight: broadcastable to (B, H, W), float, >= 0; zero everywhere gives a zero with a gradient.
+        weight: broadcastable to (B, H, W), >= 0; zero everywhere gives a zero with a gradient.
+        counted: (B, H, W) bool, the pixels whose number divides the sum; None for those with a weight.
     """
     loss = F.cross_entropy(logits, logits.detach().argmax(dim=1), reduction="none")
     weight = weight.expand_as(loss)
-    return (weight * loss).sum() / (weight > 0).sum().clamp(min=1)
+    counted = weight > 0 if counted is None else counted
+    return (weight * loss).sum() / counted.sum().clamp(min=1)

@@ -7,6 +7,7 @@ is `IGNORE`.
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any
 
 import torch
@@ -19,6 +20,9 @@ from zoo.classes import IGNORE
 from zoo.preprocess import IMAGENET_MEAN, Resize, resized_size
 
 PADDING_COLOR = tuple(round(255 * mean) for mean in IMAGENET_MEAN)
+
+BLUR_REACH = 3
+"""Standard deviations at which the kernel of a blur ends."""
 
 
 Factor = Annotated[float, Field(gt=0)]
@@ -35,6 +39,8 @@ class AugmentConfig(BaseModel):
         jitter: strength of brightness, contrast, saturation and hue changes.
         jitter_probability: of the colour jitter.
         grayscale: probability of dropping the colours.
+        blur: probability of a Gaussian blur.
+        blur_sigma: range of its standard deviation, in pixels.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -44,6 +50,8 @@ class AugmentConfig(BaseModel):
     jitter: tuple[Strength, Strength, Strength, HueStrength] = (0.4, 0.4, 0.4, 0.1)
     jitter_probability: float = Field(1.0, ge=0, le=1)
     grayscale: float = Field(0.2, ge=0, le=1)
+    blur: float = Field(0.0, ge=0, le=1)
+    blur_sigma: tuple[Factor, Factor] = (0.1, 2.0)
 
 
 class RandomScale(v2.Transform):  # type: ignore[misc] # torchvision has no types
@@ -87,9 +95,15 @@ def weak_view(imgsz: tuple[int, int], resize: Resize, config: AugmentConfig) -> 
 
 
 def strong_view(config: AugmentConfig) -> v2.Transform:
-    """Return the transform of a weak view to its strong one: colour jitter, greyscale."""
+    """Return the transform of a weak view to its strong one: colour jitter, greyscale, blur."""
     brightness, contrast, saturation, hue = config.jitter
     jitter = v2.ColorJitter(brightness, contrast, saturation, hue)
+    kernel_size = 2 * math.ceil(BLUR_REACH * config.blur_sigma[1]) + 1
+    blur = v2.GaussianBlur(kernel_size, config.blur_sigma)
     return v2.Compose(
-        [v2.RandomApply([jitter], config.jitter_probability), v2.RandomGrayscale(config.grayscale)]
+        [
+            v2.RandomApply([jitter], config.jitter_probability),
+            v2.RandomGrayscale(config.grayscale),
+            v2.RandomApply([blur], config.blur),
+        ]
     )

@@ -10,6 +10,7 @@ import signal
 import time
 from collections import defaultdict
 from contextlib import contextmanager
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -49,7 +50,7 @@ class Engine:
         method: what is trained.
         recipe: its steps, precision and limits.
         run: where log and checkpoint are kept.
-        validate: returns the figures of the current method, e.g. {"val/miou": 0.6}.
+        validate: returns the figures of the current method, the main one first, e.g. {"val/miou": 0.6}.
     """
 
     def __init__(
@@ -100,16 +101,18 @@ class Engine:
         recipe = self.recipe
         log = TrainLog(self.run.path, self.step) if self.fabric.is_global_zero else None
         pin_memory = self.fabric.device.type == "cuda"
-        data = batches(stream, self.step, recipe.steps, workers=recipe.data.workers, pin_memory=pin_memory)
+        start, stop = (step * recipe.accumulate for step in (self.step, recipe.steps))
+        data = batches(stream, start, stop, workers=recipe.data.workers, pin_memory=pin_memory)
         self.method.train()
-        with _stop_requests() as stop, StepReporter(recipe.steps, self.step) as reporter:
+        with _stop_requests() as requests, StepReporter(recipe.steps, self.step) as reporter:
             while self.step < recipe.steps:
                 progress = progress_at(self.step, self.phases)
-                batch = next(data)
-                losses = self._timed_step(batch, progress)
-                reporter.advance(progress.phase, losses, _images(batch) * self.fabric.world_size)
+                parts = list(islice(data, recipe.accumulate))
+                losses = self._timed_step(parts, progress)
+                images = sum(map(_images, parts)) * self.fabric.world_size
+                reporter.advance(progress.phase, losses, images)
                 self._record(log, progress, losses, reporter)
-                if self._any(bool(stop)):
+                if self._any(bool(requests)):
                     self.save()
                     raise TrainingStoppedError(
                         f"stopped after step {self.step} of {recipe.steps}, which is saved: "
@@ -125,31 +128,43 @@ class Engine:
         asked = torch.tensor(float(stop), device=self.fabric.device)
         return bool(self.fabric.all_reduce(asked, reduce_op="sum") != 0)
 
-    def _timed_step(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
+    def _timed_step(self, parts: list[Batch], progress: Progress) -> dict[str, Tensor]:
         start = time.perf_counter()
-        losses = self.train_step(batch, progress)
+        losses = self.train_step(parts, progress)
         self.step += 1
         self.seconds[progress.phase].append(time.perf_counter() - start)
         return losses
 
-    def train_step(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
-        """Take one optimiser step on the sum of the method's losses and return them, detached.
+    def train_step(self, parts: list[Batch], progress: Progress) -> dict[str, Tensor]:
+        """Take one optimiser step on the sum of the method's losses, averaged over the parts of the batch.
 
-        A step whose loss or gradient is not finite changes no weight.
+        A step whose loss or gradient is not finite changes no weight. The losses are returned, detached.
         """
         if progress.phase_step == 0:
             self.method.start_phase(progress)
         set_learning_rates(self.optimizers, progress.step, progress.steps)
-        losses: dict[str, Tensor] = self.module(self._prepared(batch), progress)
-        total = torch.stack(list(losses.values())).sum()
-        self.fabric.backward(total)
-        if self._is_healthy(total):
+        losses = self._backward(parts, progress)
+        if self._is_healthy(torch.stack(list(losses.values())).sum()):
             for optimizer in self.wrapped:
                 optimizer.step()
         self.method.after_step(progress)
         for optimizer in self.optimizers:
             optimizer.zero_grad()
-        return {name: loss.detach() for name, loss in losses.items()}
+        return losses
+
+    def _backward(self, parts: list[Batch], progress: Progress) -> dict[str, Tensor]:
+        """Add up the gradients of the mean losses of these batches and return the losses, detached.
+
+        Processes exchange gradients once, with the last batch.
+        """
+        mean: dict[str, Tensor] = {}
+        for number, part in enumerate(parts, start=1):
+            with self.fabric.no_backward_sync(self.module, enabled=number < len(parts)):
+                losses: dict[str, Tensor] = self.module(self._prepared(part), progress)
+                shares = {name: loss / len(parts) for name, loss in losses.items()}
+                self.fabric.backward(torch.stack(list(shares.values())).sum())
+            mean = {name: share.detach() + mean.get(name, 0) for name, share in shares.items()}
+        return mean
 
     def _prepared(self, batch: Batch) -> Batch:
         """Return the batch on the device, images normalised."""
@@ -195,9 +210,11 @@ class Engine:
             figures |= {"images_per_s": reporter.images_per_s, "bad_steps": float(self.bad_steps)}
             figures["lr"] = self.optimizers[0].param_groups[0]["lr"]
         if step == recipe.steps or (recipe.validate_every and step % recipe.validate_every == 0):
-            figures |= self.validate(self.method)
+            found = self.validate(self.method)
             self.method.train()
-            reporter.remark(f"step {step} ({progress.phase}): val mIoU {figures['val/miou']:.3f}")
+            name, value = next(iter(found.items()))
+            reporter.remark(f"step {step} ({progress.phase}): {name} {value:.3f}")
+            figures |= found
         if figures and log is not None:
             log.write(step, figures)
         if step % recipe.checkpoint_every == 0 or step == recipe.steps:

@@ -1,4 +1,4 @@
-"""Batches as a function of the step: a run sees the same data resumed or not, with any number of workers.
+"""Batches as a function of their number: a run sees the same data resumed or not, with any number of workers.
 
 Each stream (labeled, unlabeled) is an endless sequence of shuffled passes over its images. Image and
 augmentation at a position of the sequence follow from (seed, stream, position) alone, so a resumed run has
@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import tv_tensors
 
-from zoo.data.datasets import LabeledImages, UnlabeledImages
+from zoo.data.datasets import LabeledImages, TaggedImages, UnlabeledImages
 from zoo.train.augment import strong_view, weak_view
 from zoo.train.method import Batch, Phase, phase_at
 
@@ -35,9 +35,10 @@ LABELED, UNLABELED = 0, 1
 
 
 class BatchStream(Dataset[Batch]):
-    """The batches of a run by step, on the CPU, images uint8.
+    """The batches of a run by number, `accumulate` for each step, on the CPU, images uint8.
 
-    The streams of a kind see all its images, each in an order of its own.
+    The streams of a kind see all its images, each in an order of its own. Images whose tags alone are known
+    count as labeled ones for a method that learns tags.
 
     Args:
         recipe: sizes, augmentation, seed.
@@ -60,36 +61,40 @@ class BatchStream(Dataset[Batch]):
     ) -> None:
         data = recipe.data
         self.seed, self.rank, self.world = recipe.seed, rank, world
-        self.labeled = LabeledImages(source, partition.labeled)
+        self.labeled = (
+            TaggedImages(source, partition)
+            if any(phase.tags for phase in phases)
+            else LabeledImages(source, partition.labeled)
+        )
         self.unlabeled = UnlabeledImages(source, partition.unlabeled)
-        self.phases = phases
+        self.phases, self.accumulate = phases, recipe.accumulate
         self.batch_l, self.batch_u = data.batch_l, data.batch_u
         self.weak = weak_view(data.imgsz, data.resize, data.augment)
         self.strong = strong_view(data.augment)
 
-    def __getitem__(self, step: int) -> Batch:
-        """Return the batch of a step (0-based)."""
-        phase = phase_at(step, self.phases)[0]
-        labeled = self._places(step, phase.labeled, self.batch_l)
-        batch = Batch(*_stacked(self._labeled(*place) for place in labeled))
+    def __getitem__(self, number: int) -> Batch:
+        """Return a batch (0-based)."""
+        phase = phase_at(number // self.accumulate, self.phases)[0]
+        labeled = self._places(number, phase.labeled, self.batch_l)
+        image_l, label_l, *tags = _stacked(self._labeled(*place) for place in labeled)
+        batch = Batch(image_l, label_l, tags_l=tags[0] if phase.tags else None)
         if not phase.unlabeled:
             return batch
-        unlabeled = self._places(step, phase.unlabeled, self.batch_u)
-        return Batch(
-            *batch[:2], *_stacked(self._unlabeled(*place, strong=phase.strong) for place in unlabeled)
-        )
+        unlabeled = self._places(number, phase.unlabeled, self.batch_u)
+        views = _stacked(self._unlabeled(*place, strong=phase.strong) for place in unlabeled)
+        return batch._replace(**dict(zip(("image_u", "valid_u", "image_u_s"), views, strict=False)))
 
-    def _places(self, step: int, streams: int, batch: int) -> list[tuple[int, int]]:
-        """Return the stream and the position in it of each image of a step, stream by stream."""
-        start = (step * self.world + self.rank) * batch
+    def _places(self, number: int, streams: int, batch: int) -> list[tuple[int, int]]:
+        """Return the stream and the position in it of each image of a batch, stream by stream."""
+        start = (number * self.world + self.rank) * batch
         return [(stream, start + index) for stream in range(streams) for index in range(batch)]
 
     def _labeled(self, stream: int, position: int) -> tuple[Tensor, ...]:
         kind = 2 * stream + LABELED
-        image, mask = self.labeled[_index(self.seed, kind, position, len(self.labeled))]
+        image, mask, *tags = self.labeled[_index(self.seed, kind, position, len(self.labeled))]
         with _seeded(self.seed, kind, position):
             image, mask = self.weak(image, mask)
-        return image.as_subclass(Tensor), mask.as_subclass(Tensor).long()
+        return image.as_subclass(Tensor), mask.as_subclass(Tensor).long(), *tags
 
     def _unlabeled(self, stream: int, position: int, *, strong: bool) -> tuple[Tensor, ...]:
         kind = 2 * stream + UNLABELED
@@ -106,14 +111,12 @@ def _stacked(items: Iterable[tuple[Tensor, ...]]) -> list[Tensor]:
     return [torch.stack(each) for each in zip(*items, strict=True)]
 
 
-def batches(
-    stream: BatchStream, start: int, steps: int, *, workers: int, pin_memory: bool
-) -> Iterator[Batch]:
-    """Return the batches of the steps from `start` on; the global random state is left alone."""
+def batches(stream: BatchStream, start: int, stop: int, *, workers: int, pin_memory: bool) -> Iterator[Batch]:
+    """Return the batches from number `start` to `stop`; the global random state is left alone."""
     loader: DataLoader[Batch] = DataLoader(
         stream,
         batch_size=None,
-        sampler=range(start, steps),
+        sampler=range(start, stop),
         num_workers=workers,
         pin_memory=pin_memory,
         generator=torch.Generator(),

@@ -13,6 +13,7 @@ from zoo.errors import RecipeError
 if TYPE_CHECKING:
     from torch.optim import Optimizer
 
+    from zoo.models.classifier import ImageClassifier
     from zoo.models.deployable import Deployable
 
 
@@ -33,6 +34,8 @@ class Batch(NamedTuple):
     """(B, H, W) bool, False where the unlabeled views are padding."""
     image_u_s: Tensor | None = None
     """(B, 3, H, W) unlabeled, strong view of the same pixels."""
+    tags_l: Tensor | None = None
+    """(B, K) bool, the classes that occur in the whole mask of each labeled image, before any resize."""
 
     @property
     def weak(self) -> tuple[Tensor, Tensor]:
@@ -59,6 +62,8 @@ class Phase(NamedTuple):
     """Independent streams of unlabeled images, each of `batch_u` (RRN mixes two); 0: none."""
     strong: bool = False
     """Whether the unlabeled images come with a strong view."""
+    tags: bool = False
+    """Whether the labeled images come with the classes they show; then the whole image must be seen."""
 
 
 class Progress(NamedTuple):
@@ -79,6 +84,10 @@ class MethodConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
+    def at_size(self, imgsz: tuple[int, int]) -> MethodConfig:  # noqa: ARG002
+        """Return the settings for training images of this (height, width); default: the same."""
+        return self
+
 
 class Method(nn.Module, ABC):
     """One paper: its networks, its losses, its optimisers.
@@ -87,7 +96,12 @@ class Method(nn.Module, ABC):
     """
 
     weights: ClassVar[tuple[str, ...]] = ("student",)
-    """The choices of `deployable`; the first is what a bundle holds by default."""
+    """The choices of `deployable`."""
+
+    @property
+    def default_weights(self) -> str:
+        """Return which of `weights` a bundle holds by default: the first."""
+        return self.weights[0]
 
     @abstractmethod
     def forward(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
@@ -98,8 +112,8 @@ class Method(nn.Module, ABC):
         """Return one optimiser for each group of networks that the paper updates together."""
 
     @abstractmethod
-    def deployable(self, weights: str | None = None) -> Deployable:
-        """Return a copy of what is kept after training; one of `weights`, None for the first."""
+    def deployable(self, weights: str | None = None) -> Deployable | ImageClassifier:
+        """Return a copy of what is kept after training; one of `weights`, None for the default."""
 
     def phases(self, steps: int) -> tuple[Phase, ...]:
         """Return the phases of a run of `steps`, in order; their steps add up to it."""

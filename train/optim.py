@@ -36,6 +36,7 @@ class OptimizerConfig(BaseModel):
         betas: of Adam.
         encoder_lr_mult: learning rate of the encoders over `lr`.
         schedule: `constant`, `poly` (power 0.9) or `cosine`, over the steps of the run.
+        floor: share of the learning rate at which `poly` and `cosine` end.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -49,6 +50,7 @@ class OptimizerConfig(BaseModel):
     betas: tuple[Beta, Beta] = (0.9, 0.999)
     encoder_lr_mult: float = Field(0.1, ge=0)
     schedule: Schedule = "constant"
+    floor: float = Field(0, ge=0, le=1)
 
     def build(self, groups: Iterable[tuple[nn.Module, float]]) -> Optimizer:
         """Return the optimiser of these modules, each with a factor on the learning rate.
@@ -61,6 +63,7 @@ class OptimizerConfig(BaseModel):
                 "lr": self.lr * factor,
                 "initial_lr": self.lr * factor,
                 "schedule": self.schedule,
+                "floor": self.floor,
                 "weight_decay": decay,
             }
             for module, factor in groups
@@ -86,4 +89,5 @@ def set_learning_rates(optimizers: Iterable[Optimizer], step: int, steps: int) -
     """Set each group's learning rate for a step (0-based) of a run of `steps`."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
-            group["lr"] = group["initial_lr"] * SCHEDULES[group["schedule"]](step / steps)
+            share = SCHEDULES[group["schedule"]](step / steps)
+            group["lr"] = group["initial_lr"] * (group["floor"] + (1 - group["floor"]) * share)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import compress
+from textwrap import fill
 from typing import TYPE_CHECKING
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -9,14 +11,19 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from zoo.bundle import replacing
+from zoo.data.tags import tags_of_mask
+from zoo.figures import MASKS
 from zoo.overlay import triptych
+from zoo.tag_metrics import THRESHOLD
 from zoo.train.log import read_log
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from zoo.data.source import Source
+    from zoo.figures import Figures
     from zoo.predictors.base import Predictor
+    from zoo.predictors.tags import TagPredictor
     from zoo.train.log import Row
     from zoo.train.method import Phase
 
@@ -25,18 +32,37 @@ PREVIEW_IMAGES = 4
 
 def write_preview(path: Path, predictor: Predictor, source: Source) -> None:
     """Write a picture of `val` images: image, truth, prediction."""
-    ids = source.ids("val")
-    chosen = ids[:: max(1, len(ids) // PREVIEW_IMAGES)][:PREVIEW_IMAGES]
     rows = []
-    for id_ in chosen:
+    for id_ in _preview_ids(source):
         image = source.read_image(id_)
         rows.append((image, source.read_mask(id_), predictor.predict(image)))
     with replacing(path) as temporary:
         Image.fromarray(triptych(rows, source.classes)).save(temporary, format="PNG")
 
 
-def write_curves(path: Path, log: Path, phases: tuple[Phase, ...]) -> None:
-    """Write a picture of the loss terms and of mIoU on `val`, by step."""
+def write_tag_preview(path: Path, predictor: TagPredictor, source: Source) -> None:
+    """Write a picture of `val` images, each above its true and its predicted classes."""
+    names = source.classes.names
+    ids = _preview_ids(source)
+    figure = Figure(figsize=(4 * len(ids), 5), layout="constrained")
+    for axes, id_ in zip(figure.subplots(1, len(ids), squeeze=False)[0], ids, strict=True):
+        image = source.read_image(id_)
+        truth = tags_of_mask(source.read_mask(id_), len(names))
+        rows = (("shows", truth), ("called seen", predictor.predict(image) > THRESHOLD))
+        texts = [f"{title}: {', '.join(compress(names, tags)) or 'nothing'}" for title, tags in rows]
+        axes.imshow(image)
+        axes.set_xlabel("\n".join(fill(text, 40) for text in texts), loc="left")
+        axes.set(xticks=[], yticks=[], anchor="N")
+    _save(figure, path)
+
+
+def _preview_ids(source: Source) -> tuple[str, ...]:
+    ids = source.ids("val")
+    return ids[:: max(1, len(ids) // PREVIEW_IMAGES)][:PREVIEW_IMAGES]
+
+
+def write_curves(path: Path, log: Path, phases: tuple[Phase, ...], figures: Figures = MASKS) -> None:
+    """Write a picture of the loss terms and of the main figure on `val`, by step."""
     rows = read_log(log)
     figure = Figure(figsize=(11, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -46,12 +72,12 @@ def write_curves(path: Path, log: Path, phases: tuple[Phase, ...]) -> None:
     left.set(xlabel="step", yscale="log")
     left.set_title("Loss terms, weighted", pad=16)
     left.legend(fontsize=8)
-    steps, values = _curve(rows, "val/miou")
+    steps, values = _curve(rows, f"val/{figures.main}")
     right.plot(steps, values, marker="o")
     for step, value in zip(steps, values, strict=True):
         right.annotate(f"{value:.3f}", (step, value), xytext=(0, 6), textcoords="offset points", ha="center")
     right.set(xlabel="step", ylim=(0, min(1.0, max([0.5, *values]) + 0.1)))
-    right.set_title("mIoU on val", pad=16)
+    right.set_title(f"{figures.overall[figures.main]} on val", pad=16)
     for axes in (left, right):
         start = 0
         for phase in phases:
@@ -62,6 +88,10 @@ def write_curves(path: Path, log: Path, phases: tuple[Phase, ...]) -> None:
             start += phase.steps
         axes.set_xlim(0, sum(phase.steps for phase in phases))
         axes.grid(alpha=0.3)
+    _save(figure, path)
+
+
+def _save(figure: Figure, path: Path) -> None:
     FigureCanvasAgg(figure)
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=110, format="png")

@@ -32,9 +32,10 @@ class DataConfig(BaseModel):
     Args:
         spec: `shapes`, a folder or a `data.toml`.
         partition: `1/8`, a number of images, a list file, or None for all labels.
+        tags: file of the classes of unlabeled images, for methods that learn them; see `zoo.data.tags`.
         imgsz: height and width of the training crop.
         resize: see `zoo.preprocess.Preprocessing`.
-        batch_l: labeled images of a step and process.
+        batch_l: labeled images of a batch and process.
         batch_u: unlabeled ones.
         workers: processes that prepare batches; 0 does it in the training process.
         augment: weak and strong view.
@@ -44,6 +45,7 @@ class DataConfig(BaseModel):
 
     spec: str = ""
     partition: str | None = None
+    tags: str | None = None
     imgsz: tuple[PositiveInt, PositiveInt] = (512, 512)
     resize: Resize = "fit"
     batch_l: int = Field(6, ge=1)
@@ -65,6 +67,8 @@ class Recipe(BaseModel):
         preset: `default`, or `official` for the authors' code.
         seed: of weights, partition, order and augmentation.
         steps: optimiser steps of the run.
+        accumulate: batches of a step, one after the other; their losses are averaged. Each has BatchNorm
+            statistics of its own.
         precision: `fp32`, or mixed `bf16` or `fp16`.
         pretrained: whether encoders start from their ImageNet weights.
         validate_every: steps between evaluations on `val`; 0 evaluates at the end only.
@@ -82,6 +86,7 @@ class Recipe(BaseModel):
     preset: Literal["default", "official"] = "default"
     seed: int = Field(0, ge=0)
     steps: int = Field(ge=1)
+    accumulate: int = Field(1, ge=1)
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     pretrained: bool = True
     validate_every: int = Field(0, ge=0)
@@ -91,6 +96,14 @@ class Recipe(BaseModel):
     network: NetworkConfig = NetworkConfig()
     method: AnyMethodConfig
     reported: dict[str, str | float] | None = None
+
+    def for_classes(self, num_classes: int) -> Recipe:
+        """Return the recipe with what follows from its data: the classes, the size of the training images."""
+        update = {
+            "network": self.network.model_copy(update={"num_classes": num_classes}),
+            "method": self.method.at_size(self.data.imgsz),
+        }
+        return self.model_copy(update=update)
 
     def with_steps(self, steps: int) -> Recipe:
         """Return the recipe for a run of `steps`; phases and evaluations keep their share of it."""

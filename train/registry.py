@@ -6,13 +6,21 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from pydantic import Field
 
-from zoo.train.methods import eln, supervised
+from zoo.train.methods import eln, mlmt, rrn, s4gan, supervised, u2pl
 
 if TYPE_CHECKING:
     from zoo.models.deeplab import NetworkConfig
     from zoo.train.method import Method
 
-AnyMethodConfig = Annotated[eln.ElnConfig | supervised.SupervisedConfig, Field(discriminator="name")]
+AnyMethodConfig = Annotated[
+    eln.ElnConfig
+    | mlmt.MlmtConfig
+    | rrn.RrnConfig
+    | s4gan.S4GanConfig
+    | supervised.SupervisedConfig
+    | u2pl.U2plConfig,
+    Field(discriminator="name"),
+]
 
 
 class Entry(NamedTuple):
@@ -26,7 +34,11 @@ class Entry(NamedTuple):
 
 METHODS: dict[str, Entry] = {
     "eln": Entry(eln.Eln, eln.OFFICIAL),
+    "mlmt": Entry(mlmt.Mlmt, {}),
+    "rrn": Entry(rrn.Rrn, rrn.OFFICIAL),
+    "s4gan": Entry(s4gan.S4Gan, s4gan.OFFICIAL),
     "supervised": Entry(supervised.Supervised, {}),
+    "u2pl": Entry(u2pl.U2pl, u2pl.OFFICIAL),
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,20 +16,23 @@ from zoo.bundle import BundleConfig, write_json
 from zoo.data.check import check_source
 from zoo.data.open import open_source
 from zoo.data.partition import Partition, make_partition
+from zoo.data.tags import with_tags
 from zoo.errors import RecipeError
-from zoo.evaluate import evaluate
+from zoo.evaluate import evaluate, evaluate_tags
+from zoo.figures import figures_of
+from zoo.models.classifier import ImageClassifier
 from zoo.predictors.eager import EagerPredictor
+from zoo.predictors.tags import TagPredictor
 from zoo.train.engine import Engine
 from zoo.train.loaders import BatchStream
 from zoo.train.log import read_log
-from zoo.train.pictures import write_curves, write_preview
+from zoo.train.memory import peak_memory
+from zoo.train.pictures import write_curves, write_preview, write_tag_preview
 from zoo.train.registry import build_method
 from zoo.train.run import RunFolder, new_run
 from zoo.train.strip import strip
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from zoo.data.source import Source
     from zoo.train.method import Method, Phase
     from zoo.train.recipe import Recipe
@@ -50,8 +54,8 @@ class Hardware:
     device: str | None = None
     devices: int = 1
 
-    def fabric(self, precision: str) -> Fabric:
-        """Return Fabric, launched.
+    def accelerator(self, precision: str) -> str:
+        """Return `cuda` or `cpu`.
 
         Raises:
             RecipeError: no GPU where one was asked for, or a precision that the device lacks.
@@ -64,10 +68,18 @@ class Hardware:
             log.warning("no GPU found: training on the CPU")
         if precision == "fp16" and device == "cpu":
             raise RecipeError("--precision fp16 needs a GPU, got --device cpu: use bf16 or fp32")
+        return device
+
+    def fabric(self, precision: str) -> Fabric:
+        """Return Fabric, launched.
+
+        Raises:
+            RecipeError: see `accelerator`.
+        """
         # the phases of a method use different networks, so a step may leave parameters without gradient
         strategy = DDPStrategy(find_unused_parameters=True) if self.devices > 1 else "auto"
         fabric = Fabric(
-            accelerator=device,
+            accelerator=self.accelerator(precision),
             devices=self.devices,
             precision=PRECISIONS[precision],  # type: ignore[arg-type]
             strategy=strategy,
@@ -82,16 +94,17 @@ def start(recipe: Recipe, out: Path | None, hardware: Hardware) -> dict[str, Any
     Raises:
         ZooError: bad data, recipe or folder; nothing is trained then.
     """
-    source = _checked(recipe)
+    source = checked_source(recipe)
     partition = make_partition(source, recipe.data.partition, recipe.seed)
-    network = recipe.network.model_copy(update={"num_classes": len(source.classes)})
-    recipe = recipe.model_copy(update={"network": network})
+    recipe = recipe.for_classes(len(source.classes))
     planned = [] if _is_worker() else [new_run(out, recipe)]
     fabric = hardware.fabric(recipe.precision)
     run = fabric.broadcast(planned)[0]
     fabric.seed_everything(recipe.seed, verbose=False)
     method = build_method(recipe.method, recipe.network, pretrained=recipe.pretrained)
-    _check_streams(recipe, partition, method.phases(recipe.steps))
+    phases = method.phases(recipe.steps)
+    check_streams(recipe, partition, phases)
+    partition = _with_tags(recipe, partition, phases, source)
     if fabric.is_global_zero:
         run.write_recipe(recipe, source.classes)
         partition.write(run.partition)
@@ -99,6 +112,8 @@ def start(recipe: Recipe, out: Path | None, hardware: Hardware) -> dict[str, Any
             "%s: %d labeled, %d unlabeled images, %d classes; partition %s",
             run.path, len(partition.labeled), len(partition.unlabeled), len(source.classes), partition.digest,
         )  # fmt: skip
+        if partition.tags:
+            log.info("%d images with classes alone; tags %s", len(partition.tags), partition.tags_digest)
     engine = Engine(fabric, method, recipe, run, _validation(recipe, source))
     return _finish(engine, source, partition)
 
@@ -113,7 +128,7 @@ def resume(path: Path, method_name: str, hardware: Hardware) -> dict[str, Any]:
     recipe, _ = run.read_recipe()
     if recipe.method.name != method_name:
         raise RecipeError(f"{path} is a run of {recipe.method.name}, got {method_name}: name its method")
-    source = _checked(recipe)
+    source = checked_source(recipe)
     partition = Partition.read(run.partition)
     fabric = hardware.fabric(recipe.precision)
     method = build_method(recipe.method, recipe.network, pretrained=False)
@@ -129,7 +144,12 @@ def _is_worker() -> bool:
     return os.environ.get("LOCAL_RANK", "0") != "0" or os.environ.get("NODE_RANK", "0") != "0"
 
 
-def _checked(recipe: Recipe) -> Source:
+def checked_source(recipe: Recipe) -> Source:
+    """Return the data of a recipe, every file of it read once.
+
+    Raises:
+        ZooError: it names none, or they cannot be used.
+    """
     if not recipe.data.spec:
         raise RecipeError(f"recipe {recipe.recipe} names no data, expected some: give --data FOLDER")
     source = open_source(recipe.data.spec)
@@ -137,8 +157,8 @@ def _checked(recipe: Recipe) -> Source:
     return source
 
 
-def _check_streams(recipe: Recipe, partition: Partition, phases: tuple[Phase, ...]) -> None:
-    """Raise if the method needs unlabeled images and the partition leaves none.
+def check_streams(recipe: Recipe, partition: Partition, phases: tuple[Phase, ...]) -> None:
+    """Raise if the method needs unlabeled images and there are none, or whole images and they are cropped.
 
     Raises:
         RecipeError: so.
@@ -148,17 +168,41 @@ def _check_streams(recipe: Recipe, partition: Partition, phases: tuple[Phase, ..
             f"data.partition {recipe.data.partition}: all {len(partition.labeled)} images are labeled "
             f"and {recipe.method.name} needs others: add an unlabeled/ folder, or give --partition 1/8"
         )
+    data = recipe.data
+    if any(phase.tags for phase in phases) and (data.resize != "stretch" or data.augment.scale != (1, 1)):
+        raise RecipeError(
+            f"{recipe.method.name} learns what whole images show, got data.resize {data.resize} and "
+            f"data.augment.scale {list(data.augment.scale)}, which crop or pad them: give --set "
+            f"data.resize=stretch and --set data.augment.scale=[1,1]"
+        )
+
+
+def _with_tags(recipe: Recipe, partition: Partition, phases: tuple[Phase, ...], source: Source) -> Partition:
+    """Return the partition with the tags that the recipe names, if the method learns any."""
+    if recipe.data.tags is None:
+        return partition
+    if not any(phase.tags for phase in phases):
+        log.warning("data.tags %s is not used: %s learns no tags", recipe.data.tags, recipe.method.name)
+        return partition
+    return with_tags(partition, Path(recipe.data.tags), source)
 
 
 def _validation(recipe: Recipe, source: Source) -> Any:
     def validate(method: Method) -> dict[str, float]:
-        metrics = evaluate(_predictor(method, recipe, source), source)
-        return {"val/miou": metrics["miou"], "val/pixel_accuracy": metrics["pixel_accuracy"]}
+        metrics = _score(_predictor(method, recipe, source), source)
+        return {f"val/{key}": metrics[key] for key in figures_of(metrics).overall}
 
     return validate
 
 
-def _predictor(method: Method, recipe: Recipe, source: Source) -> EagerPredictor:
+def _score(predictor: EagerPredictor | TagPredictor, source: Source) -> dict[str, Any]:
+    """Return the metrics of a predictor on `val`."""
+    if isinstance(predictor, TagPredictor):
+        return evaluate_tags(predictor, source)
+    return evaluate(predictor, source)
+
+
+def _predictor(method: Method, recipe: Recipe, source: Source) -> EagerPredictor | TagPredictor:
     """Return the predictor of what the method would leave now."""
     deployable = method.deployable().eval()
     config = BundleConfig(
@@ -168,7 +212,10 @@ def _predictor(method: Method, recipe: Recipe, source: Source) -> EagerPredictor
         palette=source.classes.palette,
         preprocessing=recipe.data.preprocessing,
     )
-    return EagerPredictor(deployable, config, str(next(method.parameters()).device))
+    device = str(next(method.parameters()).device)
+    if isinstance(deployable, ImageClassifier):
+        return TagPredictor(deployable, config, device)
+    return EagerPredictor(deployable, config, device)
 
 
 def _finish(engine: Engine, source: Source, partition: Partition) -> dict[str, Any]:
@@ -186,19 +233,24 @@ def _finish(engine: Engine, source: Source, partition: Partition) -> dict[str, A
     metrics: dict[str, Any] = {}
     if fabric.is_global_zero:
         predictor = _predictor(engine.method, recipe, source)
+        val = _score(predictor, source)
+        figures = figures_of(val)
+        main = f"val/{figures.main}"
         metrics = {
-            "val": evaluate(predictor, source),
+            "val": val,
             "steps": recipe.steps,
             "bad_steps": engine.bad_steps,
             "partition": partition.digest,
+            "peak_memory": peak_memory(fabric.device),
             "step_ms": {phase: _median_ms(seconds) for phase, seconds in engine.seconds.items()},
-            "curve": [
-                [row["step"], row["val/miou"]] for row in read_log(run.path / "log.csv") if "val/miou" in row
-            ],
+            "curve": [[row["step"], row[main]] for row in read_log(run.path / "log.csv") if main in row],
         }
         write_json(run.metrics, metrics)
-        write_preview(run.path / "preview.png", predictor, source)
-        write_curves(run.path / "curves.png", run.path / "log.csv", engine.phases)
+        if isinstance(predictor, TagPredictor):
+            write_tag_preview(run.path / "preview.png", predictor, source)
+        else:
+            write_preview(run.path / "preview.png", predictor, source)
+        write_curves(run.path / "curves.png", run.path / "log.csv", engine.phases, figures)
         metrics["run"], metrics["bundle"] = str(run.path), str(strip(run.path))
     fabric.barrier()
     return metrics

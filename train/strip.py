@@ -9,8 +9,8 @@ import torch
 
 from zoo import __version__
 from zoo.bundle import BundleConfig, save_bundle
+from zoo.card import model_card
 from zoo.errors import BundleError
-from zoo.train.card import model_card
 from zoo.train.checkpoint import load_checkpoint
 from zoo.train.registry import METHODS, build_method
 from zoo.train.run import RunFolder
@@ -24,7 +24,7 @@ def strip(path: Path, weights: str | None = None) -> Path:
 
     Args:
         path: folder of the run.
-        weights: which network is kept; None for the method's first. The first goes to `bundle/`, others to
+        weights: which network is kept; None for the method's default, which goes to `bundle/`, others to
             `bundle-NAME/`.
 
     Raises:
@@ -33,16 +33,17 @@ def strip(path: Path, weights: str | None = None) -> Path:
     run = RunFolder(path)
     recipe, classes = run.read_recipe()
     choices = METHODS[recipe.method.name].method.weights
-    weights = weights or choices[0]
-    if weights not in choices:
+    if weights not in (None, *choices):
         raise BundleError(
             f"--weights {weights}: {recipe.method.name} has {', '.join(choices)}: choose one of them"
         )
     state = load_checkpoint(run.checkpoint)
     method = build_method(recipe.method, recipe.network, pretrained=False)
     method.load_state_dict(state["method"])
+    weights = weights or method.default_weights
+    is_default = weights == method.default_weights
     deployable = method.deployable(weights).eval()
-    metrics = _read_metrics(run) if weights == choices[0] and state["step"] == recipe.steps else {}
+    metrics = _read_metrics(run) if is_default and state["step"] == recipe.steps else {}
     config = BundleConfig(
         deployable=deployable.config,
         method=recipe.method.name,
@@ -59,7 +60,7 @@ def strip(path: Path, weights: str | None = None) -> Path:
         },
         metrics=metrics,
     )
-    folder = run.bundle if weights == choices[0] else run.path / f"bundle-{weights}"
+    folder = run.bundle if is_default else run.path / f"bundle-{weights}"
     save_bundle(folder, deployable, config, model_card(config))
     return folder
 

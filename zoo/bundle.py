@@ -13,14 +13,15 @@ from __future__ import annotations
 import json
 import os
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from zoo.classes import Classes, Color
 from zoo.errors import BundleError
+from zoo.models.classifier import ClassifierConfig, ImageClassifier
 from zoo.models.deployable import Deployable, DeployableConfig, build_deployable
 from zoo.preprocess import Preprocessing
 
@@ -28,16 +29,20 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from torch import nn
+
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
 CARD_NAME = "README.md"
+
+Model = TypeVar("Model", bound="nn.Module")
 
 
 class BundleConfig(BaseModel):
     """The contents of `config.json`.
 
     Args:
-        deployable: which networks, and how they work together.
+        deployable: which networks, and how they work together; or the classifier that it is instead.
         method: the method that trained it.
         weights: which of the method's networks was kept (`student`, `teacher`, `fused`, ...).
         names: class names in label order.
@@ -51,7 +56,7 @@ class BundleConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     format: Literal[1] = 1
-    deployable: DeployableConfig
+    deployable: Annotated[DeployableConfig | ClassifierConfig, Field(discriminator="kind")]
     method: str
     weights: str = "student"
     names: tuple[str, ...]
@@ -63,7 +68,8 @@ class BundleConfig(BaseModel):
 
     @model_validator(mode="after")
     def _check_lengths(self) -> BundleConfig:
-        for num_classes in self.deployable.num_classes:
+        counts = self.deployable.num_classes
+        for num_classes in (counts,) if isinstance(counts, int) else counts:
             if not len(self.names) == len(self.palette) == num_classes:
                 raise ValueError(
                     f"{len(self.names)} names and {len(self.palette)} palette colours for a network of "
@@ -83,7 +89,7 @@ class BundleConfig(BaseModel):
         return spec
 
 
-def save_bundle(folder: Path, deployable: Deployable, config: BundleConfig, card: str) -> None:
+def save_bundle(folder: Path, deployable: nn.Module, config: BundleConfig, card: str) -> None:
     """Write a bundle; the folder appears complete or keeps its former contents.
 
     Args:
@@ -99,7 +105,8 @@ def save_bundle(folder: Path, deployable: Deployable, config: BundleConfig, card
         replacing(folder / CARD_NAME) as card_path,
         replacing(folder / WEIGHTS_NAME) as weights_path,
     ):
-        save_file(state, weights_path)
+        # part of the file, so that its hash, which artifacts carry, also tells a changed weight or gate
+        save_file(state, weights_path, {"deployable": config.deployable.model_dump_json()})
         weights_path.chmod(0o644)  # safetensors makes it readable for its owner alone
         card_path.write_text(card, encoding="utf-8")
         config_path.write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
@@ -131,26 +138,50 @@ def find_bundle(path: Path) -> Path | None:
 
 
 def load_bundle(folder: Path) -> tuple[Deployable, BundleConfig]:
-    """Return the model of a bundle, in evaluation mode on the CPU, and its configuration.
+    """Return the segmentation model of a bundle, in evaluation mode on the CPU, and its configuration.
 
     Raises:
-        BundleError: no bundle there, or weights that do not fit its configuration.
+        BundleError: no bundle there, one of a classifier, or weights that do not fit its configuration.
     """
     config = load_config(folder)
+    if isinstance(config.deployable, ClassifierConfig):
+        raise BundleError(
+            f"{folder} is a classifier ({config.method}), which tells classes and not masks, expected a "
+            f"segmentation model: use it with zoo export MODEL --gate {folder}"
+        )
+    return _with_weights(build_deployable(config.deployable), folder), config
+
+
+def load_classifier(folder: Path) -> tuple[ImageClassifier, BundleConfig]:
+    """Return the classifier of a bundle, in evaluation mode on the CPU, and its configuration.
+
+    Raises:
+        BundleError: no bundle there, one of a segmentation model, or weights that do not fit.
+    """
+    config = load_config(folder)
+    if not isinstance(config.deployable, ClassifierConfig):
+        raise BundleError(
+            f"{folder} is a segmentation model ({config.method}), expected a classifier: train one with "
+            f"zoo train mlmt"
+        )
+    return _with_weights(ImageClassifier(config.deployable), folder), config
+
+
+def _with_weights(model: Model, folder: Path) -> Model:
+    """Give a model the weights of a bundle and return it in evaluation mode."""
     path = folder / WEIGHTS_NAME
     if not path.is_file():
         raise BundleError(
             f"{folder} holds no {WEIGHTS_NAME}, expected the weights beside {CONFIG_NAME}: copy them"
         )
-    deployable = build_deployable(config.deployable)
     try:
-        deployable.load_state_dict(load_file(path))
+        model.load_state_dict(load_file(path))
     except (SafetensorError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise BundleError(
             f"{path} does not fit {CONFIG_NAME} ({reason}): the bundle is broken, get it again"
         ) from error
-    return deployable.eval(), config
+    return model.eval()
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import typer
 
 from zoo import __version__
 from zoo.commands.benchmark import benchmark
+from zoo.commands.compare import compare
 from zoo.commands.evaluate import evaluate
 from zoo.commands.export import export
 from zoo.commands.predict import predict
@@ -25,6 +26,7 @@ app = typer.Typer(
     help="Semi-supervised semantic segmentation: train on few masks, export, benchmark, ship.",
 )
 app.command()(train)
+app.command()(compare)
 app.command()(evaluate)
 app.command()(predict)
 app.command()(export)

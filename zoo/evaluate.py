@@ -1,4 +1,4 @@
-"""How good a predictor is on the labelled images of a source: mIoU under a stated protocol.
+"""How good a predictor is on the labelled images of a source: mIoU under a stated protocol, or F1 of tags.
 
     whole   one prediction for an image, brought to the network's size as in production (`zoo.preprocess`)
     slide   windows of the training crop over the image at its own size, logits summed where windows overlap
@@ -9,7 +9,7 @@ Both are scored at the mask's original size.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,14 +17,17 @@ import numpy as np
 import torch
 
 from zoo.classes import IGNORE
+from zoo.data.tags import tags_of_mask
 from zoo.errors import DatasetError, ZooError
 from zoo.metrics import ConfusionMatrix
+from zoo.tag_metrics import tag_metrics
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from zoo.data.source import Source, Split
     from zoo.predictors.base import Predictor
+    from zoo.predictors.tags import TagPredictor
     from zoo.preprocess import Preprocessing
 
 Protocol = Literal["whole", "slide"]
@@ -56,26 +59,36 @@ def evaluate(
         DatasetError: no labelled images in the split, or classes that are not the predictor's.
         ZooError: `slide` with an artifact that gives masks only.
     """
-    ids = source.ids(split)
-    if not ids or split == "unlabeled":
-        raise DatasetError(f"{source.spec} has no masks in split {split}: use --split train or --split val")
-    _check_classes(predictor, source)
     predict = predictor.predict if protocol == "whole" else partial(predict_slide, predictor)
     confusion = ConfusionMatrix(len(predictor.classes))
-    for done, id_ in enumerate(ids, start=1):
-        image, label = _read_pair(source, id_)
-        prediction = predict(image)
-        confusion.update(torch.from_numpy(label), torch.from_numpy(np.array(prediction)))
-        if on_progress is not None:
-            on_progress(done, len(ids))
-    return confusion.as_dict(predictor.classes) | {
-        "images": len(ids),
-        "data": source.spec,
-        "split": split,
-        "protocol": protocol,
-        "backend": predictor.backend,
-        "runtime": predictor.description,
-    }
+    for image, label in _labeled_images(predictor, source, split, on_progress):
+        confusion.update(torch.from_numpy(label), torch.from_numpy(np.array(predict(image))))
+    return confusion.as_dict(predictor.classes) | _how(predictor, source, split, protocol)
+
+
+def evaluate_tags(
+    predictor: TagPredictor, source: Source, split: Split = "val", on_progress: Progress | None = None
+) -> dict[str, Any]:
+    """Return the metrics of a classifier on the classes that the masks of a split show, ready for JSON.
+
+    Args:
+        predictor: of a classifier.
+        source: whose classes must be the predictor's.
+        split: `train` or `val`.
+        on_progress: called after every image.
+
+    Returns:
+        those of `zoo.tag_metrics`, and what was measured how, as `evaluate`.
+
+    Raises:
+        DatasetError: no labelled images in the split, or classes that are not the predictor's.
+    """
+    pairs = [
+        (predictor.predict(image), tags_of_mask(label, len(predictor.classes)))
+        for image, label in _labeled_images(predictor, source, split, on_progress)
+    ]
+    prob, tags = (np.stack(column) for column in zip(*pairs, strict=True))
+    return tag_metrics(prob, tags, predictor.classes) | _how(predictor, source, split, "whole")
 
 
 def predict_slide(predictor: Predictor, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -142,7 +155,35 @@ def _pad(image: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArray[np.u
     return padded
 
 
-def _check_classes(predictor: Predictor, source: Source) -> None:
+def _labeled_images(
+    predictor: Predictor | TagPredictor, source: Source, split: Split, on_progress: Progress | None
+) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
+    """Yield image and mask of each id of a split, and tell when the next is asked for."""
+    ids = source.ids(split)
+    if not ids or split == "unlabeled":
+        raise DatasetError(f"{source.spec} has no masks in split {split}: use --split train or --split val")
+    _check_classes(predictor, source)
+    for done, id_ in enumerate(ids, start=1):
+        yield _read_pair(source, id_)
+        if on_progress is not None:
+            on_progress(done, len(ids))
+
+
+def _how(
+    predictor: Predictor | TagPredictor, source: Source, split: Split, protocol: Protocol
+) -> dict[str, Any]:
+    """Return what was measured how."""
+    return {
+        "images": len(source.ids(split)),
+        "data": source.spec,
+        "split": split,
+        "protocol": protocol,
+        "backend": predictor.backend,
+        "runtime": predictor.description,
+    }
+
+
+def _check_classes(predictor: Predictor | TagPredictor, source: Source) -> None:
     got, expected = source.classes.names, predictor.classes.names
     if got != expected:
         raise DatasetError(

@@ -148,9 +148,23 @@ def triptych(rows: Sequence[tuple[Picture, Mask, Mask]], classes: Classes) -> Pi
     Returns:
         (h, w, 3) uint8.
     """
+    return grid(HEADINGS, rows, classes)
+
+
+def grid(headings: Sequence[str], rows: Sequence[tuple[Picture, ...]], classes: Classes) -> Picture:
+    """Return a grid of images, each beside some masks of it, under headings, above a legend.
+
+    Args:
+        headings: one for each column.
+        rows: at least one of an image (H, W, 3) and its masks (H, W), all uint8, of any sizes.
+        classes: names and colours.
+
+    Returns:
+        (h, w, 3) uint8.
+    """
     gap = CELL // 24
-    width = gap + len(HEADINGS) * (CELL + gap)
-    bands = [_headings(width, gap)]
+    width = gap + len(headings) * (CELL + gap)
+    bands = [_headings(headings, width, gap)]
     for image, *masks in rows:
         cells = [_cell(image), *(_cell(classes.colorize(mask)) for mask in masks)]
         band = _paper(cells[0].shape[0] + gap, width)
@@ -179,11 +193,11 @@ def _shorten(name: str, area: str, room: float, length: Callable[[str], float]) 
     return text
 
 
-def _headings(width: int, gap: int) -> Picture:
+def _headings(headings: Sequence[str], width: int, gap: int) -> Picture:
     font = ImageFont.load_default(size=CELL // 14)
     band = Image.new("RGB", (width, CELL // 8), PAPER)
     draw = ImageDraw.Draw(band)
-    for column, text in enumerate(HEADINGS):
+    for column, text in enumerate(headings):
         center = gap + column * (CELL + gap) + CELL / 2
         draw.text((center, CELL / 16), text, INK, font, anchor="mm")
     return np.array(band)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +30,16 @@ def test_a_quick_look_writes_its_report_into_the_bundle(zoo: Zoo, shapes_bundle:
     report = json.loads((shapes_bundle / "benchmark/benchmark.json").read_text())
     assert report["settings"]["min_runs"] == 20
     assert report["settings"]["threads"] == 1
+
+
+def test_a_second_model_is_compared_with_the_first(zoo: Zoo, shapes_bundle: Path) -> None:
+    other = shutil.copytree(shapes_bundle, shapes_bundle.with_name("other"))
+    options = ("--backends", "eager", "--quick", "--threads", "1")
+    result = zoo("bench", shapes_bundle, other, *options)
+    assert result.exit_code == 0, result.output
+    assert re.search(r"eager\W+1\W+64x64\W+[\d.]+\W+[\d.]+ \([\d.]+x\)", result.stdout), result.stdout
+    assert "how many times as fast as the first model" in result.stdout
+    assert sorted(path.name for path in Path("benchmark").iterdir()) == FILES
 
 
 def test_the_json_is_the_report(zoo: Zoo, shapes_bundle: Path) -> None:

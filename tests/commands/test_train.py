@@ -9,6 +9,7 @@ import huggingface_hub.constants
 import pytest
 
 from zoo.errors import BundleError, DatasetError, RecipeError, ZooError
+from zoo.train.registry import METHODS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -88,8 +89,8 @@ def test_the_baseline_trains_on_labels_alone(zoo: Zoo, tiny_recipe: Path) -> Non
 
 
 def test_an_unknown_method_is_refused(zoo: Zoo) -> None:
-    message = error_of(zoo("train", "u2pl", "--data", "shapes"), RecipeError)
-    assert message == "method u2pl is unknown, expected one of eln, supervised"
+    message = error_of(zoo("train", "yolo", "--data", "shapes"), RecipeError)
+    assert message == f"method yolo is unknown, expected one of {', '.join(METHODS)}"
 
 
 def test_a_recipe_of_another_method_is_refused(zoo: Zoo, tiny_recipe: Path) -> None:

@@ -52,6 +52,15 @@ def test_features_come_at_stride_4_and_at_the_output_stride(name: str, output_st
     assert high.shape == (2, encoder.high_channels, 64 // output_stride, 96 // output_stride)
 
 
+def test_the_last_stage_but_one_comes_between_those_of_forward() -> None:
+    encoder = Encoder("resnet18", output_stride=16).eval()
+    images = torch.randn(1, 3, 64, 64)
+    low, middle, high = encoder.stages(images)
+    assert middle.shape == (1, encoder.middle_channels, 4, 4)
+    assert (encoder.middle_channels, encoder.high_channels) == (256, 512)
+    assert all(torch.equal(*pair) for pair in zip((low, high), encoder(images), strict=True))
+
+
 def test_odd_sizes_are_rounded_up() -> None:
     low, high = Encoder("resnet18")(torch.zeros(1, 3, 65, 49))
     assert low.shape[-2:] == (17, 13)

@@ -52,8 +52,7 @@ def test_backends_take_turns_and_the_first_run_after_a_change_is_not_counted() -
     calls: list[str] = []
     rounds: list[int] = []
     timings = time_in_turns(
-        [Recorder("a", calls), Recorder("b", calls)],  # type: ignore[list-item]
-        IMAGES,
+        [(Recorder("a", calls), IMAGES), (Recorder("b", calls), IMAGES)],  # type: ignore[list-item]
         Budget(seconds=0, runs=20),
         rounds.append,
     )
@@ -66,7 +65,7 @@ def test_each_backend_runs_until_both_time_and_runs_are_reached() -> None:
     calls: list[str] = []
     recorder = Recorder("a", calls)
     start = time.perf_counter()
-    [timing] = time_in_turns([recorder], IMAGES, Budget(seconds=0.1, runs=1), silent_round)  # type: ignore[list-item]
+    [timing] = time_in_turns([(recorder, IMAGES)], Budget(seconds=0.1, runs=1), silent_round)  # type: ignore[list-item]
     assert time.perf_counter() - start >= 0.1
     assert sum(map(len, timing)) > 10
 
@@ -190,6 +189,33 @@ def test_several_models_and_batch_sizes_give_a_row_each(onnx_bundle: Path, tiny_
         (str(tiny_bundle), 3),
     ]
     assert {row.imgsz for row in report.rows} == {(32, 48)}
+
+
+def test_models_take_turns_and_each_is_compared_with_its_own_eager(
+    onnx_bundle: Path, tiny_bundle: Path
+) -> None:
+    settings = QUICK.model_copy(update={"backends": ("ort", "eager")})
+    said: list[str] = []
+    rows = benchmark([onnx_bundle, tiny_bundle], settings, said.append).rows
+    assert [(row.model, row.backend) for row in rows] == [
+        (str(onnx_bundle), "ort"),
+        (str(onnx_bundle), "eager"),
+        (str(tiny_bundle), "eager"),
+        (str(tiny_bundle), "ort"),  # which it has not, and which stands last
+    ]
+    assert [row.speedup for row in rows if row.backend == "eager"] == [1, 1]
+    assert [row.agreement for row in rows if row.backend == "eager"] == [1, 1]
+    assert rows[0].speedup != 1
+    assert sum("round 1 of" in line for line in said) == 1
+
+
+def test_models_of_other_sizes_get_images_of_their_own(tiny_bundle: Path, bundle_copy: Path) -> None:
+    config = bundle_copy / CONFIG_NAME
+    stored = json.loads(config.read_text())
+    stored["preprocessing"]["imgsz"] = [32, 48]
+    config.write_text(json.dumps(stored))
+    rows = benchmark([tiny_bundle, bundle_copy], QUICK, silent).rows
+    assert [row.imgsz for row in rows] == [(64, 64), (32, 48)]
 
 
 def test_the_report_records_machine_versions_and_settings(tiny_bundle: Path) -> None:

@@ -10,7 +10,7 @@ from PIL import Image
 from zoo.serve.machine import describe_machine, versions
 from zoo.serve.measurement import Latency, Report, Row, Settings, number
 from zoo.serve.plot import write_plot
-from zoo.serve.report import cells, markdown, why_not, write_report
+from zoo.serve.report import cells, comparison, markdown, why_not, write_report
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -115,8 +115,36 @@ def test_models_have_short_names_as_long_as_they_differ() -> None:
         "b/bundle/model.onnx": "model.onnx",
         "c": "c",
     }
+    runs = [measured("eager", 5, model=f"runs/{path}") for path in ("rrn/bundle", "rrn/bundle-branch_1")]
+    assert list(make_report(*runs).labels().values()) == ["rrn", "rrn-branch_1"]
     alike = [measured("eager", 5, model=model) for model in ("x/model.onnx", "y/model.onnx")]
     assert make_report(*alike).labels() == {"x/model.onnx": "x/model.onnx", "y/model.onnx": "y/model.onnx"}
+
+
+def test_several_models_stand_side_by_side_with_how_many_times_as_fast_they_are() -> None:
+    fused, branch = "runs/rrn/bundle", "runs/rrn/bundle-branch_1"
+    rows = [
+        measured("eager", 400, model=fused),
+        measured("ort", 300, model=fused),
+        measured("ort", 900, model=fused, batch=8),
+        measured("eager", 200, model=branch),
+        measured("ort", 100, model=branch),
+        Row(model=branch, backend="ort", batch=8, reason="out of memory"),
+    ]
+    head, lines = comparison(make_report(*rows)) or ([], [])
+    assert head == ["backend", "batch", "size", "rrn", "rrn-branch_1"]
+    assert lines == [
+        ["eager", "1", "512x384", "400", "200 (2.00x)"],
+        ["ort", "1", "512x384", "300", "100 (3.00x)"],
+    ]
+    assert "| ort | 1 | 512x384 | 300 | 100 (3.00x) |" in markdown(make_report(*rows))
+
+
+def test_models_are_compared_at_one_size_and_a_single_one_not_at_all() -> None:
+    assert comparison(make_report(*ROWS)) is None
+    assert "## Models" not in markdown(make_report(*ROWS))
+    rows = [measured("ort", 5, model="a"), measured("ort", 9, model="b", imgsz=(64, 64))]
+    assert comparison(make_report(*rows)) is None
 
 
 def test_numbers_have_three_digits() -> None:

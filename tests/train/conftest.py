@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from zoo.train.methods.eln import Eln
+    from zoo.train.methods.rrn import Rrn
 
 TINY_ENCODER = "mobilenetv3_small_050"
 
@@ -47,7 +48,21 @@ TINY_SETTINGS: dict[str, dict[str, Any]] = {
         "localize_steps": 3,
         "filter": {"encoder": TINY_ENCODER},
     },
+    # a small rate: BatchNorm over two images of one pixel each has steep gradients
+    "mlmt": {"imgsz": (32, 32), "burn_in_steps": 2, "ramp_steps": 4, "optimizer": {"lr": 1e-4}},
+    "rrn": {"cross_steps": 3, "discriminator": {"width": 2, "cell": 1}},
+    "s4gan": {"discriminator": {"width": 2}},
     "supervised": {},
+    "u2pl": {
+        "warm_start_steps": 2,
+        "contrast": {
+            "embedding_channels": 8,
+            "anchors_per_class": 8,
+            "negatives_per_class": 5,
+            "bank_sizes": (40, 30),
+            "pushes": 16,
+        },
+    },
 }
 """Settings of each method for images of 32 x 32 and runs of 20 steps."""
 
@@ -73,6 +88,12 @@ def build_eln(build: Callable[..., Any]) -> Callable[..., Eln]:
 
 
 @pytest.fixture
+def build_rrn(build: Callable[..., Any]) -> Callable[..., Rrn]:
+    """Return a builder of tiny RRNs in training mode; keyword arguments change the settings."""
+    return partial(build, "rrn")
+
+
+@pytest.fixture
 def make_batch() -> Callable[..., Batch]:
     """Return a builder of batches, two 32 x 32 images of each stream; a corner of the labels is unknown."""
 
@@ -80,7 +101,8 @@ def make_batch() -> Callable[..., Batch]:
         count_l, count_u = 2 * labeled, 2 * unlabeled
         label = torch.randint(3, (count_l, 32, 32))
         label[:, :4, :4] = IGNORE
-        batch = Batch(torch.randn(count_l, 3, 32, 32), label)
+        tags = torch.stack([(label == k).flatten(1).any(dim=1) for k in range(3)], dim=1)
+        batch = Batch(torch.randn(count_l, 3, 32, 32), label, tags_l=tags)
         if not unlabeled:
             return batch
         weak = torch.randn(count_u, 3, 32, 32)
@@ -140,13 +162,29 @@ def assert_same() -> Callable[..., None]:
     return check
 
 
+PAPER_MLMT = {"classification": "categorical", "consistency": "mse", "burn_in_steps": 0, "ramp_steps": 0}
+
 METHOD_CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "eln": ("eln", {}),
     "eln-official": ("eln", METHODS["eln"].official),
     "eln-s-ecn": ("eln", {"filter": {"kind": "s-ecn"}}),
     "eln-confidence": ("eln", {"filter": {"kind": "confidence"}}),
     "eln-strong-no-contrast": ("eln", {"views": "strong", "contrast": "none"}),
+    "mlmt": ("mlmt", {}),
+    "mlmt-paper": ("mlmt", PAPER_MLMT),
+    "rrn": ("rrn", {}),
+    "rrn-official": ("rrn", METHODS["rrn"].official),
+    "rrn-cps": ("rrn", {"self_training": "none"}),
+    "rrn-lplf-no-eni": ("rrn", {"self_training": "lplf", "eni": False, "cutmix": False}),
+    "s4gan": ("s4gan", {}),
+    "s4gan-official": ("s4gan", METHODS["s4gan"].official),
+    "s4gan-sgan": ("s4gan", {"loss": "sgan", "real_stream": False}),
     "supervised": ("supervised", {}),
+    "u2pl": ("u2pl", {}),
+    "u2pl-official": ("u2pl", METHODS["u2pl"].official),
+    "u2pl-bce-all-negatives": ("u2pl", {"contrast": {"loss": "bce", "negatives": "all"}}),
+    "u2pl-single-pass-no-bank": ("u2pl", {"single_pass": True, "contrast": {"memory_bank": False}}),
+    "u2pl-ohem-auxiliary": ("u2pl", {"ohem_threshold": 0.7, "ohem_min_kept": 50, "auxiliary_weight": 0.4}),
 }
 """Tiny instances that every test of the contract runs on: a method, and changes of its settings."""
 

@@ -137,6 +137,29 @@ def test_the_scale_is_drawn_from_its_range() -> None:
     assert sides.max() > 58
 
 
+def test_a_blur_smooths_an_edge_and_keeps_the_mean() -> None:
+    image = tv_tensors.Image(torch.zeros(3, 33, 33, dtype=torch.uint8))
+    image[:, :, 16:] = 200
+    blurred = strong_view(config(blur=1.0, blur_sigma=(2.0, 2.0)))(image).float()
+    profile = blurred[0, 16]
+    assert bool((profile.diff() >= 0).all())
+    assert profile[16] - profile[15] == pytest.approx(200 * 0.197, abs=2)  # the normal density at the edge
+    assert blurred.mean() == pytest.approx(image.float().mean().item(), abs=1)
+    assert profile[2] == 0
+    assert profile[-3] == 200
+
+
+def test_without_blur_the_strong_views_of_other_recipes_are_as_before() -> None:
+    image, _ = scene(40, 60)
+    settings = {"jitter": (0.4, 0.4, 0.4, 0.1), "grayscale": 0.5}
+    for seed in range(3):
+        views = []
+        for sigma in ((0.1, 2.0), (1.0, 3.0)):
+            torch.manual_seed(seed)
+            views.append(strong_view(config(**settings, blur_sigma=sigma))(image))
+        assert torch.equal(*views)
+
+
 def test_a_tiny_image_keeps_a_pixel() -> None:
     _, mask = weak_view((8, 8), "none", config(scale=(0.1, 0.1)))(*scene(1, 3))
     assert (mask != IGNORE).sum() == 1
@@ -164,7 +187,9 @@ def test_views_are_the_same_under_a_seed() -> None:
         {"flip": 1.5},
         {"grayscale": -0.1},
         {"jitter_probability": 2},
-        {"blur": 1},
+        {"blur": 1.5},
+        {"blur_sigma": (0.0, 1.0)},
+        {"blurr": 1},
         {"scale": (0.0, 1.0)},
         {"jitter": (-0.1, 0, 0, 0)},
         {"jitter": (0.1, 0.1, 0.1, 0.6)},

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import math
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -105,6 +106,53 @@ def test_a_step_descends_the_sum_of_the_terms(make_engine: MakeEngine, stream: A
     method = Toy()
     make_engine(method).fit(stream)
     assert method.trace == [-5 * RATE * step for step in range(1, 11)]
+
+
+class Weighing(Toy):
+    """A weight whose gradient is the label of a batch, or what `bad` has for that label."""
+
+    def forward(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
+        self.batches.append(batch)
+        number = int(batch.label_l[0])
+        return {
+            "a": self.weight * self.bad.get(number, number),
+            f"in-{progress.phase}": number + 0 * self.weight,
+        }
+
+
+def fit_pairs(make_engine: MakeEngine, method: Weighing, *, resume: bool = False, **changes: Any) -> Engine:
+    """Train with two batches a step, their number as label."""
+    image = torch.zeros(1, 3, 4, 4, dtype=torch.uint8)
+    engine = make_engine(method, accumulate=2, **changes)
+    if resume:
+        engine.resume()
+    engine.fit([Batch(image, torch.tensor([number])) for number in range(20)])  # type: ignore[arg-type]
+    return engine
+
+
+def test_several_batches_make_a_step_with_the_mean_of_their_losses(
+    make_engine: MakeEngine, tmp_path: Path
+) -> None:
+    method = Weighing()
+    fit_pairs(make_engine, method)
+    means = [0.5 + 2 * step for step in range(10)]  # of 0 and 1, of 2 and 3, ...
+    assert [a - b for a, b in pairwise([0.0, *method.trace])] == [RATE * mean for mean in means]
+    assert read_log(tmp_path / "log.csv")[-1]["loss/in-second"] == means[-1]
+
+
+def test_one_bad_batch_of_several_spoils_its_step_alone(make_engine: MakeEngine) -> None:
+    method = Weighing(bad={4: math.nan})
+    assert fit_pairs(make_engine, method).bad_steps == 1
+    assert method.trace[2] == method.trace[1]
+    assert math.isfinite(method.trace[-1])
+
+
+def test_a_resumed_run_of_several_batches_a_step_goes_on_with_the_next_one(make_engine: MakeEngine) -> None:
+    with pytest.raises(TrainingStoppedError):
+        fit_pairs(make_engine, Weighing({8: math.nan}), checkpoint_every=1, max_bad_steps=1)
+    method = Weighing()
+    fit_pairs(make_engine, method, resume=True)
+    assert [int(batch.label_l) for batch in method.batches] == list(range(8, 20))
 
 
 def test_the_learning_rate_follows_its_schedule(make_engine: MakeEngine, stream: Any) -> None:

@@ -53,10 +53,11 @@ def test_the_check_notices_a_wait_in_the_backward_pass() -> None:
 
 
 def test_no_step_of_a_method_makes_the_host_wait(
-    method: Method, batch: Batch, at: Callable[..., Progress]
+    method: Method, make_batch: Callable[..., Batch], at: Callable[..., Progress]
 ) -> None:
-    for phase in (phase.name for phase in method.phases(20)):
+    for phase in method.phases(20):
+        batch = make_batch(phase.labeled, phase.unlabeled, strong=phase.strong)
         with NoHostSync():
-            method.start_phase(at(phase))
-            torch.stack(list(method(batch, at(phase)).values())).sum().backward()
-            method.after_step(at(phase))
+            method.start_phase(at(phase.name))
+            torch.stack(list(method(batch, at(phase.name)).values())).sum().backward()
+            method.after_step(at(phase.name))

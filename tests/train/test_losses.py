@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from zoo.classes import IGNORE
-from zoo.train.losses import balanced_binary_cross_entropy, cross_entropy, entropy
+from zoo.train.losses import balanced_binary_cross_entropy, cross_entropy, entropy, ohem_cross_entropy
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,6 +37,16 @@ def literal_cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
             total = total - (scores[label[b, y, x]] - scores.exp().sum().log())
             count += 1
     return total / count
+
+
+def literal_ohem(logits: Tensor, label: Tensor, threshold: float, min_kept: int) -> Tensor:
+    """methods.md C3: keep probabilities up to the larger of the threshold and the `min_kept`-th smallest."""
+    known = [tuple(p) for p in (label != IGNORE).nonzero().tolist()]
+    probs = [logits[b, :, y, x].softmax(dim=0)[label[b, y, x]] for b, y, x in known]
+    if len(probs) >= min_kept:
+        bound = max(threshold, sorted(prob.item() for prob in probs)[min_kept - 1])
+        probs = [prob for prob in probs if prob <= bound]
+    return -torch.stack(probs).log().mean()
 
 
 def literal_entropy(logits: Tensor) -> Tensor:
@@ -137,6 +147,32 @@ def test_the_balanced_loss_without_a_counted_pixel_is_a_zero_with_a_gradient() -
     logits = torch.randn(1, 4, 4, requires_grad=True)
     nothing = torch.zeros(1, 4, 4, dtype=torch.bool)
     loss = balanced_binary_cross_entropy(logits, nothing, nothing)
+    loss.backward()
+    assert loss.item() == 0
+    assert logits.grad is not None
+    assert not logits.grad.any()
+
+
+@pytest.mark.parametrize("min_kept", [1, 10, 24, 25, 26, 1000])
+@pytest.mark.parametrize("threshold", [0.2, 0.5, 0.9])
+def test_the_hard_pixels_loss_equals_its_formula(
+    threshold: float, min_kept: int, logits: Tensor, label: Tensor, assert_same: Callable[..., None]
+) -> None:
+    settings = {"label": label, "threshold": threshold, "min_kept": min_kept}
+    assert_same(partial(ohem_cross_entropy, **settings), partial(literal_ohem, **settings), logits)
+
+
+def test_easy_pixels_have_no_gradient() -> None:
+    logits = torch.tensor([5.0, -5.0, 0.1, 3.0]).view(1, 1, 2, 2)
+    logits = torch.cat([logits, -logits], dim=1).requires_grad_()
+    ohem_cross_entropy(logits, torch.zeros(1, 2, 2, dtype=torch.long), 0.7, 1).backward()
+    assert logits.grad is not None
+    assert logits.grad.any(dim=1).tolist() == [[[False, True], [True, False]]]
+
+
+def test_the_hard_pixels_loss_of_an_unlabeled_batch_is_a_zero_with_a_gradient(logits: Tensor) -> None:
+    logits.requires_grad_()
+    loss = ohem_cross_entropy(logits, torch.full((2, 3, 5), IGNORE), 0.7, 10)
     loss.backward()
     assert loss.item() == 0
     assert logits.grad is not None

@@ -67,6 +67,21 @@ def test_the_rates_follow_the_schedule(schedule: str, factors: list[float]) -> N
         assert rates(optimizer) == pytest.approx([0.001 * factor, 0.01 * factor], rel=1e-5)
 
 
+@pytest.mark.parametrize("schedule", ["poly", "cosine", "constant"])
+def test_a_floor_is_where_the_schedule_ends(schedule: str) -> None:
+    optimizer = build(lr=0.03, schedule=schedule, floor=1e-4 / 0.03)
+    set_learning_rates([optimizer], 0, 100)
+    assert rates(optimizer)[1] == pytest.approx(0.03)
+    set_learning_rates([optimizer], 100, 100)
+    assert rates(optimizer)[1] == pytest.approx(0.03 if schedule == "constant" else 1e-4)
+
+
+def test_halfway_down_a_cosine_with_a_floor_is_the_mean_of_both_ends() -> None:
+    optimizer = build(lr=0.03, schedule="cosine", floor=1e-4 / 0.03)
+    set_learning_rates([optimizer], 50, 100)
+    assert rates(optimizer)[1] == pytest.approx((0.03 + 1e-4) / 2)
+
+
 def test_the_last_step_of_a_run_still_learns() -> None:
     optimizer = build(lr=0.01, schedule="poly")
     set_learning_rates([optimizer], 99, 100)

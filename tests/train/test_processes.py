@@ -39,7 +39,7 @@ from zoo.train.registry import build_method
 from zoo.train.run import RunFolder
 from zoo.train.session import Hardware
 
-recipe = load_recipe(sys.argv[1], ["network.num_classes=3"])
+recipe = load_recipe(sys.argv[1], ["network.num_classes=3", *sys.argv[3:]])
 source = open_source(recipe.data.spec)
 partition = make_partition(source, recipe.data.partition, recipe.seed)
 fabric = Hardware("cpu", 2).fabric(recipe.precision)
@@ -78,10 +78,23 @@ def train(recipe: Path, run: Path, *more: str) -> subprocess.Popen[str]:
     return zoo("-m", "zoo", "train", "eln", *options, *more)
 
 
-def test_both_processes_end_with_the_same_weights(tiny_recipe: Path, tmp_path: Path) -> None:
-    script = tmp_path / "script.py"
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [
+        pytest.param("", [], id="eln"),
+        pytest.param("", ["accumulate=2"], id="eln-accumulating"),
+        pytest.param('name = "rrn"\ncross_steps = 3\ndiscriminator = {width = 4, cell = 1}', [], id="rrn"),
+        pytest.param('name = "s4gan"\ndiscriminator = {width = 4}', [], id="s4gan"),
+    ],
+)
+def test_both_processes_end_with_the_same_weights(
+    method: str, settings: list[str], tiny_recipe: Path, tmp_path: Path
+) -> None:
+    script, recipe = tmp_path / "script.py", tmp_path / "recipe.toml"
     script.write_text(SCRIPT)
-    process = zoo(script, tiny_recipe, tmp_path)
+    before, table, eln = tiny_recipe.read_text().partition("[method]\n")
+    recipe.write_text(before + table + (method or eln))
+    process = zoo(script, recipe, tmp_path, *settings)
     _, err = finish(process)
     assert process.returncode == 0, err
     first, second = (torch.load(tmp_path / f"rank-{rank}.pt") for rank in (0, 1))

@@ -21,7 +21,8 @@ def benchmark(
         list[str] | None,
         typer.Argument(
             metavar="[MODEL]",
-            help="Runs, bundles, .onnx or .engine files; default: the newest run under runs/.",
+            help="Runs, bundles, .onnx or .engine files, the first of which the others are compared with; "
+            "default: the newest run under runs/.",
         ),
     ] = None,
     backends: Annotated[
@@ -129,13 +130,15 @@ def _parts(text: str) -> list[str]:
 
 def _show(report: Report, files: list[Path]) -> list[Any]:
     """Return what a person sees of a report."""
-    from zoo.serve.report import cells, why_not
+    from zoo.serve.report import COMPARED, cells, comparison, why_not
 
     shown: list[Any] = []
     for model, label in report.labels().items():
         rows = [row for row in report.rows if row.model == model]
         shown.append(table(f"{label}, threads: {report.settings.threads}", *cells(rows)))
         shown += [f"not measured: {line}" for line in why_not(rows)]
+    if compared := comparison(report):
+        shown += [table("Models", *compared), f"{COMPARED}."]
     if report.settings.quick:
         shown.append("A quick look: few runs, rough figures.")
     return [*shown, f"Made {', '.join(map(str, files))}"]

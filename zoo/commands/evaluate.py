@@ -1,4 +1,4 @@
-"""`zoo evaluate`: the mIoU of a model on labelled images."""
+"""`zoo evaluate`: the mIoU of a model on labelled images, or the F1 of a classifier."""
 
 from __future__ import annotations
 
@@ -29,25 +29,46 @@ def evaluate(
     device: DeviceOption = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure the mIoU of MODEL on labeled images."""
+    """Measure the mIoU of MODEL on labeled images; of a classifier (mlmt), the F1 of the classes it tells."""
     path = resolve_model(model)
 
     from zoo.data.open import open_source
     from zoo.evaluate import evaluate as evaluate_predictor
+    from zoo.evaluate import evaluate_tags
     from zoo.predictors.load import load_predictor
+    from zoo.predictors.tags import load_tag_predictor
 
     source = open_source(data or training_data(path))
-    predictor = load_predictor(path, device=choose_device(device))
+    where = choose_device(device)
     with remarks.status("evaluating") as status:
-        metrics = evaluate_predictor(
-            predictor,
-            source,
-            split,
-            protocol,
-            on_progress=lambda done, total: status.update(f"evaluated {done} of {total} images"),
-        )
+
+        def on_progress(done: int, total: int) -> None:
+            status.update(f"evaluated {done} of {total} images")
+
+        if is_classifier(path, protocol):
+            metrics = evaluate_tags(load_tag_predictor(path, where), source, split, on_progress)
+        else:
+            predictor = load_predictor(path, device=where)
+            metrics = evaluate_predictor(predictor, source, split, protocol, on_progress)
     metrics = {"model": str(path), **metrics}
     emit(metrics, *_report(metrics), as_json=as_json)
+
+
+def is_classifier(path: Path, protocol: str) -> bool:
+    """Return whether a model is a classifier, which is evaluated on whole images.
+
+    Raises:
+        BundleError: one with another protocol.
+    """
+    from zoo.bundle import load_config
+
+    found = path.is_dir() and load_config(path).deployable.kind == "classifier"
+    if found and protocol != "whole":
+        raise BundleError(
+            f"--protocol {protocol} puts masks together, but {path} is a classifier, which tells classes of "
+            f"whole images: leave it out"
+        )
+    return found
 
 
 def training_data(path: Path) -> str:
@@ -67,14 +88,15 @@ def training_data(path: Path) -> str:
 
 def _report(metrics: dict[str, Any]) -> list[Any]:
     """Return what a person sees of the metrics."""
-    rows = [(name, _number(iou)) for name, iou in metrics["iou"].items()]
-    rows += [("mean", _number(metrics["miou"])), ("pixel accuracy", _number(metrics["pixel_accuracy"]))]
+    from zoo.figures import figures_of
+
+    figures = figures_of(metrics)
+    show = "{:.4f}".format
+    headings = tuple(figures.by_class.values())
+    others = figures.summary(metrics, show)[len(headings) :]
+    rows = [*figures.rows(metrics, show), figures.means(metrics, show), *others]
     title = (
-        f"IoU of {metrics['model']} on {metrics['images']} {metrics['split']} images of {metrics['data']}, "
-        f"protocol {metrics['protocol']}"
+        f"{' and '.join(headings)} of {metrics['model']} on {metrics['images']} {metrics['split']} images of "
+        f"{metrics['data']}, protocol {metrics['protocol']}"
     )
-    return [table(title, ("class", "IoU"), rows), f"{metrics['backend']}: {metrics['runtime']}"]
-
-
-def _number(value: float | None) -> str:
-    return "absent" if value is None else f"{value:.4f}"
+    return [table(title, ("class", *headings), rows), f"{metrics['backend']}: {metrics['runtime']}"]

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from zoo.commands.console import AsJson, emit, remarks, table
-from zoo.commands.model import ModelArgument, parse_size, resolve_model
-from zoo.errors import BundleError
+from zoo.commands.model import ModelArgument, parse_size, resolve_bundle
 
 if TYPE_CHECKING:
     from zoo.export.pipeline import Artifact
@@ -47,22 +46,52 @@ def export(
         str | None,
         typer.Option(metavar="student|teacher|...", help="Which network of a run; default: the method's."),
     ] = None,
+    branch: Annotated[
+        Literal["both", "1", "2"],
+        typer.Option(help="One branch of an ensemble (rrn), in a bundle of its own."),
+    ] = "both",
+    fuse_weight: Annotated[
+        float | None,
+        typer.Option(metavar="X", help="Weight of branch 1 of an ensemble; default: as trained."),
+    ] = None,
+    gate: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CLASSIFIER", help="A run or bundle of mlmt that removes classes from the masks."
+        ),
+    ] = None,
+    gate_threshold: Annotated[
+        float | None,
+        typer.Option(metavar="X", help="A class stays if its probability is above it; default: 0.2."),
+    ] = None,
+    background: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|none", help="Class that a gate never removes; default: the one called background."
+        ),
+    ] = None,
     min_agreement: Annotated[
         float | None, typer.Option(metavar="X", help="Share of equal pixels, in place of the built-in gates.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Copy the bundle there first and export the copy.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder of a bundle that is made or copied there first."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Export MODEL to ONNX and TensorRT; every artifact must give the model's masks."""
+    """Export MODEL to ONNX and TensorRT; every artifact must give the model's masks.
+
+    --branch, --fuse-weight and --gate first make a new bundle of MODEL, beside it or in --out, and export it.
+    """
     batches = _numbers(batch, "--batch")
     if len(batches) != 3:
         raise typer.BadParameter(f"{batch!r} is not MIN,OPT,MAX, expected e.g. 1,1,4", param_hint="--batch")
     capabilities = _numbers(sm, "--sm")
     size = None if imgsz is None else parse_size(imgsz)
-    bundle = resolve_model(model, weights)
-    if bundle.is_file():
-        raise BundleError(f"{bundle} is an artifact, expected a run or bundle folder to export")
+    bundle = resolve_bundle(model, weights)
+    classifier = None if gate is None else resolve_bundle(gate)
 
+    from zoo.export.compose import Composition, compose
     from zoo.export.options import ExportOptions
     from zoo.export.pipeline import export_bundle
 
@@ -78,7 +107,15 @@ def export(
         min_agreement=min_agreement,
         out=out,
     )
-    report = export_bundle(bundle, options, remarks.print)
+    options.check()
+    composition = Composition(
+        branch=branch,
+        fuse_weight=fuse_weight,
+        gate=classifier,
+        gate_threshold=gate_threshold,
+        background=background,
+    )
+    report = export_bundle(compose(bundle, composition, out, remarks.print), options, remarks.print)
     rows = [_row(artifact) for artifact in report.artifacts]
     files = "\n".join(f"  {name}" for name in report.files)
     emit(

@@ -57,6 +57,18 @@ def resolve_model(text: str | None, weights: str | None = None) -> Path:
     return path
 
 
+def resolve_bundle(text: str | None, weights: str | None = None) -> Path:
+    """Return the bundle folder that MODEL names; see `resolve_model`.
+
+    Raises:
+        BundleError: nothing of that name, or an artifact.
+    """
+    path = resolve_model(text, weights)
+    if path.is_file():
+        raise BundleError(f"{path} is an artifact, expected a run or bundle folder to export")
+    return path
+
+
 def _bundle_of_run(run: Path, weights: str | None) -> Path:
     """Return the bundle of a run, stripped now if training did not come so far."""
     if weights is None and (run / "bundle" / "config.json").is_file():

@@ -14,7 +14,9 @@ from zoo.commands.model import newest_run, parse_size
 
 
 def train(
-    method: Annotated[str, typer.Argument(help="eln or supervised.")],
+    method: Annotated[
+        str, typer.Argument(help="eln, rrn, u2pl, s4gan, supervised, or mlmt, a classifier that gates.")
+    ],
     data: Annotated[
         str | None,
         typer.Option(metavar="SPEC", help="shapes (built in), a folder or a data.toml."),
@@ -54,18 +56,23 @@ def train(
     seed: Annotated[
         int | None, typer.Option(min=0, help="Of weights, partition, order and augmentation.")
     ] = None,
+    profile: Annotated[
+        bool,
+        typer.Option("--profile", help="Only time some steps of each phase, part by part; trains no model."),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Train METHOD on few masks and many images; leaves a run folder with a stripped bundle."""
     # waiting threads must not spin: data workers need the cores; this is read when torch is loaded
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from zoo.errors import RecipeError
+    from zoo.train.profile import profile as time_steps
     from zoo.train.recipe import default_recipe, load_recipe
     from zoo.train.session import Hardware
     from zoo.train.session import resume as resume_run
     from zoo.train.session import start as start_run
 
-    _log_to_stderr()
+    log_to_stderr()
     hardware = Hardware(device, devices)
     changes = {
         "data.spec": data,
@@ -80,7 +87,7 @@ def train(
     }
     changes = {key: value for key, value in changes.items() if value is not None}
     if resume:
-        if changes or settings or recipe or steps:
+        if changes or settings or recipe or steps or profile:
             raise RecipeError("--resume continues a run as it was started: leave the other options out")
         metrics = resume_run(out or newest_run(method), method, hardware)
     else:
@@ -88,6 +95,10 @@ def train(
         resolved = load_recipe(name, settings or [], steps, changes)
         if resolved.method.name != method:
             raise RecipeError(f"recipe {name} is for {resolved.method.name}, got method {method}")
+        if profile:
+            found = time_steps(resolved, out, hardware)
+            emit(found, *_profile_report(found), as_json=as_json)
+            return
         metrics = start_run(resolved, out, hardware)
     if metrics:  # of several processes only the first reports
         emit(metrics, *_report(metrics), as_json=as_json)
@@ -95,19 +106,53 @@ def train(
 
 def _report(metrics: dict[str, Any]) -> list[Any]:
     """Return what a person sees of the metrics of a run."""
+    from zoo.figures import MASKS, figures_of
+
     val = metrics["val"]
-    rows = [(name, "absent" if iou is None else f"{iou:.3f}") for name, iou in val["iou"].items()]
-    rows.append(("mean", f"{val['miou']:.3f}"))
+    figures = figures_of(val)
+    rows = [*figures.rows(val, "{:.3f}".format), figures.means(val, "{:.3f}".format)]
+    headings = tuple(figures.by_class.values())
     run = Path(metrics["run"])
     names = ("metrics.json", "log.csv", "curves.png", "preview.png", "bundle")
     return [
-        table(f"IoU after step {metrics['steps']} on {val['images']} val images", ("class", "IoU"), rows),
+        table(
+            f"{' and '.join(headings)} after step {metrics['steps']} on {val['images']} val images",
+            ("class", *headings),
+            rows,
+        ),
         "Made " + ", ".join(str(run / name) for name in names),
-        f"Next: zoo export {run} --onnx --trt",
+        f"Next: zoo export {run} --onnx --trt"
+        if figures is MASKS
+        else f"Next: zoo export MODEL --gate {run}",
     ]
 
 
-def _log_to_stderr() -> None:
+def _profile_report(found: dict[str, Any]) -> list[Any]:
+    """Return what a person sees of a profile: a table of the parts of each phase's step."""
+    shown: list[Any] = []
+    for name, phase in found["phases"].items():
+        rows = [
+            (part, f"{figures['ms']:.1f}", f"{figures['share']:.1%}", _mib(figures["peak_mib"]))
+            for part, figures in phase["parts"].items()
+        ]
+        peaks = [
+            figures["peak_mib"] for figures in phase["parts"].values() if figures["peak_mib"] is not None
+        ]
+        rows.append(("step", f"{phase['step_ms']:.1f}", "100%", _mib(max(peaks, default=None))))
+        uncut = f"{phase['uncut_step_ms']:.1f} ms without cuts"
+        shown.append(table(f"{name}: a step, {uncut}", ("part", "ms", "share", "peak MiB"), rows))
+    return [
+        *shown,
+        f"Mean of {found['timed_steps']} steps on {found['device']}; memory: {found['memory']}.",
+        f"Made {Path(found['run']) / 'profile.json'}",
+    ]
+
+
+def _mib(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.0f}"
+
+
+def log_to_stderr() -> None:
     """Show our own remarks; other libraries only speak up from warnings on."""
     from rich.logging import RichHandler
 

@@ -5,12 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
+
+from zoo.classes import IGNORE
+from zoo.data.tags import tags_of_mask
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from zoo.data.partition import Partition
     from zoo.data.source import Source
 
 
@@ -43,6 +48,28 @@ class LabeledImages(_Images[tuple[tv_tensors.Image, tv_tensors.Mask]]):
 
     def __getitem__(self, index: int) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
         return self._image(index), tv_tensors.Mask(torch.tensor(self.source.read_mask(self.ids[index])))
+
+
+class TaggedImages(_Images[tuple[tv_tensors.Image, tv_tensors.Mask, Tensor]]):
+    """Images whose classes are known, with their masks and (K,) bool tags; a mask may be `IGNORE` all over.
+
+    Args:
+        source: where they are read.
+        partition: its labeled images, then those that it has tags of.
+    """
+
+    def __init__(self, source: Source, partition: Partition) -> None:
+        super().__init__(source, (*partition.labeled, *partition.tags))
+        self.tags = partition.tags
+
+    def __getitem__(self, index: int) -> tuple[tv_tensors.Image, tv_tensors.Mask, Tensor]:
+        image, labels = self._image(index), self.tags.get(self.ids[index])
+        count = len(self.source.classes)
+        if labels is None:
+            mask = self.source.read_mask(self.ids[index])
+            return image, tv_tensors.Mask(torch.tensor(mask)), torch.from_numpy(tags_of_mask(mask, count))
+        unknown = torch.full(image.shape[-2:], IGNORE, dtype=torch.uint8)
+        return image, tv_tensors.Mask(unknown), torch.tensor([label in labels for label in range(count)])
 
 
 class UnlabeledImages(_Images[tv_tensors.Image]):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, Literal
+
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -10,19 +12,23 @@ from zoo.models.encoder import create_timm
 
 
 class ClassifierConfig(BaseModel):
-    """Everything needed to rebuild a classifier without its weights.
+    """Everything needed to rebuild a classifier without its weights; a bundle may hold one by itself.
 
     Args:
         encoder: name of a timm model.
         num_classes: K.
         imgsz: height and width that every image is squashed to, aspect not kept (section III-C: 320 x 320).
+        activation: from logits to the probability of each class: `sigmoid`, or `softmax` where the classifier
+            was trained with the paper's categorical cross entropy.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    kind: Literal["classifier"] = "classifier"
     encoder: str = "resnet101"
     num_classes: int = Field(2, ge=2, le=255)
     imgsz: tuple[PositiveInt, PositiveInt] = (320, 320)
+    activation: Literal["sigmoid", "softmax"] = "sigmoid"
 
 
 class ImageClassifier(nn.Module):
@@ -48,3 +54,16 @@ class ImageClassifier(nn.Module):
             images = F.interpolate(images, size=self.config.imgsz, mode="bilinear", align_corners=False)
         logits: Tensor = self.body(images)
         return logits
+
+    def renew_head(self) -> None:
+        """Draw the last layer anew."""
+        head: Any = self.body  # timm's networks all have it; the type of a module's attribute is not known
+        head.reset_classifier(self.config.num_classes)
+
+    def prob(self, logits: Tensor) -> Tensor:
+        """Return the probability of each class being in the image, (B, K).
+
+        Args:
+            logits: (B, K) float.
+        """
+        return logits.sigmoid() if self.config.activation == "sigmoid" else logits.softmax(dim=1)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from typing import Annotated, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from zoo.models.classifier import ClassifierConfig, ImageClassifier
@@ -50,7 +51,8 @@ class EnsembleConfig(_Config):
         weight_1: of the first branch; the second has the rest.
         average: `logits` as the authors' code, or `probabilities`.
         resolution: where the average is taken: on the decoder's grid, or at full size. For logits both are
-            the same function, the first is cheaper.
+            the same function; for probabilities the first resizes the logarithm of their average. It is
+            cheaper by far.
     """
 
     kind: Literal["ensemble"] = "ensemble"
@@ -80,6 +82,12 @@ class GatedConfig(_Config):
     classifier: ClassifierConfig
     threshold: float = Field(0.2, ge=0, lt=1)
     background: int | None = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _check_background(self) -> GatedConfig:
+        if self.background is not None and self.background >= self.classifier.num_classes:
+            raise ValueError(f"background {self.background} is none of {self.classifier.num_classes} classes")
+        return self
 
     @property
     def networks(self) -> tuple[NetworkConfig, ...]:
@@ -165,18 +173,17 @@ class FusedEnsemble(Deployable):
         Args:
             images: (B, 3, H, W) float, normalised.
         """
-        first, second = (self._scores(branch, images) for branch in self.branches)
+        first, second = (self._logits(branch, images) for branch in self.branches)
         weight = self.config.weight_1
-        fused: Tensor = weight * first + (1 - weight) * second
         if self.config.average == "logits":
-            return fused
-        return fused.clamp(min=torch.finfo(fused.dtype).tiny).log()
+            return weight * first + (1 - weight) * second
+        return log_add_exp(
+            first.log_softmax(dim=1) + math.log(weight), second.log_softmax(dim=1) + math.log1p(-weight)
+        )
 
-    def _scores(self, branch: nn.Module, images: Tensor) -> Tensor:
+    def _logits(self, branch: nn.Module, images: Tensor) -> Tensor:
         logits: Tensor = branch(images).logits
-        if self.config.resolution == "image":
-            logits = resize_logits(logits, images.shape[-2:])
-        return logits if self.config.average == "logits" else logits.softmax(dim=1)
+        return logits if self.config.resolution == "decoder" else resize_logits(logits, images.shape[-2:])
 
 
 class Gated(Deployable):
@@ -202,7 +209,7 @@ class Gated(Deployable):
         Args:
             images: (B, 3, H, W) float, normalised.
         """
-        kept = self.kept(self.classifier(images).sigmoid())
+        kept = self.kept(self.classifier.prob(self.classifier(images)))
         logits: Tensor = self.segmentation.decoder_logits(images)
         return logits.masked_fill(~kept[:, :, None, None], REMOVED)
 
@@ -217,6 +224,12 @@ class Gated(Deployable):
             label = torch.arange(prob.shape[1], device=prob.device)
             above = above | (label == self.config.background)
         return above | ~above.any(dim=1, keepdim=True)
+
+
+def log_add_exp(first: Tensor, second: Tensor) -> Tensor:
+    """Return log(exp(first) + exp(second)); `torch.logaddexp` is exported so that it underflows in fp16."""
+    high, low = torch.maximum(first, second), torch.minimum(first, second)
+    return high + (low - high).exp().log1p()
 
 
 def build_deployable(config: DeployableConfig) -> Deployable:

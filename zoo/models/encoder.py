@@ -55,6 +55,7 @@ class Encoder(nn.Module):
         self.low_index = reductions.index(LOW_LEVEL_STRIDE)
         channels = feature_info.channels()
         self.low_channels: int = channels[self.low_index]
+        self.middle_channels: int = channels[-2]
         self.high_channels: int = channels[-1]
         if in_channels != 3:
             _renew_first_conv(self.body)
@@ -67,8 +68,17 @@ class Encoder(nn.Module):
         Args:
             images: (B, in_channels, H, W) float.
         """
+        low, _, high = self.stages(images)
+        return low, high
+
+    def stages(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the features at stride 4, of the last stage but one, and at the output stride.
+
+        Args:
+            images: (B, in_channels, H, W) float.
+        """
         stages = self.body(images)
-        return stages[self.low_index], stages[-1]
+        return stages[self.low_index], stages[-2], stages[-1]
 
 
 def create_timm(name: str, *, pretrained: bool, **options: Any) -> nn.Module:

@@ -1,0 +1,233 @@
+"""A new bundle from trained parts: one branch of an ensemble, another weight of its branches, a gate.
+
+A bundle is the unit of everything else: what is composed here is exported, benchmarked and evaluated like any
+other model. Its provenance says what it was made of.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from pydantic import BaseModel, ConfigDict
+
+from zoo.bundle import WEIGHTS_NAME, load_bundle, load_classifier, save_bundle
+from zoo.card import model_card
+from zoo.errors import ExportError
+from zoo.export.pipeline import check_out
+from zoo.models.deployable import Deployable, FusedEnsemble, Gated, GatedConfig, Student
+from zoo.predictors.artifact import sha256
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from zoo.bundle import BundleConfig
+    from zoo.models.classifier import ImageClassifier
+    from zoo.models.deeplab import SegmentationNetwork
+
+BACKGROUND = "background"
+NO_BACKGROUND = "none"
+
+
+class Composition(BaseModel):
+    """What to make of a bundle; nothing by default.
+
+    Args:
+        branch: the only one of an ensemble's that is kept.
+        fuse_weight: of the first branch of an ensemble.
+        gate: bundle of a classifier, whose word decides which classes can be in a mask.
+        gate_threshold: a class whose probability is not above it is removed; None for the paper's 0.2.
+        background: class that the gate never removes, or `none`; None for the one called `background`, if
+            there is one.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    branch: Literal["both", "1", "2"] = "both"
+    fuse_weight: float | None = None
+    gate: Path | None = None
+    gate_threshold: float | None = None
+    background: str | None = None
+
+    @property
+    def suffix(self) -> str:
+        """Return what the name of the new bundle ends with; empty if there is nothing to make."""
+        names = (
+            "" if self.branch == "both" else f"-branch_{self.branch}",
+            "" if self.fuse_weight is None else f"-fused_{self.fuse_weight:g}",
+            "" if self.gate is None else "-gated",
+        )
+        return "".join(names)
+
+    def check(self) -> None:
+        """Raise unless the options fit together.
+
+        Raises:
+            ExportError: names the option.
+        """
+        weight, threshold = self.fuse_weight, self.gate_threshold
+        if weight is not None and not 0 < weight < 1:
+            raise ExportError(
+                f"--fuse-weight {weight:g} leaves a branch out, expected more than 0 and less than 1: "
+                f"--branch 1 or 2 takes one alone"
+            )
+        if weight is not None and self.branch != "both":
+            raise ExportError(
+                f"--fuse-weight {weight:g} is for both branches, got --branch {self.branch}: give one of them"
+            )
+        if self.gate is None and (threshold is not None or self.background is not None):
+            raise ExportError("--gate-threshold and --background are of a gate, expected --gate beside them")
+        if threshold is not None and not 0 <= threshold < 1:
+            raise ExportError(f"--gate-threshold {threshold:g} is no probability, expected 0 <= X < 1")
+
+
+def compose(
+    bundle: Path, composition: Composition, out: Path | None, on_event: Callable[[str], None]
+) -> Path:
+    """Write the bundle that is asked for and return its folder: `bundle` itself if nothing is to be made.
+
+    Args:
+        bundle: folder of a segmentation model.
+        composition: what to make of it.
+        out: of the new bundle; None for a folder beside `bundle`, e.g. `bundle-gated`.
+        on_event: told what was made in one line.
+
+    Raises:
+        ExportError: the options or the parts do not fit together, or `out` holds something else.
+        BundleError: a part is no usable bundle.
+    """
+    composition.check()
+    if not composition.suffix:
+        return bundle
+    folder = out or _beside(bundle, composition.suffix)
+    check_out(folder)
+    sources = (bundle,) if composition.gate is None else (bundle, composition.gate)
+    if folder.resolve() in [source.resolve() for source in sources]:
+        raise ExportError(f"--out {folder} is a part of the new bundle, expected a folder of its own")
+    deployable, config = load_bundle(bundle)
+    parts = {"segmentation": origin(bundle, config)}
+    if composition.branch != "both":
+        network = _ensemble(deployable).branches[int(composition.branch) - 1]
+        deployable = Student(cast("SegmentationNetwork", network))
+        config = _updated(config, weights=f"branch_{composition.branch}")
+    if composition.fuse_weight is not None:
+        deployable = _ensemble(deployable)
+        deployable.config = deployable.config.model_copy(update={"weight_1": composition.fuse_weight})
+    if composition.gate is not None:
+        classifier, other = load_classifier(composition.gate)
+        check_fit(config, other, composition.gate)
+        deployable = under_gate(deployable, classifier, composition, config.names)
+        parts["classifier"] = origin(composition.gate, other)
+        config = _updated(config, method=f"{config.method} + {other.method}")
+        on_event(_remark(deployable.config, config.names))
+    kept = sum(parameter.numel() for parameter in deployable.parameters())
+    provenance = {**config.provenance, "parameters": {"kept": kept}, "parts": parts}
+    config = _updated(config, deployable=deployable.config, provenance=provenance, metrics={})
+    save_bundle(folder, deployable, config, model_card(config))
+    on_event(f"made {folder} of {' and '.join(map(str, sources))}")
+    return folder
+
+
+def origin(folder: Path, config: BundleConfig) -> dict[str, Any]:
+    """Return what provenance keeps of a part: enough to find and to repeat it."""
+    kept = config.model_dump(
+        mode="json", include={"method", "weights", "preprocessing", "recipe", "provenance", "metrics"}
+    )
+    return {"folder": str(folder), "weights_sha256": sha256(folder / WEIGHTS_NAME), **kept}
+
+
+def check_fit(config: BundleConfig, classifier: BundleConfig, folder: Path) -> None:
+    """Raise unless a classifier was trained on the classes and the input of a segmentation model.
+
+    Args:
+        config: of the segmentation model.
+        classifier: of the classifier.
+        folder: of the classifier, for the message.
+
+    Raises:
+        ExportError: says what differs.
+    """
+    if classifier.names != config.names:
+        raise ExportError(
+            f"--gate {folder} knows the classes {', '.join(classifier.names)}, expected the model's in their "
+            f"order, {', '.join(config.names)}: train it on the data of the model"
+        )
+    got, expected = classifier.preprocessing, config.preprocessing
+    if (got.mean, got.std) != (expected.mean, expected.std):
+        raise ExportError(
+            f"--gate {folder} takes images of mean {got.mean} and std {got.std}, expected the model's "
+            f"{expected.mean} and {expected.std}: both see the same input, train it with these"
+        )
+
+
+def under_gate(
+    deployable: Deployable, classifier: ImageClassifier, composition: Composition, names: tuple[str, ...]
+) -> Gated:
+    """Return a model under the gate of a classifier.
+
+    Args:
+        deployable: taken over.
+        classifier: of the same classes; taken over.
+        composition: its threshold and background are used.
+        names: of the classes.
+
+    Raises:
+        ExportError: the model has a gate already, or the background is no class.
+    """
+    if isinstance(deployable, Gated):
+        raise ExportError(
+            "MODEL has a gate already, expected one without: name the model that it was made of"
+        )
+    gate = GatedConfig(
+        segmentation=deployable.config,
+        classifier=classifier.config,
+        background=background_label(names, composition.background),
+    )
+    if composition.gate_threshold is not None:
+        gate = gate.model_copy(update={"threshold": composition.gate_threshold})
+    return Gated(deployable, classifier, gate)
+
+
+def background_label(names: tuple[str, ...], wanted: str | None) -> int | None:
+    """Return the label of the class that a gate never removes.
+
+    Args:
+        names: of the classes.
+        wanted: one of them, or `none`; None for the one called `background`, if there is one.
+
+    Raises:
+        ExportError: no such class.
+    """
+    if wanted is None:
+        return names.index(BACKGROUND) if BACKGROUND in names else None
+    if wanted in names:
+        return names.index(wanted)
+    if wanted == NO_BACKGROUND:
+        return None
+    raise ExportError(
+        f"--background {wanted} is no class, expected {NO_BACKGROUND} or one of {', '.join(names)}"
+    )
+
+
+def _beside(bundle: Path, suffix: str) -> Path:
+    named = bundle if bundle.name not in ("", "..") else bundle.resolve()
+    return named.with_name(f"{named.name}{suffix}")
+
+
+def _ensemble(deployable: Deployable) -> FusedEnsemble:
+    if isinstance(deployable, FusedEnsemble):
+        return deployable
+    raise ExportError(
+        f"--branch and --fuse-weight need an ensemble, as rrn trains, got a model of kind "
+        f"{deployable.config.kind}: leave them out"
+    )
+
+
+def _remark(gate: GatedConfig, names: tuple[str, ...]) -> str:
+    if gate.background is None:
+        return f"gate at {gate.threshold:g}: it may remove any class; --background NAME keeps one"
+    return f"gate at {gate.threshold:g}: it never removes {names[gate.background]}"
+
+
+def _updated(config: BundleConfig, **changes: Any) -> BundleConfig:
+    return config.model_copy(update=changes)

@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from zoo.commands.compare import parse_seeds
+from zoo.errors import RecipeError, ZooError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from typer.testing import Result
+
+    Zoo = Callable[..., Result]
+
+PATIENCE_S = 120
+TINY = [
+    "--methods=supervised,eln",
+    "--partition=4",
+    "--encoder=test_resnet",
+    "--no-pretrained",
+    "--imgsz=32",
+    "--batch=2",
+    "--device=cpu",
+    "--set=data.workers=0",
+    "--set=network.decoder_channels=16",
+    "--set=network.low_level_channels=8",
+    "--set=network.rates=[1]",
+    "--set=eln.filter.encoder=test_resnet",
+]
+FILES = [
+    "classes.png",
+    "compare.json",
+    "curves.png",
+    "pictures.png",
+    "recipes",
+    "report.html",
+    "runs",
+    "table.md",
+]
+
+
+@pytest.mark.parametrize(
+    ("text", "seeds"), [("1", (0,)), ("3", (0, 1, 2)), ("5,", (5,)), ("2,0,2", (2, 0)), (" 4 , 7", (4, 7))]
+)
+def test_seeds_are_a_number_or_a_list(text: str, seeds: tuple[int, ...]) -> None:
+    assert parse_seeds(text) == seeds
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--seeds", "a"), "'a' is neither a number of seeds nor a list, expected e.g. 3 or 0,1,2"),
+        (("--seeds", "0"), "is neither a number of seeds nor a list"),
+        (("--seeds", "1,x"), "is neither a number of seeds nor a list"),
+        (("--methods", ","), "',' names no method, expected e.g. supervised,eln"),
+        (("--imgsz", "big"), "is not H,W"),
+        (("--steps", "0"), "0 is not in the range"),
+    ],
+)
+def test_a_bad_option_is_a_usage_error(zoo: Zoo, options: tuple[str, str], message: str) -> None:
+    result = zoo("compare", *options)
+    assert result.exit_code == 2
+    assert message in " ".join(result.stderr.split())
+    assert list(Path.cwd().iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "option",
+    [("--seeds", "1"), ("--methods", "eln"), ("--set", "steps=1"), ("--data", "x"), ("--steps", "3")],
+)
+def test_a_comparison_is_resumed_as_it_was_started(zoo: Zoo, option: tuple[str, str]) -> None:
+    result = zoo("compare", "--resume", "--out", "c", *option)
+    assert isinstance(result.exception, RecipeError)
+    assert str(result.exception) == (
+        "--resume continues a comparison as it was started: leave the other options out"
+    )
+
+
+def test_there_must_be_a_comparison_to_resume(zoo: Zoo) -> None:
+    for options, message in (((), "no comparison under"), (("--out", "c"), "c holds no compare.json")):
+        result = zoo("compare", "--resume", *options)
+        assert isinstance(result.exception, RecipeError)
+        assert message in str(result.exception)
+
+
+def test_a_method_that_is_unknown_leaves_nothing(zoo: Zoo) -> None:
+    result = zoo("compare", "--methods", "supervised,yolo", "--out", "c")
+    assert isinstance(result.exception, RecipeError)
+    assert str(result.exception).startswith("method yolo is unknown, expected one of ")
+    assert not Path("c").exists()
+
+
+@pytest.mark.slow
+def test_a_failed_run_is_told_and_the_others_are_kept(zoo: Zoo, tiny_folder: Path) -> None:
+    # a rate as high as this gives losses that are not finite; the run stops at the first
+    broken = ("--set=eln.optimizer.lr=1e30", "--set=max_bad_steps=1", "--steps=8", "--out=c", "--json")
+    result = zoo("compare", "--data", tiny_folder, *TINY, *broken)
+    assert result.exit_code == 1
+    assert type(result.exception) is ZooError
+    assert str(result.exception).startswith(
+        "1 of 2 runs gave no figures (eln-0 failed: the loss was not finite"
+    )
+    found = json.loads(result.stdout)
+    assert [run["state"] for run in found["runs"]] == ["finished", "failed"]
+    assert [row["miou"] is None for row in found["summary"]["rows"]] == [False, True]
+    assert sorted(path.name for path in Path("c").iterdir()) == FILES
+    assert "eln-0 failed: the loss was not finite" in Path("c/report.html").read_text()
+
+
+@pytest.mark.slow
+def test_a_comparison_broken_off_goes_on_and_equals_an_unbroken_one(zoo: Zoo, tiny_folder: Path) -> None:
+    options = ["compare", "--data", str(tiny_folder), *TINY, "--steps=60", "--set=checkpoint_every=1"]
+    command = [sys.executable, "-m", "zoo", *options, "--out", "broken"]
+    with subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    ) as process:
+        deadline = time.monotonic() + PATIENCE_S
+        while not Path("broken/runs/eln-0/last.ckpt").exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGINT)
+        _, remarks = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 1
+    assert remarks.splitlines()[-1] == (
+        "error: stopped in run 2 of 2, eln-0: continue with zoo compare --resume --out broken"
+    )
+    resumed = json.loads(zoo("compare", "--resume", "--out", "broken", "--json").stdout)
+    assert [run["attempts"] for run in resumed["runs"]] == [1, 2]
+    unbroken = json.loads(zoo(*options, "--out", "unbroken", "--json").stdout)
+    for one, other in zip(resumed["runs"], unbroken["runs"], strict=True):
+        assert one["metrics"]["val"] == other["metrics"]["val"]
+        assert one["metrics"]["curve"] == other["metrics"]["curve"]
+    assert resumed["runs"][0]["metrics"]["partition"] == resumed["runs"][1]["metrics"]["partition"]
+    assert sorted(path.name for path in Path("broken").iterdir()) == FILES

@@ -1,0 +1,117 @@
+"""`zoo export --branch`, `--fuse-weight` and `--gate`, with an exporter that takes no time."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from typer.testing import CliRunner
+
+from zoo.bundle import load_config
+from zoo.cli import app
+from zoo.errors import BundleError, ExportError
+from zoo.export import pipeline
+from zoo.export.to_onnx import OnnxFacts
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from click.testing import Result
+
+    Export = Callable[..., Result]
+
+
+@pytest.fixture
+def export(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, write_onnx: Any) -> Export:
+    """Return a function that runs `zoo export` in an empty folder; its files tell bright from dark."""
+
+    def write(_: object, metadata: Any, path: Path) -> OnnxFacts:
+        write_onnx(path, metadata=metadata.model_dump_json())
+        return OnnxFacts(18, "image", "mask")
+
+    monkeypatch.setattr(pipeline, "export_onnx", write)
+    monkeypatch.chdir(tmp_path)
+    fast = ("--precision", "fp32", "--min-agreement", "0")
+    return lambda *arguments: CliRunner().invoke(app, ["export", *map(str, arguments), *fast])
+
+
+@pytest.fixture
+def run(ensemble_bundle: Path, tmp_path: Path) -> Path:
+    """Return the relative path of a run of rrn."""
+    shutil.copytree(ensemble_bundle, tmp_path / "runs" / "rrn" / "bundle")
+    (tmp_path / "runs" / "rrn" / "recipe.json").write_text("{}")
+    return Path("runs/rrn")
+
+
+def test_a_branch_becomes_a_bundle_beside_the_runs_with_its_artifacts(export: Export, run: Path) -> None:
+    result = export(run, "--branch", 1, "--json")
+    assert result.exit_code == 0, result.output
+    made = run / "bundle-branch_1"
+    assert json.loads(result.stdout)["bundle"] == str(made)
+    assert {path.name for path in made.iterdir()} == {
+        "README.md",
+        "config.json",
+        "manifest.json",
+        "model.onnx",
+        "model.safetensors",
+    }
+    assert load_config(made).deployable.kind == "student"
+    assert not (run / "bundle" / "model.onnx").exists()
+    assert f"made {made} of {run / 'bundle'}" in result.stderr
+
+
+def test_both_branches_are_the_bundle_itself(export: Export, run: Path) -> None:
+    assert export(run, "--branch", "both").exit_code == 0
+    assert [path.name for path in run.iterdir() if path.is_dir()] == ["bundle"]
+    assert (run / "bundle" / "model.onnx").is_file()
+
+
+def test_all_options_end_in_the_configuration(export: Export, run: Path, classifier_bundle: Path) -> None:
+    options = (
+        "--fuse-weight",
+        0.3,
+        "--gate",
+        classifier_bundle,
+        "--gate-threshold",
+        0.4,
+        "--background",
+        "disc",
+    )
+    result = export(run, *options, "--out", "shipped")
+    assert result.exit_code == 0, result.output
+    assert (Path("shipped") / "model.onnx").is_file()
+    gate = load_config(Path("shipped")).deployable
+    assert gate.kind == "gated"
+    assert (gate.threshold, gate.background) == (0.4, 1)
+    assert gate.segmentation.kind == "ensemble"
+    assert gate.segmentation.weight_1 == 0.3
+    assert "gate at 0.4: it never removes disc" in result.stderr
+
+
+def test_a_gate_without_a_background_says_so(export: Export, run: Path, classifier_bundle: Path) -> None:
+    result = export(run, "--gate", classifier_bundle, "--background", "none")
+    assert result.exit_code == 0, result.output
+    assert load_config(run / "bundle-gated").deployable.background is None  # type: ignore[union-attr]
+    assert "it may remove any class; --background NAME keeps one" in result.stderr
+
+
+def test_a_file_is_no_gate(export: Export, run: Path, write_onnx: Any, tmp_path: Path) -> None:
+    result = export(run, "--gate", write_onnx(tmp_path / "classifier.onnx"))
+    assert isinstance(result.exception, BundleError)
+    assert "is an artifact, expected a run or bundle folder" in str(result.exception)
+
+
+def test_a_bad_option_leaves_nothing_behind(export: Export, run: Path, classifier_bundle: Path) -> None:
+    for options, message in (
+        (("--gate", classifier_bundle, "--gate-threshold", 1), "--gate-threshold 1 is no probability"),
+        (("--gate", classifier_bundle, "--background", "sky"), "--background sky is no class"),
+        (("--branch", 1, "--imgsz", 16), "--imgsz 16,16 is too small"),
+    ):
+        result = export(run, *options)
+        assert isinstance(result.exception, ExportError)
+        assert message in str(result.exception)
+    assert [path.name for path in run.iterdir() if path.is_dir()] == ["bundle"]
+    assert export(run, "--branch", 3).exit_code == 2

@@ -1,0 +1,126 @@
+"""One run of a comparison in a process of its own: a crash is its own, and so is its peak of memory."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+from zoo.bundle import CONFIG_NAME
+from zoo.train.run import RunFolder
+
+if TYPE_CHECKING:
+    from types import FrameType, TracebackType
+
+    from zoo.train.comparison import ComparisonFolder, Run
+
+log = logging.getLogger(__name__)
+
+PROGRAM = (sys.executable, "-m", "zoo")
+LOG_NAME = "train.log"
+LOG_COLUMNS = "1000"
+
+
+class StopRequests:
+    """Passes Ctrl-C and SIGTERM on to the current run, which saves its step and ends, and remembers them."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self.process: subprocess.Popen[str] | None = None
+        self.previous: dict[int, Any] = {}
+
+    def __enter__(self) -> StopRequests:
+        """Take the signals over."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self.previous[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Give the signals back."""
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        self.requested = True
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(number)
+
+
+def command(folder: ComparisonFolder, run: Run, device: str, *, resume: bool = False) -> list[str]:
+    """Return the arguments of `zoo` that train a run, or continue it."""
+    how = ["--resume"] if resume else ["--recipe", str(folder.recipe(run.method)), "--seed", str(run.seed)]
+    return ["train", run.method, *how, "--out", str(folder.run(run)), "--device", device]
+
+
+def run_one(folder: ComparisonFolder, run: Run, device: str, stop: StopRequests) -> Run:
+    """Train a run to its end, from its checkpoint if it has one, and return its state then."""
+    path = RunFolder(folder.run(run))
+    if not is_finished(path):
+        started = time.monotonic()
+        status, last_words = _train(folder, run, device, stop)
+        update: dict[str, Any] = {
+            "attempts": run.attempts + 1,
+            "wall_s": round(run.wall_s + time.monotonic() - started, 1),
+        }
+        run = run.model_copy(update=update)
+        if not is_finished(path):
+            state = "stopped" if stop.requested else "failed"
+            reason = None if stop.requested else _reason(status, last_words)
+            return run.model_copy(update={"state": state, "reason": reason})
+    metrics = json.loads(path.metrics.read_text(encoding="utf-8"))
+    return run.model_copy(update={"state": "finished", "reason": None, "metrics": metrics})
+
+
+def is_finished(path: RunFolder) -> bool:
+    """Return whether a run has its figures and its bundle."""
+    return path.metrics.is_file() and (path.bundle / CONFIG_NAME).is_file()
+
+
+def _train(folder: ComparisonFolder, run: Run, device: str, stop: StopRequests) -> tuple[int, str]:
+    """Run the process of a run; return its exit status and the last line that it wrote."""
+    path = RunFolder(folder.run(run))
+    resume = path.checkpoint.is_file()
+    if not resume and path.recipe_file.exists():
+        shutil.rmtree(path.path)  # ended before its first checkpoint
+    path.path.mkdir(parents=True, exist_ok=True)
+    program = [*PROGRAM, *command(folder, run, device, resume=resume)]
+    last_words = ""
+    with (
+        (path.path / LOG_NAME).open("a", encoding="utf-8", buffering=1) as file,
+        subprocess.Popen(
+            program,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            start_new_session=True,  # Ctrl-C at the terminal reaches it through `stop` alone
+            env=os.environ | {"COLUMNS": LOG_COLUMNS},  # else remarks are wrapped at 80
+        ) as process,
+    ):
+        stop.process = process
+        if stop.requested:  # since the last look
+            process.send_signal(signal.SIGTERM)
+        assert process.stderr is not None
+        for line in process.stderr:
+            file.write(line)
+            if line.strip():
+                last_words = line.strip()
+                log.info("%s: %s", run.name, last_words)
+    stop.process = None
+    return process.returncode, last_words
+
+
+def _reason(status: int, last_words: str) -> str:
+    """Return why a process ended without a model, in one line."""
+    if status < 0:
+        return f"killed by {signal.Signals(-status).name}; {last_words or 'it wrote nothing'}"
+    return last_words.removeprefix("error: ") or f"ended with status {status} and without a word"

@@ -1,0 +1,172 @@
+"""MLMT, the multi-label mean teacher of s4GAN: which classes an image shows, for the gate of a segmentation.
+
+Semi-Supervised Semantic Segmentation with High- and Low-level Consistency (Mittal, Tatarchenko & Brox, TPAMI
+2019/2021), sections 3.2 and 3.3. https://arxiv.org/abs/1908.05724, code: sud0301/semisup-semseg. A classifier
+learns the classes of the labeled images, and on unlabeled ones to agree with its own average. It is trained
+by itself; `zoo export MODEL --gate` then lets it remove classes from any segmentation model.
+
+Symbols: G, H student and teacher, z^l `tags_l`, the classes in the full masks, lambda_cons `lambda_cons`.
+
+As the code, against the paper: each class is judged by itself, by binary cross entropy of sigmoids (the
+paper: categorical cross entropy of a softmax, `classification`); consistency is 1 - cos of the logits of
+unlabeled images (the paper: squared error of the predictions of all images, `consistency`); its weight is 0
+in a burn-in of ten epochs and rises over fifty (the paper: 1 from the start, `burn_in_steps`, `ramp_steps`);
+the averaging starts as a plain mean of all students; the teacher's BatchNorm gathers its own statistics.
+
+Departures from the authors' code (train_mlmt.py):
+- learning rate and weight of the consistency change with the step, not with the epoch.
+- the student sees a colour-jittered, blurred copy of the teacher's view, flipped alike; theirs is flipped by
+  itself.
+- the background is an ordinary class at its place in the labels, theirs the last column.
+- images whose classes alone are known (`data.tags`) join the labeled stream and stay in the unlabeled one.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import torch
+from pydantic import Field, PositiveInt
+from torch import Tensor
+
+from zoo.errors import RecipeError
+from zoo.models.classifier import ClassifierConfig, ImageClassifier
+from zoo.train.ema import teacher_of, update_teacher
+from zoo.train.method import Batch, Method, MethodConfig, Phase, Progress
+from zoo.train.optim import OptimizerConfig, Schedule
+from zoo.train.tag_losses import (
+    binary_cross_entropy,
+    categorical_cross_entropy,
+    cosine_distance,
+    mean_squared_error,
+)
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+
+    from zoo.models.deeplab import NetworkConfig
+
+
+class MlmtOptimizerConfig(OptimizerConfig):
+    """SGD from 0.03 down to 1e-4; one rate for the whole classifier, `encoder_lr_mult` is not used."""
+
+    name: Literal["adamw", "adam", "sgd"] = "sgd"
+    lr: float = Field(0.03, gt=0)
+    nesterov: bool = True
+    schedule: Schedule = "cosine"
+    floor: float = Field(1e-4 / 0.03, ge=0, le=1)
+
+
+class MlmtConfig(MethodConfig):
+    """Settings of MLMT; defaults are those of 1/8 of PASCAL VOC, where an epoch has 83 steps.
+
+    Of the recipe's `network` only the encoder is used.
+    """
+
+    name: Literal["mlmt"] = "mlmt"
+    imgsz: tuple[PositiveInt, PositiveInt] | None = None  # what the classifier sees; None: the training size
+    classification: Literal["bce", "categorical"] = "bce"
+    consistency: Literal["cosine", "mse"] = "cosine"
+    burn_in_steps: int = Field(830, ge=0)  # 10 epochs
+    ramp_steps: int = Field(4_150, ge=0)  # 50 epochs
+    lambda_cons: float = Field(1.0, ge=0)
+    ema_decay: float = Field(0.999, ge=0, lt=1)
+    optimizer: MlmtOptimizerConfig = MlmtOptimizerConfig()
+
+    def at_size(self, imgsz: tuple[int, int]) -> MlmtConfig:
+        """Return the settings with the size of the classifier filled in."""
+        return self if self.imgsz else self.model_copy(update={"imgsz": imgsz})
+
+
+CLASSIFICATION = {"bce": binary_cross_entropy, "categorical": categorical_cross_entropy}
+ACTIVATION: dict[str, Literal["sigmoid", "softmax"]] = {"bce": "sigmoid", "categorical": "softmax"}
+
+
+class Mlmt(Method):
+    """Student and teacher, two classifiers; the teacher is what gates (section 3.3)."""
+
+    weights: ClassVar[tuple[str, ...]] = ("teacher", "student")
+
+    def __init__(self, config: MlmtConfig, network: NetworkConfig, *, pretrained: bool) -> None:
+        super().__init__()
+        self.config = config
+        classifier = ClassifierConfig(
+            encoder=network.encoder,
+            num_classes=network.num_classes,
+            imgsz=config.imgsz or ClassifierConfig().imgsz,
+            activation=ACTIVATION[config.classification],
+        )
+        self.student = ImageClassifier(classifier, pretrained=pretrained)
+        self.teacher = teacher_of(self.student)
+        self.teacher.renew_head()
+        self.teacher.requires_grad_(False)
+
+    def forward(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
+        """Return `cls` and `cons`, the two parts of Eq. (6)."""
+        assert batch.tags_l is not None
+        logits_l = self.student(batch.image_l).float()
+        classification = CLASSIFICATION[self.config.classification](logits_l, batch.tags_l)
+        return {
+            "cls": classification,
+            "cons": self.consistency_weight(progress.step) * self.consistency(batch, logits_l),
+        }
+
+    def consistency(self, batch: Batch, logits_l: Tensor) -> Tensor:
+        """Return how far the student is from the teacher, unweighted.
+
+        Args:
+            batch: its unlabeled images are used, for the squared error also the labeled ones.
+            logits_l: (B, K) float, the student's of the labeled images.
+        """
+        student = self.student(batch.strong).float()
+        teacher = self.teacher_logits(batch.weak[0])
+        if self.config.consistency == "cosine":
+            return cosine_distance(student, teacher)
+        student = torch.cat([logits_l, student])
+        teacher = torch.cat([self.teacher_logits(batch.image_l), teacher])
+        return mean_squared_error(self.student.prob(student), self.teacher.prob(teacher))
+
+    @torch.no_grad()
+    def teacher_logits(self, images: Tensor) -> Tensor:
+        """Return the teacher's (B, K) float32 logits.
+
+        Args:
+            images: (B, 3, H, W) float, normalised.
+        """
+        logits: Tensor = self.teacher(images)
+        return logits.float()
+
+    def consistency_weight(self, step: int) -> float:
+        """Return lambda_cons after its burn-in and on its ramp, at a step (0-based)."""
+        c = self.config
+        done = step - c.burn_in_steps
+        share = min(1.0, done / c.ramp_steps) if c.ramp_steps else 1.0
+        return c.lambda_cons * share if done >= 0 else 0.0
+
+    def phases(self, steps: int) -> tuple[Phase, ...]:
+        """Return one phase: the teacher gathers its statistics from the first step on.
+
+        Raises:
+            RecipeError: the burn-in leaves no step.
+        """
+        if self.config.burn_in_steps >= steps:
+            raise RecipeError(
+                f"method.burn_in_steps is {self.config.burn_in_steps}, expected less than the {steps} steps "
+                f"of the run: shorten it, or give --steps N, which keeps its share"
+            )
+        return (Phase("train", steps, strong=True, tags=True),)
+
+    def after_step(self, progress: Progress) -> None:
+        """Move the teacher: the mean of all students so far, then the exponential average."""
+        taken = progress.step + 1
+        update_teacher(self.teacher, self.student, min(1 - 1 / (taken + 1), self.config.ema_decay))
+
+    def optimizers(self) -> list[Optimizer]:
+        """Return one optimiser of the student at one rate."""
+        return [self.config.optimizer.build([(self.student, 1.0)])]
+
+    def deployable(self, weights: str | None = None) -> ImageClassifier:
+        """Return a copy of the teacher or the student."""
+        networks = {None: self.teacher, "teacher": self.teacher, "student": self.student}
+        return copy.deepcopy(networks[weights])

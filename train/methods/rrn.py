@@ -1,0 +1,279 @@
+"""RRN: Semi-Supervised Semantic Segmentation With Region Relevance (Region Relevance Network, 2023).
+
+Code: NUST-Machine-Intelligence-Laboratory/TorchSemiSeg2, which grew from CPS (Chen et al., CVPR 2021). Two
+branches teach each other with hard pseudo-labels under CutMix. A discriminator for each branch judges regions
+of its predictions; a branch trains itself on its own classes where one discriminator is fooled, twice as much
+where both are. The two branches are averaged in the end.
+
+Symbols: f_b branches, d_b discriminators, rc_{b,d} regions of branch b as judged by d, epsilon `threshold`,
+lambda_1 `lambda_cps`, lambda_2 `lambda_st`, lambda_3 `lambda_fm`, § the classes of a prediction.
+
+Two phases: `cross` (Eq. 8 without L_dr), `full`. `self_training` names the modules of Table III: `none` is
+CPS alone, without discriminators; `lplf` asks a branch's own discriminator (Eq. 1), `drlc` both (Eq. 3).
+
+Departures from the authors' code; the preset `official` undoes those that name a setting:
+- the released code judges whole images (`discriminator.level`); regions are the paper's, judged on the grid
+  of patches and enlarged without interpolation (`upsampling`).
+- a discriminator's features are the mean over the whole image, the code's fixed window sees a corner.
+- L_dr divides by the pixels that any discriminator accepts, the code by those of each (`normalisation`).
+- a discriminator sees images in their own range, not in that of the batch (`image_norm`).
+- the pseudo-labels of u0 and u1 come from one pass of both (joint BatchNorm statistics), not from two.
+- padded pixels of unlabeled images take no part in L_cps and L_dr.
+- no learning-rate warm-up, after which the code's rate jumps; scales are continuous.
+
+As the code, against the paper: L_cps takes no labeled images (`cps_on_labeled`); self-training waits for
+`cross_steps`, one epoch; weight decay 1e-4, not on biases and BatchNorm; the discriminators' rate stays
+as it is; the branches weigh the same (`weight_1`). Neither says how Eq. 1 and 3 are normalised for regions.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from zoo.classes import IGNORE
+from zoo.errors import RecipeError
+from zoo.models.deeplab import NetworkConfig, SegmentationNetwork, resize_logits
+from zoo.models.deployable import Deployable, EnsembleConfig, FusedEnsemble, Student
+from zoo.models.discriminator import Discriminator, DiscriminatorConfig, pair
+from zoo.train.adversarial import (
+    DiscriminatorOptimizerConfig,
+    ImageNorm,
+    discriminator_loss,
+    feature_matching,
+    frozen,
+    one_hot,
+    unit_range,
+)
+from zoo.train.losses import cross_entropy, ohem_cross_entropy
+from zoo.train.method import Batch, Method, MethodConfig, Phase, Progress
+from zoo.train.mixing import cutmix, toggled_boxes
+from zoo.train.optim import OptimizerConfig, Schedule
+from zoo.train.regions import Normalisation, Upsampling, fooled_regions, region_loss
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+
+BRANCHES = ((0, 1), (1, 0))
+"""Each branch, and the other one."""
+
+
+class BranchOptimizerConfig(OptimizerConfig):
+    """The optimiser of a branch; defaults are those of PASCAL VOC."""
+
+    name: Literal["adamw", "adam", "sgd"] = "sgd"
+    lr: float = Field(2.5e-3, gt=0)
+    weight_decay: float = Field(1e-4, ge=0)
+    decay: Literal["all", "weights"] = "weights"
+    encoder_lr_mult: float = Field(1.0, ge=0)
+    schedule: Schedule = "poly"
+
+
+class RrnConfig(MethodConfig):
+    """Settings of RRN; defaults are those of PASCAL VOC."""
+
+    name: Literal["rrn"] = "rrn"
+    cross_steps: int = Field(1543, ge=0)  # an epoch of VOC 1/8: 9,259 unlabeled images, 6 a step
+    self_training: Literal["none", "lplf", "drlc"] = "drlc"
+    eni: bool = True  # whether the default deployable is the average of the branches
+    threshold: float = Field(0.6, ge=0, le=1)  # 0.7 on Cityscapes
+    upsampling: Upsampling = "nearest"
+    normalisation: Normalisation = "selected"
+    lambda_cps: float = Field(1.0, ge=0)  # 5 on Cityscapes
+    lambda_st: float = Field(1.0, ge=0)
+    lambda_fm: float = Field(0.1, ge=0)
+    cutmix: bool = True
+    cps_on_labeled: bool = False
+    ohem_threshold: float | None = Field(
+        None, gt=0, le=1
+    )  # None: plain cross entropy; CPS: 0.7 on Cityscapes
+    ohem_min_kept: int = Field(50_000, ge=1)  # pixels for each image
+    image_norm: ImageNorm = "fixed"
+    weight_1: float = Field(0.5, gt=0, lt=1)
+    average: Literal["logits", "probabilities"] = "logits"
+    discriminator: DiscriminatorConfig = DiscriminatorConfig()
+    optimizer: BranchOptimizerConfig = BranchOptimizerConfig()
+    optimizer_d: DiscriminatorOptimizerConfig = DiscriminatorOptimizerConfig()
+
+
+OFFICIAL: dict[str, Any] = {
+    "normalisation": "separate",
+    "image_norm": "batch_minmax",
+    "discriminator": {"level": "image"},
+}
+"""The settings of the authors' code where they differ from our defaults."""
+
+
+class Rrn(Method):
+    """Two branches, each with a discriminator."""
+
+    weights: ClassVar[tuple[str, ...]] = ("fused", "branch_1", "branch_2")
+
+    def __init__(self, config: RrnConfig, network: NetworkConfig, *, pretrained: bool) -> None:
+        super().__init__()
+        self.config = config
+        self.num_classes = network.num_classes
+        self.branch_1, self.branch_2 = (SegmentationNetwork(network, pretrained=pretrained) for _ in BRANCHES)
+        judges = () if config.self_training == "none" else BRANCHES
+        self.discriminators = nn.ModuleList(
+            Discriminator(network.num_classes, config.discriminator) for _ in judges
+        )
+
+    def forward(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
+        """Return `sup_b` and `cps_b`, with discriminators `fm_b` and `d_b`, from the second phase `st_b`."""
+        c = self.config
+        image, valid, logits_u, pseudo_label = self.mixed(batch)
+        logits_l = self.logits(batch.image_l)
+        losses = {}
+        for b, other in BRANCHES:
+            losses[f"sup_{b + 1}"] = self.supervised(logits_l[b], batch.label_l)  # Eq. (4)
+            cross = cross_entropy(logits_u[b], pseudo_label[other].where(valid, IGNORE))  # Eq. (6)
+            if c.cps_on_labeled:  # Eq. (5)
+                pseudo_label_l = logits_l[other].detach().argmax(dim=1)
+                cross = cross + cross_entropy(
+                    logits_l[b], batch.label_l.where(batch.label_l == IGNORE, pseudo_label_l)
+                )
+            losses[f"cps_{b + 1}"] = c.lambda_cps * cross
+        if self.discriminators:
+            losses |= self.judged_losses(batch, image, valid, logits_u, progress)
+        return losses
+
+    @property
+    def branches(self) -> tuple[SegmentationNetwork, SegmentationNetwork]:
+        """Return both branches."""
+        return self.branch_1, self.branch_2
+
+    def logits(self, images: Tensor) -> list[Tensor]:
+        """Return the (B, K, H, W) logits of each branch.
+
+        Args:
+            images: (B, 3, H, W) float, normalised.
+        """
+        return [resize_logits(branch(images).logits, images.shape[-2:]) for branch in self.branches]
+
+    def mixed(self, batch: Batch) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor]]:
+        """Return the unlabeled images under CutMix, and for each branch its logits and its pseudo-labels.
+
+        Returns:
+            (B, 3, H, W) images, (B, H, W) bool, False in padding, (B, K, H, W) logits and (B, H, W) int64.
+        """
+        images, valid = batch.weak
+        if not self.config.cutmix:
+            logits = self.logits(images)
+            return images, valid, logits, [each.detach().argmax(dim=1) for each in logits]
+        mask = toggled_boxes(images.chunk(2)[0])
+
+        def mix(both: Tensor) -> Tensor:
+            first, second = both.chunk(2)
+            return cutmix(first, second, mask)
+
+        with torch.no_grad():
+            pseudo_label = [mix(each.argmax(dim=1)) for each in self.logits(images)]
+        image = mix(images)
+        return image, mix(valid), self.logits(image), pseudo_label
+
+    def supervised(self, logits: Tensor, label: Tensor) -> Tensor:
+        """Return the cross entropy on the labeled images, by setting of their hard pixels.
+
+        Args:
+            logits: (B, K, H, W) float.
+            label: (B, H, W) int64.
+        """
+        c = self.config
+        if c.ohem_threshold is None:
+            return cross_entropy(logits, label)
+        return ohem_cross_entropy(logits, label, c.ohem_threshold, c.ohem_min_kept * len(label))
+
+    def judged_losses(
+        self, batch: Batch, image: Tensor, valid: Tensor, logits: list[Tensor], progress: Progress
+    ) -> dict[str, Tensor]:
+        """Return the terms that the discriminators give or get: `fm_b`, `st_b` and `d_b`.
+
+        Args:
+            batch: whose labeled images make the real pairs.
+            image: (B, 3, H, W) float, the mixed images.
+            valid: (B, H, W) bool, False in padding.
+            logits: for each branch (B, K, H, W).
+            progress: self-training comes with the phase `full`.
+        """
+        c = self.config
+        seen = unit_range(image, c.image_norm)
+        fake = [pair(each.softmax(dim=1), seen) for each in logits]
+        label = one_hot(batch.label_l, self.num_classes, seen.dtype)
+        real = pair(label, unit_range(batch.image_l, c.image_norm))
+        losses, scores = {}, {}
+        for d, other in BRANCHES:
+            discriminator = self.discriminators[d]
+            with frozen(discriminator):  # only the pair of its own branch needs a graph
+                own = discriminator(fake[d])
+                rest = discriminator(torch.cat([fake[other].detach(), real]))
+            scores[d, d], scores[other, d] = own.score, rest.score[: len(image)]
+            losses[f"fm_{d + 1}"] = c.lambda_fm * feature_matching(rest.features[len(image) :], own.features)
+            losses[f"d_{d + 1}"] = discriminator_loss(discriminator, real, fake[d])
+        if progress.phase == "full":
+            for b, other in BRANCHES:
+                judges = (b,) if c.self_training == "lplf" else (b, other)
+                regions = torch.stack([self.fooled(scores[b, d], valid) for d in judges])
+                losses[f"st_{b + 1}"] = c.lambda_st * region_loss(logits[b], regions, valid, c.normalisation)
+        return losses
+
+    def fooled(self, score: Tensor, valid: Tensor) -> Tensor:
+        """Return the pixels, outside the padding, that a discriminator takes for real, (B, H, W) bool.
+
+        Args:
+            score: (B, h, w) logits.
+            valid: (B, H, W) bool, False in padding.
+        """
+        return fooled_regions(score, valid.shape[-2:], self.config.threshold, self.config.upsampling) & valid
+
+    def phases(self, steps: int) -> tuple[Phase, ...]:
+        """Return `cross` and, for the rest of the run, `full`; without self-training `cross` alone.
+
+        Raises:
+            RecipeError: no step is left for `full`.
+        """
+        c = self.config
+        streams = 2 if c.cutmix else 1
+        if c.self_training == "none":
+            return (Phase("cross", steps, unlabeled=streams),)
+        if c.cross_steps >= steps:
+            raise RecipeError(
+                f"method.cross_steps is {c.cross_steps}, expected less than the {steps} steps of the run: "
+                f"lower it, or give --steps N, which keeps its share"
+            )
+        phases = (
+            Phase("cross", c.cross_steps, unlabeled=streams),
+            Phase("full", steps - c.cross_steps, unlabeled=streams),
+        )
+        return tuple(phase for phase in phases if phase.steps)
+
+    def optimizers(self) -> list[Optimizer]:
+        """Return one optimiser for each branch and one for each discriminator."""
+        c = self.config
+        branches = [
+            c.optimizer.build([(branch.encoder, c.optimizer.encoder_lr_mult), (branch.decoder, 1.0)])
+            for branch in self.branches
+        ]
+        return branches + [c.optimizer_d.build([(each, 1.0)]) for each in self.discriminators]
+
+    @property
+    def default_weights(self) -> str:
+        """Return which of `weights` a bundle holds by default: the average, without ENI the first branch."""
+        return "fused" if self.config.eni else "branch_1"
+
+    def deployable(self, weights: str | None = None) -> Deployable:
+        """Return a copy of both branches under their average (section II-D), or of one of them."""
+        first, second = (copy.deepcopy(branch) for branch in self.branches)
+        weights = weights or self.default_weights
+        if weights != "fused":
+            return Student({"branch_1": first, "branch_2": second}[weights])
+        config = EnsembleConfig(
+            branches=(first.config, second.config),
+            weight_1=self.config.weight_1,
+            average=self.config.average,
+        )
+        return FusedEnsemble((first, second), config)

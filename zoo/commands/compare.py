@@ -1,0 +1,150 @@
+"""`zoo compare`: methods side by side on the user's images."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from zoo.commands.console import AsJson, emit, table
+from zoo.commands.device import DeviceOption
+from zoo.commands.model import parse_size
+from zoo.commands.train import log_to_stderr
+from zoo.errors import RecipeError, ZooError
+
+if TYPE_CHECKING:
+    from zoo.train.comparison import Comparison
+
+
+def compare(
+    data: Annotated[
+        str | None,
+        typer.Option(metavar="SPEC", help="shapes (built in, the default), a folder or a data.toml."),
+    ] = None,
+    partition: Annotated[
+        str | None, typer.Option(metavar="1/8|N|FILE", help="Which training images are labeled.")
+    ] = None,
+    methods: Annotated[
+        str | None,
+        typer.Option(metavar="NAME,...", help="Default: labels only and every method that segments."),
+    ] = None,
+    seeds: Annotated[
+        str | None,
+        typer.Option(metavar="N|0,1,2", help="How many, or which; each draws its own labeled images."),
+    ] = None,
+    encoder: Annotated[str | None, typer.Option(help="A timm CNN, e.g. resnet50.")] = None,
+    pretrained: Annotated[
+        bool | None, typer.Option("--pretrained/--no-pretrained", help="Start from ImageNet weights.")
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Length of every run; phases keep their share of it.")
+    ] = None,
+    imgsz: Annotated[str | None, typer.Option(metavar="H,W", help="Training crop.")] = None,
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="Labeled, and as many unlabeled, images a step.")
+    ] = None,
+    precision: Annotated[
+        Literal["fp32", "bf16", "fp16"] | None, typer.Option(help="Mixed precision of the networks.")
+    ] = None,
+    device: DeviceOption = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="For all methods, or METHOD.KEY=VALUE for one."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder; default: a dated one under runs/.")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the comparison in --out, or the newest one.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train methods on the same images, labels, encoder, steps and seeds, and write one report.
+
+    Figures are of the last step. A run that fails does not end the others; Ctrl-C saves the current one.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    changes = {
+        "data.partition": partition,
+        "data.imgsz": None if imgsz is None else list(parse_size(imgsz)),
+        "data.batch_l": batch,
+        "network.encoder": encoder,
+        "pretrained": pretrained,
+        "precision": precision,
+    }
+    changes = {key: value for key, value in changes.items() if value is not None}
+    chosen, numbers = _names(methods), parse_seeds(seeds or "1")
+
+    from zoo.serve.machine import describe_machine, versions
+    from zoo.train.compare import Facts, newest, run_all, start
+    from zoo.train.compare_plan import Request
+    from zoo.train.comparison import ComparisonFolder
+
+    log_to_stderr()
+    if resume:
+        if data or changes or settings or chosen or seeds or steps or device:
+            raise RecipeError(
+                "--resume continues a comparison as it was started: leave the other options out"
+            )
+        folder = ComparisonFolder(out or newest())
+    else:
+        request = Request(chosen, data or "shapes", numbers, tuple(settings or ()), steps, changes, device)
+        command = shlex.join(["zoo", *sys.argv[1:]])
+        folder = start(request, out, Facts(command, describe_machine(), versions()))
+    _report(folder.path, run_all(folder), as_json=as_json)
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """Return the seeds of a list, or 0, 1, ... of a number; `5,` is seed 5 alone.
+
+    Raises:
+        typer.BadParameter: neither.
+    """
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    is_count = "," not in text
+    if not parts or not all(part.isdecimal() for part in parts) or (is_count and int(text) == 0):
+        raise typer.BadParameter(
+            f"{text!r} is neither a number of seeds nor a list, expected e.g. 3 or 0,1,2",
+            param_hint="--seeds",
+        )
+    return tuple(range(int(text))) if is_count else tuple(dict.fromkeys(map(int, parts)))
+
+
+def _names(text: str | None) -> tuple[str, ...] | None:
+    if text is None:
+        return None
+    names = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    if not names:
+        raise typer.BadParameter(
+            f"{text!r} names no method, expected e.g. supervised,eln", param_hint="--methods"
+        )
+    return names
+
+
+def _report(path: Path, comparison: Comparison, *, as_json: bool) -> None:
+    """Write and show the report.
+
+    Raises:
+        ZooError: a run failed; what the others gave is written and shown before.
+    """
+    from zoo.train.compare_report import COLUMNS, cells, failures, write_report
+    from zoo.train.compare_stats import verdicts
+    from zoo.train.comparison import ComparisonFolder
+
+    files = write_report(ComparisonFolder(path), comparison)
+    shown: list[Any] = [
+        table(
+            f"{comparison.settings['steps']} steps on {comparison.data['spec']}", COLUMNS, cells(comparison)
+        ),
+        *verdicts(comparison),
+        f"Made {', '.join(map(str, files))}",
+    ]
+    emit(comparison.model_dump(mode="json"), *shown, as_json=as_json)
+    failed = failures(comparison)
+    if failed:
+        raise ZooError(
+            f"{len(failed)} of {len(comparison.runs)} runs gave no figures ({'; '.join(failed)}): correct "
+            f"the cause and go on with zoo compare --resume --out {path}"
+        )

@@ -1,0 +1,54 @@
+"""What the figures of an evaluation are called in tables, logs and cards, for masks and for tags."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Figures(NamedTuple):
+    """The figures of one task, by their key in the metrics, with their names."""
+
+    overall: dict[str, str]
+    """Single figures, the means over classes first; the first of all is the one that a run is followed by."""
+    by_class: dict[str, str]
+    """Tables by class name, whose values are None where a class is absent, in the order of their means."""
+
+    @property
+    def main(self) -> str:
+        """Return the key of the figure that a run is followed by."""
+        return next(iter(self.overall))
+
+    def rows(self, metrics: dict[str, Any], show: Callable[[float], str]) -> list[tuple[str, ...]]:
+        """Return a row for each class, its name, then its figures as text.
+
+        Args:
+            metrics: of an evaluation.
+            show: a figure as text.
+        """
+        tables = [metrics[key] for key in self.by_class]
+        return [(name, *(shown(table[name], show) for table in tables)) for name in tables[0]]
+
+    def means(self, metrics: dict[str, Any], show: Callable[[float], str]) -> tuple[str, ...]:
+        """Return the last row of such a table."""
+        return "mean", *(text for _, text in self.summary(metrics, show)[: len(self.by_class)])
+
+    def summary(self, metrics: dict[str, Any], show: Callable[[float], str]) -> list[tuple[str, str]]:
+        """Return name and text of each single figure."""
+        return [(name, shown(metrics[key], show)) for key, name in self.overall.items()]
+
+
+MASKS = Figures({"miou": "mIoU", "pixel_accuracy": "pixel accuracy"}, {"iou": "IoU"})
+TAGS = Figures({"f1": "F1", "map": "mAP"}, {"class_f1": "F1", "class_ap": "AP"})
+
+
+def figures_of(metrics: dict[str, Any]) -> Figures:
+    """Return the figures that these metrics hold."""
+    return next(figures for figures in (MASKS, TAGS) if figures.main in metrics)
+
+
+def shown(value: float | None, show: Callable[[float], str]) -> str:
+    """Return a figure as text, `absent` for None."""
+    return "absent" if value is None else show(value)

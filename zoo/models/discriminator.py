@@ -1,0 +1,114 @@
+"""Discriminators of (prediction, image) pairs: of s4GAN (Mittal et al., TPAMI 2019), by regions of RRN."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Literal, NamedTuple
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from zoo.errors import RecipeError
+from zoo.models.deeplab import resize_logits
+
+SMALLEST = 32
+"""Height and width in pixels under which the last convolutions have nothing to see."""
+
+
+class DiscriminatorConfig(BaseModel):
+    """Everything needed to rebuild a discriminator without its weights.
+
+    Args:
+        level: what gets a score of its own: the `image` (s4GAN), each `patch` of the grid of features (RRN,
+            section II-B), or each `pixel`, interpolated from cells of 32 pixels (RRN's older variant).
+        width: channels of the first convolution; each of the next three has twice as many, 512 at last.
+        cell: height and width of a patch on the grid of features, which has a sixteenth of the image's size;
+            a smaller grid is one patch.
+        dropout: of whole channels, after each convolution.
+        dropout_last: after the fourth convolution too, as s4GAN's paper says and its code does not.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    level: Literal["image", "patch", "pixel"] = "patch"
+    width: int = Field(64, ge=1)
+    cell: int = Field(10, ge=1)
+    dropout: float = Field(0.5, ge=0, lt=1)
+    dropout_last: bool = False
+
+
+class Judgement(NamedTuple):
+    """What a discriminator returns."""
+
+    score: Tensor
+    """(B, h, w) logits of being real: one for the image (1 x 1), for each patch, or for each pixel."""
+    features: Tensor
+    """(B, D) mean of the last features, for feature matching; D is 8 times the config's width."""
+
+
+class Discriminator(nn.Module):
+    """Tells predictions from labels; it has no normalisation layers.
+
+    Args:
+        num_classes: K.
+        config: see `DiscriminatorConfig`.
+    """
+
+    def __init__(self, num_classes: int, config: DiscriminatorConfig) -> None:
+        super().__init__()
+        self.config = config
+        channels = [num_classes + 3, *(config.width * factor for factor in (1, 2, 4, 8))]
+        layers: list[nn.Module] = []
+        for before, after in pairwise(channels):
+            layers += [nn.Conv2d(before, after, 4, stride=2, padding=1), nn.LeakyReLU(0.2, inplace=True)]
+            if after != channels[-1] or config.dropout_last:
+                layers.append(nn.Dropout2d(config.dropout))
+        self.body = nn.Sequential(*layers)
+        last = channels[-1]
+        self.head = {
+            "image": nn.Conv2d(last, 1, 1),
+            "patch": nn.Conv2d(last, 1, config.cell, stride=config.cell),
+            "pixel": nn.Conv2d(last, 1, 4, stride=2, padding=1),
+        }[config.level]
+
+    def forward(self, pairs: Tensor) -> Judgement:
+        """Return the logits of being real and the features of each pair.
+
+        Args:
+            pairs: (B, K + 3, H, W) float, class probabilities or one-hot labels, then the image.
+
+        Raises:
+            RecipeError: images are too small.
+        """
+        size = pairs.shape[-2:]
+        if min(size) < SMALLEST:
+            raise RecipeError(
+                f"data.imgsz is {list(size)}, expected at least {SMALLEST} pixels each way for a "
+                f"discriminator: enlarge it"
+            )
+        grid = self.body(pairs)  # (B, D, H / 16, W / 16)
+        features = grid.mean(dim=(2, 3))
+        if self.config.level == "image":
+            score = self.head(features[:, :, None, None])
+        elif self.config.level == "patch":
+            score = self.head(self._at_least_one_patch(grid))
+        else:
+            score = resize_logits(self.head(grid), size)
+        return Judgement(score.squeeze(1), features)
+
+    def _at_least_one_patch(self, grid: Tensor) -> Tensor:
+        """Return the grid, padded with zeros to one patch: the patch is then as large as the grid."""
+        height, width = (max(0, self.config.cell - length) for length in grid.shape[-2:])
+        return F.pad(grid, (0, width, 0, height))
+
+
+def pair(scores: Tensor, images: Tensor) -> Tensor:
+    """Return a discriminator's input, (B, K + 3, H, W).
+
+    Args:
+        scores: (B, K, H, W) float in [0, 1], probabilities or one-hot labels.
+        images: (B, 3, H, W) float in [0, 1].
+    """
+    return torch.cat([scores, images], dim=1)

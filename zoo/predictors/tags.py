@@ -1,0 +1,67 @@
+"""The bundle of a classifier in PyTorch: images in, a probability for each class out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from zoo.bundle import load_classifier
+from zoo.preprocess import check_image, normalize, resize_image
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from zoo.bundle import BundleConfig
+    from zoo.models.classifier import ImageClassifier
+
+
+class TagPredictor:
+    """A classifier that is ready to predict; it has no masks and is no `Predictor`.
+
+    Args:
+        classifier: moved to `device`.
+        config: its classes and preprocessing.
+        device: `cpu` or `cuda`.
+    """
+
+    backend = "eager"
+
+    def __init__(self, classifier: ImageClassifier, config: BundleConfig, device: str = "cpu") -> None:
+        self.classes, self.preprocessing = config.classes, config.preprocessing
+        self.device = torch.device(device)
+        self.classifier = classifier.eval().to(self.device)
+
+    @property
+    def description(self) -> str:
+        """Return PyTorch's version and the device."""
+        return f"PyTorch {torch.__version__} {self.device}"
+
+    @torch.inference_mode()
+    def predict(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return the (K,) probability of each class being in the image.
+
+        Args:
+            image: (H, W, 3) uint8 RGB, of any size.
+
+        Raises:
+            InvalidImageError: not a (H, W, 3) uint8 array.
+        """
+        check_image(image)
+        resized = resize_image(image, self.preprocessing.model_size(*image.shape[:2]))
+        planes = torch.from_numpy(np.array(resized)).to(self.device).permute(2, 0, 1)[None]
+        prob = self.classifier.prob(self.classifier(normalize(planes, self.preprocessing)))
+        array: NDArray[np.float32] = prob[0].float().cpu().numpy()
+        return array
+
+
+def load_tag_predictor(folder: Path, device: str = "cpu") -> TagPredictor:
+    """Return the predictor of a classifier's bundle.
+
+    Raises:
+        BundleError: no usable bundle of a classifier in `folder`.
+    """
+    return TagPredictor(*load_classifier(folder), device)
