@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from zoo.classes import IGNORE, Classes
-from zoo.overlay import INK, PAPER, areas, boundaries, legend, overlay, picture, triptych
+from zoo.overlay import INK, PAPER, areas, boundaries, grid, legend, overlay, picture, triptych
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -103,6 +103,16 @@ def test_a_triptych_shows_image_truth_and_prediction_of_each_row() -> None:
     assert middle[12 + 300 + 10].tolist() == [0, 0, 0]
     assert middle[12 + 300 + 270].tolist() == [200, 100, 0]
     assert middle[12 + 600 + 144].tolist() == [0, 0, 250]
+
+
+def test_a_grid_has_a_column_for_each_heading() -> None:
+    image, truth = scene(48, 48)
+    others = [np.full_like(truth, label) for label in (2, 0, 1)]
+    result = grid(("image", "truth", "a", "b", "c"), [(image, truth, *others)], CLASSES)
+    middle = result[36 + 144]
+    colors = [middle[12 + 300 * column + 250].tolist() for column in range(5)]
+    assert colors == [[80, 80, 80], [200, 100, 0], [0, 0, 250], [0, 0, 0], [200, 100, 0]]
+    assert result.shape[1] == 12 + 5 * 300
 
 
 def test_a_triptych_takes_rows_of_different_sizes() -> None:

@@ -10,8 +10,11 @@ import pytest
 from PIL import Image
 
 from zoo.bundle import load_config
+from zoo.data.open import open_source
+from zoo.data.partition import make_partition
 from zoo.errors import BundleError, DatasetError, RecipeError
 from zoo.train.log import read_log
+from zoo.train.methods.mlmt import Mlmt
 from zoo.train.recipe import load_recipe
 from zoo.train.session import Hardware, resume, start
 
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
 
     from typer.testing import Result
 
+    from zoo.train.method import Progress
     from zoo.train.recipe import Recipe
 
     Zoo = Callable[..., Result]
@@ -135,12 +139,29 @@ def test_known_classes_join_the_run_and_its_provenance(train: Zoo) -> None:
     assert record["digest"] == load_config(Path("run/bundle")).provenance["partition"]["digest"]
 
 
-def test_a_resumed_run_needs_the_file_of_tags_no_more(recipe: Callable[..., Recipe]) -> None:
-    Path("tags.txt").write_text("unlabeled\n")
-    start(recipe({"data.tags": "tags.txt"}), Path("whole"), Hardware("cpu"))
+def test_a_run_cut_off_and_resumed_without_its_file_of_tags_equals_an_unbroken_one(
+    recipe: Callable[..., Recipe], tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = make_partition(open_source(str(tiny_folder)), "4", 0).unlabeled
+    Path("tags.txt").write_text("".join(f"{id_} 0 2\n" for id_ in ids))
+    tagged = recipe({"data.tags": "tags.txt", "checkpoint_every": 2})
+    start(tagged, Path("unbroken"), Hardware("cpu"))
+
+    after_step = Mlmt.after_step
+
+    def cut(method: Mlmt, progress: Progress) -> None:
+        if progress.step == 4:
+            raise KeyboardInterrupt
+        after_step(method, progress)
+
+    monkeypatch.setattr(Mlmt, "after_step", cut)
+    with pytest.raises(KeyboardInterrupt):
+        start(tagged, Path("broken"), Hardware("cpu"))
+    monkeypatch.setattr(Mlmt, "after_step", after_step)
     Path("tags.txt").unlink()
-    again = resume(Path("whole"), "mlmt", Hardware("cpu"))
-    assert again["val"] == json.loads(Path("whole/metrics.json").read_text())["val"]
+    resume(Path("broken"), "mlmt", Hardware("cpu"))
+    weights = [Path(run, "bundle/model.safetensors").read_bytes() for run in ("broken", "unbroken")]
+    assert weights[0] == weights[1]
 
 
 def test_a_bad_line_of_tags_ends_the_run_before_it_starts(train: Zoo) -> None:

@@ -69,6 +69,23 @@ def test_the_json_is_all_that_stands_on_standard_output(train: Zoo) -> None:
     assert stored == {key: value for key, value in metrics.items() if key not in ("run", "bundle")}
 
 
+def test_a_profile_shows_the_parts_of_each_phase_and_trains_nothing(train: Zoo) -> None:
+    result = train("--profile", "--out", "run")
+    assert result.exit_code == 0, result.output
+    words = result.stdout.split()
+    for phase in ("pretrain:", "localize:", "semi:"):
+        assert phase in words
+    for part in ("data", "student", "teacher", "losses", "backward", "optimizer", "update", "step"):
+        assert part in words
+    assert result.stdout.splitlines()[-1] == f"Made {Path('run/profile.json')}"
+    assert [path.name for path in Path("run").iterdir()] == ["profile.json"]
+
+
+def test_a_profile_cannot_be_resumed(zoo: Zoo) -> None:
+    message = error_of(zoo("train", "eln", "--profile", "--resume", "--out", "run"), RecipeError)
+    assert message == "--resume continues a run as it was started: leave the other options out"
+
+
 def test_the_options_change_the_recipe(train: Zoo) -> None:
     options = ("--partition", "3", "--imgsz", "32,48", "--batch", "1", "--seed", "7", "--steps", "4")
     result = train(*options, "--out", "run", "--precision", "bf16")
