@@ -68,7 +68,7 @@ def run_one(folder: ComparisonFolder, run: Run, device: str, stop: StopRequests)
         status, last_words = _train(folder, run, device, stop)
         update: dict[str, Any] = {
             "attempts": run.attempts + 1,
-            "wall_s": round(run.wall_s + time.monotonic() - started, 1),
+            "wall_s": round(run.wall_s + time.monotonic() - started, 3),
         }
         run = run.model_copy(update=update)
         if not is_finished(path):

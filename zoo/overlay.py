@@ -30,6 +30,9 @@ SMALL = 480
 CELL = 288
 """Width of a column of a triptych, in pixels."""
 
+LEGEND = 3 * CELL + CELL // 6
+"""Width of the legend of a wider grid: its letters grow with it."""
+
 HEADINGS = ("image", "truth", "prediction")
 
 
@@ -173,7 +176,10 @@ def grid(headings: Sequence[str], rows: Sequence[tuple[Picture, ...]], classes: 
             band[:-gap, left : left + CELL] = cell
         bands.append(band)
     labels = sorted({label for _, *masks in rows for mask in masks for label in areas(mask)})
-    return np.concatenate([*bands, legend(classes, dict.fromkeys(labels), width)])
+    strip = legend(classes, dict.fromkeys(labels), min(width, LEGEND))
+    bands.append(_paper(strip.shape[0], width))
+    bands[-1][:, : strip.shape[1]] = strip
+    return np.concatenate(bands)
 
 
 def _entry(classes: Classes, label: int, share: float | None) -> tuple[str, str]:
