@@ -92,16 +92,16 @@ def run_all(folder: ComparisonFolder) -> Comparison:
 
     Raises:
         TrainingStoppedError: the user asked to stop; what was reached is kept.
+        RecipeError: another process runs this comparison.
     """
     comparison = folder.read()
-    with StopRequests() as stop:
+    with folder.lock() as lock, StopRequests() as stop:
         for number, run in enumerate(comparison.runs, start=1):
             if run.state == "finished":
                 continue
             log.info("%s: run %d of %d", run.name, number, len(comparison.runs))
-            run = run_one(folder, run, comparison.device, stop)
-            comparison = comparison.with_run(run)
-            folder.write(comparison)
+            run = run_one(folder, run, comparison.device, stop, lock)
+            comparison = folder.note(run)
             if run.state == "failed":
                 log.warning("%s failed: %s", run.name, run.reason)
             if stop.requested:

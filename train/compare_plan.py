@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from zoo.bundle import replacing
 from zoo.errors import RecipeError
 from zoo.models.deployable import Deployable
 from zoo.train.comparison import BASELINE, Candidate
@@ -84,20 +85,24 @@ class Entrant(NamedTuple):
 
 
 def reference_recipe(request: Request) -> Recipe:
-    """Return the recipe of labels only, with what the user wants for all methods."""
+    """Return the recipe of labels only, with what the user wants for all methods.
+
+    As many unlabeled images make a batch as labeled ones, unless the user wants another number.
+    """
     special = (*METHODS, "method")
     settings = [text for text in request.settings if _head(text) not in special]
-    return load_recipe(default_recipe(BASELINE, request.spec), settings, request.steps, request.wanted)
+    base = default_recipe(BASELINE, request.spec)
+    recipe = load_recipe(base, settings, request.steps, request.wanted)
+    return load_recipe(base, settings, request.steps, {"data.batch_u": recipe.data.batch_l, **request.wanted})
 
 
 def shared_settings(reference: Recipe) -> Tree:
-    """Return the settings in which all methods agree, by dotted key; batches of both kinds are alike."""
-    shared = {
+    """Return the settings in which all methods agree, by dotted key."""
+    return {
         key: value
         for key, value in _flat(reference.model_dump(mode="json")).items()
         if not any(key == own or key.startswith(f"{own}.") for own in OWN)
     }
-    return shared | {"data.batch_u": reference.data.batch_l}
 
 
 def find_entrants(request: Request, shared: Tree, source: Source, partition: Partition) -> list[Entrant]:
@@ -181,7 +186,8 @@ def write_recipe(path: Path, recipe: Recipe) -> None:
     title = (
         f"# {recipe.method.name} in a comparison: {recipe.recipe}, with the settings that all methods share."
     )
-    path.write_text("\n".join([title, *lines]) + "\n", encoding="utf-8")
+    with replacing(path) as temporary:
+        temporary.write_text("\n".join([title, *lines]) + "\n", encoding="utf-8")
     if load_recipe(str(path)) != recipe:
         raise RecipeError(f"{path} does not give back its recipe: leave --set preset=official out")
 

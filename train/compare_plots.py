@@ -54,7 +54,7 @@ def write_curves(path: Path, comparison: Comparison) -> None:
         steps, mean, low, high = curve(comparison, method)
         if not steps:
             continue
-        axes.fill_between(steps, low, high, color=color, alpha=0.15, linewidth=0)
+        axes.fill_between(steps, low, high, color=color, alpha=0.1, linewidth=0)
         axes.plot(steps, mean, color=color, marker="o", markersize=4, linewidth=2, label=method)
         highest = max(highest, *high)
     axes.set_xlabel("step", color=QUIET)

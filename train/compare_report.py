@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from zoo.bundle import replacing
 from zoo.data.open import open_source
 from zoo.train.compare_plots import write_classes, write_curves, write_pictures
-from zoo.train.compare_stats import Row, rows, verdicts
+from zoo.train.compare_stats import Row, headline, rows, verdicts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,13 +24,17 @@ ABSENT = "\N{EN DASH}"
 COLUMNS = (
     "method",
     "mIoU",
-    "to labels only, points",
+    "seeds",
+    "gain, points",
     "95 % interval",
+    "clear",
     "step, ms",
     "run",
     "peak memory, MiB",
     "parameters kept",
 )
+QUALITY = 6
+"""How many of the columns say how good a method is; the others say what it costs."""
 PICTURES = {
     "curves.png": "Learning curves: mIoU on val",
     "classes.png": "IoU by class on val",
@@ -39,10 +43,11 @@ PICTURES = {
 PAGE = "compare.html"
 READING = (
     "mIoU: on all val images after the last step, never the best one; mean ± sample sd over the seeds.",
-    "To labels only: by seed, as runs of a seed share their labeled images; mean ± sample sd.",
-    "95 % interval: of that mean, by Student's t; not corrected for looking at several methods.",
+    "Gain: mIoU above labels only, by seed, as runs of a seed share their labeled images; mean ± sample sd.",
+    "95 % interval: of the mean gain, by Student's t; not corrected for looking at several methods.",
+    "Clear: whether the interval leaves zero out.",
     "Step: median of each phase, weighted by the phase's steps; without waiting for data.",
-    "Run: from start to end of the process, with loading, evaluations and the bundle.",
+    "Run: from start to end of the process, with loading, evaluations and the bundle; mean over the seeds.",
 )
 
 
@@ -83,7 +88,9 @@ def facts(comparison: Comparison) -> list[tuple[str, str]]:
     gpu = comparison.machine.get("gpu") if comparison.device == "cuda" else None
     versions = [f"{name} {version}" for name, version in comparison.versions.items() if version]
     counts = ", ".join(f"{data[kind]} {kind} images" for kind in ("labeled", "unlabeled", "val"))
-    batch = f"{settings['data.batch_l']} labeled and as many unlabeled images"
+    batch = f"{settings['data.batch_l']} labeled and {settings['data.batch_u']} unlabeled images"
+    if settings["accumulate"] > 1:
+        batch = f"{settings['accumulate']} times {batch}"
     return [
         (
             "data",
@@ -106,6 +113,15 @@ def notes(comparison: Comparison) -> list[str]:
     """Return how to read the table, and where recipes were overridden."""
     kind = next((run.metrics["peak_memory"]["kind"] for run in comparison.finished if run.metrics), None)
     lines = [*READING, *([f"Peak memory: {kind}, the largest of a method's runs."] if kind else [])]
+    again = [f"{run.name} in {run.attempts}" for run in comparison.finished if run.attempts > 1]
+    if again:
+        lines.append(
+            f"Broken off and continued: {', '.join(again)} attempts; step and peak memory are of the last, "
+            f"run is of all."
+        )
+    unseen = [run.name for run in comparison.finished if run.untimed]
+    if unseen:
+        lines.append(f"Not counted in run, as the comparison was killed meanwhile: {', '.join(unseen)}.")
     for candidate in comparison.candidates:
         changed = [f"{key} {own} became {used}" for key, (own, used) in candidate.overridden.items()]
         if changed:
@@ -124,8 +140,9 @@ def markdown(comparison: Comparison) -> str:
         _listed([f"no figures: {line}" for line in failures(comparison)]),
     ]
     shared = _listed([f"{name}: {value}" for name, value in facts(comparison)])
-    parts = [f"# {_title(comparison)}", table, *filter(None, listed), shared, _listed(notes(comparison))]
-    return "\n\n".join(parts) + "\n"
+    title = f"# {_title(comparison)}"
+    parts = [title, headline(comparison), table, *listed, shared, _listed(notes(comparison))]
+    return "\n\n".join(filter(None, parts)) + "\n"
 
 
 def html(comparison: Comparison, pictures: Sequence[Path]) -> str:
@@ -133,6 +150,7 @@ def html(comparison: Comparison, pictures: Sequence[Path]) -> str:
     page = Template((resources.files("zoo.train") / PAGE).read_text(encoding="utf-8"))
     return page.substitute(
         title=escape(_title(comparison)),
+        headline=escape(headline(comparison)),
         head="".join(f"<th>{escape(column)}</th>" for column in COLUMNS),
         rows="".join(_html_row(line) for line in cells(comparison)),
         verdicts=_html_list(verdicts(comparison)),
@@ -153,9 +171,10 @@ def _title(comparison: Comparison) -> str:
 def _line(row: Row) -> tuple[str, ...]:
     return (
         row.method,
-        _miou(row.miou),
-        _points(row.difference),
-        _interval(row.difference),
+        _with_sd(row.miou, "{:.3f}", 1),
+        str(0 if row.miou is None else row.miou.n),
+        _with_sd(row.difference, "{:+.1f}", 100),
+        *_interval(row.difference),
         ABSENT if row.step_ms is None else f"{row.step_ms:,.0f}",
         ABSENT if row.wall_s is None else _duration(row.wall_s),
         ABSENT if row.peak_mib is None else f"{row.peak_mib:,.0f}",
@@ -163,28 +182,20 @@ def _line(row: Row) -> tuple[str, ...]:
     )
 
 
-def _miou(miou: Spread | None) -> str:
-    if miou is None:
+def _with_sd(figure: Spread | None, show: str, scale: float) -> str:
+    """Return a mean, with its sample sd where there is one."""
+    if figure is None:
         return ABSENT
-    return (
-        f"{miou.mean:.3f} (n = 1)" if miou.sd is None else f"{miou.mean:.3f} ± {miou.sd:.3f} (n = {miou.n})"
-    )
+    mean = show.format(scale * figure.mean)
+    return mean if figure.sd is None else f"{mean} ± {show.replace('+', '').format(scale * figure.sd)}"
 
 
-def _points(gap: Spread | None) -> str:
-    if gap is None:
-        return ABSENT
-    return f"{100 * gap.mean:+.1f}" + ("" if gap.sd is None else f" ± {100 * gap.sd:.1f}")
-
-
-def _interval(gap: Spread | None) -> str:
+def _interval(gap: Spread | None) -> tuple[str, str]:
     """Return the interval of a difference and whether it leaves zero out."""
-    if gap is None:
-        return ABSENT
-    if gap.interval is None:
-        return "one seed: none"
+    if gap is None or gap.interval is None:
+        return ABSENT, ABSENT
     low, high = (f"{100 * end:+.1f}" for end in gap.interval)
-    return f"{low} to {high}" + ("" if gap.excludes_zero else ": not told apart")
+    return f"{low} to {high}", "yes" if gap.excludes_zero else "no"
 
 
 def _duration(seconds: float) -> str:

@@ -27,8 +27,11 @@ LOG_NAME = "train.log"
 LOG_COLUMNS = "1000"
 
 
+STOPS = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+
+
 class StopRequests:
-    """Passes Ctrl-C and SIGTERM on to the current run, which saves its step and ends, and remembers them."""
+    """Passes Ctrl-C, SIGTERM and a closed terminal on to the current run, which saves its step and ends."""
 
     def __init__(self) -> None:
         self.requested = False
@@ -37,7 +40,7 @@ class StopRequests:
 
     def __enter__(self) -> StopRequests:
         """Take the signals over."""
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in STOPS:
             self.previous[number] = signal.signal(number, self._note)
         return self
 
@@ -51,7 +54,7 @@ class StopRequests:
     def _note(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
         self.requested = True
         if self.process is not None and self.process.poll() is None:
-            self.process.send_signal(number)
+            self.process.send_signal(signal.SIGINT if number == signal.SIGINT else signal.SIGTERM)
 
 
 def command(folder: ComparisonFolder, run: Run, device: str, *, resume: bool = False) -> list[str]:
@@ -60,17 +63,29 @@ def command(folder: ComparisonFolder, run: Run, device: str, *, resume: bool = F
     return ["train", run.method, *how, "--out", str(folder.run(run)), "--device", device]
 
 
-def run_one(folder: ComparisonFolder, run: Run, device: str, stop: StopRequests) -> Run:
-    """Train a run to its end, from its checkpoint if it has one, and return its state then."""
+def run_one(
+    folder: ComparisonFolder, run: Run, device: str, stop: StopRequests, lock: int | None = None
+) -> Run:
+    """Train a run to its end, from its checkpoint if it has one, and return its state then.
+
+    Args:
+        folder: of the comparison; that an attempt began is noted there, as its end may never be seen.
+        run: as it is known there.
+        device: `cpu` or `cuda`.
+        stop: what ends the run early.
+        lock: see `ComparisonFolder.lock`.
+    """
     path = RunFolder(folder.run(run))
     if not is_finished(path):
+        begun = run.model_copy(update={"attempts": run.attempts + 1, "untimed": run.untimed + 1})
+        folder.note(begun)
         started = time.monotonic()
-        status, last_words = _train(folder, run, device, stop)
+        status, last_words = _train(folder, begun, device, stop, lock)
         update: dict[str, Any] = {
-            "attempts": run.attempts + 1,
+            "untimed": run.untimed,
             "wall_s": round(run.wall_s + time.monotonic() - started, 3),
         }
-        run = run.model_copy(update=update)
+        run = begun.model_copy(update=update)
         if not is_finished(path):
             state = "stopped" if stop.requested else "failed"
             reason = None if stop.requested else _reason(status, last_words)
@@ -84,7 +99,9 @@ def is_finished(path: RunFolder) -> bool:
     return path.metrics.is_file() and (path.bundle / CONFIG_NAME).is_file()
 
 
-def _train(folder: ComparisonFolder, run: Run, device: str, stop: StopRequests) -> tuple[int, str]:
+def _train(
+    folder: ComparisonFolder, run: Run, device: str, stop: StopRequests, lock: int | None
+) -> tuple[int, str]:
     """Run the process of a run; return its exit status and the last line that it wrote."""
     path = RunFolder(folder.run(run))
     resume = path.checkpoint.is_file()
@@ -103,6 +120,7 @@ def _train(folder: ComparisonFolder, run: Run, device: str, stop: StopRequests) 
             text=True,
             errors="replace",
             start_new_session=True,  # Ctrl-C at the terminal reaches it through `stop` alone
+            pass_fds=() if lock is None else (lock,),
             env=os.environ | {"COLUMNS": LOG_COLUMNS},  # else remarks are wrapped at 80
         ) as process,
     ):

@@ -60,8 +60,10 @@ class Row(BaseModel):
         method: its name.
         miou: on `val` after the last step, None without a finished run.
         difference: in mIoU to labels only, by seed; None for labels only itself, or where no seed has both.
-        step_ms: of a step of mean length, each phase by its median.
-        wall_s: of a run, from start to end of its process, loading and evaluation included.
+        step_ms: of a step of mean length, each phase by its median; None if no run took a step before it
+            was broken off for the last time.
+        wall_s: of a run, from start to end of its process, loading and evaluation included; None if no run
+            was watched to its end.
         peak_mib: the largest of its runs.
         parameters: of what is deployed.
     """
@@ -75,6 +77,13 @@ class Row(BaseModel):
     wall_s: float | None
     peak_mib: float | None
     parameters: int
+
+
+class Ranking(NamedTuple):
+    """The methods with figures, the highest mean mIoU first, over the seeds that all of them finished."""
+
+    methods: list[str]
+    seeds: list[int]
 
 
 class Curve(NamedTuple):
@@ -93,10 +102,34 @@ def spread(values: Sequence[float]) -> Spread | None:
     return Spread(n=len(values), mean=fmean(values), sd=stdev(values) if len(values) > 1 else None)
 
 
-def difference(comparison: Comparison, first: str, second: str) -> Spread | None:
-    """Return the mIoU of one method less that of another over the seeds that both finished, None if none."""
+def difference(
+    comparison: Comparison, first: str, second: str, seeds: Sequence[int] | None = None
+) -> Spread | None:
+    """Return the mIoU of one method less that of another, None without a seed.
+
+    Args:
+        comparison: of both.
+        first: a method.
+        second: another.
+        seeds: that are looked at; None for those that both finished.
+    """
     of_first, of_second = (_miou_by_seed(comparison, method) for method in (first, second))
-    return spread([miou - of_second[seed] for seed, miou in of_first.items() if seed in of_second])
+    if seeds is None:
+        seeds = [seed for seed in of_first if seed in of_second]
+    return spread([of_first[seed] - of_second[seed] for seed in seeds])
+
+
+def ranking(comparison: Comparison) -> Ranking:
+    """Return the methods in the order of their means; no seed, no order.
+
+    Means over different seeds do not compare: one may hold the easier images.
+    """
+    found = {method: _miou_by_seed(comparison, method) for method in comparison.methods}
+    found = {method: by_seed for method, by_seed in found.items() if by_seed}
+    seeds = [seed for seed in comparison.seeds if all(seed in by_seed for by_seed in found.values())]
+    if not seeds:
+        return Ranking([], [])
+    return Ranking(sorted(found, key=lambda method: -fmean(found[method][seed] for seed in seeds)), seeds)
 
 
 def rows(comparison: Comparison) -> list[Row]:
@@ -104,18 +137,31 @@ def rows(comparison: Comparison) -> list[Row]:
     return [_row(comparison, candidate) for candidate in comparison.candidates]
 
 
+def headline(comparison: Comparison) -> str:
+    """Return in a sentence what the figures say of which method to take; empty with fewer than two."""
+    methods, seeds = ranking(comparison)
+    if len(methods) < 2:
+        many = len({run.method for run in comparison.finished}) > 1
+        return "No seed was finished by all methods: they cannot be ranked." if many else ""
+    best = methods[0]
+    if len(seeds) == 1:
+        return f"{best} is highest, but one seed cannot tell a difference from chance: give --seeds 3."
+    unclear = [other for other, gap in _gaps(comparison).items() if not gap.excludes_zero]
+    apart = f"not told apart from {_listed(unclear)}" if unclear else "told apart from all others"
+    highest = f"the highest mean is that of {best}, {apart}."
+    if BASELINE not in methods:
+        return f"On {len(seeds)} seeds, {highest}"
+    return f"On {len(seeds)} seeds, {_above_labels_only(comparison)}; {highest}"
+
+
 def verdicts(comparison: Comparison) -> list[str]:
     """Return what the figures say of the best mean beside each other one, in sentences."""
-    means = {row.method: row.miou.mean for row in rows(comparison) if row.miou is not None}
-    best, *others = sorted(means, key=lambda method: -means[method]) or ("",)
-    found = {other: difference(comparison, best, other) for other in others}
-    gaps = {other: gap for other, gap in found.items() if gap is not None}
-    once = [f"{100 * gap.mean:.1f} points above {other}" for other, gap in gaps.items() if gap.n == 1]
-    sentences = [_verdict(best, other, gap) for other, gap in gaps.items() if gap.n > 1]
-    if once:
+    methods, seeds = ranking(comparison)
+    sentences = [_verdict(methods[0], other, gap) for other, gap in _gaps(comparison).items()]
+    if sentences and len(seeds) < len(comparison.seeds):
         sentences.append(
-            f"{best} is {', '.join(once)} with one seed, which cannot tell a difference from chance: "
-            f"give --seeds 0,1,2."
+            f"Ranked on {'seed' if len(seeds) == 1 else 'seeds'} {_listed([*map(str, seeds)])}, "
+            f"which all of {_listed(sorted(methods))} finished."
         )
     return sentences
 
@@ -123,7 +169,7 @@ def verdicts(comparison: Comparison) -> list[str]:
 def summary(comparison: Comparison) -> dict[str, Any]:
     """Return table and sentences, ready for JSON."""
     table = [row.model_dump(mode="json") for row in rows(comparison)]
-    return {"rows": table, "verdicts": verdicts(comparison)}
+    return {"headline": headline(comparison), "rows": table, "verdicts": verdicts(comparison)}
 
 
 def curve(comparison: Comparison, method: str) -> Curve:
@@ -148,12 +194,13 @@ def _row(comparison: Comparison, candidate: Candidate) -> Row:
     runs = [run for run in comparison.finished if run.method == candidate.method]
     is_baseline = candidate.method == BASELINE
     peaks = [each["peak_memory"]["mib"] for each in metrics if each["peak_memory"]["mib"] is not None]
+    steps = [_step_ms(candidate, each["step_ms"]) for each in metrics if each["step_ms"]]
     return Row(
         method=candidate.method,
         miou=spread([each["val"]["miou"] for each in metrics]),
         difference=None if is_baseline else difference(comparison, candidate.method, BASELINE),
-        step_ms=_mean([_step_ms(candidate, each["step_ms"]) for each in metrics]),
-        wall_s=_mean([run.wall_s for run in runs]),
+        step_ms=_mean(steps),
+        wall_s=_mean([run.wall_s for run in runs if not run.untimed]),
         peak_mib=max(peaks, default=None),
         parameters=candidate.kept,
     )
@@ -165,14 +212,40 @@ def _step_ms(candidate: Candidate, by_phase: dict[str, float]) -> float:
     return sum(by_phase[phase] * count for phase, count in steps.items()) / sum(steps.values())
 
 
+def _above_labels_only(comparison: Comparison) -> str:
+    methods, seeds = ranking(comparison)
+    gains = {method: difference(comparison, method, BASELINE, seeds) for method in methods}
+    clear = [method for method, gain in gains.items() if gain and gain.mean > 0 and gain.excludes_zero]
+    if not clear:
+        return "no method is clearly above labels only"
+    return f"clearly above labels only: {_listed(clear)}"
+
+
+def _gaps(comparison: Comparison) -> dict[str, Spread]:
+    """Return how far the best mean is above each other one, in their order."""
+    methods, seeds = ranking(comparison)
+    found = {other: difference(comparison, methods[0], other, seeds) for other in methods[1:]}
+    return {other: gap for other, gap in found.items() if gap is not None}
+
+
 def _verdict(best: str, other: str, gap: Spread) -> str:
-    assert gap.interval is not None
+    facts = f"{best} is {100 * gap.mean:.1f} points above {other}"
+    if gap.interval is None:
+        return f"{facts} with one seed."
     low, high = (f"{100 * end:+.1f}" for end in gap.interval)
-    facts = (
-        f"{best} is {100 * gap.mean:.1f} points above {other} on the mean of {gap.n} seeds, "
-        f"95 % interval {low} to {high}"
-    )
+    facts = f"{facts} on the mean of {gap.n} seeds, 95 % interval {low} to {high}"
     return f"{facts}." if gap.excludes_zero else f"{facts}: these seeds do not tell them apart."
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Return names as people list them.
+
+    Example:
+        >>> _listed(["eln", "rrn", "u2pl"])
+        'eln, rrn and u2pl'
+    """
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def _miou_by_seed(comparison: Comparison, method: str) -> dict[int, float]:

@@ -1,6 +1,6 @@
 """A comparison of methods on disk: what is compared, the runs and how far they are.
 
-compare.json           everything here, rewritten after every run
+compare.json           everything here, rewritten before and after every run
 recipes/METHOD.toml    the complete recipe of each method
 runs/METHOD-SEED/      run folders, each with the log of its process (train.log)
 report.html, table.md, curves.png, classes.png, pictures.png
@@ -9,8 +9,14 @@ report.html, table.md, curves.png, classes.png, pictures.png
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
+
+try:
+    import fcntl
+except ModuleNotFoundError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -18,12 +24,14 @@ from zoo.bundle import write_json
 from zoo.errors import RecipeError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 BASELINE = "supervised"
 """Labels only: what differences are taken to, and whose recipe gives the settings that all share."""
 
 COMPARISON_NAME = "compare.json"
+LOCK_NAME = ".lock"
 
 
 class _Record(BaseModel):
@@ -60,7 +68,8 @@ class Run(_Record):
         state: `stopped` by the user, `failed` by itself; both go on with `--resume`.
         reason: of a failure, one line.
         attempts: processes that were started for it.
-        wall_s: of all attempts, from the start of each process to its end.
+        untimed: attempts whose end nobody saw, as the comparison itself was killed.
+        wall_s: of all other attempts, from the start of each process to its end.
         metrics: of a finished run, see `zoo.train.session`.
     """
 
@@ -70,6 +79,7 @@ class Run(_Record):
     state: Literal["planned", "finished", "stopped", "failed"] = "planned"
     reason: str | None = None
     attempts: int = 0
+    untimed: int = 0
     wall_s: float = 0.0
     metrics: dict[str, Any] | None = None
 
@@ -92,7 +102,7 @@ class Comparison(_Record):
         settings: in which all methods agree, by dotted key.
         candidates: the methods, labels only first.
         runs: seed by seed.
-        summary: of all runs, once each was tried: `rows` of the table and `verdicts`.
+        summary: of all runs, once each was tried: `headline`, `rows` of the table and `verdicts`.
     """
 
     format: Literal[1] = 1
@@ -171,6 +181,34 @@ class ComparisonFolder:
         """Write what is known, at once or not at all."""
         self.path.mkdir(parents=True, exist_ok=True)
         write_json(self.record, comparison.model_dump(mode="json"))
+
+    def note(self, run: Run) -> Comparison:
+        """Write the new state of a run and return what is known then."""
+        comparison = self.read().with_run(run)
+        self.write(comparison)
+        return comparison
+
+    @contextmanager
+    def lock(self) -> Iterator[int | None]:
+        """Keep others from running this comparison, as long as this process or a run of it lives.
+
+        Gives the file descriptor that runs must inherit, None on Windows, which has no such lock.
+
+        Raises:
+            RecipeError: another process runs it.
+        """
+        if fcntl is None:
+            yield None
+            return
+        with (self.path / LOCK_NAME).open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise RecipeError(
+                    f"{self.path} is being run by another process, expected none: wait for its end, or "
+                    f"end it; if it was killed, its current run ends when it next has something to report"
+                ) from error
+            yield file.fileno()
 
     def read(self) -> Comparison:
         """Return what is known.

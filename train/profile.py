@@ -1,14 +1,15 @@
 """Where the time of a training step goes, and its memory: by phase and part, without training a model.
 
 A step is cut where one part ends and the next begins: data (waiting for the batch, moving it, normalising),
-each network's forward passes, losses (all other work of the method's `forward`), backward, optimizer (with
-the check of the gradient), update (teachers, zeroed gradients). Every moment of a step belongs to exactly one
-part, so the parts add up to the step. On a GPU each cut waits for the device; what that costs can be seen, as
-some steps are also taken without cuts.
+each network's forward passes, losses (all other work of the method's `forward`; their gradients are part of
+backward), backward, optimizer (with the check of the gradient), update (teachers, zeroed gradients). Every
+moment of a step belongs to exactly one part, so the parts add up to the step. On a GPU each cut waits for the
+device; what that costs can be seen, as some steps are also taken without cuts.
 """
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import defaultdict
 from functools import partial
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from zoo.train.method import Batch, Method
     from zoo.train.recipe import Recipe
     from zoo.train.session import Hardware
+
+log = logging.getLogger(__name__)
 
 PROFILE_NAME = "profile.json"
 WARM_STEPS = 3
@@ -209,6 +212,7 @@ class ProfiledEngine(Engine):
         return {phase.name: self._profile_phase(phase, data, steps) for phase in self.phases}
 
     def _profile_phase(self, phase: Phase, data: Iterator[Batch], steps: int) -> dict[str, Any]:
+        log.info("%s: %d steps", phase.name, phase.steps)
         for _ in range(WARM_STEPS):
             self._next_step(data)
         start = self.watch.now()

@@ -91,18 +91,14 @@ def _gate(config: BundleConfig) -> list[str]:
 
 
 def _facts(config: BundleConfig) -> list[str]:
-    partition, preprocessing = config.provenance["partition"], config.preprocessing
+    preprocessing = config.preprocessing
     height, width = preprocessing.imgsz
-    counts = partition["counts"]
     parts: dict[str, dict[str, Any]] = config.provenance.get("parts", {})
     return [
         "| | |",
         "|---|---|",
         f"| classes | {', '.join(config.names)} |",
-        (
-            f"| labeled / unlabeled images | {counts['labeled']} / {counts['unlabeled']} "
-            f"(partition {partition['digest']}) |"
-        ),
+        *([] if parts else [f"| labeled / unlabeled images | {_images(config.provenance)} |"]),
         f"| input | RGB image of any size, {RESIZED[preprocessing.resize].format(height, width)} |",
         f"| parameters | {config.provenance['parameters']['kept']:,} |",
         *(f"| {role} | {_origin(part)} |" for role, part in parts.items()),
@@ -112,7 +108,15 @@ def _facts(config: BundleConfig) -> list[str]:
 def _origin(part: dict[str, Any]) -> str:
     """Return where a part of a composed model came from."""
     step = part["provenance"]["step"]
-    return f"{part['method']}, {part['weights']}, step {step}, weights {part['weights_sha256'][:12]}"
+    return (
+        f"{part['method']}, {part['weights']}, step {step}, weights {part['weights_sha256'][:12]}; "
+        f"labeled / unlabeled images {_images(part['provenance'])}"
+    )
+
+
+def _images(provenance: dict[str, Any]) -> str:
+    counts, digest = provenance["partition"]["counts"], provenance["partition"]["digest"]
+    return f"{counts['labeled']} / {counts['unlabeled']} (partition {digest})"
 
 
 def _measured(config: BundleConfig) -> list[str]:

@@ -37,6 +37,7 @@ TINY = [
     "--set=eln.filter.encoder=test_resnet",
 ]
 FILES = [
+    ".lock",
     "classes.png",
     "compare.json",
     "curves.png",
@@ -133,9 +134,10 @@ def test_a_comparison_broken_off_goes_on_and_equals_an_unbroken_one(zoo: Zoo, ti
         os.killpg(process.pid, signal.SIGINT)
         _, remarks = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 1
-    assert remarks.splitlines()[-1] == (
-        "error: stopped in run 2 of 2, eln-0: continue with zoo compare --resume --out broken"
-    )
+    *_, so_far, last = remarks.splitlines()
+    assert last == "error: stopped in run 2 of 2, eln-0: continue with zoo compare --resume --out broken"
+    assert so_far.startswith("So far: broken/report.html, ")
+    assert "eln-0 stopped" in Path("broken/report.html").read_text()
     resumed = json.loads(zoo("compare", "--resume", "--out", "broken", "--json").stdout)
     assert [run["attempts"] for run in resumed["runs"]] == [1, 2]
     unbroken = json.loads(zoo(*options, "--out", "unbroken", "--json").stdout)

@@ -1,4 +1,4 @@
-"""Tiny instances of the methods, a random batch, and the comparison of a loss with its formula."""
+"""Tiny instances of the methods, a random batch, a loss beside its formula, a comparison of made-up runs."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from zoo.classes import IGNORE
 from zoo.models.deeplab import NetworkConfig
 from zoo.train import registry
+from zoo.train.comparison import Candidate, Comparison, Run
 from zoo.train.method import Batch, Method, Progress
 from zoo.train.recipe import Recipe, load_recipe
 from zoo.train.registry import METHODS, AnyMethodConfig
@@ -25,6 +26,18 @@ if TYPE_CHECKING:
     from zoo.train.methods.rrn import Rrn
 
 TINY_ENCODER = "mobilenetv3_small_050"
+COMPARED_CLASSES = ["class-0", "class-1", "class-2"]
+SHARED_SETTINGS = {
+    "data.imgsz": [32, 32],
+    "data.batch_l": 2,
+    "data.batch_u": 3,
+    "accumulate": 1,
+    "network.architecture": "deeplabv3plus",
+    "network.encoder": "<b>resnet</b>",
+    "pretrained": False,
+    "precision": "fp32",
+    "steps": 20,
+}
 
 
 @pytest.fixture(autouse=True)
@@ -214,3 +227,63 @@ def load_tiny(tiny_recipe: Path) -> Callable[..., Recipe]:
         return load_recipe(str(tiny_recipe), steps=steps, changes=changes)
 
     return load
+
+
+def metrics_of_run(miou: float, step_ms: dict[str, float] | None = None) -> dict[str, Any]:
+    """Return the metrics of a finished run as far as a comparison reads them."""
+    return {
+        "val": {"miou": miou, "iou": {"class-0": miou, "class-1": None, "class-2": miou / 2}},
+        "curve": [[10, miou / 2], [20, miou]],
+        "step_ms": {"first": 10.0, "second": 40.0} if step_ms is None else step_ms,
+        "peak_memory": {"mib": 1000 * miou, "kind": "somewhere"},
+    }
+
+
+@pytest.fixture
+def run_metrics() -> Callable[..., dict[str, Any]]:
+    """Return `metrics_of_run`."""
+    return metrics_of_run
+
+
+@pytest.fixture
+def compared(tiny_folder: Path) -> Callable[..., Comparison]:
+    """Return a builder of a comparison from the mIoU of each method's seeds; None is a failed run."""
+
+    def make(**mious: list[float | None]) -> Comparison:
+        candidates = tuple(
+            Candidate(
+                method=method,
+                recipe=method,
+                phases={"first": 15, "second": 5},
+                kept=1234,
+                trained=5678,
+                overridden={"network.decoder_channels": (256, 48)} if method == "eln" else {},
+            )
+            for method in mious
+        )
+        runs = [
+            Run(method=method, seed=seed, command=f"zoo train {method}", wall_s=100.0 * (seed + 1))
+            for method in mious
+            for seed in range(len(mious[method]))
+        ]
+        done: list[Run] = []
+        for run in runs:
+            miou = mious[run.method][run.seed]
+            state = {"state": "failed", "reason": "no <memory>"} if miou is None else {"state": "finished"}
+            done.append(
+                run.model_copy(update={**state, "metrics": None if miou is None else metrics_of_run(miou)})
+            )
+        return Comparison(
+            timestamp="2026-11-21T10:00:00+00:00",
+            command="zoo compare",
+            machine={"cpu": "a processor", "cores": 2, "gpu": None},
+            versions={"zoo": "0", "tensorrt": None},
+            device="cpu",
+            data={"spec": str(tiny_folder), "partition": "4", "classes": COMPARED_CLASSES, "labeled": 4}
+            | {"unlabeled": 6, "val": 2},
+            settings=SHARED_SETTINGS,
+            candidates=candidates,
+            runs=tuple(done),
+        )
+
+    return make

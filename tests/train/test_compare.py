@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -92,6 +93,27 @@ def calls(folder: ComparisonFolder, name: str) -> list[str]:
     return (folder.path / "runs" / name / "calls.txt").read_text().splitlines()
 
 
+def stop_when_working(
+    folder: ComparisonFolder,
+    name: str,
+    before: Callable[[], None],
+    number: signal.Signals = signal.SIGTERM,
+) -> threading.Thread:
+    """Start a thread that calls `before` and sends a signal once the run of this name works."""
+    log = folder.path / "runs" / name / LOG_NAME
+
+    def stop() -> None:
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline and not (log.exists() and log.read_text()):
+            time.sleep(0.01)
+        before()
+        os.kill(os.getpid(), number)
+
+    thread = threading.Thread(target=stop)
+    thread.start()
+    return thread
+
+
 def test_each_run_trains_its_method_and_seed_in_its_folder(plan: Plan) -> None:
     folder = plan("good", "fine", seeds=(0, 7))
     comparison = run_all(folder)
@@ -149,6 +171,51 @@ def test_a_failed_run_goes_on_from_its_checkpoint(plan: Plan) -> None:
     assert calls(folder, "fails-0")[1] == f"train fails --resume --out {folder.run(failed)} --device cpu"
 
 
+def test_an_attempt_whose_end_nobody_saw_is_not_taken_for_timed(plan: Plan) -> None:
+    folder = plan("good", "fails")
+    planned = folder.read()
+    run_all(folder)
+    begun = [run.model_copy(update={"attempts": 1, "untimed": 1}) for run in planned.runs]
+    folder.write(planned.model_copy(update={"runs": tuple(begun)}))  # as if the power went in both
+    good, fails = run_all(folder).runs
+    assert (good.state, good.attempts, good.untimed, good.wall_s) == ("finished", 1, 1, 0)
+    assert (fails.state, fails.attempts, fails.untimed) == ("failed", 2, 1)
+    assert fails.wall_s > 0
+
+
+def test_that_an_attempt_began_is_on_disk_before_it_ends(plan: Plan) -> None:
+    folder = plan("waits")
+    noted: list[Comparison] = []
+    stopper = stop_when_working(folder, "waits-0", lambda: noted.append(folder.read()))
+    with pytest.raises(TrainingStoppedError):
+        run_all(folder)
+    stopper.join()
+    assert [(run.attempts, run.untimed) for run in noted[0].runs] == [(1, 1)]
+    assert [(run.attempts, run.untimed) for run in folder.read().runs] == [(1, 0)]
+
+
+def test_two_processes_do_not_run_one_comparison(plan: Plan) -> None:
+    folder = plan("good")
+    with (
+        folder.lock(),
+        pytest.raises(RecipeError, match="c is being run by another process, expected none: wait"),
+    ):
+        run_all(folder)
+    assert states(run_all(folder)) == {"good-0": "finished"}
+
+
+def test_a_run_keeps_the_lock_that_its_dead_comparison_held(plan: Plan) -> None:
+    folder = plan("waits")
+    with folder.lock() as lock:
+        assert lock is not None
+        left = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, pass_fds=(lock,))
+    with pytest.raises(RecipeError, match="is being run by another process"), folder.lock():
+        pass
+    left.communicate(b"\n")
+    with folder.lock():
+        pass
+
+
 def test_a_run_that_ended_unseen_is_not_trained_again(plan: Plan) -> None:
     folder = plan("good")
     planned = folder.read()
@@ -158,21 +225,12 @@ def test_a_run_that_ended_unseen_is_not_trained_again(plan: Plan) -> None:
     assert len(calls(folder, "good-0")) == 1
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_comparison_asked_to_stop_lets_its_run_save_and_can_be_resumed(
     number: signal.Signals, plan: Plan
 ) -> None:
     folder = plan("good", "waits", "fine")
-    log = folder.path / "runs/waits-0" / LOG_NAME
-
-    def stop() -> None:
-        deadline = time.monotonic() + 30
-        while time.monotonic() < deadline and not (log.exists() and log.read_text()):
-            time.sleep(0.01)
-        os.kill(os.getpid(), number)
-
-    thread = threading.Thread(target=stop)
-    thread.start()
+    thread = stop_when_working(folder, "waits-0", lambda: None, number)
     with pytest.raises(TrainingStoppedError, match="stopped in run 2 of 3, waits-0: continue with"):
         run_all(folder)
     thread.join()

@@ -123,6 +123,15 @@ def test_settings_are_shared_or_own_and_nothing_between() -> None:
     assert not {"seed", "data.augment.jitter", "network.dropout.aspp"} & set(shared)
 
 
+@pytest.mark.parametrize(("settings", "batch"), [((), 8), (("data.batch_l=6",), 6), (("data.batch_u=3",), 3)])
+def test_the_unlabeled_batch_is_that_of_all_runs(
+    settings: tuple[str, ...], batch: int, plan: Plan, tmp_path: Path
+) -> None:
+    assert plan(BOTH, *settings).settings["data.batch_u"] == batch
+    for method in BOTH:
+        assert load_recipe(str(tmp_path / f"c/recipes/{method}.toml")).data.batch_u == batch
+
+
 @pytest.mark.parametrize(
     ("methods", "settings", "options", "message"),
     [

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from zoo.commands.console import AsJson, emit, table
+from zoo.commands.console import AsJson, emit, remarks, table
 from zoo.commands.device import DeviceOption
 from zoo.commands.model import parse_size
 from zoo.commands.train import log_to_stderr
 from zoo.errors import RecipeError, ZooError
 
 if TYPE_CHECKING:
-    from zoo.train.comparison import Comparison
+    from zoo.train.comparison import Comparison, ComparisonFolder
 
 
 def compare(
@@ -63,7 +63,8 @@ def compare(
 ) -> None:
     """Train methods on the same images, labels, encoder, steps and seeds, and write one report.
 
-    Figures are of the last step. A run that fails does not end the others; Ctrl-C saves the current one.
+    Figures are of the last step. A run that fails does not end the others. Ctrl-C saves the current one and
+    reports those that are finished.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     changes = {
@@ -80,7 +81,9 @@ def compare(
     from zoo.serve.machine import describe_machine, versions
     from zoo.train.compare import Facts, newest, run_all, start
     from zoo.train.compare_plan import Request
+    from zoo.train.compare_report import write_report
     from zoo.train.comparison import ComparisonFolder
+    from zoo.train.engine import TrainingStoppedError
 
     log_to_stderr()
     if resume:
@@ -93,7 +96,14 @@ def compare(
         request = Request(chosen, data or "shapes", numbers, tuple(settings or ()), steps, changes, device)
         command = shlex.join(["zoo", *sys.argv[1:]])
         folder = start(request, out, Facts(command, describe_machine(), versions()))
-    _report(folder.path, run_all(folder), as_json=as_json)
+    try:
+        comparison = run_all(folder)
+    except TrainingStoppedError:
+        so_far = folder.read()
+        if so_far.finished:
+            remarks.print(f"So far: {', '.join(map(str, write_report(folder, so_far)))}")
+        raise
+    _report(folder, comparison, as_json=as_json)
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:
@@ -123,21 +133,29 @@ def _names(text: str | None) -> tuple[str, ...] | None:
     return names
 
 
-def _report(path: Path, comparison: Comparison, *, as_json: bool) -> None:
+def _report(folder: ComparisonFolder, comparison: Comparison, *, as_json: bool) -> None:
     """Write and show the report.
 
     Raises:
         ZooError: a run failed; what the others gave is written and shown before.
     """
-    from zoo.train.compare_report import COLUMNS, cells, failures, write_report
-    from zoo.train.compare_stats import verdicts
-    from zoo.train.comparison import ComparisonFolder
+    from zoo.train.compare_report import COLUMNS, QUALITY, cells, failures, write_report
+    from zoo.train.compare_stats import headline, verdicts
 
-    files = write_report(ComparisonFolder(path), comparison)
+    files = write_report(folder, comparison)
+    lines, said = cells(comparison), headline(comparison)
     shown: list[Any] = [
         table(
-            f"{comparison.settings['steps']} steps on {comparison.data['spec']}", COLUMNS, cells(comparison)
+            f"{comparison.settings['steps']} steps on {comparison.data['spec']}",
+            COLUMNS[:QUALITY],
+            [line[:QUALITY] for line in lines],
         ),
+        table(
+            "What they cost",
+            (COLUMNS[0], *COLUMNS[QUALITY:]),
+            [(line[0], *line[QUALITY:]) for line in lines],
+        ),
+        *([said] if said else []),
         *verdicts(comparison),
         f"Made {', '.join(map(str, files))}",
     ]
@@ -146,5 +164,5 @@ def _report(path: Path, comparison: Comparison, *, as_json: bool) -> None:
     if failed:
         raise ZooError(
             f"{len(failed)} of {len(comparison.runs)} runs gave no figures ({'; '.join(failed)}): correct "
-            f"the cause and go on with zoo compare --resume --out {path}"
+            f"the cause and go on with zoo compare --resume --out {folder.path}"
         )

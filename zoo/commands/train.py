@@ -156,7 +156,10 @@ def log_to_stderr() -> None:
     """Show our own remarks; other libraries only speak up from warnings on."""
     from rich.logging import RichHandler
 
-    handler = RichHandler(console=remarks.console, show_path=False, show_time=False, show_level=False)
+    console = remarks.console
+    handler: logging.Handler = logging.StreamHandler()  # a line for a line, where nobody looks on
+    if console.is_terminal:
+        handler = RichHandler(console=console, show_path=False, show_time=False, show_level=False)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler], force=True)
     logging.getLogger("zoo").setLevel(logging.INFO)
     logging.getLogger("lightning").setLevel(logging.ERROR)
