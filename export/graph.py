@@ -13,17 +13,24 @@ import torch
 from torch import Tensor, nn
 
 from zoo.models.deeplab import resize_logits
+from zoo.predictors.artifact import CONFIDENCE, LOGITS, MASK
+from zoo.predictors.decision import choose, confidence
 from zoo.preprocess import normalize
 
 if TYPE_CHECKING:
     from zoo.models.deployable import Deployable
     from zoo.predictors.artifact import ArtifactMetadata, Precision
 
-DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16}
+DTYPES: dict[Precision, torch.dtype] = {
+    "fp32": torch.float32,
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
+}
+"""Of the network; an int8 file is made from an fp32 one."""
 
 
 class ExportGraph(nn.Module):
-    """A deployable between uint8 images and uint8 masks.
+    """A deployable between uint8 images and what the metadata ask for.
 
     The network runs in the artifact's precision; normalisation and the resize to full size in float32.
 
@@ -39,8 +46,8 @@ class ExportGraph(nn.Module):
         self.deployable = copy.deepcopy(deployable).to(self.dtype)
         self.eval()
 
-    def forward(self, image: Tensor) -> Tensor:
-        """Return (B, H, W) labels, or (B, K, H, W) float32 logits.
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Return the outputs of the metadata, in their order.
 
         Args:
             image: (B, H, W, 3) uint8 RGB.
@@ -48,6 +55,5 @@ class ExportGraph(nn.Module):
         pixels = image.float().permute(0, 3, 1, 2)  # (B, 3, H, W); float first, or TensorRT refuses it
         images = normalize(pixels, self.metadata.preprocessing).to(self.dtype)
         logits = resize_logits(self.deployable.decoder_logits(images).float(), image.shape[1:3])
-        if self.metadata.output == "logits":
-            return logits
-        return logits.argmax(dim=1).to(getattr(torch, self.metadata.output_dtype))
+        make = {LOGITS: lambda: logits, MASK: lambda: choose(logits), CONFIDENCE: lambda: confidence(logits)}
+        return tuple(make[output.name]() for output in self.metadata.outputs)

@@ -13,6 +13,7 @@ import torch
 
 from zoo.errors import ExportError
 from zoo.export.graph import ExportGraph
+from zoo.export.layers import name_nodes
 from zoo.predictors.artifact import INPUT_NAME, METADATA_KEY, ArtifactMetadata
 
 if TYPE_CHECKING:
@@ -20,8 +21,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from zoo.models.deployable import Deployable
+    from zoo.predictors.artifact import Precision
 
 OPSET = 18  # later opsets give the same graph, but ONNX Runtime's CUDA provider was late with their Resize
+BF16_OPSET = 22  # convolutions take bfloat16 from here on
 SAMPLE_SHAPE = (2, 97, 131, 3)  # sizes that are not alike, not 1 and not round, so that none is specialised
 DYNAMIC_DIMS = {0: "b", 1: "h", 2: "w"}
 REASON_LENGTH = 300
@@ -59,9 +62,9 @@ def export_onnx(deployable: Deployable, metadata: ArtifactMetadata, path: Path) 
                 graph,
                 (sample,),
                 dynamo=True,
-                opset_version=OPSET,
+                opset_version=opset_of(metadata.precision),
                 input_names=[INPUT_NAME],
-                output_names=[metadata.output],
+                output_names=[output.name for output in metadata.outputs],
                 dynamic_shapes={INPUT_NAME: DYNAMIC_DIMS},
                 verbose=False,
             )
@@ -72,10 +75,16 @@ def export_onnx(deployable: Deployable, metadata: ArtifactMetadata, path: Path) 
             ) from error
     assert program is not None
     model = program.model_proto
+    name_nodes(model)
     strip(model)
     model.metadata_props.add(key=METADATA_KEY, value=metadata.model_dump_json())
     onnx.save(model, path)
     return check_onnx(path, metadata)
+
+
+def opset_of(precision: Precision) -> int:
+    """Return the ONNX opset of a precision."""
+    return BF16_OPSET if precision == "bf16" else OPSET
 
 
 def strip(model: onnx.ModelProto) -> None:
@@ -102,11 +111,12 @@ def check_onnx(path: Path, metadata: ArtifactMetadata) -> OnnxFacts:
     norms = [node.name for node in graph.node if node.op_type == "BatchNormalization"]
     if norms:
         raise ExportError(f"the exported graph holds BatchNormalization {norms[0]}, expected it folded")
-    classes = () if metadata.output == "mask" else (len(metadata.names),)
     expected = OnnxFacts(
-        opset=OPSET,
+        opset=opset_of(metadata.precision),
         input=_signature(INPUT_NAME, "uint8", ("b", "h", "w", 3)),
-        output=_signature(metadata.output, metadata.output_dtype, ("b", *classes, "h", "w")),
+        output=" and ".join(
+            _signature(output.name, output.dtype, output.size("b", "h", "w")) for output in metadata.outputs
+        ),
     )
     facts = OnnxFacts(model.opset_import[0].version, _describe(graph.input), _describe(graph.output))
     if facts != expected:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+from numpy.typing import NDArray
 
 IGNORE = 255
 """Label of a pixel whose class is unknown (void, border, padding)."""
 
 Color = tuple[int, int, int]
+
+Mask = NDArray[np.uint8 | np.int32]
+"""Labels of pixels: uint8, or int32 of a model with more than 255 classes."""
 
 
 @dataclass(frozen=True)
@@ -40,18 +40,18 @@ class Classes:
         """Return the classes of these names in the colours of the VOC palette."""
         return cls(names, default_palette(len(names)))
 
-    def colorize(self, mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Return the colours of a mask; `IGNORE` is white.
+    def colorize(self, mask: Mask) -> NDArray[np.uint8]:
+        """Return the colours of a mask; `IGNORE` is white, unless it is a class.
 
         Args:
-            mask: (H, W) uint8, labels 0..K-1 or `IGNORE`.
+            mask: (H, W), labels 0..K-1 or `IGNORE`.
 
         Returns:
             (H, W, 3) uint8.
         """
-        table = np.zeros((256, 3), np.uint8)
-        table[: len(self)] = self.palette
+        table = np.zeros((max(len(self), 256), 3), np.uint8)
         table[IGNORE] = 255
+        table[: len(self)] = self.palette
         return table[mask]
 
 

@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from zoo.classes import IGNORE, Classes, Color
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
+    from zoo.classes import Classes, Color, Mask
+
     Picture = NDArray[np.uint8]
-    Mask = NDArray[np.uint8]
 
 T = TypeVar("T", bound=np.generic)
 
@@ -45,7 +44,7 @@ def overlay(image: Picture, mask: Mask, classes: Classes, alpha: float = 0.5) ->
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        mask: (H, W) uint8, labels 0..K-1 or `IGNORE`.
+        mask: (H, W), labels 0..K-1 or `IGNORE`.
         classes: their colours.
         alpha: weight of the colours, 0..1.
 
@@ -66,7 +65,7 @@ def boundaries(mask: Mask, thickness: int = 1) -> NDArray[np.bool_]:
     """Return where a pixel's class differs from that of a near pixel to its right or below.
 
     Args:
-        mask: (H, W) uint8.
+        mask: (H, W).
         thickness: of the lines, in pixels.
     """
     lines = np.zeros(mask.shape, np.bool_)
@@ -77,7 +76,7 @@ def boundaries(mask: Mask, thickness: int = 1) -> NDArray[np.bool_]:
 
 
 def areas(mask: Mask) -> dict[int, float]:
-    """Return the share of the pixels (0..1) of each label in a uint8 mask, the largest first."""
+    """Return the share of the pixels (0..1) of each label in a mask, the largest first."""
     counts = np.bincount(mask.ravel(), minlength=256)
     order = np.argsort(-counts, kind="stable")
     return {int(label): float(counts[label] / mask.size) for label in order if counts[label]}
@@ -118,7 +117,7 @@ def legend(classes: Classes, present: Mapping[int, float | None], width: int) ->
         left = pad + index % columns * pitch
         middle = pad / 2 + (index // columns + 0.5) * line
         swatch = (left, middle - font_px / 2, left + font_px, middle + font_px / 2)
-        fill = PAPER if label == IGNORE else classes.palette[label]
+        fill = classes.palette[label] if label < len(classes) else PAPER
         draw.rounded_rectangle(swatch, font_px / 5, fill, outline=FRAME, width=max(1, font_px // 16))
         draw.text((left + indent, middle), text, INK, font, anchor="lm")
     return np.array(strip)
@@ -129,7 +128,7 @@ def picture(image: Picture, mask: Mask, classes: Classes) -> Picture:
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        mask: (H, W) uint8, labels 0..K-1 or `IGNORE`.
+        mask: (H, W), labels 0..K-1 or `IGNORE`.
         classes: names and colours.
 
     Returns:
@@ -154,7 +153,7 @@ def triptych(rows: Sequence[tuple[Picture, Mask, Mask]], classes: Classes) -> Pi
     return grid(HEADINGS, rows, classes)
 
 
-def grid(headings: Sequence[str], rows: Sequence[tuple[Picture, ...]], classes: Classes) -> Picture:
+def grid(headings: Sequence[str], rows: Sequence[tuple[Mask, ...]], classes: Classes) -> Picture:
     """Return a grid of images, each beside some masks of it, under headings, above a legend.
 
     Args:
@@ -184,7 +183,7 @@ def grid(headings: Sequence[str], rows: Sequence[tuple[Picture, ...]], classes: 
 
 def _entry(classes: Classes, label: int, share: float | None) -> tuple[str, str]:
     """Return the name of a class and its area in words."""
-    name = "ignored" if label == IGNORE else classes.names[label]
+    name = classes.names[label] if label < len(classes) else "ignored"
     if share is None:
         return name, ""
     return name, f"  {percent(share)}"
@@ -209,7 +208,7 @@ def _headings(headings: Sequence[str], width: int, gap: int) -> Picture:
     return np.array(band)
 
 
-def _cell(image: Picture) -> Picture:
+def _cell(image: Mask) -> Mask:
     """Return the image at the width of a cell: hard pixels where it is enlarged, averaged where reduced."""
     height, width = image.shape[:2]
     resample = Image.Resampling.NEAREST if width < CELL else Image.Resampling.BOX

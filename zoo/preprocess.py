@@ -7,7 +7,7 @@ sees in production what it saw in training. The normalisation itself is part of 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Resize = Literal["fit", "stretch", "none"]
+Label = TypeVar("Label", bound=np.integer)
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -71,11 +72,11 @@ def resize_image(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.
     return np.asarray(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BILINEAR))
 
 
-def resize_mask(mask: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Return the mask at (height, width) `size`, nearest neighbour.
+def resize_mask(mask: NDArray[Label], size: tuple[int, int]) -> NDArray[Label]:
+    """Return the mask at (height, width) `size`, nearest neighbour, of the same type.
 
     Args:
-        mask: (H, W) uint8.
+        mask: (H, W) uint8 or int32.
         size: height and width in pixels.
     """
     if mask.shape == size:

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from zoo.classes import Classes
 from zoo.commands.inputs import find_inputs, read_rgb
-from zoo.commands.predict import name_outputs
+from zoo.commands.predict import name_outputs, write_mask
 from zoo.data.shapes import NAMES, ShapesSource
 from zoo.errors import BundleError, InvalidImageError, ZooError
 from zoo.predictors.load import load_predictor
@@ -64,6 +65,41 @@ def test_the_json_tells_files_areas_and_times(zoo: Zoo, shapes_bundle: Path) -> 
     assert image["mask"] == str(Path("predictions/photo.png"))
     assert image["overlay"] == str(Path("predictions/photo.overlay.png"))
     assert pixels(Path(image["overlay"])).shape[1] >= 480
+
+
+def test_confidence_is_a_grey_image_beside_the_mask_at_the_images_size(zoo: Zoo, shapes_bundle: Path) -> None:
+    image = photo(Path("photo.jpg"), size=(90, 70))
+    result = zoo("predict", shapes_bundle, image, "--confidence", "--json")
+    assert result.exit_code == 0, result.output
+    [found] = json.loads(result.stdout)["images"]
+    assert found["confidence"] == str(Path("predictions/photo.confidence.png"))
+    with Image.open(found["confidence"]) as picture:
+        assert (picture.mode, picture.size) == ("L", (90, 70))
+    expected = load_predictor(shapes_bundle).predict_with_confidence(read_rgb(image))
+    assert np.array_equal(pixels(Path(found["confidence"])), expected.confidence)
+    assert np.array_equal(pixels(Path(found["mask"])), expected.mask)
+    assert len(np.unique(expected.confidence)) > 10
+
+
+def test_without_the_option_there_is_no_confidence(zoo: Zoo, shapes_bundle: Path) -> None:
+    result = zoo("predict", shapes_bundle, photo(Path("photo.jpg")), "--json")
+    assert json.loads(result.stdout)["images"][0]["confidence"] is None
+    assert [path.name for path in Path("predictions").iterdir()] == ["photo.png"]
+
+
+def test_confidence_of_a_file_that_gives_masks_only_is_an_error(
+    zoo: Zoo, write_onnx: Callable[..., Path]
+) -> None:
+    result = zoo("predict", write_onnx(Path("model.onnx")), photo(Path("photo.jpg")), "--confidence")
+    assert isinstance(result.exception, BundleError)
+    assert "this ort artifact gives masks only: predict with the bundle" in str(result.exception)
+    assert not Path("predictions").exists()
+
+
+def test_a_mask_of_many_classes_is_a_16_bit_image(tmp_path: Path) -> None:
+    mask = np.array([[0, 255, 299]], np.int32)
+    write_mask(tmp_path / "mask.png", mask, Classes.of(tuple(map(str, range(300)))))
+    assert pixels(tmp_path / "mask.png").tolist() == mask.tolist()
 
 
 def test_the_built_in_data_are_predicted_up_to_the_limit(zoo: Zoo, shapes_bundle: Path) -> None:

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from zoo.bundle import load_bundle, load_config
 from zoo.classes import Classes
 from zoo.errors import ExportError
-from zoo.export.parity import GATES, Difference, Gate, Images, compare, compare_masks, parity_shapes
+from zoo.export.gate import GATES, Gate
+from zoo.export.parity import Difference, Images, compare, compare_masks, parity_shapes
 from zoo.export.prepare import prepare
 from zoo.export.to_onnx import check_onnx, export_onnx
 from zoo.models.deeplab import NetworkConfig
@@ -133,7 +134,7 @@ def test_the_masks_are_the_eager_models_at_every_shape(exported: Exported) -> No
         seen |= set(np.unique(mask).tolist())
     agreement = 1 - differing / pixels
     total = Difference(shape=(1, 1, pixels), agreement=agreement, differing=differing, margin=margin)
-    assert NEAR[exported.metadata.precision].passes(total)
+    assert total.passes(NEAR[exported.metadata.precision])
     assert len(seen) > 3
 
 

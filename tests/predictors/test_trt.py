@@ -8,11 +8,11 @@ import torch
 
 from zoo.bundle import write_json
 from zoo.errors import BundleError, ExportError
-from zoo.export.to_tensorrt import build_engine, build_targets, load_builder, make_profile
+from zoo.export.to_tensorrt import build_engine, build_targets, load_builder, make_profile, plan_engine
 from zoo.predictors import trt_api
 from zoo.predictors.artifact import EngineInfo, info_path
 from zoo.predictors.ort import OrtPredictor
-from zoo.predictors.trt import check_shape, deserialize, load_trt
+from zoo.predictors.trt import TrtPredictor, check_engine, check_shape, deserialize, load_trt
 from zoo.predictors.trt_api import installed_flavors, load_tensorrt
 
 if TYPE_CHECKING:
@@ -79,6 +79,36 @@ def test_an_engine_without_a_gpu_says_so(info: EngineInfo, tmp_path: Path) -> No
 
 
 @needs_rtx
+@pytest.mark.parametrize("num_classes", [3, 300])
+@pytest.mark.parametrize("output", ["mask", "logits", "mask+confidence"])
+def test_every_output_can_be_built(write_linear: Any, tmp_path: Path, output: str, num_classes: int) -> None:
+    onnx, api = write_linear(tmp_path / "model.onnx", output, num_classes), load_builder((86,))
+    (target,) = build_targets(api, (86, 120))
+    profile = make_profile((64, 64), (1, 1, 2))
+    planned = plan_engine(api, onnx, OrtPredictor(onnx).metadata, target, profile)
+    plan, info = build_engine(api, onnx, planned)
+    assert len(plan) == info.bytes > 1000
+
+
+@needs_rtx
+def test_an_engine_of_another_version_is_refused(info: EngineInfo, tmp_path: Path) -> None:
+    path, api = write_engine(tmp_path / "model.engine", info), load_tensorrt("rtx")
+    check_engine(path, info.model_copy(update={"version": api.version}), api)
+    old = info.model_copy(update={"version": "1.2.3"})
+    with pytest.raises(
+        BundleError, match=rf"built with TensorRT-RTX 1\.2\.3, this is {api.version}: build it here"
+    ):
+        check_engine(path, old, api)
+
+
+@needs_rtx
+def test_an_engine_that_was_cut_off_is_refused(info: EngineInfo, tmp_path: Path) -> None:
+    path = write_engine(tmp_path / "model.engine", info, b"ab")
+    with pytest.raises(BundleError, match=r"has 2 bytes, expected the 3 of the engine .*: copy it again"):
+        check_engine(path, info, load_tensorrt("rtx"))
+
+
+@needs_rtx
 def test_an_engine_that_tensorrt_refuses_comes_with_its_reason(tmp_path: Path) -> None:
     (tmp_path / "model.engine").write_bytes(b"no engine" * 100)
     with pytest.raises(
@@ -93,7 +123,11 @@ def test_without_a_driver_the_reason_is_the_drivers(write_onnx: Any, tmp_path: P
     api = load_builder((86,))
     onnx = write_onnx(tmp_path / "model.onnx")
     (target,) = build_targets(api, (86,))
-    plan, _ = build_engine(api, onnx, OrtPredictor(onnx).metadata, target, make_profile((64, 64), (1, 1, 2)))
+    plan, _ = build_engine(
+        api,
+        onnx,
+        plan_engine(api, onnx, OrtPredictor(onnx).metadata, target, make_profile((64, 64), (1, 1, 2))),
+    )
     (tmp_path / "model.engine").write_bytes(plan)
     with pytest.raises(BundleError, match="CUDA driver version is insufficient"):
         deserialize(api, tmp_path / "model.engine")
@@ -119,7 +153,9 @@ def test_an_engine_gives_the_masks_of_its_onnx_file(write_onnx: Any, tmp_path: P
     api = load_builder(())
     major, minor = torch.cuda.get_device_capability()
     (target,) = build_targets(api, (major * 10 + minor,) if api.flavor == "rtx" else ())
-    plan, info = build_engine(api, onnx, reference.metadata, target, make_profile((64, 96), (1, 1, 4)))
+    plan, info = build_engine(
+        api, onnx, plan_engine(api, onnx, reference.metadata, target, make_profile((64, 96), (1, 1, 4)))
+    )
     predictor = load_trt(write_engine(tmp_path / "model.engine", info, plan))
     random = np.random.default_rng(0)
     for shape in ((1, 64, 96), (4, 32, 57), (1, 64, 96)):
@@ -127,3 +163,72 @@ def test_an_engine_gives_the_masks_of_its_onnx_file(write_onnx: Any, tmp_path: P
         np.testing.assert_array_equal(predictor.run(images), reference.run(images))
     with pytest.raises(BundleError, match="takes batch, height, width"):
         predictor.run(np.zeros((5, 64, 64, 3), np.uint8))
+
+
+def build_linear(
+    write_linear: Any, folder: Path, output: str, num_classes: int = 3
+) -> tuple[Path, EngineInfo, OrtPredictor]:
+    """Build an engine for this GPU; return it and what runs the ONNX file that it was built from."""
+    onnx = write_linear(folder / "model.onnx", output, num_classes)
+    reference = OrtPredictor(onnx)
+    api = load_builder(())
+    major, minor = torch.cuda.get_device_capability()
+    (target,) = build_targets(api, (major * 10 + minor,) if api.flavor == "rtx" else ())
+    profile = make_profile((64, 96), (1, 1, 4))
+    plan, info = build_engine(api, onnx, plan_engine(api, onnx, reference.metadata, target, profile))
+    return write_engine(folder / "model.engine", info, plan), info, reference
+
+
+@pytest.mark.gpu
+@needs_tensorrt
+@pytest.mark.parametrize("output", ["mask", "logits", "mask+confidence"])
+@pytest.mark.parametrize("cuda_graph", [True, False])
+@pytest.mark.parametrize("num_classes", [3, 300])
+def test_an_engine_gives_every_output_again_and_again(
+    write_linear: Any, tmp_path: Path, output: str, cuda_graph: bool, num_classes: int
+) -> None:
+    path, info, reference = build_linear(write_linear, tmp_path, output, num_classes)
+    predictor = TrtPredictor(path, info, cuda_graph=cuda_graph)
+    random = np.random.default_rng(0)
+    for _ in range(3):
+        for shape in ((1, 64, 96), (4, 32, 57), (2, 40, 40), (1, 33, 32), (3, 64, 64)):
+            images = random.integers(0, 256, (*shape, 3), np.uint8)
+            got, expected = predictor.run_with_confidence(images), reference.run_with_confidence(images)
+            assert got.mask.dtype == expected.mask.dtype
+            assert (got.mask == expected.mask).mean() > 0.99
+            assert np.array_equal(predictor.run(images), got.mask)
+            if expected.confidence is not None:
+                assert got.confidence is not None
+                assert np.abs(got.confidence.astype(int) - expected.confidence).max() <= 2
+    assert predictor.cuda_graph is cuda_graph
+
+
+@pytest.mark.gpu
+@needs_tensorrt
+def test_batches_under_way_are_not_mixed_up(write_linear: Any, tmp_path: Path) -> None:
+    path, info, reference = build_linear(write_linear, tmp_path, "mask")
+    predictor = TrtPredictor(path, info)
+    first = np.random.default_rng(0).integers(0, 256, (4, 64, 96, 3), np.uint8)
+    masks = [predictor.compute(predictor.upload(images)) for images in (first, 255 - first)]
+    assert (predictor.download(masks[0]) == reference.run(first)).mean() > 0.99
+    assert (predictor.download(masks[1]) == reference.run(255 - first)).mean() > 0.99
+
+
+@pytest.mark.gpu
+@needs_rtx
+def test_compiled_kernels_are_kept_beside_the_engine_and_taken_again(
+    write_linear: Any, tmp_path: Path
+) -> None:
+    if "trt" in installed_flavors():
+        pytest.skip("engines are built with TensorRT, which compiles nothing when it runs")
+    path, info, _ = build_linear(write_linear, tmp_path, "mask")
+    images = np.zeros((1, 64, 96, 3), np.uint8)
+    expected = TrtPredictor(path, info).run(images)
+    (cache,) = tmp_path.glob(".*.cache")
+    assert cache.stat().st_size > 100
+    again = TrtPredictor(path, info)
+    assert again.runtime is not None
+    assert len(bytes(memoryview(again.runtime.cache.serialize()))) > 100  # before anything ran
+    assert np.array_equal(again.run(images), expected)
+    cache.write_bytes(b"of another GPU")
+    assert np.array_equal(TrtPredictor(path, info).run(images), expected)

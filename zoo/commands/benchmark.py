@@ -11,9 +11,12 @@ import typer
 from zoo.commands.console import AsJson, emit, remarks, table
 from zoo.commands.device import DeviceOption, choose_device
 from zoo.commands.model import parse_size, resolve_model
+from zoo.errors import ZooError
 
 if TYPE_CHECKING:
     from zoo.serve.measurement import Report
+
+QUICK: dict[str, Any] = {"seconds": 0.5, "min_runs": 20, "images": 16, "quick": True}
 
 
 def benchmark(
@@ -28,7 +31,9 @@ def benchmark(
     backends: Annotated[
         str | None,
         typer.Option(
-            metavar="eager,compile,ort,trt", help="Default: all, or the one that an artifact is for."
+            metavar="ort,trt:fp16",
+            help="Some of eager, eager-amp, compile, ort, openvino, trt, the last three also as ort:int8 for "
+            "one precision; default: all whose file is there. eager and eager-amp are measured in any case.",
         ),
     ] = None,
     batch: Annotated[str, typer.Option(metavar="1,8", help="Batch sizes.")] = "1",
@@ -43,20 +48,33 @@ def benchmark(
         int | None, typer.Option(min=1, help="CPU threads of every backend; default: one for each core.")
     ] = None,
     device: DeviceOption = None,
+    images: Annotated[
+        int | None,
+        typer.Option(min=0, help="Labeled val images for the mIoU; default: 64, 0 leaves it out."),
+    ] = None,
+    match_trtexec: Annotated[
+        bool,
+        typer.Option(
+            "--match-trtexec",
+            help="Leave images and masks on the GPU and enqueue a query ahead, as trtexec --noDataTransfers "
+            "does, so that GPU compute, enqueue and throughput can be compared with its output.",
+        ),
+    ] = False,
     quick: Annotated[
-        bool, typer.Option("--quick", help="A first look: 1 s and 20 runs, not 3 s and 100.")
+        bool, typer.Option("--quick", help="A first look: 0.5 s, 20 runs and 16 images, not 3 s, 100 and 64.")
     ] = False,
     report: Annotated[
         Path | None,
         typer.Option(
-            metavar="DIR", help="Folder of benchmark.json, .md, .png; default: benchmark/ in the model's."
+            metavar="DIR",
+            help="Folder of benchmark.html, .json, .md, .png; default: benchmark/ in the model's.",
         ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure how fast each backend runs MODEL.
+    """Measure how fast each backend runs MODEL, and how well.
 
-    The backends take turns on the same images. Writes benchmark.json, benchmark.md and benchmark.png.
+    The backends take turns on the same images; the mIoU is that of the very file that is timed.
     """
     paths = [resolve_model(model) for model in models or (None,)]
     size = None if imgsz is None else parse_size(imgsz)
@@ -67,7 +85,9 @@ def benchmark(
     from zoo.serve.measurement import Settings
     from zoo.serve.report import write_report
 
-    effort = {"seconds": 1.0, "min_runs": 20, "quick": True} if quick else {}
+    effort = QUICK if quick else {}
+    if images is not None:
+        effort = {**effort, "images": images}
     settings = Settings(
         backends=None if backends is None else parse_backends(backends),
         batches=parse_batches(batch),
@@ -75,6 +95,7 @@ def benchmark(
         data=data,
         device=choose_device(device),
         threads=threads or os.cpu_count() or 1,
+        match_trtexec=match_trtexec,
         **effort,
     )
     with remarks.status("loading") as status:
@@ -99,15 +120,17 @@ def parse_backends(text: str) -> tuple[str, ...]:
     Raises:
         typer.BadParameter: one is unknown, or there is none.
     """
-    from zoo.predictors.load import BACKENDS_OF_BUNDLE
+    from zoo.serve.choices import parse_choice
 
-    names = tuple(dict.fromkeys(_parts(text)))
-    if not names or not set(names) <= set(BACKENDS_OF_BUNDLE):
+    names = _parts(text)
+    if not names:
         raise typer.BadParameter(
-            f"{text!r} is not a list of backends, expected some of {','.join(BACKENDS_OF_BUNDLE)}",
-            param_hint="--backends",
+            f"{text!r} is not a list of backends, expected e.g. ort,trt:fp16", param_hint="--backends"
         )
-    return names
+    try:
+        return tuple(dict.fromkeys(parse_choice(name).name for name in names))
+    except ZooError as error:
+        raise typer.BadParameter(str(error), param_hint="--backends") from error
 
 
 def parse_batches(text: str) -> tuple[int, ...]:
@@ -130,15 +153,17 @@ def _parts(text: str) -> list[str]:
 
 def _show(report: Report, files: list[Path]) -> list[Any]:
     """Return what a person sees of a report."""
-    from zoo.serve.report import COMPARED, cells, comparison, why_not
+    from zoo.serve.reading import warnings
+    from zoo.serve.table import COMPARED, GPU, SHORT, comparison, lines, on_gpu, why_no_miou, why_not
 
     shown: list[Any] = []
     for model, label in report.labels().items():
         rows = [row for row in report.rows if row.model == model]
-        shown.append(table(f"{label}, threads: {report.settings.threads}", *cells(rows)))
+        shown.append(table(f"{label}, threads: {report.settings.threads}", *lines(rows, SHORT)))
+        if gpu_rows := on_gpu(rows):
+            shown.append(table(f"{label} on the GPU", *lines(gpu_rows, GPU)))
         shown += [f"not measured: {line}" for line in why_not(rows)]
+        shown += [f"no mIoU: {line}" for line in why_no_miou(rows)]
     if compared := comparison(report):
         shown += [table("Models", *compared), f"{COMPARED}."]
-    if report.settings.quick:
-        shown.append("A quick look: few runs, rough figures.")
-    return [*shown, f"Made {', '.join(map(str, files))}"]
+    return [*shown, *warnings(report), f"Made {', '.join(map(str, files))}"]

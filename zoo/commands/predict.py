@@ -13,17 +13,15 @@ from zoo.commands.console import AsJson, emit, remarks, table
 from zoo.commands.device import DeviceOption, choose_device
 from zoo.commands.inputs import Input, find_inputs, is_image_name, is_source
 from zoo.commands.model import ARTIFACT_SUFFIXES, resolve_model
-from zoo.errors import InvalidImageError, ZooError
+from zoo.errors import BundleError, InvalidImageError, ZooError
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
     from PIL import Image
 
-    from zoo.classes import Classes
+    from zoo.classes import Classes, Mask
     from zoo.predictors.base import Predictor
 
-MASK, OVERLAY = ".png", ".overlay.png"
+MASK, OVERLAY, CONFIDENCE = ".png", ".overlay.png", ".confidence.png"
 
 
 def predict(
@@ -37,6 +35,12 @@ def predict(
     ],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where the masks go.")] = Path("predictions"),
     overlay: Annotated[bool, typer.Option("--overlay", help="Also draw each mask over its image.")] = False,
+    confidence: Annotated[
+        bool,
+        typer.Option(
+            "--confidence", help="Also write the probability of each pixel's class, grey from 0 to 255."
+        ),
+    ] = False,
     limit: Annotated[int, typer.Option(min=1, help="Images of built-in data or a data.toml.")] = 8,
     device: DeviceOption = None,
     as_json: AsJson = False,
@@ -49,7 +53,7 @@ def predict(
         raise ZooError(f"{out} is a file, expected a folder for the masks: choose another with --out")
     model, texts = split_arguments(arguments)
     inputs = find_inputs(texts, limit, out)
-    suffixes = (MASK, OVERLAY) if overlay else (MASK,)
+    suffixes = (MASK, *[OVERLAY] * overlay, *[CONFIDENCE] * confidence)
     outputs = name_outputs(inputs, out, suffixes)
 
     from zoo.predictors.load import load_predictor
@@ -60,7 +64,7 @@ def predict(
     with remarks.status("predicting") as status:
         for number, (input_, output) in enumerate(zip(inputs, outputs, strict=True), start=1):
             try:
-                done.append(predict_one(predictor, input_, output, overlay=overlay))
+                done.append(predict_one(predictor, input_, output, suffixes))
             except InvalidImageError as error:
                 remarks.print(f"error: {error}")
                 failed.append({"input": input_.name, "error": str(error)})
@@ -133,11 +137,18 @@ def name_outputs(inputs: Sequence[Input], out: Path, suffixes: Sequence[str]) ->
     return names
 
 
-def predict_one(predictor: Predictor, input_: Input, output: Path, *, overlay: bool) -> dict[str, Any]:
-    """Write the mask of one image, and its overlay if wanted, and return what there is to tell.
+def predict_one(predictor: Predictor, input_: Input, output: Path, suffixes: Sequence[str]) -> dict[str, Any]:
+    """Write the mask of one image and what else is wanted, and return what there is to tell.
+
+    Args:
+        predictor: of the mask.
+        input_: the image.
+        output: path of the results without suffix.
+        suffixes: of the results: `MASK`, `OVERLAY`, `CONFIDENCE`.
 
     Raises:
         InvalidImageError: the image cannot be read.
+        BundleError: the model gives no confidence.
     """
     from PIL import Image
 
@@ -145,34 +156,49 @@ def predict_one(predictor: Predictor, input_: Input, output: Path, *, overlay: b
 
     image = input_.read()
     start = time.perf_counter()
-    mask = predictor.predict(image)
+    mask, confidence = (
+        predictor.predict_with_confidence(image)
+        if CONFIDENCE in suffixes
+        else (predictor.predict(image), None)
+    )
     milliseconds = (time.perf_counter() - start) * 1000
     classes = predictor.classes
-    mask_path, overlay_path = Path(f"{output}{MASK}"), Path(f"{output}{OVERLAY}")
-    write_mask(mask_path, mask, classes)
-    if overlay:
-        write_png(overlay_path, Image.fromarray(picture(image, mask, classes)))
+    paths = {suffix: Path(f"{output}{suffix}") for suffix in suffixes}
+    if CONFIDENCE in paths:
+        if confidence is None:
+            raise BundleError(
+                f"--confidence needs probabilities, but this {predictor.backend} artifact gives masks only: "
+                f"predict with the bundle, or export again with --output mask+confidence"
+            )
+        write_png(paths[CONFIDENCE], Image.fromarray(confidence))
+    write_mask(paths[MASK], mask, classes)
+    if OVERLAY in paths:
+        write_png(paths[OVERLAY], Image.fromarray(picture(image, mask, classes)))
     return {
         "input": input_.name,
         "size": list(mask.shape),
         "areas": {classes.names[label]: share for label, share in areas(mask).items()},
         "ms": milliseconds,
-        "mask": str(mask_path),
-        "overlay": str(overlay_path) if overlay else None,
+        "mask": str(paths[MASK]),
+        "overlay": str(paths[OVERLAY]) if OVERLAY in paths else None,
+        "confidence": str(paths[CONFIDENCE]) if CONFIDENCE in paths else None,
     }
 
 
-def write_mask(path: Path, mask: NDArray[np.uint8], classes: Classes) -> None:
-    """Write a mask as PNG with a palette, whose pixel values are the labels.
+def write_mask(path: Path, mask: Mask, classes: Classes) -> None:
+    """Write a mask as PNG whose pixel values are the labels: with a palette, or 16 bits above 255 classes.
 
     Args:
         path: its folder is made if it is missing.
-        mask: (H, W) uint8.
+        mask: (H, W).
         classes: whose colours become the palette.
     """
     import numpy as np
     from PIL import Image
 
+    if mask.dtype != np.uint8:
+        write_png(path, Image.fromarray(mask.astype(np.uint16)))
+        return
     image = Image.fromarray(mask)
     image.putpalette(classes.colorize(np.arange(256, dtype=np.uint8)[None]).tobytes())
     write_png(path, image)

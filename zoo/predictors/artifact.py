@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -14,11 +14,24 @@ from zoo.preprocess import Preprocessing
 if TYPE_CHECKING:
     from pathlib import Path
 
-Precision = Literal["fp32", "fp16"]
-OutputKind = Literal["mask", "logits"]
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
+OutputKind = Literal["mask", "logits", "mask+confidence"]
 Flavor = Literal["trt", "rtx"]
 Shape = tuple[int, int, int]
 """Batch, height, width."""
+
+ONNX_NAMES: dict[Precision, str] = {
+    "fp32": "model.onnx",
+    "fp16": "model.fp16.onnx",
+    "bf16": "model.bf16.onnx",
+    "int8": "model.int8.onnx",
+}
+"""Of a bundle's ONNX files."""
+
+TRT_ONNX_NAMES: dict[Precision, str] = {**ONNX_NAMES, "int8": "model.int8.trt.onnx"}
+"""Of those that engines are built from: TensorRT takes signed activations only, which are slow on a CPU."""
+
+Dim = TypeVar("Dim", int, str)
 
 METADATA_KEY = "zoo"
 """Of the ONNX model's `metadata_props`."""
@@ -26,7 +39,28 @@ METADATA_KEY = "zoo"
 INPUT_NAME = "image"
 """(B, H, W, 3) uint8 RGB."""
 
+MASK, LOGITS, CONFIDENCE = "mask", "logits", "confidence"
+"""Names of outputs."""
+
 MAX_UINT8_CLASSES = 255
+
+
+def mask_dtype(num_classes: int) -> Literal["uint8", "int32"]:
+    """Return the element type of a mask of this many classes."""
+    return "uint8" if num_classes <= MAX_UINT8_CLASSES else "int32"
+
+
+class Output(NamedTuple):
+    """What one output of an artifact is."""
+
+    name: str
+    dtype: str
+    channels: tuple[int, ...] = ()
+    """(K,) of logits."""
+
+    def size(self, batch: Dim, height: Dim, width: Dim) -> tuple[int | Dim, ...]:
+        """Return its sizes for a batch: of numbers, or of the names of dynamic dimensions."""
+        return batch, *self.channels, height, width
 
 
 class ArtifactMetadata(BaseModel):
@@ -37,7 +71,8 @@ class ArtifactMetadata(BaseModel):
         palette: RGB colours in label order.
         preprocessing: what brings an image to the network's size; the normalisation is part of the file.
         precision: of the network's weights and activations.
-        output: `mask` (B, H, W) or `logits` (B, K, H, W).
+        output: `mask` (B, H, W), `logits` (B, K, H, W), or beside the mask a `confidence` (B, H, W): the
+            probability of each pixel's class, 0..255.
         weights_sha256: of the bundle's `model.safetensors`.
     """
 
@@ -59,12 +94,18 @@ class ArtifactMetadata(BaseModel):
     @property
     def mask_dtype(self) -> str:
         """Return the element type of a mask."""
-        return "uint8" if len(self.names) <= MAX_UINT8_CLASSES else "int32"
+        return mask_dtype(len(self.names))
 
     @property
-    def output_dtype(self) -> str:
-        """Return the element type of the output."""
-        return {"mask": self.mask_dtype, "logits": "float32"}[self.output]
+    def outputs(self) -> tuple[Output, ...]:
+        """Return what the artifact gives, in its order."""
+        mask = Output(MASK, self.mask_dtype)
+        kinds: dict[OutputKind, tuple[Output, ...]] = {
+            "mask": (mask,),
+            "logits": (Output(LOGITS, "float32", (len(self.names),)),),
+            "mask+confidence": (mask, Output(CONFIDENCE, "uint8")),
+        }
+        return kinds[self.output]
 
 
 class Profile(BaseModel):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -9,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from zoo.bundle import BundleConfig, load_bundle
-from zoo.predictors.base import Predictor
+from zoo.errors import BundleError
+from zoo.predictors.base import Prediction, Predictor
+from zoo.predictors.decision import choose, confidence
 from zoo.preprocess import Preprocessing, normalize
 
 if TYPE_CHECKING:
@@ -17,6 +20,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from zoo.classes import Mask
     from zoo.models.deployable import Deployable
 
 
@@ -72,16 +76,21 @@ class EagerPredictor(Predictor):
 
     def compute(self, batch: Tensor) -> Tensor:
         """Return the (B, H, W) masks of a batch, on the device."""
-        return self.scores(batch).argmax(dim=1).to(torch.uint8)
+        return choose(self.scores(batch))
 
-    def download(self, masks: Tensor) -> NDArray[np.uint8]:
+    def download(self, masks: Tensor) -> Mask:
         """Return masks in host memory."""
-        array: NDArray[np.uint8] = masks.cpu().numpy()
+        array: Mask = masks.cpu().numpy()
         return array
 
-    def run(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    def run(self, images: NDArray[np.uint8]) -> Mask:
         """Return the masks of a batch at its own size."""
         return self.download(self.compute(self.upload(images)))
+
+    def run_with_confidence(self, images: NDArray[np.uint8]) -> Prediction:
+        """Return the masks of a batch at its own size and their confidence, in one pass."""
+        scores = self.scores(self.upload(images))
+        return Prediction(self.download(choose(scores)), confidence(scores).cpu().numpy())
 
     def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return (B, K, H, W) float32 class scores of a batch."""
@@ -99,7 +108,59 @@ class CompiledPredictor(EagerPredictor):
         self.model.compile(dynamic=False)
 
 
-FLAVORS: dict[str, type[EagerPredictor]] = {"eager": EagerPredictor, "compile": CompiledPredictor}
+class AmpPredictor(EagerPredictor):
+    """The same in mixed precision, channels last: what PyTorch gives to those who ask, without an export.
+
+    Raises:
+        BundleError: a CPU on which it would be slower than fp32.
+    """
+
+    backend = "eager-amp"
+
+    def __init__(self, deployable: Deployable, config: BundleConfig, device: str = "cpu") -> None:
+        self.dtype = amp_dtype(torch.device(device))
+        super().__init__(deployable, config, device, channels_last=True)
+
+    @property
+    def description(self) -> str:
+        """Return PyTorch's version, the device and the type of the convolutions."""
+        return f"{super().description}, AMP {str(self.dtype).removeprefix('torch.')}"
+
+    def scores(self, batch: Tensor) -> Tensor:
+        """Return (B, K, H, W) logits on the device, in half precision."""
+        with torch.autocast(self.device.type, self.dtype):
+            return super().scores(batch)
+
+
+def amp_dtype(device: torch.device) -> torch.dtype:
+    """Return the type for mixed precision: bfloat16, or float16 on a GPU that only emulates bfloat16.
+
+    Raises:
+        BundleError: a CPU without instructions for bfloat16.
+    """
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if native else torch.float16
+    if not has_bf16_instructions():
+        raise BundleError(
+            "eager-amp needs a CPU with bfloat16 instructions (AVX512-BF16, AMX or Arm's): this one has none "
+            "and would be slower than in fp32, compare with eager"
+        )
+    return torch.bfloat16
+
+
+def has_bf16_instructions() -> bool:
+    """Return whether this CPU multiplies bfloat16 itself; oneDNN would emulate it on others."""
+    if platform.machine() in ("x86_64", "AMD64"):
+        return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+FLAVORS: dict[str, type[EagerPredictor]] = {
+    "eager": EagerPredictor,
+    "eager-amp": AmpPredictor,
+    "compile": CompiledPredictor,
+}
 
 
 class Normalized(nn.Module):
@@ -121,7 +182,7 @@ class Normalized(nn.Module):
 
 
 def load_eager(
-    folder: Path, device: str = "cpu", *, flavor: Literal["eager", "compile"] = "eager"
+    folder: Path, device: str = "cpu", *, flavor: Literal["eager", "eager-amp", "compile"] = "eager"
 ) -> EagerPredictor:
     """Return the predictor of a bundle.
 

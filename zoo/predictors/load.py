@@ -8,9 +8,11 @@ import torch
 
 from zoo.bundle import WEIGHTS_NAME, load_config
 from zoo.errors import BundleError
-from zoo.predictors.artifact import read_engine_info, sha256
+from zoo.predictors.artifact import ONNX_NAMES, TRT_ONNX_NAMES, read_engine_info, sha256
 from zoo.predictors.eager import load_eager
+from zoo.predictors.openvino import OpenVinoPredictor
 from zoo.predictors.ort import OrtPredictor
+from zoo.predictors.ort_cuda import OrtCudaPredictor
 from zoo.predictors.trt import load_trt, why_not_here
 from zoo.predictors.trt_api import installed_flavors
 
@@ -18,13 +20,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from zoo.predictors.artifact import Precision
     from zoo.predictors.base import Predictor
+    from zoo.predictors.exported import ExportedPredictor
 
-ONNX_NAME = "model.onnx"
 ENGINES = "engines"
 
-BACKENDS_OF_SUFFIX = {".onnx": ("ort",), ".engine": ("trt",)}
-BACKENDS_OF_BUNDLE = ("eager", "compile", "ort", "trt")
+BACKENDS_OF_SUFFIX = {".onnx": ("ort", "openvino"), ".engine": ("trt",)}
+BACKENDS_OF_BUNDLE = ("eager", "eager-amp", "compile", "ort", "openvino", "trt")
 
 
 class Request(NamedTuple):
@@ -33,22 +36,30 @@ class Request(NamedTuple):
     path: Path
     device: str
     threads: int | None
+    precision: Precision | None = None
 
 
 def load_predictor(
-    path: Path, *, backend: str | None = None, device: str = "cpu", threads: int | None = None
+    path: Path,
+    *,
+    backend: str | None = None,
+    device: str = "cpu",
+    threads: int | None = None,
+    precision: Precision | None = None,
 ) -> Predictor:
     """Return the predictor of a bundle folder or an artifact.
 
     Args:
         path: a bundle folder, an `.onnx` or an `.engine` file.
-        backend: `eager` (default of a bundle), `compile`, `ort` (a bundle's `model.onnx`) or `trt` (the
-            newest engine of a bundle that runs here).
-        device: `cpu` or `cuda`; an engine always runs on a GPU.
+        backend: `eager` (default of a bundle), `eager-amp`, `compile`, `ort` (default of an `.onnx` file) and
+            `openvino` (an ONNX file of a bundle) or `trt` (the newest engine of a bundle that runs here).
+        device: `cpu` or `cuda`; an engine always runs on a GPU, OpenVINO on the CPU.
         threads: of the CPU; None for one on each core.
+        precision: of the file that `ort`, `openvino` or `trt` runs; None for a bundle's fp32 ONNX file, for
+            an engine of any precision, for whatever an artifact has.
 
     Raises:
-        BundleError: no model there, or not one for this backend and device.
+        BundleError: no model there, or not one for this backend, device and precision.
     """
     backends = BACKENDS_OF_BUNDLE if path.is_dir() else BACKENDS_OF_SUFFIX.get(path.suffix)
     if backends is None:
@@ -58,12 +69,17 @@ def load_predictor(
     backend = backend or backends[0]
     if backend not in backends:
         raise BundleError(f"backend {backend} cannot run {path}, expected {' or '.join(backends)}")
-    return LOADERS[backend](Request(path, device, threads))
+    return LOADERS[backend](Request(path, device, threads, precision))
 
 
 def _load_eager(request: Request) -> Predictor:
     _set_up_torch(request)
     return load_eager(request.path, request.device)
+
+
+def _load_amp(request: Request) -> Predictor:
+    _set_up_torch(request)
+    return load_eager(request.path, request.device, flavor="eager-amp")
 
 
 def _load_compiled(request: Request) -> Predictor:
@@ -72,10 +88,25 @@ def _load_compiled(request: Request) -> Predictor:
 
 
 def _load_ort(request: Request) -> Predictor:
+    if request.device == "cpu":
+        return _load_onnx(request, lambda path: OrtPredictor(path, request.threads))
+    return _load_onnx(request, lambda path: OrtCudaPredictor(path, request.device))
+
+
+def _load_openvino(request: Request) -> Predictor:
+    if request.device != "cpu":
+        raise BundleError(f"backend openvino runs on the CPU, got device {request.device}: use --device cpu")
+    return _load_onnx(request, lambda path: OpenVinoPredictor(path, request.threads))
+
+
+def _load_onnx(request: Request, load: Callable[[Path], ExportedPredictor]) -> Predictor:
+    """Return the predictor of an ONNX file, or of the one of a bundle that has the precision asked for."""
     if request.path.is_file():
-        return OrtPredictor(request.path, request.device, request.threads)
+        predictor = load(request.path)
+        _check_precision(request, predictor.metadata.precision)
+        return predictor
     load_config(request.path)
-    predictor = OrtPredictor(request.path / ONNX_NAME, request.device, request.threads)
+    predictor = load(request.path / ONNX_NAMES[request.precision or "fp32"])
     _check_weights(predictor.path, predictor.metadata.weights_sha256, request.path)
     return predictor
 
@@ -83,30 +114,37 @@ def _load_ort(request: Request) -> Predictor:
 def _load_trt(request: Request) -> Predictor:
     device = "cuda" if request.device == "cpu" else request.device
     if request.path.is_file():
+        _check_precision(request, read_engine_info(request.path).metadata.precision)
         return load_trt(request.path, device)
-    path = newest_engine(request.path)
-    _check_weights(path, read_engine_info(path).metadata.weights_sha256, request.path)
-    return load_trt(path, device)
+    return load_trt(newest_engine(request.path, request.precision), device)
 
 
 LOADERS: dict[str, Callable[[Request], Predictor]] = {
     "eager": _load_eager,
+    "eager-amp": _load_amp,
     "compile": _load_compiled,
     "ort": _load_ort,
+    "openvino": _load_openvino,
     "trt": _load_trt,
 }
 
 
-def newest_engine(bundle: Path) -> Path:
+def newest_engine(bundle: Path, precision: Precision | None = None) -> Path:
     """Return the engine of a bundle that runs on this machine and was built last.
+
+    Args:
+        bundle: its folder.
+        precision: of the engine; None for any.
 
     Raises:
         BundleError: there is none, with the reason of the newest.
     """
-    engines = sorted(bundle.glob(f"{ENGINES}/*.engine"), key=lambda path: path.stat().st_mtime, reverse=True)
+    found = sorted(bundle.glob(f"{ENGINES}/*.engine"), key=lambda path: path.stat().st_mtime, reverse=True)
+    engines = [path for path in found if precision in (None, read_engine_info(path).metadata.precision)]
     if not engines:
-        raise BundleError(f"{bundle} holds no engine: build one with zoo export --trt {bundle}")
-    reasons = {path: _why_not(path) for path in engines}
+        kind = "engine" if precision is None else f"engine in {precision}"
+        raise BundleError(f"{bundle} holds no {kind}: build one with zoo export --trt {bundle}")
+    reasons = {path: _why_not(path, bundle) for path in engines}
     for path, reason in reasons.items():
         if not reason:
             return path
@@ -114,11 +152,19 @@ def newest_engine(bundle: Path) -> Path:
     raise BundleError(f"no engine of {bundle} runs here; the newest, {path.name}: {reasons[path]}")
 
 
-def _why_not(engine: Path) -> str:
+def _why_not(engine: Path, bundle: Path) -> str:
+    """Return why an engine cannot stand for the model of its bundle here; empty if it can."""
     info = read_engine_info(engine)
     if info.flavor not in installed_flavors():
         return f"the package that built it is not installed: pip install 'semiseg-zoo[{info.flavor}]'"
-    return why_not_here(info)
+    if reason := why_not_here(info):
+        return reason
+    onnx = bundle / TRT_ONNX_NAMES[info.metadata.precision]
+    stale = onnx.is_file() and sha256(onnx) != info.onnx_sha256
+    if stale or info.metadata.weights_sha256 != sha256(bundle / WEIGHTS_NAME):
+        origin = onnx.name if stale else "weights"
+        return f"it was built from other {origin} than the bundle has now: zoo export --trt {bundle} again"
+    return ""
 
 
 def _check_weights(artifact: Path, weights_sha256: str, bundle: Path) -> None:
@@ -129,10 +175,22 @@ def _check_weights(artifact: Path, weights_sha256: str, bundle: Path) -> None:
         )
 
 
+def _check_precision(request: Request, precision: Precision) -> None:
+    if request.precision not in (None, precision):
+        raise BundleError(
+            f"{request.path} is in {precision}, expected {request.precision}: name another file or the bundle"
+        )
+
+
 def _set_up_torch(request: Request) -> None:
     if request.device.startswith("cuda") and not torch.cuda.is_available():
         raise BundleError(
             f"device {request.device} cannot be used: PyTorch finds no NVIDIA GPU; run on the CPU"
+        )
+    if request.precision not in (None, "fp32"):
+        raise BundleError(
+            f"precision {request.precision} needs an exported file, expected backend ort, openvino or trt: "
+            f"the bundle itself is in fp32"
         )
     if request.threads is not None:
         torch.set_num_threads(request.threads)

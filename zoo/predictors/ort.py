@@ -1,4 +1,4 @@
-"""An ONNX file run by ONNX Runtime, on the CPU or an NVIDIA GPU."""
+"""An ONNX file run by ONNX Runtime on the CPU."""
 
 from __future__ import annotations
 
@@ -12,12 +12,15 @@ from onnxruntime.capi import onnxruntime_pybind11_state  # type: ignore[import-u
 
 from zoo.errors import BundleError
 from zoo.predictors.artifact import INPUT_NAME, METADATA_KEY, parse_metadata
-from zoo.predictors.base import Predictor
+from zoo.predictors.exported import ExportedPredictor
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
+
+    from zoo.predictors.artifact import ArtifactMetadata
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 WARNING, FATAL = 2, 4  # log levels; FATAL leaves reporting to us: errors come as exceptions
@@ -29,62 +32,54 @@ ORT_ERRORS: tuple[type[Exception], ...] = tuple(  # they share no base of their 
 )
 
 
-class OrtPredictor(Predictor):
-    """An ONNX file that `zoo export` made.
+class OrtPredictor(ExportedPredictor):
+    """An ONNX file that `zoo export` made, on the CPU; `zoo.predictors.ort_cuda` runs it on a GPU.
 
     Args:
         path: of the file; the bundle is not needed.
-        device: `cpu`, `cuda` or `cuda:N`.
         threads: of the CPU; None for one on each core.
 
     Raises:
-        BundleError: not such a file, or the device cannot be had.
+        BundleError: not such a file.
     """
 
     backend = "ort"
 
-    def __init__(self, path: Path, device: str = "cpu", threads: int | None = None) -> None:
-        if not path.is_file():
-            raise BundleError(f"{path} does not exist, expected an ONNX file: zoo export --onnx makes one")
-        self.path = path
-        self.provider, self.session = _open(path, device, threads)
-        custom = self.session.get_modelmeta().custom_metadata_map
-        self.metadata = parse_metadata(custom.get(METADATA_KEY), path)
-        super().__init__(self.metadata.classes, self.metadata.preprocessing)
+    def __init__(self, path: Path, threads: int | None = None) -> None:
+        self.session = open_session(path, "cpu", threads)
+        super().__init__(path, metadata_of(self.session, path))
 
     @property
     def description(self) -> str:
         """Return ONNX Runtime's version and the provider that is active."""
-        return f"ONNX Runtime {onnxruntime.__version__} {self.provider}"
+        return f"ONNX Runtime {onnxruntime.__version__} {PROVIDERS['cpu']}"
 
-    def run(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Return the masks of a batch at its own size.
-
-        Raises:
-            BundleError: the file does not take this shape.
-        """
-        output: NDArray[np.uint8] = self._run(images)
-        if self.metadata.output == "mask":
-            return output
-        mask: NDArray[np.uint8] = output.argmax(axis=1).astype(self.metadata.mask_dtype)
-        return mask
-
-    def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32] | None:
-        """Return (B, K, H, W) float32 class scores of a batch, or None if the file gives masks."""
-        return self._run(images) if self.metadata.output == "logits" else None
-
-    def _run(self, images: NDArray[np.uint8]) -> NDArray[Any]:
+    def outputs(self, images: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
+        """Return what the file gives for a batch, by name."""
+        names = [output.name for output in self.metadata.outputs]
         try:
-            output: NDArray[Any] = self.session.run(None, {INPUT_NAME: np.ascontiguousarray(images)})[0]
+            values = self.session.run(names, {INPUT_NAME: np.ascontiguousarray(images)})
         except ORT_ERRORS as error:
-            raise BundleError(
-                f"ONNX Runtime failed on images of shape {tuple(images.shape)}: {_first_line(error)}"
-            ) from error
-        return output
+            raise run_error(images.shape, error) from error
+        return dict(zip(names, values, strict=True))
 
 
-def _open(path: Path, device: str, threads: int | None) -> tuple[str, onnxruntime.InferenceSession]:
-    """Return the execution provider of a device and a session that runs on it."""
+def open_session(
+    path: Path, device: str, threads: int | None = None, cuda: Mapping[str, str] | None = None
+) -> onnxruntime.InferenceSession:
+    """Return a session that runs on a device and nowhere else.
+
+    Args:
+        path: of an ONNX file.
+        device: `cpu`, `cuda` or `cuda:N`.
+        threads: of the CPU; None for one on each core.
+        cuda: further options of the CUDA provider.
+
+    Raises:
+        BundleError: not such a file, or the device cannot be had.
+    """
+    if not path.is_file():
+        raise BundleError(f"{path} does not exist, expected an ONNX file: zoo export --onnx makes one")
     kind, _, index = device.partition(":")
     if kind not in PROVIDERS or (index and not index.isdigit()):
         raise BundleError(f"got device {device!r}, expected one of {', '.join(PROVIDERS)}")
@@ -94,13 +89,15 @@ def _open(path: Path, device: str, threads: int | None) -> tuple[str, onnxruntim
     if threads is not None:
         options.intra_op_num_threads = threads
     missing = _preload_cuda() if kind == "cuda" else ""
-    requested = [(provider, {"device_id": index or "0"} if kind == "cuda" else {})]
+    requested = [(provider, {"device_id": index or "0", **(cuda or {})} if kind == "cuda" else {})]
     onnxruntime.set_default_logger_severity(FATAL)
     try:
         session = onnxruntime.InferenceSession(path, options, providers=requested)
     except ORT_ERRORS as error:
-        reason = _first_line(error)
-        raise BundleError(f"{path} cannot be loaded by ONNX Runtime ({reason}): export it again") from error
+        raise BundleError(
+            f"{path} cannot be loaded by ONNX Runtime ({first_line(error)}): export it again, or use another "
+            f"precision or backend"
+        ) from error
     finally:
         onnxruntime.set_default_logger_severity(WARNING)
     if provider not in session.get_providers():  # it falls back to the CPU without an error
@@ -110,7 +107,26 @@ def _open(path: Path, device: str, threads: int | None) -> tuple[str, onnxruntim
             f"onnxruntime-gpu, an NVIDIA driver, CUDA, cuDNN 9 and libcurand "
             f"(pip install 'semiseg-zoo[gpu]'); or run on the CPU"
         )
-    return provider, session
+    return session
+
+
+def metadata_of(session: onnxruntime.InferenceSession, path: Path) -> ArtifactMetadata:
+    """Return what an ONNX file says of itself.
+
+    Raises:
+        BundleError: not a file that `zoo export` made.
+    """
+    return parse_metadata(session.get_modelmeta().custom_metadata_map.get(METADATA_KEY), path)
+
+
+def run_error(shape: tuple[int, ...], error: Exception) -> BundleError:
+    """Return what to raise where ONNX Runtime failed on images of a shape."""
+    return BundleError(f"ONNX Runtime failed on images of shape {tuple(shape)}: {first_line(error)}")
+
+
+def first_line(error: object) -> str:
+    """Return the first line of a message, empty if there is none."""
+    return (str(error).strip().splitlines() or [""])[0]
 
 
 def _preload_cuda() -> str:
@@ -118,8 +134,4 @@ def _preload_cuda() -> str:
     printed = io.StringIO()
     with redirect_stdout(printed):
         onnxruntime.preload_dlls()
-    return _first_line(printed.getvalue())
-
-
-def _first_line(error: object) -> str:
-    return (str(error).strip().splitlines() or [""])[0]
+    return first_line(printed.getvalue())

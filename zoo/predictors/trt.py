@@ -1,36 +1,38 @@
-"""A TensorRT engine run on memory and a stream of PyTorch."""
+"""A TensorRT engine run on memory and a stream of PyTorch, replayed as CUDA graphs."""
 
 from __future__ import annotations
 
+import logging
+import re
+import weakref
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from zoo.bundle import replacing
 from zoo.errors import BundleError, ExportError
 from zoo.predictors.artifact import INPUT_NAME, EngineInfo, read_engine_info
-from zoo.predictors.base import Predictor
-from zoo.predictors.trt_api import TensorRt, load_tensorrt
+from zoo.predictors.bound import BoundPredictor, new_stream
+from zoo.predictors.trt_api import TITLES, TensorRt, load_tensorrt
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
-    from numpy.typing import NDArray
-
     from zoo.predictors.artifact import Shape
+    from zoo.predictors.bound import Buffers
+
+log = logging.getLogger(__name__)
 
 
-class TrtPredictor(Predictor):
+class TrtPredictor(BoundPredictor):
     """An engine that `zoo export` built.
-
-    `run` is `upload`, `compute` and `download`, which a benchmark can time apart.
 
     Args:
         path: of the engine.
         info: what it was built for.
         device: `cuda` or `cuda:N`.
+        cuda_graph: whether graphs are replayed; without, the host launches each kernel.
 
     Raises:
         BundleError: it cannot run here.
@@ -38,120 +40,108 @@ class TrtPredictor(Predictor):
 
     backend = "trt"
 
-    def __init__(self, path: Path, info: EngineInfo, device: str = "cuda") -> None:
-        super().__init__(info.metadata.classes, info.metadata.preprocessing)
-        self.path = path
-        self.info = info
-        self.device = torch.device(device)
-        if reason := why_not_here(info, self.device):
+    def __init__(
+        self, path: Path, info: EngineInfo, device: str = "cuda", *, cuda_graph: bool = True
+    ) -> None:
+        if reason := why_not_here(info, torch.device(device)):
             raise BundleError(f"{path} cannot run here: {reason}")
         self.api = load_runtime(path, info)
-        torch.cuda.set_device(self.device)
-        self.stream = torch.cuda.Stream(self.device)
-        self.engine = deserialize(self.api, path)
-        self.cache = (
-            RuntimeCache(self.engine, path) if hasattr(self.engine, "create_runtime_config") else None
-        )
-        self.context = (
-            self.engine.create_execution_context(self.cache.config)
-            if self.cache
-            else self.engine.create_execution_context()
-        )
-        if self.context is None:
-            raise BundleError(f"{path} cannot be run ({self.api.drain()}): free memory of the GPU")
-        self.seen: set[Shape] = set()
+        check_engine(path, info, self.api)
+        super().__init__(path, info.metadata, device, new_stream(device))
+        self.info = info
+        self.cuda_graph = cuda_graph
+        with torch.cuda.device(self.device):
+            self.engine = deserialize(self.api, path)
+            self.runtime = RtxRuntime(self, self.engine) if info.flavor == "rtx" else None
 
     @property
     def description(self) -> str:
-        """Return TensorRT's version and the GPU."""
-        return f"{self.api.name} {torch.cuda.get_device_name(self.device)}"
+        """Return TensorRT's version, the GPU and whether graphs are replayed."""
+        graph = ", CUDA graphs" if self.cuda_graph else ""
+        return f"{self.api.name} {torch.cuda.get_device_name(self.device)}{graph}"
 
-    def run(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Return the masks of a batch at its own size.
+    def bind(self, shape: Shape, buffers: Buffers) -> Callable[[], None]:
+        """Return what runs one shape, after a first run of it.
 
-        Raises:
-            BundleError: a shape outside the engine's profile.
+        A captured graph holds the state of its context: each shape has a context of its own.
         """
-        return self.download(self.compute(self.upload(images)))
-
-    def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32] | None:
-        """Return (B, K, H, W) float32 class scores of a batch, or None if the engine gives masks."""
-        if self.info.metadata.output == "mask":
-            return None
-        scores: NDArray[np.float32] = self._execute(self.upload(images)).cpu().numpy()
-        return scores
-
-    def upload(self, images: NDArray[np.uint8]) -> Tensor:
-        """Return a batch of images on the GPU.
-
-        Args:
-            images: (B, H, W, 3) uint8 RGB.
-        """
-        return torch.from_numpy(np.array(images, order="C")).to(self.device)
-
-    def compute(self, batch: Tensor) -> Tensor:
-        """Return the masks of a batch, on the GPU."""
-        output = self._execute(batch)
-        if self.info.metadata.output == "mask":
-            return output
-        return output.argmax(dim=1).to(getattr(torch, self.info.metadata.mask_dtype))
-
-    def download(self, masks: Tensor) -> NDArray[np.uint8]:
-        """Return masks in host memory."""
-        array: NDArray[np.uint8] = masks.cpu().numpy()
-        return array
-
-    def _execute(self, batch: Tensor) -> Tensor:
-        """Return the engine's output; later work on the current stream waits for it.
-
-        The engine has a stream of its own: on the default one TensorRT adds synchronisation. Input and output
-        stay referenced until the current stream has been told to wait.
-        """
-        shape = batch.shape[0], batch.shape[1], batch.shape[2]
         check_shape(shape, self.info, self.path)
-        metadata = self.info.metadata
-        size = shape if metadata.output == "mask" else (shape[0], len(metadata.names), *shape[1:])
-        output = torch.empty(size, dtype=getattr(torch, metadata.output_dtype), device=self.device)
-        current = torch.cuda.current_stream(self.device)
-        self.stream.wait_stream(current)
-        done = (
-            self.context.set_input_shape(INPUT_NAME, tuple(batch.shape))
-            and self.context.set_tensor_address(INPUT_NAME, batch.data_ptr())
-            and self.context.set_tensor_address(metadata.output, output.data_ptr())
-            and self.context.execute_async_v3(self.stream.cuda_stream)
-        )
-        current.wait_stream(self.stream)
-        if not done:
-            raise BundleError(
-                f"{self.path} failed on images of shape {tuple(batch.shape)}: {self.api.drain()}"
-            )
-        if self.cache and shape not in self.seen:
+        context = self._new_context()
+        context.set_input_shape(INPUT_NAME, (*shape, 3))
+        context.set_tensor_address(INPUT_NAME, buffers.image.data_ptr())
+        for name, output in buffers.outputs.items():
+            context.set_tensor_address(name, output.data_ptr())
+        assert self.stream is not None
+        stream = self.stream.cuda_stream
+
+        def enqueue() -> None:
+            if not context.execute_async_v3(stream):
+                raise BundleError(f"{self.path} failed on images of shape {(*shape, 3)}: {self.api.drain()}")
+
+        enqueue()  # what TensorRT sets up, and TensorRT-RTX compiles, at the first run of a shape
+        if self.runtime is not None:
             self.stream.synchronize()
-            self.cache.save()
-        self.seen.add(shape)
-        return output
+            self.runtime.save()
+            return enqueue
+        return self._captured(enqueue)
+
+    def _new_context(self) -> Any:
+        make = self.engine.create_execution_context
+        context = make() if self.runtime is None else make(self.runtime.config)
+        if context is None:
+            raise BundleError(f"{self.path} cannot be run ({self.api.drain()}): free memory of the GPU")
+        return context
+
+    def _captured(self, enqueue: Callable[[], None]) -> Callable[[], None]:
+        """Return the replay of a graph, or `enqueue` itself if none is wanted or possible."""
+        if not self.cuda_graph:
+            return enqueue
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"):
+                enqueue()
+        except (RuntimeError, BundleError) as error:
+            log.warning("running %s without CUDA graphs: %s", self.path, error)
+            self.cuda_graph = False
+            return enqueue
+
+        def replay(_: Callable[[], None] = enqueue) -> None:  # which holds the context
+            graph.replay()
+
+        return replay
 
 
-class RuntimeCache:
-    """The kernels that TensorRT-RTX compiled for this GPU, kept beside the engine.
+class RtxRuntime:
+    """How TensorRT-RTX is to run an engine: with CUDA graphs of its own and the kernels of earlier runs.
+
+    It compiles kernels for this GPU when shapes are first run; they are kept in a hidden file beside the
+    engine. What TensorRT-RTX compiles later in the background is written when the predictor is gone.
 
     Args:
-        engine: whose execution context takes `config`.
-        path: of the engine.
+        predictor: of the engine.
+        engine: whose execution contexts take `config`.
     """
 
-    def __init__(self, engine: Any, path: Path) -> None:
-        self.path = path.with_name(f"{path.name}.cache")
+    def __init__(self, predictor: TrtPredictor, engine: Any) -> None:
+        gpu = re.sub(r"[^A-Za-z0-9]+", "-", torch.cuda.get_device_name(predictor.device))
+        self.path = predictor.path.with_name(f".{predictor.info.onnx_sha256[:16]}.{gpu}.cache")
         self.config = engine.create_runtime_config()
+        strategy = predictor.api.module.CudaGraphStrategy
+        graphs = strategy.WHOLE_GRAPH_CAPTURE if predictor.cuda_graph else strategy.DISABLED
+        self.config.cuda_graph_strategy = graphs
         self.cache = self.config.create_runtime_cache()
-        if self.path.is_file():
-            self.cache.deserialize(self.path.read_bytes())  # False from another GPU or version: compiled anew
+        if self.path.is_file() and not self.cache.deserialize(self.path.read_bytes()):
+            predictor.api.drain()  # of another driver, say: all is compiled anew
         self.config.set_runtime_cache(self.cache)
+        weakref.finalize(predictor, self.save)
 
     def save(self) -> None:
-        """Write what was compiled since."""
-        with replacing(self.path) as path:
-            path.write_bytes(memoryview(self.cache.serialize()))
+        """Write all kernels."""
+        try:
+            with replacing(self.path) as path:
+                path.write_bytes(memoryview(self.cache.serialize()))
+        except OSError as error:
+            log.warning("%s cannot be written (%s): each start compiles anew", self.path, error)
 
 
 def load_trt(path: Path, device: str = "cuda") -> TrtPredictor:
@@ -175,6 +165,25 @@ def load_runtime(path: Path, info: EngineInfo) -> TensorRt:
         return load_tensorrt(info.flavor)
     except ExportError as error:
         raise BundleError(f"{path} cannot run here: {error}") from error
+
+
+def check_engine(path: Path, info: EngineInfo, api: TensorRt) -> None:
+    """Raise unless an engine is the one that was built, by the TensorRT that is to run it.
+
+    Raises:
+        BundleError: says what differs.
+    """
+    size = path.stat().st_size
+    if size != info.bytes:
+        raise BundleError(
+            f"{path} has {size} bytes, expected the {info.bytes} of the engine that was built: copy it "
+            f"again, or build it here with zoo export --trt"
+        )
+    if info.version != api.version:
+        raise BundleError(
+            f"{path} was built with {TITLES[info.flavor]} {info.version}, this is {api.version}: build it "
+            f"here with zoo export --trt"
+        )
 
 
 def deserialize(api: TensorRt, path: Path) -> Any:

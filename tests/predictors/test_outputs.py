@@ -1,0 +1,117 @@
+"""What masks, logits and confidence each runtime makes of each kind of file."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+
+from zoo.predictors.openvino import OpenVinoPredictor
+from zoo.predictors.ort import OrtPredictor
+from zoo.predictors.ort_cuda import OrtCudaPredictor
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from zoo.predictors.exported import ExportedPredictor
+
+    Load = Callable[[Path], ExportedPredictor]
+    Linear = Callable[..., NDArray[np.float32]]
+    WriteLinear = Callable[..., Path]
+
+LOADERS = {
+    "ort": lambda path: OrtPredictor(path, threads=1),
+    "ort bound": lambda path: OrtCudaPredictor(path, "cpu"),
+    "openvino": lambda path: OpenVinoPredictor(path, threads=1),
+}
+
+
+@pytest.fixture(params=LOADERS)
+def load(request: pytest.FixtureRequest) -> Load:
+    if request.param == "openvino":
+        pytest.importorskip("openvino")
+    return LOADERS[request.param]
+
+
+def test_a_file_with_confidence_gives_both(
+    load: Load, write_linear: WriteLinear, linear: Linear, noise: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    predictor = load(write_linear(tmp_path / "model.onnx", "mask+confidence"))
+    logits = linear(noise)
+    mask, confidence = predictor.run_with_confidence(noise)
+    assert confidence is not None
+    assert mask.dtype == confidence.dtype == np.uint8
+    assert np.array_equal(mask, logits.argmax(axis=1))
+    assert np.array_equal(predictor.run(noise), mask)
+    prob = torch.from_numpy(logits).softmax(dim=1).amax(dim=1).numpy()
+    np.testing.assert_allclose(confidence, 255 * prob, atol=0.51)
+    assert predictor.logits(noise) is None
+
+
+def test_confidence_follows_from_logits(
+    load: Load, write_linear: WriteLinear, linear: Linear, noise: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    predictor = load(write_linear(tmp_path / "model.onnx", "logits"))
+    given = load(write_linear(tmp_path / "other.onnx", "mask+confidence")).run_with_confidence(noise)
+    mask, confidence = predictor.run_with_confidence(noise)
+    assert np.array_equal(mask, given.mask)
+    assert np.array_equal(predictor.run(noise), mask)
+    assert confidence is not None
+    assert given.confidence is not None
+    assert np.abs(confidence.astype(int) - given.confidence).max() <= 1
+    logits = predictor.logits(noise)
+    assert logits is not None
+    np.testing.assert_allclose(logits, linear(noise), atol=1e-4)
+
+
+def test_a_file_of_masks_alone_has_no_confidence(
+    load: Load, write_linear: WriteLinear, noise: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    predictor = load(write_linear(tmp_path / "model.onnx", "mask"))
+    assert predictor.run_with_confidence(noise).confidence is None
+    assert predictor.predict_with_confidence(noise[0]).confidence is None
+
+
+@pytest.mark.parametrize("output", ["mask", "logits", "mask+confidence"])
+def test_masks_of_many_classes_are_int32(
+    load: Load,
+    write_linear: WriteLinear,
+    linear: Linear,
+    noise: NDArray[np.uint8],
+    tmp_path: Path,
+    output: str,
+) -> None:
+    predictor = load(write_linear(tmp_path / "model.onnx", output, 300))
+    mask = predictor.run(noise)
+    assert mask.dtype == np.int32
+    assert mask.max() > 255
+    assert np.array_equal(mask, linear(noise, 300).argmax(axis=1))
+    assert predictor.predict(noise[0]).dtype == np.int32
+
+
+def test_mask_and_confidence_of_an_image_have_its_size(
+    load: Load, write_linear: WriteLinear, tmp_path: Path
+) -> None:
+    predictor = load(write_linear(tmp_path / "model.onnx"))
+    image = np.zeros((128, 100, 3), np.uint8)
+    mask, confidence = predictor.predict_with_confidence(image)
+    assert confidence is not None
+    assert mask.shape == confidence.shape == (128, 100)
+    assert (confidence == 85).all()  # a third each
+
+
+def test_results_are_the_callers_own(
+    load: Load, write_linear: WriteLinear, noise: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    predictor = load(write_linear(tmp_path / "model.onnx"))
+    first = predictor.run_with_confidence(noise)
+    kept = [array.copy() for array in first if array is not None]
+    predictor.run_with_confidence(255 - noise)
+    predictor.run(255 - noise)
+    assert all(np.array_equal(array, copy) for array, copy in zip(first, kept, strict=True))
+    first.mask[:] = 0

@@ -1,0 +1,160 @@
+"""`zoo export --precision auto`: the fastest artifact on this machine that keeps its gate."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from zoo.errors import ExportError
+
+if TYPE_CHECKING:
+    from zoo.export.options import ExportOptions
+    from zoo.export.report import Artifact
+    from zoo.predictors.artifact import Precision
+
+    Say = Callable[[str], None]
+
+CANDIDATES: dict[str, tuple[Precision, ...]] = {"cpu": ("fp32", "int8"), "cuda": ("fp32", "fp16", "int8")}
+"""Half precision gains nothing on a CPU."""
+
+COLUMNS = ("candidate", "p50 ms", "over eager", "agreement", "mIoU change", "")
+
+
+class Candidate(NamedTuple):
+    """A precision on a runtime of this machine, and what is known of it."""
+
+    name: str
+    """As `zoo bench --backends` takes it, e.g. `ort:int8`."""
+    artifact: Artifact | None
+    """None if it could not be made within its gate."""
+    p50_ms: float | None
+    speedup: float | None
+    """Over eager fp32."""
+    remark: str
+
+    def row(self, *, chosen: bool) -> tuple[str, ...]:
+        """Return the cells of `COLUMNS`."""
+        parity = None if self.artifact is None else self.artifact.parity
+        accuracy = None if parity is None else parity.accuracy
+        return (
+            self.name,
+            "-" if self.p50_ms is None else f"{self.p50_ms:.2f}",
+            "-" if self.speedup is None else f"{self.speedup:.2f}x",
+            "-" if parity is None else f"{parity.agreement:.5f}",
+            "-" if accuracy is None else str(accuracy.miou),
+            "kept: the fastest within its gate" if chosen else self.remark,
+        )
+
+
+class Advice(NamedTuple):
+    """What was tried and what was kept."""
+
+    candidates: tuple[Candidate, ...]
+    chosen: Candidate
+    files: tuple[str, ...]
+    """Names of the files that the bundle holds of it."""
+
+
+def advise(bundle: Path, options: ExportOptions, device: str, say: Say) -> Advice:
+    """Export all candidates, time them in turns on this machine, and keep the fastest; the rest is removed.
+
+    Args:
+        bundle: its folder, to which the artifact is written, or to `options.out`.
+        options: of the export; its precision is replaced.
+        device: `cpu` or `cuda`.
+        say: told of each step.
+
+    Raises:
+        ExportError: no candidate passes its gate.
+    """
+    from zoo.export.pipeline import export_bundle
+    from zoo.predictors.artifact import ONNX_NAMES, TRT_ONNX_NAMES
+
+    made: dict[str, Artifact] = {}
+    refused: dict[str, str] = {}
+    for precision in CANDIDATES[device]:
+        changes = {"precision": (precision,), "trt": options.trt and device == "cuda"}
+        try:
+            report = export_bundle(bundle, options.model_copy(update=changes), say)
+        except ExportError as error:
+            refused[precision] = str(error).splitlines()[0]
+            say(f"{precision}: {refused[precision]}")
+            for name in (ONNX_NAMES[precision], TRT_ONNX_NAMES[precision]):
+                ((options.out or bundle) / name).unlink(missing_ok=True)
+            continue
+        bundle = Path(report.bundle)
+        made |= {artifact.name: artifact for artifact in report.artifacts}
+    if not made:
+        raise ExportError(f"no precision passes its gate: {'; '.join(refused.values())}")
+    candidates = [*_measure(bundle, made, device, say), *_refused(refused)]
+    timed = [each for each in candidates if each.p50_ms is not None]
+    if not timed:
+        raise ExportError(f"no artifact runs here: {'; '.join(each.remark for each in candidates)}")
+    chosen = min(timed, key=lambda each: each.p50_ms or 0.0)
+    files = _keep(bundle, chosen, made, candidates)
+    return Advice(tuple(candidates), chosen, files)
+
+
+def _measure(bundle: Path, made: dict[str, Artifact], device: str, say: Say) -> list[Candidate]:
+    """Return the candidates that were made, with their times."""
+    from zoo.serve.benchmark import benchmark
+    from zoo.serve.measurement import Settings
+
+    names = _names(made, device)
+    settings = Settings(
+        backends=tuple(names),
+        device=device,
+        threads=os.cpu_count() or 1,
+        seconds=1.0,
+        min_runs=20,
+        images=0,
+    )
+    say(f"timing {', '.join(names)} in turns")
+    rows = {row.name: row for row in benchmark([bundle], settings, lambda _: None).rows}
+    found = []
+    for name, artifact in names.items():
+        row = rows[name]
+        time = None if row.end_to_end_ms is None else row.end_to_end_ms.p50
+        speedup = None if row.speedup is None else row.speedup.ratio
+        found.append(Candidate(name, artifact, time, speedup, row.reason or ""))
+    return found
+
+
+def _names(made: dict[str, Artifact], device: str) -> dict[str, Artifact]:
+    """Return which runtimes of this machine run what was made, by the name that `--backends` takes."""
+    from zoo.predictors.artifact import ONNX_NAMES
+
+    names = {}
+    for file, artifact in made.items():
+        if file.endswith(".engine"):
+            names[f"trt:{artifact.precision}"] = artifact
+        elif file == ONNX_NAMES[artifact.precision]:
+            names[f"ort:{artifact.precision}"] = artifact
+            if device == "cpu" and importlib.util.find_spec("openvino"):
+                names[f"openvino:{artifact.precision}"] = artifact
+    return names
+
+
+def _refused(reasons: dict[str, str]) -> list[Candidate]:
+    return [Candidate(precision, None, None, None, reason) for precision, reason in reasons.items()]
+
+
+def _keep(
+    bundle: Path, chosen: Candidate, made: dict[str, Artifact], candidates: Sequence[Candidate]
+) -> tuple[str, ...]:
+    """Remove what was made but not chosen, note in the manifest why, and return what is left."""
+    from zoo.export.manifest import read_manifest, update_manifest
+    from zoo.predictors.artifact import info_path
+
+    assert chosen.artifact is not None
+    for name in made:
+        if name != chosen.artifact.name:
+            (bundle / name).unlink()
+            info_path(bundle / name).unlink(missing_ok=True)
+    entry = read_manifest(bundle).artifacts[chosen.artifact.name]
+    advice = {each.name: {"p50_ms": each.p50_ms, "remark": each.remark} for each in candidates}
+    update_manifest(bundle, {chosen.artifact.name: {**entry, "chosen_from": advice}})
+    return (chosen.artifact.name,)

@@ -1,0 +1,32 @@
+"""From logits to masks and confidence: the only copy, for PyTorch and for exported graphs."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from zoo.predictors.artifact import mask_dtype
+
+
+def choose(logits: Tensor) -> Tensor:
+    """Return the class of the largest logit, (B, H, W) uint8, or int32 above 255 classes.
+
+    Args:
+        logits: (B, K, H, W) float.
+    """
+    dtype: torch.dtype = getattr(torch, mask_dtype(logits.shape[1]))
+    return logits.argmax(dim=1).to(dtype)
+
+
+def confidence(logits: Tensor) -> Tensor:
+    """Return the probability of the class that `choose` gives, (B, H, W) uint8: 0..1 as 0..255, rounded.
+
+    The largest of a softmax is one over the sum of all exponentials relative to its own: this needs no (B, K,
+    H, W) of probabilities. A class that a gate removed adds nothing to the sum.
+
+    Args:
+        logits: (B, K, H, W) float.
+    """
+    logits = logits.float()
+    total = (logits - logits.amax(dim=1, keepdim=True)).exp().sum(dim=1)  # (B, H, W), 1..K
+    return (255 / total).round().to(torch.uint8)  # the cast comes last, or TensorRT refuses it

@@ -1,0 +1,119 @@
+"""An ONNX file run by ONNX Runtime on an NVIDIA GPU, replayed as CUDA graphs.
+
+Inputs and outputs are bound to memory of PyTorch (IO binding) and all work goes to a stream of PyTorch. One
+session captures a graph for each shape, told apart by `gpu_graph_id`, as ONNX Runtime's own
+`transformers.io_binding_helper` does it. It can free no single graph: a shape gets one when it comes again,
+so that many images of different sizes take none.
+"""
+
+from __future__ import annotations
+
+import logging
+from itertools import count
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnxruntime  # type: ignore[import-untyped]
+import torch
+
+from zoo.errors import BundleError
+from zoo.predictors.artifact import INPUT_NAME
+from zoo.predictors.bound import BoundPredictor, new_stream
+from zoo.predictors.ort import ORT_ERRORS, PROVIDERS, metadata_of, open_session, run_error
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from zoo.predictors.artifact import Shape
+    from zoo.predictors.bound import Buffers
+
+log = logging.getLogger(__name__)
+
+BINDING_ERRORS: tuple[type[Exception], ...] = (RuntimeError, *ORT_ERRORS)
+MAX_GRAPHS = 16
+NO_GRAPH = -1
+REFUSAL = "graph capture"
+"""Part of what ONNX Runtime says of a model that it cannot capture."""
+
+
+class OrtCudaPredictor(BoundPredictor):
+    """An ONNX file that `zoo export` made, on a GPU.
+
+    Args:
+        path: of the file; the bundle is not needed.
+        device: `cuda` or `cuda:N`; on `cpu` all is the same but for the stream and the graphs.
+        cuda_graph: whether graphs are replayed; without, the host launches each kernel.
+
+    Raises:
+        BundleError: not such a file, or the GPU cannot be used.
+    """
+
+    backend = "ort"
+
+    def __init__(self, path: Path, device: str = "cuda", *, cuda_graph: bool = True) -> None:
+        if device != "cpu" and not torch.cuda.is_available():
+            open_session(path, device)  # knows what is missing
+            raise BundleError(f"device {device} cannot be used: PyTorch finds no NVIDIA GPU; run on the CPU")
+        stream = new_stream(device)
+        self.cuda_graph = cuda_graph and stream is not None
+        options = {} if stream is None else {"user_compute_stream": str(stream.cuda_stream)}
+        try:
+            self.session = open_session(
+                path, device, cuda={**options, "enable_cuda_graph": f"{self.cuda_graph:d}"}
+            )
+        except BundleError as error:
+            if not self.cuda_graph or REFUSAL not in str(error):
+                raise
+            log.warning("running without CUDA graphs: %s", error)
+            self.cuda_graph = False
+            self.session = open_session(path, device, cuda=options)
+        super().__init__(path, metadata_of(self.session, path), device, stream)
+        self.graphs = iter(range(MAX_GRAPHS))
+
+    @property
+    def description(self) -> str:
+        """Return ONNX Runtime's version, the provider that is active and whether graphs are replayed."""
+        graph = ", CUDA graphs" if self.cuda_graph else ""
+        return f"ONNX Runtime {onnxruntime.__version__} {PROVIDERS[self.device.type]}, IO binding{graph}"
+
+    def bind(self, shape: Shape, buffers: Buffers) -> Callable[[], None]:
+        """Return what runs one shape."""
+        binding = self.session.io_binding()
+        binding.bind_input(INPUT_NAME, *_place(buffers.image))
+        for name, output in buffers.outputs.items():
+            binding.bind_output(name, *_place(output))
+        options, runs = run_options(NO_GRAPH), count()
+
+        def launch() -> None:
+            nonlocal options
+            if next(runs) == 1 and self.cuda_graph:
+                options = run_options(next(self.graphs, NO_GRAPH))
+            try:
+                self.session.run_with_iobinding(binding, options)
+            except BINDING_ERRORS as error:
+                raise run_error((*shape, 3), error) from error
+
+        return launch
+
+
+def run_options(graph: int) -> onnxruntime.RunOptions:
+    """Return the options of runs that capture or replay a graph and do not wait for the GPU.
+
+    Args:
+        graph: its number; `NO_GRAPH` for none.
+    """
+    options = onnxruntime.RunOptions()
+    options.add_run_config_entry("gpu_graph_id", str(graph))
+    options.add_run_config_entry(
+        "disable_synchronize_execution_providers", "1"
+    )  # PyTorch's stream orders all
+    return options
+
+
+def _place(tensor: Tensor) -> tuple[str, int, type[np.generic], list[int], int]:
+    """Return device, element type, sizes and address of a tensor, as ONNX Runtime wants to know them."""
+    element_type = getattr(np, str(tensor.dtype).removeprefix("torch."))
+    return tensor.device.type, tensor.device.index or 0, element_type, list(tensor.shape), tensor.data_ptr()
