@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from zoo.bundle import WEIGHTS_NAME, load_bundle, load_classifier, save_bundle
 from zoo.card import model_card
 from zoo.errors import ExportError
-from zoo.export.pipeline import check_out
+from zoo.export.out import check_out
 from zoo.models.deployable import Deployable, FusedEnsemble, Gated, GatedConfig, Student
 from zoo.predictors.artifact import sha256
 
@@ -120,6 +120,7 @@ def compose(
         parts["classifier"] = origin(composition.gate, other)
         config = _updated(config, method=f"{config.method} + {other.method}")
         on_event(_remark(deployable.config, config.names))
+        warn_of_other_labels(config, other, on_event)
     kept = sum(parameter.numel() for parameter in deployable.parameters())
     provenance = {**config.provenance, "parameters": {"kept": kept}, "parts": parts}
     config = _updated(config, deployable=deployable.config, provenance=provenance, metrics={})
@@ -157,6 +158,19 @@ def check_fit(config: BundleConfig, classifier: BundleConfig, folder: Path) -> N
         raise ExportError(
             f"--gate {folder} takes images of mean {got.mean} and std {got.std}, expected the model's "
             f"{expected.mean} and {expected.std}: both see the same input, train it with these"
+        )
+
+
+def warn_of_other_labels(
+    config: BundleConfig, classifier: BundleConfig, on_event: Callable[[str], None]
+) -> None:
+    """Say so if the two were trained on different labeled images: what the gate adds is then not its own."""
+    of_model, of_gate = (each.provenance["partition"] for each in (config, classifier))
+    if of_model["digest"] != of_gate["digest"]:
+        on_event(
+            f"the gate was trained on {of_gate['counts']['labeled']} labeled images (partition "
+            f"{of_gate['digest']}), the model on {of_model['counts']['labeled']} ({of_model['digest']}): "
+            f"compare it with other methods only where the images are the same"
         )
 
 

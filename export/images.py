@@ -8,14 +8,17 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from zoo.data.files import IMAGE_SUFFIXES, read_image_file
 from zoo.data.open import open_source
 from zoo.errors import DatasetError
+from zoo.export.accuracy import LabeledImages
 from zoo.export.parity import Images
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from zoo.classes import Classes
     from zoo.data.source import Split
 
 COUNT = 8
+LABELED = 128
 BUILT_IN = "shapes"
 SPLITS: tuple[Split, ...] = ("val", "train")
 
@@ -45,6 +48,28 @@ def parity_images(spec: str | None, recipe: Mapping[str, Any], on_event: Callabl
         return _from_source(BUILT_IN)
 
 
+def labeled_images(spec: str | None, recipe: Mapping[str, Any], classes: Classes) -> LabeledImages | None:
+    """Return up to `LABELED` validation images with their masks, evenly spread.
+
+    Args:
+        spec: a data source; None for the recipe's.
+        recipe: of the bundle.
+        classes: of the model; another source's are of no use.
+
+    Returns:
+        None if there are no such images.
+    """
+    try:
+        source = open_source(spec or _recorded(recipe))
+    except DatasetError:
+        return None
+    ids = _spread(source.ids("val"), LABELED)
+    if not ids or source.classes.names != classes.names:
+        return None
+    images, labels = (tuple(map(read, ids)) for read in (source.read_image, source.read_mask))
+    return LabeledImages(images, labels, f"{len(ids)} val images of {source.spec}")
+
+
 def _recorded(recipe: Mapping[str, Any]) -> str:
     spec = recipe.get("data", {}).get("spec")
     if spec is None:
@@ -70,6 +95,6 @@ def _from_source(spec: str) -> Images:
     raise DatasetError(f"{spec} has no images, expected some to compare on: name others with --images")
 
 
-def _spread(items: Sequence[Item]) -> Sequence[Item]:
-    """Return up to `COUNT` items at even distances."""
-    return items[:: max(1, len(items) // COUNT)][:COUNT]
+def _spread(items: Sequence[Item], count: int = COUNT) -> Sequence[Item]:
+    """Return up to `count` items at even distances."""
+    return items[:: max(1, len(items) // count)][:count]

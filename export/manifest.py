@@ -72,9 +72,7 @@ def update_manifest(bundle: Path, artifacts: Mapping[str, Mapping[str, Any]]) ->
         bundle: whose files are hashed.
         artifacts: entries to add or replace; those of other files that are still there are kept.
     """
-    files = {
-        path.relative_to(bundle).as_posix(): path for path in sorted(bundle.rglob("*")) if _is_listed(path)
-    }
+    files = listed_files(bundle)
     known = {**read_manifest(bundle).artifacts, **{name: dict(entry) for name, entry in artifacts.items()}}
     manifest = Manifest(
         files={
@@ -84,6 +82,13 @@ def update_manifest(bundle: Path, artifacts: Mapping[str, Mapping[str, Any]]) ->
     )
     write_json(bundle / MANIFEST_NAME, manifest.model_dump(mode="json"))
     return bundle / MANIFEST_NAME
+
+
+def listed_files(bundle: Path) -> dict[str, Path]:
+    """Return the files that a manifest lists, by their path inside the bundle."""
+    return {
+        path.relative_to(bundle).as_posix(): path for path in sorted(bundle.rglob("*")) if _is_listed(path)
+    }
 
 
 def versions() -> dict[str, str]:

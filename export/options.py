@@ -3,30 +3,37 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import cast
+from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict
 
 from zoo.errors import ExportError
-from zoo.export.graph import DTYPES
 from zoo.predictors.artifact import OutputKind, Precision
 
 MIN_IMGSZ = 32
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 
 class ExportOptions(BaseModel):
     """What to make.
 
     Args:
-        onnx: ONNX files, in both precisions unless `precision` says one.
-        trt: a TensorRT engine, and the ONNX file it is built from; fp16 unless `precision` says another.
-        precision: `fp32` or `fp16`.
+        onnx: ONNX files, in fp32 and fp16 unless `precision` says others.
+        trt: a TensorRT engine, and the ONNX file it is built from; fp16 unless `precision` says others.
+        precision: of `PRECISIONS`; empty for the default.
         imgsz: height and width that images are scaled to; None for the model's training crop.
         batch: smallest, usual and largest batch of an engine; the largest is compared with the model.
         sm: compute capabilities that an engine is built for; empty for the default.
         images: folder or data source to compare on; None for the data the model was trained on.
-        output: `mask`, or `logits` for post-processing of one's own.
-        min_agreement: replaces the gate of every artifact, between 0 and 1.
+        output: `mask`, `mask+confidence`, or `logits` for post-processing of one's own.
+        min_agreement: replaces the gates' own, between 0 and 1.
+        max_drop: of mIoU, replaces the gates' own, between 0 and 1.
+        calibration_data: folder of images or data source that int8 ranges are taken from; None for the
+            unlabeled images of the run.
+        calibration_images: how many of them.
+        calibration: how; `auto` tries all and keeps what agrees best with the model.
+        auto_exclude: whether an int8 file that misses its gate is tried again with layers left in fp32.
+        rebuild: whether an engine is built even if the same one is there.
         out: another folder for bundle and artifacts.
     """
 
@@ -34,26 +41,34 @@ class ExportOptions(BaseModel):
 
     onnx: bool = True
     trt: bool = False
-    precision: str | None = None
+    precision: tuple[str, ...] = ()
     imgsz: tuple[int, int] | None = None
     batch: tuple[int, int, int] = (1, 1, 4)
     sm: tuple[int, ...] = ()
     images: str | None = None
     output: OutputKind = "mask"
     min_agreement: float | None = None
+    max_drop: float | None = None
+    calibration_data: str | None = None
+    calibration_images: int = 128
+    calibration: Literal["auto", "minmax", "percentile", "entropy"] = "auto"
+    auto_exclude: bool = False
+    rebuild: bool = False
     out: Path | None = None
 
     @property
     def precisions(self) -> tuple[Precision, ...]:
-        """Return the precisions of the ONNX files."""
-        if self.precision is not None:
-            return (cast("Precision", self.precision),)
+        """Return the precisions of the ONNX files, each once."""
+        if self.precision:
+            return tuple(known for known in PRECISIONS if known in self.precision)
         return ("fp32", "fp16") if self.onnx else ("fp16",)
 
     @property
-    def engine_precision(self) -> Precision:
-        """Return the precision of the engine."""
-        return cast("Precision", self.precision or "fp16")
+    def engine_precisions(self) -> tuple[Precision, ...]:
+        """Return the precisions of the engines."""
+        if not self.trt:
+            return ()
+        return self.precisions if self.precision else ("fp16",)
 
     def check(self) -> None:
         """Raise unless the options fit together.
@@ -61,9 +76,9 @@ class ExportOptions(BaseModel):
         Raises:
             ExportError: names the option.
         """
-        if self.precision is not None and self.precision not in DTYPES:
+        if unknown := [name for name in self.precision if name not in PRECISIONS]:
             raise ExportError(
-                f"--precision {self.precision} cannot be exported, expected {' or '.join(DTYPES)}"
+                f"--precision {unknown[0]} cannot be exported, expected some of {', '.join(PRECISIONS)}"
             )
         if self.imgsz is not None and min(self.imgsz) < MIN_IMGSZ:
             raise ExportError(
@@ -75,8 +90,14 @@ class ExportOptions(BaseModel):
             raise ExportError(
                 f"--min-agreement {self.min_agreement:g} is no share of pixels, expected 0 to 1"
             )
+        if self.max_drop is not None and not 0 <= self.max_drop <= 1:
+            raise ExportError(f"--max-drop {self.max_drop:g} is no change of mIoU, expected 0 to 1")
         if self.sm and not self.trt:
             raise ExportError(f"--sm {_join(self.sm)} is for engines, expected --trt beside it")
+        if "int8" not in self.precision and (self.calibration_data or self.auto_exclude):
+            raise ExportError(
+                "--calibration-data and --auto-exclude are for int8, expected --precision int8 beside them"
+            )
 
 
 def _join(numbers: tuple[int, ...]) -> str:

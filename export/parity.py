@@ -10,6 +10,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from zoo.errors import BundleError, ParityError
+from zoo.export.accuracy import Accuracy
+from zoo.export.gate import Gate
 from zoo.models.deployable import REMOVED
 from zoo.predictors.artifact import Shape
 from zoo.preprocess import resize_image
@@ -19,7 +21,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from zoo.predictors.artifact import Precision
     from zoo.predictors.base import Predictor
     from zoo.predictors.eager import EagerPredictor
 
@@ -27,35 +28,8 @@ if TYPE_CHECKING:
 MIN_PIXELS = 65_536
 """Fewer pixels at a shape cannot resolve a share of 1e-4."""
 
-
-class Gate(BaseModel):
-    """What an artifact must reach at every shape.
-
-    Args:
-        min_agreement: share of pixels with the reference's class.
-        max_margin: the reference's lead at every differing pixel, over the logits' range; None for any.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    min_agreement: float
-    max_margin: float | None = None
-
-    def __str__(self) -> str:
-        margin = "" if self.max_margin is None else f" and margin < {self.max_margin:g}"
-        return f">= {self.min_agreement:g}{margin}"
-
-    def passes(self, difference: Difference) -> bool:
-        """Return whether the difference is allowed."""
-        near = self.max_margin is None or difference.margin < self.max_margin
-        return not difference.error and near and difference.agreement >= self.min_agreement
-
-
-GATES: dict[Precision, Gate] = {
-    "fp32": Gate(min_agreement=0.9999, max_margin=1e-3),
-    "fp16": Gate(min_agreement=0.999),
-}
-"""A hardly trained model has so many near ties that fp16 can miss its gate: `--min-agreement` is for that."""
+NEAR_TIE = 0.01
+"""Of the logits' range: a class that leads by less is hardly chosen at all."""
 
 
 class Difference(BaseModel):
@@ -68,6 +42,7 @@ class Difference(BaseModel):
         differing: number of pixels of another class.
         margin: the largest lead, among differing pixels, of the reference's class over the class that the
             artifact chose, relative to the range of the reference's logits; 0 if no pixel differs.
+        near_ties: how many of the differing pixels have a margin below `NEAR_TIE`.
         error: why the artifact did not run at this shape; empty if it did.
     """
 
@@ -78,7 +53,12 @@ class Difference(BaseModel):
     agreement: float
     differing: int
     margin: float
+    near_ties: int = 0
     error: str = ""
+
+    def passes(self, gate: Gate) -> bool:
+        """Return whether a gate allows it."""
+        return not self.error and gate.allows(self.agreement, self.margin)
 
 
 class Parity(BaseModel):
@@ -89,6 +69,8 @@ class Parity(BaseModel):
         images: where the images came from.
         runtime: what ran the artifact.
         differences: one for each shape.
+        accuracy: on labeled images; None without such, or where an artifact failed before.
+        departure: the first layer of a failed file whose output is not the model's; empty if none was found.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -97,6 +79,8 @@ class Parity(BaseModel):
     images: str
     runtime: str
     differences: tuple[Difference, ...]
+    accuracy: Accuracy | None = None
+    departure: str = ""
 
     @property
     def agreement(self) -> float:
@@ -114,9 +98,19 @@ class Parity(BaseModel):
         return max(difference.margin for difference in self.differences)
 
     @property
+    def near_ties(self) -> float | None:
+        """Return which share of the differing pixels are near ties, None if no pixel differs."""
+        return sum(each.near_ties for each in self.differences) / self.differing if self.differing else None
+
+    @property
+    def agrees(self) -> bool:
+        """Return whether the masks are alike enough at every shape."""
+        return all(difference.passes(self.gate) for difference in self.differences)
+
+    @property
     def passed(self) -> bool:
-        """Return whether the gate holds at every shape."""
-        return all(self.gate.passes(difference) for difference in self.differences)
+        """Return whether the gate holds."""
+        return self.agrees and self.gate.allows_drop(self.accuracy)
 
 
 class Images(NamedTuple):
@@ -172,14 +166,18 @@ def compare_masks(logits: NDArray[np.float32], mask: NDArray[np.integer]) -> Dif
     shape = mask.shape[0], mask.shape[1], mask.shape[2]
     batch, rows, columns = np.nonzero(logits.argmax(axis=1) != mask)
     differing = len(batch)
-    margin = 0.0
+    margin, near_ties = 0.0, 0
     if differing:
         pixels = logits[batch, :, rows, columns]  # (N, K)
         chosen = mask[batch, rows, columns].astype(np.int64).clip(0, logits.shape[1] - 1)
         lead = pixels.max(axis=1) - pixels[np.arange(differing), chosen]
         span = np.ptp(logits[logits > REMOVED / 2])  # a gate's mark is no logit
-        margin = float(lead.max() / span) if np.isfinite(lead).all() else float("inf")
-    return Difference(shape=shape, agreement=1 - differing / mask.size, differing=differing, margin=margin)
+        margins = np.where(np.isfinite(lead), lead / span, np.inf)
+        margin, near_ties = float(margins.max()), int((margins < NEAR_TIE).sum())
+    agreement = 1 - differing / mask.size
+    return Difference(
+        shape=shape, agreement=agreement, differing=differing, margin=margin, near_ties=near_ties
+    )
 
 
 def check_parity(parities: dict[str, Parity]) -> None:
@@ -195,9 +193,11 @@ def check_parity(parities: dict[str, Parity]) -> None:
     if not failed:
         return
     gates = ", ".join(f"{name} {parity.gate}" for name, parity in failed.items())
+    details = [line for name, parity in failed.items() for line in _details(name, parity)]
     raise ParityError(
         f"{', '.join(failed)} differs from the eager model by more than its gate allows (agreement {gates}) "
-        f"and was not kept: see where below; --min-agreement X sets another gate\n{_table(failed)}"
+        f"and was not kept: see where below; --min-agreement X and --max-drop X set another gate\n"
+        + "\n".join([_table(failed), *details])
     )
 
 
@@ -209,6 +209,7 @@ def _merge(parts: Sequence[Difference]) -> Difference:
         agreement=sum(part.agreement for part in parts) / len(parts),
         differing=sum(part.differing for part in parts),
         margin=max(part.margin for part in parts),
+        near_ties=sum(part.near_ties for part in parts),
         error=next((part.error for part in parts if part.error), ""),
     )
 
@@ -245,7 +246,25 @@ def _rows(name: str, parity: Parity) -> list[tuple[str, ...]]:
             f"{difference.agreement:.6f}",
             str(difference.differing),
             f"{difference.margin:.2g}",
-            difference.error or ("ok" if parity.gate.passes(difference) else "FAILED"),
+            difference.error or ("ok" if difference.passes(parity.gate) else "FAILED"),
         )
         for difference in parity.differences
     ]
+
+
+def _details(name: str, parity: Parity) -> list[str]:
+    """Return what else is known of a failed artifact, a line each."""
+    lines = []
+    if parity.near_ties is not None:
+        lines.append(f"{name}: {parity.near_ties:.1%} of the differing pixels are near ties")
+    if parity.accuracy is not None:
+        lines.append(f"{name}: {describe(parity.accuracy)}")
+    if parity.departure:
+        lines.append(f"{name}: {parity.departure}")
+    return lines
+
+
+def describe(accuracy: Accuracy) -> str:
+    """Return the change of mIoU and the classes that lost for certain, in one line."""
+    worse = ", ".join(f"{each.name} {each}" for each in accuracy.worse)
+    return f"mIoU {accuracy.miou} points on {accuracy.data}" + (f"; lost: {worse}" if worse else "")

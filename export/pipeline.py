@@ -3,28 +3,41 @@
 from __future__ import annotations
 
 import shutil
-from typing import TYPE_CHECKING, Any
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from pydantic import BaseModel, ConfigDict
 
-from zoo.bundle import CARD_NAME, CONFIG_NAME, WEIGHTS_NAME, load_bundle, replacing, write_json
-from zoo.errors import ExportError, ParityError
-from zoo.export.images import parity_images
+from zoo.bundle import WEIGHTS_NAME, load_bundle, replacing, write_json
+from zoo.errors import ParityError
+from zoo.export.calibrate import calibration_pool, choose
+from zoo.export.check import Checker, find_runtime
+from zoo.export.int8 import INT8_NAMES, Quantizer, more_excluded
 from zoo.export.manifest import update_manifest, versions
-from zoo.export.parity import GATES, Gate, Parity, check_parity, compare, parity_shapes
+from zoo.export.out import copy_bundle
+from zoo.export.parity import check_parity
 from zoo.export.prepare import prepare
-from zoo.export.to_onnx import export_onnx
+from zoo.export.report import Artifact, ExportReport
+from zoo.export.to_onnx import check_onnx, export_onnx
 from zoo.export.to_tensorrt import (
-    Target,
     build_engine,
     build_targets,
     engine_name,
+    is_built,
     load_builder,
     make_profile,
+    plan_engine,
 )
-from zoo.predictors.artifact import ArtifactMetadata, Precision, info_path, sha256
-from zoo.predictors.eager import EagerPredictor
+from zoo.predictors.artifact import (
+    ONNX_NAMES,
+    TRT_ONNX_NAMES,
+    ArtifactMetadata,
+    Precision,
+    info_path,
+    read_engine_info,
+    sha256,
+)
 from zoo.predictors.load import ENGINES
 from zoo.predictors.ort import OrtPredictor
 from zoo.predictors.trt import TrtPredictor, why_not_here
@@ -32,51 +45,14 @@ from zoo.preprocess import normalize, resize_image
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from zoo.export.options import ExportOptions
+    from zoo.export.parity import Parity
+    from zoo.export.quantize import Flavor, Method
+    from zoo.export.to_tensorrt import Target
     from zoo.predictors.base import Predictor
+    from zoo.predictors.exported import ExportedPredictor
     from zoo.predictors.trt_api import TensorRt
-
-ONNX_NAMES: dict[Precision, str] = {"fp32": "model.onnx", "fp16": "model.fp16.onnx"}
-
-
-class Artifact(BaseModel):
-    """One exported file.
-
-    Args:
-        name: path inside the bundle.
-        precision: of the network.
-        bytes: its size.
-        parity: None if it could not be run here.
-        remark: why there is no parity.
-        facts: what else the manifest says of it.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: str
-    precision: Precision
-    bytes: int
-    parity: Parity | None
-    remark: str = ""
-    facts: dict[str, Any]
-
-
-class ExportReport(BaseModel):
-    """What an export made.
-
-    Args:
-        bundle: the folder that holds it.
-        artifacts: in the order they were made.
-        files: names of the files written, the manifest among them.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    bundle: str
-    artifacts: tuple[Artifact, ...]
-    files: tuple[str, ...]
 
 
 def export_bundle(
@@ -102,38 +78,23 @@ def export_bundle(
         bundle = copy_bundle(bundle, options.out)
     export = Export(bundle, options, on_event)
     for precision in options.precisions:
-        export.make_onnx(precision)
-    for target in targets:
-        assert api is not None
-        export.make_engine(api, target)
+        if precision == "int8":
+            export.make_int8()
+        else:
+            export.make_onnx(precision)
+    for precision in options.engine_precisions:
+        for target in targets:
+            assert api is not None
+            export.make_engine(api, target, precision)
     return export.finish()
 
 
-def check_out(out: Path) -> None:
-    """Raise unless a bundle can be written to a folder.
+class Ranges(NamedTuple):
+    """How the ranges of activations were chosen."""
 
-    Raises:
-        ExportError: other contents are there.
-    """
-    if out.exists() and not (out / CONFIG_NAME).is_file() and (out.is_file() or any(out.iterdir())):
-        raise ExportError(f"{out} exists and is no bundle: name a new folder with --out, or delete it")
-
-
-def copy_bundle(bundle: Path, out: Path) -> Path:
-    """Copy the model, not its artifacts, and return the new folder.
-
-    Raises:
-        ExportError: a folder with other contents is there.
-    """
-    check_out(out)
-    if out.exists() and out.samefile(bundle):
-        return bundle
-    out.mkdir(parents=True, exist_ok=True)
-    for name in (WEIGHTS_NAME, CARD_NAME, CONFIG_NAME):
-        if (bundle / name).is_file():
-            with replacing(out / name) as path:
-                shutil.copyfile(bundle / name, path)
-    return out
+    method: Method
+    scores: dict[Method, float]
+    """Agreement with the model by method; empty if one was asked for."""
 
 
 class Export:
@@ -151,51 +112,72 @@ class Export:
         self.say = say
         self.made: list[Artifact] = []
         self.failed: dict[str, Parity] = {}
-        deployable, self.config = load_bundle(bundle)
-        imgsz = options.imgsz or self.config.preprocessing.imgsz
-        self.preprocessing = self.config.preprocessing.model_copy(update={"imgsz": imgsz})
+        deployable, config = load_bundle(bundle)
+        imgsz = options.imgsz or config.preprocessing.imgsz
+        self.preprocessing = config.preprocessing.model_copy(update={"imgsz": imgsz})
+        self.config = config.model_copy(update={"preprocessing": self.preprocessing})
         self.weights_sha256 = sha256(bundle / WEIGHTS_NAME)
-        self.images = parity_images(options.images, self.config.recipe, say)
-        self.reference = EagerPredictor(deployable, self.config)
-        sample = torch.from_numpy(resize_image(self.images.images[0], imgsz).copy()).permute(2, 0, 1)[None]
+        self.checker = Checker(deployable, self.config, options, say)
+        images = self.checker.images
+        sample = torch.from_numpy(resize_image(images.images[0], imgsz).copy()).permute(2, 0, 1)[None]
         self.prepared = prepare(deployable, normalize(sample, self.preprocessing))
         say(
             f"folded {self.prepared.fused} BatchNorms, largest change of a logit "
-            f"{self.prepared.logit_difference:.1e}; comparing on {self.images.origin}"
+            f"{self.prepared.logit_difference:.1e}; comparing on {images.origin}"
         )
 
     def make_onnx(self, precision: Precision) -> None:
         """Export, compare and keep one ONNX file."""
         path = self.bundle / ONNX_NAMES[precision]
-        metadata = ArtifactMetadata(
-            names=self.config.names,
-            palette=self.config.palette,
-            preprocessing=self.preprocessing,
-            precision=precision,
-            output=self.options.output,
-            weights_sha256=self.weights_sha256,
-        )
+        metadata = self._metadata(precision)
+        parity = None
         self.say(f"{path.name}: exporting")
         try:
             with replacing(path) as temporary:
                 facts = export_onnx(self.prepared.deployable, metadata, temporary)
-                parity = self._compare(path, OrtPredictor(temporary), precision)
+                runtime, remark = find_runtime(temporary, precision)
+                if runtime is not None:
+                    parity = self._compare_onnx(path, runtime, precision)
         except ParityError:
             path.unlink(missing_ok=True)  # of an earlier export, whose weights or options were others
             return
-        self._keep(path, parity, "", {**facts._asdict(), "metadata": metadata.model_dump(mode="json")})
+        if remark:
+            self.say(f"warning: {path.name} was not compared with the model: {remark}")
+        self._keep(path, parity, remark, {**facts._asdict(), "metadata": metadata.model_dump(mode="json")})
 
-    def make_engine(self, api: TensorRt, target: Target) -> None:
+    def make_int8(self) -> None:
+        """Calibrate once; quantize, compare and keep the file for CPUs and the one for TensorRT."""
+        options = self.options
+        pool = calibration_pool(
+            options.calibration_data, self.config.recipe, self.config.provenance.get("partition", {})
+        )
+        self.say(f"int8: choosing {options.calibration_images} images to calibrate on, of {pool.origin}")
+        images = choose(pool, options.calibration_images, self.prepared.deployable, self.preprocessing)
+        with tempfile.TemporaryDirectory(prefix="zoo-int8-") as name:
+            fp32 = Path(name) / ONNX_NAMES["fp32"]
+            self.say("int8: exporting the fp32 graph that is quantized")
+            export_onnx(self.prepared.deployable, self._metadata("fp32"), fp32)
+            quantizer = Quantizer(fp32, images, self._metadata("int8"), Path(name))
+            ranges = self._choose_ranges(quantizer)
+            excluded: tuple[str, ...] = ()
+            for flavor in INT8_NAMES:
+                excluded = self._quantize(quantizer, ranges, flavor, excluded)
+
+    def make_engine(self, api: TensorRt, target: Target, precision: Precision) -> None:
         """Build, compare if this machine can run it, and keep one engine."""
-        onnx = self.bundle / ONNX_NAMES[self.options.engine_precision]
+        onnx = self.bundle / TRT_ONNX_NAMES[precision]
         if onnx.name in self.failed:
             self.say(f"no engine: {onnx.name} differs from the model")
             return
-        metadata = OrtPredictor(onnx).metadata
         profile = make_profile(self.preprocessing.imgsz, self.options.batch)
-        self.say(f"{api.name}: building {metadata.precision} for {target.label}")
-        plan, info = build_engine(api, onnx, metadata, target, profile)
-        path = self.bundle / ENGINES / engine_name(info)
+        planned = plan_engine(api, onnx, self._metadata(precision), target, profile)
+        path = self.bundle / ENGINES / engine_name(planned)
+        if is_built(path, planned) and not self.options.rebuild:
+            self.say(f"{path.name}: the same is there, not built again")
+            plan, info = path.read_bytes(), read_engine_info(path)
+        else:
+            self.say(f"{api.name}: building {precision} for {target.label}")
+            plan, info = build_engine(api, onnx, planned, self.say)
         path.parent.mkdir(exist_ok=True)
         remark = why_not_here(info)
         parity = None
@@ -203,7 +185,7 @@ class Export:
             with replacing(path) as temporary:
                 temporary.write_bytes(plan)
                 if not remark:
-                    parity = self._compare(path, TrtPredictor(temporary, info), metadata.precision)
+                    parity = self._compare(path, TrtPredictor(temporary, info), precision)
                 write_json(info_path(path), info.model_dump(mode="json"))
         except ParityError:
             path.unlink(missing_ok=True)
@@ -219,20 +201,74 @@ class Export:
         Raises:
             ParityError: an artifact failed its comparison.
         """
-        entries = {artifact.name: _entry(artifact) for artifact in self.made}
+        entries = {artifact.name: artifact.entry(versions()) for artifact in self.made}
         manifest = update_manifest(self.bundle, entries)
         check_parity(self.failed)
         sidecars = [f"{name}.json" for name in entries if name.endswith(".engine")]
         files = *entries, *sidecars, manifest.name
         return ExportReport(bundle=str(self.bundle), artifacts=tuple(self.made), files=files)
 
+    def _choose_ranges(self, quantizer: Quantizer) -> Ranges:
+        """Return how ranges are taken; `auto` measures each on images that were not calibrated on."""
+        if self.options.calibration != "auto":
+            return Ranges(self.options.calibration, {})
+        method, scores = quantizer.best_method(lambda path: self.checker.agreement(OrtPredictor(path)))
+        self.say("int8: agreement by calibration: " + ", ".join(f"{k} {v:.5f}" for k, v in scores.items()))
+        return Ranges(method, scores)
+
+    def _quantize(
+        self, quantizer: Quantizer, ranges: Ranges, flavor: Flavor, excluded: tuple[str, ...]
+    ) -> tuple[str, ...]:
+        """Make one int8 file, with more layers in fp32 until it passes if that is allowed; return those."""
+        path = self.bundle / INT8_NAMES[flavor]
+        while True:
+            made = quantizer.build(ranges.method, flavor, excluded)
+            facts = check_onnx(made, quantizer.metadata)
+            try:
+                parity = self._compare_onnx(path, OrtPredictor(made), "int8")
+            except ParityError:
+                more = None
+                if self.options.auto_exclude:
+                    more = more_excluded(quantizer.fp32, made, excluded, self.checker.batch(1))
+                if more is None:
+                    path.unlink(missing_ok=True)
+                    return excluded
+                del self.failed[path.name]
+                excluded = more
+                self.say(f"{path.name}: leaving {len(excluded)} layers in fp32: {', '.join(excluded)}")
+            else:
+                break
+        with replacing(path) as temporary:
+            shutil.copyfile(made, temporary)
+        metadata = quantizer.metadata.model_dump(mode="json")
+        calibration = quantizer.facts(*ranges, excluded)
+        self._keep(path, parity, "", {**facts._asdict(), "metadata": metadata, **calibration})
+        return excluded
+
+    def _metadata(self, precision: Precision) -> ArtifactMetadata:
+        return ArtifactMetadata(
+            names=self.config.names,
+            palette=self.config.palette,
+            preprocessing=self.preprocessing,
+            precision=precision,
+            output=self.options.output,
+            weights_sha256=self.weights_sha256,
+        )
+
+    def _compare_onnx(self, path: Path, runtime: ExportedPredictor, precision: Precision) -> Parity:
+        """Compare a file; of one that fails, look for the layer that departs."""
+        try:
+            return self._compare(path, runtime, precision)
+        except ParityError:
+            if precision == "bf16":
+                raise  # ONNX Runtime cannot look inside
+            parity = self.failed[path.name]
+            departure = self.checker.explain(runtime.path, parity, self.prepared, precision)
+            self.failed[path.name] = parity.model_copy(update={"departure": departure})
+            raise
+
     def _compare(self, path: Path, artifact: Predictor, precision: Precision) -> Parity:
-        gate = GATES[precision]
-        if self.options.min_agreement is not None:
-            gate = Gate(min_agreement=self.options.min_agreement)
-        shapes = parity_shapes(self.preprocessing.imgsz, self.options.batch[2])
-        self.say(f"{path.name}: comparing at {len(shapes)} shapes with {artifact.description}")
-        parity = compare(artifact, self.reference, self.images, shapes, gate)
+        parity = self.checker.compare(path.name, artifact, precision)
         if not parity.passed:
             self.failed[path.name] = parity
             self.say(f"{path.name}: FAILED, agreement {parity.agreement:.6f}")
@@ -251,17 +287,3 @@ class Export:
         self.made.append(artifact)
         agreement = "" if parity is None else f", agreement {parity.agreement:.6f}"
         self.say(f"{artifact.name}: {artifact.bytes / 1e6:.1f} MB{agreement}")
-
-
-def _entry(artifact: Artifact) -> dict[str, Any]:
-    """Return what the manifest says of an artifact."""
-    parity = None
-    if artifact.parity is not None:
-        parity = {**artifact.parity.model_dump(mode="json"), "agreement": artifact.parity.agreement}
-    return {
-        "precision": artifact.precision,
-        "versions": versions(),
-        "parity": parity,
-        "remark": artifact.remark,
-        **artifact.facts,
-    }

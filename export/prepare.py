@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from zoo.errors import ExportError
-from zoo.export.parity import GATES, compare_masks
+from zoo.export.gate import GATES
+from zoo.export.parity import compare_masks
 
 if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
@@ -74,7 +75,7 @@ def prepare(deployable: Deployable, sample: Tensor) -> Prepared:
         raise ExportError(f"BatchNorm {left[0]} could not be folded, expected one that the forward pass uses")
     expected, got = original(sample), fused(sample)
     difference = compare_masks(expected.numpy(), got.argmax(dim=1).numpy())
-    if not GATES["fp32"].passes(difference):
+    if not difference.passes(GATES["fp32"]):
         raise ExportError(
             f"folding BatchNorm changed the class of {difference.differing} pixels, by up to "
             f"{difference.margin:.2g} of the logit range, expected near ties at most: report the encoder "

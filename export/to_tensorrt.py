@@ -12,18 +12,22 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from zoo.errors import ExportError
-from zoo.predictors.artifact import INPUT_NAME, EngineInfo, Profile, sha256
+from zoo.errors import BundleError, ExportError
+from zoo.predictors.artifact import INPUT_NAME, EngineInfo, Profile, read_engine_info, sha256
 from zoo.predictors.trt_api import TensorRt, load_tensorrt
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from zoo.predictors.artifact import ArtifactMetadata
 
+    Say = Callable[[str], None]
+
 DEFAULT_SM = (86, 89, 120)  # GeForce RTX 30, 40 and 50, and their workstation siblings
 TURING = 75  # in one engine with later GPUs it would slow them down
 MIN_SIDE = 32
+QUARTERS = 4
 
 
 class Target(NamedTuple):
@@ -102,10 +106,10 @@ def make_profile(imgsz: tuple[int, int], batch: tuple[int, int, int]) -> Profile
     )
 
 
-def build_engine(
+def plan_engine(
     api: TensorRt, onnx: Path, metadata: ArtifactMetadata, target: Target, profile: Profile
-) -> tuple[bytes, EngineInfo]:
-    """Return an engine and what it was built for.
+) -> EngineInfo:
+    """Return what an engine will be built from and for, its size and build time not yet known.
 
     Args:
         api: of `load_builder`.
@@ -113,17 +117,8 @@ def build_engine(
         metadata: of `onnx`.
         target: one of `build_targets`.
         profile: the shapes it is to take.
-
-    Raises:
-        ExportError: TensorRT refused the graph or the options, with its reasons.
     """
-    start = time.perf_counter()
-    api.logger.errors.clear()
-    try:
-        plan = _build(api, onnx, target, profile)
-    except (RuntimeError, TypeError, ValueError) as error:  # of the bindings: a null pointer, a bad value
-        raise _refusal(api, onnx, str(error)) from error
-    info = EngineInfo(
+    return EngineInfo(
         metadata=metadata,
         onnx_sha256=sha256(onnx),
         flavor=api.flavor,
@@ -131,10 +126,47 @@ def build_engine(
         sm=target.sm,
         gpu=target.gpu,
         profile=profile,
-        build_seconds=round(time.perf_counter() - start, 2),
-        bytes=len(plan),
+        build_seconds=0,
+        bytes=0,
     )
-    return plan, info
+
+
+def is_built(engine: Path, planned: EngineInfo) -> bool:
+    """Return whether an engine on disk is the one that would be built."""
+    try:
+        info = read_engine_info(engine)
+    except BundleError:
+        return False
+    unknown = {"build_seconds": 0, "bytes": 0}
+    return (
+        engine.is_file()
+        and engine.stat().st_size == info.bytes
+        and info.model_copy(update=unknown) == planned
+    )
+
+
+def build_engine(
+    api: TensorRt, onnx: Path, planned: EngineInfo, say: Say = lambda _: None
+) -> tuple[bytes, EngineInfo]:
+    """Return an engine and what it was built for.
+
+    Args:
+        api: of `load_builder`.
+        onnx: the file that `planned` names by its hash.
+        planned: of `plan_engine`.
+        say: told how far the build is.
+
+    Raises:
+        ExportError: TensorRT refused the graph or the options, with its reasons.
+    """
+    start = time.perf_counter()
+    api.logger.errors.clear()
+    try:
+        plan = _build(api, onnx, planned, say)
+    except (RuntimeError, TypeError, ValueError) as error:  # of the bindings: a null pointer, a bad value
+        raise _refusal(api, onnx, str(error)) from error
+    seconds = round(time.perf_counter() - start, 2)
+    return plan, planned.model_copy(update={"build_seconds": seconds, "bytes": len(plan)})
 
 
 def engine_name(info: EngineInfo) -> str:
@@ -143,7 +175,7 @@ def engine_name(info: EngineInfo) -> str:
     return f"model.{info.metadata.precision}.{info.flavor}{info.version}.{label}.engine"
 
 
-def _build(api: TensorRt, onnx: Path, target: Target, profile: Profile) -> bytes:
+def _build(api: TensorRt, onnx: Path, planned: EngineInfo, say: Say) -> bytes:
     builder = api.module.Builder(api.logger)
     network = builder.create_network(_strongly_typed(api))
     parser = api.module.OnnxParser(network, api.logger)
@@ -151,17 +183,45 @@ def _build(api: TensorRt, onnx: Path, target: Target, profile: Profile) -> bytes
         reasons = [str(parser.get_error(index).desc()) for index in range(parser.num_errors)]
         raise _refusal(api, onnx, *reasons)
     config = builder.create_builder_config()
-    if target.sm:
-        _set_targets(api, config, target.sm)
+    config.progress_monitor = monitor = _monitor(api, say)
+    if planned.sm:
+        _set_targets(api, config, planned.sm)
+    profile = planned.profile
     shapes = builder.create_optimization_profile()
     low, usual, high = ((*shape, 3) for shape in (profile.min, profile.opt, profile.max))
     shapes.set_shape(INPUT_NAME, low, usual, high)
     if config.add_optimization_profile(shapes) < 0:
         raise _refusal(api, onnx, f"profile {profile.min} to {profile.max}")
     plan = builder.build_serialized_network(network, config)
+    del monitor  # the configuration holds no reference of its own
     if plan is None:
         raise _refusal(api, onnx)
     return bytes(plan)
+
+
+def _monitor(api: TensorRt, say: Say) -> Any:
+    """Return what TensorRT tells of its progress, passed on at each quarter of its outermost phase."""
+    base: Any = api.module.IProgressMonitor
+
+    class Monitor(base):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.steps: dict[str, int] = {}
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            if parent_phase is None:
+                self.steps[phase_name] = num_steps
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            steps = self.steps.get(phase_name, 0)
+            if steps >= QUARTERS and (step + 1) % (steps // QUARTERS) == 0:
+                say(f"{api.name}: {phase_name}: {step + 1} of {steps}")
+            return True
+
+        def phase_finish(self, phase_name: str) -> None:
+            self.steps.pop(phase_name, None)
+
+    return Monitor()
 
 
 def _set_targets(api: TensorRt, config: Any, sm: tuple[int, ...]) -> None:

@@ -95,7 +95,12 @@ def write(folder: Path, model: Any, method: str, weights: str, **changes: Any) -
             "recipe": {"data": {"spec": "shapes"}, "pretrained": False},
             "provenance": {
                 "step": 7,
-                "partition": {"digest": "0123abc", "counts": {"labeled": 30, "unlabeled": 450}},
+                "partition": {
+                    "spec": "1/16",
+                    "seed": 0,
+                    "digest": "0123abc",
+                    "counts": {"labeled": 30, "unlabeled": 450},
+                },
                 "parameters": {"trained": 9, "kept": 9},
             },
             "metrics": {},
@@ -109,6 +114,12 @@ def write(folder: Path, model: Any, method: str, weights: str, **changes: Any) -
 @pytest.fixture
 def photos() -> Photos:
     """Return `shapes_images`."""
+    return shapes_images
+
+
+@pytest.fixture(scope="session")
+def photos_module() -> Photos:
+    """Return `shapes_images`, for fixtures of a module."""
     return shapes_images
 
 

@@ -118,6 +118,29 @@ def test_a_new_bundle_says_what_it_was_made_of(
     assert config.metrics == {}
 
 
+def test_a_gate_that_learned_from_other_labels_is_said_to(
+    student_bundle: Path, classifier_bundle: Path, write_classifier: WriteBundle, tmp_path: Path
+) -> None:
+    partition = {"digest": "4567def", "counts": {"labeled": 120, "unlabeled": 360}}
+    other = write_classifier(provenance=load_config(classifier_bundle).provenance | {"partition": partition})
+    told: list[list[str]] = []
+    for number, gate in enumerate((classifier_bundle, other)):
+        told.append([])
+        folder = compose(
+            student_bundle, Composition(gate=gate), tmp_path / f"made{number}", told[number].append
+        )
+    assert not any("labeled images" in line for line in told[0])
+    assert (
+        "the gate was trained on 120 labeled images (partition 4567def), the model on 30 (0123abc): compare "
+        "it with other methods only where the images are the same"
+    ) in told[1]
+    card = (folder / CARD_NAME).read_text()
+    segmentation, classifier = (line for line in card.splitlines() if "labeled / unlabeled" in line)
+    assert segmentation.startswith("| segmentation | s4gan, ")
+    assert "images 30 / 450 (partition 0123abc)" in segmentation
+    assert "images 120 / 360 (partition 4567def)" in classifier
+
+
 def test_the_figures_of_a_part_are_not_those_of_the_whole(
     make: Callable[..., Path], ensemble_bundle: Path, tmp_path: Path
 ) -> None:
@@ -142,7 +165,7 @@ def test_the_card_tells_of_branches_and_gate(
     assert "not above 0.2 is removed from the mask; background never is." in card
     assert "semi-supervised, rrn, mlmt]" in card
     weights = sha256(classifier_bundle / "model.safetensors")
-    assert f"| classifier | mlmt, teacher, step 7, weights {weights[:12]} |" in card
+    assert f"| classifier | mlmt, teacher, step 7, weights {weights[:12]}; labeled" in card
 
 
 def test_a_new_bundle_lies_beside_the_first_under_a_name_that_tells(

@@ -13,8 +13,9 @@ import torch
 from zoo.bundle import load_bundle, load_config
 from zoo.errors import BundleError, ParityError
 from zoo.export.compose import Composition, compose
+from zoo.export.gate import GATES
 from zoo.export.options import ExportOptions
-from zoo.export.parity import GATES, compare_masks
+from zoo.export.parity import compare_masks
 from zoo.export.pipeline import export_bundle
 from zoo.export.prepare import prepare
 from zoo.models.deployable import REMOVED, Gated
@@ -133,7 +134,7 @@ def test_the_margin_of_a_gated_model_is_not_measured_by_the_mark_of_a_removed_cl
     logits[0, :, 0, 0] = 5.0, 1.0, REMOVED
     mask = np.array([[[1, 0]]])
     assert compare_masks(logits, mask).margin == pytest.approx(4 / 5)
-    assert not GATES["fp32"].passes(compare_masks(logits, mask))
+    assert not compare_masks(logits, mask).passes(GATES["fp32"])
     mask[0, 0, 0] = 2
     assert compare_masks(logits, mask).margin > 1000
 
@@ -146,7 +147,7 @@ def test_an_artifact_without_its_gate_is_not_kept(
     bundle = compose(student_bundle, gate, tmp_path / "gated", silent)
     monkeypatch.setattr("zoo.export.pipeline.prepare", partial(_prepare_without_gate, prepare))
     with pytest.raises(ParityError, match=r"(?s)model\.onnx differs.*FAILED"):
-        export_bundle(bundle, ExportOptions(precision="fp32"))
+        export_bundle(bundle, ExportOptions(precision=("fp32",)))
     assert not list(bundle.glob("*.onnx"))
 
 

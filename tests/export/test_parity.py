@@ -7,10 +7,9 @@ import pytest
 
 from zoo.classes import Classes
 from zoo.errors import ParityError
+from zoo.export.gate import GATES, Gate
 from zoo.export.parity import (
-    GATES,
     Difference,
-    Gate,
     Images,
     Parity,
     check_parity,
@@ -88,8 +87,8 @@ def test_fp16_needs_agreement(agreement: float, margin: float, passes: bool) -> 
 
 
 def test_a_gate_reads_as_a_sentence() -> None:
-    assert str(GATES["fp32"]) == ">= 0.9999 and margin < 0.001"
-    assert str(GATES["fp16"]) == ">= 0.999"
+    assert str(GATES["fp32"]) == ">= 0.9999, margin < 0.001, drop <= 0.1 points"
+    assert str(Gate(min_agreement=0.98)) == ">= 0.98"
 
 
 @pytest.mark.parametrize("imgsz", [(64, 64), (512, 512), (512, 1024), (1024, 512), (96, 33), (769, 769)])

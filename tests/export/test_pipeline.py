@@ -14,7 +14,8 @@ from zoo.errors import BundleError, ExportError, ParityError
 from zoo.export import graph, pipeline
 from zoo.export.manifest import MANIFEST_NAME, read_manifest, update_manifest
 from zoo.export.options import ExportOptions
-from zoo.export.pipeline import copy_bundle, export_bundle
+from zoo.export.out import copy_bundle
+from zoo.export.pipeline import export_bundle
 from zoo.export.to_onnx import OnnxFacts
 from zoo.predictors.artifact import info_path, read_engine_info, sha256
 from zoo.predictors.load import load_predictor
@@ -100,7 +101,7 @@ def test_the_manifest_knows_every_file_and_keeps_earlier_artifacts(
     assert entry["input"] == "image uint8(b, h, w, 3)"
     assert entry["versions"]["torch"]
     assert entry["parity"]["agreement"] >= 0.9999
-    export_bundle(folder, ExportOptions(precision="fp32", imgsz=(96, 64)))
+    export_bundle(folder, ExportOptions(precision=("fp32",), imgsz=(96, 64)))
     second = read_manifest(folder)
     assert second.artifacts["model.fp16.onnx"] == first.artifacts["model.fp16.onnx"]
     assert second.artifacts["model.onnx"]["metadata"]["preprocessing"]["imgsz"] == [96, 64]
@@ -113,8 +114,64 @@ def test_a_wrong_mean_is_caught(bundle_copy: Path, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(graph, "normalize", shifted)
     with pytest.raises(ParityError, match=r"(?s)model\.onnx differs.*FAILED"):
-        export_bundle(bundle_copy, ExportOptions(precision="fp32"))
+        export_bundle(bundle_copy, ExportOptions(precision=("fp32",)))
     assert not list(bundle_copy.glob("*.onnx"))
+
+
+@pytest.mark.slow
+def test_the_layer_that_departs_is_named(bundle_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def shifted(images: Any, preprocessing: Any) -> Any:
+        return normalize(images, preprocessing.model_copy(update={"mean": (0.5, 0.5, 0.5)}))
+
+    monkeypatch.setattr(graph, "normalize", shifted)
+    with pytest.raises(ParityError, match=r"the first layer that departs is normalization \(.*Sub"):
+        export_bundle(bundle_copy, ExportOptions(precision=("fp32",)))
+
+
+@pytest.mark.slow
+def test_int8_is_made_in_two_files_with_its_calibration_in_the_manifest(
+    student_bundle: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "bundle"
+    fast = ("--calibration", "minmax", "--calibration-images", 4, "--min-agreement", 0.9, "--max-drop", 1)
+    result = run(student_bundle, "--precision", "int8", "--out", folder, "--json", *fast)
+    assert result.exit_code == 0, result.output
+    artifacts = json.loads(result.stdout)["artifacts"]
+    assert [artifact["name"] for artifact in artifacts] == ["model.int8.onnx", "model.int8.trt.onnx"]
+    for artifact in artifacts:
+        assert artifact["parity"]["accuracy"]["images"] == 96
+        calibration = read_manifest(folder).artifacts[artifact["name"]]["calibration"]
+        assert len(calibration["sha256"]) == 4
+        assert calibration["method"] == "minmax"
+        assert calibration["images"] == "4 of 450 unlabeled images of shapes"
+
+
+@pytest.mark.slow
+def test_layers_stay_in_fp32_until_int8_passes(student_bundle: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "bundle"
+    options = {
+        "precision": ("int8",),
+        "calibration": "minmax",
+        "calibration_images": 4,
+        "out": folder,
+        "max_drop": 1,
+    }
+    with pytest.raises(ParityError) as without:
+        export_bundle(student_bundle, ExportOptions(**options, min_agreement=0.99))
+    assert "near ties" in str(without.value)
+    assert not list(folder.glob("*.onnx"))
+    said: list[str] = []
+    try:
+        export_bundle(
+            student_bundle, ExportOptions(**options, min_agreement=0.99, auto_exclude=True), said.append
+        )
+    except ParityError:
+        assert not (folder / "model.int8.onnx").exists()
+    else:
+        assert read_manifest(folder).artifacts["model.int8.onnx"]["calibration"]["excluded"]
+    leaving = [line for line in said if "leaving" in line]
+    assert "leaving 1 layers in fp32: " in leaving[0]
+    assert "leaving 2 layers in fp32: " in leaving[1]
 
 
 @pytest.mark.usefixtures("broken_exporter")
@@ -144,11 +201,14 @@ def test_the_gate_can_be_set(bundle_copy: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--precision", "int8"], "--precision int8 cannot be exported, expected fp32 or fp16"),
+        (["--precision", "int4"], "--precision int4 cannot be exported, expected some of fp32"),
         (["--batch", "2,1,4"], "--batch 2,1,4 is not MIN,OPT,MAX"),
         (["--imgsz", "16"], "--imgsz 16,16 is too small, expected 32"),
         (["--sm", "86"], "--sm 86 is for engines, expected --trt"),
         (["--min-agreement", "2"], "--min-agreement 2 is no share of pixels"),
+        (["--max-drop", "5"], "--max-drop 5 is no change of mIoU"),
+        (["--auto-exclude"], "--calibration-data and --auto-exclude are for int8"),
+        (["--calibration-data", "x"], "--calibration-data and --auto-exclude are for int8"),
     ],
 )
 def test_options_that_cannot_be_are_named(tiny_bundle: Path, arguments: list[str], message: str) -> None:

@@ -17,6 +17,7 @@ from zoo.export.to_tensorrt import (
     engine_name,
     load_builder,
     make_profile,
+    plan_engine,
 )
 from zoo.predictors import trt_api
 from zoo.predictors.artifact import Profile, sha256
@@ -49,7 +50,7 @@ def test_an_engine_is_built_without_a_gpu(
 ) -> None:
     path = write_onnx(tmp_path / "model.onnx")
     metadata = OrtPredictor(path).metadata
-    plan, info = build_engine(rtx, path, metadata, Target(sm=sm), PROFILE)
+    plan, info = build_engine(rtx, path, plan_engine(rtx, path, metadata, Target(sm=sm), PROFILE))
     assert len(plan) == info.bytes > 1000
     assert info.onnx_sha256 == sha256(path)
     assert (info.flavor, info.version, info.sm, info.gpu) == ("rtx", rtx.version, sm, "")
@@ -90,7 +91,7 @@ def test_the_parsers_reason_is_part_of_the_error(rtx: TensorRt, write_onnx: Any,
     onnx.save(make_model(graph, opset_imports=[make_opsetid("", 18)], ir_version=10), path)
     metadata = OrtPredictor(write_onnx(tmp_path / "other.onnx")).metadata
     with pytest.raises(ExportError, match=r"TensorRT-RTX .* refused model\.onnx \(.*UInt8.*\): "):
-        build_engine(rtx, path, metadata, Target(sm=(86,)), PROFILE)
+        build_engine(rtx, path, plan_engine(rtx, path, metadata, Target(sm=(86,)), PROFILE))
 
 
 @needs_rtx
@@ -101,8 +102,12 @@ def test_the_reasons_of_one_build_are_not_those_of_the_next(
     metadata = OrtPredictor(path).metadata
     (tmp_path / "broken.onnx").write_bytes(b"not a graph")
     with pytest.raises(ExportError, match=r"refused broken\.onnx"):
-        build_engine(rtx, tmp_path / "broken.onnx", metadata, Target(sm=(86,)), PROFILE)
-    build_engine(rtx, path, metadata, Target(sm=(86,)), PROFILE)
+        build_engine(
+            rtx,
+            tmp_path / "broken.onnx",
+            plan_engine(rtx, tmp_path / "broken.onnx", metadata, Target(sm=(86,)), PROFILE),
+        )
+    build_engine(rtx, path, plan_engine(rtx, path, metadata, Target(sm=(86,)), PROFILE))
     assert rtx.drain() == "no reason given"
 
 

@@ -1,0 +1,140 @@
+"""The gate of an export: what every artifact is compared with, and why one failed."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from zoo.errors import BundleError
+from zoo.export.accuracy import Judge
+from zoo.export.gate import GATES
+from zoo.export.images import labeled_images, parity_images
+from zoo.export.layers import TOLERANCES, find_departure, layer_errors
+from zoo.export.parity import Parity, compare, describe, parity_shapes
+from zoo.predictors.eager import EagerPredictor
+from zoo.predictors.openvino import OpenVinoPredictor
+from zoo.predictors.ort import OrtPredictor
+from zoo.preprocess import resize_image
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from zoo.bundle import BundleConfig
+    from zoo.export.gate import Gate
+    from zoo.export.options import ExportOptions
+    from zoo.export.prepare import Prepared
+    from zoo.models.deployable import Deployable
+    from zoo.predictors.artifact import Precision, Shape
+    from zoo.predictors.base import Predictor
+    from zoo.predictors.exported import ExportedPredictor
+
+
+class Checker:
+    """Compares artifacts with the eager fp32 model of a bundle.
+
+    Args:
+        deployable: of the bundle.
+        config: of the bundle, its preprocessing that of the artifacts.
+        options: images and gates.
+        say: told of each step.
+    """
+
+    def __init__(
+        self, deployable: Deployable, config: BundleConfig, options: ExportOptions, say: Callable[[str], None]
+    ) -> None:
+        self.config = config
+        self.options = options
+        self.say = say
+        self.images = parity_images(options.images, config.recipe, say)
+        self.reference = EagerPredictor(deployable, config)
+
+    @cached_property
+    def judge(self) -> Judge | None:
+        """Return the eager model's masks of labeled images, None where there are none."""
+        labeled = labeled_images(self.options.images, self.config.recipe, self.config.classes)
+        if labeled is None:
+            self.say("accuracy is not compared: no labeled images")
+            return None
+        self.say(f"eager model: predicting {labeled.origin}")
+        return Judge(self.reference, labeled)
+
+    def gate(self, precision: Precision) -> Gate:
+        """Return what is asked of a precision."""
+        changes = {"min_agreement": self.options.min_agreement, "max_drop": self.options.max_drop}
+        changes = {name: value for name, value in changes.items() if value is not None}
+        if "min_agreement" in changes:
+            changes["max_margin"] = None
+        return GATES[precision].model_copy(update=changes)
+
+    def compare(self, name: str, artifact: Predictor, precision: Precision) -> Parity:
+        """Return how an artifact's masks differ, and on labeled images what that costs."""
+        shapes = parity_shapes(self.config.preprocessing.imgsz, self.options.batch[2])
+        self.say(f"{name}: comparing at {len(shapes)} shapes with {artifact.description}")
+        parity = compare(artifact, self.reference, self.images, shapes, self.gate(precision))
+        if not parity.agrees or self.judge is None:
+            return parity
+        accuracy = self.judge.judge(artifact)
+        parity = parity.model_copy(update={"accuracy": accuracy})
+        self.say(f"{name}: {describe(accuracy)}")
+        if parity.passed and not parity.gate.is_shown(accuracy):
+            self.say(
+                f"{name}: {accuracy.images} images leave room for a drop of up to {-100 * accuracy.low:.2f} "
+                f"points: more labeled images would tell"
+            )
+        return parity
+
+    def agreement(self, artifact: Predictor) -> float:
+        """Return the share of pixels with the model's class, on labeled images if there are any."""
+        if self.judge is not None:
+            return self.judge.judge(artifact).agreement
+        (shape, *_) = parity_shapes(self.config.preprocessing.imgsz, 1)
+        return compare(artifact, self.reference, self.images, [shape], self.gate("int8")).agreement
+
+    def explain(self, path: Path, parity: Parity, prepared: Prepared, precision: Precision) -> str:
+        """Return which layer of a failed ONNX file departs first from the model's, in one line.
+
+        Args:
+            path: a file that ONNX Runtime runs on the CPU.
+            parity: whose worst shape is looked at.
+            prepared: what the file was made from.
+            precision: of the file.
+        """
+        if any(difference.error for difference in parity.differences):
+            return ""  # it does not run at that shape, and the error says where
+        worst = min(parity.differences, key=lambda difference: difference.agreement)
+        batch = self._batch(worst.shape)
+        errors = layer_errors(path, prepared.deployable, self.config.preprocessing, batch)
+        departure = find_departure(errors, precision)
+        if departure is not None:
+            return f"the first layer that departs is {departure}"
+        if not errors:
+            return ""
+        largest = max(errors, key=lambda each: each.error)
+        return f"no layer departs by more than {TOLERANCES[precision]:g}; the farthest is {largest}"
+
+    def batch(self, count: int) -> NDArray[np.uint8]:
+        """Return (B, H, W, 3) images at the network's usual size."""
+        return self._batch((count, *self.config.preprocessing.imgsz))
+
+    def _batch(self, shape: Shape) -> NDArray[np.uint8]:
+        count, *size = shape
+        images = [self.images.images[index % len(self.images.images)] for index in range(count)]
+        return np.stack([resize_image(image, (size[0], size[1])) for image in images])
+
+
+def find_runtime(onnx: Path, precision: Precision) -> tuple[ExportedPredictor | None, str]:
+    """Return what runs an ONNX file on the CPU, or None and the reason.
+
+    ONNX Runtime has no bf16 convolutions there; OpenVINO has them where the CPU does.
+    """
+    if precision != "bf16":
+        return OrtPredictor(onnx), ""
+    try:
+        return OpenVinoPredictor(onnx), ""
+    except BundleError as error:
+        return None, f"nothing here computes in bf16: {error}"

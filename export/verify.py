@@ -1,0 +1,96 @@
+"""Whether a bundle is still what its manifest says: every file, and what artifacts say of themselves."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import onnx
+
+from zoo.bundle import WEIGHTS_NAME, load_config
+from zoo.errors import BundleError, ExportError
+from zoo.export.manifest import MANIFEST_NAME, listed_files, read_manifest
+from zoo.export.to_onnx import check_onnx
+from zoo.predictors.artifact import METADATA_KEY, parse_metadata, read_engine_info, sha256
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from zoo.export.manifest import FileEntry, Manifest
+
+ONNX_DOMAINS = {"", "ai.onnx"}
+
+
+class Finding(NamedTuple):
+    """What was found of one file."""
+
+    name: str
+    faults: tuple[str, ...]
+    """Empty if all is well."""
+
+
+def verify_bundle(bundle: Path) -> tuple[Finding, ...]:
+    """Return what is found of every file that is in the bundle or in its manifest, in alphabetical order.
+
+    Raises:
+        BundleError: no bundle, or no manifest in it.
+    """
+    load_config(bundle)
+    if not (bundle / MANIFEST_NAME).is_file():
+        raise BundleError(f"{bundle} holds no {MANIFEST_NAME}, expected the one of an export: zoo export it")
+    manifest = read_manifest(bundle)
+    present = listed_files(bundle)
+    names = sorted({*present, *manifest.files})
+    return tuple(Finding(name, tuple(_faults(bundle, name, manifest, present.get(name)))) for name in names)
+
+
+def _faults(bundle: Path, name: str, manifest: Manifest, path: Path | None) -> list[str]:
+    entry = manifest.files.get(name)
+    if path is None:
+        return ["missing"]
+    if entry is None:
+        return ["not in the manifest: it was added after the export"]
+    faults = _changes(path, entry)
+    if faults:
+        return faults
+    if path.suffix == ".onnx":
+        faults += _onnx_faults(bundle, path)
+    if path.suffix == ".engine":
+        faults += _engine_faults(bundle, path)
+    if path.suffix in (".onnx", ".engine") and name not in manifest.artifacts:
+        faults.append("the manifest says nothing of how it was made")
+    return faults
+
+
+def _changes(path: Path, entry: FileEntry) -> list[str]:
+    size = path.stat().st_size
+    if size != entry.bytes:
+        return [f"{size} bytes, {entry.bytes} in the manifest"]
+    return [] if sha256(path) == entry.sha256 else ["its SHA-256 is not that of the manifest"]
+
+
+def _onnx_faults(bundle: Path, path: Path) -> list[str]:
+    try:
+        model = onnx.load(path, load_external_data=False)
+        custom = {entry.key: entry.value for entry in model.metadata_props}
+        metadata = parse_metadata(custom.get(METADATA_KEY), path)
+        check_onnx(path, metadata)
+    except (BundleError, ExportError) as error:
+        return [str(error)]
+    faults = []
+    if foreign := {node.domain for node in model.graph.node} - ONNX_DOMAINS:
+        faults.append(f"operators of {', '.join(sorted(foreign))}, expected standard ones alone")
+    if any(value.external_data for value in model.graph.initializer):
+        faults.append("weights outside the file, expected them inside")
+    if metadata.weights_sha256 != sha256(bundle / WEIGHTS_NAME):
+        faults.append(f"made from other weights than {WEIGHTS_NAME}")
+    return faults
+
+
+def _engine_faults(bundle: Path, path: Path) -> list[str]:
+    try:
+        info = read_engine_info(path)
+    except BundleError as error:
+        return [str(error)]
+    if info.onnx_sha256 not in {sha256(onnx_path) for onnx_path in bundle.glob("*.onnx")}:
+        return ["built from an ONNX file that is not in the bundle"]
+    return []
