@@ -19,7 +19,7 @@ trt=--trt
 
 step zoo train eln --out demo/eln
 step zoo export demo/eln --onnx $trt
-step zoo bench demo/eln
+step zoo bench demo/eln --quick
 step zoo predict demo/eln shapes --overlay --out demo/predictions
 
 files() { # files TITLE FIND-EXPRESSION...: nothing if there is none

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from typing import TYPE_CHECKING
 
-from zoo.bundle import CARD_NAME, CONFIG_NAME, WEIGHTS_NAME, replacing
+from zoo.bundle import CONFIG_NAME, MODEL_FILES, replacing
 from zoo.errors import ExportError
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def copy_bundle(bundle: Path, out: Path) -> Path:
     if out.exists() and out.samefile(bundle):
         return bundle
     out.mkdir(parents=True, exist_ok=True)
-    for name in (WEIGHTS_NAME, CARD_NAME, CONFIG_NAME):
+    for name in MODEL_FILES:
         if (bundle / name).is_file():
             with replacing(out / name) as path:
                 shutil.copyfile(bundle / name, path)

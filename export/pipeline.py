@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from zoo.bundle import WEIGHTS_NAME, load_bundle, replacing, write_json
+from zoo.card import refresh_card
 from zoo.errors import ParityError
 from zoo.export.calibrate import calibration_pool, choose
 from zoo.export.check import Checker, find_runtime
@@ -203,6 +204,7 @@ class Export:
         """
         entries = {artifact.name: artifact.entry(versions()) for artifact in self.made}
         manifest = update_manifest(self.bundle, entries)
+        refresh_card(self.bundle)
         check_parity(self.failed)
         sidecars = [f"{name}.json" for name in entries if name.endswith(".engine")]
         files = *entries, *sidecars, manifest.name

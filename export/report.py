@@ -35,7 +35,8 @@ class Artifact(BaseModel):
         """Return what the manifest says of it."""
         parity = None
         if self.parity is not None:
-            parity = {**self.parity.model_dump(mode="json"), "agreement": self.parity.agreement}
+            facts = {"agreement": self.parity.agreement, "passed": self.parity.passed}
+            parity = {**self.parity.model_dump(mode="json"), **facts}
         return {
             "precision": self.precision,
             "versions": versions,

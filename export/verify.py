@@ -8,16 +8,15 @@ import onnx
 
 from zoo.bundle import WEIGHTS_NAME, load_config
 from zoo.errors import BundleError, ExportError
-from zoo.export.manifest import MANIFEST_NAME, listed_files, read_manifest
 from zoo.export.to_onnx import check_onnx
+from zoo.manifest import MANIFEST_NAME, listed_files, read_manifest
 from zoo.predictors.artifact import METADATA_KEY, parse_metadata, read_engine_info, sha256
+from zoo.registry.checks import changes, onnx_faults
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from zoo.export.manifest import FileEntry, Manifest
-
-ONNX_DOMAINS = {"", "ai.onnx"}
+    from zoo.manifest import Manifest
 
 
 class Finding(NamedTuple):
@@ -49,7 +48,7 @@ def _faults(bundle: Path, name: str, manifest: Manifest, path: Path | None) -> l
         return ["missing"]
     if entry is None:
         return ["not in the manifest: it was added after the export"]
-    faults = _changes(path, entry)
+    faults = changes(path, entry)
     if faults:
         return faults
     if path.suffix == ".onnx":
@@ -61,13 +60,6 @@ def _faults(bundle: Path, name: str, manifest: Manifest, path: Path | None) -> l
     return faults
 
 
-def _changes(path: Path, entry: FileEntry) -> list[str]:
-    size = path.stat().st_size
-    if size != entry.bytes:
-        return [f"{size} bytes, {entry.bytes} in the manifest"]
-    return [] if sha256(path) == entry.sha256 else ["its SHA-256 is not that of the manifest"]
-
-
 def _onnx_faults(bundle: Path, path: Path) -> list[str]:
     try:
         model = onnx.load(path, load_external_data=False)
@@ -76,11 +68,7 @@ def _onnx_faults(bundle: Path, path: Path) -> list[str]:
         check_onnx(path, metadata)
     except (BundleError, ExportError) as error:
         return [str(error)]
-    faults = []
-    if foreign := {node.domain for node in model.graph.node} - ONNX_DOMAINS:
-        faults.append(f"operators of {', '.join(sorted(foreign))}, expected standard ones alone")
-    if any(value.external_data for value in model.graph.initializer):
-        faults.append("weights outside the file, expected them inside")
+    faults = onnx_faults(model)
     if metadata.weights_sha256 != sha256(bundle / WEIGHTS_NAME):
         faults.append(f"made from other weights than {WEIGHTS_NAME}")
     return faults

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
-import shutil
-import subprocess
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -15,6 +14,7 @@ import torch
 import torch._dynamo  # not part of `import torch`
 
 from zoo import __version__
+from zoo.serve.gpu import describe_gpu
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,12 +22,11 @@ if TYPE_CHECKING:
 PACKAGES = {
     "torch": ("torch",),
     "onnxruntime": ("onnxruntime-gpu", "onnxruntime"),
+    "openvino": ("openvino",),
     "tensorrt": ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"),
     "tensorrt_rtx": ("tensorrt-rtx", "tensorrt-rtx-cu13"),
 }
 """The names under which each runtime is distributed."""
-
-GPU_FIELDS = ("name", "driver_version", "clocks.sm", "clocks.max.sm", "power.limit", "temperature.gpu")
 
 
 def describe_machine() -> dict[str, Any]:
@@ -54,20 +53,6 @@ def load_average() -> float | None:
     return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
 
 
-def describe_gpu() -> dict[str, Any] | None:
-    """Return the first GPU that PyTorch can use, with driver, clocks and power as `nvidia-smi` has them."""
-    if not torch.cuda.is_available():
-        return None
-    gpu: dict[str, Any] = {"name": torch.cuda.get_device_name(), "cuda": torch.version.cuda}
-    gpu["fp32_convolutions"] = torch.backends.cudnn.conv.fp32_precision  # type: ignore[attr-defined]
-    program = shutil.which("nvidia-smi")
-    if program is not None:
-        query = [program, f"--query-gpu={','.join(GPU_FIELDS)}", "--format=csv,noheader", "--id=0"]
-        answer = subprocess.run(query, capture_output=True, text=True, timeout=10, check=False).stdout
-        gpu |= dict(zip(GPU_FIELDS, (field.strip() for field in answer.split(",")), strict=False))
-    return gpu
-
-
 def versions() -> dict[str, str | None]:
     """Return the version of this package, of Python and of each runtime, None where it is not installed."""
     found = {name: next(filter(None, map(_version, names)), None) for name, names in PACKAGES.items()}
@@ -83,8 +68,9 @@ def _version(package: str) -> str | None:
 
 @contextmanager
 def compiler_for(shapes: int) -> Iterator[None]:
-    """Let `torch.compile` work on this many shapes of all models; it would give up after eight."""
+    """Let `torch.compile` work on this many shapes, those of all models together; it gives up after eight."""
     torch.compiler.reset()
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # warns where there is no GPU
     with torch._dynamo.config.patch(recompile_limit=max(shapes, torch._dynamo.config.recompile_limit)):
         yield
 

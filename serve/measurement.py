@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
 ABSENT = "\N{EN DASH}"
+
+Scenario = Literal["SingleStream", "Offline"]
+"""Of MLPerf: one query after the other, whose figure is the latency; all at once, whose is the throughput."""
 
 
 class Settings(BaseModel):
     """What to measure and for how long.
 
     Args:
-        backends: of `zoo.predictors.load`; None for all of a bundle's, or for an artifact's own.
+        backends: names such as `ort` or `ort:int8`, see `zoo.serve.choices`; None for all that can be had.
         batches: batch sizes.
         imgsz: height and width; None for the model's training crop.
         data: spec of the images; None for the data that the model was trained on.
@@ -22,7 +25,9 @@ class Settings(BaseModel):
         threads: of the CPU, for every backend.
         seconds: at least this long for each backend and batch size.
         min_runs: at least this many runs for each.
-        quick: whether `seconds` and `min_runs` were lowered for a first look.
+        images: labeled images that the mIoU is measured on, at most; 0 for none.
+        match_trtexec: leave images and masks on the GPU, as `trtexec --noDataTransfers`.
+        quick: whether effort was lowered for a first look.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -35,27 +40,91 @@ class Settings(BaseModel):
     threads: int = 1
     seconds: float = 3.0
     min_runs: int = 100
+    images: int = 64
+    match_trtexec: bool = False
     quick: bool = False
 
 
-class Latency(BaseModel):
-    """Milliseconds from images to masks, both in host memory.
+class Times(BaseModel):
+    """Milliseconds of every counted run; no outlier is removed.
 
     Args:
-        runs: how many were counted.
+        n: how many runs.
         min: the fastest.
+        mean: of all.
         p50: the median; likewise `p90`, and `p99`, which needs 1000 runs.
         rounds: the median of each round.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    runs: int
+    n: int
     min: float
+    mean: float
     p50: float
     p90: float
     p99: float | None
     rounds: tuple[float, ...]
+
+
+class Speedup(BaseModel):
+    """How many times as fast as a baseline of the same model and batch size.
+
+    Args:
+        ratio: of the medians.
+        low: the smallest ratio of a round's medians.
+        high: the largest.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    ratio: float
+    low: float
+    high: float
+
+
+class Throughput(BaseModel):
+    """Images over time.
+
+    Args:
+        images_per_s: images over the wall time of all queries.
+        queries: how many; a query is a batch.
+        seconds: the wall time.
+        pipelined: whether one query was enqueued ahead, in runs of their own (on a GPU), or each one waited
+            for the one before, in the runs that the latency is of (on a CPU).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    images_per_s: float
+    queries: int
+    seconds: float
+    pipelined: bool
+
+
+class Accuracy(BaseModel):
+    """How good the masks of a backend are, each image brought to the measured size as in production.
+
+    Args:
+        miou: mean IoU, between 0 and 1.
+        delta: `miou` minus that of eager fp32 on the same images; None where that was not measured.
+        pixel_accuracy: share of the labeled pixels.
+        images: how many of `val`, evenly spaced.
+        available: how many there are.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    miou: float | None
+    delta: float | None = None
+    pixel_accuracy: float | None
+    images: int
+    available: int
+
+    def compared_with(self, miou: float | None) -> Accuracy:
+        """Return it with the difference to eager's mIoU."""
+        delta = None if self.miou is None or miou is None else self.miou - miou
+        return self.model_copy(update={"delta": delta})
 
 
 class Row(BaseModel):
@@ -63,39 +132,75 @@ class Row(BaseModel):
 
     Args:
         model: the path that was measured.
-        backend: `eager`, `compile`, `ort`, `trt`.
+        backend: see `zoo.predictors.load`.
+        precision: of weights and activations; of the convolutions for `eager-amp`.
         runtime: what ran where.
+        artifact: the file that was run.
+        artifact_bytes: its size.
         data: spec of the images.
         imgsz: their height and width.
         batch: their number; None if the backend could not be loaded at all.
+        scenarios: what MLPerf calls this, SingleStream at batch 1 and Offline at the largest.
         reason: why there are no figures.
-        latency_ms: see `Latency`.
-        images_per_s: images over the time of all runs.
-        speedup: p50 of eager over p50; None where eager was not measured.
-        speedup_range: the smallest and the largest such ratio of a round.
-        agreement: share of pixels as in eager's masks; None without a bundle to take them from.
-        stages_ms: medians of `h2d`, `compute` and `d2h` on a GPU.
+        end_to_end_ms: uint8 images in host memory to uint8 masks in host memory, by the host's clock.
+        gpu_compute_ms: between CUDA events around the network, without transfers.
+        h2d_ms: images to the GPU, from pinned memory.
+        d2h_ms: masks back, to pinned memory.
+        latency_ms: the sum of these three of each query.
+        enqueue_ms: the host's time to launch a query.
+        throughput: see `Throughput`.
+        bytes_h2d: moved by a query.
+        bytes_d2h: moved back.
+        device_memory_bytes: what the backend took of the GPU's memory, at most.
+        cuda_graph: whether a query is one replayed CUDA graph; None on a CPU.
+        speedup: over eager fp32; None where it was not measured.
+        speedup_amp: over `eager-amp`; likewise.
+        agreement: share of pixels as in eager's fp32 masks; None without a bundle to take them from.
+        accuracy: see `Accuracy`.
+        accuracy_reason: why there is none.
         load_s: seconds to load the model.
-        first_run_s: seconds of the first run, which may compile.
+        build_s: seconds that were spent once to build the engine or to compile; None where nothing is built.
+        first_run_s: seconds of the first run.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: str
     backend: str
+    precision: str | None = None
     runtime: str = ""
+    artifact: str | None = None
+    artifact_bytes: int | None = None
     data: str | None = None
     imgsz: tuple[int, int] | None = None
     batch: int | None = None
+    scenarios: tuple[Scenario, ...] = ()
     reason: str | None = None
-    latency_ms: Latency | None = None
-    images_per_s: float | None = None
-    speedup: float | None = None
-    speedup_range: tuple[float, float] | None = None
+    end_to_end_ms: Times | None = None
+    gpu_compute_ms: Times | None = None
+    h2d_ms: Times | None = None
+    d2h_ms: Times | None = None
+    latency_ms: Times | None = None
+    enqueue_ms: Times | None = None
+    throughput: Throughput | None = None
+    bytes_h2d: int | None = None
+    bytes_d2h: int | None = None
+    device_memory_bytes: int | None = None
+    cuda_graph: bool | None = None
+    speedup: Speedup | None = None
+    speedup_amp: Speedup | None = None
     agreement: float | None = None
-    stages_ms: dict[str, float] | None = None
+    accuracy: Accuracy | None = None
+    accuracy_reason: str | None = None
     load_s: float | None = None
+    build_s: float | None = None
     first_run_s: float | None = None
+
+    @property
+    def name(self) -> str:
+        """Return what `--backends` takes: the backend, with the precision of the file it runs."""
+        is_pytorch = self.precision is None or self.backend.startswith(("eager", "compile"))
+        return self.backend if is_pytorch else f"{self.backend}:{self.precision}"
 
     def updated(self, **changes: Any) -> Row:
         """Return a copy with some fields changed."""
@@ -108,7 +213,8 @@ class Report(BaseModel):
     Args:
         timestamp: when it began, UTC.
         command: the command line.
-        machine: see `zoo.serve.machine`; `load_after` is the load when it ended.
+        machine: see `zoo.serve.machine`; `load_after` is the load when it ended, `gpu_before` and `gpu_after`
+            are clocks, temperature, power and what held the clocks down.
         versions: of the runtimes, None for those not installed.
         settings: as given.
         rows: by model, batch size, backend; then those that could not be loaded.
@@ -116,7 +222,7 @@ class Report(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: int = 1
+    format: int = 2
     timestamp: str
     command: str
     machine: dict[str, Any]

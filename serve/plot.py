@@ -1,4 +1,4 @@
-"""A benchmark as a picture: latency and throughput of each backend, side by side."""
+"""A benchmark as a picture: latency, throughput and mIoU of each backend, side by side."""
 
 from __future__ import annotations
 
@@ -10,15 +10,23 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from zoo.serve.measurement import number
+from zoo.serve.table import miou, throughput
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from matplotlib.axes import Axes
 
-    from zoo.serve.measurement import Latency, Report, Row
+    from zoo.serve.measurement import Report, Row, Times
 
-COLORS = {"eager": "#9aa0a6", "compile": "#5b8fd9", "ort": "#2a9d8f", "trt": "#76a832"}
+COLORS = {
+    "eager": "#9aa0a6",
+    "eager-amp": "#d9973d",
+    "compile": "#5b8fd9",
+    "ort": "#2a9d8f",
+    "openvino": "#a06cd5",
+    "trt": "#76a832",
+}
 INK, QUIET, GRID = "#202124", "#5f6368", "#e8eaed"
 
 WIDTH = 11.0
@@ -31,7 +39,7 @@ class Bar(NamedTuple):
 
     y: float
     row: Row
-    latency: Latency
+    times: Times
 
 
 def write_plot(report: Report, path: Path) -> None:
@@ -46,9 +54,10 @@ def write_plot(report: Report, path: Path) -> None:
     for part, (label, bars) in zip(parts, sections.items(), strict=True):
         size = "x".join(map(str, bars[0].row.imgsz or ()))
         part.suptitle(f"{label}  {size}", x=0.012, ha="left", fontsize=13, fontweight="bold", color=INK)
-        left, right = part.subplots(1, 2, width_ratios=(1.6, 1))
+        left, middle, right = part.subplots(1, 3, width_ratios=(1.6, 1, 0.6))
         _draw_latency(left, bars)
-        _draw_throughput(right, bars)
+        _draw_throughput(middle, bars)
+        _draw_miou(right, bars)
     figure.supxlabel(_caption(report), fontsize=8.5, color=QUIET, x=0.012, ha="left")
     figure.savefig(path, format="png", dpi=150)
 
@@ -61,33 +70,44 @@ def _bars(report: Report, model: str) -> list[Bar]:
     for _, rows in groupby(measured, key=lambda row: row.batch):
         y += 1
         for row in rows:
-            if row.latency_ms is not None:
-                bars.append(Bar(y, row, row.latency_ms))
+            if row.end_to_end_ms is not None:
+                bars.append(Bar(y, row, row.end_to_end_ms))
                 y += 1
     return bars
 
 
 def _draw_latency(axes: Axes, bars: list[Bar]) -> None:
     _prepare(axes, bars, "ms from images to masks: median, whisker to the 90th percentile")
-    whiskers = [bar.latency.p90 - bar.latency.p50 for bar in bars]
-    _fill(axes, bars, [bar.latency.p50 for bar in bars], whiskers)
+    whiskers = [bar.times.p90 - bar.times.p50 for bar in bars]
+    _fill(axes, bars, [bar.times.p50 for bar in bars], whiskers)
     for bar in bars:
-        speedup = "" if bar.row.speedup in (None, 1.0) else rf"   $\bf{{{bar.row.speedup:.2f}\times}}$"
-        _annotate(axes, bar.latency.p90, bar.y, f"{number(bar.latency.p50)}{speedup}")
+        over = bar.row.speedup
+        speedup = "" if over is None or over.ratio == 1 else rf"   $\bf{{{over.ratio:.2f}\times}}$"
+        _annotate(axes, bar.times.p90, bar.y, f"{number(bar.times.p50)}{speedup}")
 
 
 def _draw_throughput(axes: Axes, bars: list[Bar]) -> None:
     _prepare(axes, bars, "images per second")
-    _fill(axes, bars, [bar.row.images_per_s or 0.0 for bar in bars])
+    _fill(axes, bars, [throughput(bar.row) or 0.0 for bar in bars])
     for bar in bars:
-        _annotate(axes, bar.row.images_per_s or 0.0, bar.y, number(bar.row.images_per_s))
+        _annotate(axes, throughput(bar.row) or 0.0, bar.y, number(throughput(bar.row)))
     axes.set_yticklabels([])
+
+
+def _draw_miou(axes: Axes, bars: list[Bar]) -> None:
+    _prepare(axes, bars, "mIoU (points to eager)")
+    axes.set_yticklabels([])
+    axes.set_xticks([])
+    axes.set_xlim(0, 1)
+    axes.spines["left"].set_visible(False)
+    for bar in bars:
+        _annotate(axes, 0, bar.y, miou(bar.row))
 
 
 def _prepare(axes: Axes, bars: list[Bar], title: str) -> None:
     """Set up an axis with a backend's name at each bar and the batch size above each group."""
     axes.set_title(title, loc="left", fontsize=9.5, color=QUIET)
-    axes.set_yticks([bar.y for bar in bars], [bar.row.backend for bar in bars], fontsize=10.5, color=INK)
+    axes.set_yticks([bar.y for bar in bars], [bar.row.name for bar in bars], fontsize=10.5, color=INK)
     axes.set_ylim(bars[-1].y + 0.6, -0.1)
     for _, group in groupby(bars, key=lambda bar: bar.row.batch):
         first = next(group)
@@ -132,7 +152,7 @@ def _caption(report: Report) -> str:
         f"{name} {version}" for name, version in report.versions.items() if version and name != "python"
     ]
     lines = [f"{where}  ·  {'  ·  '.join(runtimes)}  ·  {report.timestamp[:10]}"]
-    missing = dict.fromkeys(row.backend for row in report.rows if row.latency_ms is None)
+    missing = dict.fromkeys(row.name for row in report.rows if row.end_to_end_ms is None)
     if missing:
         lines.append(f"Not measured: {', '.join(missing)}; benchmark.md says why.")
     if settings.quick:

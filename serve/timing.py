@@ -1,4 +1,4 @@
-"""Time several predictors, in turns, each on a batch of its own or all on the same one.
+"""Time several predictors in turns, each on a batch of its own or all on the same one.
 
 Each round gives every predictor in turn a tenth of the time and of the runs asked for, so that a machine that
 slows down for a while slows all of them. The first run after a change of predictor is not counted; every
@@ -9,23 +9,15 @@ from __future__ import annotations
 
 import math
 import time
-from itertools import pairwise
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
-
-import numpy as np
-import torch
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from numpy.typing import NDArray
-
-    from zoo.predictors.base import Predictor
-
-    Images = NDArray[np.uint8]
+T = TypeVar("T")
 
 Rounds = list[list[float]]
-"""Seconds of each run, in a list for each round."""
+"""Seconds or milliseconds of each run, in a list for each round."""
 
 ROUNDS = 10
 WARMUP_SECONDS = 0.2
@@ -40,83 +32,48 @@ class Budget(NamedTuple):
     runs: int
 
 
-@runtime_checkable
-class Staged(Protocol):
-    """A predictor whose `run` is these three, one after the other."""
-
-    device: torch.device
-
-    def upload(self, images: Images) -> Any:
-        """Return a batch of images on the device."""
-
-    def compute(self, batch: Any) -> Any:
-        """Return the masks of a batch, on the device."""
-
-    def download(self, masks: Any) -> NDArray[np.uint8]:
-        """Return masks in host memory."""
-
-
-def warm_up(predictor: Predictor, images: Images) -> float:
+def warm_up(run: Callable[[], object]) -> float:
     """Run for at least 200 ms and 10 runs and return the seconds of the first run, which may compile."""
-    first = _timed_run(predictor, images)
-    _slice(predictor, images, Budget(WARMUP_SECONDS, WARMUP_RUNS))
+    first = _timed(run)
+    repeat(run, Budget(WARMUP_SECONDS, WARMUP_RUNS))
     return first
 
 
-def time_in_turns(
-    turns: Sequence[tuple[Predictor, Images]], budget: Budget, on_round: Callable[[int], None]
-) -> list[Rounds]:
-    """Return the seconds of every counted run of each predictor, by round.
+def repeat(run: Callable[[], object], budget: Budget) -> list[float]:
+    """Return the seconds of each run, of as many as fit the budget."""
+    seconds: list[float] = []
+    end = time.perf_counter() + budget.seconds
+    while len(seconds) < budget.runs or time.perf_counter() < end:
+        seconds.append(_timed(run))
+    return seconds
+
+
+def settled(run: Callable[[], object], budget: Budget) -> list[float]:
+    """Return the seconds of each run but the first, which another predictor's memory may slow down."""
+    run()
+    return repeat(run, budget)
+
+
+def in_turns(
+    turns: Sequence[Callable[[Budget], T]], budget: Budget, on_round: Callable[[int], None]
+) -> list[list[T]]:
+    """Return what each predictor's turns gave, by round.
 
     Args:
-        turns: each predictor, warmed up, and its (B, H, W, 3) uint8 images in host memory.
+        turns: measures a predictor, warmed up, within its share of the budget.
         budget: for each predictor, over all rounds.
         on_round: called with the number of each round, from 1, before it starts.
     """
     share = Budget(budget.seconds / ROUNDS, math.ceil(budget.runs / ROUNDS))
-    results: list[Rounds] = [[] for _ in turns]
+    results: list[list[T]] = [[] for _ in turns]
     for number in range(1, ROUNDS + 1):
         on_round(number)
-        for (predictor, images), rounds in zip(turns, results, strict=True):
-            _timed_run(predictor, images)
-            rounds.append(_slice(predictor, images, share))
+        for turn, rounds in zip(turns, results, strict=True):
+            rounds.append(turn(share))
     return results
 
 
-def time_stages(predictor: Staged, images: Images, runs: int) -> dict[str, float]:
-    """Return the median milliseconds that a batch spends on the way to the GPU, in it and on the way back.
-
-    Between CUDA events, so that `compute` includes the GPU's waits for the host; host memory is pageable.
-
-    Args:
-        predictor: warmed up, on the current CUDA device.
-        images: (B, H, W, 3) uint8, in host memory.
-        runs: how many to take the median of.
-    """
-    splits = []
-    for _ in range(runs):
-        marks = [torch.cuda.Event(enable_timing=True) for _ in range(4)]
-        marks[0].record()
-        batch = predictor.upload(images)
-        marks[1].record()
-        masks = predictor.compute(batch)
-        marks[2].record()
-        predictor.download(masks)
-        marks[3].record()
-        marks[3].synchronize()
-        splits.append([start.elapsed_time(end) for start, end in pairwise(marks)])
-    return dict(zip(("h2d", "compute", "d2h"), np.median(splits, axis=0).tolist(), strict=True))
-
-
-def _slice(predictor: Predictor, images: Images, budget: Budget) -> list[float]:
-    latencies: list[float] = []
-    end = time.perf_counter() + budget.seconds
-    while len(latencies) < budget.runs or time.perf_counter() < end:
-        latencies.append(_timed_run(predictor, images))
-    return latencies
-
-
-def _timed_run(predictor: Predictor, images: Images) -> float:
+def _timed(run: Callable[[], object]) -> float:
     start = time.perf_counter()
-    predictor.run(images)
+    run()
     return time.perf_counter() - start

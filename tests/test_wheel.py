@@ -19,7 +19,15 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[1]
 STAGES = ("train", "export", "serve")
-OPTIONAL = {"tensorrt", "tensorrt_rtx", "openvino", "ray", "fastapi", "uvicorn"}
+OPTIONAL = {
+    "tensorrt",
+    "tensorrt_rtx",
+    "openvino",
+    "ray",
+    "fastapi",
+    "uvicorn",
+    "triton_python_backend_utils",
+}
 """Packages of extras: a module that needs one of these may fail to load without it."""
 
 IMPORT_ALL = """

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from zoo.commands.benchmark import default_folder
+from zoo.commands.benchmark import QUICK, default_folder
 from zoo.errors import ZooError
 
 if TYPE_CHECKING:
@@ -18,11 +18,20 @@ if TYPE_CHECKING:
 
     Zoo = Callable[..., Result]
 
-FILES = ["benchmark.json", "benchmark.md", "benchmark.png"]
+FILES = ["benchmark.html", "benchmark.json", "benchmark.md", "benchmark.png"]
+SHORT = ("--quick", "--threads", "1", "--images", "2")
+
+
+@pytest.fixture(autouse=True)
+def little_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a quick look be quicker still."""
+    monkeypatch.setitem(QUICK, "seconds", 0.05)
+    for name, little in {"timing.WARMUP_SECONDS": 0.0, "contender.IMAGES": 2}.items():
+        monkeypatch.setattr(f"zoo.serve.{name}", little)
 
 
 def test_a_quick_look_writes_its_report_into_the_bundle(zoo: Zoo, shapes_bundle: Path) -> None:
-    result = zoo("bench", shapes_bundle, "--backends", "eager,trt", "--quick", "--threads", "1")
+    result = zoo("bench", shapes_bundle, "--backends", "eager,trt", *SHORT)
     assert result.exit_code == 0, result.output
     assert sorted(path.name for path in (shapes_bundle / "benchmark").iterdir()) == FILES
     assert "not measured: trt:" in result.stdout
@@ -30,11 +39,13 @@ def test_a_quick_look_writes_its_report_into_the_bundle(zoo: Zoo, shapes_bundle:
     report = json.loads((shapes_bundle / "benchmark/benchmark.json").read_text())
     assert report["settings"]["min_runs"] == 20
     assert report["settings"]["threads"] == 1
+    assert report["rows"][0]["accuracy"]["images"] == report["settings"]["images"] == 2
+    assert re.search(r"eager-amp\W", result.stdout)
 
 
 def test_a_second_model_is_compared_with_the_first(zoo: Zoo, shapes_bundle: Path) -> None:
     other = shutil.copytree(shapes_bundle, shapes_bundle.with_name("other"))
-    options = ("--backends", "eager", "--quick", "--threads", "1")
+    options = ("--backends", "eager", *SHORT)
     result = zoo("bench", shapes_bundle, other, *options)
     assert result.exit_code == 0, result.output
     assert re.search(r"eager\W+1\W+64x64\W+[\d.]+\W+[\d.]+ \([\d.]+x\)", result.stdout), result.stdout
@@ -43,18 +54,7 @@ def test_a_second_model_is_compared_with_the_first(zoo: Zoo, shapes_bundle: Path
 
 
 def test_the_json_is_the_report(zoo: Zoo, shapes_bundle: Path) -> None:
-    options = (
-        "--backends",
-        "eager",
-        "--quick",
-        "--threads",
-        "1",
-        "--imgsz",
-        "32,48",
-        "--report",
-        "here",
-        "--json",
-    )
+    options = ("--backends", "eager", *SHORT, "--imgsz", "32,48", "--report", "here", "--json")
     result = zoo("benchmark", shapes_bundle, *options)
     found = json.loads(result.stdout)
     assert found == json.loads(Path("here/benchmark.json").read_text())
@@ -62,7 +62,7 @@ def test_the_json_is_the_report(zoo: Zoo, shapes_bundle: Path) -> None:
 
 
 def test_no_backend_at_all_is_an_error(zoo: Zoo, shapes_bundle: Path) -> None:
-    result = zoo("bench", shapes_bundle, "--backends", "trt", "--quick")
+    result = zoo("bench", shapes_bundle, "--backends", "trt", *SHORT)
     assert isinstance(result.exception, ZooError)
     assert "no backend can run here (trt:" in str(result.exception)
     assert not (shapes_bundle / "benchmark").exists()
@@ -71,7 +71,9 @@ def test_no_backend_at_all_is_an_error(zoo: Zoo, shapes_bundle: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--backends", "eager,tensorflow"), "expected some of eager,compile,ort,trt"),
+        (("--backends", "eager,tensorflow"), "'tensorflow' is no backend, expected some of eager,eager-amp,"),
+        (("--backends", "ort:int4"), "has no precision, expected ort:fp32"),
+        (("--images", "-1"), "greater than or equal to 0"),
         (("--backends", ","), "is not a list of backends"),
         (("--batch", "1,x"), "is not a list of batch sizes"),
         (("--batch", "0"), "is not a list of batch sizes"),
@@ -84,6 +86,12 @@ def test_a_bad_option_is_a_usage_error(
     result = zoo("bench", shapes_bundle, *options)
     assert result.exit_code == 2
     assert message in result.stderr
+
+
+def test_what_is_compared_with_trtexec_needs_a_gpu(zoo: Zoo, shapes_bundle: Path) -> None:
+    result = zoo("bench", shapes_bundle, "--match-trtexec", "--device", "cpu")
+    assert isinstance(result.exception, ZooError)
+    assert "the device is cpu: leave it out or use --device cuda" in str(result.exception)
 
 
 def test_reports_go_to_the_bundle_or_for_several_models_here(tiny_bundle: Path) -> None:

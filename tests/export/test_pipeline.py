@@ -12,11 +12,12 @@ from zoo.bundle import load_config
 from zoo.commands.export import export
 from zoo.errors import BundleError, ExportError, ParityError
 from zoo.export import graph, pipeline
-from zoo.export.manifest import MANIFEST_NAME, read_manifest, update_manifest
+from zoo.export.manifest import update_manifest
 from zoo.export.options import ExportOptions
 from zoo.export.out import copy_bundle
 from zoo.export.pipeline import export_bundle
 from zoo.export.to_onnx import OnnxFacts
+from zoo.manifest import MANIFEST_NAME, read_manifest
 from zoo.predictors.artifact import info_path, read_engine_info, sha256
 from zoo.predictors.load import load_predictor
 from zoo.predictors.trt_api import installed_flavors

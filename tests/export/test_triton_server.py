@@ -1,15 +1,13 @@
-"""A repository served by the real Triton server, on the CPU, asked over HTTP and gRPC.
+"""A repository that the real Triton server serves on the CPU, asked over HTTP and gRPC.
 
-The server comes from the nvidia-pytriton package, in an environment of its own that is made once: 0.3 GB under
-`~/.cache/zoo-tests/triton`, or where `ZOO_TRITON_ENV` says. It has no backend but the python one.
+The server is that of the nvidia-pytriton package, which has no backend but the python one. It gets an
+environment of its own, made once: `~/.cache/zoo-tests/triton`, or where ZOO_TRITON_ENV says.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import platform
-import shutil
 import socket
 import subprocess
 import sys
@@ -36,88 +34,202 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    Images = NDArray[np.uint8]
+
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(
-        sys.platform != "linux" or platform.machine() != "x86_64",
-        reason="nvidia-pytriton holds a server for Linux on x86-64",
+        (sys.platform, platform.machine()) != ("linux", "x86_64"),
+        reason="nvidia-pytriton has its server for Linux on x86-64",
     ),
 ]
 
 ENVIRONMENT = Path(os.environ.get("ZOO_TRITON_ENV") or Path.home() / ".cache" / "zoo-tests" / "triton")
-SERVER = ("nvidia-pytriton==0.7.0",)  # of which only the server is used, not what it depends on
-PACKAGES = ("numpy<2", "onnxruntime")  # of the server's Python
+PACKAGES = (("--no-deps", "nvidia-pytriton==0.7.0"), ("numpy<2", "onnxruntime"))
+"""The server without the Python API around it, and what the model needs."""
+
 READY_SECONDS = 60
+LARGEST = 4
+ROUNDS = 10
+OUTPUTS = ("mask", "confidence")
+APIS: dict[str, Any] = {"http": tritonclient.http, "grpc": tritonclient.grpc}
 
 
-class Server(NamedTuple):
-    """A running server and what it serves."""
+class Served(NamedTuple):
+    """A running server, and the file whose model it serves."""
 
-    http: Any
-    grpc: Any
-    folder: Path
-    """Of the model."""
-    artifact: Path
+    ports: dict[str, int]
+    model: str
+    onnx: Path
 
-    @property
-    def model(self) -> str:
-        """Return the model's name."""
-        return self.folder.name
+    def client(self, api: str) -> Any:
+        """Return a client, for one thread."""
+        return APIS[api].InferenceServerClient(f"127.0.0.1:{self.ports[api]}")
+
+    def ask(self, api: str, images: Images) -> dict[str, NDArray[Any]]:
+        """Return the outputs of a request, by name."""
+        image = APIS[api].InferInput("image", images.shape, "UINT8")
+        image.set_data_from_numpy(images)
+        wanted = [APIS[api].InferRequestedOutput(name) for name in OUTPUTS]
+        with self.client(api) as client:
+            result = client.infer(self.model, [image], outputs=wanted)
+        return {name: result.as_numpy(name) for name in OUTPUTS}
+
+
+@pytest.fixture(scope="module")
+def served(student_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    folder = tmp_path_factory.mktemp("triton")
+    packages = site_packages()
+    backends = link_backend(packages, folder)
+    options = ExportOptions(precision=("fp32",), output="mask+confidence", out=folder / "shapes")
+    report = export_bundle(student_bundle, options)
+    repository = folder / "repository"
+    _, python = write_repository(report, (1, 1, LARGEST), repository, lambda _: None)
+    ports = dict(zip(APIS, free_ports(len(APIS)), strict=True))
+    command = [
+        str(packages / "pytriton" / "tritonserver" / "bin" / "tritonserver"),
+        f"--model-repository={repository}",
+        "--model-control-mode=explicit",
+        f"--load-model={python.name}",
+        f"--backend-directory={backends}",
+        *(f"--{api}-port={port}" for api, port in ports.items()),
+        *(f"--{api}-address=127.0.0.1" for api in ports),
+        "--allow-metrics=false",
+    ]
+    log = folder / "server.log"
+    with log.open("w") as output:
+        server = subprocess.Popen(command, env=environment(packages), stdout=output, stderr=output)
+    try:
+        served = Served(ports, python.name, folder / "shapes" / "model.onnx")
+        wait_until_ready(server, served, log)
+        yield served
+    finally:
+        server.terminate()
+        server.wait(READY_SECONDS)
 
 
 def site_packages() -> Path:
     """Return the packages of the server's environment, which is made if it is not there."""
-    folder = Path(sysconfig.get_path("purelib", scheme="venv", vars={"base": str(ENVIRONMENT)}))
-    done = folder / "zoo-tests.txt"
-    if not done.is_file():
+    packages = Path(sysconfig.get_path("purelib", scheme="venv", vars={"base": str(ENVIRONMENT)}))
+    complete = packages / "zoo-tests.txt"
+    if not complete.is_file():
         venv.create(ENVIRONMENT, clear=True, with_pip=True, symlinks=True)
-        pip = [str(ENVIRONMENT / "bin" / "python"), "-m", "pip", "install", "--quiet"]
-        for packages in (("--no-deps", *SERVER), PACKAGES):
-            made = subprocess.run([*pip, *packages], capture_output=True, text=True, check=False)
-            if made.returncode != 0:
-                pytest.skip(f"cannot install {' '.join(packages)}: {made.stderr.strip().splitlines()[-1]}")
-        done.write_text("complete\n")
-    return folder
+        pip = [str(ENVIRONMENT / "bin" / "python"), "-m", "pip", "install", "--quiet", "--retries=1"]
+        for names in PACKAGES:
+            result = subprocess.run([*pip, *names], capture_output=True, text=True, check=False)
+            if result.returncode != 0:
+                pytest.skip(f"cannot install {' '.join(names)}: {result.stderr.strip().splitlines()[-1]}")
+        complete.touch()
+    return packages
 
 
 def link_backend(packages: Path, folder: Path) -> Path:
-    """Return a folder of backends with the parts of the python one, as the server wants them."""
+    """Return a folder of backends with the python one, whose parts the package keeps in two places."""
     server = packages / "pytriton" / "tritonserver"
-    python = folder / "backends" / "python"
-    python.mkdir(parents=True)
     stub = server / "python_backend_stubs" / f"{sys.version_info.major}.{sys.version_info.minor}"
     if not stub.is_dir():
         pytest.skip(f"nvidia-pytriton has no python backend for Python {stub.name}")
-    for path in (*(server / "backends" / "python").glob("*.*"), stub / "triton_python_backend_stub"):
-        (python / path.name).symlink_to(path)
-    return python.parent
+    backend = folder / "backends" / "python"
+    backend.mkdir(parents=True)
+    for path in (*(server / "backends" / "python").glob("*.*"), *stub.iterdir()):
+        (backend / path.name).symlink_to(path)
+    return backend.parent
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
+def environment(packages: Path) -> dict[str, str]:
+    """Return the environment variables of a server whose models run in its own Python."""
+    path = f"{ENVIRONMENT / 'bin'}:{os.environ['PATH']}"
+    libpython = sysconfig.get_config_var("LIBDIR")
+    return {**os.environ, "PATH": path, "PYTHONPATH": str(packages), "LD_LIBRARY_PATH": libpython}
 
 
-def start(repository: Path, model: str, packages: Path, backends: Path, ports: tuple[int, int]) -> Any:
-    command = [
-        packages / "pytriton" / "tritonserver" / "bin" / "tritonserver",
-        f"--model-repository={repository}",
-        "--model-control-mode=explicit",
-        f"--load-model={model}",
-        f"--backend-directory={backends}",
-        f"--http-port={ports[0]}",
-        f"--grpc-port={ports[1]}",
-        "--http-address=127.0.0.1",
-        "--grpc-address=127.0.0.1",
-        "--allow-metrics=false",
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+def wait_until_ready(server: subprocess.Popen[bytes], served: Served, log: Path) -> None:
+    deadline = time.monotonic() + READY_SECONDS
+    while server.poll() is None and time.monotonic() < deadline:
+        try:
+            with served.client("http") as client:
+                if client.is_model_ready(served.model):
+                    return
+        except OSError:  # nobody listens yet
+            pass
+        time.sleep(0.1)
+    pytest.fail(f"the server is not ready: {log.read_text()[-2000:]}")
+
+
+@pytest.mark.parametrize("api", APIS)
+@pytest.mark.parametrize("shape", [(1, 64, 64), (LARGEST, 64, 48), (3, 41, 77)])
+def test_masks_and_confidence_are_those_of_onnx_runtime(
+    served: Served, photos: Any, api: str, shape: tuple[int, int, int]
+) -> None:
+    images = photos(shape[0], shape[1:])
+    expected = OrtPredictor(served.onnx, threads=1).outputs(images)
+    found = served.ask(api, images)
+    assert len(np.unique(found["mask"])) > 1
+    for name in OUTPUTS:
+        assert found[name].dtype == np.uint8
+        assert found[name].tolist() == expected[name].tolist()
+
+
+def test_requests_at_once_are_joined_by_size_and_each_gets_its_own_mask(served: Served, photos: Any) -> None:
+    requests = [image[None] for size in ((64, 64), (48, 64)) for image in photos(8, size)]
+    predictor = OrtPredictor(served.onnx, threads=1)
+    expected = [predictor.run(images).tolist() for images in requests]
+    before = counts(served)
+    for _ in range(ROUNDS):  # to be joined, requests must be there while the model is busy with others
+        with ThreadPoolExecutor(len(requests)) as pool:
+            found = pool.map(lambda images: served.ask("grpc", images)["mask"].tolist(), requests)
+        assert list(found) == expected
+        asked, run = (after - earlier for after, earlier in zip(counts(served), before, strict=True))
+        if run < asked:
+            return
+    pytest.fail(f"{asked} requests were run one by one")
+
+
+def counts(served: Served) -> tuple[int, int]:
+    """Return how many requests were answered so far, and how often the model was run for them."""
+    with served.client("grpc") as client:
+        model = client.get_inference_statistics(served.model).model_stats[0]
+    return model.inference_stats.success.count, model.execution_count
+
+
+@pytest.mark.parametrize("api", APIS)
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((LARGEST + 1, 64, 64, 3), "batch-size must be <= 4"),
+        ((1, 64, 64, 4), r"unexpected shape for input 'image'.*Expected \[-1,-1,-1,3\]"),
+        ((1, 0, 64, 3), "expected at least one pixel"),
+    ],
+)
+def test_images_that_cannot_be_are_refused_and_the_next_is_answered(
+    served: Served, api: str, shape: tuple[int, ...], message: str
+) -> None:
+    with pytest.raises(InferenceServerException, match=message) as refused:
+        served.ask(api, np.zeros(shape, np.uint8))
+    assert refused.value.status() in {"400", "StatusCode.INVALID_ARGUMENT"}
+    assert served.ask(api, np.zeros((1, 64, 64, 3), np.uint8))["mask"].shape == (1, 64, 64)
+
+
+@pytest.mark.parametrize("api", APIS)
+def test_the_server_tells_classes_and_sizes(served: Served, api: str) -> None:
+    with served.client(api) as client:
+        if api == "http":
+            config, metadata = client.get_model_config(served.model), client.get_model_metadata(served.model)
+        else:
+            config = client.get_model_config(served.model, as_json=True)["config"]
+            metadata = client.get_model_metadata(served.model, as_json=True)
+    told = {key: value["string_value"] for key, value in config["parameters"].items()}
+    assert told["classes"].startswith('["background", "disc"')
+    assert (told["imgsz"], told["resize"]) == ("[64, 64]", "fit")
+    assert [(output["name"], output["datatype"]) for output in metadata["outputs"]] == [
+        ("mask", "UINT8"),
+        ("confidence", "UINT8"),
     ]
-    environment = {
-        **os.environ,
-        "PATH": f"{ENVIRONMENT / 'bin'}:{os.environ['PATH']}",
-        "PYTHONPATH": str(packages),
-        "LD_LIBRARY_PATH": sysconfig.get_config_var("LIBDIR"),
-    }
-    log = (repository.parent / "server.log").open("w")
-    return subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)

@@ -1,18 +1,138 @@
-"""A bundle with an ONNX file that is quick to make."""
+"""Bundles that are quick to make and to measure."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import json
+from typing import TYPE_CHECKING, Any
 
 import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from zoo.bundle import WEIGHTS_NAME, load_config
+from zoo.bundle import CONFIG_NAME, WEIGHTS_NAME, load_config
+from zoo.data.shapes import NAMES
 from zoo.predictors.artifact import INPUT_NAME, METADATA_KEY, ArtifactMetadata, sha256
+from zoo.serve.benchmark import benchmark
+from zoo.serve.machine import describe_machine, versions
+from zoo.serve.measurement import Accuracy, Report, Row, Settings, Speedup, Throughput, Times
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
+
+    Measure = Callable[..., Report]
+    MakeRow = Callable[..., Row]
+    MakeReport = Callable[..., Report]
+
+
+@pytest.fixture
+def measure(monkeypatch: pytest.MonkeyPatch) -> Measure:
+    """Return a function that measures models in little time, on eager and what is always measured along.
+
+    It takes settings by name, and `say` for what is to be told.
+    """
+    for name, little in {
+        "timing.WARMUP_SECONDS": 0.0,
+        "timing.WARMUP_RUNS": 2,
+        "contender.IMAGES": 4,
+    }.items():
+        monkeypatch.setattr(f"zoo.serve.{name}", little)
+
+    def run(*models: Path, say: Callable[[str], None] = lambda _: None, **changes: Any) -> Report:
+        quick = {"backends": ("eager",), "threads": 1, "seconds": 0.01, "min_runs": 10, "images": 0}
+        return benchmark(models, Settings(**{**quick, **changes}), say)
+
+    return run
+
+
+@pytest.fixture
+def shapes_bundle(bundle_copy: Path) -> Path:
+    """Return a bundle with the class names of `shapes`."""
+    name_classes(bundle_copy)
+    return bundle_copy
+
+
+@pytest.fixture
+def shapes_onnx_bundle(onnx_bundle: Path) -> Path:
+    """Return `onnx_bundle` with the class names of `shapes`."""
+    name_classes(onnx_bundle)
+    model = onnx.load(onnx_bundle / "model.onnx")
+    [entry] = model.metadata_props
+    entry.value = json.dumps(json.loads(entry.value) | {"names": NAMES})
+    onnx.save(model, onnx_bundle / "model.onnx")
+    return onnx_bundle
+
+
+@pytest.fixture
+def make_row() -> MakeRow:
+    """Return a function that makes the row of a backend with this p50; fields by name."""
+
+    def make(backend: str, p50: float, **changes: Any) -> Row:
+        row = Row(
+            model="runs/eln/bundle",
+            backend=backend,
+            precision="fp32",
+            runtime="somewhere",
+            artifact_bytes=161_600_000,
+            data="shapes",
+            imgsz=(512, 384),
+            batch=1,
+            scenarios=("SingleStream", "Offline"),
+            end_to_end_ms=make_times(p50),
+            throughput=Throughput(images_per_s=1000 / p50, queries=120, seconds=3, pipelined=False),
+            speedup=Speedup(ratio=400 / p50, low=380 / p50, high=420 / p50),
+            speedup_amp=Speedup(ratio=240 / p50, low=230 / p50, high=250 / p50),
+            agreement=0.9999999,
+            accuracy=Accuracy(miou=0.7121, delta=-0.0052, pixel_accuracy=0.93, images=64, available=1449),
+        )
+        return row.updated(**changes)
+
+    return make
+
+
+@pytest.fixture
+def make_gpu_row(make_row: MakeRow) -> MakeRow:
+    """Return a function that makes the row of a backend whose parts were timed on a GPU."""
+
+    def make(backend: str, p50: float, **changes: Any) -> Row:
+        parts = {"gpu_compute": 0.8 * p50, "h2d": 0.1 * p50, "d2h": 0.05 * p50, "latency": 0.95 * p50}
+        times = {f"{part}_ms": make_times(milliseconds) for part, milliseconds in parts.items()}
+        fields = {
+            "enqueue_ms": make_times(0.1),
+            "bytes_h2d": 512 * 384 * 3,
+            "bytes_d2h": 512 * 384,
+            "device_memory_bytes": 1_200_000_000,
+            "cuda_graph": True,
+        }
+        return make_row(backend, p50, **times, **{**fields, **changes})
+
+    return make
+
+
+@pytest.fixture
+def make_report() -> MakeReport:
+    """Return a function that makes the report of rows, on a machine that does nothing else."""
+
+    def make(*rows: Row, settings: Settings | None = None) -> Report:
+        return Report(
+            timestamp="2026-11-21T10:00:00+00:00",
+            command="zoo benchmark runs/eln",
+            machine=describe_machine() | {"load": 0.0, "load_after": 0.5},
+            versions=versions(),
+            settings=settings or Settings(threads=2),
+            rows=rows,
+        )
+
+    return make
+
+
+def make_times(p50: float) -> Times:
+    return Times(n=120, min=p50 * 0.9, mean=p50 * 1.1, p50=p50, p90=p50 * 1.2, p99=None, rounds=(p50,) * 10)
+
+
+def name_classes(bundle: Path) -> None:
+    path = bundle / CONFIG_NAME
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"names": NAMES}))
 
 
 @pytest.fixture

@@ -61,7 +61,10 @@ def benchmark(
         ),
     ] = False,
     quick: Annotated[
-        bool, typer.Option("--quick", help="A first look: 0.5 s, 20 runs and 16 images, not 3 s, 100 and 64.")
+        bool,
+        typer.Option(
+            "--quick", help="A first look: 0.5 s, 20 runs and 16 images, not 3 s, 100 and 64; no compile."
+        ),
     ] = False,
     report: Annotated[
         Path | None,
@@ -81,6 +84,7 @@ def benchmark(
 
     from rich.text import Text
 
+    from zoo.card import refresh_card
     from zoo.serve.benchmark import benchmark as measure
     from zoo.serve.measurement import Settings
     from zoo.serve.report import write_report
@@ -100,7 +104,10 @@ def benchmark(
     )
     with remarks.status("loading") as status:
         result = measure(paths, settings, lambda text: status.update(Text(text)))
-    files = write_report(result, report or default_folder(paths))
+    folder = report or default_folder(paths)
+    files = write_report(result, folder)
+    if (folder.parent / "config.json").is_file():  # the card tells the figures of its bundle
+        refresh_card(folder.parent)
     emit(result.model_dump(mode="json"), *_show(result, files), as_json=as_json)
 
 

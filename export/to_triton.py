@@ -1,0 +1,202 @@
+"""A Triton model repository of exported files: one model for each way in which Triton can run them."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from zoo.bundle import WEIGHTS_NAME
+from zoo.errors import ExportError
+from zoo.export.triton_config import (
+    CONFIG_NAME,
+    FLAVORS,
+    LABELS_NAME,
+    MARK,
+    Served,
+    check_protobuf,
+    config_text,
+    parse_config,
+)
+from zoo.predictors.artifact import (
+    ONNX_NAMES,
+    ArtifactMetadata,
+    EngineInfo,
+    Precision,
+    read_engine_info,
+    sha256,
+)
+from zoo.predictors.load import ENGINES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from zoo.export.report import ExportReport
+
+    Batch = tuple[int, int, int]
+    Say = Callable[[str], None]
+
+VERSION = "1"
+"""Folder of the artifact: repositories are written anew, not by version."""
+
+PYTHON_MODEL = Path(__file__).with_name("triton_model.py")
+
+PREFERENCES: dict[str, tuple[Precision, ...]] = {
+    "onnx": ("fp16", "fp32"),
+    "python": ("int8", "fp32", "fp16"),
+}
+"""By flavor: precisions that are fast on its device, the fastest first."""
+
+
+def model_name(bundle: Path) -> str:
+    """Return what models of a bundle are called: `eln-1` of `runs/eln-1/bundle`."""
+    folder = bundle.resolve()
+    name = folder.name
+    if re.fullmatch(r"bundle(-.*)?", name):
+        name = folder.parent.name + name.removeprefix("bundle")
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip("-.") or "model"
+
+
+def check_repository(repository: Path, bundle: Path) -> None:
+    """Raise unless models of a bundle can be written to a folder.
+
+    Raises:
+        ExportError: something else is there, or Triton's protobuf is not installed.
+    """
+    check_protobuf()
+    if repository.exists() and not repository.is_dir():
+        raise ExportError(f"--triton {repository} is a file, expected a folder of models: name another")
+    for flavor in FLAVORS:
+        folder = repository / f"{model_name(bundle)}_{flavor}"
+        if folder.exists() and not is_ours(folder):
+            raise ExportError(
+                f"{folder} exists and zoo export did not write it: name another folder with --triton, or "
+                f"move it away"
+            )
+
+
+def is_ours(folder: Path) -> bool:
+    """Return whether `zoo export` wrote a model."""
+    try:
+        return MARK in parse_config((folder / CONFIG_NAME).read_text(encoding="utf-8")).parameters
+    except (OSError, UnicodeDecodeError, ExportError):
+        return False
+
+
+def write_repository(report: ExportReport, batch: Batch, repository: Path, say: Say) -> tuple[Path, ...]:
+    """Write a model for each flavor that an export allows and return their folders.
+
+    Earlier models of the same names are replaced; all others in the folder are left alone.
+
+    Args:
+        report: of the export, whose ONNX files are taken; engines are those of its bundle.
+        batch: smallest, usual and largest, of models whose artifact takes any.
+        repository: folder, made if missing.
+        say: told of each flavor in one line.
+
+    Raises:
+        ExportError: no flavor can be written, or a folder is in the way.
+    """
+    bundle = Path(report.bundle)
+    check_repository(repository, bundle)
+    models = [*_onnx_models(report, batch, say), *_plan_models(bundle, say)]
+    if not models:
+        raise ExportError(
+            f"nothing of this export runs in Triton, expected an ONNX file in fp32, fp16 or int8, or an "
+            f"engine of tensorrt: give --precision fp32 with --triton {repository}"
+        )
+    repository.mkdir(parents=True, exist_ok=True)
+    with _workspace(repository) as workspace:
+        for model in models:
+            _write(model, workspace / model.name)
+        for model in models:
+            _install(workspace / model.name, repository / model.name)
+    for folder in _stale(repository, bundle, {model.name for model in models}):
+        say(f"warning: {folder} is of an earlier export: delete it unless it is wanted")
+    return tuple(repository / model.name for model in models)
+
+
+def _onnx_models(report: ExportReport, batch: Batch, say: Say) -> Iterator[Served]:
+    bundle = Path(report.bundle)
+    made = {artifact.name: artifact for artifact in report.artifacts}
+    for flavor, preferred in PREFERENCES.items():
+        name = f"{model_name(bundle)}_{flavor}"
+        file = next((ONNX_NAMES[p] for p in preferred if ONNX_NAMES[p] in made), None)
+        if file is None:
+            say(f"no {name}: this export made no ONNX file in {' or '.join(preferred)}")
+            continue
+        metadata = ArtifactMetadata.model_validate(made[file].facts["metadata"])
+        say(f"{name}: {file}")
+        yield Served(name, FLAVORS[flavor], bundle / file, metadata, batch, {})
+
+
+def _plan_models(bundle: Path, say: Say) -> Iterator[Served]:
+    name = f"{model_name(bundle)}_plan"
+    engines = sorted(bundle.glob(f"{ENGINES}/*.engine"), key=lambda path: path.stat().st_mtime, reverse=True)
+    weights = sha256(bundle / WEIGHTS_NAME)
+    for engine in engines:
+        info = read_engine_info(engine)
+        if info.flavor == "trt" and info.metadata.weights_sha256 == weights:
+            say(f"{name}: {engine.name}, for {info.gpu} alone, by a Triton whose TensorRT is {info.version}")
+            profile = info.profile
+            batch = profile.min[0], profile.opt[0], profile.max[0]
+            yield Served(name, FLAVORS["plan"], engine, info.metadata, batch, _facts(info))
+            return
+    say(
+        f"no {name}: {bundle / ENGINES} holds no engine of these weights by tensorrt (Triton runs none by "
+        f"tensorrt_rtx): zoo export --trt builds one on the GPU that serves"
+    )
+
+
+def _facts(info: EngineInfo) -> dict[str, str]:
+    """Return what an engine is bound to."""
+    return {"gpu": info.gpu, "tensorrt": info.version, "profile": info.profile.model_dump_json()}
+
+
+def _write(model: Served, folder: Path) -> None:
+    version = folder / VERSION
+    version.mkdir(parents=True)
+    shutil.copyfile(model.artifact, version / model.flavor.file)
+    if model.flavor.backend == "python":
+        shutil.copyfile(PYTHON_MODEL, version / "model.py")
+    (folder / LABELS_NAME).write_text("\n".join(model.metadata.names) + "\n", encoding="utf-8")
+    (folder / CONFIG_NAME).write_text(config_text(model), encoding="utf-8")
+
+
+@contextmanager
+def _workspace(repository: Path) -> Iterator[Path]:
+    """Give a folder on the repository's disk, removed in the end with all that is left in it.
+
+    Triton takes every folder in a repository for a model, hidden ones too: this one is beside it, unless the
+    repository is a disk of its own or the folder around it cannot be written to.
+    """
+    parent = repository.resolve().parent
+    same_disk = parent.stat().st_dev == repository.stat().st_dev
+    place = parent if same_disk and os.access(parent, os.W_OK) else repository
+    folder = place / f".{repository.resolve().name}.{os.getpid()}.tmp"
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+
+
+def _install(made: Path, folder: Path) -> None:
+    """Move a new model to its place; the earlier one comes back if that fails."""
+    earlier = made.with_name(f"{made.name}.earlier")
+    if folder.exists():
+        folder.rename(earlier)
+    try:
+        made.rename(folder)
+    finally:
+        if earlier.exists() and not folder.exists():
+            earlier.rename(folder)
+
+
+def _stale(repository: Path, bundle: Path, written: set[str]) -> list[Path]:
+    """Return models of the bundle in flavors that were not written now."""
+    folders = [repository / f"{model_name(bundle)}_{flavor}" for flavor in FLAVORS]
+    return [folder for folder in folders if folder.exists() and folder.name not in written]

@@ -1,0 +1,74 @@
+"""A model for Triton's python backend: an ONNX file by ONNX Runtime, uint8 images in, masks out.
+
+`zoo export --triton` copies this file to `1/model.py`, beside `model.onnx`. It runs in the server's Python,
+which needs numpy and onnxruntime, and nothing of `zoo`; `triton_python_backend_utils` is the server's own.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime  # type: ignore[import-untyped]
+import triton_python_backend_utils as triton  # type: ignore[import-not-found]
+
+PROVIDERS = {"CPU": "CPUExecutionProvider", "GPU": "CUDAExecutionProvider"}
+"""By the kind of the instance group in `config.pbtxt`."""
+
+
+class TritonPythonModel:
+    """What Triton makes of this file, one for each instance of the model."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Open the ONNX file on the device of the instance group, and nowhere else.
+
+        Args:
+            args: of Triton: the configuration as JSON, folder and version of the model, kind and number of
+                the device.
+
+        Raises:
+            TritonModelException: ONNX Runtime cannot use this device.
+        """
+        config = json.loads(args["model_config"])
+        self.input: str = config["input"][0]["name"]
+        self.outputs: list[str] = [output["name"] for output in config["output"]]
+        kind = args["model_instance_kind"]
+        provider = PROVIDERS[kind]
+        options = {"device_id": args["model_instance_device_id"]} if kind == "GPU" else {}
+        path = Path(args["model_repository"]) / args["model_version"] / "model.onnx"
+        self.session = onnxruntime.InferenceSession(path, providers=[(provider, options)])
+        if provider not in self.session.get_providers():  # it falls back to the CPU without an error
+            raise triton.TritonModelException(
+                f"ONNX Runtime {onnxruntime.__version__} cannot use {provider}, got "
+                f"{', '.join(self.session.get_providers())}: install onnxruntime-gpu and its CUDA libraries, "
+                f"or set KIND_CPU in config.pbtxt"
+            )
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        """Run requests as one batch and return a response to each.
+
+        Triton joins only requests whose images are of one size; an error is the answer to all of them.
+
+        Args:
+            requests: each with (b, h, w, 3) uint8 images.
+        """
+        batches = [triton.get_input_tensor_by_name(request, self.input).as_numpy() for request in requests]
+        shape = batches[0].shape
+        if 0 in shape:
+            error = triton.TritonError(
+                f"got images of shape {shape}, expected at least one pixel", triton.TritonError.INVALID_ARG
+            )
+            return [triton.InferenceResponse(error=error) for _ in requests]
+        values = self.session.run(self.outputs, {self.input: np.concatenate(batches)})
+        ends = np.cumsum([len(batch) for batch in batches])
+        return [
+            triton.InferenceResponse(
+                [
+                    triton.Tensor(name, value[end - len(batch) : end])
+                    for name, value in zip(self.outputs, values, strict=True)
+                ]
+            )
+            for batch, end in zip(batches, ends, strict=True)
+        ]

@@ -1,0 +1,125 @@
+"""The GPU that is measured on: its clocks, temperature and power as `nvidia-smi` has them, and its memory."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+FACTS = (
+    "driver_version",
+    "clocks.max.sm",
+    "clocks.max.mem",
+    "power.limit",
+    "power.default_limit",
+    "mig.mode.current",
+)
+STATE = ("clocks.sm", "clocks.mem", "temperature.gpu", "power.draw", "pstate")
+HELD_DOWN = ("clocks_event_reasons.active", "clocks_throttle_reasons.active")  # since and before driver 535
+
+REASONS = {
+    0x1: "idle",
+    0x2: "clocks set by an application",
+    0x4: "power cap",
+    0x8: "hardware slowdown",
+    0x10: "sync boost",
+    0x20: "thermal, by the driver",
+    0x40: "thermal, by the hardware",
+    0x80: "power brake",
+    0x100: "display clocks",
+}
+"""Why clocks are below their maximum, by bit (NVML's `nvmlClocksEventReason…`)."""
+
+
+def describe_gpu() -> dict[str, Any] | None:
+    """Return the GPU that PyTorch uses, with driver, highest clocks and power limit; None without one."""
+    if not torch.cuda.is_available():
+        return None
+    gpu: dict[str, Any] = {"name": torch.cuda.get_device_name(), "cuda": torch.version.cuda}
+    gpu["fp32_convolutions"] = torch.backends.cudnn.conv.fp32_precision  # type: ignore[attr-defined]
+    return gpu | query(FACTS, _identifier())
+
+
+def gpu_state() -> dict[str, Any] | None:
+    """Return clocks, temperature, power and what holds the clocks down now; None without a GPU."""
+    return read_state(_identifier()) if torch.cuda.is_available() else None
+
+
+def read_state(gpu: str) -> dict[str, Any]:
+    """Return the state of a GPU, empty without `nvidia-smi`.
+
+    Args:
+        gpu: its index or UUID.
+    """
+    state: dict[str, Any] = query(STATE, gpu)
+    for field in HELD_DOWN:
+        if found := query((field,), gpu):
+            return state | {"held_down_by": held_down_by(found[field])}
+    return state
+
+
+def query(fields: tuple[str, ...], gpu: str) -> dict[str, str]:
+    """Return fields of `nvidia-smi --query-gpu`, empty without it or if it knows not all of them."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return {}
+    command = [program, f"--query-gpu={','.join(fields)}", "--format=csv,noheader", f"--id={gpu}"]
+    answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    if answer.returncode:
+        return {}
+    return dict(zip(fields, (field.strip() for field in answer.stdout.split(",")), strict=False))
+
+
+def held_down_by(mask: str) -> list[str]:
+    """Return what a bit mask of `nvidia-smi` says.
+
+    Example:
+        >>> held_down_by("0x0000000000000024")
+        ['power cap', 'thermal, by the driver']
+    """
+    try:
+        bits = int(mask, 16)
+    except ValueError:  # "[N/A]" and the like
+        return [mask]
+    return [reason for bit, reason in REASONS.items() if bits & bit]
+
+
+class MemoryMeter:
+    """What one predictor takes of its GPU's memory, whichever runtime allocates it.
+
+    It watches the memory in use of the whole GPU, so that other processes there would be counted. PyTorch's
+    free blocks are given back before and after, those that are in use while watching count as the peak.
+    """
+
+    def __init__(self) -> None:
+        self.held = 0
+        self.peak = 0
+        torch.cuda.synchronize()  # makes the context, which is not the predictor's
+
+    @contextmanager
+    def watch(self) -> Iterator[None]:
+        """Attribute what is allocated inside the block to the predictor."""
+        before = _used()
+        yield
+        self.peak = self.held + _used(give_back=False) - before
+        self.held += _used() - before
+
+
+def _used(*, give_back: bool = True) -> int:
+    """Return the bytes in use on the current GPU."""
+    torch.cuda.synchronize()
+    if give_back:
+        torch.cuda.empty_cache()
+    free, total = torch.cuda.mem_get_info()
+    return total - free
+
+
+def _identifier() -> str:
+    """Return the UUID of the current GPU: its index may be another for `nvidia-smi`."""
+    return f"GPU-{torch.cuda.get_device_properties().uuid}"
