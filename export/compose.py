@@ -123,7 +123,7 @@ def compose(
         warn_of_other_labels(config, other, on_event)
     kept = sum(parameter.numel() for parameter in deployable.parameters())
     provenance = {**config.provenance, "parameters": {"kept": kept}, "parts": parts}
-    config = _updated(config, deployable=deployable.config, provenance=provenance, metrics={}, license=None)
+    config = _updated(config, deployable=deployable.config, provenance=provenance, metrics={})
     save_bundle(folder, deployable, config, model_card(config))
     on_event(f"made {folder} of {' and '.join(map(str, sources))}")
     return folder

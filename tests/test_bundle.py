@@ -23,6 +23,8 @@ from zoo.models.deployable import (
 if TYPE_CHECKING:
     from pathlib import Path
 
+FILES = ["README.md", "config.json", "model.safetensors", "preprocessor_config.json"]
+
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
@@ -33,8 +35,19 @@ def change_config(folder: Path, **changes: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
-def test_a_bundle_is_three_files(tiny_bundle: Path) -> None:
-    assert sorted(contents(tiny_bundle)) == ["README.md", "config.json", "model.safetensors"]
+def test_a_bundle_is_four_files(tiny_bundle: Path) -> None:
+    assert sorted(contents(tiny_bundle)) == FILES
+
+
+def test_a_bundle_tells_transformers_of_its_preprocessing(tiny_bundle: Path) -> None:
+    told = json.loads((tiny_bundle / "preprocessor_config.json").read_text())
+    preprocessing = load_config(tiny_bundle).preprocessing
+    assert told["size"] == {"max_height": 64, "max_width": 64}
+    assert (told["image_mean"], told["image_std"]) == (list(preprocessing.mean), list(preprocessing.std))
+    assert told["rescale_factor"] == 1 / 255
+    for resize, size in (("stretch", {"height": 64, "width": 64}), ("none", {})):
+        told = preprocessing.model_copy(update={"resize": resize}).as_transformers()
+        assert (told["do_resize"], told["size"]) == (resize != "none", size)
 
 
 def test_a_bundle_comes_back_bit_for_bit(tiny_bundle: Path, tmp_path: Path) -> None:
@@ -206,7 +219,7 @@ def test_saving_over_a_bundle_replaces_it_and_leaves_no_other_file(bundle_copy: 
         next(deployable.parameters()).add_(1)
     save_bundle(bundle_copy, deployable, config, "# New\n")
     assert torch.equal(next(load_bundle(bundle_copy)[0].parameters()), next(deployable.parameters()))
-    assert sorted(contents(bundle_copy)) == ["README.md", "config.json", "model.safetensors"]
+    assert sorted(contents(bundle_copy)) == FILES
 
 
 def test_a_bundle_survives_weights_that_cannot_be_written(bundle_copy: Path) -> None:

@@ -15,6 +15,8 @@ from typing import NamedTuple
 
 import pytest
 
+from zoo.catalog import entries
+
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -145,6 +147,11 @@ def test_the_recipes_are_in_the_wheel(installed: Installed) -> None:
     recipes = {f"zoo/train/recipes/{path.name}" for path in (ROOT / "train" / "recipes").glob("*.toml")}
     assert recipes
     assert recipes <= set(installed.files)
+
+
+def test_the_catalog_is_read_from_the_wheel(installed: Installed) -> None:
+    program = "from zoo.catalog import entries; print(*(entry.alias for entry in entries()))"
+    assert installed.run("python", "-c", program).split() == [entry.alias for entry in entries()]
 
 
 def test_types_and_licence_are_in_the_wheel(installed: Installed) -> None:

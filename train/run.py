@@ -49,6 +49,11 @@ class RunFolder:
         return self.path / "metrics.json"
 
     @property
+    def preview(self) -> Path:
+        """Return the path of the picture of some predictions."""
+        return self.path / "preview.png"
+
+    @property
     def bundle(self) -> Path:
         """Return the folder of the stripped model."""
         return self.path / "bundle"

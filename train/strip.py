@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from zoo import __version__
-from zoo.bundle import BundleConfig, save_bundle
-from zoo.card import model_card
+from zoo.bundle import BundleConfig, replacing, save_bundle
+from zoo.card import PREVIEW_NAME, model_card, refresh_card
 from zoo.errors import BundleError
+from zoo.licenses import DRAWN
+from zoo.models.classifier import ClassifierConfig
+from zoo.models.encoder import pretrained_weights
 from zoo.train.checkpoint import load_checkpoint
 from zoo.train.registry import METHODS, build_method
 from zoo.train.run import RunFolder
@@ -43,7 +47,7 @@ def strip(path: Path, weights: str | None = None) -> Path:
     weights = weights or method.default_weights
     is_default = weights == method.default_weights
     deployable = method.deployable(weights).eval()
-    metrics = _read_metrics(run) if is_default and state["step"] == recipe.steps else {}
+    is_final = is_default and state["step"] == recipe.steps
     config = BundleConfig(
         deployable=deployable.config,
         method=recipe.method.name,
@@ -56,13 +60,27 @@ def strip(path: Path, weights: str | None = None) -> Path:
             "step": state["step"],
             "partition": json.loads((run.partition / "partition.json").read_text(encoding="utf-8")),
             "parameters": {"trained": _count(method), "kept": _count(deployable)},
+            "pretrained_weights": pretrained_weights(_encoders(deployable.config))
+            if recipe.pretrained
+            else {},
             "versions": {"zoo": __version__, "torch": torch.__version__},
         },
-        metrics=metrics,
+        metrics=_read_metrics(run) if is_final else {},
     )
     folder = run.bundle if is_default else run.path / f"bundle-{weights}"
     save_bundle(folder, deployable, config, model_card(config))
+    if is_final and recipe.data.spec in DRAWN and run.preview.is_file():  # pictures of others may be private
+        with replacing(folder / PREVIEW_NAME) as path:
+            shutil.copyfile(run.preview, path)
+    refresh_card(folder)
     return folder
+
+
+def _encoders(config: Any) -> tuple[str, ...]:
+    """Return the encoders of a model."""
+    if isinstance(config, ClassifierConfig):
+        return (config.encoder,)
+    return tuple(network.encoder for network in config.networks)
 
 
 def _read_metrics(run: RunFolder) -> dict[str, Any]:

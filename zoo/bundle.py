@@ -5,6 +5,7 @@ Its files:
     config.json          what the model is: networks, classes, preprocessing, recipe, provenance, metrics
     model.safetensors    its weights
     README.md            the model card
+    preprocessor_config.json    size and range of its input, as transformers writes them
     after export also    model.onnx, model.fp16.onnx, manifest.json, engines/
 """
 
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
 CARD_NAME = "README.md"
+PREPROCESSOR_NAME = "preprocessor_config.json"
+MODEL_FILES = (WEIGHTS_NAME, CARD_NAME, PREPROCESSOR_NAME, CONFIG_NAME)
+"""Of a bundle before anything is exported."""
 
 Model = TypeVar("Model", bound="nn.Module")
 
@@ -93,7 +97,7 @@ def save_bundle(folder: Path, deployable: nn.Module, config: BundleConfig, card:
     """Write a bundle; the folder appears complete or keeps its former contents.
 
     Args:
-        folder: created if missing; the three files are replaced.
+        folder: created if missing; the four files are replaced.
         deployable: whose state dict is stored.
         config: of `config.json`.
         card: Markdown of the model card.
@@ -103,12 +107,15 @@ def save_bundle(folder: Path, deployable: nn.Module, config: BundleConfig, card:
     with (
         replacing(folder / CONFIG_NAME) as config_path,
         replacing(folder / CARD_NAME) as card_path,
+        replacing(folder / PREPROCESSOR_NAME) as preprocessor_path,
         replacing(folder / WEIGHTS_NAME) as weights_path,
     ):
         # part of the file, so that its hash, which artifacts carry, also tells a changed weight or gate
         save_file(state, weights_path, {"deployable": config.deployable.model_dump_json()})
         weights_path.chmod(0o644)  # safetensors makes it readable for its owner alone
         card_path.write_text(card, encoding="utf-8")
+        preprocessor = json.dumps(config.preprocessing.as_transformers(), indent=2)
+        preprocessor_path.write_text(preprocessor + "\n", encoding="utf-8")
         config_path.write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 

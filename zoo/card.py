@@ -2,138 +2,116 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from zoo.figures import figures_of
+from zoo.bundle import CARD_NAME, load_config, replacing, write_json
+from zoo.card_metadata import metadata, title
+from zoo.card_tables import BENCHMARK_NAME, agreement_section, latency_section, markdown_table
+from zoo.card_text import facts, introduction, limits, measured
+from zoo.licenses import license_table, stated_license
+from zoo.manifest import MANIFEST_NAME, FileEntry, read_manifest
+from zoo.predictors.artifact import sha256
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
     from zoo.bundle import BundleConfig
-    from zoo.models.classifier import ClassifierConfig
-    from zoo.models.deployable import DeployableConfig, EnsembleConfig
 
-
-RESIZED = {
-    "fit": "scaled to fit into {} x {}",
-    "stretch": "stretched to {} x {}",
-    "none": "seen at its own size (training crop {} x {})",
-}
-"""How an image reaches the network, by `Preprocessing.resize`."""
-
+PREVIEW_NAME = "preview.png"
 
 USE = ("zoo predict FOLDER image.jpg --overlay", "zoo export FOLDER --onnx --trt")
 USE_CLASSIFIER = ("zoo export MODEL --gate FOLDER",)
+USE_IN_PYTHON = (
+    "```python",
+    "import zoo",
+    'model = zoo.load("owner/name")  # or the folder of this file',
+    'mask = model("image.jpg")  # (height, width) numbers of model.classes',
+    "```",
+    "",
+)
+
+LICENSE_NOTE = (
+    "The license of this model itself is in the metadata of this card: `unknown` until somebody states it."
+)
 
 
-def model_card(config: BundleConfig) -> str:
-    """Return the model card as Markdown with the Hub's metadata block."""
+def model_card(config: BundleConfig, folder: Path | None = None) -> str:
+    """Return the model card as Markdown with the Hub's metadata block.
+
+    Args:
+        config: of the bundle.
+        folder: of the bundle, to tell also what was exported and timed, to show its picture, and to keep the
+            license that its card states.
+
+    Raises:
+        BundleError: a card, manifest or benchmark there that cannot be read.
+    """
     is_classifier = config.deployable.kind == "classifier"
-    task = "image-classification" if is_classifier else "image-segmentation"
-    tags = ["multi-label-classification" if is_classifier else "semantic-segmentation", "semi-supervised"]
-    encoder = "ImageNet weights of timm" if config.recipe["pretrained"] else "random weights"
     lines = [
-        "---",
-        "library_name: semiseg-zoo",
-        f"pipeline_tag: {task}",
-        f"tags: [{', '.join([*tags, *config.method.split(' + ')])}]",
-        "---",
+        metadata(config, {} if folder is None else stated_license(folder / CARD_NAME)),
         "",
-        f"# {config.method} on {config.recipe['data']['spec']}",
+        f"# {title(config)}",
         "",
-        (
-            f"{describe(config.deployable)} (started from {encoder}), "
-            f"the {config.weights} after {config.provenance['step']} steps."
-        ),
-        *_gate(config),
+        *introduction(config),
+        *_picture(folder),
         "",
-        *_facts(config),
+        "## Use",
         "",
-        *_measured(config),
-        "",
+        *(() if is_classifier else USE_IN_PYTHON),
         *(f"    {command}" for command in (USE_CLASSIFIER if is_classifier else USE)),
+        "",
+        "## Model",
+        "",
+        *facts(config),
+        "",
+        "## Measured",
+        "",
+        *measured(config),
+        *(() if folder is None else (*agreement_section(folder), *latency_section(folder))),
+        "",
+        "## License",
+        "",
+        *markdown_table(("of", "license", "known from"), license_table(config), align="---"),
+        "",
+        LICENSE_NOTE,
+        "",
+        "## Limits",
+        "",
+        *(f"- {limit}" for limit in limits(config)),
     ]
     return "\n".join(lines) + "\n"
 
 
-def describe(deployable: DeployableConfig | ClassifierConfig) -> str:
-    """Return the networks of a model in a few words, those of a gated one without its classifier."""
-    if deployable.kind == "classifier":
-        return f"{deployable.encoder} with a probability for each class of being in the image"
-    if deployable.kind == "gated":
-        return describe(deployable.segmentation)
-    if deployable.kind == "ensemble":
-        return _describe_ensemble(deployable)
-    return f"{deployable.network.architecture} with {deployable.network.encoder}"
+def refresh_card(bundle: Path) -> None:
+    """Write the card of a bundle anew, with what was exported and measured since; its manifest follows.
+
+    Args:
+        bundle: its folder. Of a README.md that was edited by hand only the license is kept.
+
+    Raises:
+        BundleError: no bundle there, or a card, manifest or benchmark that cannot be read.
+    """
+    card = model_card(load_config(bundle), bundle)
+    with replacing(bundle / CARD_NAME) as path:
+        path.write_text(card, encoding="utf-8")
+    _rehash(bundle, [bundle / CARD_NAME, *(bundle / BENCHMARK_NAME).parent.glob("benchmark.*")])
 
 
-def _describe_ensemble(ensemble: EnsembleConfig) -> str:
-    first, second = (f"{network.architecture} with {network.encoder}" for network in ensemble.branches)
-    networks = f"two networks, {first} each" if first == second else f"{first} and {second}"
-    weight = ensemble.weight_1
-    weights = "" if weight == 0.5 else f", weighted {weight:g} to {1 - weight:g},"
-    return f"The average of the {ensemble.average}{weights} of {networks}"
-
-
-def _gate(config: BundleConfig) -> list[str]:
-    """Return a paragraph on what the gate does, if there is one."""
-    gate = config.deployable
-    if gate.kind != "gated":
+def _picture(folder: Path | None) -> list[str]:
+    if folder is None or not (folder / PREVIEW_NAME).is_file():
         return []
-    kept = "" if gate.background is None else f"; {config.names[gate.background]} never is"
-    height, width = gate.classifier.imgsz
-    return [
-        "",
-        (
-            f"A class whose probability of being in the image is not above {gate.threshold:g} is removed "
-            f"from the mask{kept}. The probabilities are those of {gate.classifier.encoder}, which sees the "
-            f"image at {height} x {width}. Where an image is cut into windows, each has a gate of its own."
-        ),
-    ]
+    return ["", f"![Images of val, their masks, the masks of the model]({PREVIEW_NAME})"]
 
 
-def _facts(config: BundleConfig) -> list[str]:
-    preprocessing = config.preprocessing
-    height, width = preprocessing.imgsz
-    parts: dict[str, dict[str, Any]] = config.provenance.get("parts", {})
-    return [
-        "| | |",
-        "|---|---|",
-        f"| classes | {', '.join(config.names)} |",
-        *([] if parts else [f"| labeled / unlabeled images | {_images(config.provenance)} |"]),
-        f"| input | RGB image of any size, {RESIZED[preprocessing.resize].format(height, width)} |",
-        f"| parameters | {config.provenance['parameters']['kept']:,} |",
-        *(f"| {role} | {_origin(part)} |" for role, part in parts.items()),
-    ]
-
-
-def _origin(part: dict[str, Any]) -> str:
-    """Return where a part of a composed model came from."""
-    step = part["provenance"]["step"]
-    return (
-        f"{part['method']}, {part['weights']}, step {step}, weights {part['weights_sha256'][:12]}; "
-        f"labeled / unlabeled images {_images(part['provenance'])}"
-    )
-
-
-def _images(provenance: dict[str, Any]) -> str:
-    counts, digest = provenance["partition"]["counts"], provenance["partition"]["digest"]
-    return f"{counts['labeled']} / {counts['unlabeled']} (partition {digest})"
-
-
-def _measured(config: BundleConfig) -> list[str]:
-    if "val" not in config.metrics:
-        return ["Not evaluated yet: `zoo evaluate FOLDER`."]
-    val = config.metrics["val"]
-    figures = figures_of(val)
-    (name, value), *others = figures.summary(val, "{:.3f}".format)
-    summary = ", ".join([f"**{name} {value}**", *(f"{other} {text}" for other, text in others)])
-    threshold = f" A class counts as seen above {val['threshold']:g}." if "threshold" in val else ""
-    return [
-        (
-            f"Measured after the last step on {val['images']} images of `val`, protocol `{val['protocol']}`: "
-            f"{summary}.{threshold}"
-        ),
-        "",
-        f"| class | {' | '.join(figures.by_class.values())} |",
-        f"|---|{'---:|' * len(figures.by_class)}",
-        *(f"| {' | '.join(row)} |" for row in figures.rows(val, "{:.3f}".format)),
-    ]
+def _rehash(bundle: Path, paths: Iterable[Path]) -> None:
+    """Bring what the manifest says of some files up to date, if there is a manifest."""
+    if (bundle / MANIFEST_NAME).is_file():
+        manifest = read_manifest(bundle)
+        entries = {
+            path.relative_to(bundle).as_posix(): FileEntry(sha256=sha256(path), bytes=path.stat().st_size)
+            for path in paths
+        }
+        files = dict(sorted({**manifest.files, **entries}.items()))
+        updated = manifest.model_copy(update={"files": files})
+        write_json(bundle / MANIFEST_NAME, updated.model_dump(mode="json"))

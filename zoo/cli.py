@@ -10,10 +10,13 @@ import typer
 
 from zoo import __version__
 from zoo.commands.benchmark import benchmark
+from zoo.commands.catalog import info, list_models
 from zoo.commands.compare import compare
 from zoo.commands.evaluate import evaluate
 from zoo.commands.export import export
 from zoo.commands.predict import predict
+from zoo.commands.pull import pull
+from zoo.commands.push import push
 from zoo.commands.train import train
 from zoo.errors import ZooError
 
@@ -32,6 +35,10 @@ app.command()(predict)
 app.command()(export)
 app.command("benchmark")(benchmark)
 app.command("bench", hidden=True)(benchmark)
+app.command()(pull)
+app.command()(push)
+app.command("list")(list_models)
+app.command()(info)
 
 
 def _print_version(value: bool) -> None:

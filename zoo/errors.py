@@ -27,3 +27,7 @@ class ParityError(ExportError):
 
 class InvalidImageError(ZooError):
     """An image that cannot be predicted: unreadable, not RGB, not 8 bits a channel."""
+
+
+class RegistryError(ZooError):
+    """A bundle that cannot be pulled or pushed: no such name, no network, no right, no space."""

@@ -7,7 +7,7 @@ sees in production what it saw in training. The normalisation itself is part of 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -48,6 +48,25 @@ class Preprocessing(BaseModel):
     def model_size(self, height: int, width: int) -> tuple[int, int]:
         """Return the (height, width) at which the network sees an image of this size."""
         return resized_size((height, width), self.imgsz, self.resize)
+
+    def as_transformers(self) -> dict[str, Any]:
+        """Return the same in the words of `preprocessor_config.json` of transformers."""
+        height, width = self.imgsz
+        sizes: dict[Resize, dict[str, int]] = {
+            "fit": {"max_height": height, "max_width": width},
+            "stretch": {"height": height, "width": width},
+            "none": {},
+        }
+        return {
+            "do_resize": self.resize != "none",
+            "size": sizes[self.resize],
+            "resample": int(Image.Resampling.BILINEAR),
+            "do_rescale": True,
+            "rescale_factor": 1 / 255,
+            "do_normalize": True,
+            "image_mean": list(self.mean),
+            "image_std": list(self.std),
+        }
 
 
 def resized_size(size: tuple[int, int], imgsz: tuple[int, int], resize: Resize) -> tuple[int, int]:

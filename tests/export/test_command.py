@@ -57,6 +57,7 @@ def test_a_branch_becomes_a_bundle_beside_the_runs_with_its_artifacts(export: Ex
         "manifest.json",
         "model.onnx",
         "model.safetensors",
+        "preprocessor_config.json",
     }
     assert load_config(made).deployable.kind == "student"
     assert not (run / "bundle" / "model.onnx").exists()

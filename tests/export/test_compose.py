@@ -163,7 +163,7 @@ def test_the_card_tells_of_branches_and_gate(
         in card
     )
     assert "not above 0.2 is removed from the mask; background never is." in card
-    assert "semi-supervised, rrn, mlmt]" in card
+    assert "\n- semi-supervised\n- rrn\n- mlmt\n" in card
     weights = sha256(classifier_bundle / "model.safetensors")
     assert f"| classifier | mlmt, teacher, step 7, weights {weights[:12]}; labeled" in card
 

@@ -8,7 +8,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from zoo.bundle import load_config
+from zoo.bundle import MODEL_FILES, load_config
 from zoo.commands.export import export
 from zoo.errors import BundleError, ExportError, ParityError
 from zoo.export import graph, pipeline
@@ -240,7 +240,7 @@ def test_an_artifact_cannot_be_exported(write_onnx: Any, tmp_path: Path) -> None
 def test_a_copy_holds_the_model_and_not_its_artifacts(bundle_copy: Path, tmp_path: Path) -> None:
     (bundle_copy / "model.onnx").write_bytes(b"artifact")
     copy = copy_bundle(bundle_copy, tmp_path / "a" / "copy")
-    assert {path.name for path in copy.iterdir()} == {"config.json", "model.safetensors", "README.md"}
+    assert {path.name for path in copy.iterdir()} == set(MODEL_FILES)
     assert copy_bundle(bundle_copy, bundle_copy) == bundle_copy
 
 

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import json
 import pickle
-from typing import TYPE_CHECKING
+import shutil
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -160,6 +162,39 @@ def test_only_the_default_network_carries_the_figures_measured_on_it(run: Path) 
     assert load_config(strip(run, "teacher")).metrics == {}
     assert "Not evaluated yet" in (run / "bundle-teacher" / "README.md").read_text()
     assert "mIoU" in (run / "bundle" / "README.md").read_text()
+
+
+def change_recipe(run: Path, copy: Path, **changes: Any) -> Path:
+    """Return a copy of a run with other settings, `data` those of its data."""
+    shutil.copytree(run, copy)
+    stored = json.loads((copy / "recipe.json").read_text())
+    stored["recipe"]["data"] |= changes.pop("data", {})
+    stored["recipe"] |= changes
+    (copy / "recipe.json").write_text(json.dumps(stored))
+    return copy
+
+
+def test_pictures_leave_the_run_only_if_their_images_were_drawn(run: Path, tmp_path: Path) -> None:
+    assert not (strip(run) / "preview.png").exists()
+    drawn = change_recipe(run, tmp_path / "run", data={"spec": "shapes"})
+    assert (strip(drawn) / "preview.png").read_bytes() == (run / "preview.png").read_bytes()
+    assert "](preview.png)" in (drawn / "bundle" / "README.md").read_text()
+    assert not (strip(drawn, "teacher") / "preview.png").exists()
+
+
+def test_the_card_calls_the_data_by_their_name_and_not_by_their_path(run: Path, tiny_folder: Path) -> None:
+    card = (strip(run) / "README.md").read_text()
+    assert "# eln on tiny" in card
+    assert str(tiny_folder) not in card
+
+
+def test_the_weights_that_a_run_started_from_are_kept_with_their_license(run: Path, tmp_path: Path) -> None:
+    assert load_config(strip(run)).provenance["pretrained_weights"] == {}
+    started = change_recipe(run, tmp_path / "run", pretrained=True)
+    stated = load_config(strip(started)).provenance["pretrained_weights"]
+    assert stated == {"test_resnet.r160_in1k": "apache-2.0"}
+    card = (started / "bundle" / "README.md").read_text()
+    assert "| encoder weights | apache-2.0 | timm, of test_resnet.r160_in1k |" in card
 
 
 def test_a_bundle_predicts(run: Path, tiny_folder: Path) -> None:

@@ -146,7 +146,9 @@ def _keep(
     bundle: Path, chosen: Candidate, made: dict[str, Artifact], candidates: Sequence[Candidate]
 ) -> tuple[str, ...]:
     """Remove what was made but not chosen, note in the manifest why, and return what is left."""
-    from zoo.export.manifest import read_manifest, update_manifest
+    from zoo.card import refresh_card
+    from zoo.export.manifest import update_manifest
+    from zoo.manifest import read_manifest
     from zoo.predictors.artifact import info_path
 
     assert chosen.artifact is not None
@@ -157,4 +159,5 @@ def _keep(
     entry = read_manifest(bundle).artifacts[chosen.artifact.name]
     advice = {each.name: {"p50_ms": each.p50_ms, "remark": each.remark} for each in candidates}
     update_manifest(bundle, {chosen.artifact.name: {**entry, "chosen_from": advice}})
+    refresh_card(bundle)
     return (chosen.artifact.name,)

@@ -10,7 +10,7 @@ import typer
 
 from zoo.commands.console import AsJson, emit, remarks, table
 from zoo.commands.device import DeviceOption, choose_device
-from zoo.commands.model import parse_size, resolve_model
+from zoo.commands.model import is_name, parse_size, resolve_bundle, resolve_model
 from zoo.errors import ZooError
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def benchmark(
 
     The backends take turns on the same images; the mIoU is that of the very file that is timed.
     """
-    paths = [resolve_model(model) for model in models or (None,)]
+    paths = [_resolve(model) for model in models or (None,)]
     size = None if imgsz is None else parse_size(imgsz)
 
     from rich.text import Text
@@ -109,6 +109,11 @@ def benchmark(
     if (folder.parent / "config.json").is_file():  # the card tells the figures of its bundle
         refresh_card(folder.parent)
     emit(result.model_dump(mode="json"), *_show(result, files), as_json=as_json)
+
+
+def _resolve(model: str | None) -> Path:
+    """Return the path of a model; of a pulled one, of a copy that a report may be written to."""
+    return resolve_bundle(model) if model is not None and is_name(model) else resolve_model(model)
 
 
 def default_folder(paths: list[Path]) -> Path:

@@ -1,4 +1,4 @@
-"""What MODEL may be on the command line: a run, a bundle, an artifact, or nothing for the newest run."""
+"""What MODEL may be: a run, a bundle, an artifact, a name in a registry, or nothing for the newest run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from zoo.commands.console import remarks
-from zoo.errors import BundleError
+from zoo.errors import BundleError, RegistryError
+from zoo.registry.names import FOLDER_PREFIX, parse_name
 
 RUNS = Path("runs")
 ARTIFACT_SUFFIXES = (".onnx", ".engine")
@@ -17,13 +18,14 @@ ModelArgument = Annotated[
     str | None,
     typer.Argument(
         metavar="[MODEL]",
-        help="A run or bundle folder, an .onnx or .engine file; default: the newest run under runs/.",
+        help="A run or bundle folder, an .onnx or .engine file, owner/name on the Hub, file:DIR/name; "
+        "default: the newest run under runs/.",
     ),
 ]
 
 
 def resolve_model(text: str | None, weights: str | None = None) -> Path:
-    """Return the bundle folder or artifact file that MODEL names.
+    """Return the bundle folder or artifact file that MODEL names; a name in a registry is pulled.
 
     Args:
         text: MODEL as given; None is the newest run.
@@ -33,6 +35,8 @@ def resolve_model(text: str | None, weights: str | None = None) -> Path:
     Raises:
         BundleError: nothing of that name, or a folder that is neither run nor bundle.
     """
+    if text is not None and weights is None and is_name(text):
+        return _pull(text)
     path = newest_run() if text is None else Path(text)
     if not path.exists():
         raise BundleError(
@@ -58,15 +62,50 @@ def resolve_model(text: str | None, weights: str | None = None) -> Path:
 
 
 def resolve_bundle(text: str | None, weights: str | None = None) -> Path:
-    """Return the bundle folder that MODEL names; see `resolve_model`.
+    """Return the bundle folder that MODEL names and that may be written to; see `resolve_model`.
 
     Raises:
         BundleError: nothing of that name, or an artifact.
     """
+    if text is not None and weights is None and is_name(text):
+        return _pull(text, writable=True)
     path = resolve_model(text, weights)
     if path.is_file():
         raise BundleError(f"{path} is an artifact, expected a run or bundle folder to export")
     return path
+
+
+def is_name(text: str) -> bool:
+    """Return whether MODEL is the name of a bundle in a registry, and not a path or a mistake in one."""
+    path = Path(text)
+    # runs/elm is a slip of runs/eln, not a model of the owner called runs
+    is_path = path.exists() or path.suffix in ARTIFACT_SUFFIXES or path.parent.exists() or path.parent == RUNS
+    if is_path and not text.startswith(FOLDER_PREFIX):
+        return False
+    from zoo.catalog import resolve_alias
+
+    try:
+        parse_name(resolve_alias(text))
+    except RegistryError:
+        return False
+    return True
+
+
+def _pull(name: str, *, writable: bool = False) -> Path:
+    """Return the folder of a bundle, of the revision in `zoo.lock` if that has one.
+
+    Args:
+        name: of the bundle.
+        writable: whether to copy it out of the cache or registry, once for each revision.
+    """
+    from zoo.registry.lock import LOCK_NAME, read_lock
+    from zoo.registry.pull import copy_to, fetch
+
+    locked = name in read_lock(Path(LOCK_NAME)).models
+    pulled = fetch(name, locked=locked, say=remarks.print)
+    folder = copy_to(pulled) if writable else pulled.folder
+    remarks.print(f"{name} at {pulled.locked.revision[:12]}: {folder}")
+    return folder
 
 
 def _bundle_of_run(run: Path, weights: str | None) -> Path:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from difflib import get_close_matches
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import timm
 import torch
 from torch import Tensor, nn
 
 from zoo.errors import RecipeError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 LOW_LEVEL_STRIDE = 4
 
@@ -158,3 +161,22 @@ def kaiming_normal(module: nn.Module) -> None:
         elif isinstance(child, nn.BatchNorm2d):
             nn.init.ones_(child.weight)
             nn.init.zeros_(child.bias)
+
+
+def pretrained_weights(encoders: Iterable[str]) -> dict[str, str | None]:
+    """Return the license of the weights that encoders start from, as timm states it, by their full name.
+
+    Args:
+        encoders: names of timm models; one without a tag starts from timm's default for it.
+
+    Returns:
+        None for weights whose license timm does not state.
+    """
+    found: dict[str, str | None] = {}
+    for encoder in encoders:
+        weights = timm.get_pretrained_cfg(encoder)
+        if weights is None:
+            found[encoder] = None
+        else:
+            found[f"{weights.architecture}.{weights.tag}"] = weights.license
+    return found

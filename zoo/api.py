@@ -1,0 +1,188 @@
+"""`zoo.load`: a model in Python, from wherever it lies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from zoo.commands.device import choose_device
+from zoo.commands.listing import find_model
+from zoo.data.files import READ_ERRORS
+from zoo.errors import InvalidImageError
+from zoo.overlay import overlay
+from zoo.predictors.load import load_predictor
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from zoo.classes import Color, Mask
+    from zoo.predictors.artifact import Precision
+    from zoo.predictors.base import Prediction, Predictor
+
+    Picture = NDArray[np.uint8] | Image.Image | str | Path
+    """(H, W, 3) uint8 RGB, an image of Pillow, or a file."""
+
+DEEP = ("I", "F")
+"""Starts of Pillow's modes of more than 8 bits, whose range says nothing of what is black and white."""
+
+TRANSPARENT = ("RGBA", "RGBa", "LA", "La", "PA")
+
+
+class Model:
+    """A model that is ready to predict, for one thread at a time.
+
+    Args:
+        predictor: what runs it.
+    """
+
+    def __init__(self, predictor: Predictor) -> None:
+        self.predictor = predictor
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Return the names of the classes, in the order of their numbers in a mask."""
+        return self.predictor.classes.names
+
+    @property
+    def palette(self) -> tuple[Color, ...]:
+        """Return the RGB color of each class, 0..255."""
+        return self.predictor.classes.palette
+
+    @overload
+    def __call__(self, image: list[Any] | tuple[Any, ...]) -> list[Mask]: ...
+
+    @overload
+    def __call__(self, image: Picture) -> Mask: ...
+
+    def __call__(self, image: Picture | list[Any] | tuple[Any, ...]) -> Mask | list[Mask]:
+        """Return the mask of an image, or a list of the masks of several.
+
+        Args:
+            image: (H, W, 3) uint8 RGB, an image of Pillow, or the path of a file, which is turned upright as
+                its EXIF data say; or a list or tuple of these.
+
+        Returns:
+            (H, W) uint8, or int32 above 255 classes: numbers of `classes`.
+
+        Raises:
+            InvalidImageError: not such an image, or a file that cannot be read.
+        """
+        if isinstance(image, list | tuple):
+            return [self.predictor.predict(read_image(each)) for each in image]
+        return self.predictor.predict(read_image(image))
+
+    def predict_with_confidence(self, image: Picture) -> Prediction:
+        """Return `mask` and `confidence` of an image, both (H, W).
+
+        The confidence is the probability of each pixel's class, uint8, 255 for certain; None from an artifact
+        that gives masks only.
+
+        Raises:
+            InvalidImageError: not such an image, or a file that cannot be read.
+        """
+        return self.predictor.predict_with_confidence(read_image(image))
+
+    def overlay(self, image: Picture, mask: Mask | None = None, alpha: float = 0.5) -> Image.Image:
+        """Return the image in the colors of its mask, with lines between classes, to save or to show.
+
+        Args:
+            image: as for a call.
+            mask: (H, W) of this image; None to predict it.
+            alpha: weight of the colors, 0..1.
+
+        Raises:
+            InvalidImageError: not such an image, or a mask of another size.
+        """
+        picture = read_image(image)
+        mask = self.predictor.predict(picture) if mask is None else mask
+        if mask.shape != picture.shape[:2]:
+            raise InvalidImageError(
+                f"got a mask of shape {mask.shape}, expected that of the image, {picture.shape[:2]}: give "
+                f"the mask of this image, or none"
+            )
+        return Image.fromarray(overlay(picture, mask, self.predictor.classes, alpha))
+
+    def __repr__(self) -> str:
+        return f"Model({len(self.classes)} classes, {self.predictor.backend}: {self.predictor.description})"
+
+
+def load(
+    model: str | Path,
+    *,
+    backend: str | None = None,
+    device: str | None = None,
+    precision: Precision | None = None,
+    threads: int | None = None,
+    offline: bool = False,
+) -> Model:
+    """Return a model.
+
+    Args:
+        model: `owner/name[@revision]` on the Hub, `file:DIR/name[@revision]` in a shared folder, a run or
+            bundle folder, or an `.onnx` or `.engine` file.
+        backend: `eager` (default of a bundle), `eager-amp`, `compile`, `ort` (default of an `.onnx` file),
+            `openvino` or `trt`.
+        device: `cpu` or `cuda`; None for a GPU if PyTorch finds one.
+        precision: of the exported file that `ort`, `openvino` or `trt` runs.
+        threads: of the CPU; None for one on each core.
+        offline: take a Hub model from the cache, without a look at the network.
+
+    Raises:
+        ZooError: no such model, or not one for this backend, device and precision.
+    """
+    path = find_model(str(model), offline=offline)
+    predictor = load_predictor(
+        path, backend=backend, device=choose_device(device), threads=threads, precision=precision
+    )
+    return Model(predictor)
+
+
+def read_image(image: Picture) -> NDArray[np.uint8]:
+    """Return an image as (H, W, 3) uint8 RGB.
+
+    Args:
+        image: see `Model.__call__`; an array comes back as it is.
+
+    Raises:
+        InvalidImageError: neither of these, unreadable, transparent, or of more than 8 bits a channel.
+    """
+    if isinstance(image, np.ndarray):
+        return image  # the predictor checks it
+    if isinstance(image, Image.Image):
+        return _as_rgb(image, "the image")
+    if not isinstance(image, str | Path):
+        raise InvalidImageError(
+            f"got a {type(image).__name__}, expected a (height, width, 3) uint8 array, an image of Pillow or "
+            f"the path of a file: convert it"
+        )
+    try:
+        with Image.open(image) as opened:
+            return _as_rgb(ImageOps.exif_transpose(opened), str(image))
+    except UnidentifiedImageError as error:
+        raise InvalidImageError(f"{image} is no image that can be read: save it as PNG or JPEG") from error
+    except READ_ERRORS as error:
+        raise InvalidImageError(
+            f"{image} cannot be read ({error}): check the path, or save it again"
+        ) from error
+
+
+def _as_rgb(image: Image.Image, name: str) -> NDArray[np.uint8]:
+    """Return an image of any mode of 8 bits as (H, W, 3) uint8 RGB."""
+    if image.mode.startswith(DEEP):
+        raise InvalidImageError(
+            f"{name} has more than 8 bits a channel ({image.mode}), expected 8: scale it to 0..255 as the "
+            f"training images were"
+        )
+    if image.mode in TRANSPARENT or "transparency" in image.info:
+        image = image.convert("LA" if image.mode == "La" else "RGBA").convert("RGBA")
+        if np.asarray(image.getchannel("A")).min() < 255:
+            raise InvalidImageError(f"{name} is transparent in places: flatten it onto a background")
+    try:
+        return np.array(image.convert("RGB"))
+    except ValueError as error:
+        raise InvalidImageError(
+            f"{name} is {image.mode}, which Pillow cannot convert: convert it to RGB"
+        ) from error

@@ -1,0 +1,193 @@
+"""The published rows of the four papers, each under a short alias such as `eln-voc-1/8-resnet50`.
+
+They are read from the recipes that repeat them: a recipe with a table `[reported]` is a row. The figures are
+those of the papers, not measured here.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from difflib import get_close_matches
+from functools import cache
+from importlib import resources
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from zoo.errors import BundleError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+Tree = dict[str, Any]
+
+DATA = {"voc": "voc", "cityscapes": "cityscapes", "context": "pascal-context"}
+"""What a data set is called on the command line, by its name in a recipe's."""
+
+PROTOCOLS = {
+    ("eln", "voc"): "image and label resized to 512 x 512",
+    ("eln", "cityscapes"): "whole image, full size",
+    ("rrn", "voc"): "windows of 512, full size",
+    ("rrn", "cityscapes"): "windows of 800, full size",
+    ("u2pl", "voc"): "center crop of 513",
+    ("u2pl", "cityscapes"): "windows of 769, full size",
+    ("s4gan", "voc"): "whole image, full size",
+    ("s4gan", "cityscapes"): "image and label at half size",
+    ("s4gan", "context"): "center crop of 512, short side at 512",
+}
+"""How the authors scored, by paper and data set."""
+
+LISTS = {
+    "eln": "the authors' random subsets",
+    "rrn": "CPS",
+    "u2pl": "the authors' own",
+    "s4gan": "the authors' random subsets",
+}
+"""Which images were labeled, by paper."""
+
+PSEUDOSEG_LISTS = ("u2pl_voc_92", "u2pl_voc_183", "u2pl_voc_366")
+"""Rows of U2PL whose labeled images are those of PseudoSeg."""
+
+BUNDLES: dict[str, str] = {}
+"""Names of the bundles that exist, by alias."""
+
+
+class Entry(NamedTuple):
+    """One row of a paper."""
+
+    alias: str
+    method: str
+    """`eln`, `rrn`, `u2pl`, `s4gan` or `s4gan + mlmt`."""
+    data: str
+    """`voc`, `cityscapes` or `pascal-context`."""
+    partition: str
+    """The labeled share, or the number of labeled images."""
+    partition_list: str
+    """Whose list of labeled images it was."""
+    architecture: str
+    encoder: str | None
+    """None where the paper does not say."""
+    miou: float
+    """Reported by the paper, 0..100."""
+    labels_only: float | None
+    """What the paper reports for the same network without unlabeled images, 0..100."""
+    protocol: str
+    source: str
+    """Table of the paper."""
+    recipe: str
+    bundle: str | None = None
+    """Name of the bundle, None if there are no weights."""
+
+    @property
+    def commands(self) -> tuple[str, ...]:
+        """Return the commands that make the weights; DIR is the folder of the data set."""
+        data = "--data DIR"
+        method, data_set, *_ = self.recipe.split("_")
+        train = f"zoo train {method} --recipe {self.recipe} {data}"
+        if self.method == method:
+            return (train,)
+        gate = f"mlmt_{data_set}_{self.partition.replace('/', '-')}"
+        known = f"--recipe {gate} {data}" if gate in _names() else f"{data} --partition {self.partition}"
+        return (
+            f"{train} --out runs/s4gan",
+            f"zoo train mlmt {known} --out runs/mlmt",
+            "zoo export runs/s4gan --gate runs/mlmt",
+        )
+
+
+@cache
+def entries() -> tuple[Entry, ...]:
+    """Return all rows, by method, data set and partition."""
+    found = [entry for name in _names() for entry in _rows(name)]
+    return tuple(sorted(found, key=lambda entry: (entry.method, entry.data, _share(entry), entry.alias)))
+
+
+def find_entry(alias: str) -> Entry | None:
+    """Return the row of an alias, None if there is none."""
+    return next((entry for entry in entries() if entry.alias == alias), None)
+
+
+def resolve_alias(text: str) -> str:
+    """Return the name of the bundle that an alias stands for; any other text comes back as it is.
+
+    Raises:
+        BundleError: a row without weights; says what trains them.
+    """
+    entry = find_entry(text)
+    if entry is None:
+        return text
+    if entry.bundle is None:
+        raise BundleError(
+            f"{text} has no weights yet, only the figure of the paper ({entry.miou:g} mIoU): make them with "
+            f"{' && '.join(entry.commands)}"
+        )
+    return entry.bundle
+
+
+def nearest(text: str, names: Iterable[str] = ()) -> tuple[str, ...]:
+    """Return up to three aliases, or other names, that a misspelled one may have meant, the best first."""
+    return tuple(get_close_matches(text, [*names, *(entry.alias for entry in entries())]))
+
+
+def _rows(recipe: str) -> Iterator[Entry]:
+    """Yield the rows that a recipe repeats: its own figure, and the one under the gate of a classifier."""
+    trees = list(_with_bases(recipe))
+    reported: Tree | None = trees[0].get("reported")
+    if reported is None:
+        return
+    method, data_set, *rest = recipe.split("_")
+    encoder = str(_first(trees, "network", "encoder"))
+    variant = rest[0] if len(rest) == 2 else None
+    for key, name in (("miou", method), ("with_mlmt", f"{method} + mlmt")):
+        if key in reported:
+            partition = str(_first(trees, "data", "partition"))
+            depth = _depth(encoder)
+            parts = (name.replace(" + ", "-"), data_set, partition, variant or depth)
+            alias = "-".join(parts)
+            yield Entry(
+                alias=alias,
+                method=name,
+                data=DATA[data_set],
+                partition=partition,
+                partition_list="PseudoSeg" if recipe in PSEUDOSEG_LISTS else LISTS[method],
+                architecture=str(_first(trees, "network", "architecture") or "deeplabv3plus"),
+                encoder=None if variant else depth,
+                miou=reported[key],
+                labels_only=reported.get("labels_only"),
+                protocol=PROTOCOLS[method, data_set],
+                source=reported["source"],
+                recipe=recipe,
+                bundle=BUNDLES.get(alias),
+            )
+
+
+def _depth(encoder: str) -> str:
+    """Return the encoder as papers call it: `resnet50` for `resnet50c.gluon_in1k`."""
+    found = re.match(r"resnet\d+", encoder)
+    return found.group() if found else encoder
+
+
+def _share(entry: Entry) -> float:
+    numerator, _, denominator = entry.partition.partition("/")
+    return int(numerator) / int(denominator) if denominator else int(numerator)
+
+
+@cache
+def _names() -> tuple[str, ...]:
+    """Return the names of the recipes in the package, whose code is not imported."""
+    files = resources.files("zoo").joinpath("train", "recipes").iterdir()
+    return tuple(sorted(file.name.removesuffix(".toml") for file in files if file.name.endswith(".toml")))
+
+
+def _with_bases(recipe: str) -> Iterator[Tree]:
+    """Yield the tables of a recipe, then those of the one it builds on, and so on."""
+    name: str | None = f"{recipe}.toml"
+    while name:
+        file = resources.files("zoo").joinpath("train", "recipes", name)
+        tree = tomllib.loads(file.read_text(encoding="utf-8"))
+        yield tree
+        name = tree.get("base")
+
+
+def _first(trees: list[Tree], table: str, key: str) -> object:
+    """Return a setting from the first table that has it, None if none does."""
+    return next((tree[table][key] for tree in trees if key in tree.get(table, {})), None)

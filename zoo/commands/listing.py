@@ -1,0 +1,162 @@
+"""What is here: runs, copies, pulled bundles and those of a shared folder; none of them is loaded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from zoo.commands.model import RUNS, is_name, resolve_model
+from zoo.errors import BundleError, ZooError
+
+COPIES = Path("pulled")
+CONFIG_NAME, CARD_NAME = "config.json", "README.md"
+
+
+class Item(NamedTuple):
+    """A bundle that can be used now, or pulled from a folder."""
+
+    name: str
+    """What MODEL may be on the command line."""
+    where: str
+    """`run`, `copy`, `cache` or `registry`."""
+    path: str
+    revision: str | None
+    method: str
+    data: str
+    figure: str
+    """Name of the figure that it was measured by: `mIoU`, or `F1` of a classifier."""
+    value: float | None
+    """That figure, 0..1, measured on `val`; None if it was not measured."""
+    license: str
+    bytes: int
+
+
+def read_item(folder: Path, name: str, where: str, revision: str | None = None) -> Item:
+    """Return what is known of a bundle from its files.
+
+    Args:
+        folder: of the bundle.
+        name: see `Item`.
+        where: likewise.
+        revision: likewise.
+
+    Raises:
+        ZooError: its configuration or card cannot be read.
+    """
+    from zoo.figures import TAGS, figures_of
+    from zoo.licenses import UNKNOWN, data_name, stated_license
+
+    config = read_config(folder)
+    val: dict[str, Any] = config.get("metrics", {}).get("val") or {}
+    figures = TAGS if config["deployable"].get("kind") == "classifier" else figures_of(val or {"miou": None})
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return Item(
+        name=name,
+        where=where,
+        path=str(folder),
+        revision=revision,
+        method=config["method"],
+        data=data_name(config.get("recipe", {}).get("data", {}).get("spec")),
+        figure=figures.overall[figures.main],
+        value=val.get(figures.main),
+        license=stated_license(folder / CARD_NAME).get("license", UNKNOWN),
+        bytes=sum(path.stat().st_size for path in files),
+    )
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Return the configuration of a bundle as it stands in its file.
+
+    Raises:
+        ZooError: it cannot be read.
+    """
+    path = folder / CONFIG_NAME
+    try:
+        config: dict[str, Any] = json.loads(path.read_bytes())
+        if isinstance(config["method"], str) and isinstance(config["deployable"], dict):
+            return config
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    raise ZooError(f"{path} is not the configuration of a bundle: strip or export the run again")
+
+
+def local_folders() -> Iterator[tuple[Path, str, str, str | None]]:
+    """Yield folder, name, place and revision of each bundle here: runs, copies, then what was pulled."""
+    from zoo.registry.local import cached
+
+    for config in sorted(RUNS.glob(f"**/bundle*/{CONFIG_NAME}")):
+        folder = config.parent
+        yield folder, str(folder.parent if folder.name == "bundle" else folder), "run", None
+    for config in sorted(COPIES.glob(f"*/{CONFIG_NAME}")):
+        yield config.parent, str(config.parent), "copy", None
+    for bundle in cached():
+        yield bundle.path, bundle.name, "cache", bundle.revision
+
+
+def registry_folders(root: Path) -> Iterator[tuple[Path, str, str, str | None]]:
+    """Yield folder, name, place and revision of each model in a folder registry.
+
+    Raises:
+        ZooError: no such folder.
+    """
+    from zoo.registry.folder import find, listed
+    from zoo.registry.names import FOLDER_PREFIX, parse_name
+
+    if not root.is_dir():
+        raise ZooError(
+            f"{root} is no folder, expected that of a registry, made by zoo push MODEL file:DIR/NAME"
+        )
+    for name in listed(root):
+        text = f"{FOLDER_PREFIX}{(root / name).as_posix()}"
+        folder, revision = find(parse_name(text))
+        yield folder, text, "registry", revision
+
+
+def find_model(text: str, *, offline: bool = False, artifacts: bool = True) -> Path:
+    """Return the bundle folder or artifact that a text names; one of a registry is pulled.
+
+    Args:
+        text: a run or bundle folder, an artifact, a name in a registry or an alias of the catalog.
+        offline: whether only what was pulled before is used.
+        artifacts: whether exported files are pulled, too.
+
+    Raises:
+        ZooError: no such model.
+    """
+    from zoo.catalog import nearest
+    from zoo.registry.pull import pull
+
+    path = Path(text).expanduser()
+    if path.exists():
+        return resolve_model(str(path))
+    if is_name(text):
+        return pull(text, offline=offline, artifacts=artifacts)
+    near = nearest(text)
+    hint = f"; nearest in zoo list: {', '.join(near)}" if near else ""
+    raise BundleError(
+        f"{text} is neither a path that exists nor a name such as owner/name or file:DIR/name{hint}"
+    )
+
+
+def find_folder(text: str, *, offline: bool = False) -> tuple[Path, str | None]:
+    """Return the bundle folder that a text names, and its revision if it is one of a registry.
+
+    Args:
+        text: see `find_model`.
+        offline: likewise.
+
+    Raises:
+        ZooError: no such model, or an artifact outside a bundle.
+    """
+    is_path = Path(text).expanduser().exists()
+    model = find_model(text, offline=offline, artifacts=False)
+    if model.is_dir():
+        return model, None if is_path else model.name
+    folder = next(
+        (each for each in (model.parent, model.parent.parent) if (each / CONFIG_NAME).is_file()), None
+    )
+    if folder is None:
+        raise BundleError(f"{model} lies in no bundle, expected one: its card and configuration are there")
+    return folder, None

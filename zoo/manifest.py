@@ -1,0 +1,66 @@
+"""`manifest.json` of a bundle: the hash of every file, and how every artifact was made and compared."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from zoo.errors import BundleError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MANIFEST_NAME = "manifest.json"
+
+
+class FileEntry(BaseModel):
+    """One file of the bundle."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sha256: str
+    bytes: int
+
+
+class Manifest(BaseModel):
+    """The contents of `manifest.json`.
+
+    Args:
+        files: by path inside the bundle; all but this one and hidden ones.
+        artifacts: by path inside the bundle: precision, input and output, versions, parity, engine facts.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: int = 1
+    files: dict[str, FileEntry] = {}
+    artifacts: dict[str, dict[str, Any]] = {}
+
+
+def read_manifest(bundle: Path) -> Manifest:
+    """Return the manifest of a bundle, an empty one if there is none.
+
+    Raises:
+        BundleError: a file that is no manifest.
+    """
+    path = bundle / MANIFEST_NAME
+    if not path.is_file():
+        return Manifest()
+    try:
+        return Manifest.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise BundleError(
+            f"{path} is no manifest ({error.errors()[0]['msg']}): delete it and export again"
+        ) from error
+
+
+def listed_files(bundle: Path) -> dict[str, Path]:
+    """Return the files that a manifest lists, by their path inside the bundle."""
+    return {
+        path.relative_to(bundle).as_posix(): path for path in sorted(bundle.rglob("*")) if _is_listed(path)
+    }
+
+
+def _is_listed(path: Path) -> bool:
+    return path.is_file() and not path.name.startswith(".") and path.name != MANIFEST_NAME

@@ -1,0 +1,103 @@
+"""A bundle in a tar file, for a machine without a network; the same bundle gives the same bytes."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import tarfile
+from typing import TYPE_CHECKING, BinaryIO
+
+from pydantic import ValidationError
+
+from zoo.bundle import replacing
+from zoo.errors import RegistryError
+from zoo.registry.files import is_artifact, is_ours, our_files
+from zoo.registry.lock import LOCK_NAME, Lock, LockedBundle
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MAX_LOCK_BYTES = 1_000_000
+
+
+def write_archive(path: Path, name: str, locked: LockedBundle, folder: Path) -> None:
+    """Write a tar file with a bundle and, as its first member, the lock that names it.
+
+    Args:
+        path: of the tar file.
+        name: of the model.
+        locked: its revision and files.
+        folder: that holds the files.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = Lock(models={name: locked}).model_dump_json(indent=2).encode() + b"\n"
+    with replacing(path) as temporary, tarfile.open(temporary, "w", format=tarfile.PAX_FORMAT) as archive:
+        _add(archive, LOCK_NAME, io.BytesIO(lock), len(lock))
+        # what a bundle cannot do without comes last: whatever broke off, it is missed
+        for file in sorted(our_files(folder), key=lambda file: (not is_artifact(file), file)):
+            if file in locked.files:
+                with (folder / file).open("rb") as source:
+                    _add(archive, file, source, (folder / file).stat().st_size)
+
+
+def read_archive(path: Path, folder: Path) -> tuple[str, LockedBundle]:
+    """Unpack a bundle into an empty folder and return its name and lock; nothing is trusted yet.
+
+    Args:
+        path: of a tar file of `write_archive`.
+        folder: exists.
+
+    Raises:
+        RegistryError: not such a file, or one that holds anything else.
+    """
+    try:
+        with tarfile.open(path, "r:") as archive:
+            return _unpack(archive, path, folder)
+    except (tarfile.TarError, EOFError) as error:
+        raise RegistryError(f"{path} is no tar file, or broken off ({error}): copy it again") from error
+
+
+def _add(archive: tarfile.TarFile, name: str, source: BinaryIO, size: int) -> None:
+    member = tarfile.TarInfo(name)  # of user 0, of 1970, of mode 0644
+    member.size = size
+    archive.addfile(member, source)
+
+
+def _unpack(archive: tarfile.TarFile, path: Path, folder: Path) -> tuple[str, LockedBundle]:
+    first = archive.next()
+    if first is None or first.name != LOCK_NAME or not first.isreg() or first.size > MAX_LOCK_BYTES:
+        raise RegistryError(
+            f"{path} holds no {LOCK_NAME}, expected a file of zoo pull NAME --bundle {path.name}"
+        )
+    name, locked = _read_lock(_contents(archive, first).read(), path)
+    while (member := archive.next()) is not None:
+        # a name of ours is a plain one: no link, no folder but benchmark/, no way out of the target
+        if not (member.isreg() and is_ours(member.name) and member.name in locked.files):
+            raise RegistryError(f"{path} holds {member.name!r}, expected the files of its {LOCK_NAME} alone")
+        target = folder / member.name
+        target.parent.mkdir(exist_ok=True)
+        try:
+            with target.open("xb") as unpacked:
+                shutil.copyfileobj(_contents(archive, member), unpacked)
+        except FileExistsError:
+            raise RegistryError(f"{path} holds {member.name} twice, expected it once") from None
+    for file in locked.files:
+        if not is_artifact(file) and not (folder / file).exists():
+            raise RegistryError(f"{path} is broken off, {file} is missing: copy it again")
+    return name, locked
+
+
+def _contents(archive: tarfile.TarFile, member: tarfile.TarInfo) -> BinaryIO:
+    file = archive.extractfile(member)
+    assert file is not None
+    return file  # type: ignore[return-value]
+
+
+def _read_lock(text: bytes, path: Path) -> tuple[str, LockedBundle]:
+    try:
+        ((name, locked),) = Lock.model_validate_json(text).models.items()
+    except (ValidationError, ValueError) as error:
+        raise RegistryError(
+            f"{path}: {LOCK_NAME} does not name one model: pull it again with --bundle"
+        ) from error
+    return name, locked

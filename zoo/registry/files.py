@@ -1,0 +1,58 @@
+"""Which files of a bundle a registry holds: weights, artifacts that run anywhere, figures; never code."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+CONFIG, WEIGHTS, CARD, MANIFEST = "config.json", "model.safetensors", "README.md", "manifest.json"
+REQUIRED = (CONFIG, WEIGHTS, MANIFEST)
+MODEL_PATTERNS = (*REQUIRED, CARD, "preprocessor_config.json")
+ARTIFACT_PATTERNS = ("*.onnx", "preview.png", "benchmark/*.json", "benchmark/*.md", "benchmark/*.png")
+"""As the Hub's client takes them; a `*` of its also matches a slash, which `IGNORED_PATTERNS` undoes."""
+
+IGNORED_PATTERNS = (".*", "*/*.onnx", "*/*/*")
+
+EXPORTED = re.compile(r"[A-Za-z0-9_][\w.-]*\.onnx", re.ASCII)
+MEASURED = re.compile(r"preview\.png|benchmark/[A-Za-z0-9_][\w.-]*\.(json|md|png)", re.ASCII)
+
+
+def patterns(*, artifacts: bool) -> list[str]:
+    """Return the patterns of what is pulled, with or without exported files and figures."""
+    return [*MODEL_PATTERNS, *(ARTIFACT_PATTERNS if artifacts else ())]
+
+
+def is_ours(name: str) -> bool:
+    """Return whether a registry holds a file of this path; no other file is ever read or written."""
+    return name in MODEL_PATTERNS or bool(EXPORTED.fullmatch(name) or MEASURED.fullmatch(name))
+
+
+def is_artifact(name: str) -> bool:
+    """Return whether a bundle is whole without this file."""
+    return name not in MODEL_PATTERNS
+
+
+def our_files(folder: Path) -> dict[str, Path]:
+    """Return the files of a folder that a registry holds, by their path inside it, sorted."""
+    found = [*folder.iterdir(), *(folder / "benchmark").glob("*")]
+    files = {path.relative_to(folder).as_posix(): path for path in found if path.is_file()}
+    return {name: path for name, path in sorted(files.items()) if is_ours(name)}
+
+
+def is_complete(folder: Path) -> bool:
+    """Return whether a folder holds a bundle of ours with all that it needs, by names and sizes alone."""
+    try:
+        config = json.loads((folder / CONFIG).read_bytes())
+        listed = json.loads((folder / MANIFEST).read_bytes())["files"]
+        sizes = {name: entry["bytes"] for name, entry in listed.items() if name in MODEL_PATTERNS}
+        return (
+            {"deployable", "method", "names"} <= config.keys()
+            and {CONFIG, WEIGHTS} <= sizes.keys()
+            and all((folder / name).stat().st_size == size for name, size in sizes.items())
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False

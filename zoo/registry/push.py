@@ -1,0 +1,173 @@
+"""From a bundle to a registry: only what registries hold, only what passed its gate, only under a license."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from huggingface_hub import metadata_load, metadata_save
+
+from zoo.bundle import write_json
+from zoo.errors import RegistryError
+from zoo.licenses import UNKNOWN, stated_license
+from zoo.manifest import FileEntry, Manifest, read_manifest
+from zoo.predictors.artifact import sha256
+from zoo.registry import folder as folder_registry
+from zoo.registry import hub
+from zoo.registry.checks import BrokenBundleError, changes, check_bundle
+from zoo.registry.explain import explained
+from zoo.registry.files import CARD, MANIFEST, WEIGHTS, our_files
+from zoo.registry.names import parse_name
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from zoo.registry.names import Name
+
+
+class PushOptions(NamedTuple):
+    """How a bundle is pushed."""
+
+    license: str | None = None
+    """For the model card; None for the one that it states."""
+    tag: str | None = None
+    private: bool = False
+    """Hub only."""
+    create_pr: bool = False
+    """Hub only."""
+
+
+class Pushed(NamedTuple):
+    """Where a bundle is now."""
+
+    name: str
+    revision: str
+    where: str
+    """An address, or a folder."""
+
+
+def push(bundle: Path, name: str, options: PushOptions) -> Pushed:
+    """Put a bundle into a registry and return where it is.
+
+    Args:
+        bundle: its folder, which is left as it is.
+        name: `owner/name` or `file:DIR/name`.
+        options: see there.
+
+    Raises:
+        RegistryError: not to be pushed, no right, no network, no space.
+        BundleError: the bundle is broken.
+    """
+    parsed = target_of(name, options)
+    if parsed.registry == "hub":
+        with staged(bundle, options.license) as folder:
+            commit, address = hub.upload(
+                parsed, folder, tag=options.tag, private=options.private, create_pr=options.create_pr
+            )
+        return Pushed(parsed.model, commit, address)
+    with explained(parsed), folder_registry.incoming(parsed) as folder:
+        stage(bundle, folder, options.license)
+        revision = folder_registry.keep(parsed, folder, options.tag)
+    path, _ = folder_registry.find(parsed._replace(revision=revision))
+    return Pushed(parsed.model, revision, str(path))
+
+
+def target_of(name: str, options: PushOptions) -> Name:
+    """Return where a bundle is to be pushed.
+
+    Raises:
+        RegistryError: not a name, or one whose registry has no such option.
+    """
+    parsed = parse_name(name)
+    if parsed.revision is not None:
+        raise RegistryError(f"{name} has a revision, which the registry gives: name a push with --tag")
+    if parsed.registry == "file" and (options.private or options.create_pr):
+        raise RegistryError(f"--private and --create-pr are the Hub's, {name} is a folder: leave them out")
+    if options.tag is not None:
+        if options.create_pr:
+            raise RegistryError("--tag with --create-pr: tag it when the proposal is accepted")
+        folder_registry.check_tag(parsed, options.tag)
+    return parsed
+
+
+@contextmanager
+def staged(bundle: Path, license_: str | None = None) -> Iterator[Path]:
+    """Give a temporary folder that holds what would be pushed."""
+    with tempfile.TemporaryDirectory(prefix="zoo-push-") as name:
+        stage(bundle, Path(name), license_)
+        yield Path(name)
+
+
+def stage(bundle: Path, folder: Path, license_: str | None = None) -> None:
+    """Copy what would be pushed into an empty folder, with a manifest of just that, and check it there.
+
+    Args:
+        bundle: its folder.
+        folder: exists and is empty.
+        license_: for the model card; None for the one that it states.
+
+    Raises:
+        RegistryError: an artifact failed its gate or was never compared, or the license is unknown.
+        BundleError: the bundle is broken.
+    """
+    manifest = read_manifest(bundle)
+    for name, path in our_files(bundle).items():
+        if name != MANIFEST:
+            (folder / name).parent.mkdir(exist_ok=True)
+            shutil.copyfile(path, folder / name)
+    files = our_files(folder)
+    for name, path in files.items():
+        _check_gate(bundle, name, path, manifest)
+    _set_license(bundle, folder / CARD, license_)
+    artifacts = {name: entry for name, entry in sorted(manifest.artifacts.items()) if name in files}
+    entries = {
+        name: FileEntry(sha256=sha256(path), bytes=path.stat().st_size) for name, path in files.items()
+    }
+    write_json(folder / MANIFEST, Manifest(files=entries, artifacts=artifacts).model_dump(mode="json"))
+    try:
+        check_bundle(folder)
+    except BrokenBundleError as error:
+        raise BrokenBundleError(bundle, error.name, error.fault) from error
+
+
+def _check_gate(bundle: Path, name: str, path: Path, manifest: Manifest) -> None:
+    """Raise if a file is not what was compared with the model, or did not pass."""
+    entry = manifest.files.get(name)
+    is_exported = path.suffix == ".onnx"
+    if entry is not None and (is_exported or name == WEIGHTS) and (faults := changes(path, entry)):
+        raise RegistryError(
+            f"{bundle / name}: {faults[0]}: it was changed after its gate, zoo export it again"
+        )
+    if not is_exported:
+        return
+    parity: dict[str, Any] | None = manifest.artifacts.get(name, {}).get("parity")
+    if entry is None or parity is None:
+        raise RegistryError(
+            f"{bundle / name} was not compared with the model: zoo export {bundle} again where it runs, or "
+            f"remove the file"
+        )
+    if parity.get("passed") is not True:
+        agreement = f"agreement {parity.get('agreement')}"
+        found = (
+            f"did not pass its gate ({agreement})" if "passed" in parity else "was exported by an older zoo"
+        )
+        raise RegistryError(f"{bundle / name} {found}: zoo export {bundle} again, or remove the file")
+
+
+def _set_license(bundle: Path, card: Path, license_: str | None) -> None:
+    """Write a license into a model card, or check the one that is there."""
+    if not card.is_file():
+        raise RegistryError(f"{bundle} holds no {CARD}, expected a model card: write one")
+    stated = stated_license(card)
+    if license_ is not None:
+        metadata_save(card, {**(metadata_load(card) or {}), "license": license_})
+        stated = {"license": license_}
+    kind = stated.get("license_name" if stated.get("license") == "other" else "license", UNKNOWN)
+    if kind == UNKNOWN:
+        raise RegistryError(
+            f"{bundle / CARD} states no license of the model, expected one: zoo push --license apache-2.0, "
+            f"or what the data and the encoder's weights allow"
+        )
