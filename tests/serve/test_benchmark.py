@@ -233,7 +233,7 @@ def test_the_report_records_machine_versions_and_settings(tiny_bundle: Path, mea
     assert report.machine["cores"] >= 1
     assert report.versions["torch"] == torch.__version__.split("+")[0]
     assert report.settings.min_runs == 10
-    assert report.command.startswith("zoo ")
+    assert report.command.split()[0] == "zoo"
     assert Report.model_validate_json(json.dumps(report.model_dump(mode="json"))) == report
 
 
