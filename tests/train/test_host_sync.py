@@ -1,4 +1,4 @@
-"""A step must not make the host wait for the device: methods.md F5, item 12, checked here without a GPU."""
+"""A step must not make the host wait for the device (methods.md F5, 12): by operator, on a GPU by CUDA."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from zoo.train.method import Batch, Method, Progress
 
@@ -61,3 +61,31 @@ def test_no_step_of_a_method_makes_the_host_wait(
             method.start_phase(at(phase.name))
             torch.stack(list(method(batch, at(phase.name)).values())).sum().backward()
             method.after_step(at(phase.name))
+
+
+@pytest.mark.gpu
+def test_no_step_on_a_gpu_in_bf16_waits_for_it(
+    method: Method, make_batch: Callable[..., Batch], at: Callable[..., Progress]
+) -> None:
+    method.cuda()
+    for phase in method.phases(20):
+        batch = make_batch(phase.labeled, phase.unlabeled, strong=phase.strong)
+        batch = batch._replace(
+            **{name: value.cuda() for name, value in batch._asdict().items() if value is not None}
+        )
+        method.start_phase(at(phase.name))
+        for _ in range(2):  # the first step sets libraries up
+            with torch.autocast("cuda", torch.bfloat16):
+                losses = torch.stack(list(method(batch, at(phase.name)).values()))
+            losses.sum().backward()
+            method.after_step(at(phase.name))
+            torch.cuda.set_sync_debug_mode("error")
+        torch.cuda.set_sync_debug_mode("default")
+        assert losses.isfinite().all()
+
+
+@pytest.fixture(autouse=True)
+def _usual_sync() -> Iterator[None]:
+    yield
+    if torch.cuda.is_available():
+        torch.cuda.set_sync_debug_mode("default")
