@@ -14,6 +14,7 @@ import numpy as np
 from zoo.errors import BundleError
 from zoo.predictors.artifact import INPUT_NAME, METADATA_KEY, parse_metadata
 from zoo.predictors.exported import ExportedPredictor
+from zoo.predictors.signal_stack import same_signal_stack
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -69,7 +70,8 @@ class OpenVinoPredictor(ExportedPredictor):
             }
             if threads is not None:
                 options["INFERENCE_NUM_THREADS"] = str(threads)
-            self.model = core.compile_model(model, DEVICE, options)
+            with same_signal_stack():
+                self.model = core.compile_model(model, DEVICE, options)
         except RuntimeError as error:
             raise BundleError(
                 f"{path} cannot be loaded by OpenVINO ({_reason(error)}): export it again, or use another "
