@@ -6,9 +6,11 @@ import warnings
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+import torch
 from pydantic import BaseModel, ConfigDict
 
 from zoo.classes import IGNORE
+from zoo.metrics import ConfusionMatrix
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -135,9 +137,9 @@ def count(label: NDArray[np.uint8], mask: Mask, num_classes: int) -> NDArray[np.
         mask: (H, W), labels 0..K-1.
         num_classes: K.
     """
-    known = label != IGNORE
-    cells = label[known].astype(np.int64) * num_classes + mask[known]
-    confusion = np.bincount(cells, minlength=num_classes**2).reshape(num_classes, num_classes)
+    matrix = ConfusionMatrix(num_classes)
+    matrix.update(torch.tensor(label), torch.tensor(mask))
+    confusion = matrix.counts.numpy()
     both, actual, predicted = confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)
     return np.stack([both, actual + predicted - both, actual], axis=1)
 

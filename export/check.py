@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 from functools import cached_property
+from itertools import cycle
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from zoo.errors import BundleError
 from zoo.export.accuracy import Judge
 from zoo.export.gate import GATES
 from zoo.export.images import labeled_images, parity_images
 from zoo.export.layers import TOLERANCES, find_departure, layer_errors
-from zoo.export.parity import Parity, compare, describe, parity_shapes
+from zoo.export.parity import Parity, compare, describe, next_batch, parity_shapes
 from zoo.predictors.eager import EagerPredictor
 from zoo.predictors.openvino import OpenVinoPredictor
 from zoo.predictors.ort import OrtPredictor
-from zoo.preprocess import resize_image
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from zoo.bundle import BundleConfig
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
     from zoo.export.options import ExportOptions
     from zoo.export.prepare import Prepared
     from zoo.models.deployable import Deployable
-    from zoo.predictors.artifact import Precision, Shape
+    from zoo.predictors.artifact import Precision
     from zoo.predictors.base import Predictor
     from zoo.predictors.exported import ExportedPredictor
 
@@ -107,7 +106,7 @@ class Checker:
         if any(difference.error for difference in parity.differences):
             return ""  # it does not run at that shape, and the error says where
         worst = min(parity.differences, key=lambda difference: difference.agreement)
-        batch = self._batch(worst.shape)
+        batch = next_batch(cycle(self.images.images), worst.shape)
         errors = layer_errors(path, prepared.deployable, self.config.preprocessing, batch)
         departure = find_departure(errors, precision)
         if departure is not None:
@@ -119,12 +118,7 @@ class Checker:
 
     def batch(self, count: int) -> NDArray[np.uint8]:
         """Return (B, H, W, 3) images at the network's usual size."""
-        return self._batch((count, *self.config.preprocessing.imgsz))
-
-    def _batch(self, shape: Shape) -> NDArray[np.uint8]:
-        count, *size = shape
-        images = [self.images.images[index % len(self.images.images)] for index in range(count)]
-        return np.stack([resize_image(image, (size[0], size[1])) for image in images])
+        return next_batch(cycle(self.images.images), (count, *self.config.preprocessing.imgsz))
 
 
 def find_runtime(onnx: Path, precision: Precision) -> tuple[ExportedPredictor | None, str]:

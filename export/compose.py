@@ -15,8 +15,8 @@ from zoo.bundle import WEIGHTS_NAME, load_bundle, load_classifier, save_bundle
 from zoo.card import model_card
 from zoo.errors import ExportError
 from zoo.export.out import check_out
+from zoo.manifest import sha256
 from zoo.models.deployable import Deployable, FusedEnsemble, Gated, GatedConfig, Student
-from zoo.predictors.artifact import sha256
 
 if TYPE_CHECKING:
     from collections.abc import Callable

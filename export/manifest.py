@@ -14,7 +14,6 @@ import torch
 from zoo import __version__
 from zoo.bundle import write_json
 from zoo.manifest import MANIFEST_NAME, FileEntry, Manifest, listed_files, read_manifest
-from zoo.predictors.artifact import sha256
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,9 +30,7 @@ def update_manifest(bundle: Path, artifacts: Mapping[str, Mapping[str, Any]]) ->
     files = listed_files(bundle)
     known = {**read_manifest(bundle).artifacts, **{name: dict(entry) for name, entry in artifacts.items()}}
     manifest = Manifest(
-        files={
-            name: FileEntry(sha256=sha256(path), bytes=path.stat().st_size) for name, path in files.items()
-        },
+        files={name: FileEntry.of(path) for name, path in files.items()},
         artifacts={name: entry for name, entry in sorted(known.items()) if name in files},
     )
     write_json(bundle / MANIFEST_NAME, manifest.model_dump(mode="json"))

@@ -149,7 +149,7 @@ def compare(
         enough = math.ceil(MIN_PIXELS / math.prod(shape))
         batches = min(enough, max(1, len(images.images) // shape[0]))
         differences.append(
-            _merge([_compare_at(artifact, reference, _batch(turn, shape)) for _ in range(batches)])
+            _merge([_compare_at(artifact, reference, next_batch(turn, shape)) for _ in range(batches)])
         )
     return Parity(
         gate=gate, images=images.origin, runtime=artifact.description, differences=tuple(differences)
@@ -214,7 +214,7 @@ def _merge(parts: Sequence[Difference]) -> Difference:
     )
 
 
-def _batch(turn: cycle[NDArray[np.uint8]], shape: Shape) -> NDArray[np.uint8]:
+def next_batch(turn: cycle[NDArray[np.uint8]], shape: Shape) -> NDArray[np.uint8]:
     """Return the next images of the turn as (B, H, W, 3) uint8."""
     return np.stack([resize_image(image, shape[1:]) for image in islice(turn, shape[0])])
 

@@ -30,6 +30,7 @@ from zoo.export.to_tensorrt import (
     make_profile,
     plan_engine,
 )
+from zoo.manifest import sha256
 from zoo.predictors.artifact import (
     ONNX_NAMES,
     TRT_ONNX_NAMES,
@@ -37,7 +38,6 @@ from zoo.predictors.artifact import (
     Precision,
     info_path,
     read_engine_info,
-    sha256,
 )
 from zoo.predictors.load import ENGINES
 from zoo.predictors.ort import OrtPredictor

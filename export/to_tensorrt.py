@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from zoo.errors import BundleError, ExportError
-from zoo.predictors.artifact import INPUT_NAME, EngineInfo, Profile, read_engine_info, sha256
+from zoo.manifest import sha256
+from zoo.predictors.artifact import INPUT_NAME, EngineInfo, Profile, read_engine_info
 from zoo.predictors.trt_api import TensorRt, load_tensorrt
 
 if TYPE_CHECKING:

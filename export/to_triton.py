@@ -21,14 +21,8 @@ from zoo.export.triton_config import (
     config_text,
     parse_config,
 )
-from zoo.predictors.artifact import (
-    ONNX_NAMES,
-    ArtifactMetadata,
-    EngineInfo,
-    Precision,
-    read_engine_info,
-    sha256,
-)
+from zoo.manifest import sha256
+from zoo.predictors.artifact import ONNX_NAMES, ArtifactMetadata, EngineInfo, Precision, read_engine_info
 from zoo.predictors.load import ENGINES
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ from google.protobuf import json_format, text_format  # type: ignore[import-unty
 
 from zoo import __version__
 from zoo.errors import ExportError
-from zoo.predictors.artifact import INPUT_NAME, sha256
+from zoo.manifest import sha256
+from zoo.predictors.artifact import INPUT_NAME
 
 if TYPE_CHECKING:
     from pathlib import Path

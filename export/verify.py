@@ -9,9 +9,9 @@ import onnx
 from zoo.bundle import WEIGHTS_NAME, load_config
 from zoo.errors import BundleError, ExportError
 from zoo.export.to_onnx import check_onnx
-from zoo.manifest import MANIFEST_NAME, listed_files, read_manifest
-from zoo.predictors.artifact import METADATA_KEY, parse_metadata, read_engine_info, sha256
-from zoo.registry.checks import changes, onnx_faults
+from zoo.manifest import MANIFEST_NAME, listed_files, read_manifest, sha256
+from zoo.predictors.artifact import read_engine_info
+from zoo.registry.checks import artifact_faults, changes, read_metadata
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -63,15 +63,11 @@ def _faults(bundle: Path, name: str, manifest: Manifest, path: Path | None) -> l
 def _onnx_faults(bundle: Path, path: Path) -> list[str]:
     try:
         model = onnx.load(path, load_external_data=False)
-        custom = {entry.key: entry.value for entry in model.metadata_props}
-        metadata = parse_metadata(custom.get(METADATA_KEY), path)
+        metadata = read_metadata(model, path)
         check_onnx(path, metadata)
     except (BundleError, ExportError) as error:
         return [str(error)]
-    faults = onnx_faults(model)
-    if metadata.weights_sha256 != sha256(bundle / WEIGHTS_NAME):
-        faults.append(f"made from other weights than {WEIGHTS_NAME}")
-    return faults
+    return artifact_faults(model, metadata, sha256(bundle / WEIGHTS_NAME))
 
 
 def _engine_faults(bundle: Path, path: Path) -> list[str]:

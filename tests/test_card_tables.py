@@ -19,8 +19,7 @@ from zoo.export.parity import Difference, Parity
 from zoo.export.pipeline import export_bundle
 from zoo.export.report import Artifact
 from zoo.export.verify import verify_bundle
-from zoo.manifest import read_manifest
-from zoo.predictors.artifact import sha256
+from zoo.manifest import read_manifest, sha256
 from zoo.serve.measurement import Report, Row, Settings, Speedup, Throughput, Times
 from zoo.serve.report import write_report
 

@@ -10,7 +10,6 @@ from zoo.card_tables import BENCHMARK_NAME, agreement_section, latency_section, 
 from zoo.card_text import facts, introduction, limits, measured
 from zoo.licenses import license_table, stated_license
 from zoo.manifest import MANIFEST_NAME, FileEntry, read_manifest
-from zoo.predictors.artifact import sha256
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -108,10 +107,7 @@ def _rehash(bundle: Path, paths: Iterable[Path]) -> None:
     """Bring what the manifest says of some files up to date, if there is a manifest."""
     if (bundle / MANIFEST_NAME).is_file():
         manifest = read_manifest(bundle)
-        entries = {
-            path.relative_to(bundle).as_posix(): FileEntry(sha256=sha256(path), bytes=path.stat().st_size)
-            for path in paths
-        }
+        entries = {path.relative_to(bundle).as_posix(): FileEntry.of(path) for path in paths}
         files = dict(sorted({**manifest.files, **entries}.items()))
         updated = manifest.model_copy(update={"files": files})
         write_json(bundle / MANIFEST_NAME, updated.model_dump(mode="json"))

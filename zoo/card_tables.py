@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo.bundle import WEIGHTS_NAME
 from zoo.errors import BundleError
-from zoo.manifest import read_manifest
-from zoo.predictors.artifact import sha256
+from zoo.manifest import read_manifest, sha256
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

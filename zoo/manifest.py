@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -14,6 +15,12 @@ if TYPE_CHECKING:
 MANIFEST_NAME = "manifest.json"
 
 
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 class FileEntry(BaseModel):
     """One file of the bundle."""
 
@@ -21,6 +28,11 @@ class FileEntry(BaseModel):
 
     sha256: str
     bytes: int
+
+    @classmethod
+    def of(cls, path: Path) -> FileEntry:
+        """Return the entry of a file as it is now."""
+        return cls(sha256=sha256(path), bytes=path.stat().st_size)
 
 
 class Manifest(BaseModel):

@@ -12,8 +12,8 @@ from safetensors import safe_open
 from zoo.bundle import CARD_NAME, load_bundle, load_classifier, load_config
 from zoo.errors import BundleError, ExportError
 from zoo.export.compose import Composition, background_label, compose
+from zoo.manifest import sha256
 from zoo.models.deployable import FusedEnsemble, Gated, Student
-from zoo.predictors.artifact import sha256
 from zoo.predictors.load import load_predictor
 
 if TYPE_CHECKING:

@@ -18,8 +18,9 @@ from zoo.export.options import ExportOptions
 from zoo.export.parity import compare_masks
 from zoo.export.pipeline import export_bundle
 from zoo.export.prepare import prepare
+from zoo.manifest import sha256
 from zoo.models.deployable import REMOVED, Gated
-from zoo.predictors.artifact import ArtifactMetadata, sha256
+from zoo.predictors.artifact import ArtifactMetadata
 from zoo.predictors.load import load_predictor
 from zoo.predictors.trt_api import installed_flavors
 

@@ -17,8 +17,8 @@ from zoo.export.options import ExportOptions
 from zoo.export.out import copy_bundle
 from zoo.export.pipeline import export_bundle
 from zoo.export.to_onnx import OnnxFacts
-from zoo.manifest import MANIFEST_NAME, read_manifest
-from zoo.predictors.artifact import info_path, read_engine_info, sha256
+from zoo.manifest import MANIFEST_NAME, read_manifest, sha256
+from zoo.predictors.artifact import info_path, read_engine_info
 from zoo.predictors.load import load_predictor
 from zoo.predictors.trt_api import installed_flavors
 from zoo.preprocess import normalize

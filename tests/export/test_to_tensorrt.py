@@ -19,8 +19,9 @@ from zoo.export.to_tensorrt import (
     make_profile,
     plan_engine,
 )
+from zoo.manifest import sha256
 from zoo.predictors import trt_api
-from zoo.predictors.artifact import Profile, sha256
+from zoo.predictors.artifact import Profile
 from zoo.predictors.ort import OrtPredictor
 from zoo.predictors.trt_api import TensorRt, installed_flavors, load_tensorrt
 

@@ -17,6 +17,7 @@ from zoo.export.report import Artifact, ExportReport
 from zoo.export.to_onnx import OnnxFacts
 from zoo.export.to_triton import check_repository, model_name, write_repository
 from zoo.export.triton_config import CONFIG_NAME, parse_config
+from zoo.manifest import sha256
 from zoo.predictors.artifact import (
     ONNX_NAMES,
     ArtifactMetadata,
@@ -25,7 +26,6 @@ from zoo.predictors.artifact import (
     Precision,
     Profile,
     info_path,
-    sha256,
 )
 
 if TYPE_CHECKING:

@@ -13,7 +13,8 @@ from zoo.classes import Classes
 from zoo.errors import ExportError
 from zoo.export import triton_config
 from zoo.export.triton_config import FLAVORS, LABELS_NAME, Served, check_protobuf, config_text, parse_config
-from zoo.predictors.artifact import ArtifactMetadata, sha256
+from zoo.manifest import sha256
+from zoo.predictors.artifact import ArtifactMetadata
 from zoo.preprocess import Preprocessing
 
 if TYPE_CHECKING:

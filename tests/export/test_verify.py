@@ -14,7 +14,7 @@ from zoo.errors import BundleError, ZooError
 from zoo.export.options import ExportOptions
 from zoo.export.pipeline import export_bundle
 from zoo.export.verify import verify_bundle
-from zoo.predictors.artifact import sha256
+from zoo.manifest import sha256
 
 if TYPE_CHECKING:
     from pathlib import Path

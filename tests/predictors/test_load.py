@@ -10,8 +10,9 @@ import torch
 
 from zoo.bundle import write_json
 from zoo.errors import BundleError
+from zoo.manifest import sha256
 from zoo.predictors import load as loading
-from zoo.predictors.artifact import ONNX_NAMES, EngineInfo, Profile, info_path, sha256
+from zoo.predictors.artifact import ONNX_NAMES, EngineInfo, Profile, info_path
 from zoo.predictors.eager import CompiledPredictor, EagerPredictor
 from zoo.predictors.load import load_predictor, newest_engine
 from zoo.predictors.openvino import OpenVinoPredictor

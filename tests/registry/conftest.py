@@ -17,7 +17,7 @@ from huggingface_hub.utils import disable_progress_bars
 
 from zoo.bundle import WEIGHTS_NAME
 from zoo.export.manifest import update_manifest
-from zoo.predictors.artifact import sha256
+from zoo.manifest import sha256
 from zoo.registry.push import PushOptions, stage
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ from onnx import TensorProto, helper
 
 from zoo.bundle import CONFIG_NAME, WEIGHTS_NAME, load_config
 from zoo.data.shapes import NAMES
-from zoo.predictors.artifact import INPUT_NAME, METADATA_KEY, ArtifactMetadata, sha256
+from zoo.manifest import sha256
+from zoo.predictors.artifact import INPUT_NAME, METADATA_KEY, ArtifactMetadata
 from zoo.serve.benchmark import benchmark
 from zoo.serve.machine import describe_machine, versions
 from zoo.serve.measurement import Accuracy, Report, Row, Settings, Speedup, Throughput, Times

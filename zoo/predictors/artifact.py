@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -195,12 +194,6 @@ def read_engine_info(engine: Path) -> EngineInfo:
         return EngineInfo.model_validate_json(path.read_text(encoding="utf-8"))
     except ValidationError as error:
         raise BundleError(f"{path}: {_first(error)}: build the engine again with this version") from error
-
-
-def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _first(error: ValidationError) -> str:

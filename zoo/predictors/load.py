@@ -8,7 +8,8 @@ import torch
 
 from zoo.bundle import WEIGHTS_NAME, load_config
 from zoo.errors import BundleError
-from zoo.predictors.artifact import ONNX_NAMES, TRT_ONNX_NAMES, read_engine_info, sha256
+from zoo.manifest import sha256
+from zoo.predictors.artifact import ONNX_NAMES, TRT_ONNX_NAMES, read_engine_info
 from zoo.predictors.eager import load_eager
 from zoo.predictors.openvino import OpenVinoPredictor
 from zoo.predictors.ort import OrtPredictor

@@ -10,8 +10,8 @@ from safetensors import SafetensorError, safe_open
 
 from zoo.bundle import load_config
 from zoo.errors import BundleError
-from zoo.manifest import read_manifest
-from zoo.predictors.artifact import METADATA_KEY, parse_metadata, sha256
+from zoo.manifest import read_manifest, sha256
+from zoo.predictors.artifact import METADATA_KEY, parse_metadata
 from zoo.registry.files import CONFIG, MANIFEST, REQUIRED, WEIGHTS, is_artifact, is_ours, our_files
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from zoo.manifest import FileEntry, Manifest
+    from zoo.predictors.artifact import ArtifactMetadata
 
 ONNX_DOMAINS = {"", "ai.onnx"}
 
@@ -71,6 +72,27 @@ def changes(path: Path, entry: FileEntry) -> list[str]:
     return [] if sha256(path) == entry.sha256 else ["its SHA-256 is not that of the manifest"]
 
 
+def read_metadata(model: onnx.ModelProto, path: Path) -> ArtifactMetadata:
+    """Return what an ONNX file says of itself.
+
+    Args:
+        model: of the file.
+        path: of the file, for the message.
+
+    Raises:
+        BundleError: not a file that `zoo export` made.
+    """
+    return parse_metadata({entry.key: entry.value for entry in model.metadata_props}.get(METADATA_KEY), path)
+
+
+def artifact_faults(model: onnx.ModelProto, metadata: ArtifactMetadata, weights_sha256: str) -> list[str]:
+    """Return why an ONNX file must not stand beside weights of this hash; empty if it may."""
+    faults = onnx_faults(model)
+    if metadata.weights_sha256 != weights_sha256:
+        faults.append(f"made from other weights than {WEIGHTS}")
+    return faults
+
+
 def onnx_faults(model: onnx.ModelProto) -> list[str]:
     """Return why the graph of an ONNX file cannot be trusted; empty if it can."""
     faults = []
@@ -118,15 +140,10 @@ def _check_contents(folder: Path, files: dict[str, Path]) -> None:
 def _check_onnx(folder: Path, name: str, path: Path, weights_sha256: str) -> None:
     try:
         model = onnx.load(path, load_external_data=False)
-        metadata = parse_metadata(
-            {entry.key: entry.value for entry in model.metadata_props}.get(METADATA_KEY), path
-        )
+        metadata = read_metadata(model, path)
     except (DecodeError, BundleError) as error:
         raise BrokenBundleError(folder, name, f"no ONNX file of zoo export ({error})") from error
-    faults = onnx_faults(model)
-    if metadata.weights_sha256 != weights_sha256:
-        faults.append(f"made from other weights than {WEIGHTS}")
-    if faults:
+    if faults := artifact_faults(model, metadata, weights_sha256):
         raise BrokenBundleError(folder, name, "; ".join(faults))
 
 

@@ -14,7 +14,6 @@ from zoo.bundle import write_json
 from zoo.errors import RegistryError
 from zoo.licenses import UNKNOWN, stated_license
 from zoo.manifest import FileEntry, Manifest, read_manifest
-from zoo.predictors.artifact import sha256
 from zoo.registry import folder as folder_registry
 from zoo.registry import hub
 from zoo.registry.checks import BrokenBundleError, changes, check_bundle
@@ -123,9 +122,7 @@ def stage(bundle: Path, folder: Path, license_: str | None = None) -> None:
         _check_gate(bundle, name, path, manifest)
     _set_license(bundle, folder / CARD, license_)
     artifacts = {name: entry for name, entry in sorted(manifest.artifacts.items()) if name in files}
-    entries = {
-        name: FileEntry(sha256=sha256(path), bytes=path.stat().st_size) for name, path in files.items()
-    }
+    entries = {name: FileEntry.of(path) for name, path in files.items()}
     write_json(folder / MANIFEST, Manifest(files=entries, artifacts=artifacts).model_dump(mode="json"))
     try:
         check_bundle(folder)
