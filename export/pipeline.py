@@ -155,9 +155,11 @@ class Export:
         self.say(f"int8: choosing {options.calibration_images} images to calibrate on, of {pool.origin}")
         images = choose(pool, options.calibration_images, self.prepared.deployable, self.preprocessing)
         with tempfile.TemporaryDirectory(prefix="zoo-int8-") as name:
-            fp32 = Path(name) / ONNX_NAMES["fp32"]
-            self.say("int8: exporting the fp32 graph that is quantized")
-            export_onnx(self.prepared.deployable, self._metadata("fp32"), fp32)
+            fp32 = self.bundle / ONNX_NAMES["fp32"]
+            if fp32.name not in {artifact.name for artifact in self.made}:
+                fp32 = Path(name) / fp32.name
+                self.say("int8: exporting the fp32 graph that is quantized")
+                export_onnx(self.prepared.deployable, self._metadata("fp32"), fp32)
             quantizer = Quantizer(fp32, images, self._metadata("int8"), Path(name))
             ranges = self._choose_ranges(quantizer)
             excluded: tuple[str, ...] = ()
@@ -226,13 +228,15 @@ class Export:
         while True:
             made = quantizer.build(ranges.method, flavor, excluded)
             facts = check_onnx(made, quantizer.metadata)
+            runtime = OrtPredictor(made)
             try:
-                parity = self._compare_onnx(path, OrtPredictor(made), "int8")
+                parity = self._compare(path, runtime, "int8")
             except ParityError:
                 more = None
                 if self.options.auto_exclude:
                     more = more_excluded(quantizer.fp32, made, excluded, self.checker.batch(1))
                 if more is None:
+                    self._explain(path, runtime, "int8")
                     path.unlink(missing_ok=True)
                     return excluded
                 del self.failed[path.name]
@@ -262,12 +266,15 @@ class Export:
         try:
             return self._compare(path, runtime, precision)
         except ParityError:
-            if precision == "bf16":
-                raise  # ONNX Runtime cannot look inside
+            self._explain(path, runtime, precision)
+            raise
+
+    def _explain(self, path: Path, runtime: ExportedPredictor, precision: Precision) -> None:
+        """Note which layer of a failed file departs; in a bf16 one ONNX Runtime cannot look."""
+        if precision != "bf16":
             parity = self.failed[path.name]
             departure = self.checker.explain(runtime.path, parity, self.prepared, precision)
             self.failed[path.name] = parity.model_copy(update={"departure": departure})
-            raise
 
     def _compare(self, path: Path, artifact: Predictor, precision: Precision) -> Parity:
         parity = self.checker.compare(path.name, artifact, precision)

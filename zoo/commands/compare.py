@@ -6,7 +6,7 @@ import os
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,6 +14,14 @@ from zoo.commands.console import AsJson, emit, remarks, table
 from zoo.commands.device import DeviceOption
 from zoo.commands.model import parse_size
 from zoo.commands.train import log_to_stderr
+from zoo.commands.training import (
+    AmpOption,
+    BatchOption,
+    CropOption,
+    EncoderOption,
+    PartitionOption,
+    PretrainedOption,
+)
 from zoo.errors import RecipeError, ZooError
 
 if TYPE_CHECKING:
@@ -25,9 +33,7 @@ def compare(
         str | None,
         typer.Option(metavar="SPEC", help="shapes (built in, the default), a folder or a data.toml."),
     ] = None,
-    partition: Annotated[
-        str | None, typer.Option(metavar="1/8|N|FILE", help="Which training images are labeled.")
-    ] = None,
+    partition: PartitionOption = None,
     methods: Annotated[
         str | None,
         typer.Option(metavar="NAME,...", help="Default: labels only and every method that segments."),
@@ -36,20 +42,14 @@ def compare(
         str | None,
         typer.Option(metavar="N|0,1,2", help="How many, or which; each draws its own labeled images."),
     ] = None,
-    encoder: Annotated[str | None, typer.Option(help="A timm CNN, e.g. resnet50.")] = None,
-    pretrained: Annotated[
-        bool | None, typer.Option("--pretrained/--no-pretrained", help="Start from ImageNet weights.")
-    ] = None,
+    encoder: EncoderOption = None,
+    pretrained: PretrainedOption = None,
     steps: Annotated[
         int | None, typer.Option(min=1, help="Length of every run; phases keep their share of it.")
     ] = None,
-    imgsz: Annotated[str | None, typer.Option(metavar="H,W", help="Training crop.")] = None,
-    batch: Annotated[
-        int | None, typer.Option(min=1, help="Labeled, and as many unlabeled, images a step.")
-    ] = None,
-    precision: Annotated[
-        Literal["fp32", "bf16", "fp16"] | None, typer.Option(help="Mixed precision of the networks.")
-    ] = None,
+    imgsz: CropOption = None,
+    batch: BatchOption = None,
+    precision: AmpOption = None,
     device: DeviceOption = None,
     settings: Annotated[
         list[str] | None,

@@ -11,6 +11,14 @@ import typer
 
 from zoo.commands.console import AsJson, emit, remarks, table
 from zoo.commands.model import newest_run, parse_size
+from zoo.commands.training import (
+    AmpOption,
+    BatchOption,
+    CropOption,
+    EncoderOption,
+    PartitionOption,
+    PretrainedOption,
+)
 
 
 def train(
@@ -21,13 +29,9 @@ def train(
         str | None,
         typer.Option(metavar="SPEC", help="shapes (built in), a folder or a data.toml."),
     ] = None,
-    partition: Annotated[
-        str | None, typer.Option(metavar="1/8|N|FILE", help="Which training images are labeled.")
-    ] = None,
-    encoder: Annotated[str | None, typer.Option(help="A timm CNN, e.g. resnet50.")] = None,
-    pretrained: Annotated[
-        bool | None, typer.Option("--pretrained/--no-pretrained", help="Start from ImageNet weights.")
-    ] = None,
+    partition: PartitionOption = None,
+    encoder: EncoderOption = None,
+    pretrained: PretrainedOption = None,
     recipe: Annotated[
         str | None,
         typer.Option(metavar="NAME|FILE.toml", help="Recipe; default: the method's for these data."),
@@ -42,13 +46,9 @@ def train(
     steps: Annotated[
         int | None, typer.Option(min=1, help="Length of the run; phases keep their share of it.")
     ] = None,
-    imgsz: Annotated[str | None, typer.Option(metavar="H,W", help="Training crop.")] = None,
-    batch: Annotated[
-        int | None, typer.Option(min=1, help="Labeled, and as many unlabeled, images a step.")
-    ] = None,
-    precision: Annotated[
-        Literal["fp32", "bf16", "fp16"] | None, typer.Option(help="Mixed precision of the networks.")
-    ] = None,
+    imgsz: CropOption = None,
+    batch: BatchOption = None,
+    precision: AmpOption = None,
     device: Annotated[
         Literal["cpu", "cuda"] | None, typer.Option(help="Default: a GPU if there is one.")
     ] = None,
