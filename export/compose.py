@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict
 
-from zoo.bundle import WEIGHTS_NAME, load_bundle, load_classifier, save_bundle
+from zoo.bundle import WEIGHTS_NAME
 from zoo.card import model_card
 from zoo.errors import ExportError
 from zoo.export.out import check_out
 from zoo.manifest import sha256
-from zoo.models.deployable import Deployable, FusedEnsemble, Gated, GatedConfig, Student
+from zoo.models.config import GatedConfig
+from zoo.models.deployable import Deployable, FusedEnsemble, Gated, Student
+from zoo.weights import load_bundle, load_classifier, save_bundle
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from zoo.bundle import WEIGHTS_NAME, load_bundle, replacing, write_json
+from zoo.bundle import WEIGHTS_NAME, replacing, write_json
 from zoo.card import refresh_card
 from zoo.errors import ParityError
 from zoo.export.calibrate import calibration_pool, choose
@@ -43,6 +43,7 @@ from zoo.predictors.load import ENGINES
 from zoo.predictors.ort import OrtPredictor
 from zoo.predictors.trt import TrtPredictor, why_not_here
 from zoo.preprocess import normalize, resize_image
+from zoo.weights import load_bundle
 
 if TYPE_CHECKING:
     from collections.abc import Callable

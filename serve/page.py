@@ -61,9 +61,9 @@ def html(report: Report) -> str:
             _model([row for row in report.rows if row.model == model], label)
             for model, label in labels.items()
         ),
-        comparison=f"<h2>Models</h2><p>{escape(COMPARED)}.</p>{_table(compared)}" if compared else "",
+        comparison=f"<h2>Models</h2><p>{escape(COMPARED)}.</p>{html_table(compared)}" if compared else "",
         facts="".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in facts(report)),
-        notes=_list(notes(report)),
+        notes=html_list(notes(report)),
     )
 
 
@@ -102,10 +102,10 @@ def _model(rows: Sequence[Row], label: str) -> str:
     parts = [
         f"<section><h2>{escape(label)}</h2>{_subtitle(rows)}",
         _cards(found) + _charts(found) if found else "",
-        "<h3>Figures</h3>" + _table(lines(rows, MAIN)) if found else "",
-        "<h3>On the GPU</h3>" + _table(lines(gpu_rows, GPU)) if gpu_rows else "",
-        "<h3>Load, build and first run</h3>" + _table(lines(rows, COST)) if found else "",
-        f'<div class="missing">{_list(missing)}</div>' if missing else "",
+        "<h3>Figures</h3>" + html_table(lines(rows, MAIN)) if found else "",
+        "<h3>On the GPU</h3>" + html_table(lines(gpu_rows, GPU)) if gpu_rows else "",
+        "<h3>Load, build and first run</h3>" + html_table(lines(rows, COST)) if found else "",
+        f'<div class="missing">{html_list(missing)}</div>' if missing else "",
         "</section>",
     ]
     return "".join(parts)
@@ -200,7 +200,8 @@ def _throughputs(rows: Sequence[Row]) -> str:
     return f"<h3>Throughput by batch size</h3>{plot}"
 
 
-def _table(table: Lines) -> str:
+def html_table(table: Lines) -> str:
+    """Return a table that scrolls where it is too wide."""
     head, rows = table
     heads = "".join(f"<th>{escape(name)}</th>" for name in head)
     body = "".join(map(_table_row, rows))
@@ -212,5 +213,6 @@ def _table_row(line: Sequence[str]) -> str:
     return f"<tr><th>{first}</th>{''.join(f'<td>{text}</td>' for text in others)}</tr>"
 
 
-def _list(texts: Sequence[str]) -> str:
+def html_list(texts: Sequence[str]) -> str:
+    """Return a list of texts, empty without any."""
     return f"<ul>{''.join(f'<li>{escape(text)}</li>' for text in texts)}</ul>" if texts else ""

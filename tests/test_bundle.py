@@ -7,18 +7,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from zoo.bundle import find_bundle, load_bundle, load_config, replacing, save_bundle, write_json
+from zoo.bundle import find_bundle, load_config, replacing, write_json
 from zoo.errors import BundleError
-from zoo.models.classifier import ClassifierConfig, ImageClassifier
-from zoo.models.deeplab import NetworkConfig, SegmentationNetwork
-from zoo.models.deployable import (
-    Deployable,
-    EnsembleConfig,
-    FusedEnsemble,
-    Gated,
-    GatedConfig,
-    Student,
-)
+from zoo.models.classifier import ImageClassifier
+from zoo.models.config import ClassifierConfig, EnsembleConfig, GatedConfig, NetworkConfig
+from zoo.models.deeplab import SegmentationNetwork
+from zoo.models.deployable import Deployable, FusedEnsemble, Gated, Student
+from zoo.weights import load_bundle, save_bundle
 
 if TYPE_CHECKING:
     from pathlib import Path

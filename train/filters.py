@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from zoo.classes import IGNORE
-from zoo.models.deeplab import NetworkConfig, resize_logits
+from zoo.models.deeplab import resize_logits
 from zoo.models.error_localizer import ErrorLocalizer
 from zoo.train.ema import evaluating, without_dropout
 from zoo.train.losses import balanced_binary_cross_entropy, cross_entropy, entropy
+
+if TYPE_CHECKING:
+    from zoo.models.config import NetworkConfig
 
 
 class FilterConfig(BaseModel):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
 from zoo.errors import RecipeError
-from zoo.models.deeplab import NetworkConfig
+from zoo.models.config import NetworkConfig
 from zoo.preprocess import Preprocessing, Resize
 from zoo.train.augment import AugmentConfig
 from zoo.train.registry import METHODS, AnyMethodConfig

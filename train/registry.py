@@ -9,7 +9,7 @@ from pydantic import Field
 from zoo.train.methods import eln, mlmt, rrn, s4gan, supervised, u2pl
 
 if TYPE_CHECKING:
-    from zoo.models.deeplab import NetworkConfig
+    from zoo.models.config import NetworkConfig
     from zoo.train.method import Method
 
 AnyMethodConfig = Annotated[

@@ -9,8 +9,7 @@ from zoo.licenses import data_name
 
 if TYPE_CHECKING:
     from zoo.bundle import BundleConfig
-    from zoo.models.classifier import ClassifierConfig
-    from zoo.models.deployable import DeployableConfig, EnsembleConfig
+    from zoo.models.config import ClassifierConfig, DeployableConfig, EnsembleConfig
 
 UNKNOWN = "unknown"
 

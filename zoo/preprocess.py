@@ -10,15 +10,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
-import torch
 from PIL import Image
 from pydantic import BaseModel, ConfigDict
-from torch import Tensor
 
 from zoo.errors import InvalidImageError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from torch import Tensor
 
 Resize = Literal["fit", "stretch", "none"]
 Label = TypeVar("Label", bound=np.integer)
@@ -126,6 +125,7 @@ def normalize(images: Tensor, preprocessing: Preprocessing) -> Tensor:
     Returns:
         (B, 3, H, W) float32.
     """
-    mean = torch.tensor(preprocessing.mean, device=images.device).view(1, 3, 1, 1) * 255
-    std = torch.tensor(preprocessing.std, device=images.device).view(1, 3, 1, 1) * 255
-    return (images.float() - mean) / std
+    images = images.float()
+    mean = images.new_tensor(preprocessing.mean).view(1, 3, 1, 1) * 255
+    std = images.new_tensor(preprocessing.std).view(1, 3, 1, 1) * 255
+    return (images - mean) / std

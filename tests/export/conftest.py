@@ -8,14 +8,16 @@ import pytest
 import torch
 from torch import nn
 
-from zoo.bundle import BundleConfig, save_bundle
+from zoo.bundle import BundleConfig
 from zoo.card import model_card
 from zoo.classes import Classes
 from zoo.data.shapes import NAMES, ShapesSource
-from zoo.models.classifier import ClassifierConfig, ImageClassifier
-from zoo.models.deeplab import NetworkConfig, SegmentationNetwork
-from zoo.models.deployable import EnsembleConfig, FusedEnsemble, Student
+from zoo.models.classifier import ImageClassifier
+from zoo.models.config import ClassifierConfig, EnsembleConfig, NetworkConfig
+from zoo.models.deeplab import SegmentationNetwork
+from zoo.models.deployable import FusedEnsemble, Student
 from zoo.preprocess import Preprocessing, normalize, resize_image
+from zoo.weights import save_bundle
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,7 +10,7 @@ import onnx
 import pytest
 import torch
 
-from zoo.bundle import load_bundle, load_config
+from zoo.bundle import load_config
 from zoo.errors import BundleError, ParityError
 from zoo.export.compose import Composition, compose
 from zoo.export.gate import GATES
@@ -23,6 +23,7 @@ from zoo.models.deployable import REMOVED, Gated
 from zoo.predictors.artifact import ArtifactMetadata
 from zoo.predictors.load import load_predictor
 from zoo.predictors.trt_api import installed_flavors
+from zoo.weights import load_bundle
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,11 +8,11 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from zoo.bundle import load_bundle
 from zoo.export.layers import LOGITS, NORMALIZED, find_departure, layer_errors
 from zoo.export.prepare import prepare
 from zoo.export.to_onnx import export_onnx
 from zoo.predictors.artifact import ArtifactMetadata
+from zoo.weights import load_bundle
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from zoo.bundle import load_bundle
 from zoo.errors import ExportError
 from zoo.export.prepare import fuse_batch_norms, prepare
-from zoo.models.deeplab import NetworkConfig
-from zoo.models.deployable import Deployable, StudentConfig
+from zoo.models.config import NetworkConfig, StudentConfig
+from zoo.models.deployable import Deployable
+from zoo.weights import load_bundle
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -6,7 +6,6 @@ import onnx
 import pytest
 import torch
 
-from zoo.bundle import load_bundle
 from zoo.export.calibrate import CalibrationImages
 from zoo.export.int8 import Quantizer, more_excluded
 from zoo.export.layers import ROOT
@@ -17,6 +16,7 @@ from zoo.export.to_tensorrt import Target, build_engine, load_builder, make_prof
 from zoo.predictors.artifact import ArtifactMetadata
 from zoo.predictors.ort import OrtPredictor
 from zoo.predictors.trt_api import installed_flavors
+from zoo.weights import load_bundle
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -7,15 +7,8 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from zoo.models.deeplab import (
-    Aspp,
-    DecoderV2,
-    DecoderV3Plus,
-    JointAspp,
-    NetworkConfig,
-    SegmentationNetwork,
-    resize_logits,
-)
+from zoo.models.config import NetworkConfig
+from zoo.models.deeplab import Aspp, DecoderV2, DecoderV3Plus, JointAspp, SegmentationNetwork, resize_logits
 from zoo.models.error_localizer import ErrorLocalizer
 
 TINY: dict[str, Any] = {

@@ -7,17 +7,15 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from zoo.models.classifier import ClassifierConfig, ImageClassifier
-from zoo.models.deeplab import NetworkConfig, SegmentationNetwork, resize_logits
+from zoo.models.classifier import ImageClassifier
+from zoo.models.config import ClassifierConfig, EnsembleConfig, GatedConfig, NetworkConfig, StudentConfig
+from zoo.models.deeplab import SegmentationNetwork, resize_logits
 from zoo.models.deployable import (
     REMOVED,
     Deployable,
-    EnsembleConfig,
     FusedEnsemble,
     Gated,
-    GatedConfig,
     Student,
-    StudentConfig,
     build_deployable,
     log_add_exp,
 )

@@ -8,23 +8,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from zoo.bundle import BundleConfig, load_bundle
+from zoo.bundle import BundleConfig
 from zoo.classes import Classes
-from zoo.models.classifier import ClassifierConfig, ImageClassifier
-from zoo.models.deeplab import NetworkConfig
-from zoo.models.deployable import (
-    REMOVED,
-    Deployable,
-    EnsembleConfig,
-    FusedEnsemble,
-    Gated,
-    GatedConfig,
-    Student,
-    StudentConfig,
-)
+from zoo.models.classifier import ImageClassifier
+from zoo.models.config import ClassifierConfig, EnsembleConfig, GatedConfig, NetworkConfig, StudentConfig
+from zoo.models.deployable import REMOVED, Deployable, FusedEnsemble, Gated, Student
 from zoo.predictors.decision import choose, confidence
 from zoo.predictors.eager import EagerPredictor
 from zoo.preprocess import Preprocessing, normalize
+from zoo.weights import load_bundle
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +14,7 @@ from zoo.bundle import write_json
 from zoo.errors import BundleError
 from zoo.manifest import sha256
 from zoo.predictors import load as loading
+from zoo.predictors import trt
 from zoo.predictors.artifact import ONNX_NAMES, EngineInfo, Profile, info_path
 from zoo.predictors.eager import CompiledPredictor, EagerPredictor
 from zoo.predictors.load import load_predictor, newest_engine
@@ -124,7 +127,7 @@ class TestEngines:
 
     @pytest.fixture(autouse=True)
     def _with_a_gpu(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(loading, "why_not_here", lambda _: "")
+        monkeypatch.setattr(trt, "why_not_here", lambda _: "")
         monkeypatch.setattr(loading, "installed_flavors", lambda: ("rtx",))
 
     def write_engine(self, bundle: Path, name: str, onnx: Path, age: int) -> Path:
@@ -173,3 +176,16 @@ class TestEngines:
         (bundle_copy / "model.safetensors").write_bytes(b"others")
         with pytest.raises(BundleError, match="it was built from other weights than the bundle has now"):
             newest_engine(bundle_copy)
+
+
+@pytest.mark.parametrize("backend", ["ort", "openvino"])
+def test_an_exported_file_predicts_without_pytorch(write_onnx: Any, tmp_path: Path, backend: str) -> None:
+    path = write_onnx(tmp_path / "model.onnx")
+    program = (
+        "import sys, numpy, zoo\n"
+        f"model = zoo.load({str(path)!r}, backend={backend!r}, device='cpu')\n"
+        "mask = model(numpy.full((8, 8, 3), 200, numpy.uint8))\n"
+        "sys.exit(f'mask {mask.min()}, torch ' + str('torch' in sys.modules))"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert result.stderr.strip() == "mask 1, torch False"

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 from torch import Tensor
 
 from zoo.classes import IGNORE
-from zoo.models.deeplab import NetworkConfig
+from zoo.models.config import NetworkConfig
 from zoo.train import registry
 from zoo.train.comparison import Candidate, Comparison, Run
 from zoo.train.method import Batch, Method, Progress

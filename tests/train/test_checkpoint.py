@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from zoo.bundle import load_bundle, load_config
+from zoo.bundle import load_config
 from zoo.errors import BundleError
 from zoo.predictors.load import load_predictor
 from zoo.train import checkpoint
@@ -18,6 +18,7 @@ from zoo.train.registry import build_method
 from zoo.train.run import RunFolder
 from zoo.train.session import Hardware, start
 from zoo.train.strip import strip
+from zoo.weights import load_bundle
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -14,7 +14,7 @@ from zoo.train.losses import balanced_binary_cross_entropy, cross_entropy
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from zoo.models.deeplab import NetworkConfig
+    from zoo.models.config import NetworkConfig
 
     Build = Callable[..., ErrorLocalizationFilter]
 

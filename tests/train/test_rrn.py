@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from zoo.bundle import load_bundle, load_config
+from zoo.bundle import load_config
 from zoo.classes import IGNORE
 from zoo.errors import RecipeError
 from zoo.models.deeplab import resize_logits
@@ -17,6 +17,7 @@ from zoo.train.mixing import cutmix, toggled_boxes
 from zoo.train.recipe import load_recipe, recipe_names
 from zoo.train.session import Hardware, start
 from zoo.train.strip import strip
+from zoo.weights import load_bundle
 
 if TYPE_CHECKING:
     from collections.abc import Callable

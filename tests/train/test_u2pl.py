@@ -17,7 +17,7 @@ from zoo.train.registry import build_method
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from zoo.models.deeplab import NetworkConfig
+    from zoo.models.config import NetworkConfig
 
     Build = Callable[..., U2pl]
     At = Callable[..., Progress]

@@ -12,7 +12,7 @@ from zoo.train.losses import entropy
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from zoo.models.deeplab import NetworkConfig
+    from zoo.models.config import NetworkConfig
     from zoo.train.method import Batch, Progress
     from zoo.train.methods.u2pl import U2pl
 

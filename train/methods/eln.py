@@ -44,7 +44,7 @@ from torch.nn import functional as F
 
 from zoo.classes import IGNORE
 from zoo.errors import RecipeError
-from zoo.models.deeplab import NetworkConfig, SegmentationNetwork, resize_logits
+from zoo.models.deeplab import SegmentationNetwork, resize_logits
 from zoo.models.deployable import Student
 from zoo.models.encoder import freeze_batch_norm_affine
 from zoo.train.contrast import FORMS, mean_over_windows, random_windows
@@ -56,6 +56,8 @@ from zoo.train.optim import OptimizerConfig
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
+
+    from zoo.models.config import NetworkConfig
 
 
 class ElnConfig(MethodConfig):

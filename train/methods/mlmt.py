@@ -31,7 +31,8 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from zoo.errors import RecipeError
-from zoo.models.classifier import ClassifierConfig, ImageClassifier
+from zoo.models.classifier import ImageClassifier
+from zoo.models.config import ClassifierConfig
 from zoo.train.ema import teacher_of, update_teacher
 from zoo.train.method import Batch, Method, MethodConfig, Phase, Progress
 from zoo.train.optim import OptimizerConfig, Schedule
@@ -45,7 +46,7 @@ from zoo.train.tag_losses import (
 if TYPE_CHECKING:
     from torch.optim import Optimizer
 
-    from zoo.models.deeplab import NetworkConfig
+    from zoo.models.config import NetworkConfig
 
 
 class MlmtOptimizerConfig(OptimizerConfig):

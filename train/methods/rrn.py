@@ -37,8 +37,9 @@ from torch import Tensor, nn
 
 from zoo.classes import IGNORE
 from zoo.errors import RecipeError
-from zoo.models.deeplab import NetworkConfig, SegmentationNetwork, resize_logits
-from zoo.models.deployable import Deployable, EnsembleConfig, FusedEnsemble, Student
+from zoo.models.config import EnsembleConfig, NetworkConfig
+from zoo.models.deeplab import SegmentationNetwork, resize_logits
+from zoo.models.deployable import Deployable, FusedEnsemble, Student
 from zoo.models.discriminator import Discriminator, DiscriminatorConfig, pair
 from zoo.train.adversarial import (
     DiscriminatorOptimizerConfig,

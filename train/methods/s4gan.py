@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from zoo.models.deeplab import NetworkConfig, SegmentationNetwork, resize_logits
+from zoo.models.deeplab import SegmentationNetwork, resize_logits
 from zoo.models.deployable import Student
 from zoo.models.discriminator import Discriminator, DiscriminatorConfig, pair
 from zoo.models.encoder import freeze_batch_norm_affine
@@ -50,6 +50,8 @@ from zoo.train.optim import OptimizerConfig, Schedule
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.optim import Optimizer
+
+    from zoo.models.config import NetworkConfig
 
 
 class ImageDiscriminatorConfig(DiscriminatorConfig):

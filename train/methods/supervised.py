@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING, Literal
 
-from zoo.models.deeplab import NetworkConfig, SegmentationNetwork, resize_logits
+from zoo.models.deeplab import SegmentationNetwork, resize_logits
 from zoo.models.deployable import Student
 from zoo.train.losses import cross_entropy
 from zoo.train.method import Batch, Method, MethodConfig, Phase, Progress
@@ -14,6 +14,8 @@ from zoo.train.optim import OptimizerConfig
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.optim import Optimizer
+
+    from zoo.models.config import NetworkConfig
 
 
 class SupervisedConfig(MethodConfig):

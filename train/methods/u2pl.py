@@ -44,7 +44,7 @@ from torch import Tensor, nn
 
 from zoo.classes import IGNORE
 from zoo.errors import RecipeError
-from zoo.models.deeplab import NetworkConfig, SegmentationNetwork, conv_bn_relu, resize_logits
+from zoo.models.deeplab import SegmentationNetwork, conv_bn_relu, resize_logits
 from zoo.models.deployable import Student
 from zoo.train.class_contrast import ClassContrast, ClassContrastConfig, Taught
 from zoo.train.ema import copy_state, evaluating, teacher_of, update_teacher, without_dropout
@@ -57,6 +57,8 @@ from zoo.train.sampling import on_grid, quantiles
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
+
+    from zoo.models.config import NetworkConfig
 
 
 class U2plOptimizerConfig(OptimizerConfig):

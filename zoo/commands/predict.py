@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-import time
+import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
+from zoo.commands.bulk import Bulk
 from zoo.commands.console import AsJson, emit, remarks, table
 from zoo.commands.device import DeviceOption, choose_device
-from zoo.commands.inputs import Input, find_inputs, is_image_name, is_source
+from zoo.commands.inputs import find_inputs, is_image_name, is_source
+from zoo.commands.journal import NAME, Journal, Record
 from zoo.commands.model import ARTIFACT_SUFFIXES, resolve_model
-from zoo.errors import BundleError, InvalidImageError, ZooError
+from zoo.commands.results import CONFIDENCE, FILES, MASK, OVERLAY, Job, is_done, make_jobs
+from zoo.errors import ZooError
 
-if TYPE_CHECKING:
-    from PIL import Image
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
 
-    from zoo.classes import Classes, Mask
-    from zoo.predictors.base import Predictor
-
-MASK, OVERLAY, CONFIDENCE = ".png", ".overlay.png", ".confidence.png"
+SHOWN = 50
+"""Images in the table; the journal has all."""
 
 
 def predict(
@@ -29,8 +31,8 @@ def predict(
         list[str],
         typer.Argument(
             metavar="[MODEL] INPUT",
-            help="A run, bundle, .onnx or .engine file (default: the newest run under runs/), then images, "
-            "folders, patterns, or shapes for images of the built-in data.",
+            help="A run, bundle, .onnx or .engine file or http://HOST:PORT of zoo serve (default: the newest "
+            "run under runs/), then images, folders, patterns, or shapes for images of the built-in data.",
         ),
     ],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where the masks go.")] = Path("predictions"),
@@ -42,44 +44,94 @@ def predict(
         ),
     ] = False,
     limit: Annotated[int, typer.Option(min=1, help="Images of built-in data or a data.toml.")] = 8,
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="Images that run together; default: 8, fewer if they are large.")
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Predict also what DIR holds already of this model.")
+    ] = False,
     device: DeviceOption = None,
     as_json: AsJson = False,
 ) -> None:
     """Write the masks of images.
 
-    A mask is an indexed PNG: its pixel values are class numbers, its colours those of the classes.
+    A mask is an indexed PNG: its pixel values are class numbers, its colours those of the classes. What was
+    made is listed in DIR/predictions.jsonl; a command that was stopped goes on where it was.
     """
     if out.exists() and not out.is_dir():
         raise ZooError(f"{out} is a file, expected a folder for the masks: choose another with --out")
     model, texts = split_arguments(arguments)
-    inputs = find_inputs(texts, limit, out)
     suffixes = (MASK, *[OVERLAY] * overlay, *[CONFIDENCE] * confidence)
-    outputs = name_outputs(inputs, out, suffixes)
+    jobs = make_jobs(find_inputs(texts, limit, out), out, suffixes)
 
     from zoo.predictors.load import load_predictor
 
     predictor = load_predictor(model, device=choose_device(device))
-    done: list[dict[str, Any]] = []
-    failed: list[dict[str, str]] = []
-    with remarks.status("predicting") as status:
-        for number, (input_, output) in enumerate(zip(inputs, outputs, strict=True), start=1):
-            try:
-                done.append(predict_one(predictor, input_, output, suffixes))
-            except InvalidImageError as error:
-                remarks.print(f"error: {error}")
-                failed.append({"input": input_.name, "error": str(error)})
-            status.update(f"predicted {number} of {len(inputs)} images")
+    header = {"model": str(model), "sha256": fingerprint(model)}
+    with Journal(out, header, fresh=overwrite) as journal:
+        waiting = _not_yet(jobs, journal, out, suffixes)
+        bulk = Bulk(predictor, out, suffixes, journal)
+        try:
+            bulk.run(waiting, batch)
+        except KeyboardInterrupt:
+            left = len(waiting) - bulk.done - len(bulk.failures)
+            remarks.print(f"stopped: {left:,} of {len(jobs):,} images are left, the same command goes on")
+            raise typer.Exit(INTERRUPTED) from None
+        images = [_shown(job, journal, out) for job in jobs[: None if as_json else SHOWN]]
     result = {
         "model": str(model),
         "backend": predictor.backend,
         "runtime": predictor.description,
         "out": str(out),
-        "images": done,
-        "errors": failed,
+        "kept": len(jobs) - len(waiting),
+        "predicted": bulk.done,
+        "images": [image for image in images if image is not None],
+        "errors": bulk.failures,
     }
     emit(result, *_report(result), as_json=as_json)
-    if failed:
+    if bulk.failures:
         raise typer.Exit(1)
+
+
+def fingerprint(model: Path) -> str:
+    """Return the SHA-256 of all that decides what a model predicts."""
+    from zoo.bundle import WEIGHTS_NAME, load_config
+    from zoo.manifest import sha256
+
+    if model.is_file():
+        return sha256(model)
+    config = load_config(model)
+    parts = (sha256(model / WEIGHTS_NAME), config.preprocessing.model_dump_json(), json.dumps(config.names))
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _not_yet(jobs: Sequence[Job], journal: Journal, out: Path, suffixes: Sequence[str]) -> list[Job]:
+    """Return the jobs that the journal does not hold as they are now, and say how many it does."""
+    by_mask = {f"{job.name}{MASK}": job for job in jobs}
+
+    def is_right(record: Record) -> bool:
+        job = by_mask.get(record["mask"])
+        return job is None or is_done(job, record, out, suffixes)
+
+    journal.keep(is_right)
+    waiting = [job for mask, job in by_mask.items() if mask not in journal.lines]
+    if kept := len(jobs) - len(waiting):
+        remarks.print(
+            f"kept {kept:,} of {len(jobs):,} images: this model made them of the same files (size and time), "
+            f"--overwrite makes them anew"
+        )
+    if journal.other_model:
+        remarks.print(f"{out} holds predictions of another model: they are made anew")
+    return waiting
+
+
+def _shown(job: Job, journal: Journal, out: Path) -> dict[str, Any] | None:
+    """Return what there is to tell of a job, None if it failed."""
+    record = journal.record(f"{job.name}{MASK}")
+    if record is None:
+        return None
+    paths = {kind: record[kind] and str(out / record[kind]) for kind in FILES}
+    return {**record, "input": job.input.name, **paths}
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[Path, list[str]]:
@@ -108,111 +160,6 @@ def _is_model(text: str) -> bool:
     return not is_image_name(path)
 
 
-def name_outputs(inputs: Sequence[Input], out: Path, suffixes: Sequence[str]) -> list[Path]:
-    """Return the path of each input's results without suffix, so that none is written over another.
-
-    They are named by stem, below the folder that was given; where two would meet, all are named by their path
-    from the folder above all inputs, and if that is not enough with their suffix.
-
-    Raises:
-        ZooError: a result would replace an input.
-    """
-    for level in range(3):
-        names = [out / input_.outputs[level] for input_ in inputs]
-        targets = [f"{name}{suffix}".casefold() for name in names for suffix in suffixes]
-        if len(set(targets)) == len(targets):
-            break
-    if level:
-        remarks.print(
-            f"some images have the same name: results are named by more of their path, as {names[0]}"
-        )
-    sources = {Path(input_.name).resolve() for input_ in inputs}
-    for name in names:
-        for suffix in suffixes:
-            target = Path(f"{name}{suffix}")
-            if target.resolve() in sources:
-                raise ZooError(
-                    f"the result {target} would replace an input: choose another folder with --out"
-                )
-    return names
-
-
-def predict_one(predictor: Predictor, input_: Input, output: Path, suffixes: Sequence[str]) -> dict[str, Any]:
-    """Write the mask of one image and what else is wanted, and return what there is to tell.
-
-    Args:
-        predictor: of the mask.
-        input_: the image.
-        output: path of the results without suffix.
-        suffixes: of the results: `MASK`, `OVERLAY`, `CONFIDENCE`.
-
-    Raises:
-        InvalidImageError: the image cannot be read.
-        BundleError: the model gives no confidence.
-    """
-    from PIL import Image
-
-    from zoo.overlay import areas, picture
-
-    image = input_.read()
-    start = time.perf_counter()
-    mask, confidence = (
-        predictor.predict_with_confidence(image)
-        if CONFIDENCE in suffixes
-        else (predictor.predict(image), None)
-    )
-    milliseconds = (time.perf_counter() - start) * 1000
-    classes = predictor.classes
-    paths = {suffix: Path(f"{output}{suffix}") for suffix in suffixes}
-    if CONFIDENCE in paths:
-        if confidence is None:
-            raise BundleError(
-                f"--confidence needs probabilities, but this {predictor.backend} artifact gives masks only: "
-                f"predict with the bundle, or export again with --output mask+confidence"
-            )
-        write_png(paths[CONFIDENCE], Image.fromarray(confidence))
-    write_mask(paths[MASK], mask, classes)
-    if OVERLAY in paths:
-        write_png(paths[OVERLAY], Image.fromarray(picture(image, mask, classes)))
-    return {
-        "input": input_.name,
-        "size": list(mask.shape),
-        "areas": {classes.names[label]: share for label, share in areas(mask).items()},
-        "ms": milliseconds,
-        "mask": str(paths[MASK]),
-        "overlay": str(paths[OVERLAY]) if OVERLAY in paths else None,
-        "confidence": str(paths[CONFIDENCE]) if CONFIDENCE in paths else None,
-    }
-
-
-def write_mask(path: Path, mask: Mask, classes: Classes) -> None:
-    """Write a mask as PNG whose pixel values are the labels: with a palette, or 16 bits above 255 classes.
-
-    Args:
-        path: its folder is made if it is missing.
-        mask: (H, W).
-        classes: whose colours become the palette.
-    """
-    import numpy as np
-    from PIL import Image
-
-    if mask.dtype != np.uint8:
-        write_png(path, Image.fromarray(mask.astype(np.uint16)))
-        return
-    image = Image.fromarray(mask)
-    image.putpalette(classes.colorize(np.arange(256, dtype=np.uint8)[None]).tobytes())
-    write_png(path, image)
-
-
-def write_png(path: Path, image: Image.Image) -> None:
-    """Write a PNG at once or not at all, in a folder that is made if it is missing."""
-    from zoo.bundle import replacing
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary:
-        image.save(temporary, format="PNG")
-
-
 def _report(result: dict[str, Any]) -> list[Any]:
     """Return what a person sees of the predictions."""
     rows = [
@@ -222,8 +169,11 @@ def _report(result: dict[str, Any]) -> list[Any]:
     masks = table(f"Masks in {result['out']}", ("image", "size", "ms", "classes"), rows)
     masks.columns[-1].justify = "left"
     shown: list[Any] = [masks]
-    if result["errors"]:
-        shown.append(f"not predicted: {', '.join(error['input'] for error in result['errors'])}")
+    if more := result["kept"] + result["predicted"] - len(rows):
+        shown.append(f"and {more:,} more: {Path(result['out']) / NAME}")
+    if failed := [error["input"] for error in result["errors"]]:
+        others = f" and {len(failed) - SHOWN:,} more" if len(failed) > SHOWN else ""
+        shown.append(f"not predicted: {', '.join(failed[:SHOWN])}{others}")
     return [*shown, f"{result['model']}, {result['backend']}: {result['runtime']}"]
 
 

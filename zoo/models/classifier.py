@@ -2,33 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo.models.encoder import create_timm
 
-
-class ClassifierConfig(BaseModel):
-    """Everything needed to rebuild a classifier without its weights; a bundle may hold one by itself.
-
-    Args:
-        encoder: name of a timm model.
-        num_classes: K.
-        imgsz: height and width that every image is squashed to, aspect not kept (section III-C: 320 x 320).
-        activation: from logits to the probability of each class: `sigmoid`, or `softmax` where the classifier
-            was trained with the paper's categorical cross entropy.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    kind: Literal["classifier"] = "classifier"
-    encoder: str = "resnet101"
-    num_classes: int = Field(2, ge=2, le=255)
-    imgsz: tuple[PositiveInt, PositiveInt] = (320, 320)
-    activation: Literal["sigmoid", "softmax"] = "sigmoid"
+if TYPE_CHECKING:
+    from zoo.models.config import ClassifierConfig
 
 
 class ImageClassifier(nn.Module):

@@ -7,65 +7,16 @@ pass under several decoders (ELN's auxiliary decoders).
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo.models.encoder import Encoder, kaiming_normal
 
-AsppStyle = Literal["projected", "neck", "joint"]
-
-
-class Dropouts(BaseModel):
-    """Dropout rates, in the order of the layers they follow."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    aspp: float = Field(0.1, ge=0, lt=1)
-    fuse_1: float = Field(0.5, ge=0, lt=1)
-    fuse_2: float = Field(0.1, ge=0, lt=1)
-
-
-class NetworkConfig(BaseModel):
-    """Everything needed to rebuild a segmentation network without its weights.
-
-    Args:
-        architecture: `deeplabv3plus` or `deeplabv2`.
-        encoder: name of a timm model.
-        num_classes: K.
-        output_stride: input size over the size of the encoder's last features.
-        multi_grid: factors on the dilation of the last ResNet stage's blocks.
-        aspp: `projected` concatenates the branches and projects them by a 1x1 convolution (ELN);
-            `neck` reduces the concatenation by a 3x3 convolution (U2PL); `joint` has one BatchNorm for all
-            branches and adds the image-level one (RRN).
-        rates: dilations of the atrous branches.
-        low_level_channels: width of the projected low-level features.
-        decoder_channels: width of the ASPP branches and of the decoder.
-        dropout: see `Dropouts`; `channel_dropout` drops whole channels (U2PL).
-        head: `mlp` is ELN's *Seg*, three 1x1 convolutions; `linear` is one 1x1 convolution (U2PL, RRN).
-        embedding_channels: width of the pixel embedding used by contrastive losses; 0 leaves the head out.
-        separate_embedding: the embedding has 3x3 convolutions of its own (U2PL's representation head).
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    architecture: Literal["deeplabv3plus", "deeplabv2"] = "deeplabv3plus"
-    encoder: str = "resnet50"
-    num_classes: int = Field(2, ge=2, le=255)  # 255 is `IGNORE`
-    output_stride: Literal[8, 16, 32] = 16
-    multi_grid: tuple[int, ...] | None = None
-    aspp: AsppStyle = "projected"
-    rates: tuple[int, ...] = (6, 12, 18)
-    low_level_channels: int = Field(48, ge=1)
-    decoder_channels: int = Field(256, ge=1)
-    dropout: Dropouts = Dropouts()
-    channel_dropout: bool = False
-    head: Literal["mlp", "linear"] = "mlp"
-    embedding_channels: int = Field(0, ge=0)
-    separate_embedding: bool = False
+if TYPE_CHECKING:
+    from zoo.models.config import NetworkConfig
 
 
 class Output(NamedTuple):

@@ -4,103 +4,20 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
-from zoo.models.classifier import ClassifierConfig, ImageClassifier
-from zoo.models.deeplab import NetworkConfig, SegmentationNetwork, resize_logits
+from zoo.models.classifier import ImageClassifier
+from zoo.models.config import EnsembleConfig, StudentConfig
+from zoo.models.deeplab import SegmentationNetwork, resize_logits
+
+if TYPE_CHECKING:
+    from zoo.models.config import DeployableConfig, GatedConfig
 
 REMOVED = -1e4
 """Logit of a class that the gate removed: below any network's, finite in half precision and in a resize."""
-
-
-class _Config(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    @property
-    def networks(self) -> tuple[NetworkConfig, ...]:
-        """Return the configuration of each segmentation network."""
-        raise NotImplementedError
-
-    @property
-    def num_classes(self) -> tuple[int, ...]:
-        """Return K of each network, which must all be the same."""
-        return tuple(network.num_classes for network in self.networks)
-
-
-class StudentConfig(_Config):
-    """One segmentation network."""
-
-    kind: Literal["student"] = "student"
-    network: NetworkConfig
-
-    @property
-    def networks(self) -> tuple[NetworkConfig, ...]:
-        """Return the configuration of each segmentation network."""
-        return (self.network,)
-
-
-class EnsembleConfig(_Config):
-    """Two segmentation networks whose predictions are averaged (RRN).
-
-    Args:
-        branches: one for each network.
-        weight_1: of the first branch; the second has the rest.
-        average: `logits` as the authors' code, or `probabilities`.
-        resolution: where the average is taken: on the decoder's grid, or at full size. For logits both are
-            the same function; for probabilities the first resizes the logarithm of their average. It is
-            cheaper by far.
-    """
-
-    kind: Literal["ensemble"] = "ensemble"
-    branches: tuple[NetworkConfig, NetworkConfig]
-    weight_1: float = Field(0.5, gt=0, lt=1)
-    average: Literal["logits", "probabilities"] = "logits"
-    resolution: Literal["decoder", "image"] = "decoder"
-
-    @property
-    def networks(self) -> tuple[NetworkConfig, ...]:
-        """Return the configuration of each segmentation network."""
-        return self.branches
-
-
-class GatedConfig(_Config):
-    """Any segmentation model under an image classifier (s4GAN + MLMT).
-
-    Args:
-        segmentation: the model whose classes are removed.
-        classifier: of the same classes.
-        threshold: a class whose probability is not above it is removed; tau = 0.2 in the paper.
-        background: class that is never removed, None where the data have none.
-    """
-
-    kind: Literal["gated"] = "gated"
-    segmentation: Annotated[StudentConfig | EnsembleConfig, Field(discriminator="kind")]
-    classifier: ClassifierConfig
-    threshold: float = Field(0.2, ge=0, lt=1)
-    background: int | None = Field(0, ge=0)
-
-    @model_validator(mode="after")
-    def _check_background(self) -> GatedConfig:
-        if self.background is not None and self.background >= self.classifier.num_classes:
-            raise ValueError(f"background {self.background} is none of {self.classifier.num_classes} classes")
-        return self
-
-    @property
-    def networks(self) -> tuple[NetworkConfig, ...]:
-        """Return the configuration of each segmentation network."""
-        return self.segmentation.networks
-
-    @property
-    def num_classes(self) -> tuple[int, ...]:
-        """Return K of each network, which must all be the same."""
-        return *super().num_classes, self.classifier.num_classes
-
-
-DeployableConfig = Annotated[StudentConfig | EnsembleConfig | GatedConfig, Field(discriminator="kind")]
 
 
 class Deployable(nn.Module, ABC):

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 
-from zoo.models.deeplab import DecoderV3Plus, NetworkConfig, mlp_head
+from zoo.models.deeplab import DecoderV3Plus, mlp_head
 from zoo.models.encoder import Encoder
+
+if TYPE_CHECKING:
+    from zoo.models.config import NetworkConfig
 
 
 class ErrorLocalizer(nn.Module):

@@ -9,17 +9,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from zoo.bundle import BundleConfig, load_bundle
 from zoo.errors import BundleError
 from zoo.predictors.base import Prediction, Predictor
 from zoo.predictors.decision import choose, confidence
 from zoo.preprocess import Preprocessing, normalize
+from zoo.weights import load_bundle
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
 
+    from zoo.bundle import BundleConfig
     from zoo.classes import Mask
     from zoo.models.deployable import Deployable
 
@@ -156,7 +157,9 @@ def has_bf16_instructions() -> bool:
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
-FLAVORS: dict[str, type[EagerPredictor]] = {
+EagerFlavor = Literal["eager", "eager-amp", "compile"]
+
+FLAVORS: dict[EagerFlavor, type[EagerPredictor]] = {
     "eager": EagerPredictor,
     "eager-amp": AmpPredictor,
     "compile": CompiledPredictor,
@@ -181,9 +184,7 @@ class Normalized(nn.Module):
         return logits
 
 
-def load_eager(
-    folder: Path, device: str = "cpu", *, flavor: Literal["eager", "eager-amp", "compile"] = "eager"
-) -> EagerPredictor:
+def load_eager(folder: Path, device: str = "cpu", *, flavor: EagerFlavor = "eager") -> EagerPredictor:
     """Return the predictor of a bundle.
 
     Raises:

@@ -5,11 +5,8 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from zoo.predictors.artifact import CONFIDENCE, LOGITS, MASK
 from zoo.predictors.base import Prediction, Predictor
-from zoo.predictors.decision import choose, confidence
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -52,17 +49,25 @@ class ExportedPredictor(Predictor):
             BundleError: the file does not take this shape.
         """
         outputs = self.outputs(images)
-        mask: Mask = choose(torch.from_numpy(outputs[LOGITS])).numpy() if LOGITS in outputs else outputs[MASK]
-        return mask
+        return decide(outputs[LOGITS]).mask if LOGITS in outputs else outputs[MASK]
 
     def run_with_confidence(self, images: NDArray[np.uint8]) -> Prediction:
         """Return the masks of a batch at its own size and their confidence, in one pass."""
         outputs = self.outputs(images)
         if LOGITS not in outputs:
             return Prediction(outputs[MASK], outputs.get(CONFIDENCE))
-        logits = torch.from_numpy(outputs[LOGITS])
-        return Prediction(choose(logits).numpy(), confidence(logits).numpy())
+        return decide(outputs[LOGITS])
 
     def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32] | None:
         """Return (B, K, H, W) float32 class scores of a batch, or None if the file gives masks."""
         return self.outputs(images)[LOGITS] if self.metadata.output == "logits" else None
+
+
+def decide(logits: NDArray[np.float32]) -> Prediction:
+    """Return what (B, K, H, W) logits say: the only outputs for which an exported file needs PyTorch."""
+    import torch
+
+    from zoo.predictors.decision import choose, confidence
+
+    tensor = torch.from_numpy(logits)
+    return Prediction(choose(tensor).numpy(), confidence(tensor).numpy())

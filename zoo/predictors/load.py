@@ -1,20 +1,16 @@
-"""A predictor from a path: the suffix, or the backend that is asked for, says which."""
+"""A predictor from a path: the suffix, or the backend that is asked for, says which.
+
+A backend is imported when it is asked for: an exported file is run, and served, without PyTorch.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-import torch
-
 from zoo.bundle import WEIGHTS_NAME, load_config
 from zoo.errors import BundleError
 from zoo.manifest import sha256
 from zoo.predictors.artifact import ONNX_NAMES, TRT_ONNX_NAMES, read_engine_info
-from zoo.predictors.eager import load_eager
-from zoo.predictors.openvino import OpenVinoPredictor
-from zoo.predictors.ort import OrtPredictor
-from zoo.predictors.ort_cuda import OrtCudaPredictor
-from zoo.predictors.trt import load_trt, why_not_here
 from zoo.predictors.trt_api import installed_flavors
 
 if TYPE_CHECKING:
@@ -23,6 +19,7 @@ if TYPE_CHECKING:
 
     from zoo.predictors.artifact import Precision
     from zoo.predictors.base import Predictor
+    from zoo.predictors.eager import EagerFlavor
     from zoo.predictors.exported import ExportedPredictor
 
 ENGINES = "engines"
@@ -74,29 +71,32 @@ def load_predictor(
 
 
 def _load_eager(request: Request) -> Predictor:
-    _set_up_torch(request)
-    return load_eager(request.path, request.device)
+    return _eager(request, "eager")
 
 
 def _load_amp(request: Request) -> Predictor:
-    _set_up_torch(request)
-    return load_eager(request.path, request.device, flavor="eager-amp")
+    return _eager(request, "eager-amp")
 
 
 def _load_compiled(request: Request) -> Predictor:
-    _set_up_torch(request)
-    return load_eager(request.path, request.device, flavor="compile")
+    return _eager(request, "compile")
 
 
 def _load_ort(request: Request) -> Predictor:
     if request.device == "cpu":
+        from zoo.predictors.ort import OrtPredictor
+
         return _load_onnx(request, lambda path: OrtPredictor(path, request.threads))
+    from zoo.predictors.ort_cuda import OrtCudaPredictor
+
     return _load_onnx(request, lambda path: OrtCudaPredictor(path, request.device))
 
 
 def _load_openvino(request: Request) -> Predictor:
     if request.device != "cpu":
         raise BundleError(f"backend openvino runs on the CPU, got device {request.device}: use --device cpu")
+    from zoo.predictors.openvino import OpenVinoPredictor
+
     return _load_onnx(request, lambda path: OpenVinoPredictor(path, request.threads))
 
 
@@ -113,6 +113,8 @@ def _load_onnx(request: Request, load: Callable[[Path], ExportedPredictor]) -> P
 
 
 def _load_trt(request: Request) -> Predictor:
+    from zoo.predictors.trt import load_trt
+
     device = "cuda" if request.device == "cpu" else request.device
     if request.path.is_file():
         _check_precision(request, read_engine_info(request.path).metadata.precision)
@@ -155,6 +157,8 @@ def newest_engine(bundle: Path, precision: Precision | None = None) -> Path:
 
 def _why_not(engine: Path, bundle: Path) -> str:
     """Return why an engine cannot stand for the model of its bundle here; empty if it can."""
+    from zoo.predictors.trt import why_not_here
+
     info = read_engine_info(engine)
     if info.flavor not in installed_flavors():
         return f"the package that built it is not installed: pip install 'semiseg-zoo[{info.flavor}]'"
@@ -183,7 +187,11 @@ def _check_precision(request: Request, precision: Precision) -> None:
         )
 
 
-def _set_up_torch(request: Request) -> None:
+def _eager(request: Request, flavor: EagerFlavor) -> Predictor:
+    import torch
+
+    from zoo.predictors.eager import load_eager
+
     if request.device.startswith("cuda") and not torch.cuda.is_available():
         raise BundleError(
             f"device {request.device} cannot be used: PyTorch finds no NVIDIA GPU; run on the CPU"
@@ -195,3 +203,4 @@ def _set_up_torch(request: Request) -> None:
         )
     if request.threads is not None:
         torch.set_num_threads(request.threads)
+    return load_eager(request.path, request.device, flavor=flavor)

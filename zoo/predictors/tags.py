@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from zoo.bundle import load_classifier
 from zoo.preprocess import check_image, normalize, resize_image
+from zoo.weights import load_classifier
 
 if TYPE_CHECKING:
     from pathlib import Path
