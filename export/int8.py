@@ -24,6 +24,14 @@ MAX_EXCLUDED = 0.5
 """Share of the convolutions that may be left in fp32: with more, int8 gains little over fp16."""
 
 
+class Ranges(NamedTuple):
+    """How the ranges of activations were chosen."""
+
+    method: Method
+    scores: dict[Method, float]
+    """Agreement with the model by method; empty if one was asked for."""
+
+
 class Quantizer(NamedTuple):
     """What all int8 files of a model are made from."""
 

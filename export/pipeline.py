@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -14,7 +14,7 @@ from zoo.card import refresh_card
 from zoo.errors import ParityError
 from zoo.export.calibrate import calibration_pool, choose
 from zoo.export.check import Checker, find_runtime
-from zoo.export.int8 import INT8_NAMES, Quantizer, more_excluded
+from zoo.export.int8 import INT8_NAMES, Quantizer, Ranges, more_excluded
 from zoo.export.manifest import update_manifest, versions
 from zoo.export.out import copy_bundle
 from zoo.export.parity import check_parity
@@ -30,7 +30,7 @@ from zoo.export.to_tensorrt import (
     make_profile,
     plan_engine,
 )
-from zoo.manifest import sha256
+from zoo.manifest import MANIFEST_NAME, sha256
 from zoo.predictors.artifact import (
     ONNX_NAMES,
     TRT_ONNX_NAMES,
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
     from zoo.export.options import ExportOptions
     from zoo.export.parity import Parity
-    from zoo.export.quantize import Flavor, Method
+    from zoo.export.quantize import Flavor
     from zoo.export.to_tensorrt import Target
     from zoo.predictors.base import Predictor
     from zoo.predictors.exported import ExportedPredictor
@@ -62,7 +62,8 @@ def export_bundle(
 ) -> ExportReport:
     """Export a bundle and return what was made.
 
-    An artifact that fails its comparison is removed; the others are made and kept all the same.
+    An artifact that fails its comparison is removed; the others are made and kept all the same. Where the
+    export ends early, what passed until then is kept and is in the manifest.
 
     Args:
         bundle: its folder, which the artifacts are written to.
@@ -79,24 +80,19 @@ def export_bundle(
     if options.out is not None:
         bundle = copy_bundle(bundle, options.out)
     export = Export(bundle, options, on_event)
-    for precision in options.precisions:
-        if precision == "int8":
-            export.make_int8()
-        else:
-            export.make_onnx(precision)
-    for precision in options.engine_precisions:
-        for target in targets:
-            assert api is not None
-            export.make_engine(api, target, precision)
-    return export.finish()
-
-
-class Ranges(NamedTuple):
-    """How the ranges of activations were chosen."""
-
-    method: Method
-    scores: dict[Method, float]
-    """Agreement with the model by method; empty if one was asked for."""
+    try:
+        for precision in options.precisions:
+            if precision == "int8":
+                export.make_int8()
+            else:
+                export.make_onnx(precision)
+        for precision in options.engine_precisions:
+            for target in targets:
+                assert api is not None
+                export.make_engine(api, target, precision)
+    finally:
+        export.record()
+    return export.report()
 
 
 class Export:
@@ -199,18 +195,21 @@ class Export:
             self.say(f"warning: {path.name} was built but not compared with the model: {remark}")
         self._keep(path, parity, remark, info.model_dump(mode="json"))
 
-    def finish(self) -> ExportReport:
-        """Write the manifest and return what was made.
+    def record(self) -> None:
+        """Write the manifest of what was made."""
+        update_manifest(self.bundle, {artifact.name: artifact.entry(versions()) for artifact in self.made})
+        refresh_card(self.bundle)
+
+    def report(self) -> ExportReport:
+        """Return what was made.
 
         Raises:
             ParityError: an artifact failed its comparison.
         """
-        entries = {artifact.name: artifact.entry(versions()) for artifact in self.made}
-        manifest = update_manifest(self.bundle, entries)
-        refresh_card(self.bundle)
         check_parity(self.failed)
-        sidecars = [f"{name}.json" for name in entries if name.endswith(".engine")]
-        files = *entries, *sidecars, manifest.name
+        names = [artifact.name for artifact in self.made]
+        sidecars = [f"{name}.json" for name in names if name.endswith(".engine")]
+        files = *names, *sidecars, MANIFEST_NAME
         return ExportReport(bundle=str(self.bundle), artifacts=tuple(self.made), files=files)
 
     def _choose_ranges(self, quantizer: Quantizer) -> Ranges:

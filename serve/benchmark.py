@@ -244,7 +244,8 @@ def with_accuracy(rows: Sequence[Row], contenders: Sequence[Contender], count: i
         key = row.model, row.name
         if key not in keys:
             continue
-        say(f"{row.model}: mIoU of {row.name}")
+        if count:
+            say(f"{row.model}: mIoU of {row.name}")
         try:
             accuracy = measure_accuracy(predictor, source, count)
         except Exception as error:  # a runtime raises what it likes; the row tells

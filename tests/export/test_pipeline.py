@@ -17,6 +17,7 @@ from zoo.export.options import ExportOptions
 from zoo.export.out import copy_bundle
 from zoo.export.pipeline import export_bundle
 from zoo.export.to_onnx import OnnxFacts
+from zoo.export.verify import verify_bundle
 from zoo.manifest import MANIFEST_NAME, read_manifest, sha256
 from zoo.predictors.artifact import info_path, read_engine_info
 from zoo.predictors.load import load_predictor
@@ -224,6 +225,18 @@ def test_an_unknown_capability_is_refused_before_anything_is_made(bundle_copy: P
     with pytest.raises(ExportError, match="--sm 90 is not one"):
         export_bundle(bundle_copy, ExportOptions(trt=True, sm=(86, 90)))
     assert not list(bundle_copy.glob("*.onnx"))
+
+
+@needs_rtx
+@pytest.mark.slow
+def test_what_was_made_before_an_engine_is_refused_is_in_the_manifest(bundle_copy: Path) -> None:
+    with pytest.raises(ExportError, match=r"refused model\.bf16\.onnx .* HW-specific datatypes: b16"):
+        export_bundle(
+            bundle_copy,
+            ExportOptions(precision=("bf16",), trt=True, sm=(75,), min_agreement=0.0, max_drop=1),
+        )
+    assert [*read_manifest(bundle_copy).artifacts] == ["model.bf16.onnx"]
+    assert not any(finding.faults for finding in verify_bundle(bundle_copy))
 
 
 @pytest.mark.parametrize("arguments", [["--batch", "1,4"], ["--batch", "a,b,c"], ["--trt", "--sm", "sm86"]])
