@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from zoo.models.deeplab import resize_logits
 from zoo.predictors.artifact import CONFIDENCE, LOGITS, MASK
@@ -44,6 +45,8 @@ class ExportGraph(nn.Module):
         self.metadata = metadata
         self.dtype = DTYPES[metadata.precision]
         self.deployable = copy.deepcopy(deployable).to(self.dtype)
+        if metadata.precision == "bf16":
+            split_hard_swish(self.deployable)
         self.eval()
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
@@ -57,3 +60,23 @@ class ExportGraph(nn.Module):
         logits = resize_logits(self.deployable.decoder_logits(images).float(), image.shape[1:3])
         make = {LOGITS: lambda: logits, MASK: lambda: choose(logits), CONFIDENCE: lambda: confidence(logits)}
         return tuple(make[output.name]() for output in self.metadata.outputs)
+
+
+class HardSwish(nn.Module):
+    """`nn.Hardswish` by two operators: TensorRT takes the one only in fp32 and fp16."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return x * hardsigmoid(x).
+
+        Args:
+            features: of any shape, float.
+        """
+        return features * functional.hardsigmoid(features)
+
+
+def split_hard_swish(model: nn.Module) -> None:
+    """Replace each `nn.Hardswish` in a model."""
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.Hardswish):
+                setattr(module, name, HardSwish())

@@ -4,6 +4,7 @@ import json
 import shutil
 from typing import TYPE_CHECKING, Any
 
+import onnx
 import pytest
 import typer
 from typer.testing import CliRunner
@@ -17,12 +18,14 @@ from zoo.export.options import ExportOptions
 from zoo.export.out import copy_bundle
 from zoo.export.pipeline import export_bundle
 from zoo.export.to_onnx import OnnxFacts
+from zoo.export.to_tensorrt import Target, build_engine, load_builder, make_profile, plan_engine
 from zoo.export.verify import verify_bundle
 from zoo.manifest import MANIFEST_NAME, read_manifest, sha256
 from zoo.predictors.artifact import info_path, read_engine_info
 from zoo.predictors.load import load_predictor
 from zoo.predictors.trt_api import installed_flavors
 from zoo.preprocess import normalize
+from zoo.registry.checks import read_metadata
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -230,13 +233,18 @@ def test_an_unknown_capability_is_refused_before_anything_is_made(bundle_copy: P
 @needs_rtx
 @pytest.mark.slow
 def test_what_was_made_before_an_engine_is_refused_is_in_the_manifest(bundle_copy: Path) -> None:
+    # SM 75 has no bf16; the network has HardSwish, which TensorRT takes in bf16 as two operators only
     with pytest.raises(ExportError, match=r"refused model\.bf16\.onnx .* HW-specific datatypes: b16"):
         export_bundle(
             bundle_copy,
             ExportOptions(precision=("bf16",), trt=True, sm=(75,), min_agreement=0.0, max_drop=1),
         )
-    assert [*read_manifest(bundle_copy).artifacts] == ["model.bf16.onnx"]
+    path = bundle_copy / "model.bf16.onnx"
+    assert [*read_manifest(bundle_copy).artifacts] == [path.name]
     assert not any(finding.faults for finding in verify_bundle(bundle_copy))
+    rtx, metadata = load_builder((86,)), read_metadata(onnx.load(path), path)
+    planned = plan_engine(rtx, path, metadata, Target(sm=(86,)), make_profile((64, 64), (1, 1, 1)))
+    assert build_engine(rtx, path, planned)[1].bytes > 1000
 
 
 @pytest.mark.parametrize("arguments", [["--batch", "1,4"], ["--batch", "a,b,c"], ["--trt", "--sm", "sm86"]])
