@@ -49,6 +49,16 @@ def little_space() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
+def test_info_tells_the_size_of_what_it_does_not_fetch(hub: Any, published: str, work: Path) -> None:
+    result = zoo("info", published, "--json")
+    told = json.loads(result.stdout)
+    assert told["files"]["model.safetensors"] > LIMIT
+    assert told["bytes"] == sum(told["files"].values())
+    assert told["revision"] == hub.repositories[published].resolve("main")
+    assert not [path for path in hub.fetched() if path.endswith((".safetensors", ".onnx"))]
+    assert list(work.iterdir()) == []
+
+
 def test_pull_notes_what_it_pulled_and_says_where_it_is(name: str) -> None:
     result = zoo("pull", name, "--json")
     ((entry,), lock) = json.loads(result.stdout), json.loads(Path("zoo.lock").read_text())

@@ -9,7 +9,7 @@ import pytest
 from zoo.errors import BundleError, RegistryError
 from zoo.registry.files import our_files
 from zoo.registry.local import LocalBundle, cached
-from zoo.registry.pull import pull
+from zoo.registry.pull import look, pull
 from zoo.registry.push import PushOptions, push
 from zoo.weights import load_bundle
 
@@ -48,6 +48,21 @@ def test_only_what_is_needed_is_fetched_and_never_code(hub: Any, staged_files: F
     assert set(contents(folder)) == staged_files.keys() - {"model.onnx"}
     assert contents(pull("team/tiny")) == staged_files
     assert {path.name for path in folder.rglob("*") if path.is_file()} == staged_files.keys()
+
+
+def test_a_look_at_the_card_fetches_no_weights(hub: Any, published: str) -> None:
+    folder, revision = look(published)
+    assert revision == hub.repositories[published].resolve("main")
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "README.md",
+        "config.json",
+        "manifest.json",
+        "preprocessor_config.json",
+    ]
+    assert cached() == ()
+    with pytest.raises(RegistryError, match="team/tiny is not in the cache, which holds no model: pull it"):
+        pull(published, offline=True)
+    assert "model.safetensors" in contents(pull(published))
 
 
 def test_a_second_pull_fetches_no_file(hub: Any, published: str) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+import zoo
 from zoo.errors import BundleError, RegistryError
 from zoo.registry.archive import write_archive
 from zoo.registry.files import our_files
@@ -209,3 +210,12 @@ def test_a_folder_that_is_there_is_not_overwritten(archive: Path, name: str, wor
         copy_to(fetch(name), work / "out")
     assert [path.name for path in (work / "out").iterdir()] == ["mine.txt"]
     assert not list(work.glob(".*"))
+
+
+def test_load_in_python_follows_the_lock(hub: Any, published: str, staged_files: Any, work: Path) -> None:
+    first = pull(published, lock=work / LOCK).name
+    hub.add(published, {**staged_files, "notes.txt": b"newer"})
+    hub.requests.clear()
+    zoo.load(published)
+    assert hub.requests == []
+    assert read_lock(work / LOCK).models[published].revision == first

@@ -12,7 +12,8 @@ from zoo.commands.console import AsJson, emit, remarks
 from zoo.commands.listing import (
     CARD_NAME,
     Item,
-    find_folder,
+    file_sizes,
+    find_card,
     local_folders,
     read_item,
     registry_folders,
@@ -76,13 +77,10 @@ def info(
     if entry is not None and entry.bundle is None:
         emit({**entry._asdict(), "commands": entry.commands}, *_entry_lines(entry), as_json=as_json)
         return
-    folder, revision = find_folder(model, offline=offline)
+    folder, revision = find_card(model, offline=offline)
+    files = file_sizes(folder)
     item = read_item(folder, model, "folder" if revision is None else "registry", revision)
-    files = {
-        path.relative_to(folder).as_posix(): path.stat().st_size
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
+    item = item._replace(bytes=sum(files.values()))
     card = folder / CARD_NAME
     text = card.read_text(encoding="utf-8") if card.is_file() else ""
     emit({**item._asdict(), "files": files, "card": text}, *_details(item, files, text), as_json=as_json)

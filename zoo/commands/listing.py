@@ -114,34 +114,29 @@ def registry_folders(root: Path) -> Iterator[tuple[Path, str, str, str | None]]:
         yield folder, text, "registry", revision
 
 
-def find_model(text: str, *, offline: bool = False, artifacts: bool = True) -> Path:
+def find_model(text: str, *, offline: bool = False) -> Path:
     """Return the bundle folder or artifact that a text names; one of a registry is pulled.
 
     Args:
-        text: a run or bundle folder, an artifact, a name in a registry or an alias of the catalog.
+        text: a run or bundle folder, an artifact, a name in a registry or an alias of the catalog; of a name
+            that `zoo.lock` holds, what that says.
         offline: whether only what was pulled before is used.
-        artifacts: whether exported files are pulled, too.
 
     Raises:
         ZooError: no such model.
     """
-    from zoo.catalog import nearest
+    from zoo.registry.lock import LOCK_NAME, read_lock
     from zoo.registry.pull import pull
 
     path = Path(text).expanduser()
     if path.exists():
         return resolve_model(str(path))
-    if is_name(text):
-        return pull(text, offline=offline, artifacts=artifacts)
-    near = nearest(text)
-    hint = f"; nearest in zoo list: {', '.join(near)}" if near else ""
-    raise BundleError(
-        f"{text} is neither a path that exists nor a name such as owner/name or file:DIR/name{hint}"
-    )
+    _check_name(text)
+    return pull(text, offline=offline, locked=text in read_lock(Path(LOCK_NAME)).models)
 
 
-def find_folder(text: str, *, offline: bool = False) -> tuple[Path, str | None]:
-    """Return the bundle folder that a text names, and its revision if it is one of a registry.
+def find_card(text: str, *, offline: bool = False) -> tuple[Path, str | None]:
+    """Return the folder that holds the card and configuration of a bundle, and its revision in a registry.
 
     Args:
         text: see `find_model`.
@@ -150,13 +145,36 @@ def find_folder(text: str, *, offline: bool = False) -> tuple[Path, str | None]:
     Raises:
         ZooError: no such model, or an artifact outside a bundle.
     """
-    is_path = Path(text).expanduser().exists()
-    model = find_model(text, offline=offline, artifacts=False)
-    if model.is_dir():
-        return model, None if is_path else model.name
-    folder = next(
-        (each for each in (model.parent, model.parent.parent) if (each / CONFIG_NAME).is_file()), None
-    )
+    from zoo.bundle import find_bundle
+    from zoo.registry.pull import look
+
+    path = Path(text).expanduser()
+    if not path.exists():
+        _check_name(text)
+        return look(text, offline=offline)
+    folder = find_bundle(resolve_model(str(path)))
     if folder is None:
-        raise BundleError(f"{model} lies in no bundle, expected one: its card and configuration are there")
+        raise BundleError(f"{path} lies in no bundle, expected one: its card and configuration are there")
     return folder, None
+
+
+def file_sizes(folder: Path) -> dict[str, int]:
+    """Return the size in bytes of each file of a bundle, by path; also of those that were not fetched."""
+    from zoo.manifest import read_manifest
+
+    listed = {name: entry.bytes for name, entry in read_manifest(folder).files.items()}
+    paths = [path for path in folder.rglob("*") if path.is_file()]
+    present = {path.relative_to(folder).as_posix(): path.stat().st_size for path in paths}
+    return dict(sorted({**listed, **present}.items()))
+
+
+def _check_name(text: str) -> None:
+    from zoo.catalog import nearest
+
+    if is_name(text):
+        return
+    near = nearest(text)
+    hint = f"; nearest in zoo list: {', '.join(near)}" if near else ""
+    raise BundleError(
+        f"{text} is neither a path that exists nor a name such as owner/name or file:DIR/name{hint}"
+    )

@@ -97,8 +97,13 @@ def _no_network(error: BaseException, name: Name) -> str:
     )
 
 
-def _offline(_: BaseException, name: Name) -> str:
+def not_cached(name: Name) -> str:
+    """Return what to say of a model that was not pulled before."""
     return f"{name} is not in the cache, which holds {_cached()}: pull it once with a network"
+
+
+def _offline(_: BaseException, name: Name) -> str:
+    return not_cached(name)
 
 
 def _interrupted(error: BaseException, name: Name) -> str:

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
 
 CONFIG, WEIGHTS, CARD, MANIFEST = "config.json", "model.safetensors", "README.md", "manifest.json"
 REQUIRED = (CONFIG, WEIGHTS, MANIFEST)
-MODEL_PATTERNS = (*REQUIRED, CARD, "preprocessor_config.json")
+TEXT_PATTERNS = (CONFIG, CARD, MANIFEST, "preprocessor_config.json")
+MODEL_PATTERNS = (WEIGHTS, *TEXT_PATTERNS)
 ARTIFACT_PATTERNS = ("*.onnx", "preview.png", "benchmark/*.json", "benchmark/*.md", "benchmark/*.png")
 """As the Hub's client takes them; a `*` of its also matches a slash, which `IGNORED_PATTERNS` undoes."""
 

@@ -11,22 +11,24 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, co
 from zoo import __version__
 from zoo.errors import RegistryError
 from zoo.registry.explain import explained
-from zoo.registry.files import IGNORED_PATTERNS, is_ours, our_files, patterns
+from zoo.registry.files import IGNORED_PATTERNS, is_ours, our_files
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from zoo.registry.names import Name
 
 LIBRARY = "semiseg-zoo"
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
-def download(name: Name, *, offline: bool, artifacts: bool) -> tuple[Path, str]:
+def download(name: Name, wanted: Sequence[str], *, offline: bool) -> tuple[Path, str]:
     """Return the folder of a bundle in the cache, and its commit; only missing files are fetched.
 
     Args:
         name: of the model.
+        wanted: patterns of its files.
         offline: whether the network is left alone.
-        artifacts: whether exported files and figures are wanted.
 
     Raises:
         RegistryError: it cannot be had; says why and what to do.
@@ -39,7 +41,7 @@ def download(name: Name, *, offline: bool, artifacts: bool) -> tuple[Path, str]:
         folder = snapshot_download(
             name.path,
             revision=name.revision,
-            allow_patterns=patterns(artifacts=artifacts),
+            allow_patterns=list(wanted),
             ignore_patterns=list(IGNORED_PATTERNS),
             local_files_only=offline,
             library_name=LIBRARY,

@@ -14,8 +14,8 @@ from zoo.registry import folder as folder_registry
 from zoo.registry import hub
 from zoo.registry.archive import read_archive
 from zoo.registry.checks import BrokenBundleError, check_bundle
-from zoo.registry.explain import explained
-from zoo.registry.files import our_files
+from zoo.registry.explain import explained, not_cached
+from zoo.registry.files import TEXT_PATTERNS, WEIGHTS, our_files, patterns
 from zoo.registry.lock import LOCK_NAME, LockedBundle, check_locked, locked_bundle, update_lock
 from zoo.registry.names import Name, parse_name
 
@@ -84,6 +84,23 @@ def fetch(
     elif lock is not None:
         update_lock(lock, name, pulled.locked)
     return pulled
+
+
+def look(name: str, *, offline: bool = False) -> tuple[Path, str]:
+    """Return a folder with the card, configuration and manifest of a bundle, and its revision: no weights.
+
+    Args:
+        name: see `pull`.
+        offline: likewise.
+
+    Raises:
+        RegistryError: no such name, no network, no right.
+    """
+    parsed = parse_name(resolve_alias(name))
+    if parsed.registry == "file":
+        with explained(parsed):
+            return folder_registry.find(parsed)
+    return hub.download(parsed, TEXT_PATTERNS, offline=offline)
 
 
 def unpack(
@@ -161,7 +178,9 @@ def _checked(name: Name, *, offline: bool, artifacts: bool, say: Say) -> tuple[P
             folder, revision = folder_registry.find(name)
             return folder, LockedBundle(revision=revision, files=check_bundle(folder, artifacts=artifacts))
     for is_last in (offline, True):
-        folder, revision = hub.download(name, offline=offline, artifacts=artifacts)
+        folder, revision = hub.download(name, patterns(artifacts=artifacts), offline=offline)
+        if offline and not (folder / WEIGHTS).is_file():  # all that is here is what `look` fetched
+            raise RegistryError(not_cached(name))
         try:
             return folder, LockedBundle(revision=revision, files=check_bundle(folder, artifacts=artifacts))
         except BrokenBundleError as error:

@@ -20,6 +20,7 @@ from zoo.registry.checks import BrokenBundleError, changes, check_bundle
 from zoo.registry.explain import explained
 from zoo.registry.files import CARD, MANIFEST, WEIGHTS, our_files
 from zoo.registry.names import parse_name
+from zoo.registry.private import remove_paths
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -103,6 +104,8 @@ def staged(bundle: Path, license_: str | None = None) -> Iterator[Path]:
 def stage(bundle: Path, folder: Path, license_: str | None = None) -> None:
     """Copy what would be pushed into an empty folder, with a manifest of just that, and check it there.
 
+    Absolute paths in its texts, which tell who works where, are cut to their last name.
+
     Args:
         bundle: its folder.
         folder: exists and is empty.
@@ -120,10 +123,12 @@ def stage(bundle: Path, folder: Path, license_: str | None = None) -> None:
     files = our_files(folder)
     for name, path in files.items():
         _check_gate(bundle, name, path, manifest)
+        remove_paths(path)
     _set_license(bundle, folder / CARD, license_)
     artifacts = {name: entry for name, entry in sorted(manifest.artifacts.items()) if name in files}
     entries = {name: FileEntry.of(path) for name, path in files.items()}
     write_json(folder / MANIFEST, Manifest(files=entries, artifacts=artifacts).model_dump(mode="json"))
+    remove_paths(folder / MANIFEST)
     try:
         check_bundle(folder)
     except BrokenBundleError as error:
