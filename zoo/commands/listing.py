@@ -125,13 +125,13 @@ def find_model(text: str, *, offline: bool = False) -> Path:
     Raises:
         ZooError: no such model.
     """
-    from zoo.registry.lock import LOCK_NAME, read_lock
-    from zoo.registry.pull import pull
-
     path = Path(text).expanduser()
     if path.exists():
         return resolve_model(str(path))
     _check_name(text)
+    from zoo.registry.lock import LOCK_NAME, read_lock
+    from zoo.registry.pull import pull
+
     return pull(text, offline=offline, locked=text in read_lock(Path(LOCK_NAME)).models)
 
 
