@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import json
-import math
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,7 +9,7 @@ import pytest
 from zoo.classes import IGNORE, Classes
 from zoo.data.source import Source, Split
 from zoo.errors import DatasetError, ZooError
-from zoo.evaluate import evaluate, predict_slide, slide_logits, window_starts
+from zoo.evaluate import evaluate
 from zoo.predictors.base import Predictor
 from zoo.predictors.eager import load_eager
 from zoo.preprocess import Preprocessing, resize_image, resize_mask
@@ -121,53 +119,6 @@ def test_progress_is_told_after_every_image() -> None:
     calls: list[tuple[int, int]] = []
     evaluate(Brightness(), Checkers(), on_progress=lambda done, total: calls.append((done, total)))
     assert calls == [(1, 2), (2, 2)]
-
-
-@pytest.mark.parametrize("length", range(6, 40))
-def test_windows_cover_the_axis_and_stand_at_most_two_thirds_apart(length: int) -> None:
-    starts = window_starts(length, 6)
-    assert starts[0] == 0
-    assert starts[-1] + 6 == length
-    assert all(0 < after - before <= 4 for before, after in pairwise(starts))
-
-
-def literal_slide(predictor: Predictor, image: Images) -> NDArray[np.float64]:
-    """The slide protocol window by window and pixel by pixel, in float64."""
-    crop_height, crop_width = predictor.preprocessing.imgsz
-    height, width = max(image.shape[0], crop_height), max(image.shape[1], crop_width)
-    padded = np.zeros((height, width, 3), np.uint8)
-    for y in range(height):
-        for x in range(width):
-            for channel, mean in enumerate(predictor.preprocessing.mean):
-                inside = y < image.shape[0] and x < image.shape[1]
-                padded[y, x, channel] = image[y, x, channel] if inside else round(mean * 255)
-    total = np.zeros((len(predictor.classes), height, width))
-    top = 0
-    while True:
-        top = min(top, height - crop_height)
-        left = 0
-        while True:
-            left = min(left, width - crop_width)
-            window = padded[top : top + crop_height, left : left + crop_width]
-            logits = predictor.logits(window[None])
-            assert logits is not None
-            total[:, top : top + crop_height, left : left + crop_width] += logits[0].astype(np.float64)
-            if left + crop_width == width:
-                break
-            left += math.ceil(crop_width * 2 / 3)
-        if top + crop_height == height:
-            break
-        top += math.ceil(crop_height * 2 / 3)
-    return total[:, : image.shape[0], : image.shape[1]]
-
-
-@pytest.mark.parametrize("size", [(64, 64), (110, 90), (40, 130), (30, 20)])
-def test_sliding_equals_literal_loops_over_windows(tiny_bundle: Path, size: tuple[int, int]) -> None:
-    predictor = load_eager(tiny_bundle)
-    image = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
-    expected = literal_slide(predictor, image)
-    assert slide_logits(predictor, image) == pytest.approx(expected, rel=1e-4, abs=1e-4)
-    assert np.mean(predict_slide(predictor, image) == expected.argmax(axis=0)) > 0.999
 
 
 def test_the_slide_protocol_is_right_on_a_predictor_without_context() -> None:

@@ -1,54 +1,62 @@
-"""How good a predictor is on the labelled images of a source: mIoU under a stated protocol, or F1 of tags.
-
-    whole   one prediction for an image, brought to the network's size as in production (`zoo.preprocess`)
-    slide   windows of the training crop over the image at its own size, logits summed where windows overlap
-
-Both are scored at the mask's original size.
-"""
+"""How good a predictor is on the labelled images of a source: mIoU under a stated protocol, or F1 of tags."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
-from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 
+from zoo.boundary import BoundaryIou
 from zoo.classes import IGNORE
 from zoo.data.tags import tags_of_mask
-from zoo.errors import DatasetError, ZooError
+from zoo.errors import DatasetError
 from zoo.metrics import ConfusionMatrix
+from zoo.protocols import PROTOCOLS
 from zoo.tag_metrics import tag_metrics
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from zoo.classes import Classes
     from zoo.data.source import Source, Split
     from zoo.predictors.base import Predictor
     from zoo.predictors.tags import TagPredictor
-    from zoo.preprocess import Preprocessing
 
-Protocol = Literal["whole", "slide"]
 Progress = Callable[[int, int], None]
 """Called with the number of images done and the number of all."""
+
+
+class Scores(NamedTuple):
+    """What was counted on a split under one protocol."""
+
+    confusion: ConfusionMatrix
+    boundary: BoundaryIou | None
+    """None where it was not asked for."""
+    how: dict[str, Any]
+    """Number of images, and what was measured how."""
+
+    def as_dict(self, classes: Classes) -> dict[str, Any]:
+        """Return all metrics and how they were measured, ready for JSON."""
+        near = {} if self.boundary is None else self.boundary.as_dict(classes)
+        return self.confusion.as_dict(classes) | near | self.how
 
 
 def evaluate(
     predictor: Predictor,
     source: Source,
     split: Split = "val",
-    protocol: Protocol = "whole",
+    protocol: str = "whole",
     on_progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Return the metrics of a predictor on a split, ready for JSON.
 
     Args:
-        predictor: any backend; `slide` needs one that gives logits.
+        predictor: any backend; some protocols need one that gives logits.
         source: whose classes must be the predictor's.
         split: `train` or `val`.
-        protocol: see the module.
+        protocol: a name in `zoo.protocols`.
         on_progress: called after every image.
 
     Returns:
@@ -57,13 +65,38 @@ def evaluate(
 
     Raises:
         DatasetError: no labelled images in the split, or classes that are not the predictor's.
-        ZooError: `slide` with an artifact that gives masks only.
+        ZooError: a protocol that needs logits with an artifact that gives masks only.
     """
-    predict = predictor.predict if protocol == "whole" else partial(predict_slide, predictor)
+    return score(predictor, source, split, protocol, on_progress).as_dict(predictor.classes)
+
+
+def score(
+    predictor: Predictor,
+    source: Source,
+    split: Split = "val",
+    protocol: str = "whole",
+    on_progress: Progress | None = None,
+    *,
+    with_boundary: bool = False,
+) -> Scores:
+    """Return what is counted on a split; see `evaluate`.
+
+    Args:
+        predictor: see there.
+        source: likewise.
+        split: likewise.
+        protocol: likewise.
+        on_progress: likewise.
+        with_boundary: whether the boundary IoU is counted as well.
+    """
     confusion = ConfusionMatrix(len(predictor.classes))
+    boundary = BoundaryIou(len(predictor.classes)) if with_boundary else None
     for image, label in _labeled_images(predictor, source, split, on_progress):
-        confusion.update(torch.from_numpy(label), torch.from_numpy(np.array(predict(image))))
-    return confusion.as_dict(predictor.classes) | _how(predictor, source, split, protocol)
+        scored = PROTOCOLS[protocol].score(predictor, image, label)
+        confusion.update(*(torch.from_numpy(np.array(each)) for each in scored))
+        if boundary is not None:
+            boundary.update(scored.label, scored.prediction)
+    return Scores(confusion, boundary, _how(predictor, source, split, protocol))
 
 
 def evaluate_tags(
@@ -91,70 +124,6 @@ def evaluate_tags(
     return tag_metrics(prob, tags, predictor.classes) | _how(predictor, source, split, "whole")
 
 
-def predict_slide(predictor: Predictor, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return the (H, W) uint8 mask of an image from overlapping windows at its own size.
-
-    Args:
-        predictor: must give logits.
-        image: (H, W, 3) uint8 RGB.
-    """
-    mask: NDArray[np.uint8] = slide_logits(predictor, image).argmax(axis=0).astype(np.uint8)
-    return mask
-
-
-def slide_logits(predictor: Predictor, image: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return the (K, H, W) float32 logits of an image, summed over windows of the training crop.
-
-    Windows stand two thirds of the crop apart; the last one of a row or column is moved back inside the
-    image. An image smaller than the crop is padded with the mean colour on the right and below.
-
-    Args:
-        predictor: must give logits.
-        image: (H, W, 3) uint8 RGB.
-
-    Raises:
-        ZooError: the artifact gives masks only.
-    """
-    height, width = image.shape[:2]
-    crop_height, crop_width = predictor.preprocessing.imgsz
-    padded = _pad(image, predictor.preprocessing)
-    total = np.zeros((len(predictor.classes), *padded.shape[:2]), np.float32)
-    for top in window_starts(padded.shape[0], crop_height):
-        for left in window_starts(padded.shape[1], crop_width):
-            window = np.s_[top : top + crop_height, left : left + crop_width]
-            logits = predictor.logits(padded[window][None])
-            if logits is None:
-                raise ZooError(
-                    f"protocol slide sums logits over windows, but this {predictor.backend} artifact gives "
-                    f"masks only: evaluate the bundle instead, or export again with --output logits"
-                )
-            total[:, *window] += logits[0]
-    return total[:, :height, :width]
-
-
-def window_starts(length: int, crop: int) -> list[int]:
-    """Return where windows of `crop` start along an axis of `length` >= `crop`, two thirds of `crop` apart.
-
-    Example:
-        >>> window_starts(10, 6)
-        [0, 4]
-        >>> window_starts(11, 6)
-        [0, 4, 5]
-    """
-    stride = math.ceil(crop * 2 / 3)
-    count = math.ceil((length - crop) / stride) + 1
-    return [min(index * stride, length - crop) for index in range(count)]
-
-
-def _pad(image: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArray[np.uint8]:
-    """Return the image with the mean colour on the right and below, at least as large as the crop."""
-    size = np.maximum(image.shape[:2], preprocessing.imgsz)
-    padded = np.empty((*size, 3), np.uint8)
-    padded[:] = np.round(np.array(preprocessing.mean) * 255)
-    padded[: image.shape[0], : image.shape[1]] = image
-    return padded
-
-
 def _labeled_images(
     predictor: Predictor | TagPredictor, source: Source, split: Split, on_progress: Progress | None
 ) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
@@ -169,9 +138,7 @@ def _labeled_images(
             on_progress(done, len(ids))
 
 
-def _how(
-    predictor: Predictor | TagPredictor, source: Source, split: Split, protocol: Protocol
-) -> dict[str, Any]:
+def _how(predictor: Predictor | TagPredictor, source: Source, split: Split, protocol: str) -> dict[str, Any]:
     """Return what was measured how."""
     return {
         "images": len(source.ids(split)),

@@ -41,11 +41,17 @@ class Figures(NamedTuple):
 
 
 MASKS = Figures({"miou": "mIoU", "pixel_accuracy": "pixel accuracy"}, {"iou": "IoU"})
+NEAR = Figures(
+    {"miou": "mIoU", "boundary_miou": "boundary mIoU", "pixel_accuracy": "pixel accuracy"},
+    {"iou": "IoU", "boundary_iou": "boundary IoU"},
+)
 TAGS = Figures({"f1": "F1", "map": "mAP"}, {"class_f1": "F1", "class_ap": "AP"})
 
 
 def figures_of(metrics: dict[str, Any]) -> Figures:
     """Return the figures that these metrics hold."""
+    if "boundary_miou" in metrics:
+        return NEAR
     return next(figures for figures in (MASKS, TAGS) if figures.main in metrics)
 
 

@@ -69,3 +69,35 @@ def test_without_known_data_the_option_is_asked_for(zoo: Zoo, shapes_bundle: Pat
 
 def test_an_unknown_protocol_is_a_usage_error(zoo: Zoo, shapes_bundle: Path) -> None:
     assert zoo("evaluate", shapes_bundle, "--protocol", "crop").exit_code == 2
+
+
+def test_several_protocols_stand_side_by_side(
+    zoo: Zoo, shapes_bundle: Path, few: Path, tmp_path: Path
+) -> None:
+    names = ["whole", "half", "slide"]
+    result = zoo(
+        "evaluate", shapes_bundle, "--data", few, "--protocol", ",".join(names), "--report", tmp_path / "r"
+    )
+    assert result.exit_code == 0, result.output
+    assert all(name in result.stdout for name in (*names, "boundary mIoU", "s4GAN on cityscapes"))
+    written = json.loads((tmp_path / "r" / "metrics.json").read_bytes())
+    assert [each["protocol"] for each in written] == names
+    for each in written:
+        assert each["boundary_iou"].keys() == each["iou"].keys()
+        with Image.open(tmp_path / "r" / f"confusion.{each['protocol']}.png") as picture:
+            assert min(picture.size) > 300
+
+
+def test_a_figure_is_told_with_its_network_preset_and_list(zoo: Zoo, shapes_bundle: Path, few: Path) -> None:
+    path = shapes_bundle / CONFIG_NAME
+    config = json.loads(path.read_text())
+    config["recipe"] = {"preset": "default"}
+    config["provenance"] = {"partition": {"digest": "0123456789ab"}}
+    path.write_text(json.dumps(config))
+    found = json.loads(zoo("evaluate", shapes_bundle, "--data", few, "--json").stdout)
+    assert [found[key] for key in ("method", "preset", "network", "partition")] == [
+        "supervised",
+        "default",
+        "student",
+        "0123456789ab",
+    ]

@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from zoo.commands.console import AsJson, emit, remarks, table
 from zoo.commands.device import DeviceOption, choose_device
-from zoo.commands.model import ModelArgument, resolve_model
+from zoo.commands.model import ModelArgument, resolve_predictor
 from zoo.errors import BundleError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from zoo.bundle import BundleConfig
+    from zoo.data.source import Source
+    from zoo.evaluate import Progress, Scores
+    from zoo.predictors.base import Predictor
+
+ALL = "all"
+WHOLE = "whole"
+REPORT_NAME = "metrics.json"
 
 
 def evaluate(
@@ -23,38 +35,72 @@ def evaluate(
     ] = None,
     split: Annotated[Literal["train", "val"], typer.Option(help="Which images.")] = "val",
     protocol: Annotated[
-        Literal["whole", "slide"],
-        typer.Option(help="Images scaled as in production, or windows of the training crop at full size."),
-    ] = "whole",
+        str,
+        typer.Option(
+            metavar="NAME,...",
+            help="How images are sized and scored: whole (as in production), slide, original, resize, "
+            "center-crop, padded, half, multi-scale, ...; several, or all, are shown side by side.",
+        ),
+    ] = WHOLE,
+    report: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Also write metrics.json and the confusion matrices.")
+    ] = None,
     device: DeviceOption = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure the mIoU of MODEL on labeled images; of a classifier (mlmt), the F1 of the classes it tells."""
-    path = resolve_model(model)
+    """Measure the mIoU of MODEL on labeled images; of a classifier (mlmt), the F1 of the classes it tells.
+
+    MODEL may also be http://HOST:PORT of zoo serve.
+    """
+    names = parse_protocols(protocol)
+    path = resolve_predictor(model)
 
     from zoo.data.open import open_source
-    from zoo.evaluate import evaluate as evaluate_predictor
     from zoo.evaluate import evaluate_tags
     from zoo.predictors.load import load_predictor
     from zoo.predictors.tags import load_tag_predictor
 
     source = open_source(data or training_data(path))
     where = choose_device(device)
+    facts = {"model": str(path), **model_facts(path)}
     with remarks.status("evaluating") as status:
 
         def on_progress(done: int, total: int) -> None:
             status.update(f"evaluated {done} of {total} images")
 
-        if is_classifier(path, protocol):
-            metrics = evaluate_tags(load_tag_predictor(path, where), source, split, on_progress)
+        if isinstance(path, Path) and is_classifier(path, names):
+            results = [facts | evaluate_tags(load_tag_predictor(path, where), source, split, on_progress)]
         else:
             predictor = load_predictor(path, device=where)
-            metrics = evaluate_predictor(predictor, source, split, protocol, on_progress)
-    metrics = {"model": str(path), **metrics}
-    emit(metrics, *_report(metrics), as_json=as_json)
+            scores = _scores(predictor, source, split, names, on_progress)
+            results = [facts | each.as_dict(predictor.classes) for each in scores]
+            if report is not None:
+                _write_report(report, results, scores, predictor.classes.names)
+    shown = _report(results[0]) if len(results) == 1 else [*_side_by_side(results)]
+    emit(results[0] if len(results) == 1 else results, *shown, as_json=as_json)
 
 
-def is_classifier(path: Path, protocol: str) -> bool:
+def parse_protocols(text: str) -> tuple[str, ...]:
+    """Return the names of protocols in `name,name` or `all`.
+
+    Raises:
+        typer.BadParameter: one that there is not.
+    """
+    from zoo.protocols import PROTOCOLS
+
+    if text == ALL:
+        return tuple(PROTOCOLS)
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",")))
+    for name in names:
+        if name not in PROTOCOLS:
+            raise typer.BadParameter(
+                f"{name!r} is no protocol, expected some of {', '.join(PROTOCOLS)}, or {ALL}",
+                param_hint="--protocol",
+            )
+    return names
+
+
+def is_classifier(path: Path, protocols: Sequence[str]) -> bool:
     """Return whether a model is a classifier, which is evaluated on whole images.
 
     Raises:
@@ -63,27 +109,83 @@ def is_classifier(path: Path, protocol: str) -> bool:
     from zoo.bundle import load_config
 
     found = path.is_dir() and load_config(path).deployable.kind == "classifier"
-    if found and protocol != "whole":
+    if found and tuple(protocols) != (WHOLE,):
         raise BundleError(
-            f"--protocol {protocol} puts masks together, but {path} is a classifier, which tells classes of "
-            f"whole images: leave it out"
+            f"--protocol {','.join(protocols)} puts masks together, but {path} is a classifier, which tells "
+            f"classes of whole images: leave it out"
         )
     return found
 
 
-def training_data(path: Path) -> str:
+def training_data(path: Path | str) -> str:
     """Return the spec of the data that a model was trained on.
 
     Raises:
         BundleError: it is not known.
     """
-    from zoo.bundle import find_bundle, load_config
-
-    bundle = find_bundle(path)
-    spec = None if bundle is None else load_config(bundle).data_spec
+    config = _config(path)
+    spec = None if config is None else config.data_spec
     if spec is None:
         raise BundleError(f"{path} does not say what data it was trained on: name some with --data SPEC")
     return spec
+
+
+def model_facts(path: Path | str) -> dict[str, Any]:
+    """Return what a figure of a model must be told with: method, preset, network and list of labeled images.
+
+    Args:
+        path: of a bundle or an artifact in one; of anything else nothing is known.
+    """
+    config = _config(path)
+    if config is None:
+        return {}
+    return {
+        "method": config.method,
+        "preset": config.recipe.get("preset"),
+        "network": config.weights,
+        "partition": config.provenance.get("partition", {}).get("digest"),
+    }
+
+
+def _config(path: Path | str) -> BundleConfig | None:
+    from zoo.bundle import find_bundle, load_config
+
+    bundle = find_bundle(path) if isinstance(path, Path) else None
+    return None if bundle is None else load_config(bundle)
+
+
+def _scores(
+    predictor: Predictor,
+    source: Source,
+    split: Literal["train", "val"],
+    names: Sequence[str],
+    on_progress: Progress,
+) -> list[Scores]:
+    """Return what is counted under each protocol."""
+    from zoo.evaluate import score
+
+    found = []
+    for name in names:
+        if len(names) > 1:
+            remarks.print(f"protocol {name}")
+        found.append(score(predictor, source, split, name, on_progress, with_boundary=True))
+    return found
+
+
+def _write_report(
+    folder: Path, results: Sequence[dict[str, Any]], scores: Sequence[Scores], names: tuple[str, ...]
+) -> None:
+    from zoo.bundle import write_json
+    from zoo.commands.confusion import write_confusion
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for result, each in zip(results, scores, strict=True):
+        path = folder / f"confusion.{result['protocol']}.png"
+        title = f"{result['model']} on {result['data']} {result['split']}, protocol {result['protocol']}"
+        write_confusion(each.confusion.counts.cpu().numpy(), names, title, path)
+        remarks.print(f"wrote {path}")
+    write_json(folder / REPORT_NAME, list(results))
+    remarks.print(f"wrote {folder / REPORT_NAME}")
 
 
 def _report(metrics: dict[str, Any]) -> list[Any]:
@@ -99,4 +201,38 @@ def _report(metrics: dict[str, Any]) -> list[Any]:
         f"{' and '.join(headings)} of {metrics['model']} on {metrics['images']} {metrics['split']} images of "
         f"{metrics['data']}, protocol {metrics['protocol']}"
     )
-    return [table(title, ("class", *headings), rows), f"{metrics['backend']}: {metrics['runtime']}"]
+    return [table(title, ("class", *headings), rows), *_origin(metrics)]
+
+
+def _side_by_side(results: Sequence[dict[str, Any]]) -> list[Any]:
+    """Return what a person sees of several protocols."""
+    from zoo.figures import NEAR, shown
+    from zoo.protocols import ABOUT, users
+
+    show: Callable[[float], str] = "{:.4f}".format
+    rows = [
+        (
+            each["protocol"],
+            *(shown(each[key], show) for key in NEAR.overall),
+            ABOUT[each["protocol"]],
+            users(each["protocol"]) or "-",
+        )
+        for each in results
+    ]
+    first = results[0]
+    title = f"{first['model']} on {first['images']} {first['split']} images of {first['data']}"
+    columns = ("protocol", *NEAR.overall.values(), "the network sees", "reported by")
+    result = table(title, columns, rows)
+    for column in result.columns[-2:]:
+        column.justify = "left"
+    return [result, *_origin(first)]
+
+
+def _origin(metrics: dict[str, Any]) -> list[str]:
+    """Return what was evaluated, in a line."""
+    origin = f"{metrics['backend']}: {metrics['runtime']}"
+    if metrics.get("method") is None:
+        return [origin]
+    labels = f", labeled images {metrics['partition']}" if metrics["partition"] else ""
+    preset = f" ({metrics['preset']})" if metrics["preset"] else ""
+    return [f"{metrics['method']}{preset}, network {metrics['network']}{labels}; {origin}"]

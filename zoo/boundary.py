@@ -1,0 +1,84 @@
+"""Boundary IoU (Cheng et al., CVPR 2021, section 4): the IoU of what lies near the boundaries of a class.
+
+The boundary region of a class in a mask is what an erosion by d pixels removes, d being 2 % of the image's
+diagonal; the image's border counts as a boundary. For the regions G of the label and P of the prediction,
+
+    IoU_k = |G and P| / |G or P|
+
+summed over all images of a split before the division. Pixels labelled `IGNORE` belong to no region.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from zoo.classes import IGNORE
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from zoo.classes import Classes, Mask
+
+RATIO = 0.02
+
+
+class BoundaryIou:
+    """Counts of pixels in the boundary regions of each class.
+
+    Args:
+        num_classes: K.
+        ratio: d over the image's diagonal.
+    """
+
+    def __init__(self, num_classes: int, ratio: float = RATIO) -> None:
+        self.ratio = ratio
+        self.both = np.zeros(num_classes, np.int64)
+        self.either = np.zeros(num_classes, np.int64)
+
+    def update(self, label: NDArray[np.uint8], prediction: Mask) -> None:
+        """Count the pixels of one image.
+
+        Args:
+            label: (H, W) uint8, 0..K-1 or `IGNORE`.
+            prediction: (H, W), 0..K-1.
+        """
+        width = max(1, round(self.ratio * math.hypot(*label.shape)))
+        counted = label != IGNORE
+        for k in np.union1d(label[counted], prediction[counted]):
+            truth = boundary((label == k) & counted, width)
+            predicted = boundary((prediction == k) & counted, width)
+            self.both[k] += np.count_nonzero(truth & predicted)
+            self.either[k] += np.count_nonzero(truth | predicted)
+
+    def as_dict(self, classes: Classes) -> dict[str, Any]:
+        """Return `boundary_miou` and `boundary_iou` by class name (None: absent), ready for JSON."""
+        present = self.either > 0
+        iou = self.both[present] / self.either[present]
+        by_class: dict[str, float | None] = dict.fromkeys(classes.names)
+        by_class |= dict(zip(np.array(classes.names)[present].tolist(), iou.tolist(), strict=True))
+        return {"boundary_miou": float(iou.mean()) if present.any() else None, "boundary_iou": by_class}
+
+
+def boundary(region: NDArray[np.bool_], width: int) -> NDArray[np.bool_]:
+    """Return what an erosion of a region by a square of `width` pixels on each side removes from it.
+
+    Args:
+        region: (H, W).
+        width: in pixels, at least 1.
+    """
+    inner = _eroded(_eroded(region, width, 0), width, 1)
+    return region & ~inner
+
+
+def _eroded(region: NDArray[np.bool_], width: int, axis: int) -> NDArray[np.bool_]:
+    """Return where all pixels up to `width` away along an axis are in the region, by a running sum."""
+    window = 2 * width + 1
+    outside = [(0, 0), (0, 0)]
+    outside[axis] = (width + 1, width)
+    total = np.pad(region, outside).cumsum(axis=axis, dtype=np.int32)
+    later = total.take(range(window, total.shape[axis]), axis=axis)
+    earlier = total.take(range(total.shape[axis] - window), axis=axis)
+    return np.asarray(later - earlier == window)
