@@ -10,6 +10,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from zoo.commands.device import choose_device
 from zoo.commands.listing import find_model
+from zoo.commands.model import is_url
 from zoo.data.files import READ_ERRORS
 from zoo.errors import InvalidImageError
 from zoo.overlay import overlay
@@ -121,8 +122,10 @@ def load(
     """Return a model.
 
     Args:
-        model: `owner/name[@revision]` on the Hub, `file:DIR/name[@revision]` in a shared folder, a run or
-            bundle folder, or an `.onnx` or `.engine` file.
+        model: `owner/name[@revision]` on the Hub, `file:DIR/name[@revision]` in a shared folder (of a name in
+            the `zoo.lock` of the current folder: the revision and files that says), a run or
+            bundle folder, an `.onnx` or `.engine` file, or `http://host:port[/NAME]` of `zoo serve` (its key
+            in the environment variable `ZOO_API_KEY`).
         backend: `eager` (default of a bundle), `eager-amp`, `compile`, `ort` (default of an `.onnx` file),
             `openvino` or `trt`.
         device: `cpu` or `cuda`; None for a GPU if PyTorch finds one.
@@ -133,7 +136,7 @@ def load(
     Raises:
         ZooError: no such model, or not one for this backend, device and precision.
     """
-    path = find_model(str(model), offline=offline)
+    path = model if isinstance(model, str) and is_url(model) else find_model(str(model), offline=offline)
     predictor = load_predictor(
         path, backend=backend, device=choose_device(device), threads=threads, precision=precision
     )

@@ -12,11 +12,13 @@ from zoo import __version__
 from zoo.commands.benchmark import benchmark
 from zoo.commands.catalog import info, list_models
 from zoo.commands.compare import compare
+from zoo.commands.data import app as data_app
 from zoo.commands.evaluate import evaluate
 from zoo.commands.export import export
 from zoo.commands.predict import predict
 from zoo.commands.pull import pull
 from zoo.commands.push import push
+from zoo.commands.serve import serve
 from zoo.commands.train import train
 from zoo.errors import ZooError
 
@@ -35,10 +37,12 @@ app.command()(predict)
 app.command()(export)
 app.command("benchmark")(benchmark)
 app.command("bench", hidden=True)(benchmark)
+app.command()(serve)
 app.command()(pull)
 app.command()(push)
 app.command("list")(list_models)
 app.command()(info)
+app.add_typer(data_app, name="data")
 
 
 def _print_version(value: bool) -> None:

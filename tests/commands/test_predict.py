@@ -13,7 +13,7 @@ from PIL import Image
 
 from zoo.classes import Classes
 from zoo.commands.inputs import find_inputs, read_rgb
-from zoo.commands.predict import name_outputs, write_mask
+from zoo.commands.results import make_jobs, write_mask
 from zoo.data.shapes import NAMES, ShapesSource
 from zoo.errors import BundleError, InvalidImageError, ZooError
 from zoo.predictors.load import load_predictor
@@ -84,7 +84,7 @@ def test_confidence_is_a_grey_image_beside_the_mask_at_the_images_size(zoo: Zoo,
 def test_without_the_option_there_is_no_confidence(zoo: Zoo, shapes_bundle: Path) -> None:
     result = zoo("predict", shapes_bundle, photo(Path("photo.jpg")), "--json")
     assert json.loads(result.stdout)["images"][0]["confidence"] is None
-    assert [path.name for path in Path("predictions").iterdir()] == ["photo.png"]
+    assert [path.name for path in Path("predictions").glob("*.png")] == ["photo.png"]
 
 
 def test_confidence_of_a_file_that_gives_masks_only_is_an_error(
@@ -131,8 +131,8 @@ def test_a_pattern_names_images(zoo: Zoo, shapes_bundle: Path) -> None:
 
 def named(*names: str, suffixes: tuple[str, ...] = (".png",)) -> list[str]:
     out = Path("out")
-    outputs = name_outputs(find_inputs([str(photo(Path(name))) for name in names], 1, out), out, suffixes)
-    return [path.as_posix() for path in outputs]
+    jobs = make_jobs(find_inputs([str(photo(Path(name))) for name in names], 1, out), out, suffixes)
+    return [(out / job.name).as_posix() for job in jobs]
 
 
 @pytest.mark.usefixtures("zoo")
@@ -208,7 +208,7 @@ def test_a_broken_image_is_named_and_the_others_are_predicted(zoo: Zoo, shapes_b
     assert result.exit_code == 1
     assert "error: bad.jpg cannot be read" in result.stderr
     assert "not predicted: bad.jpg" in result.stdout
-    assert sorted(path.name for path in Path("predictions").iterdir()) == ["good.png"]
+    assert sorted(path.name for path in Path("predictions").glob("*.png")) == ["good.png"]
 
 
 @pytest.mark.parametrize(

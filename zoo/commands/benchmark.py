@@ -10,12 +10,27 @@ import typer
 
 from zoo.commands.console import AsJson, emit, remarks, table
 from zoo.commands.device import DeviceOption, choose_device
+from zoo.commands.load import (
+    BareOption,
+    BoundOption,
+    ClientsOption,
+    LoadOptions,
+    RatesOption,
+    RequestsOption,
+    RouteOption,
+    SecondsOption,
+    ServedOption,
+    Shared,
+    is_url,
+    load,
+)
 from zoo.commands.model import is_name, parse_size, resolve_bundle, resolve_model
 from zoo.errors import ZooError
 
 if TYPE_CHECKING:
     from zoo.serve.measurement import Report
 
+DEFAULT_BATCH = "1"
 QUICK: dict[str, Any] = {"seconds": 0.5, "min_runs": 20, "images": 16, "quick": True}
 
 
@@ -25,7 +40,8 @@ def benchmark(
         typer.Argument(
             metavar="[MODEL]",
             help="Runs, bundles, .onnx or .engine files, the first of which the others are compared with; "
-            "default: the newest run under runs/.",
+            "default: the newest run under runs/. Or http://host:port, a running server, to put load on; "
+            "its API key is taken from ZOO_API_KEY.",
         ),
     ] = None,
     backends: Annotated[
@@ -36,7 +52,7 @@ def benchmark(
             "one precision; default: all whose file is there. eager and eager-amp are measured in any case.",
         ),
     ] = None,
-    batch: Annotated[str, typer.Option(metavar="1,8", help="Batch sizes.")] = "1",
+    batch: Annotated[str, typer.Option(metavar="1,8", help="Batch sizes.")] = DEFAULT_BATCH,
     imgsz: Annotated[
         str | None, typer.Option(metavar="H,W", help="Size of the images; default: the training crop.")
     ] = None,
@@ -49,8 +65,12 @@ def benchmark(
     ] = None,
     device: DeviceOption = None,
     images: Annotated[
-        int | None,
-        typer.Option(min=0, help="Labeled val images for the mIoU; default: 64, 0 leaves it out."),
+        str | None,
+        typer.Option(
+            metavar="N|DIR",
+            help="Labeled val images for the mIoU; default: 64, 0 leaves it out. Of a server: a folder of "
+            "images to send; default: drawn shapes.",
+        ),
     ] = None,
     match_trtexec: Annotated[
         bool,
@@ -63,24 +83,50 @@ def benchmark(
     quick: Annotated[
         bool,
         typer.Option(
-            "--quick", help="A first look: 0.5 s, 20 runs and 16 images, not 3 s, 100 and 64; no compile."
+            "--quick",
+            help="A first look: 0.5 s, 20 runs and 16 images, not 3 s, 100 and 64; no compile. Of a server: "
+            "2 s and 20 requests.",
         ),
     ] = False,
     report: Annotated[
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Folder of benchmark.html, .json, .md, .png; default: benchmark/ in the model's.",
+            help="Folder of benchmark.html, .json, .md, .png; default: benchmark/ in the model's. Of a "
+            "server: of load.html and .json; default: benchmark/ here.",
         ),
     ] = None,
+    clients: ClientsOption = None,
+    rates: RatesOption = None,
+    bound_ms: BoundOption = None,
+    seconds: SecondsOption = None,
+    requests: RequestsOption = None,
+    route: RouteOption = None,
+    served: ServedOption = None,
+    model: BareOption = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure how fast each backend runs MODEL, and how well.
 
-    The backends take turns on the same images; the mIoU is that of the very file that is timed.
+    The backends take turns on the same images; the mIoU is that of the very file that is timed. Of a server:
+    its latencies under the load of clients that wait and of requests that arrive at random times.
     """
-    paths = [_resolve(model) for model in models or (None,)]
     size = None if imgsz is None else parse_size(imgsz)
+    options = LoadOptions(clients, rates, bound_ms, seconds, requests, route, served, model)
+    if url := _server(models or []):
+        _refuse(
+            "a server",
+            {
+                "--backends": backends,
+                "--batch": None if batch == DEFAULT_BATCH else batch,
+                "--data": data,
+                "--match-trtexec": match_trtexec or None,
+            },
+        )
+        load(url, options, Shared(images, size, device, threads, quick, report, as_json))
+        return
+    _refuse("a model", {f"--{name.replace('_', '-')}": value for name, value in options._asdict().items()})
+    paths = [_resolve(model) for model in models or (None,)]
 
     from rich.text import Text
 
@@ -91,7 +137,7 @@ def benchmark(
 
     effort = QUICK if quick else {}
     if images is not None:
-        effort = {**effort, "images": images}
+        effort = {**effort, "images": parse_images(images)}
     settings = Settings(
         backends=None if backends is None else parse_backends(backends),
         batches=parse_batches(batch),
@@ -157,6 +203,42 @@ def parse_batches(text: str) -> tuple[int, ...]:
             f"{text!r} is not a list of batch sizes, expected e.g. 1,8", param_hint="--batch"
         )
     return tuple(dict.fromkeys(map(int, parts)))
+
+
+def parse_images(text: str) -> int:
+    """Return a number of images.
+
+    Raises:
+        typer.BadParameter: it is none.
+    """
+    if not text.isdecimal():
+        raise typer.BadParameter(
+            f"{text!r} is not a number of images greater than or equal to 0; only a server takes a folder",
+            param_hint="--images",
+        )
+    return int(text)
+
+
+def _server(models: list[str]) -> str | None:
+    """Return the server that MODEL is; None if it is a model.
+
+    Raises:
+        typer.BadParameter: a server and something else.
+    """
+    urls = [text for text in models if is_url(text)]
+    if urls and len(models) > 1:
+        raise typer.BadParameter(
+            f"{urls[0]} is a server, which is tested alone, got {len(models)} arguments: name what it serves "
+            f"with --model",
+            param_hint="MODEL",
+        )
+    return urls[0] if urls else None
+
+
+def _refuse(what: str, options: dict[str, object]) -> None:
+    """Raise if an option is given that says nothing of what is measured."""
+    if given := [name for name, value in options.items() if value is not None]:
+        raise typer.BadParameter(f"{what} takes no {given[0]}: leave it out", param_hint=given[0])
 
 
 def _parts(text: str) -> list[str]:

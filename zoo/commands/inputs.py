@@ -25,11 +25,13 @@ class Input(NamedTuple):
     Args:
         name: what it is called in tables and messages.
         outputs: names for its results, without suffix, from the shortest to one that no other input has.
+        path: absolute, of its file; None for an image of a source of data.
         read: returns the image, (H, W, 3) uint8 RGB.
     """
 
     name: str
-    outputs: tuple[Path, Path, Path]
+    outputs: tuple[str, str, str]
+    path: str | None
     read: Callable[[], NDArray[np.uint8]]
 
 
@@ -45,15 +47,16 @@ def find_inputs(texts: Sequence[str], limit: int, out: Path) -> list[Input]:
         ZooError: an INPUT names nothing.
     """
     sources = [text for text in dict.fromkeys(texts) if is_source(text)]
-    files: dict[Path, tuple[Path, Path]] = {}
+    files: dict[str, tuple[str, str]] = {}
+    working = Path.cwd()
     for text in texts:
         if text not in sources:
-            for path, short in _files(text, out):
-                files.setdefault(path.absolute(), (path, short))
+            for name, short in _files(text, out):
+                files.setdefault(os.path.join(working, name), (name, short))  # noqa: PTH118 - of 100,000 names
     found = [input_ for text in sources for input_ in _of_source(text, limit)]
     if files:
-        common = Path(os.path.commonpath([path.parent for path in files]))
-        found += [_of_file(path, short, common) for path, short in files.values()]
+        common = len(os.path.commonpath({os.path.dirname(path) for path in files}))  # noqa: PTH120
+        found += [_of_file(path, *names, path[common:].lstrip(os.sep)) for path, names in files.items()]
     return found
 
 
@@ -116,44 +119,66 @@ def _of_source(spec: str, limit: int) -> list[Input]:
     ids = source.ids("val") or source.ids("unlabeled") or source.ids("train")
     if not ids:
         raise DatasetError(f"{spec} holds no images, expected some in val, unlabeled or train")
-    long = Path(Path(spec).stem)
+    long = Path(spec).stem
     return [
-        Input(id_, (Path(id_), long / id_, long / id_), partial(source.read_image, id_))
+        Input(id_, (id_, f"{long}/{id_}", f"{long}/{id_}"), None, partial(source.read_image, id_))
         for id_ in ids[:limit]
     ]
 
 
-def _of_file(path: Path, short: Path, common: Path) -> Input:
-    relative = path.absolute().relative_to(common)
-    outputs = short.with_suffix(""), relative.with_suffix(""), relative
-    return Input(str(path), outputs, partial(read_rgb, path))
+def _of_file(path: str, name: str, short: str, relative: str) -> Input:
+    outputs = _stem(short), _stem(relative), relative
+    return Input(name, outputs, path, partial(read_rgb, Path(name)))
 
 
-def _files(text: str, out: Path) -> Iterator[tuple[Path, Path]]:
+def _files(text: str, out: Path) -> Iterator[tuple[str, str]]:
     """Yield the files that an INPUT names, each with its path inside the folder or pattern."""
     path = Path(text)
     if path.is_dir():
-        found = [file for file in sorted(path.rglob("*")) if _is_image(file.relative_to(path), file, out)]
-        root = path
+        found, root = list(_walk(path, out)), path
     elif path.is_file():
-        found, root = [path], path.parent
+        found, root = [str(path)], path.parent
     elif glob.has_magic(text):
-        found = [file for file in map(Path, sorted(glob.glob(text, recursive=True))) if file.is_file()]  # noqa: PTH207
         root = _root(path)
+        found = [name for name in sorted(_match(path, root, out)) if os.path.isfile(name)]  # noqa: PTH113
     else:
         raise ZooError(f"{text} does not exist, expected an image, a folder of images, a pattern or shapes")
     if not found:
         raise ZooError(
             f"{text} names no images, expected files such as photo.jpg or photo.png: check the path"
         )
-    for file in found:
-        yield file, file.relative_to(root)
+    above = "" if root == Path() else os.path.join(root, "")  # noqa: PTH118
+    for name in found:
+        yield name, name[len(above) :]
 
 
-def _is_image(relative: Path, file: Path, out: Path) -> bool:
-    """Return whether a file in a searched folder is an image, not hidden and not one of our own results."""
-    hidden = any(part.startswith(".") for part in relative.parts)
-    return is_image_name(file) and not hidden and out.absolute() not in file.absolute().parents
+def _walk(folder: Path, out: Path) -> Iterator[str]:
+    """Yield the images in a folder, in order: not those that are hidden, nor our own results."""
+    for parent, folders, names in os.walk(folder):
+        here = Path(parent)
+        folders[:] = sorted(
+            name for name in folders if name[0] != "." and not (name == out.name and _same(here / name, out))
+        )
+        for name in sorted(names):
+            if name[0] != "." and is_image_name(Path(name)):
+                yield str(here / name)
+
+
+def _match(pattern: Path, root: Path, out: Path) -> Iterator[str]:
+    """Yield what a pattern matches, without our own results unless it names their folder."""
+    results = os.path.join(os.path.abspath(out), "")  # noqa: PTH100, PTH118
+    inside = results.startswith(os.path.join(os.path.abspath(root), "")) and not _same(root, out)  # noqa: PTH100, PTH118
+    for name in glob.iglob(str(pattern), recursive=True):  # noqa: PTH207
+        if not (inside and os.path.abspath(name).startswith(results)):  # noqa: PTH100
+            yield name
+
+
+def _same(folder: Path, out: Path) -> bool:
+    return os.path.abspath(folder) == os.path.abspath(out)  # noqa: PTH100
+
+
+def _stem(name: str) -> str:
+    return os.path.splitext(name)[0]  # noqa: PTH122
 
 
 def _root(pattern: Path) -> Path:

@@ -12,6 +12,7 @@ from zoo.errors import BundleError, RegistryError
 from zoo.registry.names import FOLDER_PREFIX, parse_name
 
 RUNS = Path("runs")
+SCHEMES = ("http://", "https://")
 ARTIFACT_SUFFIXES = (".onnx", ".engine")
 
 ModelArgument = Annotated[
@@ -59,6 +60,20 @@ def resolve_model(text: str | None, weights: str | None = None) -> Path:
             f"{path} holds neither recipe.json nor config.json, expected a run or a bundle folder"
         )
     return path
+
+
+def resolve_predictor(text: str | None) -> Path | str:
+    """Return what `load_predictor` takes: the URL of a server as it is, or else a path; see `resolve_model`.
+
+    Raises:
+        BundleError: nothing of that name, or a folder that is neither run nor bundle.
+    """
+    return text if text is not None and is_url(text) else resolve_model(text)
+
+
+def is_url(text: str) -> bool:
+    """Return whether MODEL is the URL of a server; a path would lose its second slash."""
+    return text.lower().startswith(SCHEMES)
 
 
 def resolve_bundle(text: str | None, weights: str | None = None) -> Path:

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from zoo.commands.bulk import Bulk
 from zoo.commands.console import AsJson, emit, remarks, table
 from zoo.commands.device import DeviceOption, choose_device
 from zoo.commands.inputs import find_inputs, is_image_name, is_source
 from zoo.commands.journal import NAME, Journal, Record
-from zoo.commands.model import ARTIFACT_SUFFIXES, resolve_model
+from zoo.commands.model import ARTIFACT_SUFFIXES, is_url, resolve_model, resolve_predictor
 from zoo.commands.results import CONFIDENCE, FILES, MASK, OVERLAY, Job, is_done, make_jobs
 from zoo.errors import ZooError
+
+if TYPE_CHECKING:
+    from zoo.predictors.base import Predictor
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
@@ -64,10 +65,11 @@ def predict(
     suffixes = (MASK, *[OVERLAY] * overlay, *[CONFIDENCE] * confidence)
     jobs = make_jobs(find_inputs(texts, limit, out), out, suffixes)
 
+    from zoo.commands.bulk import Bulk
     from zoo.predictors.load import load_predictor
 
     predictor = load_predictor(model, device=choose_device(device))
-    header = {"model": str(model), "sha256": fingerprint(model)}
+    header = {"model": str(model), "sha256": fingerprint(model, predictor)}
     with Journal(out, header, fresh=overwrite) as journal:
         waiting = _not_yet(jobs, journal, out, suffixes)
         bulk = Bulk(predictor, out, suffixes, journal)
@@ -93,16 +95,21 @@ def predict(
         raise typer.Exit(1)
 
 
-def fingerprint(model: Path) -> str:
-    """Return the SHA-256 of all that decides what a model predicts."""
+def fingerprint(model: Path | str, predictor: Predictor) -> str:
+    """Return the SHA-256 of all that decides what a model predicts; of a server, of what it says of it."""
     from zoo.bundle import WEIGHTS_NAME, load_config
     from zoo.manifest import sha256
 
+    if isinstance(model, str):
+        from zoo.predictors.remote import RemotePredictor
+
+        assert isinstance(predictor, RemotePredictor)
+        return predictor.fingerprint
     if model.is_file():
         return sha256(model)
     config = load_config(model)
-    parts = (sha256(model / WEIGHTS_NAME), config.preprocessing.model_dump_json(), json.dumps(config.names))
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    used = config.model_dump_json(include={"names", "palette", "preprocessing"})
+    return hashlib.sha256(f"{sha256(model / WEIGHTS_NAME)}\n{used}".encode()).hexdigest()
 
 
 def _not_yet(jobs: Sequence[Job], journal: Journal, out: Path, suffixes: Sequence[str]) -> list[Job]:
@@ -134,7 +141,7 @@ def _shown(job: Job, journal: Journal, out: Path) -> dict[str, Any] | None:
     return {**record, "input": job.input.name, **paths}
 
 
-def split_arguments(arguments: Sequence[str]) -> tuple[Path, list[str]]:
+def split_arguments(arguments: Sequence[str]) -> tuple[Path | str, list[str]]:
     """Return the model and the INPUTs; a first argument that is no image may be the model.
 
     Raises:
@@ -144,7 +151,7 @@ def split_arguments(arguments: Sequence[str]) -> tuple[Path, list[str]]:
     first, *rest = arguments
     if not _is_model(first):
         return resolve_model(None), list(arguments)
-    model = resolve_model(first)
+    model = resolve_predictor(first)
     if not rest:
         raise typer.BadParameter(f"got the model {first} but no INPUT, expected images, a folder or shapes")
     return model, rest
@@ -152,6 +159,8 @@ def split_arguments(arguments: Sequence[str]) -> tuple[Path, list[str]]:
 
 def _is_model(text: str) -> bool:
     """Return whether the first argument is a model, or else a mistake that reads like one."""
+    if is_url(text):
+        return True
     path = Path(text)
     if path.is_dir():
         return (path / "recipe.json").is_file() or (path / "config.json").is_file()

@@ -79,4 +79,7 @@ def _check_id(source: Source, split: Split, id_: str) -> NDArray[np.bool_]:
 
 
 def _mask_name(source: Source, id_: str) -> str:
-    return str(source.files[id_].mask) if isinstance(source, FileSource) else f"mask of {id_}"
+    if not isinstance(source, FileSource):
+        return f"mask of {id_}"
+    pair = source.files[id_]
+    return str(pair.mask) if pair.drawing is None else pair.drawing.where

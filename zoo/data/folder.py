@@ -2,21 +2,23 @@
 
 - `train/images`, `train/masks`: a mask for each image, of the same name without suffix;
 - `val/images`, `val/masks`: likewise;
+- `train/annotations.json`, `val/annotations.json` in place of the masks: COCO instance annotations;
 - `unlabeled/`, optional: images alone, directly or in `unlabeled/images`;
-- `data.toml`, optional: `names = ["background", "crack"]` and the other keys of `DataFile`.
+- `data.toml`, optional: see `zoo.data.data_file`.
 """
 
 from __future__ import annotations
 
-import tomllib
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from zoo.classes import IGNORE, Classes
+from zoo.classes import IGNORE
+from zoo.data.coco import ANNOTATIONS, read_annotations
+from zoo.data.data_file import DATA_FILE, DataFile, build_classes, class_names, label_map, read_data_file
 from zoo.data.files import IMAGE_SUFFIXES, MASK_SUFFIXES, FileSource, Pair, check_labels, read_mask_file
 from zoo.errors import DatasetError
 
@@ -25,33 +27,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from zoo.classes import Classes
+    from zoo.data.coco import Annotations
+    from zoo.data.labels import LabelMap
     from zoo.data.source import Split
-
-DATA_FILE = "data.toml"
-
-Channel = Annotated[int, Field(ge=0, le=255)]
-
-
-class DataFile(BaseModel):
-    """The contents of a `data.toml`.
-
-    Args:
-        root: folder that the other folders are relative to; relative itself to the file's folder.
-        train: folder with `images` and `masks`.
-        val: likewise.
-        unlabeled: folder of images.
-        names: one for each label; left out, the labels are counted in the masks.
-        palette: one RGB colour for each label; left out, the colours of PASCAL VOC.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    root: str = "."
-    train: str = "train"
-    val: str = "val"
-    unlabeled: str = "unlabeled"
-    names: list[str] | None = Field(None, min_length=2, max_length=IGNORE)
-    palette: list[Annotated[list[Channel], Field(min_length=3, max_length=3)]] | None = None
 
 
 class FolderSource(FileSource):
@@ -65,15 +44,13 @@ class FolderSource(FileSource):
     """
 
     def __init__(self, spec: str) -> None:
-        path = Path(spec)
-        folder, toml = (path, path / DATA_FILE) if path.is_dir() else (path.parent, path)
-        data = _read_data_file(toml) if not path.is_dir() or toml.is_file() else DataFile()
-        root = folder / data.root
+        root, data, toml = describe_folder(spec)
         _check_named_folders(data, root, toml)
+        annotations = _annotations(data, root, toml)
         files: dict[Split, dict[str, Pair]] = {
-            "train": _pairs("train", root / data.train),
-            "unlabeled": _images("unlabeled", _inner(root / data.unlabeled)),
-            "val": _pairs("val", root / data.val),
+            "train": _pairs("train", root / data.train, annotations.get("train")),
+            "unlabeled": _images("unlabeled", inner(root / data.unlabeled)),
+            "val": _pairs("val", root / data.val, annotations.get("val")),
         }
         if not files["train"] and not files["val"]:
             raise DatasetError(
@@ -81,28 +58,25 @@ class FolderSource(FileSource):
                 f"train/images, train/masks, val/images and val/masks: move the files there, or name "
                 f"their folders in {DATA_FILE}"
             )
+        if annotations:
+            names = next(iter(annotations.values())).names
+            super().__init__(spec, build_classes(data, toml, names), files)
+            return
         masks = [pair.mask for pair in (*files["train"].values(), *files["val"].values()) if pair.mask]
-        super().__init__(spec, _classes(data, toml, masks), files)
+        labels = label_map(data, toml)
+        super().__init__(spec, _classes(data, toml, masks, labels), files, labels)
 
 
-def _read_data_file(path: Path) -> DataFile:
-    try:
-        return DataFile.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise DatasetError(
-            f"{path}: got a file that is not TOML ({error}), expected a folder or a {DATA_FILE}: correct it"
-        ) from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        if first["type"] == "extra_forbidden":
-            keys = ", ".join(DataFile.model_fields)
-            raise DatasetError(
-                f"{path}: got the unknown key {key}, expected {keys}: correct or remove it"
-            ) from error
-        raise DatasetError(
-            f"{path}: got {key} = {first['input']!r}, expected: {first['msg']}: correct it"
-        ) from error
+def describe_folder(spec: str) -> tuple[Path, DataFile, Path]:
+    """Return the root of a spec, its description, and where that lies or would lie.
+
+    Raises:
+        DatasetError: a bad `data.toml`.
+    """
+    path = Path(spec)
+    folder, toml = (path, path / DATA_FILE) if path.is_dir() else (path.parent, path)
+    data = read_data_file(toml) if not path.is_dir() or toml.is_file() else DataFile()
+    return folder / data.root, data, toml
 
 
 def _check_named_folders(data: DataFile, root: Path, toml: Path) -> None:
@@ -116,7 +90,8 @@ def _check_named_folders(data: DataFile, root: Path, toml: Path) -> None:
             )
 
 
-def _inner(folder: Path) -> Path:
+def inner(folder: Path) -> Path:
+    """Return where the images of `unlabeled` lie: directly in the folder or in `images`."""
     return folder / "images" if (folder / "images").is_dir() else folder
 
 
@@ -140,7 +115,9 @@ def _images(split: Split, folder: Path) -> dict[str, Pair]:
     return {f"{split}/{stem}": Pair(path, None) for stem, path in _listed(folder, IMAGE_SUFFIXES).items()}
 
 
-def _pairs(split: Split, folder: Path) -> dict[str, Pair]:
+def _pairs(split: Split, folder: Path, annotations: Annotations | None) -> dict[str, Pair]:
+    if annotations is not None:
+        return _drawn_pairs(split, folder, annotations)
     masks = _listed(folder / "masks", MASK_SUFFIXES)
     pairs: dict[str, Pair] = {}
     for stem, image in _listed(folder / "images", IMAGE_SUFFIXES).items():
@@ -148,6 +125,63 @@ def _pairs(split: Split, folder: Path) -> dict[str, Pair]:
             raise _no_mask(image, stem, folder / "masks", split)
         pairs[f"{split}/{stem}"] = Pair(image, masks[stem])
     return pairs
+
+
+def _drawn_pairs(split: Split, folder: Path, annotations: Annotations) -> dict[str, Pair]:
+    pairs: dict[str, Pair] = {}
+    for stem, image in _listed(folder / "images", IMAGE_SUFFIXES).items():
+        drawing = annotations.find(stem)
+        if drawing is None:
+            raise DatasetError(
+                f"{image}: got no image of this name in {folder / ANNOTATIONS}, expected each image listed: "
+                f"export the annotations again, or move the image to unlabeled/"
+            )
+        pairs[f"{split}/{stem}"] = Pair(image, folder / ANNOTATIONS, drawing)
+    return pairs
+
+
+def _annotations(data: DataFile, root: Path, toml: Path) -> dict[Split, Annotations]:
+    """Return the COCO annotations of `train` and `val`, empty if the masks are files.
+
+    Raises:
+        DatasetError: only one of them has annotations, they differ in classes, or `data.toml` maps labels.
+    """
+    folders: dict[Split, Path] = {"train": root / data.train, "val": root / data.val}
+    found = {
+        split: read_annotations(folder / ANNOTATIONS)
+        for split, folder in folders.items()
+        if (folder / ANNOTATIONS).is_file() and not (folder / "masks").is_dir()
+    }
+    if not found:
+        return {}
+    split, first = next(iter(found.items()))
+    for other, folder in folders.items():
+        if other not in found and (folder / "images").is_dir():
+            raise DatasetError(
+                f"{folder}: got no {ANNOTATIONS}, expected it as in {folders[split]}: add it, or save masks "
+                f"for both"
+            )
+        if other in found and found[other].names != first.names:
+            raise DatasetError(
+                f"{folder / ANNOTATIONS}: got the classes {', '.join(found[other].names)}, expected "
+                f"{', '.join(first.names)} as in {folders[split]}: export both with the same categories"
+            )
+    _check_maps_nothing(data, toml, first.names)
+    return found
+
+
+def _check_maps_nothing(data: DataFile, toml: Path, names: tuple[str, ...]) -> None:
+    """Raise if a `data.toml` says of COCO annotations what only their categories can say."""
+    for key in ("labels", "colors", "ignore", "unknown"):
+        if key in data.model_fields_set:
+            raise DatasetError(
+                f"{toml}: got {key} beside {ANNOTATIONS}, expected it for mask files alone: remove the key"
+            )
+    if data.names is not None and tuple(data.names) != names:
+        raise DatasetError(
+            f"{toml}: got names = {data.names}, expected {list(names)}, the categories of {ANNOTATIONS}: "
+            f"remove the key"
+        )
 
 
 def _no_mask(image: Path, stem: str, folder: Path, split: Split) -> DatasetError:
@@ -165,29 +199,21 @@ def _no_mask(image: Path, stem: str, folder: Path, split: Split) -> DatasetError
     )
 
 
-def _classes(data: DataFile, toml: Path, masks: list[Path]) -> Classes:
-    names = tuple(data.names or (f"class_{label}" for label in range(_count_labels(masks))))
-    if len(set(names)) < len(names):
-        again = next(name for name in names if names.count(name) > 1)
-        raise DatasetError(f"{toml}: got the name {again} twice in names, expected each once: rename one")
-    if data.palette is None:
-        return Classes.of(names)
-    if len(data.palette) != len(names):
-        raise DatasetError(
-            f"{toml}: got {len(data.palette)} colours in palette, expected {len(names)}, one for each class: "
-            f"add or remove colours"
-        )
-    return Classes(names, tuple((red, green, blue) for red, green, blue in data.palette))
+def _classes(data: DataFile, toml: Path, masks: list[Path], labels: LabelMap | None) -> Classes:
+    names = class_names(data, toml)
+    if names is None:
+        names = tuple(f"class_{label}" for label in range(_count_labels(masks, labels)))
+    return build_classes(data, toml, names)
 
 
-def _count_labels(masks: list[Path]) -> int:
+def _count_labels(masks: list[Path], labels: LabelMap | None) -> int:
     """Return the number of classes that the masks show: their highest label and one."""
     with ThreadPoolExecutor() as pool:
-        seen = np.logical_or.reduce(list(pool.map(_labels, masks)))
+        seen = np.logical_or.reduce(list(pool.map(partial(_labels, labels=labels), masks)))
     check_labels(seen, str(masks[0].parent))
     return int(np.flatnonzero(seen[:IGNORE]).max()) + 1
 
 
-def _labels(mask: Path) -> NDArray[np.bool_]:
-    """Return which of the 256 values a mask holds."""
-    return np.bincount(read_mask_file(mask).ravel(), minlength=256) > 0
+def _labels(mask: Path, labels: LabelMap | None) -> NDArray[np.bool_]:
+    """Return which of the 256 labels a mask holds."""
+    return np.bincount(read_mask_file(mask, labels).ravel(), minlength=256) > 0

@@ -38,17 +38,18 @@ class Request(NamedTuple):
 
 
 def load_predictor(
-    path: Path,
+    path: Path | str,
     *,
     backend: str | None = None,
     device: str = "cpu",
     threads: int | None = None,
     precision: Precision | None = None,
 ) -> Predictor:
-    """Return the predictor of a bundle folder or an artifact.
+    """Return the predictor of a bundle folder, an artifact or a server.
 
     Args:
-        path: a bundle folder, an `.onnx` or an `.engine` file.
+        path: a bundle folder, an `.onnx` or an `.engine` file; or as text `http://host:port[/NAME]` of a
+            server, which has chosen all else.
         backend: `eager` (default of a bundle), `eager-amp`, `compile`, `ort` (default of an `.onnx` file) and
             `openvino` (an ONNX file of a bundle) or `trt` (the newest engine of a bundle that runs here).
         device: `cpu` or `cuda`; an engine always runs on a GPU, OpenVINO on the CPU.
@@ -58,7 +59,10 @@ def load_predictor(
 
     Raises:
         BundleError: no model there, or not one for this backend, device and precision.
+        ServerError: no such server.
     """
+    if isinstance(path, str):
+        return _connect(path, backend or precision)
     backends = BACKENDS_OF_BUNDLE if path.is_dir() else BACKENDS_OF_SUFFIX.get(path.suffix)
     if backends is None:
         raise BundleError(
@@ -68,6 +72,14 @@ def load_predictor(
     if backend not in backends:
         raise BundleError(f"backend {backend} cannot run {path}, expected {' or '.join(backends)}")
     return LOADERS[backend](Request(path, device, threads, precision))
+
+
+def _connect(url: str, wanted: str | None) -> Predictor:
+    if wanted is not None:
+        raise BundleError(f"{url} is a server, which has chosen what runs there, got {wanted}: leave it out")
+    from zoo.predictors.remote import RemotePredictor
+
+    return RemotePredictor(url)
 
 
 def _load_eager(request: Request) -> Predictor:

@@ -1,0 +1,200 @@
+"""A load test: clients that wait, then arrivals that do not, then the highest rate that keeps the bound.
+
+The numbers of clients and the bare model take turns in rounds, as the backends of a benchmark do, so that
+other work on the machine slows all of them; so do the rates. The server and what it serves are warm before
+anything counts. Nothing is sent twice.
+"""
+
+from __future__ import annotations
+
+import math
+import shlex
+import sys
+from datetime import UTC, datetime
+from functools import partial
+from itertools import cycle
+from typing import TYPE_CHECKING, NamedTuple
+
+from zoo.errors import ZooError
+from zoo.serve.benchmark import times
+from zoo.serve.load.client import Client
+from zoo.serve.load.figures import row
+from zoo.serve.load.loops import Limit, Observed
+from zoo.serve.load.measurement import ALLOWED, Bare, Goodput, Report, Row, Settings
+from zoo.serve.load.search import highest_rate
+from zoo.serve.machine import describe_machine, load_average, versions
+from zoo.serve.timing import ROUNDS, Budget, in_turns, settled, warm_up
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from zoo.predictors.base import Predictor
+    from zoo.serve.load.target import Found
+
+    Say = Callable[[str], None]
+    Turn = Callable[[Budget], Observed | list[float]]
+
+WARM_UP = Budget(seconds=1.0, runs=20)
+SHARES = (0.25, 0.5, 0.75, 1.0, 1.25)
+"""Rates of the open loop, as shares of the best throughput of the closed one."""
+RATE_ROUNDS = 2
+TRIES = 2
+"""Of each rate of the search until it counts as lost: a moment's work of others must not decide."""
+LONGEST_TRY = 60.0
+"""Seconds of one rate of the search, at most, if there are enough requests for the share that is allowed."""
+
+
+class BareModel(NamedTuple):
+    """The model to compare with."""
+
+    path: Path
+    predictor: Predictor
+
+
+def load_test(found: Found, bare: BareModel | None, settings: Settings, say: Say) -> Report:
+    """Return the figures of a server.
+
+    Args:
+        found: the server, which has answered.
+        bare: see `BareModel`; None for no comparison.
+        settings: see `Settings`.
+        say: told what goes on.
+
+    Raises:
+        ZooError: the server answers no request of the warm-up.
+    """
+    timestamp, machine = datetime.now(UTC).isoformat(timespec="seconds"), describe_machine()
+    with Client(found.target) as client:
+        say("warm-up")
+        warm = client.closed(max(settings.clients), WARM_UP)
+        if not warm.answered:
+            raise ZooError(
+                f"{found.server.url} answered none of {len(warm.samples)} requests of the warm-up "
+                f"({warm.samples[0].kind}), expected good answers: see the server's log"
+            )
+        test = LoadTest(client, settings, say)
+        closed, bare_figures = test.clients(bare, found.inputs)
+        swept = test.rates(offered(settings, closed))
+        goodput = test.search(swept)
+    by_rate = sorted(swept + test.searched, key=lambda each: each.rate or 0)
+    return Report(
+        timestamp=timestamp,
+        command=shlex.join(["zoo", *sys.argv[1:]]),
+        machine=machine | {"load_after": load_average()},
+        versions=versions(),
+        settings=settings,
+        server=found.server,
+        rows=(*closed, *by_rate),
+        goodput=goodput,
+        bare=bare_figures,
+    )
+
+
+class LoadTest:
+    """The parts of a load test, one after the other.
+
+    Args:
+        client: warmed up.
+        settings: see `Settings`.
+        say: told what goes on.
+    """
+
+    def __init__(self, client: Client, settings: Settings, say: Say) -> None:
+        self.client = client
+        self.settings = settings
+        self.say = say
+        self.budget = Budget(settings.seconds, settings.requests)
+        self.searched: list[Row] = []
+
+    def clients(
+        self, bare: BareModel | None, inputs: Sequence[NDArray[np.uint8]]
+    ) -> tuple[list[Row], Bare | None]:
+        """Return a row for each number of clients, and the figures of the bare model, in turns with them."""
+        settings = self.settings
+        turns: list[Turn] = [partial(self.client.closed, clients) for clients in settings.clients]
+        if bare is not None:
+            run = _bare_run(bare.predictor, inputs, settings.route)
+            warm_up(run)
+            turns.append(partial(settled, run))
+        seen = in_turns(
+            turns, self.budget, lambda number: self.say(f"clients that wait, round {number} of {ROUNDS}")
+        )
+        rows = [
+            row(_observed(rounds), settings.bound_ms, loop="closed", clients=clients)
+            for clients, rounds in zip(settings.clients, seen, strict=False)
+        ]
+        return rows, None if bare is None else _bare_figures(bare, seen[-1])
+
+    def rates(self, rates: Sequence[float]) -> list[Row]:
+        """Return a row for each rate of arrivals."""
+        share = Budget(self.budget.seconds / RATE_ROUNDS, math.ceil(self.budget.runs / RATE_ROUNDS))
+        seen: dict[float, list[Observed]] = {rate: [] for rate in rates}
+        for number in range(RATE_ROUNDS):
+            for index, rate in enumerate(rates):
+                self.say(f"{rate:.4g} arrivals/s, round {number + 1} of {RATE_ROUNDS}")
+                seen[rate].append(self.client.open(rate, share, seed=number * len(rates) + index))
+        return [row(rounds, self.settings.bound_ms, loop="open", rate=rate) for rate, rounds in seen.items()]
+
+    def search(self, swept: Sequence[Row]) -> Goodput:
+        """Return the highest rate that keeps the bound; `searched` has the rows."""
+        kept = [each.rate or 0 for each in swept if each.holds]
+        guess = max(kept) if kept else min(each.rate or 0 for each in swept) / 2
+        return highest_rate(lambda rate: any(self._holds(rate) for _ in range(TRIES)), guess)
+
+    def _holds(self, rate: float) -> bool:
+        """Return whether a rate keeps the bound this time; what is measured becomes a row."""
+        bound_ms = self.settings.bound_ms
+        self.say(f"does {rate:.4g} arrivals/s keep {bound_ms:g} ms?")
+        wanted = min(self.settings.search_requests, math.ceil(rate * LONGEST_TRY))
+        limit = Limit(bound_ms / 1000, ALLOWED)
+        budget = Budget(self.settings.search_seconds, wanted)
+        observed = self.client.open(rate, budget, seed=1000 + len(self.searched), limit=limit)
+        self.searched.append(row([observed], bound_ms, loop="open", rate=rate, searched=True))
+        return self.searched[-1].holds
+
+
+def offered(settings: Settings, closed: Sequence[Row]) -> list[float]:
+    """Return the rates of arrivals that are measured, rising.
+
+    Args:
+        settings: see `Settings`.
+        closed: rows of the closed loop, whose best throughput they are shares of if none are asked for.
+
+    Raises:
+        ZooError: it is zero.
+    """
+    if settings.rates is not None:
+        return sorted(settings.rates)
+    best = max(each.answered_per_s for each in closed)
+    if best == 0:
+        raise ZooError(
+            "the server answered no client in the time that counts, expected some answers to derive rates "
+            "from: give more --seconds, or --rates"
+        )
+    return [float(f"{best * share:.3g}") for share in SHARES]
+
+
+def _bare_run(predictor: Predictor, inputs: Sequence[NDArray[np.uint8]], route: str) -> Callable[[], object]:
+    """Return what predicts the next image, without resizing where the server does none."""
+    images = cycle(inputs)
+    if route == "oip":
+        return lambda: predictor.run(next(images)[None])
+    return lambda: predictor.predict(next(images))
+
+
+def _observed(rounds: Sequence[Observed | list[float]]) -> list[Observed]:
+    return [each for each in rounds if isinstance(each, Observed)]
+
+
+def _bare_figures(bare: BareModel, rounds: Sequence[Observed | list[float]]) -> Bare:
+    milliseconds = [[1000 * run for run in each] for each in rounds if isinstance(each, list)]
+    return Bare(
+        path=str(bare.path),
+        backend=bare.predictor.backend,
+        description=bare.predictor.description,
+        end_to_end_ms=times(milliseconds),
+    )

@@ -1,0 +1,206 @@
+"""From the address of a server to requests that it answers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import quote
+
+from zoo.errors import ZooError
+from zoo.preprocess import Preprocessing, resize_image
+from zoo.serve.load.connection import Connection, ProtocolError, parse_address, request
+from zoo.serve.load.loops import Target
+from zoo.serve.load.measurement import Server
+from zoo.serve.load.pictures import Picture, described
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from zoo.serve.load.connection import Address, Answer
+    from zoo.serve.load.measurement import Route
+
+KEY_VARIABLE = "ZOO_API_KEY"
+REACH_SECONDS = 10.0
+START = "start it with zoo serve MODEL, or check the address"
+
+
+class Asked(NamedTuple):
+    """What of a server is tested."""
+
+    url: str
+    key: str | None
+    """Of the API; None without one."""
+    model: str | None
+    """Its name there; None for the server's first."""
+    route: Route
+    timeout: float
+    """Seconds for each request."""
+
+
+class Found(NamedTuple):
+    """A server that gave a good answer to the first request."""
+
+    server: Server
+    target: Target
+    inputs: tuple[NDArray[np.uint8], ...]
+    """What the model works on: (H, W, 3), for `oip` at the network's size."""
+
+
+def find(asked: Asked, pictures: tuple[Picture, ...]) -> Found:
+    """Return the requests for a server, the first of which it has answered.
+
+    Args:
+        asked: see `Asked`.
+        pictures: see `zoo.serve.load.pictures`.
+
+    Raises:
+        ZooError: it cannot be reached, wants a key, has no such model or does not answer as expected.
+    """
+    address = parse_address(asked.url)
+    return asyncio.run(_find(Finder(asked, address), pictures))
+
+
+async def _find(finder: Finder, pictures: tuple[Picture, ...]) -> Found:
+    model = await finder.model()
+    name = str(model["name"])
+    requests, inputs = await finder.requests(model, pictures)
+    await finder.ask(requests[0], "the first request of the test", finder.asked.timeout)
+    address = finder.address
+    told = {key: model.get(key) for key in ("version", "backend", "description", "reason")}
+    sizes = [len(each) - each.index(b"\r\n\r\n") - 4 for each in requests]
+    images = f"{len(inputs)} tensors {_sizes(inputs)}" if finder.asked.route == "oip" else described(pictures)
+    server = Server(
+        url=finder.asked.url, model=name, **told, images=images, request_bytes=sum(sizes) / len(sizes)
+    )
+    return Found(server, Target(address, tuple(requests), finder.asked.timeout), inputs)
+
+
+class Finder:
+    """Asks a server what it is.
+
+    Args:
+        asked: see `Asked`.
+        address: of the server.
+    """
+
+    def __init__(self, asked: Asked, address: Address) -> None:
+        self.asked = asked
+        self.address = address
+        self.headers = {} if asked.key is None else {"Authorization": f"Bearer {asked.key}"}
+
+    async def model(self) -> dict[str, Any]:
+        """Return what the server says of the model: its name, and more if it is one of `zoo serve`."""
+        answer = await self._ask(request(self.address, "/models", self.headers))
+        if answer.status == 404 and self.asked.route == "oip" and self.asked.model is not None:
+            return {"name": self.asked.model}  # another server of the protocol
+        models = {model["name"]: model for model in self._json(answer, "GET /models")}
+        name = self.asked.model or next(iter(models), None)
+        if name not in models:
+            raise ZooError(f"{self.asked.url} has no model {name}, expected one of {', '.join(models)}")
+        found: dict[str, Any] = models[name]
+        return found
+
+    async def requests(
+        self, model: Mapping[str, Any], pictures: Sequence[Picture]
+    ) -> tuple[list[bytes], tuple[NDArray[np.uint8], ...]]:
+        """Return the requests as they go over the wire, and the images in them."""
+        name = quote(str(model["name"]), safe="")
+        if self.asked.route == "predict":
+            route = f"/predict?format=png&model={name}"
+            made = [
+                request(
+                    self.address, route, {**self.headers, "Content-Type": picture.media_type}, picture.data
+                )
+                for picture in pictures
+            ]
+            return made, tuple(picture.pixels for picture in pictures)
+        route = f"/v2/models/{name}"
+        metadata = self._json(await self._ask(request(self.address, route, self.headers)), f"GET {route}")
+        [tensor], [output] = metadata["inputs"], metadata["outputs"]
+        inputs = tuple(_fitted(picture.pixels, tensor["shape"], model) for picture in pictures)
+        return [self._infer(route, tensor["name"], output["name"], image) for image in inputs], inputs
+
+    def _infer(self, route: str, name: str, output: str, image: NDArray[np.uint8]) -> bytes:
+        """Return an inference request of the Open Inference Protocol with a binary tensor."""
+        data = image.tobytes()
+        parameters = {"binary_data_size": len(data)}
+        tensor = {"name": name, "datatype": "UINT8", "shape": [1, *image.shape], "parameters": parameters}
+        outputs = [{"name": output, "parameters": {"binary_data": True}}]
+        head = json.dumps({"inputs": [tensor], "outputs": outputs}).encode()
+        headers = {
+            **self.headers,
+            "Content-Type": "application/octet-stream",
+            "Inference-Header-Content-Length": str(len(head)),
+        }
+        return request(self.address, f"{route}/infer", headers, head + data)
+
+    async def ask(self, message: bytes, what: str, timeout: float) -> None:
+        """Send a request and expect a good answer.
+
+        Raises:
+            ZooError: it is none.
+        """
+        self._check(await self._ask(message, timeout), what)
+
+    async def _ask(self, message: bytes, timeout: float = REACH_SECONDS) -> Answer:
+        connection = Connection(self.address)
+        try:
+            async with asyncio.timeout(timeout):
+                return await connection.ask(message)
+        except TimeoutError as error:
+            raise ZooError(f"{self.asked.url} did not answer in {timeout:g} s: {START}") from error
+        except (OSError, EOFError, ProtocolError) as error:
+            raise ZooError(f"{self.asked.url} cannot be reached ({error}): {START}") from error
+        finally:
+            connection.close()
+
+    def _json(self, answer: Answer, what: str) -> Any:
+        self._check(answer, what)
+        try:
+            return json.loads(answer.body)
+        except ValueError as error:
+            raise ZooError(
+                f"{self.asked.url} answered {what} with no JSON, expected a server of zoo serve: check the "
+                f"address"
+            ) from error
+
+    def _check(self, answer: Answer, what: str) -> None:
+        if answer.status == 200:
+            return
+        if answer.status == 401:
+            raise ZooError(
+                f"{self.asked.url} wants an API key, got {'another' if self.asked.key else 'none'}: "
+                f"set {KEY_VARIABLE}"
+            )
+        raise ZooError(
+            f"{self.asked.url} answered {what} with {answer.status}, expected 200: {_detail(answer)}"
+        )
+
+
+def _fitted(pixels: NDArray[np.uint8], shape: Sequence[int], model: Mapping[str, Any]) -> NDArray[np.uint8]:
+    """Return an image at the size that a model takes, or as it is where any is taken and none is named."""
+    if model.get("imgsz"):
+        preprocessing = Preprocessing(imgsz=tuple(model["imgsz"]), resize=model["resize"])
+        size = preprocessing.model_size(*pixels.shape[:2])
+    else:
+        size = pixels.shape[:2]
+    height, width = (fixed if fixed > 0 else wanted for fixed, wanted in zip(shape[1:3], size, strict=True))
+    return resize_image(pixels, (height, width))
+
+
+def _sizes(images: Sequence[NDArray[np.uint8]]) -> str:
+    sizes = {f"{image.shape[1]} x {image.shape[0]}" for image in images}
+    return f"of {sizes.pop()}" if len(sizes) == 1 else f"of {len(sizes)} sizes"
+
+
+def _detail(answer: Answer) -> str:
+    """Return what a problem says of itself, or the beginning of another body."""
+    text = answer.body[:300].decode("utf-8", "replace")
+    try:
+        return str(json.loads(answer.body)["detail"])
+    except (ValueError, KeyError, TypeError):
+        return " ".join(text.split()) or "it says no more"

@@ -1,0 +1,1 @@
+"""The server of `zoo serve`: images in, masks out, over HTTP."""

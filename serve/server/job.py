@@ -1,0 +1,74 @@
+"""What parent and workers tell each other; light, for the parent loads nothing else."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from zoo.predictors.artifact import Precision
+    from zoo.serve.server.model import Model
+    from zoo.serve.server.settings import ServerSettings
+
+    LoadModel = Callable[["ModelSource", ServerSettings], Model]
+
+BACKLOG = 2048
+"""Connections that the system keeps until a worker takes them."""
+
+FIGURES_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+"""Of the environment: the folder in which several workers add up what they measure."""
+
+GRACE_S = 2
+"""Beyond the timeout of a request, for a worker to end."""
+
+
+class ModelSource(NamedTuple):
+    """A model that is to be served, and what was asked for."""
+
+    name: str
+    path: Path
+    """A bundle folder or an artifact."""
+    backend: str | None = None
+    precision: Precision | None = None
+    device: str | None = None
+    """`cpu` or `cuda`; None for the best."""
+    threads: int | None = None
+    """Of the CPU; None for one on each core."""
+
+
+class Certificate(NamedTuple):
+    """Files of TLS."""
+
+    certfile: Path
+    keyfile: Path | None = None
+
+
+class Job(NamedTuple):
+    """What a worker is to do."""
+
+    models: tuple[ModelSource, ...]
+    settings: ServerSettings
+    certificate: Certificate | None = None
+    load: LoadModel | None = None
+    """What loads each model, a function that workers can import; None for `zoo.serve.server.backend`."""
+
+
+class Served(NamedTuple):
+    """What a worker tells of a model that it has loaded."""
+
+    name: str
+    backend: str
+    description: str
+    reason: str
+    path: str
+    max_batch: int
+
+
+class Message(NamedTuple):
+    """The one thing that a worker tells its parent."""
+
+    kind: Literal["ready", "failed"]
+    models: tuple[Served, ...] = ()
+    error: str = ""

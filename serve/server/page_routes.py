@@ -1,0 +1,70 @@
+"""The web page: its files are read once, so that no path of a request reaches the file system."""
+
+from __future__ import annotations
+
+import mimetypes
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from starlette.responses import Response
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from fastapi import FastAPI
+    from starlette.requests import Request
+
+FOLDER = Path(__file__).parent / "page"
+
+INDEX = "index.html"
+
+POLICY = (
+    "default-src 'self'; img-src 'self' blob: data:; media-src 'self' blob:; object-src 'none'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+"""Nothing from other hosts, nothing inline."""
+
+
+class PageFile(NamedTuple):
+    """A file of the page."""
+
+    content: bytes
+    media_type: str
+    etag: str
+
+
+def page_files(folder: Path = FOLDER) -> dict[str, PageFile]:
+    """Return the files of the page by their paths on the server, `index.html` by `/`; none without a page."""
+    if not folder.is_dir():
+        return {}
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {f"/{path.relative_to(folder).as_posix()}".removesuffix(INDEX): _read(path) for path in files}
+
+
+def add_page_routes(app: FastAPI, files: dict[str, PageFile]) -> None:
+    """Add one route for each file."""
+    for path, file in files.items():
+        app.add_route(path, _route(file), methods=["GET"], include_in_schema=False)
+
+
+def _route(file: PageFile) -> Callable[[Request], Awaitable[Response]]:
+    headers = {
+        "Content-Security-Policy": POLICY,
+        "Referrer-Policy": "no-referrer",
+        "Cache-Control": "no-cache",
+        "ETag": file.etag,
+    }
+
+    async def send_file(request: Request) -> Response:
+        if request.headers.get("if-none-match") == file.etag:
+            return Response(status_code=304, headers=headers)
+        return Response(file.content, headers=headers, media_type=file.media_type)
+
+    return send_file
+
+
+def _read(path: Path) -> PageFile:
+    content = path.read_bytes()
+    media_type = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
+    return PageFile(content, media_type, f'"{sha256(content).hexdigest()[:16]}"')

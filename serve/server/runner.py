@@ -1,0 +1,79 @@
+"""A predictor that gets lists of images: stacks them, and fills batches up where shapes are dear."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from zoo.errors import InvalidImageError
+from zoo.serve.server.limits import limits_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from zoo.classes import Mask
+    from zoo.predictors.base import Predictor
+
+    Image = NDArray[np.uint8]
+
+WARM_RUNS = 3
+"""Of each shape on a GPU: ONNX Runtime captures the graph of a shape at its second run."""
+
+
+class Runner:
+    """Runs batches of a predictor, in one thread.
+
+    Args:
+        predictor: what runs them.
+        max_batch: images that run together, if its file takes so many.
+        few_shapes: whether batches are filled up to 1, 2, 4, 8, ... images. A backend that sets up each shape
+            anew (CUDA graphs, engines) then sets up few.
+    """
+
+    def __init__(self, predictor: Predictor, max_batch: int, *, few_shapes: bool = False) -> None:
+        self.predictor = predictor
+        self.limits = limits_of(predictor)
+        self.max_batch = min(max_batch, self.limits.high[0])
+        self._few_shapes = few_shapes
+
+    def run(self, images: Sequence[Image]) -> Mask:
+        """Return the (B, H, W) masks of images, (H, W, 3) of one shape."""
+        count = len(images)
+        size = self._batch_size(count)
+        batch = images[0][None] if size == 1 else np.stack([*images, *[images[-1]] * (size - count)])
+        masks = self.predictor.run(batch)
+        if masks.shape != batch.shape[:3]:
+            raise ValueError(f"got masks of shape {masks.shape} for images of {batch.shape}")
+        return masks[:count]
+
+    def _batch_size(self, count: int) -> int:
+        least = max(count, self.limits.low[0])
+        if not self._few_shapes:
+            return least
+        return min(1 << (least - 1).bit_length(), max(least, self.max_batch))
+
+    def warm_up(self) -> None:
+        """Run blank images, in each size of batches that will be run."""
+        counts = range(1, self.max_batch + 1) if self._few_shapes else (1,)
+        for size in sorted({self._batch_size(count) for count in counts}):
+            for _ in range(WARM_RUNS if self._few_shapes else 1):
+                self.run([self.blank()] * size)
+
+    def blank(self) -> Image:
+        """Return a grey image of a size that the network takes, (H, W, 3)."""
+        return np.full((*self.limits.clamp(self.predictor.preprocessing.imgsz), 3), 127, np.uint8)
+
+    def check_size(self, size: tuple[int, int]) -> None:
+        """Raise unless the network takes images of (height, width) `size`.
+
+        Raises:
+            InvalidImageError: says which it takes.
+        """
+        if not self.limits.fits(size):
+            raise InvalidImageError(
+                f"got an image of {size[0]} x {size[1]} for the network, expected {self.limits}: resize it, "
+                f"or serve a file that takes any size"
+            )

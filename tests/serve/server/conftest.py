@@ -1,0 +1,138 @@
+"""A stand-in for a network on a GPU, and servers that run it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import httpx2
+import pytest
+import uvicorn
+
+from zoo.classes import Classes
+from zoo.predictors.base import Predictor
+from zoo.preprocess import Preprocessing
+from zoo.serve.server.app import create_app
+from zoo.serve.server.model import About, Model
+from zoo.serve.server.port import Port
+from zoo.serve.server.protocol import guarded_protocol
+from zoo.serve.server.settings import ServerSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import numpy as np
+    from fastapi import FastAPI
+    from numpy.typing import NDArray
+
+    from zoo.classes import Mask
+
+    ServeApp = Callable[..., "Running"]
+
+    StandIn = Callable[..., Predictor]
+
+
+class StandInPredictor(Predictor):
+    """A predictor that takes 6 ms + 0.5 ms for each image of a batch, hardly any of it on the CPU.
+
+    A pixel is of class 1 where red is 128 or more. A pixel of (255, 0, 0) in the first corner makes it fail.
+
+    Args:
+        imgsz: height and width of the network's images.
+        base_s: seconds of a batch.
+        image_s: seconds of an image.
+        resize: of the preprocessing.
+    """
+
+    backend = "stand-in"
+
+    def __init__(
+        self,
+        imgsz: tuple[int, int] = (64, 64),
+        *,
+        base_s: float = 0.006,
+        image_s: float = 0.0005,
+        resize: str = "fit",
+    ) -> None:
+        preprocessing = Preprocessing.model_validate({"imgsz": imgsz, "resize": resize})
+        super().__init__(Classes.of(("dark", "bright")), preprocessing)
+        self.base_s, self.image_s = base_s, image_s
+        self.shapes: list[tuple[int, ...]] = []
+        """Of all batches."""
+
+    def run(self, images: NDArray[np.uint8]) -> Mask:
+        end = time.perf_counter() + self.base_s + self.image_s * len(images)
+        self.shapes.append(images.shape)
+        mask: Mask = images[..., 0] >> 7
+        time.sleep(max(0.0, end - time.perf_counter()))
+        if (images[:, 0, 0] == (255, 0, 0)).all(axis=1).any():
+            raise RuntimeError("a red corner in /srv/secret/model.onnx")
+        return mask
+
+
+@pytest.fixture
+def stand_in() -> StandIn:
+    """Return the class of the stand-in."""
+    return StandInPredictor
+
+
+class Running(NamedTuple):
+    """A server on loopback, in a thread of this process."""
+
+    app: FastAPI
+    models: dict[str, Model]
+    port: int
+    client: httpx2.Client
+    server: uvicorn.Server
+    thread: threading.Thread
+
+    def stop(self) -> None:
+        self.client.close()
+        self.server.should_exit = True
+        self.thread.join(10)
+
+
+@pytest.fixture
+def serve_app() -> Iterator[ServeApp]:
+    """Return a function that serves predictors by name, a stand-in if there are none, with some settings.
+
+    It takes `about` with the `About` of each model, and `wrap` to put the app into another.
+    """
+    running: list[Running] = []
+
+    def start(
+        predictors: dict[str, Predictor] | None = None,
+        about: dict[str, About] | None = None,
+        wrap: Callable[[FastAPI], FastAPI] = lambda app: app,
+        **changes: Any,
+    ) -> Running:
+        settings = ServerSettings(**changes)
+        models = [
+            Model(name, predictor, settings, (about or {}).get(name))
+            for name, predictor in (predictors or {"stand-in": StandInPredictor(base_s=0, image_s=0)}).items()
+        ]
+        running.append(run_app(wrap(create_app(models, settings)), models, settings))
+        return running[-1]
+
+    yield start
+    for each in running:
+        each.stop()
+
+
+def run_app(app: FastAPI, models: list[Model], settings: ServerSettings) -> Running:
+    sock = Port("127.0.0.1", 0).open()
+    config = uvicorn.Config(
+        app, log_config=None, access_log=False, http=guarded_protocol(settings), server_header=False
+    )
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, args=([sock],), daemon=True)
+    thread.start()
+    until = time.monotonic() + 10
+    while not server.started:
+        assert thread.is_alive()
+        assert time.monotonic() < until
+        time.sleep(0.005)
+    port = sock.getsockname()[1]
+    client = httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=20, trust_env=False)
+    return Running(app, {model.name: model for model in models}, port, client, server, thread)

@@ -1,0 +1,85 @@
+"""`RemotePredictor` and `zoo predict http://...` against the app itself."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+import zoo
+from zoo.cli import app
+from zoo.errors import BundleError, InvalidImageError
+from zoo.predictors.connection import ServerError
+from zoo.predictors.load import load_predictor
+from zoo.predictors.remote import RemotePredictor
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    ServeApp = Callable[..., Any]
+
+RANDOM = np.random.default_rng(0)
+SIZES = ((90, 70), (50, 70), (64, 64), (33, 47), (90, 70))
+IMAGES = [RANDOM.integers(0, 256, (*size, 3), np.uint8) for size in SIZES]
+
+
+@pytest.fixture(autouse=True)
+def no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ZOO_API_KEY", raising=False)
+
+
+def test_the_masks_are_those_of_the_model_behind_the_app(serve_app: ServeApp, tiny_bundle: Path) -> None:
+    local = load_predictor(tiny_bundle)
+    running = serve_app({"tiny": load_predictor(tiny_bundle)}, max_batch=2)
+    remote = RemotePredictor(f"http://127.0.0.1:{running.port}/tiny")
+    assert remote.classes == local.classes
+    assert remote.preprocessing == local.preprocessing
+    for image in IMAGES:
+        assert np.array_equal(remote.predict(image), local.predict(image))
+    batch = np.stack([IMAGES[0], IMAGES[4], IMAGES[0]])
+    assert np.array_equal(remote.run(batch), local.run(batch))
+
+
+def test_a_folder_is_predicted_by_the_app(
+    serve_app: ServeApp, tmp_path: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = serve_app({"tiny": load_predictor(tiny_bundle)})
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in").mkdir()
+    for index, image in enumerate(IMAGES):
+        Image.fromarray(image).save(tmp_path / f"in/{index}.png")
+    url = f"http://127.0.0.1:{running.port}"
+    result = CliRunner().invoke(app, ["predict", url, "in", "--out", "out", "--json"])
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["predicted"] == len(IMAGES)
+    local = load_predictor(tiny_bundle)
+    for index, image in enumerate(IMAGES):
+        assert np.array_equal(np.asarray(Image.open(f"out/{index}.png")), local.predict(image))
+
+
+def test_a_key_and_an_image_over_the_limit(serve_app: ServeApp, monkeypatch: pytest.MonkeyPatch) -> None:
+    running = serve_app(api_key="secret", max_pixels=5000)
+    url = f"http://127.0.0.1:{running.port}"
+    with pytest.raises(ServerError, match="wants its API key"):
+        zoo.load(url)
+    monkeypatch.setenv("ZOO_API_KEY", "secret")
+    model = zoo.load(url)
+    assert model(IMAGES[2]).shape == (64, 64)
+    with pytest.raises(InvalidImageError, match="does not take the image"):
+        model(IMAGES[0])
+    with pytest.raises(ServerError, match="serves no model 'other', expected stand-in"):
+        zoo.load(f"{url}/other")
+
+
+def test_a_model_that_fails_is_an_error_of_one_line(serve_app: ServeApp) -> None:
+    running = serve_app()
+    red = np.zeros((64, 64, 3), np.uint8)
+    red[..., 0] = 255
+    with pytest.raises(BundleError, match=r"the model failed at http://127\.0\.0\.1") as caught:
+        zoo.load(f"http://127.0.0.1:{running.port}")(red)
+    assert "secret" not in str(caught.value)

@@ -1,0 +1,161 @@
+"""`zoo data check`: what is wrong with a folder of images and masks, before training finds out."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from zoo.commands.console import AsJson, emit, remarks, table
+from zoo.commands.progress import Progress
+
+if TYPE_CHECKING:
+    from zoo.data.inspect.inspection import Inspection
+
+REPORT = "report.html"
+MOST_SHOWN = 3
+"""Files or findings of a kind on the terminal."""
+
+
+def check(
+    spec: Annotated[str, typer.Argument(metavar="SPEC", help="A folder or a data.toml.")],
+    write: Annotated[
+        Path | None,
+        typer.Option(metavar="PATH", help="Write the proposed data.toml there, also over another one."),
+    ] = None,
+    no_write: Annotated[
+        bool, typer.Option("--no-write", help="Write no data.toml, though the folder has none.")
+    ] = False,
+    report: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write a page with pictures, report.html, there.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Read every image and mask of SPEC and say what would spoil training; exit 1 if something would.
+
+    A folder without a data.toml is given one, if its masks suggest what it should say.
+    """
+    from zoo.data.inspect.inspection import inspect
+
+    with ExitStack() as stack:
+        bars: list[Progress] = []
+
+        def on_file(_: int, total: int) -> None:
+            if not bars:
+                bars.append(stack.enter_context(Progress(total)))
+            bars[0].advance()
+
+        inspection = inspect(spec, on_file)
+    written = None if no_write and write is None else _write_proposal(inspection, write)
+    page = None if report is None else _write_report(inspection, report)
+    value = inspection.as_json() | {
+        "written": None if written is None else str(written),
+        "report": None if page is None else str(page),
+    }
+    emit(value, *_shown(inspection, value, page), as_json=as_json)
+    if inspection.has_faults:
+        raise typer.Exit(1)
+
+
+def _write_proposal(inspection: Inspection, write: Path | None) -> Path | None:
+    """Write the proposed `data.toml` and return its path, None if there is nothing to write or one is there."""
+    from zoo.data.inspect.proposal import write_proposal
+
+    path = inspection.toml if write is None else write
+    if inspection.meaning.proposal is None:
+        if write is not None:
+            remarks.print(f"{write} is not written: there is nothing to propose")
+        return None
+    if write is None and path.exists():
+        return None
+    try:
+        write_proposal(inspection.meaning.proposal, inspection.root, path)
+    except OSError as error:
+        remarks.print(f"{path} is not written ({error.strerror}): name another place with --write PATH")
+        return None
+    return path
+
+
+def _write_report(inspection: Inspection, folder: Path) -> Path:
+    from zoo.bundle import replacing
+    from zoo.data.inspect.page import html
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with replacing(folder / REPORT) as temporary:
+        temporary.write_text(html(inspection), encoding="utf-8")
+    return folder / REPORT
+
+
+def _shown(inspection: Inspection, value: dict[str, Any], page: Path | None) -> list[Any]:
+    """Return what a person sees."""
+    counts = [
+        (
+            split,
+            f"{found['images']:,}",
+            f"{found['masks']:,}",
+            _first(found["sizes"]),
+            _first(found["mask_modes"]),
+        )
+        for split, found in value["counts"].items()
+    ]
+    classes = [
+        (
+            row["name"],
+            *(
+                text
+                for split in ("train", "val")
+                for text in (f"{100 * row[f'{split}_share']:.2f}", f"{row[f'{split}_images']:,}")
+            ),
+        )
+        for row in value["classes"]
+    ]
+    heads = ("class", "train, % of pixels", "images", "val, % of pixels", "images")
+    groups = value["findings"]
+    shown: list[Any] = [
+        table(f"Images of {inspection.spec}", ("split", "images", "masks", "sizes", "mask modes"), counts),
+        table("Classes", heads, classes),
+        *(line for group in groups for line in _group(group)),
+        _verdict(groups, len(inspection.items)),
+    ]
+    if value["written"]:
+        shown.append(f"{value['written']} is written: rename the classes in it, then check again.")
+    elif inspection.meaning.proposal is not None:
+        shown.append("A data.toml is proposed: --write PATH writes it.")
+    if page is not None:
+        shown.append(f"{page} shows it in pictures.")
+    return shown
+
+
+def _first(counted: dict[str, int]) -> str:
+    """Return the most frequent of what was counted."""
+    most = next(iter(counted), "")
+    return f"{most} and {len(counted) - 1} more" if len(counted) > 1 else most
+
+
+def _group(group: dict[str, Any]) -> list[str]:
+    """Return the lines of a kind of finding: how many, the first of them, what to do."""
+    number = f" ({group['files']})" if group["files"] > 1 else ""
+    lines = [f"{group['severity']}: {group['title']}{number}"]
+    findings = group["findings"]
+    lines += [f"    {_line(one)}" for one in findings[:MOST_SHOWN]]
+    if len(findings) > MOST_SHOWN:
+        lines.append(f"    and {len(findings) - MOST_SHOWN} more")
+    return [*lines, f"    -> {group['remedy']}"]
+
+
+def _line(finding: dict[str, Any]) -> str:
+    files = finding["files"]
+    more = f" and {len(files) - MOST_SHOWN} more" if len(files) > MOST_SHOWN else ""
+    return ": ".join(filter(None, (", ".join(files[:MOST_SHOWN]) + more, finding["detail"])))
+
+
+def _verdict(groups: list[dict[str, Any]], images: int) -> str:
+    faults = sum(group["severity"] == "fault" for group in groups)
+    warnings = len(groups) - faults
+    if faults:
+        return (
+            f"{faults} kinds of faults that would spoil training, {warnings} of warnings, in {images} images."
+        )
+    return f"No faults, {warnings} kinds of warnings, in {images} images."

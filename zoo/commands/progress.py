@@ -1,0 +1,76 @@
+"""How far a long command is: a bar with rate and time left in a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Self
+
+from zoo.commands.console import remarks
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
+
+LINE_SECONDS = 30.0
+"""Between lines where there is no terminal."""
+
+
+class Progress:
+    """A context that says on standard error how many of a number of images are done.
+
+    Args:
+        total: images.
+    """
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self.done = 0
+        self._begin = self._said = time.monotonic()
+        self._bar: Bar | None = None
+
+    def __enter__(self) -> Self:
+        if remarks.console.is_terminal and self.total > 1:
+            from rich.progress import BarColumn, TextColumn
+            from rich.progress import Progress as Bar
+
+            columns = (BarColumn(), TextColumn("{task.description}"))
+            self._bar = Bar(*columns, console=remarks.console, transient=True)
+            self._bar.add_task("", total=self.total)
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def advance(self) -> None:
+        """Count one image more."""
+        self.done += 1
+        now = time.monotonic()
+        text = pace(self.done, self.total, now - self._begin)
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], completed=self.done, description=text)
+        elif now - self._said >= LINE_SECONDS:
+            self._said = now
+            remarks.print(text)
+
+
+def pace(done: int, total: int, seconds: float) -> str:
+    """Return how far work is, how fast it goes and how long it still takes.
+
+    Args:
+        done: images.
+        total: of all images.
+        seconds: since the first began.
+
+    Example:
+        >>> pace(1000, 4000, 50.0)
+        '1,000 of 4,000 images, 20.0 images/s, 2:30 left'
+    """
+    rate = done / max(seconds, 1e-9)
+    left = round((total - done) / rate) if done else 0
+    clock = (
+        f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02}"
+        if left >= 3600
+        else f"{left // 60}:{left % 60:02}"
+    )
+    return f"{done:,} of {total:,} images, {rate:.1f} images/s, {clock} left"

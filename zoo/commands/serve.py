@@ -1,0 +1,233 @@
+"""`zoo serve`: models behind HTTP."""
+
+from __future__ import annotations
+
+import importlib.util
+import ipaddress
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from zoo.commands.console import AsJson, emit, remarks
+from zoo.commands.device import DeviceOption
+from zoo.commands.model import is_name, resolve_model
+from zoo.commands.replicas import CpusOption, GpusOption, OnRay, ReplicasOption, check_replicas, cluster_of
+from zoo.errors import ZooError
+
+if TYPE_CHECKING:
+    from zoo.serve.server.job import Job, Served
+    from zoo.serve.server.ray_options import Cluster
+
+NAMED = re.compile(r"([A-Za-z0-9._-]+)=(.+)")
+NEEDED = ("fastapi", "uvicorn", "prometheus_client", "python_multipart", "httptools")
+
+
+def serve(
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[[NAME=]MODEL]...",
+            help="Runs, bundles, .onnx or .engine files, or Hub names; a request that names none gets the "
+            "first; default: the newest run under runs/.",
+        ),
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="Address to listen at; 0.0.0.0 lets other machines in.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 for any that is free.")] = 8000,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes; default: one for each GPU, else one.")
+    ] = None,
+    backend: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="trt, ort, openvino, eager, eager-amp or compile; default: the best that is there.",
+        ),
+    ] = None,
+    precision: Annotated[
+        Literal["fp32", "fp16", "bf16", "int8"] | None,
+        typer.Option(help="Of the exported file; default: fp32, or that of the newest engine."),
+    ] = None,
+    device: DeviceOption = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(min=1, help="CPU threads of each model in each worker; default: all, shared."),
+    ] = None,
+    max_batch: Annotated[
+        int | None, typer.Option(min=1, help="Images that run together; default: 8 on a GPU, 1 on the CPU.")
+    ] = None,
+    max_wait_ms: Annotated[
+        float | None, typer.Option(min=0, help="How long an image waits for others; default: 2.")
+    ] = None,
+    queue: Annotated[
+        int | None, typer.Option(min=1, help="Images that may wait; more get 503; default: 64.")
+    ] = None,
+    timeout: Annotated[
+        float | None, typer.Option(min=0.001, help="Seconds that a request may take; default: 30.")
+    ] = None,
+    max_body_mb: Annotated[
+        float | None, typer.Option(min=0.001, help="Largest body of a request, in MB; default: 32.")
+    ] = None,
+    max_pixels: Annotated[
+        int | None,
+        typer.Option(min=1, max=178_956_970, help="Largest image, height x width; default: 40000000."),
+    ] = None,
+    api_key: Annotated[
+        str | None,
+        typer.Option(
+            envvar="ZOO_API_KEY", help="That requests must carry; others see it here, not in the environment."
+        ),
+    ] = None,
+    ssl_certfile: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="Certificate, for https.")
+    ] = None,
+    ssl_keyfile: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="Its key, if not in the same file.")
+    ] = None,
+    json_logs: Annotated[
+        bool, typer.Option("--json-logs", help="Log one JSON object a line, and each request.")
+    ] = False,
+    ray: OnRay = False,
+    replicas: ReplicasOption = None,
+    gpus: GpusOption = None,
+    cpus: CpusOption = None,
+    as_json: AsJson = False,
+) -> None:
+    """Answer requests for masks over HTTP, until Ctrl-C.
+
+    Says ready when every model has answered a real inference; a worker that is killed is replaced.
+    """
+    _check_extra()
+    _check_key(api_key, host)
+    if ssl_keyfile is not None and ssl_certfile is None:
+        raise typer.BadParameter("got --ssl-keyfile alone, expected --ssl-certfile, too")
+    check_replicas(ray, {"--workers": workers, "--replicas": replicas, "--gpus": gpus, "--cpus": cpus})
+
+    from zoo.serve.server.gpus import gpu_count
+    from zoo.serve.server.job import Certificate, Job, ModelSource
+    from zoo.serve.server.port import Port
+    from zoo.serve.server.settings import ServerSettings
+    from zoo.serve.server.supervisor import Supervisor
+
+    present = 0 if device == "cpu" else gpu_count()
+    count = workers or present or 1
+    if threads is None and count > 1 and not ray:
+        threads = max(1, (os.cpu_count() or 1) // count)
+    sources = [
+        ModelSource(name, path, backend, precision, device, threads)
+        for name, path in name_models(models or [None])
+    ]
+    given = {
+        "max_batch": max_batch,
+        "max_wait_ms": max_wait_ms,
+        "queue": queue,
+        "timeout": timeout,
+        "max_body_mb": max_body_mb,
+        "max_pixels": max_pixels,
+        "api_key": api_key,
+    }
+    settings = ServerSettings(
+        remote=not is_loopback(host),
+        json_logs=json_logs,
+        **{name: value for name, value in given.items() if value is not None},
+    )
+    certificate = None if ssl_certfile is None else Certificate(ssl_certfile, ssl_keyfile)
+    job = Job(tuple(sources), settings, certificate)
+    scheme = "http" if certificate is None else "https"
+    if ray:
+        _serve_on_ray(job, cluster_of(replicas, gpus, cpus, (host, port)), scheme, as_json=as_json)
+        return
+    opened = Port(host, port, count)
+    url = f"{scheme}://{_bracketed(host)}:{opened.number}"
+    supervisor = Supervisor(job, count, opened, present)
+    supervisor.run(lambda served: _say_ready(served, url, supervisor.pids, as_json=as_json))
+
+
+def _serve_on_ray(job: Job, cluster: Cluster, scheme: str, *, as_json: bool) -> None:
+    from zoo.serve.server.on_ray import serve_on_ray
+
+    url = f"{scheme}://{_bracketed(cluster.host)}:{cluster.port}"
+    serve_on_ray(job, cluster, lambda served: _say_ready(served, url, [], as_json=as_json))
+
+
+def name_models(texts: list[str] | list[None]) -> list[tuple[str, Path]]:
+    """Return name and path of each model.
+
+    Args:
+        texts: `NAME=MODEL` or MODEL; None for the newest run.
+
+    Raises:
+        ZooError: no such model, or two of one name.
+    """
+    found: dict[str, Path] = {}
+    for text in texts:
+        name, path = _name_model(text)
+        if name in found:
+            raise ZooError(
+                f"got two models of the name {name}, {found[name]} and {path}, expected different names: "
+                f"give one with NAME=MODEL"
+            )
+        found[name] = path
+    return list(found.items())
+
+
+def _name_model(text: str | None) -> tuple[str, Path]:
+    named = NAMED.fullmatch(text or "")
+    if named and not Path(text or "").exists():
+        return named[1], resolve_model(named[2])
+    path = resolve_model(text)
+    if text is not None and is_name(text):
+        return _as_name(text.partition("@")[0].rpartition("/")[2]), path
+    folder = path if path.is_dir() else _bundle_of(path)
+    if folder is None:
+        return _as_name(path.stem), path
+    folder = folder.resolve()
+    return _as_name(folder.parent.name if folder.name == "bundle" else folder.name), path
+
+
+def _bundle_of(artifact: Path) -> Path | None:
+    folders = (artifact.parent, artifact.parent.parent)
+    return next((folder for folder in folders if (folder / "config.json").is_file()), None)
+
+
+def _as_name(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text) or "model"
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether only this machine reaches what listens at an address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _check_extra() -> None:
+    missing = [module for module in NEEDED if importlib.util.find_spec(module) is None]
+    if missing:
+        raise ZooError(
+            f"zoo serve needs {', '.join(missing)}, which is not installed: pip install 'semiseg-zoo[serve]'"
+        )
+
+
+def _check_key(api_key: str | None, host: str) -> None:
+    if api_key is not None and not api_key.strip():
+        raise typer.BadParameter("got an empty key, expected some characters", param_hint="--api-key")
+    if api_key is None and not is_loopback(host):
+        remarks.print(
+            f"warning: whoever reaches {host} can use this server: give a key with ZOO_API_KEY or --api-key"
+        )
+
+
+def _say_ready(served: tuple[Served, ...], url: str, pids: list[int], *, as_json: bool) -> None:
+    lines = [f"{model.name}: {model.description} ({model.reason}), {model.path}" for model in served]
+    value = {"url": url, "workers": pids, "models": [model._asdict() for model in served]}
+    emit(value, *lines, f"ready at {url}", as_json=as_json)

@@ -1,0 +1,216 @@
+"""`data.toml`: names, folders and labels of a plain folder of images and masks.
+
+    names = ["background", "crack"]     # in the order of the labels
+
+    [labels]                            # masks of other values: the value in the files, and its class
+    0 = "background"
+    255 = "crack"
+
+or, for masks in colors, `[colors]` with one color, or a list of colors, for each class:
+
+    [colors]
+    background = [0, 0, 0]
+    crack = [[255, 255, 255], [255, 0, 0]]
+
+`ignore = [7]` or `ignore = [[224, 224, 192]]` lists what no class is learned from. A value or a color that is
+listed nowhere is an error, unless `unknown = "ignore"`; 255 in an index mask is always ignored unless
+`[labels]` gives it a class.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from zoo.classes import IGNORE, Classes, Color
+from zoo.data.labels import VALUES, LabelMap, pack, unpack
+from zoo.errors import DatasetError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+DATA_FILE = "data.toml"
+
+Channel = Annotated[int, Field(ge=0, le=255)]
+Triple = Annotated[list[Channel], Field(min_length=3, max_length=3)]
+
+
+class DataFile(BaseModel):
+    """The contents of a `data.toml`.
+
+    Args:
+        root: folder that the other folders are relative to; relative itself to the file's folder.
+        train: folder with `images` and `masks`.
+        val: likewise.
+        unlabeled: folder of images.
+        names: one for each label; left out, those of `labels` or `colors` in their order, else the labels
+            are counted in the masks.
+        palette: one RGB color for each label; left out, those of `colors`, else those of PASCAL VOC.
+        labels: of each value in the mask files, its class.
+        colors: of each class, its color or colors in the mask files.
+        ignore: values, or colors if `colors` are given, that become `IGNORE`.
+        unknown: what becomes of a value or color that is not listed.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    root: str = "."
+    train: str = "train"
+    val: str = "val"
+    unlabeled: str = "unlabeled"
+    names: list[str] | None = Field(None, min_length=2, max_length=IGNORE)
+    palette: list[Triple] | None = None
+    labels: dict[str, str] | None = Field(None, min_length=2)
+    colors: dict[str, Triple | list[Triple]] | None = Field(None, min_length=2)
+    ignore: list[Channel | Triple] = []
+    unknown: Literal["error", "ignore"] = "error"
+
+
+def read_data_file(path: Path) -> DataFile:
+    """Return the contents of a `data.toml`.
+
+    Raises:
+        DatasetError: it is not TOML, a key is unknown, or its value is of a wrong type.
+    """
+    try:
+        return DataFile.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise DatasetError(
+            f"{path}: got a file that is not TOML ({error}), expected a folder or a {DATA_FILE}: correct it"
+        ) from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        # pydantic names the branch of a union in brackets
+        key = ".".join(str(part) for part in first["loc"] if not set("[-") & set(str(part)))
+        if first["type"] == "extra_forbidden":
+            keys = ", ".join(DataFile.model_fields)
+            raise DatasetError(
+                f"{path}: got the unknown key {key}, expected {keys}: correct or remove it"
+            ) from error
+        raise DatasetError(
+            f"{path}: got {key} = {first['input']!r}, expected: {first['msg']}: correct it"
+        ) from error
+
+
+def class_names(data: DataFile, toml: Path) -> tuple[str, ...] | None:
+    """Return the names that a `data.toml` gives to the labels, None if it gives none.
+
+    Raises:
+        DatasetError: a name twice, less than two names.
+    """
+    names = tuple(data.names or dict.fromkeys((data.labels or {}).values()) or data.colors or ())
+    if not names:
+        return None
+    if len(names) < 2:
+        raise DatasetError(
+            f"{toml}: got the only class {names[0]}, expected at least two: name the background too"
+        )
+    if len(set(names)) < len(names):
+        again = next(name for name in names if names.count(name) > 1)
+        raise DatasetError(f"{toml}: got the name {again} twice in names, expected each once: rename one")
+    return names
+
+
+def build_classes(data: DataFile, toml: Path, names: tuple[str, ...]) -> Classes:
+    """Return the names with their colors.
+
+    Raises:
+        DatasetError: more or fewer colors than names.
+    """
+    palette: Sequence[Sequence[int]] | None = data.palette
+    if palette is None and data.colors is not None and set(names) <= set(data.colors):
+        palette = [unpack(_codes(data.colors[name])[0]) for name in names]
+    if palette is None:
+        return Classes.of(names)
+    if len(palette) != len(names):
+        raise DatasetError(
+            f"{toml}: got {len(palette)} colours in palette, expected {len(names)}, one for each class: "
+            f"add or remove colours"
+        )
+    return Classes(names, tuple((red, green, blue) for red, green, blue in palette))
+
+
+def label_map(data: DataFile, toml: Path) -> LabelMap | None:
+    """Return what the values or colors of the masks mean, None if the values are the labels.
+
+    Raises:
+        DatasetError: values and colors at once, an unknown class, a value or color twice or out of range.
+    """
+    if data.labels is not None and data.colors is not None:
+        raise DatasetError(
+            f"{toml}: got both labels and colors, expected labels for index masks or colors for color masks: "
+            f"remove one of them"
+        )
+    names = class_names(data, toml)
+    if data.labels is None and data.colors is None and not data.ignore and data.unknown == "error":
+        return None
+    if names is None and data.unknown == "ignore":
+        raise DatasetError(
+            f'{toml}: got unknown = "ignore" without classes, expected names, labels or colors: add names'
+        )
+    listed = [*_listed(data, names, toml), *((code, IGNORE) for code in _ignored(data, toml))]
+    codes = dict(listed)
+    for code, label in listed:
+        if codes[code] != label:
+            raise DatasetError(
+                f"{toml}: got {_shown(code, data)} twice, expected each once: remove it from one place"
+            )
+    if data.colors is None:
+        codes.setdefault(IGNORE, IGNORE)
+    return LabelMap(tuple(sorted(codes.items())), "value" if data.colors is None else "color", data.unknown)
+
+
+def _listed(data: DataFile, names: tuple[str, ...] | None, toml: Path) -> Iterable[tuple[int, int]]:
+    """Yield each value or color that has a class, with its label."""
+    ignored = set(_ignored(data, toml))
+    if data.labels is None and data.colors is None:
+        return [(value, value) for value in range(len(names) if names else VALUES) if value not in ignored]
+    label_of = {name: label for label, name in enumerate(names or ())}
+    for name in data.colors or (data.labels or {}).values():
+        if name not in label_of:
+            table = "labels" if data.colors is None else "colors"
+            raise DatasetError(
+                f"{toml}: got the class {name} in {table}, expected one of names ({', '.join(label_of)}): "
+                f"correct it, or add it to names"
+            )
+    if data.colors is not None:
+        return [(code, label_of[name]) for name, colors in data.colors.items() for code in _codes(colors)]
+    return [(_value(text, toml), label_of[name]) for text, name in (data.labels or {}).items()]
+
+
+def _value(text: str, toml: Path) -> int:
+    if not text.isdecimal() or int(text) >= VALUES:
+        raise DatasetError(
+            f"{toml}: got the value {text} in labels, expected 0..{VALUES - 1}, as in index masks of 8 bits: "
+            f"correct it"
+        )
+    return int(text)
+
+
+def _ignored(data: DataFile, toml: Path) -> list[int]:
+    """Return the codes of `ignore`."""
+    is_color = data.colors is not None
+    for entry in data.ignore:
+        if isinstance(entry, list) != is_color:
+            expected = "colors such as [224, 224, 192], as in colors" if is_color else "values 0..255"
+            raise DatasetError(f"{toml}: got {entry} in ignore, expected {expected}: correct it")
+    return [pack(_color(entry)) if isinstance(entry, list) else entry for entry in data.ignore]
+
+
+def _codes(colors: list[int] | list[list[int]]) -> list[int]:
+    """Return the packed colors of a class that has one or several."""
+    first = colors[0]
+    several = [colors] if isinstance(first, int) else colors
+    return [pack(_color(color)) for color in several]  # type: ignore[arg-type]
+
+
+def _color(channels: Sequence[int]) -> Color:
+    red, green, blue = channels
+    return red, green, blue
+
+
+def _shown(code: int, data: DataFile) -> str:
+    return f"the value {code}" if data.colors is None else f"the color {list(unpack(code))}"

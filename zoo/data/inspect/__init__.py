@@ -1,0 +1,1 @@
+"""What is wrong with a folder of images and masks, also with one that cannot be opened for training."""

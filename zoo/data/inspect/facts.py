@@ -1,0 +1,138 @@
+"""What the files of one image say, read once: the work that several processes share."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import warnings
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from zoo.data.files import READ_ERRORS, stored_mode
+from zoo.data.labels import pack
+from zoo.errors import DatasetError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from zoo.data.coco import Drawing
+
+READABLE = ("1", "L", "P", "RGB")
+MOST_COLORS = 256
+THUMB_PX = 32
+ORIENTATION = 0x0112
+
+
+class Job(NamedTuple):
+    """What is read at once."""
+
+    image: Path | None
+    mask: Path | None
+    drawing: Drawing | None
+    in_colors: bool
+    """Whether masks of any mode are read in colors, as `data.toml` has some."""
+
+
+class ImageFacts(NamedTuple):
+    """What an image file says."""
+
+    error: str = ""
+    mode: str = ""
+    size: tuple[int, int] = (0, 0)
+    """Width and height, upright."""
+    stored_size: tuple[int, int] = (0, 0)
+    orientation: int = 1
+    """Of EXIF."""
+    sha256: bytes = b""
+    is_blank: bool = False
+    thumb: NDArray[np.uint8] | None = None
+    """(32, 32) uint8 grey."""
+
+
+class MaskFacts(NamedTuple):
+    """What a mask says."""
+
+    error: str = ""
+    mode: str = ""
+    size: tuple[int, int] = (0, 0)
+    is_color: bool = False
+    pixels: dict[int, int] | None = None
+    """Of each value or packed color, its pixels; None of more colors than `MOST_COLORS`, or another mode."""
+
+
+class Facts(NamedTuple):
+    """What the files of one image say; None of a file that is not there."""
+
+    image: ImageFacts | None
+    mask: MaskFacts | None
+
+
+def read_facts(job: Job) -> Facts:
+    """Return what the files of a job say; what goes wrong is among it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow warns of files that are odd but readable
+        image = None if job.image is None else _image(job.image)
+        if job.drawing is not None:
+            return Facts(image, _drawn(job.drawing))
+        return Facts(image, None if job.mask is None else _mask(job.mask, job.in_colors))
+
+
+def _image(path: Path) -> ImageFacts:
+    try:
+        content = path.read_bytes()
+        digest = hashlib.sha256(content).digest()
+        with Image.open(io.BytesIO(content)) as image:
+            mode = stored_mode(image)
+            if mode not in READABLE:
+                return ImageFacts(mode=mode, size=image.size, stored_size=image.size, sha256=digest)
+            stored_size = image.size
+            orientation = image.getexif().get(ORIENTATION, 1)
+            grey = image.convert("L")
+            lows_and_highs = grey.getextrema() if mode != "RGB" else image.getextrema()
+            upright = ImageOps.exif_transpose(image) if orientation != 1 else image
+            if orientation != 1:
+                grey = upright.convert("L")
+            thumb = grey.resize((THUMB_PX, THUMB_PX), Image.Resampling.HAMMING)
+            is_blank = all(low == high for low, high in np.reshape(lows_and_highs, (-1, 2)).tolist())
+            return ImageFacts(
+                "", mode, upright.size, stored_size, orientation, digest, is_blank, np.asarray(thumb)
+            )
+    except READ_ERRORS as error:
+        return ImageFacts(error=str(error).replace(str(path), path.name) or type(error).__name__)
+
+
+def _mask(path: Path, in_colors: bool) -> MaskFacts:
+    try:
+        with Image.open(path) as image:
+            mode = stored_mode(image)
+            is_color = mode in ("RGB", "RGBA") or (in_colors and mode in READABLE)
+            image.load()
+            if is_color:
+                return MaskFacts("", mode, image.size, True, _colors(image))
+            if mode not in READABLE:
+                return MaskFacts("", mode, image.size)
+            return MaskFacts("", mode, image.size, False, _counted(np.asarray(image, np.uint8)))
+    except READ_ERRORS as error:
+        return MaskFacts(error=str(error).replace(str(path), path.name) or type(error).__name__)
+
+
+def _drawn(drawing: Drawing) -> MaskFacts:
+    try:
+        return MaskFacts("", "COCO", (drawing.width, drawing.height), False, _counted(drawing.draw()))
+    except DatasetError as error:
+        return MaskFacts(error=str(error))
+
+
+def _counted(values: NDArray[np.uint8]) -> dict[int, int]:
+    counts = np.bincount(values.ravel(), minlength=256)
+    return {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
+
+
+def _colors(image: Image.Image) -> dict[int, int] | None:
+    """Return the pixels of each packed color, None if there are too many colors."""
+    counted = image.convert("RGB").getcolors(MOST_COLORS)
+    return None if counted is None else {pack(color): count for count, color in counted}

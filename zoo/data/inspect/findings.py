@@ -1,0 +1,123 @@
+"""The kinds of findings: how grave they are, what they are called, what to do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+Severity = Literal["fault", "warning"]
+
+
+class Kind(NamedTuple):
+    """A kind of finding."""
+
+    severity: Severity
+    """A fault stops training or spoils its result."""
+    title: str
+    remedy: str
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that was found.
+
+    Args:
+        kind: a key of `KINDS`.
+        files: those it is about, relative to the folder; none if it is about the whole.
+        detail: what was got, if the kind does not say it all.
+    """
+
+    kind: str
+    files: tuple[str, ...] = ()
+    detail: str = ""
+
+
+KINDS: dict[str, Kind] = {
+    "data-file": Kind("fault", "data.toml cannot be used", "correct it, or move it away and check again"),
+    "no-images": Kind(
+        "fault", "a split without images", "add images and masks, or name their folder in data.toml"
+    ),
+    "annotations": Kind("fault", "COCO annotations that cannot be used", "export them again"),
+    "unreadable-image": Kind("fault", "images that cannot be read", "copy them again or remove them"),
+    "unreadable-mask": Kind("fault", "masks that cannot be read", "export them again"),
+    "missing-mask": Kind("fault", "images without a mask", "draw one, or move the image to unlabeled/"),
+    "mask-name": Kind("fault", "masks named otherwise than their image", "rename the mask as its image"),
+    "two-files": Kind("fault", "several files of one name", "rename or remove all but one"),
+    "lossy-mask": Kind(
+        "fault", "masks in a format that changes values", "save them as PNG from the original labels"
+    ),
+    "image-mode": Kind(
+        "fault", "images of another mode than 8-bit RGB, grey or palette", "convert them to 8-bit RGB"
+    ),
+    "mask-mode": Kind(
+        "fault", "masks of another mode than the others or than can be read", "save them as 8-bit index PNG"
+    ),
+    "size-mismatch": Kind(
+        "fault", "masks of another size than their image", "export them at the image's size"
+    ),
+    "exif-rotated": Kind(
+        "fault", "images turned by EXIF, whose masks are not", "turn the mask, or save the image upright"
+    ),
+    "binary-masks": Kind(
+        "fault", "masks of 0 and 255, where 255 means ignore", "use the [labels] of the proposed data.toml"
+    ),
+    "sparse-values": Kind(
+        "fault",
+        "mask values that leave out most labels",
+        "use the [labels] of the proposed data.toml, or relabel",
+    ),
+    "color-masks": Kind(
+        "fault", "masks in colors, whose classes are not known", "use the [colors] of the proposed data.toml"
+    ),
+    "unknown-value": Kind(
+        "fault", "mask values that are no class", "add the class to data.toml, or the value to its ignore"
+    ),
+    "unknown-color": Kind(
+        "fault", "mask colors that are no class", "add them to colors or ignore in data.toml"
+    ),
+    "soft-masks": Kind(
+        "fault",
+        "masks with edges between classes or of a picture",
+        "export hard labels, without anti-aliasing",
+    ),
+    "one-class": Kind("fault", "masks that show a single class", "label at least two"),
+    "leakage": Kind("fault", "images of val that are in train or unlabeled too", "remove them from one side"),
+    "near-leakage": Kind(
+        "warning", "images of val that nearly equal one of train or unlabeled", "look at them; remove copies"
+    ),
+    "duplicates": Kind("warning", "files that are the same image", "remove all but one"),
+    "near-duplicates": Kind("warning", "images that nearly equal each other", "look at them; remove copies"),
+    "exif-unclear": Kind(
+        "warning", "images turned by EXIF, whose masks may not be", "look at them; save the image upright"
+    ),
+    "orphan-mask": Kind(
+        "warning", "masks without an image, which are not used", "add the image or remove the mask"
+    ),
+    "other-file": Kind("warning", "files that are not used", "convert or remove them"),
+    "all-background": Kind("warning", "masks of label 0 alone", "look whether they were forgotten"),
+    "all-ignored": Kind("warning", "masks that are ignored throughout", "label or remove them"),
+    "absent-class": Kind("warning", "classes that a split does not show", "move images that show them"),
+    "blank-image": Kind("warning", "images of a single color", "remove them"),
+    "tiny-image": Kind("warning", "tiny images", "remove them, or use larger ones"),
+    "huge-image": Kind("warning", "huge images, slow to read", "cut them into tiles"),
+    "extreme-aspect": Kind("warning", "images of extreme proportions", "cut them, or remove them"),
+}
+
+
+def severity(finding: Finding) -> Severity:
+    """Return how grave a finding is."""
+    return KINDS[finding.kind].severity
+
+
+def grouped(findings: list[Finding]) -> list[dict[str, Any]]:
+    """Return the findings by kind, faults first, as `--json` prints them."""
+    return [
+        {
+            "kind": name,
+            **kind._asdict(),
+            "files": len({file for one in found for file in one.files}),
+            "findings": [{"files": list(one.files), "detail": one.detail} for one in found],
+        }
+        for name, kind in sorted(KINDS.items(), key=lambda item: item[1].severity != "fault")
+        if (found := [finding for finding in findings if finding.kind == name])
+    ]

@@ -1,0 +1,215 @@
+"""The check of a folder: every file is read once, then judged on its own, in pairs and as a whole."""
+
+from __future__ import annotations
+
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zoo.classes import IGNORE, Classes
+from zoo.data.data_file import DATA_FILE, DataFile, read_data_file
+from zoo.data.inspect.duplicates import find_duplicates
+from zoo.data.inspect.facts import READABLE, Facts, Job, read_facts
+from zoo.data.inspect.findings import Finding, grouped, severity
+from zoo.data.inspect.judge import judge_image, judge_mask, judge_pair, labels_of
+from zoo.data.inspect.layout import Item, Layout, relative_name
+from zoo.data.inspect.meaning import Meaning, find_meaning
+from zoo.errors import DatasetError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from zoo.data.source import Split
+
+MASKED: tuple[Split, ...] = ("train", "val")
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What a check found.
+
+    Args:
+        spec: what was checked.
+        toml: where its `data.toml` lies or would lie.
+        root: what the files of findings are relative to.
+        items: the files of each image.
+        facts: what they say, in the same order.
+        meaning: of the masks.
+        findings: all of them.
+    """
+
+    spec: str
+    toml: Path
+    root: Path
+    items: list[Item]
+    facts: list[Facts]
+    meaning: Meaning
+    findings: list[Finding]
+
+    @property
+    def has_faults(self) -> bool:
+        """Return whether something would stop training or spoil its result."""
+        return any(severity(finding) == "fault" for finding in self.findings)
+
+    def name(self, path: Path) -> str:
+        """Return a file as findings name it."""
+        return relative_name(path, self.root)
+
+    def pixels(self, split: Split) -> tuple[Counter[int], Counter[int]]:
+        """Return of each label its pixels, and the images that show it."""
+        pixels: Counter[int] = Counter()
+        images: Counter[int] = Counter()
+        for item, facts in zip(self.items, self.facts, strict=True):
+            if item.split == split and facts.mask is not None:
+                found = labels_of(facts.mask, self.meaning)
+                pixels.update(found)
+                images.update(found.keys())
+        return pixels, images
+
+    def counts(self) -> dict[str, dict[str, Any]]:
+        """Return of each split its images, masks, sizes and modes, the most frequent first."""
+        result = {}
+        for split in ("train", "val", "unlabeled"):
+            found = [both for item, both in zip(self.items, self.facts, strict=True) if item.split == split]
+            images = [facts.image for facts in found if facts.image and not facts.image.error]
+            masks = [facts.mask for facts in found if facts.mask and not facts.mask.error]
+            result[split] = {
+                "images": len(found),
+                "masks": sum(facts.mask is not None for facts in found),
+                "sizes": dict(Counter("{}x{}".format(*image.size) for image in images).most_common()),
+                "image_modes": dict(Counter(image.mode for image in images).most_common()),
+                "mask_modes": dict(Counter(mask.mode for mask in masks).most_common()),
+            }
+        return result
+
+    def classes(self) -> list[dict[str, Any]]:
+        """Return of each class, and of what is ignored, its share of the pixels and its images by split."""
+        counted = {split: self.pixels(split) for split in MASKED}
+        rows: list[dict[str, Any]] = []
+        for label, name in [*enumerate(self.meaning.classes.names), (IGNORE, "ignored")]:
+            row: dict[str, Any] = {"label": label, "name": name}
+            for split, (pixels, images) in counted.items():
+                row |= {f"{split}_pixels": pixels[label], f"{split}_images": images[label]}
+                row[f"{split}_share"] = pixels[label] / max(1, pixels.total())
+            rows.append(row)
+        return rows
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what `--json` prints."""
+        return {
+            "data": self.spec,
+            "counts": self.counts(),
+            "classes": self.classes(),
+            "findings": grouped(self.findings),
+            "ok": not self.has_faults,
+        }
+
+
+def inspect(spec: str, on_file: Callable[[int, int], None] | None = None) -> Inspection:
+    """Return what is wrong with a folder, also with one that training refuses.
+
+    Args:
+        spec: a folder or a `data.toml`.
+        on_file: called with the number of images that are read and their total.
+
+    Raises:
+        DatasetError: no such folder or file.
+    """
+    path = Path(spec)
+    if not path.exists():
+        raise DatasetError(
+            f"{spec}: got neither a folder nor a {DATA_FILE}, expected one: check the spelling; data that are "
+            f"built in, or have a reader of their own, are not checked"
+        )
+    folder, toml = (path, path / DATA_FILE) if path.is_dir() else (path.parent, path)
+    findings: list[Finding] = []
+    data = _data(toml, findings) if toml.is_file() else DataFile()
+    root = folder / data.root
+    layout = Layout(root, data)
+    facts = _read(layout.items, data.colors is not None, on_file)
+    meaning = _meaning(data, toml, layout, facts, findings)
+    findings += [*layout.findings, *meaning.findings, *_judged(layout, facts, meaning, data)]
+    inspection = Inspection(spec, toml, root, layout.items, facts, meaning, findings)
+    findings += _absent(inspection)
+    return inspection
+
+
+def _data(toml: Path, findings: list[Finding]) -> DataFile:
+    """Return the contents of a `data.toml`; of one that cannot be used, nothing but a finding."""
+    try:
+        return read_data_file(toml)
+    except DatasetError as error:
+        findings.append(Finding("data-file", (toml.name,), str(error).removeprefix(f"{toml}: ")))
+        return DataFile()
+
+
+def _read(items: list[Item], in_colors: bool, on_file: Callable[[int, int], None] | None) -> list[Facts]:
+    """Return the facts of each item, read by threads: Pillow decodes without Python's lock."""
+    jobs = [Job(item.image, item.mask, item.drawing, in_colors) for item in items]
+    found = []
+    with ThreadPoolExecutor() as pool:
+        for done, facts in enumerate(pool.map(read_facts, jobs), start=1):
+            found.append(facts)
+            if on_file:
+                on_file(done, len(jobs))
+    return found
+
+
+def _meaning(
+    data: DataFile, toml: Path, layout: Layout, facts: list[Facts], findings: list[Finding]
+) -> Meaning:
+    """Return what the masks mean; a `data.toml` that contradicts itself is a finding and has no say."""
+    if layout.annotated:
+        names = next(iter(layout.annotated.values())).names
+        return Meaning(Classes.of(names), None, is_color=False)
+    masks = [
+        (layout.name(item.mask), both.mask)
+        for item, both in zip(layout.items, facts, strict=True)
+        if item.mask and both.mask
+    ]
+    try:
+        return find_meaning(data, toml, masks)
+    except DatasetError as error:
+        findings.append(Finding("data-file", (toml.name,), str(error).removeprefix(f"{toml}: ")))
+        keys = {
+            "names": None,
+            "palette": None,
+            "labels": None,
+            "colors": None,
+            "ignore": [],
+            "unknown": "error",
+        }
+        return find_meaning(data.model_copy(update=keys), toml, masks)
+
+
+def _judged(layout: Layout, facts: list[Facts], meaning: Meaning, data: DataFile) -> Iterator[Finding]:
+    """Yield what is wrong with the files, one by one and among each other."""
+    images = []
+    for item, (image, mask) in zip(layout.items, facts, strict=True):
+        name = layout.name(item.image)
+        if image is not None:
+            images.append((item.split, name, image))
+            yield from judge_image(name, image)
+        if mask is None or item.mask is None:
+            continue
+        mask_name = layout.name(item.mask) if item.drawing is None else item.drawing.where
+        if image and not image.error and not mask.error and image.mode in READABLE:
+            yield from judge_pair(mask_name, image, mask)
+        yield from judge_mask(mask_name, mask, meaning, data)
+    yield from find_duplicates(images)
+
+
+def _absent(inspection: Inspection) -> Iterator[Finding]:
+    """Yield the classes that a split does not show, and whether there is but one."""
+    names = inspection.meaning.classes.names
+    shown = {split: set(inspection.pixels(split)[0]) - {IGNORE} for split in MASKED}
+    every = set().union(*shown.values())
+    if len(every) == 1:
+        yield Finding("one-class", (), f"label {next(iter(every))} alone")
+        return
+    for split, labels in shown.items():
+        missing = [name for label, name in enumerate(names) if label not in labels]
+        if labels and missing:
+            yield Finding("absent-class", (), f"{split}: {', '.join(missing)}")

@@ -1,0 +1,154 @@
+"""Which files lie in a folder and which belong together, whatever their names and suffixes."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING, NamedTuple
+
+from zoo.data.coco import ANNOTATIONS, read_annotations
+from zoo.data.files import IMAGE_SUFFIXES, MASK_SUFFIXES
+from zoo.data.folder import inner
+from zoo.data.inspect.findings import Finding
+from zoo.errors import DatasetError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+    from pathlib import Path
+
+    from zoo.data.coco import Annotations, Drawing
+    from zoo.data.data_file import DataFile
+    from zoo.data.source import Split
+
+JUNK = frozenset({"thumbs.db", "desktop.ini"})
+
+
+class Item(NamedTuple):
+    """The files of an image."""
+
+    split: Split
+    image: Path
+    mask: Path | None = None
+    drawing: Drawing | None = None
+
+
+class Layout:
+    """The files of a folder and what is wrong with their names.
+
+    Args:
+        root: the folder.
+        data: the names of the folders below it.
+    """
+
+    def __init__(self, root: Path, data: DataFile) -> None:
+        self.root = root
+        self.items: list[Item] = []
+        self.findings: list[Finding] = []
+        self.annotated: dict[Split, Annotations] = {}
+        self._add_pairs("train", root / data.train)
+        unlabeled = self._images(inner(root / data.unlabeled))
+        self.items += [Item("unlabeled", image) for image in unlabeled.values()]
+        self._add_pairs("val", root / data.val)
+
+    def name(self, path: Path) -> str:
+        """Return a file as findings name it: relative to the folder."""
+        return relative_name(path, self.root)
+
+    def _find(self, kind: str, *files: Path, detail: str = "") -> None:
+        self.findings.append(Finding(kind, tuple(map(self.name, files)), detail))
+
+    def _add_pairs(self, split: Split, folder: Path) -> None:
+        images = self._images(folder / "images")
+        if not images:
+            there = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+            got = f"it holds {', '.join(there[:6]) or 'nothing'}" if folder.is_dir() else "no such folder"
+            self._find("no-images", folder / "images", detail=f"{split}: {got}")
+        if (folder / ANNOTATIONS).is_file() and not (folder / "masks").is_dir():
+            self._add_drawn(split, folder / ANNOTATIONS, images)
+            return
+        self._add_masked(split, images, folder / "masks")
+
+    def _add_masked(self, split: Split, images: dict[str, Path], folder: Path) -> None:
+        """Add images with their mask files, also with those of another name."""
+        files = self._files(folder, IMAGE_SUFFIXES)
+        masks = self._by_stem(folder, [path for path in files if path.suffix.lower() in MASK_SUFFIXES])
+        lossy = self._by_stem(folder, [path for path in files if path.suffix.lower() not in MASK_SUFFIXES])
+        found = {stem: masks.pop(stem) for stem in images if stem in masks}
+        alike = _alike(masks)
+        for stem, image in images.items():
+            if stem in found:
+                continue
+            others = alike[stem.casefold()]
+            if len(others) == 1 and others[0] in masks:
+                found[stem] = masks.pop(others[0])
+                self._find("mask-name", image, found[stem])
+            elif stem in lossy:
+                self._find("lossy-mask", lossy.pop(stem))
+            else:
+                self._find("missing-mask", image)
+        for path in sorted((*masks.values(), *lossy.values())):
+            self._find("orphan-mask", path)
+        self.items += [Item(split, image, found.get(stem)) for stem, image in images.items()]
+
+    def _add_drawn(self, split: Split, path: Path, images: dict[str, Path]) -> None:
+        """Add images with the regions that COCO annotations hold for them."""
+        try:
+            annotations = read_annotations(path)
+        except DatasetError as error:
+            self._find("annotations", path, detail=str(error).removeprefix(f"{path}: "))
+            self.items += [Item(split, image) for image in images.values()]
+            return
+        self.annotated[split] = annotations
+        used = set()
+        for stem, image in images.items():
+            drawing = annotations.find(stem)
+            if drawing is None:
+                self._find("missing-mask", image, detail=f"not listed in {path.name}")
+            else:
+                used.add(drawing.where)
+            self.items.append(Item(split, image, path if drawing else None, drawing))
+        for name, drawing in annotations.drawings.items():
+            if drawing.where not in used:
+                self._find("orphan-mask", path, detail=f"lists {name}, which is not there")
+
+    def _images(self, folder: Path) -> dict[str, Path]:
+        return self._by_stem(folder, self._files(folder, IMAGE_SUFFIXES))
+
+    def _files(self, folder: Path, suffixes: Collection[str]) -> list[Path]:
+        """Return the files of a folder with some suffixes, in order; others are a finding."""
+        found: list[Path] = []
+        for path in sorted(folder.rglob("*")) if folder.is_dir() else []:
+            hidden = path.name.startswith(".") or path.name.lower() in JUNK or "__MACOSX" in path.parts
+            if hidden or path.is_dir():
+                continue
+            if path.suffix.lower() in suffixes:
+                found.append(path)
+            else:
+                self._find("other-file", path)
+        return found
+
+    def _by_stem(self, folder: Path, paths: list[Path]) -> dict[str, Path]:
+        """Return the first file of each relative path without suffix, in order; a second is a finding."""
+        found: dict[str, list[Path]] = defaultdict(list)
+        for path in paths:
+            found[path.relative_to(folder).with_suffix("").as_posix()].append(path)
+        for same in found.values():
+            if len(same) > 1:
+                self._find("two-files", *same)
+        return {stem: same[0] for stem, same in sorted(found.items())}
+
+
+def relative_name(path: Path, root: Path) -> str:
+    """Return a path relative to a folder, or as it is if it lies elsewhere."""
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
+
+
+def _alike(masks: Collection[str]) -> dict[str, list[str]]:
+    """Return, by names in lower case, the masks that have them, alone or with words: `a_mask`, `label-a`."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for stem in masks:
+        folder, slash, name = stem.casefold().rpartition("/")
+        cuts = [index for index, letter in enumerate(name) if index and not letter.isalnum()]
+        shorter = (part for cut in cuts for part in (name[:cut], name[cut + 1 :]))
+        for part in {name, *shorter}:
+            found[f"{folder}{slash}{part}"].append(stem)
+    return found

@@ -1,0 +1,95 @@
+"""Small pictures of images and their masks for the report, as text that stands in the page."""
+
+from __future__ import annotations
+
+import base64
+import io
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from zoo.classes import IGNORE
+from zoo.data.files import READ_ERRORS, read_image_file
+from zoo.data.labels import packed
+from zoo.errors import DatasetError
+from zoo.overlay import overlay
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from zoo.data.inspect.layout import Item
+    from zoo.data.inspect.meaning import Meaning
+
+WIDTH, HEIGHT = 256, 192
+"""A picture is at most so large, in pixels."""
+QUALITY = 80
+
+
+def image_picture(item: Item) -> str | None:
+    """Return a small picture of an image, None of one that cannot be read."""
+    image = _image(item)
+    return None if image is None else _encoded(image)
+
+
+def mask_picture(item: Item, meaning: Meaning) -> str | None:
+    """Return a small picture of a mask in the colors of its classes, None of one that cannot be read."""
+    mask = _mask(item, meaning)
+    if mask is None:
+        return None
+    return _encoded(mask if mask.ndim == 3 else meaning.classes.colorize(mask))
+
+
+def overlay_picture(item: Item, meaning: Meaning) -> str | None:
+    """Return a small picture of a mask over its image, None of a pair that cannot be laid over each other."""
+    image, mask = _image(item), _mask(item, meaning)
+    if image is None or mask is None or mask.shape != image.shape[:2]:
+        return None
+    width, height = _fitting(image.shape[1], image.shape[0])
+    small = Image.fromarray(image).resize((width, height))
+    labels = Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST)
+    return _encoded(overlay(np.array(small), np.array(labels), meaning.classes))
+
+
+def _image(item: Item) -> NDArray[np.uint8] | None:
+    try:
+        return read_image_file(item.image)
+    except DatasetError:
+        return None
+
+
+def _mask(item: Item, meaning: Meaning) -> NDArray[np.uint8] | None:
+    """Return the labels of a mask, or its own colors, (H, W, 3), if they are not known."""
+    try:
+        if item.drawing is not None:
+            return item.drawing.draw()
+        if item.mask is None:
+            return None
+        with Image.open(item.mask) as image:
+            if not meaning.is_color and image.mode in ("1", "L", "P"):
+                return _labels(np.asarray(image, np.uint8), item, meaning)
+            if meaning.is_color and meaning.labels is not None:
+                return _labels(packed(image), item, meaning)
+            return np.asarray(image.convert("RGB"))
+    except (DatasetError, *READ_ERRORS):
+        return None
+
+
+def _labels(codes: NDArray[np.uint8 | np.uint32], item: Item, meaning: Meaning) -> NDArray[np.uint8]:
+    if meaning.labels is None:
+        return np.where(codes < len(meaning.classes), codes, IGNORE).astype(np.uint8)
+    assert item.mask is not None
+    return replace(meaning.labels, unknown="ignore").apply(codes, item.mask)
+
+
+def _encoded(pixels: NDArray[np.uint8]) -> str:
+    image = Image.fromarray(pixels)
+    buffer = io.BytesIO()
+    image.resize(_fitting(*image.size)).save(buffer, "JPEG", quality=QUALITY)
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def _fitting(width: int, height: int) -> tuple[int, int]:
+    factor = min(WIDTH / width, HEIGHT / height)
+    return max(1, round(width * factor)), max(1, round(height * factor))

@@ -1,0 +1,104 @@
+"""What the values or the colors of mask files mean, applied when a mask is read: no file is rewritten."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from zoo.classes import IGNORE
+from zoo.errors import DatasetError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+    from PIL import Image
+
+    from zoo.classes import Color
+
+    Codes = NDArray[np.uint8 | np.uint32]
+
+VALUES, COLORS = 2**8, 2**24
+"""How many values a pixel of an index mask, or of a color mask, can have."""
+
+
+@dataclass(frozen=True)
+class LabelMap:
+    """From the code of a pixel, its value or its packed color, to its label.
+
+    Args:
+        codes: pairs of a code and its label, 0..K-1 or `IGNORE`.
+        kind: what a code is: a `value` 0..255, or a `color` as `pack` gives it.
+        unknown: what becomes of a code that is not listed: an error, or `IGNORE`.
+    """
+
+    codes: tuple[tuple[int, int], ...]
+    kind: Literal["value", "color"] = "value"
+    unknown: Literal["error", "ignore"] = "error"
+
+    def apply(self, codes: Codes, path: Path) -> NDArray[np.uint8]:
+        """Return the labels of a mask.
+
+        Args:
+            codes: (H, W), uint8 values or uint32 packed colors.
+            path: the file of the mask, for messages.
+
+        Returns:
+            (H, W) uint8, 0..K-1 or `IGNORE`.
+
+        Raises:
+            DatasetError: a code that is not listed, if these are errors.
+        """
+        labels = _table(self.codes, VALUES if self.kind == "value" else COLORS).take(codes)
+        if self.unknown == "error":
+            ignored = codes[labels == IGNORE]  # unlisted codes are among them
+            unlisted = ignored[~np.isin(ignored, [code for code, _ in self.codes])]
+            if unlisted.size:
+                raise self._unknown(int(unlisted[0]), path)
+        return labels
+
+    def _unknown(self, code: int, path: Path) -> DatasetError:
+        if self.kind == "color":
+            got, table = f"the color {list(unpack(code))}", "colors"
+            expected = f"one of the {len(self.codes)} colors that data.toml lists"
+        else:
+            got, table = f"the value {code}", "labels"
+            expected = f"one of {', '.join(str(listed) for listed, _ in sorted(self.codes))}"
+        return DatasetError(
+            f"{path}: got {got}, expected {expected}: add it to {table} or ignore in data.toml, "
+            f'or set unknown = "ignore"'
+        )
+
+
+def pack(color: Color) -> int:
+    """Return a color as one number of 24 bits, red the lowest byte.
+
+    Example:
+        >>> pack((1, 2, 3)) == 1 + 2 * 256 + 3 * 65536
+        True
+    """
+    red, green, blue = color
+    return red | green << 8 | blue << 16
+
+
+def unpack(code: int) -> Color:
+    """Return the color that a number of 24 bits holds."""
+    return code & 255, code >> 8 & 255, code >> 16 & 255
+
+
+def packed(image: Image.Image) -> NDArray[np.uint32]:
+    """Return the packed colors of an image of any mode, (H, W) uint32; transparency is left out."""
+    pixels = np.asarray(image.convert("RGBA"))  # four bytes a pixel can be seen as one number
+    return pixels.view("<u4")[..., 0] & np.uint32(COLORS - 1)
+
+
+@lru_cache(maxsize=4)
+def _table(codes: tuple[tuple[int, int], ...], size: int) -> NDArray[np.uint8]:
+    """Return the label of every code there can be, (size,) uint8: 16 MB of colors, built once a process."""
+    table = np.full(size, IGNORE, np.uint8)
+    for code, label in codes:
+        table[code] = label
+    return table

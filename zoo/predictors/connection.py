@@ -1,0 +1,165 @@
+"""The connection to a running server: tries again where that helps, and says in one line what is wrong."""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import Any, NamedTuple
+
+import httpx2
+
+from zoo.errors import BundleError, InvalidImageError, ZooError
+
+KEY_VARIABLE = "ZOO_API_KEY"
+
+TIMEOUT = httpx2.Timeout(60.0, connect=10.0)
+TRIES = 5
+"""Of a request that the server has no room for, or that it lost."""
+
+MAX_WAIT_S = 30.0
+"""Between two tries, whatever the server asks for."""
+
+IMAGE_FAULTS = (400, 413, 415)
+"""Statuses of an image that the server does not take, while it may take others."""
+
+
+class ServerError(ZooError):
+    """A server that cannot be used: not there, not one of `zoo serve`, or not for us."""
+
+
+class Address(NamedTuple):
+    """Where a model is served."""
+
+    server: str
+    model: str | None
+    """None for the server's first."""
+
+
+class Connection:
+    """A client of one server.
+
+    Args:
+        server: `http://host:port`.
+        key: of the API; None for the one in the environment variable `ZOO_API_KEY`, if it is set.
+    """
+
+    def __init__(self, server: str, key: str | None = None) -> None:
+        self.server = server
+        key = key or os.environ.get(KEY_VARIABLE)
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._given_up = threading.Event()
+        self._client = httpx2.Client(base_url=server, headers=headers, timeout=TIMEOUT)
+
+    def send(self, method: str, path: str, **content: Any) -> httpx2.Response:
+        """Return the answer of the server, which may need some tries.
+
+        Args:
+            method: of HTTP.
+            path: with a slash at the start.
+            content: see `httpx2.Client.request`.
+
+        Raises:
+            InvalidImageError: the server does not take this image.
+            BundleError: the model fails on it.
+            ServerError: no answer, or a refusal.
+        """
+        for left in reversed(range(TRIES)):
+            try:
+                answer = self._client.request(method, path, **content)
+            except (httpx2.ReadError, httpx2.WriteError, httpx2.RemoteProtocolError) as error:
+                if not left:
+                    raise self._lost(error) from error
+                self._wait(1.0)  # a worker that died is replaced
+                continue
+            except (httpx2.TransportError, httpx2.DecodingError) as error:
+                raise self._lost(error) from error
+            if answer.status_code != 503 or not left:
+                break
+            self._wait(retry_after(answer))
+        if answer.status_code != 200:
+            raise self._refusal(answer)
+        return answer
+
+    def give_up(self) -> None:
+        """Let other threads wait for no more tries."""
+        self._given_up.set()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
+    def strange(self, path: str, what: str) -> ServerError:
+        """Return what to raise where an answer is not what `zoo serve` would say.
+
+        Args:
+            path: that was asked for.
+            what: is wrong with the answer.
+        """
+        return ServerError(
+            f"{self.server}{path} does not answer as zoo serve does ({' '.join(what.split())[:200]}): check "
+            f"host and port"
+        )
+
+    def _wait(self, seconds: float) -> None:
+        if self._given_up.wait(seconds):
+            raise ServerError(f"{self.server} is not asked again: the command was stopped")
+
+    def _lost(self, error: Exception) -> ServerError:
+        if isinstance(error, httpx2.ReadTimeout):
+            return ServerError(f"{self.server} gave no answer within {TIMEOUT.read:.0f} s: is it overloaded?")
+        if isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.ProxyError):
+            return ServerError(
+                f"{self.server} cannot be reached ({error}): start it with zoo serve, or check host and port"
+            )
+        return ServerError(
+            f"{self.server} broke off ({error or type(error).__name__}): see its log, and whether it is http "
+            f"or https"
+        )
+
+    def _refusal(self, answer: httpx2.Response) -> ZooError:
+        """Return what to raise for an answer that is none."""
+        status, detail, server = answer.status_code, detail_of(answer), self.server
+        if status in IMAGE_FAULTS:
+            return InvalidImageError(f"{server} does not take the image: {detail}")
+        if status == 500:
+            return BundleError(f"the model failed at {server}: {detail}")
+        if status == 401:
+            return ServerError(f"{server} wants its API key ({detail}): put it into {KEY_VARIABLE}")
+        if status == 503:
+            return ServerError(f"{server} has no room after {TRIES} tries ({detail}): try again later")
+        if status == 404 and "application/problem+json" not in answer.headers.get("content-type", ""):
+            return self.strange(answer.request.url.path, "404")
+        return ServerError(f"{server} answered {status}: {detail}")
+
+
+def parse_address(url: str) -> Address:
+    """Return server and model of a URL.
+
+    Raises:
+        ServerError: not `http://host:port` or `http://host:port/NAME`.
+    """
+    try:
+        parsed = httpx2.URL(url)
+    except httpx2.InvalidURL as error:
+        raise ServerError(f"{url} is no URL ({error}), expected http://host:port") from error
+    name = parsed.path.strip("/")
+    is_server = parsed.scheme in ("http", "https") and parsed.host
+    if not is_server or "/" in name or parsed.query or parsed.userinfo:
+        raise ServerError(f"{url} names no server, expected http://host:port or http://host:port/NAME")
+    return Address(f"{parsed.scheme}://{parsed.netloc.decode()}", name or None)
+
+
+def retry_after(answer: httpx2.Response) -> float:
+    """Return how many seconds to wait before the next try."""
+    text = answer.headers.get("retry-after", "1")
+    return min(float(text), MAX_WAIT_S) if text.isdecimal() else 1.0
+
+
+def detail_of(answer: httpx2.Response) -> str:
+    """Return in one line what a server says went wrong."""
+    try:
+        said = answer.json()
+        text = str(said.get("detail") or said.get("error") or said.get("title"))
+    except (ValueError, AttributeError):
+        text = answer.reason_phrase
+    return " ".join(text.split())[:300]

@@ -1,0 +1,181 @@
+"""A running server (`zoo serve`) as a predictor: images over HTTP, masks back.
+
+`predict` sends the image and the server resizes; `run` sends a batch at the network's size by the Open
+Inference Protocol with binary tensors (REST, version 2).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import numpy as np
+from PIL import Image
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+
+from zoo.classes import Classes
+from zoo.predictors.artifact import INPUT_NAME, MASK
+from zoo.predictors.base import Predictor
+from zoo.predictors.connection import Connection, ServerError, parse_address
+from zoo.preprocess import Preprocessing, Resize, check_image
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from zoo.classes import Mask
+
+JSON_LENGTH = "Inference-Header-Content-Length"
+"""Header: bytes of JSON before the binary tensors."""
+
+BATCH_BYTES = 16 * 2**20
+"""Of the images in one request: servers limit the body."""
+
+REQUESTS = 4
+"""At once: a server batches those of all clients, and may have more than one worker."""
+
+DTYPES = {"UINT8": "u1", "INT32": "<i4"}
+
+
+class ServedClass(BaseModel):
+    """A class, as `/models` tells it."""
+
+    name: str
+    color: Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$")]
+
+
+class ServedModel(BaseModel):
+    """A model, as `/models` tells it."""
+
+    name: str
+    version: str
+    backend: str
+    description: str
+    imgsz: tuple[int, int]
+    resize: Resize
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    classes: list[ServedClass]
+    output: Literal["uint8", "int32"]
+    max_batch: Annotated[int, Field(ge=1)]
+
+
+class RemotePredictor(Predictor):
+    """A model of a running server.
+
+    Args:
+        url: `http://host:port` of its first model, or `http://host:port/NAME`.
+        key: of the API; None for the one in the environment variable `ZOO_API_KEY`, if it is set.
+
+    Raises:
+        ServerError: no such server, not one of `zoo serve`, no such model, or a wrong key.
+    """
+
+    backend = "remote"
+
+    def __init__(self, url: str, key: str | None = None) -> None:
+        server, name = parse_address(url)
+        self.connection = Connection(server, key)
+        self._pool = ThreadPoolExecutor(REQUESTS, thread_name_prefix="zoo-remote")
+        self.served, self.fingerprint = self._find(name)
+        names = tuple(each.name for each in self.served.classes)
+        palette = tuple(tuple(bytes.fromhex(each.color[1:])) for each in self.served.classes)
+        fields = self.served.model_dump(include={"imgsz", "resize", "mean", "std"})
+        super().__init__(Classes(names, palette), Preprocessing(**fields))  # type: ignore[arg-type]
+
+    @property
+    def description(self) -> str:
+        """Return server, model and what runs there."""
+        served = self.served
+        return f"{served.name} {served.version} of {self.connection.server}, {served.description}"
+
+    def run(self, images: NDArray[np.uint8]) -> Mask:
+        """Return the masks of a batch at its own size, in as many requests as the server's limits take.
+
+        Raises:
+            InvalidImageError: the server does not take these images.
+            BundleError: the model fails on them.
+            ServerError: no answer.
+        """
+        count = max(1, min(self.served.max_batch, BATCH_BYTES // max(1, images[0].nbytes)))
+        parts = [images[start : start + count] for start in range(0, len(images), count)]
+        try:
+            return np.concatenate(list(self._pool.map(self._infer, parts)))
+        except KeyboardInterrupt:
+            self.connection.give_up()
+            raise
+
+    def predict(self, image: NDArray[np.uint8]) -> Mask:
+        """Return the mask of an image of any size, at the image's size, (H, W).
+
+        Args:
+            image: (H, W, 3) uint8 RGB; sent as PNG.
+
+        Raises:
+            InvalidImageError: not such an image, or one that the server does not take.
+            BundleError: the model fails on it.
+            ServerError: no answer.
+        """
+        check_image(image)
+        png = io.BytesIO()
+        Image.fromarray(image).save(png, "PNG", compress_level=1)
+        how: dict[str, Any] = {
+            "params": {"format": "npy", "model": self.served.name},
+            "headers": {"Content-Type": "image/png"},
+        }
+        answer = self.connection.send("POST", "/predict", content=png.getvalue(), **how)
+        try:
+            mask = np.load(io.BytesIO(answer.content), allow_pickle=False)
+        except (ValueError, EOFError, OSError) as error:
+            raise self.connection.strange("/predict", str(error)) from error
+        return self._checked(mask, image.shape[:2], "/predict")
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._pool.shutdown(cancel_futures=True)
+        self.connection.close()
+
+    def _find(self, name: str | None) -> tuple[ServedModel, str]:
+        """Return a model of the server, and the SHA-256 of all that the server says of it."""
+        answer = self.connection.send("GET", "/models")
+        try:
+            entries = TypeAdapter(list[dict[str, Any]]).validate_json(answer.content)
+            models = TypeAdapter(Annotated[list[ServedModel], Field(min_length=1)]).validate_python(entries)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise self.connection.strange("/models", f"{where}: {first['msg']}") from error
+        for model, entry in zip(models, entries, strict=True):
+            if name in (None, model.name):
+                said = {key: value for key, value in entry.items() if key != "ready"}
+                return model, hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+        raise ServerError(
+            f"{self.connection.server} serves no model {name!r}, expected "
+            f"{' or '.join(model.name for model in models)}: name one of these in the URL"
+        )
+
+    def _infer(self, images: NDArray[np.uint8]) -> Mask:
+        """Return the (B, H, W) masks of a batch from one request."""
+        tensor = {"name": INPUT_NAME, "datatype": "UINT8", "shape": images.shape}
+        request = {
+            "inputs": [{**tensor, "parameters": {"binary_data_size": images.nbytes}}],
+            "outputs": [{"name": MASK, "parameters": {"binary_data": True}}],
+        }
+        text = json.dumps(request).encode()
+        headers = {JSON_LENGTH: str(len(text)), "Content-Type": "application/octet-stream"}
+        path = f"/v2/models/{self.served.name}/versions/{self.served.version}/infer"
+        answer = self.connection.send("POST", path, headers=headers, content=text + images.tobytes())
+        try:
+            end = int(answer.headers[JSON_LENGTH])
+            [output] = json.loads(answer.content[:end])["outputs"]
+            mask = np.frombuffer(answer.content[end:], DTYPES[output["datatype"]]).reshape(output["shape"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise self.connection.strange(path, str(error)) from error
+        return self._checked(mask, images.shape[:3], path)
+
+    def _checked(self, mask: Mask, shape: tuple[int, ...], path: str) -> Mask:
+        if mask.shape != shape or mask.dtype.name != self.served.output:
+            raise self.connection.strange(path, f"a mask of shape {mask.shape} and {mask.dtype}, not {shape}")
+        return mask
