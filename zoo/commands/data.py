@@ -5,8 +5,12 @@ from __future__ import annotations
 import typer
 
 from zoo.commands.data_check import check
+from zoo.commands.data_split import split
 
 app = typer.Typer(
-    no_args_is_help=True, rich_markup_mode=None, help="Check a folder of images and masks before training."
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Check and split a folder of images and masks before training.",
 )
 app.command()(check)
+app.command()(split)

@@ -117,7 +117,7 @@ def make_partition(source: Source, spec: str | None, seed: int) -> Partition:
     if spec == FULL:
         chosen = set(train)
     elif re.fullmatch(r"-?\d+(/-?\d+)?", spec):
-        chosen = _sample(train, _count(spec, len(train)), seed)
+        chosen = _sample(train, count_of(spec, len(train)), seed)
     else:
         chosen = _listed(Path(spec), source)
     labeled = tuple(id_ for id_ in train if id_ in chosen)
@@ -133,8 +133,16 @@ def _read_ids(path: Path) -> tuple[str, ...]:
     return tuple(line for line in path.read_text(encoding="utf-8").split("\n") if line)
 
 
-def _count(spec: str, available: int) -> int:
-    """Return how many images a fraction or a number asks for."""
+def count_of(spec: str, available: int) -> int:
+    """Return how many images a fraction or a number asks for.
+
+    Args:
+        spec: `1/8` or `100`.
+        available: number of images.
+
+    Raises:
+        DatasetError: more than there are, or a fraction outside (0, 1].
+    """
     if "/" not in spec:
         count = int(spec)
         if not 1 <= count <= available:

@@ -1,0 +1,148 @@
+"""`zoo data split`: which images to label first, as lists for `--partition`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from zoo.commands.console import AsJson, emit, remarks, table
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from zoo.data.source import Source
+
+DEFAULT_GROUPS = "video"
+FAR = 0.1
+"""Share of the images asked for by which a list may differ without a remark."""
+
+SIZE = re.compile(r"\d+(/\d+)?")
+
+
+def split(
+    spec: Annotated[str, typer.Argument(metavar="SPEC", help="shapes, a folder or a data.toml.")],
+    sizes: Annotated[
+        list[str], typer.Argument(metavar="SIZE...", help="Fractions such as 1/8, or numbers of images.")
+    ],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the lists go.")] = Path("splits"),
+    seed: Annotated[int, typer.Option(help="Another seed draws other images.")] = 0,
+    groups: Annotated[
+        str | None,
+        typer.Option(
+            metavar="REGEX",
+            help="Keep images together whose names agree in the first group of this expression; `video` for "
+            "names that end in the number of a frame.",
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Choose the training images of SPEC to be labeled: all classes among them, in the shares they have.
+
+    Samples of one seed are nested: 1/16 is part of 1/8. The masks of all training images are read.
+    """
+    for size in sizes:
+        if not SIZE.fullmatch(size):
+            raise typer.BadParameter(f"{size!r} is no size, expected 1/8 or 100", param_hint="SIZE")
+
+    from zoo.data.open import open_source
+    from zoo.data.partition import count_of, make_partition
+    from zoo.data.split import SEQUENCE, order_units, take
+    from zoo.data.split import make_groups as group
+
+    source = open_source(spec)
+    ids = source.ids("train")
+    units = group(ids, SEQUENCE if groups == DEFAULT_GROUPS else groups)
+    presence = _presence(source, ids)
+    order = order_units(presence, units, ids, seed)
+    lists = []
+    for size in sizes:
+        chosen = take(order, units, count_of(size, len(ids)))
+        path = out / f"{size.replace('/', '-')}.txt"
+        how = f"{size} of {source.spec}, seed {seed}" + (f", groups {groups}" if groups else "")
+        _write(path, [ids[index] for index in chosen], f"zoo data split: {how}")
+        partition = make_partition(source, str(path), seed)
+        lists.append(
+            {
+                "size": size,
+                "file": str(path),
+                "wanted": count_of(size, len(ids)),
+                "images": len(chosen),
+                "unlabeled": len(partition.unlabeled),
+                "digest": partition.digest,
+                "classes": dict(
+                    zip(source.classes.names, presence[chosen].sum(axis=0).tolist(), strict=True)
+                ),
+            }
+        )
+    value = {
+        "data": source.spec,
+        "images": len(ids),
+        "units": len(units),
+        "groups": groups,
+        "seed": seed,
+        "classes": dict(zip(source.classes.names, presence.sum(axis=0).tolist(), strict=True)),
+        "lists": lists,
+    }
+    emit(value, *_shown(value), as_json=as_json)
+
+
+def _write(path: Path, ids: Sequence[str], remark: str) -> None:
+    from zoo.bundle import replacing
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
+        temporary.write_text("".join(f"{line}\n" for line in (f"# {remark}", *ids)), encoding="utf-8")
+
+
+def _shown(value: dict[str, Any]) -> list[Any]:
+    """Return what a person sees: how many images show each class, in all and in each list."""
+    lists = value["lists"]
+    rows = [
+        (name, str(count), *(_share(each["classes"][name], count) for each in lists))
+        for name, count in value["classes"].items()
+    ]
+    rows.append(("all", str(value["images"]), *(_share(each["images"], value["images"]) for each in lists)))
+    columns = ("images with", "train", *(each["size"] for each in lists))
+    shown: list[Any] = [table(f"Labeled images of {value['data']}", columns, rows)]
+    for each in lists:
+        missing = [name for name, count in each["classes"].items() if not count and value["classes"][name]]
+        if abs(each["images"] - each["wanted"]) > FAR * each["wanted"]:
+            shown.append(
+                f"{each['file']} has {each['images']} images, not {each['wanted']}: groups stay whole"
+            )
+        if missing:
+            shown.append(f"{each['file']} shows no {', '.join(missing)}: ask for more images")
+    if value["groups"]:
+        shown.append(
+            f"{value['images']} images in {value['units']} groups, each whole in a list or not at all"
+        )
+    shown.append(f"use one: zoo train eln --data {value['data']} --partition {lists[-1]['file']}")
+    return shown
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{part} ({part / whole:.0%})" if whole else "0"
+
+
+def _presence(source: Source, ids: Sequence[str]) -> NDArray[np.bool_]:
+    """Return which classes each image shows, (N, K)."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    import numpy as np
+
+    from zoo.data.tags import tags_of_mask
+
+    def read(id_: str) -> NDArray[np.bool_]:
+        return tags_of_mask(source.read_mask(id_), len(source.classes))
+
+    found = []
+    with remarks.status("reading masks") as status, ThreadPoolExecutor() as pool:
+        for number, tags in enumerate(pool.map(read, ids), start=1):
+            found.append(tags)
+            status.update(f"read {number} of {len(ids)} masks")
+    return np.array(found, bool).reshape(len(ids), len(source.classes))
