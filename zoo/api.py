@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
 from zoo.commands.device import choose_device
 from zoo.commands.listing import find_model
 from zoo.commands.model import is_url
-from zoo.data.files import READ_ERRORS
 from zoo.errors import InvalidImageError
+from zoo.images import as_rgb, read_rgb
 from zoo.overlay import overlay
 from zoo.predictors.load import load_predictor
 
@@ -25,11 +25,6 @@ if TYPE_CHECKING:
 
     Picture = NDArray[np.uint8] | Image.Image | str | Path
     """(H, W, 3) uint8 RGB, an image of Pillow, or a file."""
-
-DEEP = ("I", "F")
-"""Starts of Pillow's modes of more than 8 bits, whose range says nothing of what is black and white."""
-
-TRANSPARENT = ("RGBA", "RGBa", "LA", "La", "PA")
 
 
 class Model:
@@ -155,37 +150,10 @@ def read_image(image: Picture) -> NDArray[np.uint8]:
     if isinstance(image, np.ndarray):
         return image  # the predictor checks it
     if isinstance(image, Image.Image):
-        return _as_rgb(image, "the image")
+        return as_rgb(image, "the image")
     if not isinstance(image, str | Path):
         raise InvalidImageError(
             f"got a {type(image).__name__}, expected a (height, width, 3) uint8 array, an image of Pillow or "
             f"the path of a file: convert it"
         )
-    try:
-        with Image.open(image) as opened:
-            return _as_rgb(ImageOps.exif_transpose(opened), str(image))
-    except UnidentifiedImageError as error:
-        raise InvalidImageError(f"{image} is no image that can be read: save it as PNG or JPEG") from error
-    except READ_ERRORS as error:
-        raise InvalidImageError(
-            f"{image} cannot be read ({error}): check the path, or save it again"
-        ) from error
-
-
-def _as_rgb(image: Image.Image, name: str) -> NDArray[np.uint8]:
-    """Return an image of any mode of 8 bits as (H, W, 3) uint8 RGB."""
-    if image.mode.startswith(DEEP):
-        raise InvalidImageError(
-            f"{name} has more than 8 bits a channel ({image.mode}), expected 8: scale it to 0..255 as the "
-            f"training images were"
-        )
-    if image.mode in TRANSPARENT or "transparency" in image.info:
-        image = image.convert("LA" if image.mode == "La" else "RGBA").convert("RGBA")
-        if np.asarray(image.getchannel("A")).min() < 255:
-            raise InvalidImageError(f"{name} is transparent in places: flatten it onto a background")
-    try:
-        return np.array(image.convert("RGB"))
-    except ValueError as error:
-        raise InvalidImageError(
-            f"{name} is {image.mode}, which Pillow cannot convert: convert it to RGB"
-        ) from error
+    return read_rgb(Path(image))

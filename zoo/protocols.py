@@ -247,7 +247,8 @@ def _enlarged(logits: Logits, size: tuple[int, ...]) -> Logits:
 
 
 def _choose(scores: Logits) -> Mask:
-    return scores.argmax(axis=0).astype(np.uint8 if len(scores) <= IGNORE else np.int32)
+    mask: Mask = scores.argmax(axis=0).astype(np.uint8 if len(scores) <= IGNORE else np.int32)
+    return mask
 
 
 def users(name: str) -> str:

@@ -47,7 +47,8 @@ def mean_color(preprocessing: Preprocessing) -> Image:
 def softmax(logits: Logits) -> Logits:
     """Return probabilities over the first axis."""
     powers: Logits = np.exp(logits - logits.max(axis=0, keepdims=True))
-    return powers / powers.sum(axis=0, keepdims=True)
+    probabilities: Logits = powers / powers.sum(axis=0, keepdims=True)
+    return probabilities
 
 
 def middle(length: int, size: int) -> tuple[slice, slice]:

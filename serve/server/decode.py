@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING
 
-import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from zoo.errors import InvalidImageError
+from zoo.images import upright_rgb
 from zoo.serve.server.errors import TooLargeError, UnsupportedFormatError
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
@@ -34,11 +35,6 @@ OTHER_FORMATS = {
     (4, b"ftyp"): "MP4",
 }
 """Where which bytes tell a format that people send by mistake; the first that fits."""
-
-DEEP = ("I", "F")
-"""Starts of Pillow's modes of more than 8 bits."""
-
-TRANSPARENT = ("RGBA", "RGBa", "LA", "La", "PA")
 
 
 def decode(body: bytes, max_pixels: int) -> NDArray[np.uint8]:
@@ -63,7 +59,7 @@ def decode(body: bytes, max_pixels: int) -> NDArray[np.uint8]:
     try:
         with Image.open(io.BytesIO(body), formats=FORMATS) as image:
             check_pixels(image.size, max_pixels)
-            return _as_rgb(image)
+            return upright_rgb(image, "the image")
     except (InvalidImageError, TooLargeError):
         raise
     except UnidentifiedImageError as error:
@@ -92,27 +88,6 @@ def check_pixels(size: tuple[int, int], max_pixels: int) -> None:
     if width * height > max_pixels:
         raise TooLargeError(
             f"got an image of {height} x {width} pixels, expected at most {max_pixels} in all: shrink it"
-        )
-
-
-def _as_rgb(image: Image.Image) -> NDArray[np.uint8]:
-    if image.mode.startswith(DEEP) or any(";16" in str(tile.args) for tile in getattr(image, "tile", ())):
-        raise InvalidImageError(
-            f"got an image of more than 8 bits a channel ({image.mode}), expected 8: scale it to 0..255 as "
-            f"the training images were"
-        )
-    image.load()
-    ImageOps.exif_transpose(image, in_place=True)
-    if image.mode in TRANSPARENT or "transparency" in image.info:
-        _check_opaque(image)
-    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
-
-
-def _check_opaque(image: Image.Image) -> None:
-    whole = image.convert("LA" if image.mode == "La" else "RGBA").convert("RGBA")
-    if np.asarray(whole.getchannel("A")).min() < 255:
-        raise InvalidImageError(
-            "got an image that is transparent in places, expected an opaque one: flatten it onto a background"
         )
 
 

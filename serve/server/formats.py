@@ -28,11 +28,8 @@ MEDIA_TYPES: dict[Format, str] = {
     "overlay": "image/png",
 }
 
-RUNS: dict[str, Any] = {"compress_level": 1, "compress_type": zlib.Z_RLE}
-"""How masks are deflated: five times as fast as Pillow's default, and no larger (masks are runs)."""
-
-PHOTO: dict[str, Any] = {"compress_level": 1}
-"""How overlays are deflated."""
+DEFLATE: dict[str, Any] = {"compress_level": 1, "compress_type": zlib.Z_RLE}
+"""How PNGs are written: five times as fast as by Pillow's defaults, and about as small (masks are runs)."""
 
 
 def as_png(mask: Mask, classes: Classes) -> bytes:
@@ -43,10 +40,10 @@ def as_png(mask: Mask, classes: Classes) -> bytes:
         classes: at most 65,536.
     """
     if mask.dtype != np.uint8:
-        return _png(Image.fromarray(mask.astype(np.uint16)), RUNS)
+        return _png(Image.fromarray(mask.astype(np.uint16)))
     image = Image.fromarray(mask)
     image.putpalette([channel for color in classes.palette for channel in color])
-    return _png(image, RUNS)
+    return _png(image)
 
 
 def as_npy(mask: Mask) -> bytes:
@@ -58,7 +55,7 @@ def as_npy(mask: Mask) -> bytes:
 
 def as_overlay(image: NDArray[np.uint8], mask: Mask, classes: Classes) -> bytes:
     """Return a PNG of the (H, W, 3) image in the colors of its (H, W) mask."""
-    return _png(Image.fromarray(overlay(image, mask, classes)), PHOTO)
+    return _png(Image.fromarray(overlay(image, mask, classes)))
 
 
 def as_json(mask: Mask, classes: Classes, model: str, version: str) -> bytes:
@@ -123,7 +120,7 @@ def encoder(format_: Format, classes: Classes, model: str, version: str) -> Call
     return encoders[format_]
 
 
-def _png(image: Image.Image, deflate: dict[str, Any]) -> bytes:
+def _png(image: Image.Image) -> bytes:
     file = io.BytesIO()
-    image.save(file, "PNG", **deflate)
+    image.save(file, "PNG", **DEFLATE)
     return file.getvalue()

@@ -13,10 +13,10 @@ from PIL import Image
 
 from zoo.commands import progress
 from zoo.commands.console import remarks
-from zoo.commands.inputs import read_rgb
 from zoo.commands.journal import NAME, Journal
 from zoo.commands.progress import Progress, pace
 from zoo.errors import BundleError, ZooError
+from zoo.images import read_rgb
 from zoo.manifest import sha256
 from zoo.predictors.load import load_predictor
 

@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import struct
-import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,10 +10,11 @@ import pytest
 from PIL import Image
 
 from zoo.classes import Classes
-from zoo.commands.inputs import find_inputs, read_rgb
+from zoo.commands.inputs import find_inputs
 from zoo.commands.results import make_jobs, write_mask
 from zoo.data.shapes import NAMES, ShapesSource
-from zoo.errors import BundleError, InvalidImageError, ZooError
+from zoo.errors import BundleError, ZooError
+from zoo.images import read_rgb
 from zoo.predictors.load import load_predictor
 
 if TYPE_CHECKING:
@@ -209,64 +208,3 @@ def test_a_broken_image_is_named_and_the_others_are_predicted(zoo: Zoo, shapes_b
     assert "error: bad.jpg cannot be read" in result.stderr
     assert "not predicted: bad.jpg" in result.stdout
     assert sorted(path.name for path in Path("predictions").glob("*.png")) == ["good.png"]
-
-
-@pytest.mark.parametrize(
-    ("mode", "suffix", "message"),
-    [
-        ("RGBA", "png", r"has transparency \(RGBA\), expected 8-bit RGB or grey: flatten it"),
-        ("LA", "png", r"has transparency \(LA\)"),
-        ("I;16", "png", "has more than 8 bits a channel"),
-        ("F", "tif", "has more than 8 bits a channel"),
-        ("CMYK", "jpg", "is CMYK, expected 8-bit RGB or grey"),
-    ],
-)
-def test_an_image_that_is_not_8_bit_rgb_is_an_error_with_a_remedy(
-    mode: str, suffix: str, message: str, tmp_path: Path
-) -> None:
-    path = tmp_path / f"x.{suffix}"
-    Image.linear_gradient("L").convert("I" if mode == "I;16" else mode).convert(mode).save(path)
-    with pytest.raises(InvalidImageError, match=message):
-        read_rgb(path)
-
-
-def test_16_bit_rgb_that_pillow_would_cut_to_8_bits_is_an_error(tmp_path: Path) -> None:
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    path = tmp_path / "deep.png"
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 2, 1, 16, 2, 0, 0, 0))
-    path.write_bytes(
-        b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(13))) + chunk(b"IEND", b"")
-    )
-    with pytest.raises(InvalidImageError, match="has more than 8 bits a channel"):
-        read_rgb(path)
-
-
-def test_a_file_that_is_no_image_is_an_error_with_a_remedy(tmp_path: Path) -> None:
-    path = tmp_path / "x.jpg"
-    path.write_text("hello")
-    with pytest.raises(
-        InvalidImageError, match=r"x\.jpg is not an image that can be read: convert it to PNG or JPEG"
-    ):
-        read_rgb(path)
-
-
-@pytest.mark.parametrize("mode", ["L", "1", "P"])
-def test_grey_and_palette_images_become_rgb(mode: str, tmp_path: Path) -> None:
-    image = read_rgb(photo(tmp_path / "x.png", mode))
-    assert image.shape == (40, 50, 3)
-    if mode == "L":
-        assert (image[..., 0] == image[..., 2]).all()
-
-
-def test_an_image_is_turned_upright_as_its_exif_data_say(tmp_path: Path) -> None:
-    path = tmp_path / "x.png"
-    exif = Image.Exif()
-    exif[ORIENTATION] = 6  # the camera was turned by a quarter
-    stored = np.zeros((2, 3, 3), np.uint8)
-    stored[0, 0] = 255
-    Image.fromarray(stored).save(path, exif=exif)
-    upright = read_rgb(path)
-    assert upright.shape == (3, 2, 3)
-    assert upright[0, 1].tolist() == [255, 255, 255]

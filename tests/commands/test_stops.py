@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from zoo.commands.inputs import read_rgb
 from zoo.commands.journal import NAME
+from zoo.images import read_rgb
 from zoo.predictors.load import load_predictor
 
 if TYPE_CHECKING:

@@ -9,14 +9,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from zoo.errors import DatasetError, InvalidImageError, ZooError
+from zoo.errors import DatasetError, ZooError
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-    from PIL.ImageFile import ImageFile
-
-REMEDY = "save it as 8-bit RGB or grey, prepared as the training images were"
 
 
 class Input(NamedTuple):
@@ -75,43 +72,6 @@ def is_image_name(path: Path) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES
 
 
-def read_rgb(path: Path) -> NDArray[np.uint8]:
-    """Return the image of a file, turned upright as its EXIF data say, (H, W, 3) uint8 RGB.
-
-    Raises:
-        InvalidImageError: not an image, broken, or neither 8-bit RGB nor 8-bit grey.
-    """
-    import numpy as np
-    from PIL import Image, ImageOps, UnidentifiedImageError
-
-    from zoo.data.files import READ_ERRORS
-
-    try:
-        with Image.open(path) as image:
-            _check_format(image, path)
-            return np.array(ImageOps.exif_transpose(image).convert("RGB"))
-    except UnidentifiedImageError as error:
-        raise InvalidImageError(
-            f"{path} is not an image that can be read: convert it to PNG or JPEG"
-        ) from error
-    except READ_ERRORS as error:
-        raise InvalidImageError(f"{path} cannot be read ({error}): get or save the image again") from error
-
-
-def _check_format(image: ImageFile, path: Path) -> None:
-    """Raise unless an opened image is 8-bit RGB or grey, which networks are trained on."""
-    if image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
-        got = f"has transparency ({image.mode})"
-        remedy = "flatten it onto a background"
-    elif image.mode.startswith(("I", "F")) or any(";16" in str(tile.args) for tile in image.tile):
-        got, remedy = "has more than 8 bits a channel", REMEDY
-    elif image.mode not in ("RGB", "L", "P", "1"):
-        got, remedy = f"is {image.mode}", REMEDY
-    else:
-        return
-    raise InvalidImageError(f"{path} {got}, expected 8-bit RGB or grey: {remedy}")
-
-
 def _of_source(spec: str, limit: int) -> list[Input]:
     from zoo.data.open import open_source
 
@@ -127,6 +87,8 @@ def _of_source(spec: str, limit: int) -> list[Input]:
 
 
 def _of_file(path: str, name: str, short: str, relative: str) -> Input:
+    from zoo.images import read_rgb
+
     outputs = _stem(short), _stem(relative), relative
     return Input(name, outputs, path, partial(read_rgb, Path(name)))
 

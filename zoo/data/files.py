@@ -11,6 +11,7 @@ from zoo.classes import IGNORE
 from zoo.data.labels import packed
 from zoo.data.source import Source, Split
 from zoo.errors import DatasetError
+from zoo.images import READ_ERRORS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,9 +26,6 @@ if TYPE_CHECKING:
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")
 """Suffixes of formats without loss: JPEG moves the labels."""
-
-READ_ERRORS = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
-"""What Pillow raises for a file that is cut short or not an image."""
 
 
 class Pair(NamedTuple):

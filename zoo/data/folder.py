@@ -45,7 +45,7 @@ class FolderSource(FileSource):
 
     def __init__(self, spec: str) -> None:
         root, data, toml = describe_folder(spec)
-        _check_named_folders(data, root, toml)
+        check_named_folders(data, root, toml)
         annotations = _annotations(data, root, toml)
         files: dict[Split, dict[str, Pair]] = {
             "train": _pairs("train", root / data.train, annotations.get("train")),
@@ -79,8 +79,12 @@ def describe_folder(spec: str) -> tuple[Path, DataFile, Path]:
     return folder / data.root, data, toml
 
 
-def _check_named_folders(data: DataFile, root: Path, toml: Path) -> None:
-    """Raise if a folder that `data.toml` names does not exist; those left out may be missing."""
+def check_named_folders(data: DataFile, root: Path, toml: Path) -> None:
+    """Raise if a folder that `data.toml` names does not exist; those left out may be missing.
+
+    Raises:
+        DatasetError: it does not.
+    """
     for key in ("root", "train", "val", "unlabeled"):
         folder = root if key == "root" else root / getattr(data, key)
         if key in data.model_fields_set and not folder.is_dir():

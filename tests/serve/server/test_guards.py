@@ -179,7 +179,9 @@ def test_bodies_that_would_take_too_much_memory_together_are_503(serve_app: Serv
     for connection in connections:
         connection.close()
     until = time.monotonic() + 5
-    while server.client.post("/predict", content=b"x").status_code == 503:  # until they are seen to be gone
+    while (
+        server.client.post("/predict", content=bytes(99_999)).status_code == 503
+    ):  # until they are seen to be gone
         assert time.monotonic() < until
 
 

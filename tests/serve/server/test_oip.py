@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import tracemalloc
 import zlib
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -126,6 +127,7 @@ def test_tritonclient_is_told_what_is_wrong(served: Served) -> None:
         with pytest.raises(InferenceServerException, match=words) as caught:
             served.client.infer(name, tensors)
         assert caught.value.status() == ("400" if name == "bright" else "404")
+        assert caught.value.message().startswith("got ")
 
 
 def test_a_decompression_bomb_is_413(serve_app: ServeApp) -> None:
@@ -249,6 +251,16 @@ def test_what_is_compressed_comes_back(encoding: oip.Encoding) -> None:
     for broken in (packed[:-1], packed + b"x", b"", b"x" + packed):
         with pytest.raises(BadRequestError):
             oip.decompress(broken, encoding, len(body))
+
+
+def test_no_more_is_decompressed_than_is_allowed() -> None:
+    bomb = zlib.compress(bytes(50_000_000))
+    tracemalloc.start()
+    with pytest.raises(TooLargeError):
+        oip.decompress(bomb, "deflate", 1_000_000)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 5_000_000
 
 
 def test_a_mask_of_many_classes_is_int32() -> None:

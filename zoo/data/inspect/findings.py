@@ -33,7 +33,9 @@ class Finding:
 
 
 KINDS: dict[str, Kind] = {
-    "data-file": Kind("fault", "data.toml cannot be used", "correct it, or move it away and check again"),
+    "data-file": Kind(
+        "fault", "a description that cannot be used", "correct it, or move data.toml away and check again"
+    ),
     "no-images": Kind(
         "fault", "a split without images", "add images and masks, or name their folder in data.toml"
     ),
@@ -104,6 +106,10 @@ KINDS: dict[str, Kind] = {
 }
 
 
+OF_MANY = frozenset({"binary-masks", "sparse-values", "color-masks"})
+"""Kinds of which one finding is about many masks."""
+
+
 def severity(finding: Finding) -> Severity:
     """Return how grave a finding is."""
     return KINDS[finding.kind].severity
@@ -115,7 +121,7 @@ def grouped(findings: list[Finding]) -> list[dict[str, Any]]:
         {
             "kind": name,
             **kind._asdict(),
-            "files": len({file for one in found for file in one.files}),
+            "count": len(found) if len(found) > 1 or name not in OF_MANY else len(found[0].files),
             "findings": [{"files": list(one.files), "detail": one.detail} for one in found],
         }
         for name, kind in sorted(KINDS.items(), key=lambda item: item[1].severity != "fault")

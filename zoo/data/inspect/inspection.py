@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo.classes import IGNORE, Classes
 from zoo.data.data_file import DATA_FILE, DataFile, read_data_file
+from zoo.data.folder import FolderSource, check_named_folders
 from zoo.data.inspect.duplicates import find_duplicates
 from zoo.data.inspect.facts import READABLE, Facts, Job, read_facts
 from zoo.data.inspect.findings import Finding, grouped, severity
@@ -120,14 +121,15 @@ def inspect(spec: str, on_file: Callable[[int, int], None] | None = None) -> Ins
     path = Path(spec)
     if not path.exists():
         raise DatasetError(
-            f"{spec}: got neither a folder nor a {DATA_FILE}, expected one: check the spelling; data that are "
-            f"built in, or have a reader of their own, are not checked"
+            f"{spec}: got neither a folder nor a {DATA_FILE}, expected one: check the spelling; what is "
+            f"built in, or has a reader of its own, is not checked"
         )
     folder, toml = (path, path / DATA_FILE) if path.is_dir() else (path.parent, path)
     findings: list[Finding] = []
     data = _data(toml, findings) if toml.is_file() else DataFile()
     root = folder / data.root
     layout = Layout(root, data)
+    findings += _refused(spec, layout, data, toml)
     facts = _read(layout.items, data.colors is not None, on_file)
     meaning = _meaning(data, toml, layout, facts, findings)
     findings += [*layout.findings, *meaning.findings, *_judged(layout, facts, meaning, data)]
@@ -143,6 +145,16 @@ def _data(toml: Path, findings: list[Finding]) -> DataFile:
     except DatasetError as error:
         findings.append(Finding("data-file", (toml.name,), str(error).removeprefix(f"{toml}: ")))
         return DataFile()
+
+
+def _refused(spec: str, layout: Layout, data: DataFile, toml: Path) -> Iterator[Finding]:
+    """Yield what training refuses of the description as a whole."""
+    try:
+        check_named_folders(data, layout.root, toml)
+        if layout.annotated and not layout.findings:
+            FolderSource(spec)
+    except DatasetError as error:
+        yield Finding("data-file", (), str(error))
 
 
 def _read(items: list[Item], in_colors: bool, on_file: Callable[[int, int], None] | None) -> list[Facts]:
@@ -173,15 +185,8 @@ def _meaning(
         return find_meaning(data, toml, masks)
     except DatasetError as error:
         findings.append(Finding("data-file", (toml.name,), str(error).removeprefix(f"{toml}: ")))
-        keys = {
-            "names": None,
-            "palette": None,
-            "labels": None,
-            "colors": None,
-            "ignore": [],
-            "unknown": "error",
-        }
-        return find_meaning(data.model_copy(update=keys), toml, masks)
+        folders = data.model_dump(include={"root", "train", "val", "unlabeled"}, exclude_unset=True)
+        return find_meaning(DataFile(**folders), toml, masks)
 
 
 def _judged(layout: Layout, facts: list[Facts], meaning: Meaning, data: DataFile) -> Iterator[Finding]:

@@ -95,7 +95,7 @@ def _of_values(
             data,
             toml,
             table,
-            _find("sparse-values", rare[:10], f"values, and the masks that hold them: {shown}"),
+            _find("sparse-values", rare, f"values, and the masks that hold them: {shown}"),
         )
     proposal = None
     if names is None:

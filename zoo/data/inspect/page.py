@@ -8,7 +8,7 @@ from string import Template
 from typing import TYPE_CHECKING, Any
 
 from zoo.data.inspect.findings import grouped
-from zoo.data.inspect.pictures import image_picture, mask_picture, overlay_picture
+from zoo.data.inspect.pictures import file_picture, image_picture, mask_picture, overlay_picture
 from zoo.data.inspect.proposal import proposal_text
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def html(inspection: Inspection) -> str:
         contents="".join(_line(group) for group in groups),
         counts=_counts(inspection),
         classes=_classes(inspection),
-        findings="".join(_group(group, items, inspection) for group in groups),
+        findings=_findings(groups, items, inspection),
         grid=_grid(inspection),
         proposal=_proposal(inspection),
     )
@@ -57,13 +57,13 @@ def _verdict(groups: Sequence[dict[str, Any]], images: int) -> str:
 def _line(group: dict[str, Any]) -> str:
     """Return the entry of a kind in the list on top of the page."""
     return (
-        f'<li class="{group["severity"]}"><a href="#{group["kind"]}">{escape(group["title"])}</a>'
+        f'<li class="{group["severity"]}"><a href="#{group["kind"]}">{escape(_sentence(group["title"]))}</a>'
         f" {_number(group)}</li>"
     )
 
 
 def _number(group: dict[str, Any]) -> str:
-    return f"<b>{group['files']}</b>" if group["files"] else ""
+    return f"<b>{group['count']}</b>"
 
 
 def _counts(inspection: Inspection) -> str:
@@ -104,6 +104,11 @@ def _classes(inspection: Inspection) -> str:
     )
 
 
+def _findings(groups: Sequence[dict[str, Any]], items: dict[str, Item], inspection: Inspection) -> str:
+    sections = "".join(_group(group, items, inspection) for group in groups)
+    return f"<section><h2>Findings</h2>{sections}</section>" if sections else ""
+
+
 def _group(group: dict[str, Any], items: dict[str, Item], inspection: Inspection) -> str:
     """Return the section of a kind of finding: what to do, examples with pictures, all files."""
     examples = "".join(
@@ -113,10 +118,10 @@ def _group(group: dict[str, Any], items: dict[str, Item], inspection: Inspection
     more = [f"and {len(lines) - MOST_LISTED} more: --json lists all"] if len(lines) > MOST_LISTED else []
     listed = "".join(f"<li>{escape(line)}</li>" for line in (*lines[:MOST_LISTED], *more))
     return (
-        f'<section class="{group["severity"]}" id="{group["kind"]}"><h3>{escape(group["title"])} '
-        f"{_number(group)}</h3><p>{escape(group['remedy'].capitalize())}.</p>"
+        f'<section class="{group["severity"]}" id="{group["kind"]}"><h3>{escape(_sentence(group["title"]))} '
+        f"{_number(group)}</h3><p>{escape(_sentence(group['remedy']))}.</p>"
         f'<div class="examples">{examples}</div>'
-        f"<details><summary>{len(lines)} in words</summary><ul>{listed}</ul></details></section>"
+        f"<details><summary>all in words</summary><ul>{listed}</ul></details></section>"
     )
 
 
@@ -138,7 +143,9 @@ def _example(files: Sequence[str], detail: str, items: dict[str, Item], inspecti
     pictures = "".join(_picture(image_picture(item), "image") for item in found)
     if len(found) == 1 and found[0].split != "unlabeled":
         pictures += _picture(mask_picture(found[0], inspection.meaning), "mask")
-    caption = escape(" = ".join(files[:MOST_FILES])) or "the whole"
+    others = [file for file in files[:MOST_FILES] if file not in items]
+    pictures += "".join(_picture(file_picture(inspection.root / file), "file") for file in others)
+    caption = escape(", ".join(files[:MOST_FILES])) or "All"
     note = f"<br>{escape(detail)}" if detail else ""
     return f'<figure><div class="pair">{pictures}</div><figcaption>{caption}{note}</figcaption></figure>'
 
@@ -192,3 +199,7 @@ def _by_name(inspection: Inspection) -> dict[str, Item]:
         if item.drawing is not None:
             found[item.drawing.where] = item
     return found
+
+
+def _sentence(text: str) -> str:
+    return text[0].upper() + text[1:]

@@ -11,12 +11,15 @@ import numpy as np
 from PIL import Image
 
 from zoo.classes import IGNORE
-from zoo.data.files import READ_ERRORS, read_image_file
+from zoo.data.files import read_image_file
 from zoo.data.labels import packed
 from zoo.errors import DatasetError
+from zoo.images import READ_ERRORS
 from zoo.overlay import overlay
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from numpy.typing import NDArray
 
     from zoo.data.inspect.layout import Item
@@ -25,12 +28,20 @@ if TYPE_CHECKING:
 WIDTH, HEIGHT = 256, 192
 """A picture is at most so large, in pixels."""
 QUALITY = 80
+SHOWN = ("1", "L", "P", "RGB", "RGBA", "LA", "PA", "CMYK", "YCbCr")
+"""Modes of 8 bits."""
 
 
 def image_picture(item: Item) -> str | None:
     """Return a small picture of an image, None of one that cannot be read."""
     image = _image(item)
     return None if image is None else _encoded(image)
+
+
+def file_picture(path: Path) -> str | None:
+    """Return a small picture of any image file, None of one that cannot be shown."""
+    pixels = _any(path)
+    return None if pixels is None else _encoded(pixels)
 
 
 def mask_picture(item: Item, meaning: Meaning) -> str | None:
@@ -56,6 +67,15 @@ def _image(item: Item) -> NDArray[np.uint8] | None:
     try:
         return read_image_file(item.image)
     except DatasetError:
+        return _any(item.image)
+
+
+def _any(path: Path) -> NDArray[np.uint8] | None:
+    """Return the pixels of a file whose mode training refuses, None of one that cannot be shown."""
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB")) if image.mode in SHOWN else None
+    except READ_ERRORS:
         return None
 
 
