@@ -60,7 +60,7 @@ def check(
 
 
 def _write_proposal(inspection: Inspection, write: Path | None) -> Path | None:
-    """Write the proposed `data.toml` and return its path, None if there is nothing to write or one is there."""
+    """Write the proposed `data.toml` and return its path, None if it is not wanted or not possible."""
     from zoo.data.inspect.proposal import write_proposal
 
     path = inspection.toml if write is None else write
@@ -136,8 +136,7 @@ def _first(counted: dict[str, int]) -> str:
 
 def _group(group: dict[str, Any]) -> list[str]:
     """Return the lines of a kind of finding: how many, the first of them, what to do."""
-    number = f" ({group['files']})" if group["files"] > 1 else ""
-    lines = [f"{group['severity']}: {group['title']}{number}"]
+    lines = [f"{group['severity']}: {group['title']} ({group['count']})"]
     findings = group["findings"]
     lines += [f"    {_line(one)}" for one in findings[:MOST_SHOWN]]
     if len(findings) > MOST_SHOWN:

@@ -1,0 +1,76 @@
+import json
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+RANDOM = np.random.default_rng(0)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for split in ("train", "val"):
+        for name in ("images", "masks"):
+            (tmp_path / "data" / split / name).mkdir(parents=True)
+        for number in range(4):
+            pixels = RANDOM.integers(0, 256, (6, 8, 3), np.uint8)
+            image = Image.fromarray(pixels).resize((64, 48), Image.Resampling.BICUBIC)
+            image.save(tmp_path / "data" / split / "images" / f"{number}.png")
+            mask = np.resize(np.repeat(np.array([0, 255], np.uint8), 7), (48, 64))
+            Image.fromarray(mask).save(tmp_path / "data" / split / "masks" / f"{number}.png")
+    return tmp_path / "data"
+
+
+def test_binary_masks_fail_and_pass_with_the_description_that_is_written(zoo, folder):
+    first = zoo("data", "check", folder)
+    assert first.exit_code == 1
+    assert "fault: masks of 0 and 255, where 255 means ignore (8)" in first.stdout
+    assert f"{folder / 'data.toml'} is written" in first.stdout
+    assert '255 = "foreground"' in (folder / "data.toml").read_text()
+    second = zoo("data", "check", folder)
+    assert second.exit_code == 0
+    assert "No faults, 0 kinds of warnings, in 8 images." in second.stdout
+
+
+def test_a_description_is_never_written_unasked_over_another_or_against_no_write(zoo, folder):
+    zoo("data", "check", folder, "--no-write")
+    assert not (folder / "data.toml").exists()
+    (folder / "data.toml").write_text('names = ["a", "b"]\n')
+    result = zoo("data", "check", folder)
+    assert (folder / "data.toml").read_text() == 'names = ["a", "b"]\n'
+    assert "--write PATH writes it" in result.stdout
+    zoo("data", "check", folder, "--write", folder / "data.toml")
+    assert '255 = "b"' in (folder / "data.toml").read_text()
+
+
+def test_json_lists_counts_classes_and_every_finding(zoo, folder):
+    (folder / "train" / "images" / "1.png").write_bytes(b"")
+    result = zoo("data", "check", folder, "--json")
+    value = json.loads(result.stdout)
+    assert result.exit_code == 1
+    assert value["ok"] is False
+    assert value["counts"]["train"]["images"] == 4
+    assert [row["name"] for row in value["classes"]] == ["background", "foreground", "ignored"]
+    kinds = {group["kind"]: group for group in value["findings"]}
+    assert set(kinds) == {"unreadable-image", "binary-masks"}
+    assert kinds["unreadable-image"]["findings"][0]["files"] == ["train/images/1.png"]
+    assert value["written"] == str(folder / "data.toml")
+
+
+def test_the_report_is_one_page_with_pictures_of_findings_and_masks(zoo, folder):
+    (folder / "train" / "images" / "<b>.png").write_bytes(b"")
+    result = zoo("data", "check", folder, "--report", "out", "--no-write")
+    text = (folder.parent / "work" / "out" / "report.html").read_text()
+    assert "out/report.html shows it in pictures" in result.stdout
+    assert text.count('src="data:image/jpeg;base64,') >= 8 + 2
+    assert re.findall(r'(?:src|href)="(?!data:|#)', text) == []
+    assert "&lt;b&gt;.png" in text
+    assert "<b>.png" not in text
+    assert "[labels]" in text
+
+
+def test_shapes_are_refused_in_one_line(zoo):
+    result = zoo("data", "check", "shapes")
+    assert result.exit_code == 1
+    assert "got neither a folder nor a data.toml" in str(result.exception)
