@@ -66,7 +66,7 @@ class Command:
     def port(self) -> int:
         return int(self.lines_until("^ready at")[-1].rpartition(":")[2])
 
-    def wait_for(self, pattern: str, seconds: float = 15) -> None:
+    def wait_for(self, pattern: str, seconds: float = 60) -> None:
         until = time.monotonic() + seconds
         while not any(re.search(pattern, line) for line in self.errors):
             assert time.monotonic() < until, self.errors
@@ -78,7 +78,7 @@ class Command:
         return self.exit()
 
     def exit(self) -> tuple[int, str]:
-        code = self.process.wait(15)
+        code = self.process.wait(60)
         self._reader.join()
         return code, "".join(self.errors)
 

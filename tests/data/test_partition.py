@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 TRAIN = ("train/2007_000032", "train/2007_000039", "train/city/a_1", "train/city/b_1", "train/with space")
 
 
-def source_of(train, unlabeled=(), val=()):
+def source_of(train, unlabeled=(), val=(), precise=None):
     splits = {"train": tuple(train), "unlabeled": tuple(unlabeled), "val": tuple(val)}
-    return cast("Source", SimpleNamespace(spec="folder", ids=splits.__getitem__))
+    source = SimpleNamespace(spec="folder", ids=splits.__getitem__, precise_ids=lambda: precise)
+    return cast("Source", source)
 
 
 def numbered(count):

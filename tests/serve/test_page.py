@@ -7,17 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from zoo.axes import axis_from_zero, linear_axis, logarithmic_axis
 from zoo.serve.benchmark import scenarios
-from zoo.serve.charts import (
-    Point,
-    axis_from_zero,
-    bars,
-    curves,
-    linear_axis,
-    logarithmic_axis,
-    percentile_bar,
-    scatter,
-)
+from zoo.serve.charts import Point, bars, curves, percentile_bar, scatter
 from zoo.serve.labels import HEIGHT, LINE, WIDTHS, place_labels, spread
 from zoo.serve.measurement import Row, Times
 from zoo.serve.page import html

@@ -38,10 +38,10 @@ class Load:
         if answer.is_success:
             self.versions.append(answer.json()["version"])
 
-    def wait_for(self, count: int) -> None:
+    def wait_for(self, count: int, seconds: float = 30) -> None:
         """Return when so many more requests were answered."""
         wanted = len(self.statuses) + count
-        until = time.monotonic() + 30
+        until = time.monotonic() + seconds
         while len(self.statuses) < wanted:
             assert time.monotonic() < until, f"{len(self.statuses)} of {wanted} requests"
             time.sleep(0.02)
