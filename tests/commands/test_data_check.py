@@ -30,7 +30,7 @@ def test_binary_masks_fail_and_pass_with_the_description_that_is_written(zoo, fo
     assert '255 = "foreground"' in (folder / "data.toml").read_text()
     second = zoo("data", "check", folder)
     assert second.exit_code == 0
-    assert "No faults, 0 kinds of warnings, in 8 images." in second.stdout
+    assert "No faults, no kinds of warnings, in 8 images." in second.stdout
 
 
 def test_a_description_is_never_written_unasked_over_another_or_against_no_write(zoo, folder):

@@ -3,10 +3,16 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from zoo.data.files import Pair
+from zoo.data.held_out import hold_out
+from zoo.data.open import open_source
 from zoo.data.partition import make_partition
 from zoo.data.shapes import ShapesSource
+from zoo.errors import DatasetError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,3 +42,47 @@ def test_a_list_is_taken_by_partition_as_it_is(zoo: Zoo, tmp_path: Path) -> None
 @pytest.mark.parametrize("size", ["1:8", "half", "-3"])
 def test_a_size_that_is_none_is_a_usage_error(zoo: Zoo, size: str) -> None:
     assert zoo("data", "split", "shapes", "--", size).exit_code == 2
+
+
+@pytest.mark.parametrize("arguments", [[], ["1/8", "--val", "1/5"], ["--val", "some"]])
+def test_sizes_or_val_is_asked_for(zoo: Zoo, arguments: list[str]) -> None:
+    assert zoo("data", "split", "shapes", *arguments).exit_code == 2
+
+
+def test_a_new_val_keeps_videos_whole_and_is_read_by_data_toml(zoo: Zoo, tmp_path: Path) -> None:
+    for split, videos in (("train", "ab"), ("val", "bc")):
+        for name in ("images", "masks"):
+            (tmp_path / "d" / split / name).mkdir(parents=True)
+        for video in videos:
+            for frame in range(4):
+                stem = f"{video}_{frame + 4 * (split == 'val'):03d}.png"
+                Image.new("RGB", (8, 8)).save(tmp_path / "d" / split / "images" / stem)
+                Image.fromarray(np.eye(8, dtype=np.uint8)).save(tmp_path / "d" / split / "masks" / stem)
+    arguments = ["--val", "1/4", "--groups", "video", "--out", tmp_path / "d" / "lists"]
+    result = zoo("data", "split", tmp_path / "d", *arguments)
+    assert result.exit_code == 0, result.output
+    assert "val_list = " in result.stdout
+    (tmp_path / "d" / "data.toml").write_text('val_list = "lists/val.txt"\n')
+    source = open_source(str(tmp_path / "d"))
+    videos = {split: {id_.split("/")[1][0] for id_ in source.ids(split)} for split in ("train", "val")}
+    assert videos["train"] | videos["val"] == set("abc")
+    assert videos["train"].isdisjoint(videos["val"])
+    assert len(source.ids("train")) + len(source.ids("val")) == 16
+    assert source.read_image(source.ids("val")[0]).shape == (8, 8, 3)
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (None, "got no such file, expected the list of val_list"),
+        ("train/x\n", "expected an image with a mask such as train/a"),
+        ("train/a\nval/b\n", r"got all 2 images, expected some left to train on"),
+    ],
+)
+def test_a_val_list_that_cannot_be_is_an_error(tmp_path: Path, lines: str | None, message: str) -> None:
+    pairs = [{f"{split}/{name}": Pair(tmp_path, None)} for split, name in (("train", "a"), ("val", "b"))]
+    path = tmp_path / "val.txt"
+    if lines is not None:
+        path.write_text(lines)
+    with pytest.raises(DatasetError, match=message):
+        hold_out(path, *pairs)

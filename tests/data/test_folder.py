@@ -87,7 +87,7 @@ def test_a_root_is_relative_to_the_description(folder):
     [
         (
             'nmaes = ["a", "b"]',
-            "got the unknown key nmaes, expected root, train, val, unlabeled, names, palette",
+            "got the unknown key nmaes, expected root, train, val, unlabeled, val_list, names",
         ),
         ('names = "a"', "got names = 'a', expected: Input should be a valid list"),
         ('names = ["a"]', "expected: List should have at least 2 items"),

@@ -157,4 +157,4 @@ def _verdict(groups: list[dict[str, Any]], images: int) -> str:
         return (
             f"{faults} kinds of faults that would spoil training, {warnings} of warnings, in {images} images."
         )
-    return f"No faults, {warnings} kinds of warnings, in {images} images."
+    return f"No faults, {warnings or 'no'} kind{'s' * (warnings != 1)} of warnings, in {images} images."

@@ -27,8 +27,15 @@ SIZE = re.compile(r"\d+(/\d+)?")
 def split(
     spec: Annotated[str, typer.Argument(metavar="SPEC", help="shapes, a folder or a data.toml.")],
     sizes: Annotated[
-        list[str], typer.Argument(metavar="SIZE...", help="Fractions such as 1/8, or numbers of images.")
-    ],
+        list[str] | None,
+        typer.Argument(metavar="[SIZE]...", help="Fractions such as 1/8, or numbers of images."),
+    ] = None,
+    val: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE", help="Instead choose a new val from all images with masks, for a data.toml."
+        ),
+    ] = None,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where the lists go.")] = Path("splits"),
     seed: Annotated[int, typer.Option(help="Another seed draws other images.")] = 0,
     groups: Annotated[
@@ -43,40 +50,35 @@ def split(
 ) -> None:
     """Choose the training images of SPEC to be labeled: all classes among them, in the shares they have.
 
-    Samples of one seed are nested: 1/16 is part of 1/8. The masks of all training images are read.
+    Samples of one seed are nested: 1/16 is part of 1/8. The masks of all images are read. With --val and
+    --groups no video is in train and in val.
     """
-    for size in sizes:
-        if not SIZE.fullmatch(size):
-            raise typer.BadParameter(f"{size!r} is no size, expected 1/8 or 100", param_hint="SIZE")
+    sizes = _check_sizes(sizes or [], val)
 
     from zoo.data.open import open_source
-    from zoo.data.partition import count_of, make_partition
-    from zoo.data.split import SEQUENCE, order_units, take
-    from zoo.data.split import make_groups as group
+    from zoo.data.partition import count_of
+    from zoo.data.split import SEQUENCE, make_groups, order_units, take
 
     source = open_source(spec)
-    ids = source.ids("train")
-    units = group(ids, SEQUENCE if groups == DEFAULT_GROUPS else groups)
+    ids = source.ids("train") + (source.ids("val") if val else ())
+    units = make_groups(ids, SEQUENCE if groups == DEFAULT_GROUPS else groups)
     presence = _presence(source, ids)
     order = order_units(presence, units, ids, seed)
     lists = []
     for size in sizes:
-        chosen = take(order, units, count_of(size, len(ids)))
-        path = out / f"{size.replace('/', '-')}.txt"
+        wanted = count_of(size, len(ids))
+        chosen = take(order, units, wanted)
+        path = out / ("val.txt" if val else f"{size.replace('/', '-')}.txt")
         how = f"{size} of {source.spec}, seed {seed}" + (f", groups {groups}" if groups else "")
         _write(path, [ids[index] for index in chosen], f"zoo data split: {how}")
-        partition = make_partition(source, str(path), seed)
         lists.append(
             {
                 "size": size,
                 "file": str(path),
-                "wanted": count_of(size, len(ids)),
+                "wanted": wanted,
                 "images": len(chosen),
-                "unlabeled": len(partition.unlabeled),
-                "digest": partition.digest,
-                "classes": dict(
-                    zip(source.classes.names, presence[chosen].sum(axis=0).tolist(), strict=True)
-                ),
+                "classes": _count(source, presence[chosen]),
+                "digest": None if val else _digest(source, path, seed),
             }
         )
     value = {
@@ -85,10 +87,38 @@ def split(
         "units": len(units),
         "groups": groups,
         "seed": seed,
-        "classes": dict(zip(source.classes.names, presence.sum(axis=0).tolist(), strict=True)),
+        "classes": _count(source, presence),
         "lists": lists,
     }
-    emit(value, *_shown(value), as_json=as_json)
+    emit(value, *_shown(value, is_val=val is not None), as_json=as_json)
+
+
+def _check_sizes(sizes: list[str], val: str | None) -> list[str]:
+    """Return the sizes of the lists to make, one for --val.
+
+    Raises:
+        typer.BadParameter: none, both kinds, or one that is no size.
+    """
+    if bool(sizes) == (val is not None):
+        raise typer.BadParameter(
+            "expected sizes such as 1/8, or --val SIZE, one of the two", param_hint="SIZE"
+        )
+    for size in sizes or [val or ""]:
+        if not SIZE.fullmatch(size):
+            raise typer.BadParameter(f"{size!r} is no size, expected 1/8 or 100", param_hint="SIZE")
+    return sizes or [val or ""]
+
+
+def _count(source: Source, presence: NDArray[np.bool_]) -> dict[str, int]:
+    """Return how many images show each class."""
+    return dict(zip(source.classes.names, presence.sum(axis=0).tolist(), strict=True))
+
+
+def _digest(source: Source, path: Path, seed: int) -> str:
+    """Return the digest that a run with this list will have."""
+    from zoo.data.partition import make_partition
+
+    return make_partition(source, str(path), seed).digest
 
 
 def _write(path: Path, ids: Sequence[str], remark: str) -> None:
@@ -99,7 +129,7 @@ def _write(path: Path, ids: Sequence[str], remark: str) -> None:
         temporary.write_text("".join(f"{line}\n" for line in (f"# {remark}", *ids)), encoding="utf-8")
 
 
-def _shown(value: dict[str, Any]) -> list[Any]:
+def _shown(value: dict[str, Any], *, is_val: bool) -> list[Any]:
     """Return what a person sees: how many images show each class, in all and in each list."""
     lists = value["lists"]
     rows = [
@@ -107,8 +137,9 @@ def _shown(value: dict[str, Any]) -> list[Any]:
         for name, count in value["classes"].items()
     ]
     rows.append(("all", str(value["images"]), *(_share(each["images"], value["images"]) for each in lists)))
-    columns = ("images with", "train", *(each["size"] for each in lists))
-    shown: list[Any] = [table(f"Labeled images of {value['data']}", columns, rows)]
+    columns = ("images with", "train and val" if is_val else "train", *(each["size"] for each in lists))
+    title = f"{'A new val' if is_val else 'Labeled images'} of {value['data']}"
+    shown: list[Any] = [table(title, columns, rows)]
     for each in lists:
         missing = [name for name, count in each["classes"].items() if not count and value["classes"][name]]
         if abs(each["images"] - each["wanted"]) > FAR * each["wanted"]:
@@ -121,7 +152,13 @@ def _shown(value: dict[str, Any]) -> list[Any]:
         shown.append(
             f"{value['images']} images in {value['units']} groups, each whole in a list or not at all"
         )
-    shown.append(f"use one: zoo train eln --data {value['data']} --partition {lists[-1]['file']}")
+    if is_val:
+        file = Path(lists[0]["file"]).resolve().as_posix()
+        shown.append(
+            f'use it: val_list = "{file}" in the data.toml of {value["data"]}, or a path relative to it'
+        )
+    else:
+        shown.append(f"use one: zoo train eln --data {value['data']} --partition {lists[-1]['file']}")
     return shown
 
 

@@ -46,6 +46,7 @@ class DataFile(BaseModel):
         train: folder with `images` and `masks`.
         val: likewise.
         unlabeled: folder of images.
+        val_list: text file, relative to this one, of the images of `train` and `val` that are to be `val`.
         names: one for each label; left out, those of `labels` or `colors` in their order, else the labels
             are counted in the masks.
         palette: one RGB color for each label; left out, those of `colors`, else those of PASCAL VOC.
@@ -61,6 +62,7 @@ class DataFile(BaseModel):
     train: str = "train"
     val: str = "val"
     unlabeled: str = "unlabeled"
+    val_list: str | None = None
     names: list[str] | None = Field(None, min_length=2, max_length=IGNORE)
     palette: list[Triple] | None = None
     labels: dict[str, str] | None = Field(None, min_length=2)

@@ -20,6 +20,7 @@ from zoo.classes import IGNORE
 from zoo.data.coco import ANNOTATIONS, read_annotations
 from zoo.data.data_file import DATA_FILE, DataFile, build_classes, class_names, label_map, read_data_file
 from zoo.data.files import IMAGE_SUFFIXES, MASK_SUFFIXES, FileSource, Pair, check_labels, read_mask_file
+from zoo.data.held_out import hold_out
 from zoo.errors import DatasetError
 
 if TYPE_CHECKING:
@@ -52,6 +53,8 @@ class FolderSource(FileSource):
             "unlabeled": _images("unlabeled", inner(root / data.unlabeled)),
             "val": _pairs("val", root / data.val, annotations.get("val")),
         }
+        if data.val_list is not None:
+            files |= hold_out(toml.parent / data.val_list, files["train"], files["val"])
         if not files["train"] and not files["val"]:
             raise DatasetError(
                 f"{root}: got no images in {data.train}/images or {data.val}/images, expected a folder with "
