@@ -7,13 +7,13 @@ import os
 import platform
 from contextlib import contextmanager
 from importlib import metadata
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch._dynamo  # not part of `import torch`
 
 from zoo import __version__
+from zoo.machine import cpu_model
 from zoo.serve.gpu import describe_gpu
 
 if TYPE_CHECKING:
@@ -38,14 +38,6 @@ def describe_machine() -> dict[str, Any]:
         "load": load_average(),
         "gpu": describe_gpu(),
     }
-
-
-def cpu_model() -> str:
-    """Return the name of the processor as its maker writes it, or what the system knows of it."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, "") or platform.processor() or platform.machine()
 
 
 def load_average() -> float | None:

@@ -7,17 +7,8 @@ from importlib import resources
 from string import Template
 from typing import TYPE_CHECKING
 
-from zoo.serve.charts import (
-    Bar,
-    Point,
-    axis_from_zero,
-    bars,
-    curves,
-    linear_axis,
-    logarithmic_axis,
-    percentile_bar,
-    scatter,
-)
+from zoo.axes import axis_from_zero, linear_axis, logarithmic_axis
+from zoo.serve.charts import Bar, Point, bars, curves, percentile_bar, scatter
 from zoo.serve.measurement import number
 from zoo.serve.reading import facts, notes, warnings
 from zoo.serve.table import (

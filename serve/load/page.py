@@ -7,15 +7,8 @@ from importlib import resources
 from string import Template
 from typing import TYPE_CHECKING
 
-from zoo.serve.charts import (
-    Bar,
-    Point,
-    axis_from_zero,
-    bars,
-    curves,
-    logarithmic_axis,
-    percentile_bar,
-)
+from zoo.axes import axis_from_zero, logarithmic_axis
+from zoo.serve.charts import Bar, Point, bars, curves, percentile_bar
 from zoo.serve.load.measurement import PARTS, REST
 from zoo.serve.load.reading import READING, facts, warnings
 from zoo.serve.load.table import CLOSED, COST, OPEN, SPENT, goodput, lines, overhead, percent

@@ -45,7 +45,7 @@ class Replica:
         versions: of the models, by name: what was deployed, for a rolling update to be seen in the answers.
     """
 
-    async def __init__(self, job: Job, versions: dict[str, str]) -> None:
+    async def __init__(self, job: Job, versions: dict[str, str]) -> None:  # type: ignore[misc] # Ray awaits it
         from zoo.serve.server.app import create_app
         from zoo.serve.server.worker import load_models
 
@@ -121,7 +121,13 @@ def deploy(job: Job, cluster: Cluster) -> tuple[Served, ...]:
             f"the models cannot be deployed on Ray, expected {_paths(job.models)} to be a model on every "
             f"machine of the cluster: {_cause()}"
         ) from error
-    served: tuple[Served, ...] = handle.served.remote().result()
+    try:
+        served: tuple[Served, ...] = handle.served.remote().result(timeout_s=job.settings.timeout)
+    except TimeoutError as error:
+        raise ZooError(
+            f"the models are deployed but tell nothing in {job.settings.timeout:g} s, expected an answer: "
+            f"see `ray status` and `serve status`"
+        ) from error
     return served
 
 
@@ -136,7 +142,8 @@ def application(job: Job, cluster: Cluster) -> Application:
     versions = {source.name: fingerprint(source.path) for source in job.models}
     replicas = serve.deployment(Replica, name="Replica", **replica_options(cluster, job.settings))
     door = serve.deployment(serve.ingress()(Door), name="Door", **door_options(cluster, job.settings))
-    return door.bind(job.settings, replicas.bind(job._replace(models=tuple(sources)), versions))
+    bound: Application = door.bind(job.settings, replicas.bind(job._replace(models=tuple(sources)), versions))
+    return bound
 
 
 def build(arguments: dict[str, Any]) -> Application:

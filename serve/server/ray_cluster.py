@@ -34,8 +34,7 @@ def check_installed() -> None:
     missing = [module for module in NEEDED if importlib.util.find_spec(module) is None]
     if missing:
         raise ZooError(
-            f"serving on Ray needs {', '.join(missing)}, which is not installed: "
-            f"pip install 'semiseg-zoo[ray]'"
+            f"--ray needs {', '.join(missing)}, which is not installed: pip install 'semiseg-zoo[ray]'"
         )
 
 

@@ -118,5 +118,5 @@ def _has_room(cluster: Cluster) -> bool:
     """Return whether one more replica fits on the cluster now."""
     import ray
 
-    free = ray.available_resources()
+    free: dict[str, float] = ray.available_resources()
     return free.get("CPU", 0) >= cluster.cpus and free.get("GPU", 0) >= cluster.gpus

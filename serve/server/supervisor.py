@@ -9,10 +9,11 @@ from __future__ import annotations
 import logging.config
 import os
 import signal
+import sys
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import Pipe, connection, get_context
+from multiprocessing import Pipe, connection, get_context, resource_tracker
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -131,7 +132,7 @@ class Supervisor:
             "CUDA_VISIBLE_DEVICES": gpu_of_worker(number, self._gpus),
             FIGURES_VARIABLE: self._figures or None,
         }
-        with _environment(variables):
+        with _environment(variables), _interrupts_blocked():
             process.start()
         sock.close()
         theirs.close()  # so that each side hears when the other ends
@@ -268,6 +269,20 @@ def _shared_folder(workers: int) -> Iterator[str]:
         prefix="zoo-", dir=MEMORY if in_memory else None, ignore_cleanup_errors=True
     ) as it:
         yield it
+
+
+@contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    """Let processes that are started in the block never see a Ctrl-C, which the terminal sends to all."""
+    if sys.platform == "win32":
+        yield
+        return
+    resource_tracker.ensure_running()  # else it is started in the block and ends it
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import gc
 import logging.config
@@ -42,7 +41,6 @@ def work(job: Job, sock: socket, parent: Connection) -> None:
         sock: listens.
         parent: is told one `Message`, and never writes.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C reaches all processes; the parent decides
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     warnings.filterwarnings("ignore", module=r"PIL\.")  # of broken images, which are answered
     logging.config.dictConfig(log_config(json_logs=job.settings.json_logs))
@@ -161,8 +159,6 @@ def main(job: Job, sock: socket, parent: Connection) -> None:
     """Run `work` as the target of a process; an error that nobody foresaw is told, too."""
     try:
         work(job, sock, parent)
-    except (asyncio.CancelledError, KeyboardInterrupt):
-        pass
     except Exception as error:
         log.exception("the worker failed")
         _tell(parent, Message("failed", error=f"a worker failed ({type(error).__name__}: {error})"))
