@@ -117,12 +117,15 @@ class Bulk:
 
     def _note(self, job: Job, writing: Future[Record]) -> None:
         """Add a line to the journal when the files are there."""
-        record = writing.result()
+        self._add(job.input.name, writing.result())
+
+    def _add(self, name: str, record: Record) -> None:
+        """Add the line of an image to the journal."""
         self.journal.add(record)
         if "error" not in record:
             self.done += 1
             return
-        self.failures.append({"input": job.input.name, "error": record["error"]})
+        self.failures.append({"input": name, "error": record["error"]})
         if len(self.failures) <= SHOWN:
             remarks.print(f"error: {record['error']}")
 

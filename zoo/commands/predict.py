@@ -52,6 +52,10 @@ def predict(
         bool, typer.Option("--overwrite", help="Predict also what DIR holds already of this model.")
     ] = False,
     device: DeviceOption = None,
+    ray: Annotated[
+        bool,
+        typer.Option("--ray", help="On the Ray cluster that runs here, else on one actor for each core."),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Write the masks of images.
@@ -68,11 +72,16 @@ def predict(
     from zoo.commands.bulk import Bulk
     from zoo.predictors.load import load_predictor
 
-    predictor = load_predictor(model, device=choose_device(device))
+    chosen = choose_device(device)
+    predictor = load_predictor(model, device=chosen)
     header = {"model": str(model), "sha256": fingerprint(model, predictor)}
     with Journal(out, header, fresh=overwrite) as journal:
         waiting = _not_yet(jobs, journal, out, suffixes)
         bulk = Bulk(predictor, out, suffixes, journal)
+        if ray:
+            from zoo.commands.bulk_ray import BulkOnRay
+
+            bulk = BulkOnRay(model, chosen, bulk)
         try:
             bulk.run(waiting, batch)
         except KeyboardInterrupt:

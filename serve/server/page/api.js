@@ -44,8 +44,9 @@ export async function maskFile(image, model) {
   return (await post(image, model, "png")).blob();
 }
 
+/** An empty name is the server's first model: an image may be faster than the list of models. */
 function post(image, model, format, signal) {
-  const query = new URLSearchParams({ format, model });
+  const query = new URLSearchParams(model === "" ? { format } : { format, model });
   return ask(`predict?${query}`, { method: "POST", body: image, signal });
 }
 

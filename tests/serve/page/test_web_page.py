@@ -236,13 +236,26 @@ def test_another_model_segments_the_same_image(
 ) -> None:
     stand_in.models = ("eln", "rrn")
     page = open_page(stand_in.url, (FAILED,))  # rrn has no card
+    page.wait_for_selector("#card:not([hidden])")
     segment(page, file())
-    page.select_option("#model", "rrn")
-    page.wait_for_selector("#card", state="hidden")
-    page.wait_for_function("document.title.startsWith('rrn')")
-    page.wait_for_selector("#busy", state="hidden")
+    with page.expect_response("**/predict?format=json&model=rrn"):
+        page.select_option("#model", "rrn")
+    assert page.is_hidden("#card")
+    assert page.title() == "rrn · zoo"
     asked = [path for path in stand_in.asked if path.startswith("POST")]
     assert asked == ["POST /predict?format=json&model=eln", "POST /predict?format=json&model=rrn"]
+
+
+def test_an_image_that_is_dropped_before_the_models_are_known_gets_the_first(
+    stand_in: StandIn, open_page: OpenPage, file: MakeFile, legend: Legend
+) -> None:
+    page = open_page("about:blank")
+    page.route("**/models", lambda _: None)  # never answered
+    page.goto(stand_in.url)
+    drop(page, file())
+    page.wait_for_selector("#latency:not([hidden])")
+    assert legend(page) == AREAS
+    assert stand_in.asked[-1] == "POST /predict?format=json"
 
 
 def test_one_model_needs_no_menu(stand_in: StandIn, open_page: OpenPage) -> None:

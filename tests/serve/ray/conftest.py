@@ -78,7 +78,7 @@ def under_load() -> Callable[..., AbstractContextManager[Load]]:
     return ask_all_the_time
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def ray_url() -> Iterator[str]:
     """Return where the server of a cluster of this machine is to be found; the cluster runs."""
     pytest.importorskip("ray")

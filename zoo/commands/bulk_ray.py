@@ -1,0 +1,147 @@
+"""Many images predicted by the machines of a Ray cluster, with Ray Data: all must see the same folders."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zoo.commands.bulk import Bulk
+from zoo.commands.journal import Journal, Record
+from zoo.commands.progress import Progress
+from zoo.commands.results import Job
+from zoo.errors import ZooError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+AT_ONCE = 64
+"""Images that an actor is given together: it reads ahead and makes batches of them."""
+
+
+class Actor(Bulk):
+    """Predicts images and writes their results, in a process of a cluster.
+
+    Args:
+        model: a bundle folder or an artifact, the same path on every machine.
+        device: `cpu` or `cuda`.
+        out: the folder of all results, absolute.
+        suffixes: of the results.
+        jobs: all images.
+        batch: images that run together; None for what is sensible.
+    """
+
+    def __init__(
+        self,
+        model: Path | str,
+        device: str,
+        out: Path,
+        suffixes: Sequence[str],
+        jobs: Sequence[Job],
+        batch: int | None,
+    ) -> None:
+        from zoo.predictors.load import load_predictor
+
+        super().__init__(load_predictor(model, device=device, threads=1), out, suffixes, Journal(out, {}))
+        self.jobs = jobs
+        self.batch = batch
+
+    def __call__(self, rows: dict[str, NDArray[Any]]) -> dict[str, list[str]]:
+        """Return the lines of the journal of some images, as JSON.
+
+        Args:
+            rows: `id`: their places among the jobs.
+        """
+        from zoo.predictors.stream import stream
+
+        jobs = [self.jobs[index] for index in rows["id"]]
+        results = stream(self.predictor, jobs, lambda job: job.input.read(), self._options(self.batch))
+        records = []
+        with closing(results):
+            for result in results:
+                self._check(result)
+                records.append({"input": result.item.input.name, "line": self._finish(result)})
+        return {"record": [json.dumps(record) for record in records]}
+
+
+class BulkOnRay(Bulk):
+    """The same as `Bulk` on the running Ray cluster, or one of this machine: an actor for each core or GPU.
+
+    Args:
+        model: a bundle folder or an artifact, the same path on every machine.
+        device: `cpu` or `cuda`.
+        bulk: whose predictor, folder, suffixes and journal are taken.
+    """
+
+    def __init__(self, model: Path | str, device: str, bulk: Bulk) -> None:
+        super().__init__(bulk.predictor, bulk.out, bulk.suffixes, bulk.journal)
+        self.model = model.resolve() if isinstance(model, Path) else model
+        self.device = device
+
+    def run(self, jobs: Sequence[Job], batch: int | None = None) -> None:
+        """Predict images; one that fails is among the `failures` and does not stop the others.
+
+        Args:
+            jobs: the images.
+            batch: images that run together; None for what is sensible.
+
+        Raises:
+            ZooError: Ray is not installed, the model does not run on a machine of the cluster, or a result
+                cannot be written there.
+        """
+        from zoo.serve.server.ray_cluster import check_installed, connected
+
+        check_installed()
+        if not jobs:
+            return
+        with connected():
+            from ray.exceptions import RayError
+
+            try:
+                with Progress(len(jobs)) as progress:
+                    for record in self._records(jobs, batch):
+                        self.journal.start()
+                        self._add(record["input"], record["line"])
+                        progress.advance()
+            except RayError as error:
+                raise ZooError(
+                    f"an actor failed after {self.done:,} of {len(jobs):,} images ({_reason(error)}), "
+                    f"expected the model, the images and {self.out} on every machine: run the same command "
+                    f"again, it goes on from here"
+                ) from error
+
+    def _records(self, jobs: Sequence[Job], batch: int | None) -> Iterator[Record]:
+        """Yield the input and the line of each image when its results are written, in any order."""
+        import ray
+        from ray.data import ActorPoolStrategy, DataContext, from_items
+
+        DataContext.get_current().enable_progress_bars = False
+        on_gpu = self.device == "cuda"
+        there = ray.cluster_resources().get("GPU" if on_gpu else "CPU", 1)
+        blocks = math.ceil(len(jobs) / AT_ONCE)
+        rows = from_items([{"id": index} for index in range(len(jobs))], override_num_blocks=blocks)
+        given = (self.model, self.device, self.out.resolve(), self.suffixes, jobs, batch)
+        done = rows.map_batches(
+            Actor,
+            fn_constructor_args=given,
+            batch_size=AT_ONCE,
+            compute=ActorPoolStrategy(size=max(1, min(blocks, int(there)))),
+            num_cpus=1,
+            num_gpus=1 if on_gpu else 0,
+        )
+        for row in done.iter_rows():
+            record: Record = json.loads(row["record"])
+            yield record
+
+
+def _reason(error: Exception) -> str:
+    """Return the reason in the traceback of another process, which Ray surrounds with words of its own."""
+    lines = str(error).strip().splitlines()
+    named = [line.strip() for line in lines if re.match(r"\s*(?!ray\.)[\w.]+(Error|Exception): ", line)]
+    return (named or lines or [type(error).__name__])[-1]
