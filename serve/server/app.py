@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
+from fastapi_swagger import patch_fastapi
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
@@ -74,7 +75,9 @@ def create_app(models: Sequence[Model], settings: ServerSettings) -> FastAPI:
         version=version("semiseg-zoo"),
         description=DESCRIPTION,
         lifespan=lifespan,
+        docs_url=None,
         redoc_url=None,
+        swagger_ui_oauth2_redirect_url=None,
         redirect_slashes=False,
         responses=problems.responses(*ANYWHERE),
         generate_unique_id_function=lambda route: f"{route.name}{route.path_format}",
@@ -84,6 +87,7 @@ def create_app(models: Sequence[Model], settings: ServerSettings) -> FastAPI:
     add_oip_routes(app, context, readiness)
     add_health_routes(app, readiness)
     add_page_routes(app, files)
+    patch_fastapi(app, redirect_from_root_to_docs=False)  # `/docs` from here, FastAPI's own is from a CDN
 
     @app.get("/metrics", tags=["health"], summary="Figures for Prometheus", response_class=Response)
     async def figures() -> Response:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from zoo.serve.server.ray_options import Cluster
 
 NAMED = re.compile(r"([A-Za-z0-9._-]+)=(.+)")
-NEEDED = ("fastapi", "uvicorn", "prometheus_client", "python_multipart", "httptools")
+NEEDED = ("fastapi", "uvicorn", "prometheus_client", "python_multipart", "httptools", "fastapi_swagger")
 
 
 def serve(

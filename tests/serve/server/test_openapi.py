@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -103,8 +104,13 @@ def test_the_key_is_in_the_document(server: Running) -> None:
     assert {scheme["type"] for scheme in schemes.values()} == {"http", "apiKey"}
 
 
-def test_the_documentation_has_a_page(server: Running) -> None:
-    assert "swagger" in server.client.get("/docs").text
+def test_the_documentation_is_a_page_that_asks_no_other_host(server: Running) -> None:
+    page = server.client.get("/docs").text
+    addresses = re.findall(r"""(?:src|href)=["']([^"']+)""", page)
+    assert len(addresses) == 3
+    for address in addresses:
+        assert address.startswith(str(server.client.base_url))
+        assert len(server.client.get(address).content) > 500
 
 
 @pytest.mark.slow
