@@ -194,7 +194,7 @@ def test_a_misspelled_alias_brings_the_nearest() -> None:
 
 
 def test_a_row_without_weights_says_how_they_are_made() -> None:
-    with pytest.raises(BundleError, match="zoo train eln --recipe eln_voc_1-8 --data DIR"):
+    with pytest.raises(BundleError, match="zoo train eln --recipe eln_voc_1-8 --data voc:DIR"):
         zoo.load("eln-voc-1/8-resnet50")
 
 

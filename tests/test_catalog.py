@@ -82,7 +82,7 @@ def test_an_alias_without_weights_is_an_error_with_the_command_that_makes_them()
     with pytest.raises(
         BundleError,
         match=r"^eln-voc-1/8-resnet50 has no weights yet, only the figure of the paper \(73.2 mIoU\): make "
-        r"them with zoo train eln --recipe eln_voc_1-8 --data DIR$",
+        r"them with zoo train eln --recipe eln_voc_1-8 --data voc:DIR$",
     ):
         resolve_alias("eln-voc-1/8-resnet50")
 

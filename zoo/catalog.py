@@ -47,6 +47,9 @@ LISTS = {
 PSEUDOSEG_LISTS = ("u2pl_voc_92", "u2pl_voc_183", "u2pl_voc_366")
 """Rows of U2PL whose labeled images are those of PseudoSeg."""
 
+CLASSIC = (*PSEUDOSEG_LISTS, "u2pl_voc_732", "u2pl_voc_1464")
+"""Rows whose labeled images are some of the 1,464 with VOC's own masks."""
+
 BUNDLES: dict[str, str] = {}
 """Names of the bundles that exist, by alias."""
 
@@ -78,9 +81,13 @@ class Entry(NamedTuple):
     """Name of the bundle, None if there are no weights."""
 
     @property
+    def _spec(self) -> str:
+        return "voc-classic" if self.recipe in CLASSIC else self.data
+
+    @property
     def commands(self) -> tuple[str, ...]:
         """Return the commands that make the weights; DIR is the folder of the data set."""
-        data = "--data DIR"
+        data = f"--data {self._spec}:DIR"
         method, data_set, *_ = self.recipe.split("_")
         train = f"zoo train {method} --recipe {self.recipe} {data}"
         if self.method == method:

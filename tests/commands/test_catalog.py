@@ -215,7 +215,7 @@ def test_info_of_a_row_without_weights_prints_how_to_train_it(zoo: Zoo) -> None:
     assert result.exit_code == 0, result.output
     assert "67.98, reported by the paper, not measured here" in result.stdout
     assert "92, list: PseudoSeg" in result.stdout
-    assert "\n  zoo train u2pl --recipe u2pl_voc_92 --data DIR\n" in result.stdout
+    assert "\n  zoo train u2pl --recipe u2pl_voc_92 --data voc-classic:DIR\n" in result.stdout
     found = json.loads(zoo("info", "u2pl-voc-92-resnet101", "--json").stdout)
     assert (found["miou"], found["bundle"]) == (67.98, None)
 

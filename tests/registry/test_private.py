@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     [
         ("/srv/anna/secret project/camvid", "camvid"),
         ("voc:/srv/anna/voc", "voc:voc"),
+        ("pascal-context-59:/srv/anna/secret project/context", "pascal-context-59:context"),
         ("~/masks/spring", "spring"),
         ("C:\\Users\\anna\\camvid", "camvid"),
         ("zoo bench /srv/anna/eln/bundle --imgsz 64", "zoo bench bundle --imgsz 64"),

@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 def compare(
     data: Annotated[
         str | None,
-        typer.Option(metavar="SPEC", help="shapes (built in, the default), a folder or a data.toml."),
+        typer.Option(
+            metavar="SPEC", help="shapes (built in, the default), voc:DIR, a folder or a data.toml."
+        ),
     ] = None,
     partition: PartitionOption = None,
     methods: Annotated[

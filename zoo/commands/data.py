@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from zoo.commands.data_check import check
+from zoo.commands.data_prepare import prepare
 from zoo.commands.data_split import split
 
 app = typer.Typer(
@@ -14,3 +15,4 @@ app = typer.Typer(
 )
 app.command()(check)
 app.command()(split)
+app.command()(prepare)

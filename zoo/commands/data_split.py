@@ -25,7 +25,7 @@ SIZE = re.compile(r"\d+(/\d+)?")
 
 
 def split(
-    spec: Annotated[str, typer.Argument(metavar="SPEC", help="shapes, a folder or a data.toml.")],
+    spec: Annotated[str, typer.Argument(metavar="SPEC", help="shapes, voc:DIR, a folder or a data.toml.")],
     sizes: Annotated[
         list[str] | None,
         typer.Argument(metavar="[SIZE]...", help="Fractions such as 1/8, or numbers of images."),

@@ -30,7 +30,8 @@ def evaluate(
     data: Annotated[
         str | None,
         typer.Option(
-            metavar="SPEC", help="shapes, a folder or a data.toml; default: what the model was trained on."
+            metavar="SPEC",
+            help="shapes, voc:DIR, a folder or a data.toml; default: what the model was trained on.",
         ),
     ] = None,
     split: Annotated[Literal["train", "val"], typer.Option(help="Which images.")] = "val",

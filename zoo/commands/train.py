@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -20,6 +20,10 @@ from zoo.commands.training import (
     PretrainedOption,
 )
 
+if TYPE_CHECKING:
+    from zoo.train.recipe import Recipe
+    from zoo.train.session import Hardware
+
 
 def train(
     method: Annotated[
@@ -27,7 +31,7 @@ def train(
     ],
     data: Annotated[
         str | None,
-        typer.Option(metavar="SPEC", help="shapes (built in), a folder or a data.toml."),
+        typer.Option(metavar="SPEC", help="shapes (built in), voc:DIR, a folder or a data.toml."),
     ] = None,
     partition: PartitionOption = None,
     encoder: EncoderOption = None,
@@ -60,13 +64,18 @@ def train(
         bool,
         typer.Option("--profile", help="Only time some steps of each phase, part by part; trains no model."),
     ] = False,
+    plan: Annotated[
+        bool,
+        typer.Option(
+            "--plan", help="Only tell what the run would need of memory and time, and the largest batch."
+        ),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Train METHOD on few masks and many images; leaves a run folder with a stripped bundle."""
     # waiting threads must not spin: data workers need the cores; this is read when torch is loaded
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from zoo.errors import RecipeError
-    from zoo.train.profile import profile as time_steps
     from zoo.train.recipe import default_recipe, load_recipe
     from zoo.train.session import Hardware
     from zoo.train.session import resume as resume_run
@@ -87,7 +96,7 @@ def train(
     }
     changes = {key: value for key, value in changes.items() if value is not None}
     if resume:
-        if changes or settings or recipe or steps or profile:
+        if changes or settings or recipe or steps or profile or plan:
             raise RecipeError("--resume continues a run as it was started: leave the other options out")
         metrics = resume_run(out or newest_run(method), method, hardware)
     else:
@@ -95,13 +104,30 @@ def train(
         resolved = load_recipe(name, settings or [], steps, changes)
         if resolved.method.name != method:
             raise RecipeError(f"recipe {name} is for {resolved.method.name}, got method {method}")
-        if profile:
-            found = time_steps(resolved, out, hardware)
-            emit(found, *_profile_report(found), as_json=as_json)
+        if plan or profile:
+            found, shown = _planned(resolved, hardware) if plan else _profiled(resolved, out, hardware)
+            emit(found, *shown, as_json=as_json)
             return
         metrics = start_run(resolved, out, hardware)
     if metrics:  # of several processes only the first reports
         emit(metrics, *_report(metrics), as_json=as_json)
+
+
+def _planned(recipe: Recipe, hardware: Hardware) -> tuple[dict[str, Any], list[Any]]:
+    """Return a plan, and what a person sees of it."""
+    from zoo.commands.planning import plan_report
+    from zoo.train.plan import plan
+
+    found = plan(recipe, hardware)
+    return found, plan_report(found)
+
+
+def _profiled(recipe: Recipe, out: Path | None, hardware: Hardware) -> tuple[dict[str, Any], list[Any]]:
+    """Return a profile, and what a person sees of it."""
+    from zoo.train.profile import profile
+
+    found = profile(recipe, out, hardware)
+    return found, _profile_report(found)
 
 
 def _report(metrics: dict[str, Any]) -> list[Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from zoo.data.partition import IdFinder, read_list
+from zoo.data.lists import IdFinder, read_list
 from zoo.errors import DatasetError
 
 if TYPE_CHECKING:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from zoo.data.cityscapes import CityscapesSource
 from zoo.data.folder import FolderSource
+from zoo.data.pascal_context import PascalContextSource
 from zoo.data.shapes import ShapesSource
+from zoo.data.voc import VocSource
 from zoo.errors import DatasetError
 
 if TYPE_CHECKING:
@@ -17,7 +21,14 @@ if TYPE_CHECKING:
 BUILT_IN: dict[str, Callable[[], Source]] = {"shapes": ShapesSource}
 """Sources that need no folder."""
 
-PREFIXES: dict[str, Callable[[str], Source]] = {}
+PREFIXES: dict[str, Callable[[str], Source]] = {
+    "voc": VocSource,
+    "voc-classic": partial(VocSource, masks="own"),
+    "cityscapes": CityscapesSource,
+    "cityscapes-extra": CityscapesSource,
+    "pascal-context": PascalContextSource,
+    "pascal-context-59": PascalContextSource,
+}
 """Data sets with a layout of their own, `prefix:folder`; each is given the whole spec."""
 
 

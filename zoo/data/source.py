@@ -38,3 +38,7 @@ class Source(ABC):
     @abstractmethod
     def read_mask(self, id_: str) -> NDArray[np.uint8]:
         """Return the mask of an id, (H, W) uint8, labels 0..K-1 or `IGNORE`."""
+
+    def precise_ids(self) -> frozenset[str] | None:
+        """Return the training ids whose masks are the better ones of two kinds, None if there is one kind."""
+        return None

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from zoo.data.partition import IdFinder, read_list
+from zoo.data.lists import IdFinder, read_list
 from zoo.errors import DatasetError
 
 if TYPE_CHECKING:
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from zoo.classes import Classes
-    from zoo.data.partition import Line, Partition
+    from zoo.data.lists import Line
+    from zoo.data.partition import Partition
     from zoo.data.source import Source
 
 BACKGROUND = "background"

@@ -18,7 +18,7 @@ PATH = re.compile(
 )
 """An absolute path in a text: after a space, a quote or a sign, so that no URL and no fraction is one."""
 
-WHOLE = re.compile(r"(?P<scheme>[a-z-]{2,}:)?(?P<path>~?/.*|[A-Za-z]:[/\\].*)", re.DOTALL)
+WHOLE = re.compile(r"(?P<scheme>[a-z][a-z0-9-]+:)?(?P<path>~?/.*|[A-Za-z]:[/\\].*)", re.DOTALL)
 """A text that is a path and nothing else, with the spaces it may have; `voc:` and the like before it."""
 
 

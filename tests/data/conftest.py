@@ -1,0 +1,95 @@
+"""Published data sets in their official layouts, with a handful of tiny images."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from zoo.classes import default_palette
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+HEIGHT, WIDTH = 6, 8
+
+
+class Disk(NamedTuple):
+    """A folder to lay out files in."""
+
+    root: Path
+
+    def path(self, name: str) -> Path:
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def image(self, name: str) -> None:
+        Image.fromarray(np.full((HEIGHT, WIDTH, 3), 90, np.uint8)).save(self.path(name))
+
+    def mask(self, name: str, values: Sequence[int], *, palette: bool = False) -> None:
+        mask = Image.fromarray(np.resize(np.array(values, np.uint8), (HEIGHT, WIDTH)))
+        if palette:
+            mask.putpalette([channel for color in default_palette(256) for channel in color])
+        mask.save(self.path(name))
+
+    def names(self, name: str, names: Iterable[str]) -> None:
+        self.path(name).write_text("".join(f"{line}\n" for line in names))
+
+
+OWN, VAL, ADDED = ("2007_000032", "2007_000039"), ("2007_000033",), ("2008_000008", "2008_000015")
+
+
+@pytest.fixture
+def voc(tmp_path: Path) -> Disk:
+    """Return VOC with two training masks of its own, of 0, 15, 255, and two of SBD's, of 0 and 20."""
+    disk = Disk(tmp_path / "VOC2012")
+    for name in (*OWN, *VAL, *ADDED):
+        disk.image(f"JPEGImages/{name}.jpg")
+    for name in (*OWN, *VAL):
+        disk.mask(f"SegmentationClass/{name}.png", [0, 15, 255], palette=True)
+        disk.mask(f"SegmentationClassAug/{name}.png", [0, 1])  # SBD's, which are worse and not to be read
+    for name in ADDED:
+        disk.mask(f"SegmentationClassAug/{name}.png", [0, 20])
+    disk.names("ImageSets/Segmentation/train.txt", OWN)
+    disk.names("ImageSets/Segmentation/val.txt", VAL)
+    disk.names("ImageSets/Segmentation/trainaug.txt", (*ADDED, *OWN))
+    return disk
+
+
+STREETS = {
+    "train": ("aachen/aachen_000000_000019", "bochum/bochum_000000_000313", "ulm/ulm_000001_000019"),
+    "val": ("munster/munster_000000_000019",),
+    "train_extra": ("bayreuth/bayreuth_000000_000001",),
+}
+
+
+@pytest.fixture
+def cityscapes(tmp_path: Path) -> Disk:
+    """Return Cityscapes whose masks hold the official ids 7 (road), 6, 26 (car), 0, 33 (bicycle)."""
+    disk = Disk(tmp_path / "cityscapes")
+    for split, names in STREETS.items():
+        for name in names:
+            disk.image(f"leftImg8bit/{split}/{name}_leftImg8bit.png")
+            if split != "train_extra":
+                disk.mask(f"gtFine/{split}/{name}_gtFine_labelIds.png", [7, 6, 26, 0, 33])
+                disk.mask(f"gtFine/{split}/{name}_gtFine_instanceIds.png", [7])
+    return disk
+
+
+CONTEXT = {"train": ("2008_000002", "2008_000003"), "val": ("2008_000015",)}
+
+
+@pytest.fixture
+def pascal_context(tmp_path: Path) -> Disk:
+    """Return PASCAL-Context whose masks hold 0 (background), 1 (aeroplane), 59 (wood)."""
+    disk = Disk(tmp_path / "VOC2010")
+    for split, names in CONTEXT.items():
+        disk.names(f"ImageSets/SegmentationContext/{split}.txt", names)
+        for name in names:
+            disk.image(f"JPEGImages/{name}.jpg")
+            disk.mask(f"SegmentationClassContext/{name}.png", [0, 1, 59])
+    return disk

@@ -1,0 +1,119 @@
+"""Lists of images as text files, one a line: their entries, and the ids that these mean.
+
+The forms of the lists that go with papers are read: ids alone (U2PL, PseudoSeg), `image mask` pairs of paths
+(CPS, UniMatch), paths of images (U2PL's of Cityscapes).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, NamedTuple
+
+from zoo.data.files import IMAGE_SUFFIXES
+from zoo.errors import DatasetError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Sequence
+    from pathlib import Path
+
+NAME_ENDS = ("_leftImg8bit",)
+"""What the names of images end with in lists, while their ids do not."""
+
+
+class Line(NamedTuple):
+    """One entry of a list of images."""
+
+    where: str
+    """File and line number, for messages."""
+    id_: str
+    words: tuple[str, ...]
+    """What stands in the line after its first word."""
+
+
+def read_list(path: Path, find: IdFinder) -> Iterator[Line]:
+    """Yield the entries of a text file, one a line; a line that starts with `#` is a remark.
+
+    Raises:
+        DatasetError: no text or no entries, an entry that is no id, an id twice.
+    """
+    line_of: dict[str, int] = {}
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise DatasetError(
+            f"{path}: got a file that is not text ({error}), expected one id a line: save it as UTF-8"
+        ) from error
+    for number, line in enumerate(lines, start=1):
+        entry = line.strip()
+        if not entry or entry.startswith("#"):
+            continue
+        where = f"{path}:{number}"
+        id_ = find(entry, where)
+        if id_ in line_of:
+            raise DatasetError(
+                f"{where}: got {id_} again, expected each image once, it is on line {line_of[id_]}: "
+                f"remove one"
+            )
+        line_of[id_] = number
+        yield Line(where, id_, tuple(entry.split()[1:]))
+    if not line_of:
+        raise DatasetError(f"{path}: got a list without entries, expected one image a line: add some")
+
+
+class IdFinder:
+    """Finds the id that an entry of a list means.
+
+    Args:
+        wanted: ids that an entry may mean, at least one.
+        others: ids that it may not mean.
+        kind: what the wanted ones are, for messages.
+    """
+
+    def __init__(self, wanted: Sequence[str], others: Collection[str], kind: str) -> None:
+        self.kind = kind
+        self.wanted = wanted
+        self.ids = frozenset(wanted)
+        self.other_ids = frozenset(others)
+        self.by_stem: dict[str, list[str]] = defaultdict(list)
+        for id_ in wanted:
+            self.by_stem[PurePosixPath(id_).name].append(id_)
+
+    def __call__(self, entry: str, where: str) -> str:
+        """Return the id: by full id, by path with or without suffix, then by the name alone."""
+        # the whole line first: names may hold spaces
+        names = [name for text in (entry, entry.split()[0]) for name in _forms(text)]
+        found = next(filter(None, map(self._by_id, names)), [])
+        if not found and self.other_ids.isdisjoint(names):
+            found = next(filter(None, map(self._by_stem, names)), [])
+        if len(found) > 1:
+            raise DatasetError(
+                f"{where}: got {entry!r}, the name of {len(found)} images ({found[0]}, {found[1]}), "
+                f"expected one: write the full id"
+            )
+        if not found:
+            raise DatasetError(
+                f"{where}: got {entry!r}, expected an {self.kind} such as {self.wanted[0]}: "
+                f"correct or remove the line"
+            )
+        return found[0]
+
+    def _by_id(self, name: str) -> list[str]:
+        """Return the ids of a name, with its split or without."""
+        ids = (name, *(f"{split}/{name}" for split in ("train", "unlabeled")))
+        return [id_ for id_ in ids if id_ in self.ids]
+
+    def _by_stem(self, name: str) -> list[str]:
+        """Return the ids of a file name; those that also agree in the folders, if any do."""
+        found = self.by_stem.get(PurePosixPath(name).name, [])
+        inner = {id_: id_.removeprefix("train").removeprefix("unlabeled") for id_ in found}
+        return [id_ for id_ in found if f"/{name}".endswith(inner[id_])] or found
+
+
+def _forms(text: str) -> list[str]:
+    """Return a path without its leading slash: as it is, without an image's suffix, without its known end."""
+    path = PurePosixPath(text.replace("\\", "/").lstrip("/"))
+    forms = [path.as_posix()]
+    if path.suffix.lower() in IMAGE_SUFFIXES:
+        forms.append(path.with_suffix("").as_posix())
+    return forms + [forms[-1].removesuffix(end) for end in NAME_ENDS if forms[-1].endswith(end)]

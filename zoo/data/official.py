@@ -1,0 +1,100 @@
+"""What the readers of published data sets share: the folder that a spec names, its lists and its files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from zoo.data.files import Pair
+from zoo.errors import DatasetError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+class Layout(NamedTuple):
+    """The folders that a published data set comes in."""
+
+    name: str
+    """As `zoo data prepare` calls the data set."""
+    inside: tuple[str, ...]
+    """Where its folders may lie inside the one that is named, as its archives unpack."""
+    folders: tuple[str, ...]
+    """Each has to be there."""
+
+
+def find_root(spec: str, layout: Layout) -> Path:
+    """Return the folder of a data set: the one that a spec names, or one inside.
+
+    Args:
+        spec: `prefix:folder`.
+        layout: of the data set.
+
+    Raises:
+        DatasetError: a folder of the layout is missing.
+    """
+    named = Path(spec.partition(":")[2]).expanduser()
+    for root in (named, *(named / inner for inner in layout.inside)):
+        missing = [folder for folder in layout.folders if not (root / folder).is_dir()]
+        if not missing:
+            return root
+        if len(missing) < len(layout.folders):
+            break  # this is the data set, in part
+    else:
+        root, missing = named, list(layout.folders)
+    raise DatasetError(
+        f"{spec}: got no {', '.join(missing)} in {root}, expected {', '.join(layout.folders)} as the data "
+        f"set unpacks: correct the folder, or run zoo data prepare {layout.name} {named}"
+    )
+
+
+def read_names(path: Path) -> tuple[str, ...]:
+    """Return the names that an official list holds, one a line, sorted.
+
+    Raises:
+        DatasetError: no such file, or an empty one.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DatasetError(
+            f"{path}: got no list that can be read ({error}), expected one name a line as in the official "
+            f"archive: unpack it again"
+        ) from error
+    names = sorted({line.split()[0] for line in lines if line.strip()})
+    if not names:
+        raise DatasetError(f"{path}: got an empty list, expected one name a line: unpack the archive again")
+    return tuple(names)
+
+
+def images_of(names: Iterable[str], folder: Path, prefix: str) -> dict[str, Pair]:
+    """Return the images of a list as `prefix/name`, none of which has a mask.
+
+    Raises:
+        DatasetError: an image is not there.
+    """
+    names = tuple(names)
+    _check_all_there(folder, [f"{name}.jpg" for name in names], "image")
+    return {f"{prefix}/{name}": Pair(folder / f"{name}.jpg", None) for name in names}
+
+
+def pairs_of(names: Iterable[str], images: Path, masks: Path, prefix: str) -> dict[str, Pair]:
+    """Return the images of a list as `prefix/name`, each with its mask.
+
+    Raises:
+        DatasetError: an image or a mask is not there.
+    """
+    found = images_of(names, images, prefix)
+    _check_all_there(masks, [f"{pair.image.stem}.png" for pair in found.values()], "mask")
+    return {id_: Pair(image, masks / f"{image.stem}.png") for id_, (image, *_) in found.items()}
+
+
+def _check_all_there(folder: Path, names: list[str], kind: str) -> None:
+    """Raise if a folder lacks a file; it is listed once, faster than to ask for each of thousands."""
+    there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    missing = [name for name in names if name not in there]
+    if missing:
+        raise DatasetError(
+            f"{folder}: got no {missing[0]} ({len(missing)} of {len(names)} files are missing), expected "
+            f"the {kind} of every name in the official list: unpack the archive again"
+        )

@@ -1,0 +1,161 @@
+"""The archives of each published data set: where they come from, what is known of them, what becomes of them.
+
+Addresses and MD5 sums of VOC and SBD are those that torchvision's `datasets` carry. The providers of
+Cityscapes and PASCAL-Context publish no sums that this project knows of.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+from zoo.data import cityscapes, pascal_context, voc
+from zoo.data.prepare.matlab import add_context, add_sbd
+from zoo.data.prepare.unpack import unpack
+from zoo.errors import DatasetError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from zoo.data.prepare.download import Report
+
+
+class Archive(NamedTuple):
+    """One file of a provider."""
+
+    name: str
+    url: str | None
+    """None where the provider wants a login."""
+    md5: str | None
+    """None where no official sum is known."""
+    apply: Callable[[Path, Path, Report], None]
+    """Lays the contents of the archive out in a folder."""
+    is_applied: Callable[[Path], bool]
+    """Says whether a folder holds the contents."""
+
+
+class DataSet(NamedTuple):
+    """What is published under one name."""
+
+    spec: str
+    """Prefix of `--data`."""
+    archives: tuple[Archive, ...]
+    optional: tuple[Archive, ...]
+    """Taken if they are there."""
+    counts: tuple[int, int]
+    """Official numbers of training and validation images."""
+    notice: str
+    """What the user has to accept."""
+
+
+def _below(*folders: str) -> Callable[[Path, Path, Report], None]:
+    """Return a function that unpacks the files of an archive below some of its folders."""
+
+    def apply(archive: Path, folder: Path, report: Report) -> None:
+        unpack(archive, folder, lambda name: name.startswith(folders), report)
+
+    return apply
+
+
+def _opens(source: Callable[[str], object], prefix: str, folder: Path) -> bool:
+    """Return whether a reader finds every file that it needs."""
+    try:
+        source(f"{prefix}:{folder}")
+    except DatasetError:
+        return False
+    return True
+
+
+def _has_voc_2010(folder: Path) -> bool:
+    roots = [folder / inside for inside in (".", *pascal_context.LAYOUT.inside)]
+    return any(
+        (root / "ImageSets/Main/val.txt").is_file() and any(root.glob(f"{pascal_context.IMAGES}/*.jpg"))
+        for root in roots
+    )
+
+
+_OPENS_CITYSCAPES = partial(_opens, cityscapes.CityscapesSource, "cityscapes")
+_VOC_URL = "https://thor.robots.ox.ac.uk/pascal/VOC"
+_SBD_URL = "https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/semantic_contours"
+
+DATA_SETS = {
+    "voc": DataSet(
+        spec="voc",
+        archives=(
+            Archive(
+                "VOCtrainval_11-May-2012.tar",
+                f"{_VOC_URL}/voc2012/VOCtrainval_11-May-2012.tar",
+                "6cd6e144f989b92b3379bac3b3de84fd",
+                _below(
+                    *(f"VOCdevkit/VOC2012/{name}/" for name in (voc.IMAGES, voc.OWN_MASKS, voc.LISTS)),
+                ),
+                partial(_opens, partial(voc.VocSource, masks="own"), "voc-classic"),
+            ),
+            Archive(
+                "benchmark.tgz",
+                f"{_SBD_URL}/benchmark.tgz",
+                "82b4d87ceb2ed10f6038a1cba92111cb",
+                add_sbd,
+                partial(_opens, voc.VocSource, "voc"),
+            ),
+        ),
+        optional=(),
+        counts=(10_582, 1_449),
+        notice="PASCAL VOC 2012 and SBD: the images come from Flickr; their use must respect Flickr's terms "
+        "of use (https://www.flickr.com/help/terms). Conditions and citations: "
+        "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/ and "
+        "http://home.bharathh.info/pubs/codes/SBD/download.html",
+    ),
+    "cityscapes": DataSet(
+        spec="cityscapes",
+        archives=(
+            Archive(
+                "gtFine_trainvaltest.zip", None, None,
+                _below(f"{cityscapes.MASKS}/"),
+                _OPENS_CITYSCAPES,
+            ),
+            Archive(
+                "leftImg8bit_trainvaltest.zip", None, None,
+                _below(f"{cityscapes.IMAGES}/"),
+                _OPENS_CITYSCAPES,
+            ),
+        ),
+        optional=(
+            Archive(
+                "leftImg8bit_trainextra.zip", None, None,
+                _below(f"{cityscapes.EXTRA}/"),
+                lambda folder: any((folder / cityscapes.EXTRA).glob("*/*.png")),
+            ),
+        ),
+        counts=(2_975, 500),
+        notice="Cityscapes: for registered users under the terms they accepted, of use that is not "
+        "commercial (https://www.cityscapes-dataset.com/license/)",
+    ),
+    "pascal-context": DataSet(
+        spec="pascal-context",
+        archives=(
+            Archive(
+                "VOCtrainval_03-May-2010.tar",
+                f"{_VOC_URL}/voc2010/VOCtrainval_03-May-2010.tar",
+                "da459979d0c395079b5c75ee67908abb",
+                _below(
+                    f"VOCdevkit/VOC2010/{pascal_context.IMAGES}/", "VOCdevkit/VOC2010/ImageSets/Main/"
+                ),
+                _has_voc_2010,
+            ),
+            Archive(
+                "trainval.tar.gz",
+                "https://cs.stanford.edu/~roozbeh/pascal-context/trainval.tar.gz",
+                None,
+                add_context,
+                partial(_opens, pascal_context.PascalContextSource, "pascal-context"),
+            ),
+        ),
+        optional=(),
+        counts=(4_998, 5_105),
+        notice="PASCAL-Context on the images of PASCAL VOC 2010: the images come from Flickr; their use must "
+        "respect Flickr's terms of use (https://www.flickr.com/help/terms). Conditions and citations: "
+        "http://host.robots.ox.ac.uk/pascal/VOC/voc2010/ and https://cs.stanford.edu/~roozbeh/pascal-context/",
+    ),
+}  # fmt: skip
