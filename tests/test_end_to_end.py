@@ -43,7 +43,7 @@ def check_the_way_of_a_model(
     assert {"model.onnx", "model.fp16.onnx", "manifest.json"} <= {file.name for file in bundle.iterdir()}
     assert not trt or list((bundle / "engines").glob("*.engine"))
 
-    zoo(folder, "bench", "run", "--quick", "--backends", "eager,ort", "--batch", "1")
+    zoo(folder, "bench", "run", "--quick", "--backends", "eager,ort", "--batch", "1", "--imgsz", "96,128")
     scored = zoo(folder, "evaluate", str(bundle / "model.onnx"))
     assert scored["miou"] == pytest.approx(metrics["val"]["miou"], abs=1e-3)
 
@@ -79,7 +79,7 @@ def test_the_main_job_works_on_camvid(tmp_path: Path) -> None:
                 shutil.copyfile(file, target)
     data = str(tmp_path / "camvid")
     train = ["--data", data, "--partition", "1/8", "--encoder", "resnet18", "--no-pretrained"]
-    train += ["--imgsz", "180,240", "--steps", "10", "--batch", "2"]
+    train += ["--imgsz", "96,128", "--steps", "9", "--batch", "2"]
     images = sorted(str(path) for path in (CAMVID / "val" / "images").iterdir())[:2]
     check_the_way_of_a_model(tmp_path, train, images, (360, 480))
 
