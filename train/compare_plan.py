@@ -113,6 +113,8 @@ def find_entrants(request: Request, shared: Tree, source: Source, partition: Par
     """
     names = request.methods or (BASELINE, *(name for name in METHODS if name != BASELINE))
     for text in request.settings:
+        if _head(text) == "select_on":
+            raise RecipeError(f"--set {text}: figures of a comparison are of the last step: leave it out")
         if _head(text) == "seed":
             raise RecipeError(f"--set {text}: every method runs with the same seeds, give them by --seeds")
         if _head(text) in METHODS and _head(text) not in names:

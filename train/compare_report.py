@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from html import escape
 from importlib import resources
 from string import Template
@@ -10,6 +9,8 @@ from typing import TYPE_CHECKING
 
 from zoo.bundle import replacing
 from zoo.data.open import open_source
+from zoo.figures import duration
+from zoo.markup import bullets, definitions, embedded, table_row
 from zoo.train.compare_plots import write_classes, write_curves, write_pictures
 from zoo.train.compare_stats import Row, headline, rows, verdicts
 
@@ -152,14 +153,12 @@ def html(comparison: Comparison, pictures: Sequence[Path]) -> str:
         title=escape(_title(comparison)),
         headline=escape(headline(comparison)),
         head="".join(f"<th>{escape(column)}</th>" for column in COLUMNS),
-        rows="".join(_html_row(line) for line in cells(comparison)),
-        verdicts=_html_list(verdicts(comparison)),
+        rows="".join(table_row(line) for line in cells(comparison)),
+        verdicts=bullets(verdicts(comparison)),
         failures=_html_failures(comparison),
         pictures="".join(_html_picture(path) for path in pictures),
-        facts="".join(
-            f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in facts(comparison)
-        ),
-        notes=_html_list(notes(comparison)),
+        facts=definitions(facts(comparison)),
+        notes=bullets(notes(comparison)),
         commands=escape("\n".join(run.command for run in comparison.runs)),
     )
 
@@ -176,7 +175,7 @@ def _line(row: Row) -> tuple[str, ...]:
         _with_sd(row.difference, "{:+.1f}", 100),
         *_interval(row.difference),
         ABSENT if row.step_ms is None else f"{row.step_ms:,.0f}",
-        ABSENT if row.wall_s is None else _duration(row.wall_s),
+        ABSENT if row.wall_s is None else duration(row.wall_s),
         ABSENT if row.peak_mib is None else f"{row.peak_mib:,.0f}",
         f"{row.parameters:,}",
     )
@@ -198,43 +197,15 @@ def _interval(gap: Spread | None) -> tuple[str, str]:
     return f"{low} to {high}", "yes" if gap.excludes_zero else "no"
 
 
-def _duration(seconds: float) -> str:
-    """Return a time as people write it.
-
-    Example:
-        >>> [_duration(seconds) for seconds in (9.6, 75, 8000)]
-        ['10 s', '1 min 15 s', '2 h 13 min']
-    """
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
-
-
 def _listed(lines: Sequence[str]) -> str:
     return "\n".join(f"- {line}" for line in lines)
 
 
-def _html_row(line: Sequence[str]) -> str:
-    first, *others = map(escape, line)
-    return f"<tr><th>{first}</th>{''.join(f'<td>{text}</td>' for text in others)}</tr>"
-
-
-def _html_list(lines: Sequence[str]) -> str:
-    return f"<ul>{''.join(f'<li>{escape(line)}</li>' for line in lines)}</ul>" if lines else ""
-
-
 def _html_failures(comparison: Comparison) -> str:
     lines = failures(comparison)
-    return (
-        f'<section class="failed"><h2>Runs without figures</h2>{_html_list(lines)}</section>' if lines else ""
-    )
+    return f'<section class="failed"><h2>Runs without figures</h2>{bullets(lines)}</section>' if lines else ""
 
 
 def _html_picture(path: Path) -> str:
     title = escape(PICTURES[path.name])
-    data = base64.b64encode(path.read_bytes()).decode("ascii")
-    image = f'<img alt="{title}" src="data:image/png;base64,{data}">'
-    return f'<section class="{path.stem}"><h2>{title}</h2>{image}</section>'
+    return f'<section class="{path.stem}"><h2>{title}</h2>{embedded(path, PICTURES[path.name])}</section>'

@@ -27,6 +27,7 @@ from zoo.train.progress import StepReporter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
     from types import FrameType
 
     from lightning.fabric import Fabric
@@ -40,6 +41,10 @@ LOG_EVERY = 10
 
 class TrainingStoppedError(ZooError):
     """Training ended before its last step; the checkpoint holds what was reached."""
+
+
+class DivergedError(TrainingStoppedError):
+    """Training ended by itself: too many losses in a row were not finite."""
 
 
 class Engine:
@@ -68,6 +73,9 @@ class Engine:
         self.module, *wrapped = _listed(fabric.setup(method, *optimizers))
         self.wrapped: list[Any] = wrapped
         self.optimizers: list[Optimizer] = optimizers
+        self.select: Callable[[Method], dict[str, float]] | None = None
+        """Returns the figure by which the step that is kept is chosen; None keeps the last one."""
+        self.best: dict[str, Any] | None = None
         self.step = 0
         self.bad_steps = 0
         self.bad_steps_in_a_row = 0
@@ -82,21 +90,23 @@ class Engine:
         state = load_checkpoint(self.run.checkpoint)
         self.step = restore(state, self.method, self.optimizers)
         self.bad_steps = state["extra"]["bad_steps"]
+        self.best = state["extra"].get("best")  # runs of older versions have none
         self.fabric._precision.load_state_dict(state["extra"]["scaler"])
 
-    def save(self) -> None:
-        """Write the checkpoint."""
+    def save(self, path: Path | None = None) -> None:
+        """Write the checkpoint, or another one to `path`."""
         scaler = self.fabric._precision.state_dict()
         if self.fabric.is_global_zero:
-            extra = {"bad_steps": self.bad_steps, "scaler": scaler}
-            save_checkpoint(self.run.checkpoint, self.step, self.method, self.optimizers, extra)
+            extra = {"bad_steps": self.bad_steps, "scaler": scaler, "best": self.best}
+            save_checkpoint(path or self.run.checkpoint, self.step, self.method, self.optimizers, extra)
         self.fabric.barrier()
 
     def fit(self, stream: BatchStream) -> None:
         """Train from the current step to the last.
 
         Raises:
-            TrainingStoppedError: interrupted, or too many losses in a row that are not finite.
+            TrainingStoppedError: interrupted.
+            DivergedError: too many losses in a row were not finite.
         """
         recipe = self.recipe
         log = TrainLog(self.run.path, self.step) if self.fabric.is_global_zero else None
@@ -180,7 +190,7 @@ class Engine:
         """Return whether this step may be taken, on all processes alike; count it otherwise.
 
         Raises:
-            TrainingStoppedError: too many in a row may not.
+            DivergedError: too many in a row may not.
         """
         finite = torch.isfinite(total)
         if self.recipe.precision != "fp16":  # the gradient scaler of fp16 skips overflows by itself
@@ -192,7 +202,7 @@ class Engine:
         self.bad_steps += 1
         self.bad_steps_in_a_row += 1
         if self.bad_steps_in_a_row >= self.recipe.max_bad_steps:
-            raise TrainingStoppedError(
+            raise DivergedError(
                 f"the loss was not finite in {self.bad_steps_in_a_row} steps in a row, up to step "
                 f"{self.step}: lower the learning rate (--set method.optimizer.lr=...), or use "
                 f"--precision fp32; the last checkpoint is kept"
@@ -210,7 +220,7 @@ class Engine:
             figures |= {"images_per_s": reporter.images_per_s, "bad_steps": float(self.bad_steps)}
             figures["lr"] = self.optimizers[0].param_groups[0]["lr"]
         if step == recipe.steps or (recipe.validate_every and step % recipe.validate_every == 0):
-            found = self.validate(self.method)
+            found = self.validate(self.method) | self._selected()
             self.method.train()
             name, value = next(iter(found.items()))
             reporter.remark(f"step {step} ({progress.phase}): {name} {value:.3f}")
@@ -219,6 +229,16 @@ class Engine:
             log.write(step, figures)
         if step % recipe.checkpoint_every == 0 or step == recipe.steps:
             self.save()
+
+    def _selected(self) -> dict[str, float]:
+        """Return the figure that selects; the first step that is better than all before is saved."""
+        if self.select is None:
+            return {}
+        name, value = next(iter(self.select(self.method).items()))
+        if self.best is None or value > self.best["value"]:
+            self.best = {"step": self.step, "figure": name.partition("/")[2], "value": value}
+            self.save(self.run.best)
+        return {f"held_out/{name.partition('/')[2]}": value}
 
 
 def _images(batch: Batch) -> int:

@@ -97,6 +97,8 @@ class Method(nn.Module, ABC):
 
     weights: ClassVar[tuple[str, ...]] = ("student",)
     """The choices of `deployable`."""
+    of_a_batch: ClassVar[str] = ""
+    """What no mean over images is, but depends on which of them share a batch; empty if nothing does."""
 
     @property
     def default_weights(self) -> str:

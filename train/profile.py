@@ -33,10 +33,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from lightning.fabric import Fabric
     from torch import Tensor, nn
 
+    from zoo.data.partition import Partition
+    from zoo.data.source import Source
     from zoo.train.method import Batch, Method
     from zoo.train.recipe import Recipe
+    from zoo.train.run import RunFolder
     from zoo.train.session import Hardware
 
 log = logging.getLogger(__name__)
@@ -68,24 +72,29 @@ def profile(recipe: Recipe, out: Path | None, hardware: Hardware, steps: int = T
     recipe = recipe.for_classes(len(source.classes))
     run = new_run(out, recipe)
     fabric = hardware.fabric(recipe.precision)
-    fabric.seed_everything(recipe.seed, verbose=False)
-    method = build_method(recipe.method, recipe.network, pretrained=False)
-    phases = method.phases(recipe.steps)
-    check_streams(recipe, partition, phases)
-    length = WARM_STEPS + 1 + 2 * steps
-    engine = ProfiledEngine(fabric, method, recipe, run, lambda _: {})
-    engine.phases = tuple(phase._replace(steps=length) for phase in phases)
-    stream = BatchStream(recipe, source, partition, engine.phases)
+    engine = profiled_engine(fabric, recipe, run, partition)
     found = {
         "recipe": recipe.model_dump(mode="json"),
         "device": str(fabric.device),
         "memory": KIND[fabric.device.type],
         "timed_steps": steps,
-        "phases": engine.profile(stream, steps),
+        "phases": engine.profile(source, partition, steps),
     }
     run.path.mkdir(parents=True, exist_ok=True)
     write_json(run.path / PROFILE_NAME, found)
     return found | {"run": str(run.path)}
+
+
+def profiled_engine(fabric: Fabric, recipe: Recipe, run: RunFolder, partition: Partition) -> ProfiledEngine:
+    """Return an engine of new networks that can be timed; nothing is written.
+
+    Raises:
+        RecipeError: the method needs images of a kind that the partition lacks.
+    """
+    fabric.seed_everything(recipe.seed, verbose=False)
+    method = build_method(recipe.method, recipe.network, pretrained=False)
+    check_streams(recipe, partition, method.phases(recipe.steps))
+    return ProfiledEngine(fabric, method, recipe, run, lambda _: {})
 
 
 class Watch:
@@ -198,13 +207,19 @@ class ProfiledEngine(Engine):
             optimizer.register_step_post_hook(lambda *_: self.watch.cut(OPTIMIZER))
         self.before_batch = DATA
 
-    def profile(self, stream: BatchStream, steps: int) -> dict[str, Any]:
-        """Return the figures of each phase.
+    def profile(
+        self, source: Source, partition: Partition, steps: int, warm: int = WARM_STEPS
+    ) -> dict[str, Any]:
+        """Return the figures of each phase, which is made as long as the measurement.
 
         Args:
-            stream: phases of `WARM_STEPS + 1 + 2 * steps` steps.
+            source: of the images.
+            partition: of them.
             steps: that are timed, first without cuts, then with them.
+            warm: steps of each phase before.
         """
+        self.phases = tuple(phase._replace(steps=warm + 1 + 2 * steps) for phase in self.phases)
+        stream = BatchStream(self.recipe, source, partition, self.phases)
         count = sum(phase.steps for phase in self.phases) * self.recipe.accumulate
         pin_memory = self.fabric.device.type == "cuda"
         data = batches(stream, 0, count, workers=self.recipe.data.workers, pin_memory=pin_memory)
@@ -213,7 +228,7 @@ class ProfiledEngine(Engine):
 
     def _profile_phase(self, phase: Phase, data: Iterator[Batch], steps: int) -> dict[str, Any]:
         log.info("%s: %d steps", phase.name, phase.steps)
-        for _ in range(WARM_STEPS):
+        for _ in range(phase.steps - 1 - 2 * steps):
             self._next_step(data)
         start = self.watch.now()
         for _ in range(steps):

@@ -7,12 +7,13 @@ preset, `--set`.
 
 from __future__ import annotations
 
+import re
 import tomllib
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator
 
 from zoo.errors import RecipeError
 from zoo.models.config import NetworkConfig
@@ -74,6 +75,9 @@ class Recipe(BaseModel):
         validate_every: steps between evaluations on `val`; 0 evaluates at the end only.
         checkpoint_every: steps between checkpoints.
         max_bad_steps: consecutive steps with a loss that is not finite, after which the run stops.
+        select_on: `1/5` or a number of the labeled images, which are not trained on but evaluated instead:
+            of the evaluated steps the one that is best on them is kept. None keeps the last step; `val`
+            never selects.
         data: see `DataConfig`.
         network: the segmentation network; `num_classes` comes from the data.
         method: the method's settings.
@@ -92,10 +96,18 @@ class Recipe(BaseModel):
     validate_every: int = Field(0, ge=0)
     checkpoint_every: int = Field(500, ge=1)
     max_bad_steps: int = Field(10, ge=1)
+    select_on: str | None = None
     data: DataConfig = DataConfig()
     network: NetworkConfig = NetworkConfig()
     method: AnyMethodConfig
     reported: dict[str, str | float] | None = None
+
+    @field_validator("select_on")
+    @classmethod
+    def _check_share(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"[1-9]\d*(/[1-9]\d*)?", value):
+            raise ValueError("expected 1/5 or a number of the labeled images to hold out; val never selects")
+        return value
 
     def for_classes(self, num_classes: int) -> Recipe:
         """Return the recipe with what follows from its data: the classes, the size of the training images."""

@@ -1,11 +1,14 @@
 """The run folder: everything a run reads back when it is resumed, and everything it leaves.
 
 recipe.json            the resolved recipe, classes included
-partition/             labeled.txt, unlabeled.txt and their digest
+partition/             labeled.txt, unlabeled.txt, their digest, and held_out.txt if there are such
 log.csv, tensorboard/  losses and figures by step
 last.ckpt              everything needed to go on
-metrics.json           figures of the last step, and the curve
-curves.png, preview.png
+best.ckpt              the step that held-out images chose, if the recipe has `select_on`
+run.json               each attempt to train it: when, where, with what, how it ended
+packages.txt           versions of all packages of the last attempt
+metrics.json           figures of the step that is kept, and the curve
+curves.png, preview.png, report.html
 bundle/                the stripped model
 """
 
@@ -42,6 +45,11 @@ class RunFolder:
     def checkpoint(self) -> Path:
         """Return the path of the resumable state."""
         return self.path / "last.ckpt"
+
+    @property
+    def best(self) -> Path:
+        """Return the path of the state that held-out images chose, if the recipe lets them."""
+        return self.path / "best.ckpt"
 
     @property
     def metrics(self) -> Path:

@@ -12,17 +12,17 @@ import torch
 from lightning.fabric import Fabric
 from lightning.fabric.strategies.ddp import DDPStrategy
 
-from zoo.bundle import BundleConfig, write_json
+from zoo.bundle import write_json
 from zoo.data.check import check_source
 from zoo.data.open import open_source
 from zoo.data.partition import Partition, make_partition
 from zoo.data.tags import with_tags
-from zoo.errors import RecipeError
-from zoo.evaluate import evaluate, evaluate_tags
+from zoo.errors import RecipeError, ZooError
 from zoo.figures import figures_of
-from zoo.models.classifier import ImageClassifier
-from zoo.predictors.eager import EagerPredictor
 from zoo.predictors.tags import TagPredictor
+from zoo.train.attempt import attempt
+from zoo.train.checkpoint import load_checkpoint
+from zoo.train.ends import explaining
 from zoo.train.engine import Engine
 from zoo.train.loaders import BatchStream
 from zoo.train.log import read_log
@@ -30,9 +30,14 @@ from zoo.train.memory import peak_memory
 from zoo.train.pictures import write_curves, write_preview, write_tag_preview
 from zoo.train.registry import build_method
 from zoo.train.run import RunFolder, new_run
+from zoo.train.run_report import write_report
+from zoo.train.scoring import predictor_of, score, validation
+from zoo.train.selection import HeldOut, hold_out, read_held_out, write_held_out
 from zoo.train.strip import strip
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from zoo.data.source import Source
     from zoo.train.method import Method, Phase
     from zoo.train.recipe import Recipe
@@ -104,18 +109,22 @@ def start(recipe: Recipe, out: Path | None, hardware: Hardware) -> dict[str, Any
     method = build_method(recipe.method, recipe.network, pretrained=recipe.pretrained)
     phases = method.phases(recipe.steps)
     check_streams(recipe, partition, phases)
+    _remark_accumulation(recipe, method)
     partition = _with_tags(recipe, partition, phases, source)
+    partition, held_out = hold_out(recipe, partition)
     if fabric.is_global_zero:
         run.write_recipe(recipe, source.classes)
         partition.write(run.partition)
+        write_held_out(run.partition, held_out)
         log.info(
             "%s: %d labeled, %d unlabeled images, %d classes; partition %s",
             run.path, len(partition.labeled), len(partition.unlabeled), len(source.classes), partition.digest,
         )  # fmt: skip
         if partition.tags:
             log.info("%d images with classes alone; tags %s", len(partition.tags), partition.tags_digest)
-    engine = Engine(fabric, method, recipe, run, _validation(recipe, source))
-    return _finish(engine, source, partition)
+    engine = Engine(fabric, method, recipe, run, validation(recipe, source))
+    engine.select = _selection(recipe, source, held_out)
+    return _recorded(engine, source, partition)
 
 
 def resume(path: Path, method_name: str, hardware: Hardware) -> dict[str, Any]:
@@ -132,11 +141,12 @@ def resume(path: Path, method_name: str, hardware: Hardware) -> dict[str, Any]:
     partition = Partition.read(run.partition)
     fabric = hardware.fabric(recipe.precision)
     method = build_method(recipe.method, recipe.network, pretrained=False)
-    engine = Engine(fabric, method, recipe, run, _validation(recipe, source))
+    engine = Engine(fabric, method, recipe, run, validation(recipe, source))
+    engine.select = _selection(recipe, source, read_held_out(run.partition) if recipe.select_on else ())
     engine.resume()
     if fabric.is_global_zero:
         log.info("%s: continuing after step %d of %d", path, engine.step, recipe.steps)
-    return _finish(engine, source, partition)
+    return _recorded(engine, source, partition)
 
 
 def _is_worker() -> bool:
@@ -177,6 +187,24 @@ def check_streams(recipe: Recipe, partition: Partition, phases: tuple[Phase, ...
         )
 
 
+def _selection(
+    recipe: Recipe, source: Source, held_out: tuple[str, ...]
+) -> Callable[[Method], dict[str, float]] | None:
+    """Return what the step that is kept is chosen by; None if that is the last one."""
+    return validation(recipe, HeldOut(source, held_out)) if held_out else None
+
+
+def _remark_accumulation(recipe: Recipe, method: Method) -> None:
+    """Say what a step of several batches computes otherwise than one of a large batch."""
+    if recipe.accumulate > 1:
+        own = f"; so has {recipe.method.name} {method.of_a_batch}" if method.of_a_batch else ""
+        log.warning(
+            "accumulate %d: each batch has BatchNorm statistics of its own and weighs the same%s",
+            recipe.accumulate,
+            own,
+        )
+
+
 def _with_tags(recipe: Recipe, partition: Partition, phases: tuple[Phase, ...], source: Source) -> Partition:
     """Return the partition with the tags that the recipe names, if the method learns any."""
     if recipe.data.tags is None:
@@ -187,35 +215,25 @@ def _with_tags(recipe: Recipe, partition: Partition, phases: tuple[Phase, ...], 
     return with_tags(partition, Path(recipe.data.tags), source)
 
 
-def _validation(recipe: Recipe, source: Source) -> Any:
-    def validate(method: Method) -> dict[str, float]:
-        metrics = _score(_predictor(method, recipe, source), source)
-        return {f"val/{key}": metrics[key] for key in figures_of(metrics).overall}
+def _recorded(engine: Engine, source: Source, partition: Partition) -> dict[str, Any]:
+    """Train to the end and return the metrics; whatever the end, the first process leaves its record."""
+    if not engine.fabric.is_global_zero:
+        return _finish(engine, source, partition)
+    try:
+        with attempt(engine), explaining(engine):
+            metrics = _finish(engine, source, partition)
+    except BaseException:
+        _report(engine.run.path)
+        raise
+    _report(engine.run.path)
+    return metrics
 
-    return validate
 
-
-def _score(predictor: EagerPredictor | TagPredictor, source: Source) -> dict[str, Any]:
-    """Return the metrics of a predictor on `val`."""
-    if isinstance(predictor, TagPredictor):
-        return evaluate_tags(predictor, source)
-    return evaluate(predictor, source)
-
-
-def _predictor(method: Method, recipe: Recipe, source: Source) -> EagerPredictor | TagPredictor:
-    """Return the predictor of what the method would leave now."""
-    deployable = method.deployable().eval()
-    config = BundleConfig(
-        deployable=deployable.config,
-        method=recipe.method.name,
-        names=source.classes.names,
-        palette=source.classes.palette,
-        preprocessing=recipe.data.preprocessing,
-    )
-    device = str(next(method.parameters()).device)
-    if isinstance(deployable, ImageClassifier):
-        return TagPredictor(deployable, config, device)
-    return EagerPredictor(deployable, config, device)
+def _report(path: Path) -> None:
+    try:
+        write_report(path)
+    except (OSError, ZooError) as error:  # a full disk, say: it must not hide how the run ended
+        log.warning("%s: no report of the run: %s", path, error)
 
 
 def _finish(engine: Engine, source: Source, partition: Partition) -> dict[str, Any]:
@@ -232,14 +250,17 @@ def _finish(engine: Engine, source: Source, partition: Partition) -> dict[str, A
     engine.fit(stream)
     metrics: dict[str, Any] = {}
     if fabric.is_global_zero:
-        predictor = _predictor(engine.method, recipe, source)
-        val = _score(predictor, source)
+        if engine.best is not None:
+            engine.method.load_state_dict(load_checkpoint(run.best)["method"])
+        predictor = predictor_of(engine.method, recipe, source)
+        val = score(predictor, source)
         figures = figures_of(val)
         main = f"val/{figures.main}"
         metrics = {
             "val": val,
             "steps": recipe.steps,
             "bad_steps": engine.bad_steps,
+            "selected": None if engine.best is None else engine.best | {"on": recipe.select_on},
             "partition": partition.digest,
             "peak_memory": peak_memory(fabric.device),
             "step_ms": {phase: _median_ms(seconds) for phase, seconds in engine.seconds.items()},

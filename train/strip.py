@@ -42,13 +42,14 @@ def strip(path: Path, weights: str | None = None) -> Path:
         raise BundleError(
             f"--weights {weights}: {recipe.method.name} has {', '.join(choices)}: choose one of them"
         )
-    state = load_checkpoint(run.checkpoint)
+    selected = recipe.select_on is not None and run.best.is_file()
+    state = load_checkpoint(run.best if selected else run.checkpoint)
     method = build_method(recipe.method, recipe.network, pretrained=False)
     method.load_state_dict(state["method"])
     weights = weights or method.default_weights
     is_default = weights == method.default_weights
     deployable = method.deployable(weights).eval()
-    is_final = is_default and state["step"] == recipe.steps
+    is_final = is_default and (state["step"] == recipe.steps or (selected and run.metrics.is_file()))
     config = BundleConfig(
         deployable=deployable.config,
         method=recipe.method.name,

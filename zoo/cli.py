@@ -18,6 +18,7 @@ from zoo.commands.export import export
 from zoo.commands.predict import predict
 from zoo.commands.pull import pull
 from zoo.commands.push import push
+from zoo.commands.runs import report, runs
 from zoo.commands.serve import serve
 from zoo.commands.train import train
 from zoo.errors import ZooError
@@ -32,6 +33,8 @@ app = typer.Typer(
 )
 app.command()(train)
 app.command()(compare)
+app.command()(runs)
+app.command()(report)
 app.command()(evaluate)
 app.command()(predict)
 app.command()(export)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -58,3 +59,21 @@ def figures_of(metrics: dict[str, Any]) -> Figures:
 def shown(value: float | None, show: Callable[[float], str]) -> str:
     """Return a figure as text, `absent` for None."""
     return "absent" if value is None else show(value)
+
+
+def duration(seconds: float) -> str:
+    """Return a time as people write it.
+
+    Example:
+        >>> [duration(seconds) for seconds in (9.6, 75, 8000, 200_000)]
+        ['10 s', '1 min 15 s', '2 h 13 min', '2 d 7 h']
+    """
+    whole = round(seconds)
+    for limit, unit, name, part, part_name in (
+        (3600, 60, "min", 1, "s"),
+        (86_400, 3600, "h", 60, "min"),
+        (math.inf, 86_400, "d", 3600, "h"),
+    ):
+        if 60 <= whole < limit:
+            return f"{whole // unit} {name} {whole % unit // part} {part_name}"
+    return f"{whole} s"

@@ -81,6 +81,35 @@ def test_a_profile_shows_the_parts_of_each_phase_and_trains_nothing(train: Zoo) 
     assert [path.name for path in Path("run").iterdir()] == ["profile.json"]
 
 
+def test_a_plan_tells_memory_time_and_the_largest_batch_and_leaves_nothing(
+    zoo: Zoo, tiny_recipe: Path
+) -> None:
+    text = tiny_recipe.read_text()
+    Path("base.toml").write_text(text[: text.index("[method]")] + '[method]\nname = "supervised"\n')
+    options = ("--recipe", "base.toml", "--device", "cpu", "--batch", "4", "--steps", "100", "--plan")
+    result = zoo("train", "supervised", *options)
+    assert result.exit_code == 0, result.output
+    shown = " ".join(result.stdout.split())
+    for text in (
+        "Batch 4 on cpu, by phase",
+        "student",
+        "gradients",
+        "optimizers",
+        "a line through batches 2 and 3",
+    ):
+        assert text in shown
+    assert "Largest batch" in shown
+    found = json.loads(zoo("train", "supervised", *options, "--json").stdout)
+    phase = found["phases"]["train"]
+    assert found["seconds"] == pytest.approx(100 * phase["step_s"] + 2 * found["evaluation_s"])
+    assert [path.name for path in Path().iterdir()] == ["base.toml"]
+
+
+def test_a_plan_or_a_profile_not_both(train: Zoo) -> None:
+    message = error_of(train("--plan", "--profile"), RecipeError)
+    assert message == "got --plan and --profile, expected one of them: --plan also times steps"
+
+
 def test_a_profile_cannot_be_resumed(zoo: Zoo) -> None:
     message = error_of(zoo("train", "eln", "--profile", "--resume", "--out", "run"), RecipeError)
     assert message == "--resume continues a run as it was started: leave the other options out"

@@ -99,6 +99,7 @@ class Eln(Method):
     """Student, teacher, auxiliary decoders and the error localization network."""
 
     weights: ClassVar[tuple[str, ...]] = ("student", "teacher")
+    of_a_batch: ClassVar[str] = "the balance of right and wrong pixels, and the pairs of the contrast"
 
     def __init__(self, config: ElnConfig, network: NetworkConfig, *, pretrained: bool) -> None:
         super().__init__()

@@ -113,6 +113,7 @@ class Rrn(Method):
     """Two branches, each with a discriminator."""
 
     weights: ClassVar[tuple[str, ...]] = ("fused", "branch_1", "branch_2")
+    of_a_batch: ClassVar[str] = "feature matching, which compares the means of batches"
 
     def __init__(self, config: RrnConfig, network: NetworkConfig, *, pretrained: bool) -> None:
         super().__init__()

@@ -24,7 +24,7 @@ from a stream of their own (`real_stream`).
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -97,6 +97,8 @@ OFFICIAL: dict[str, Any] = {"image_norm": "batch_minmax", "optimizer": {"encoder
 
 class S4Gan(Method):
     """A segmentation network and a discriminator."""
+
+    of_a_batch: ClassVar[str] = "feature matching, which compares the means of batches"
 
     def __init__(self, config: S4GanConfig, network: NetworkConfig, *, pretrained: bool) -> None:
         super().__init__()

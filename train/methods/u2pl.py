@@ -6,7 +6,6 @@ the unlikely classes in a pixel contrastive loss with a queue of negatives for e
 
 Symbols: alpha_t share of unreliable pixels (`alpha_0` at the start), gamma_t entropy that parts them, eta and
 lambda_c weights; those of the contrastive loss stand with `ClassContrastConfig`.
-
 Two phases: `sup` (L_s) and `semi` (+ L_u + L_c, Eq. 1).
 
 Departures from the authors' code; the preset `official` undoes those that name a setting:
@@ -123,6 +122,7 @@ class U2pl(Method):
     """Student, teacher and the queues of negatives."""
 
     weights: ClassVar[tuple[str, ...]] = ("student", "teacher")
+    of_a_batch: ClassVar[str] = "the quantiles of entropy, and what the contrast draws and queues"
 
     def __init__(self, config: U2plConfig, network: NetworkConfig, *, pretrained: bool) -> None:
         super().__init__()

@@ -52,6 +52,9 @@ def train(
     ] = None,
     imgsz: CropOption = None,
     batch: BatchOption = None,
+    accumulate: Annotated[
+        int | None, typer.Option(min=1, help="Batches of a step, one after the other: for less memory.")
+    ] = None,
     precision: AmpOption = None,
     device: Annotated[
         Literal["cpu", "cuda"] | None, typer.Option(help="Default: a GPU if there is one.")
@@ -59,6 +62,13 @@ def train(
     devices: Annotated[int, typer.Option(min=1, help="Processes, one for each device.")] = 1,
     seed: Annotated[
         int | None, typer.Option(min=0, help="Of weights, partition, order and augmentation.")
+    ] = None,
+    select_on: Annotated[
+        str | None,
+        typer.Option(
+            metavar="1/5|N",
+            help="Hold out so many labeled images and keep the step that is best on them; default: the last.",
+        ),
     ] = None,
     profile: Annotated[
         bool,
@@ -89,9 +99,11 @@ def train(
         "data.imgsz": None if imgsz is None else list(parse_size(imgsz)),
         "data.batch_l": batch,
         "data.batch_u": batch,
+        "accumulate": accumulate,
         "network.encoder": encoder,
         "pretrained": pretrained,
         "precision": precision,
+        "select_on": select_on,
         "seed": seed,
     }
     changes = {key: value for key, value in changes.items() if value is not None}
@@ -104,6 +116,8 @@ def train(
         resolved = load_recipe(name, settings or [], steps, changes)
         if resolved.method.name != method:
             raise RecipeError(f"recipe {name} is for {resolved.method.name}, got method {method}")
+        if plan and profile:
+            raise RecipeError("got --plan and --profile, expected one of them: --plan also times steps")
         if plan or profile:
             found, shown = _planned(resolved, hardware) if plan else _profiled(resolved, out, hardware)
             emit(found, *shown, as_json=as_json)
@@ -134,7 +148,8 @@ def _report(metrics: dict[str, Any]) -> list[Any]:
     """Return what a person sees of the metrics of a run."""
     from zoo.figures import MASKS, figures_of
 
-    val = metrics["val"]
+    val, selected = metrics["val"], metrics.get("selected")
+    kept = metrics["steps"] if selected is None else f"{selected['step']}, the best on held-out images,"
     figures = figures_of(val)
     rows = [*figures.rows(val, "{:.3f}".format), figures.means(val, "{:.3f}".format)]
     headings = tuple(figures.by_class.values())
@@ -142,7 +157,7 @@ def _report(metrics: dict[str, Any]) -> list[Any]:
     names = ("metrics.json", "log.csv", "curves.png", "preview.png", "bundle")
     return [
         table(
-            f"{' and '.join(headings)} after step {metrics['steps']} on {val['images']} val images",
+            f"{' and '.join(headings)} after step {kept} on {val['images']} val images",
             ("class", *headings),
             rows,
         ),

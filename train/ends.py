@@ -1,0 +1,61 @@
+"""How a run ends that the machine breaks off: one line that says why, and how to go on."""
+
+from __future__ import annotations
+
+import errno
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from zoo.errors import DatasetError, ZooError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from zoo.train.engine import Engine
+
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+WRITER = ("PytorchStreamWriter", "inline_container", "iostream error")
+"""What torch.save names where a file cannot be written on."""
+WORKER = "DataLoader worker"
+
+
+class BrokenOffError(ZooError):
+    """Training ended by a fault of the machine; the checkpoint holds what was saved last."""
+
+
+@contextmanager
+def explaining(engine: Engine) -> Iterator[None]:
+    """Turn a full disk, a dead data worker and an image that vanished into an error of one line.
+
+    Raises:
+        BrokenOffError: so.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, DatasetError) as error:
+        why = _reason(error)
+        if why is None:
+            raise
+        recipe, run = engine.recipe, engine.run
+        how = f"continue with zoo train {recipe.method.name} --resume --out {run.path}"
+        if not run.checkpoint.is_file():
+            how = f"nothing was saved yet, begin again without {run.path}"
+        raise BrokenOffError(f"broke off after step {engine.step} of {recipe.steps}: {why}; {how}") from error
+
+
+def _reason(error: Exception) -> str | None:
+    """Return what happened and what helps; None of what only a traceback tells."""
+    text = str(error)
+    last = text.strip().rpartition("\n")[2]  # an error of a worker brings its traceback along
+    if isinstance(error, OSError) and (error.errno in FULL or "[Errno 28]" in last):
+        return f"the disk is full ({last}): make room; the former checkpoint is whole"
+    if any(name in text for name in WRITER):
+        return "the checkpoint could not be written, the disk may be full: make room; the former one is whole"
+    if isinstance(error, DatasetError):
+        return last.removeprefix("zoo.errors.DatasetError: ")
+    if isinstance(error, RuntimeError) and text.startswith(WORKER):
+        return (
+            "a process that prepares batches died, mostly for lack of memory: take fewer "
+            "(data.workers in recipe.json), or end what else needs memory"
+        )
+    return None

@@ -1,0 +1,58 @@
+"""What a run or a measurement is made on: the processor, the installed packages, the state of the code."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+GIT_SECONDS = 10.0
+"""A git that takes longer, on a slow network disk, is done without."""
+
+
+def cpu_model() -> str:
+    """Return the name of the processor as its maker writes it, or what the system knows of it."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, "") or platform.processor() or platform.machine()
+
+
+def installed_packages() -> dict[str, str]:
+    """Return the version of every installed distribution by name, in alphabetical order."""
+    found = {each.metadata["Name"]: each.version for each in metadata.distributions()}
+    return {name: found[name] for name in sorted(filter(None, found), key=str.lower)}
+
+
+def git_state(folder: Path) -> dict[str, Any] | None:
+    """Return the state of the git repository that a folder lies in; None without git or repository.
+
+    Returns:
+        `commit` (None before the first), `branch` (None if detached), and `changed`, the number of files
+        that git tracks and that differ from the commit; `dirty` if there are any. Untracked files do not
+        count: the runs themselves are such.
+    """
+    command = ["git", "status", "--porcelain=v2", "--branch", "--untracked-files=no"]
+    try:
+        # without the lock that status takes to refresh the index: others may be at work
+        environment = os.environ | {"GIT_OPTIONAL_LOCKS": "0"}
+        done = subprocess.run(
+            command, cwd=folder, env=environment, capture_output=True, timeout=GIT_SECONDS, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    lines = done.stdout.decode("utf-8", errors="replace").splitlines()
+    heads = dict(
+        line.removeprefix("# branch.").split(" ", 1) for line in lines if line.startswith("# branch.")
+    )
+    changed = sum(not line.startswith("#") for line in lines)
+    commit, branch = heads.get("oid"), heads.get("head")
+    return {
+        "commit": None if commit == "(initial)" else commit,
+        "branch": None if branch == "(detached)" else branch,
+        "dirty": changed > 0,
+        "changed": changed,
+    }
