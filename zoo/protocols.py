@@ -1,7 +1,7 @@
 """Evaluation protocols: at which size the network sees an image, and what its prediction is compared with.
 
-The same network has another mIoU under each: a figure means nothing without the name of its protocol. Each takes
-an image and a label of one size and returns two masks of one size.
+The same network has another mIoU under each: a figure means nothing without the name of its protocol. Each
+takes an image and a label of one size and returns two masks of one size.
 
 Which paper used which: `PAPERS`. What later work settled on: `COMMON`.
 """

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
-from fastapi_swagger import patch_fastapi
+from fastapi_swagger import patch_fastapi  # type: ignore[import-untyped]
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 

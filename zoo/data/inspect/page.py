@@ -50,7 +50,8 @@ def _verdict(groups: Sequence[dict[str, Any]], images: int) -> str:
     if faults:
         return f'<p class="bad">{faults} kinds of faults would spoil training; {warnings} of warnings.</p>'
     if warnings:
-        return f'<p class="warning">No faults in {images} images; {warnings} kind{"s" * (warnings != 1)} of warnings.</p>'
+        kinds = f"{warnings} kind{'s' * (warnings != 1)} of warnings"
+        return f'<p class="warning">No faults in {images} images; {kinds}.</p>'
     return f'<p class="good">Nothing found in {images} images.</p>'
 
 
