@@ -94,7 +94,7 @@ def test_an_image_that_is_transparent_in_places_is_refused(model: zoo.Model, tmp
     image.putpixel((3, 4), (0, 0, 0, 128))
     image.save(tmp_path / "cut.png")
     for each in (image, tmp_path / "cut.png"):
-        with pytest.raises(InvalidImageError, match="is transparent in places, .*: flatten it"):
+        with pytest.raises(InvalidImageError, match=r"is transparent in places, .*: flatten it"):
             model(each)
 
 
