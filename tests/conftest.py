@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from typing import TYPE_CHECKING, Any
 
@@ -124,6 +125,18 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def same_log() -> Iterator[None]:
+    """Take away the handler that `zoo train` gives the log: it writes to a stream that ends with the test."""
+    logger, zoo = logging.getLogger(), logging.getLogger("zoo")
+    level = zoo.level
+    yield
+    zoo.setLevel(level)
+    for handler in list(logger.handlers):
+        if type(handler) is logging.StreamHandler:  # those of pytest are of other classes
+            logger.removeHandler(handler)
 
 
 @pytest.fixture(scope="session")

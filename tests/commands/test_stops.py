@@ -90,11 +90,14 @@ def test_ctrl_c_ends_in_one_line_and_leaves_whole_files(zoo: Zoo, model: Path) -
     [line] = said.splitlines()
     assert line.startswith("stopped: ")
     assert line.endswith(" of 400 images are left, the same command goes on")
-    left = int(line.split()[1])
-    assert len(lines()) == 1 + 400 - left
+    left, made = int(line.split()[1]), len(lines()) - 1
+    assert abs(400 - left - made) <= 1  # a signal may come between a line and its count
     assert leftovers(Path("predictions")) == []
-    assert len(list(Path("predictions").glob("*.png"))) == 400 - left
-    assert json.loads(zoo("predict", model, "in", "--json").stdout)["predicted"] == left
+    expected = load_predictor(model).predict(read_rgb(Path("in/0000.png")))
+    masks = list(Path("predictions").glob("*.png"))
+    assert len(masks) >= made  # a mask that was written last may have no line yet: it is made anew
+    assert all(np.array_equal(pixels(path), expected) for path in masks)
+    assert json.loads(zoo("predict", model, "in", "--json").stdout)["predicted"] == 400 - made
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="has no limit of file sizes")
