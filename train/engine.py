@@ -9,7 +9,7 @@ from __future__ import annotations
 import signal
 import time
 from collections import defaultdict
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -114,7 +114,7 @@ class Engine:
         start, stop = (step * recipe.accumulate for step in (self.step, recipe.steps))
         data = batches(stream, start, stop, workers=recipe.data.workers, pin_memory=pin_memory)
         self.method.train()
-        with _stop_requests() as requests, StepReporter(recipe.steps, self.step) as reporter:
+        with closing(data), _stop_requests() as requests, StepReporter(recipe.steps, self.step) as reporter:
             while self.step < recipe.steps:
                 progress = progress_at(self.step, self.phases)
                 parts = list(islice(data, recipe.accumulate))

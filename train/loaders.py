@@ -10,7 +10,7 @@ from __future__ import annotations
 import signal
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from zoo.train.augment import strong_view, weak_view
 from zoo.train.method import Batch, Phase, phase_at
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Generator, Iterable, Iterator
 
     from numpy.typing import NDArray
 
@@ -111,8 +111,14 @@ def _stacked(items: Iterable[tuple[Tensor, ...]]) -> list[Tensor]:
     return [torch.stack(each) for each in zip(*items, strict=True)]
 
 
-def batches(stream: BatchStream, start: int, stop: int, *, workers: int, pin_memory: bool) -> Iterator[Batch]:
-    """Return the batches from number `start` to `stop`; the global random state is left alone."""
+def batches(
+    stream: BatchStream, start: int, stop: int, *, workers: int, pin_memory: bool
+) -> Generator[Batch, None, None]:
+    """Yield the batches from number `start` to `stop`; the global random state is left alone.
+
+    Close it where it may not come to its end: its workers ignore SIGTERM, by which Python ends what is left
+    of them, and would wait for them for ever.
+    """
     loader: DataLoader[Batch] = DataLoader(
         stream,
         batch_size=None,
@@ -122,7 +128,12 @@ def batches(stream: BatchStream, start: int, stop: int, *, workers: int, pin_mem
         generator=torch.Generator(),
         worker_init_fn=_leave_signals,
     )
-    return iter(loader)
+    iterator: Any = iter(loader)
+    try:
+        yield from iterator
+    finally:
+        if workers:
+            iterator._shutdown_workers()
 
 
 def _leave_signals(worker: int) -> None:  # noqa: ARG001

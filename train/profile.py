@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import defaultdict
+from contextlib import closing
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -224,7 +225,8 @@ class ProfiledEngine(Engine):
         pin_memory = self.fabric.device.type == "cuda"
         data = batches(stream, 0, count, workers=self.recipe.data.workers, pin_memory=pin_memory)
         self.method.train()
-        return {phase.name: self._profile_phase(phase, data, steps) for phase in self.phases}
+        with closing(data):
+            return {phase.name: self._profile_phase(phase, data, steps) for phase in self.phases}
 
     def _profile_phase(self, phase: Phase, data: Iterator[Batch], steps: int) -> dict[str, Any]:
         log.info("%s: %d steps", phase.name, phase.steps)
