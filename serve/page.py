@@ -8,6 +8,7 @@ from string import Template
 from typing import TYPE_CHECKING
 
 from zoo.axes import axis_from_zero, linear_axis, logarithmic_axis
+from zoo.markup import bullets, definitions, table
 from zoo.serve.charts import Bar, Point, bars, curves, percentile_bar, scatter
 from zoo.serve.measurement import number
 from zoo.serve.reading import facts, notes, warnings
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from zoo.serve.measurement import Report, Row
-    from zoo.serve.table import Lines
 
 PAGE = "benchmark.html"
 DOT, RIGHT, UP = " \N{MIDDLE DOT} ", "\N{RIGHTWARDS ARROW}", "\N{UPWARDS ARROW}"
@@ -52,9 +52,9 @@ def html(report: Report) -> str:
             _model([row for row in report.rows if row.model == model], label)
             for model, label in labels.items()
         ),
-        comparison=f"<h2>Models</h2><p>{escape(COMPARED)}.</p>{html_table(compared)}" if compared else "",
-        facts="".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in facts(report)),
-        notes=html_list(notes(report)),
+        comparison=f"<h2>Models</h2><p>{escape(COMPARED)}.</p>{table(*compared)}" if compared else "",
+        facts=definitions(facts(report)),
+        notes=bullets(notes(report)),
     )
 
 
@@ -93,10 +93,10 @@ def _model(rows: Sequence[Row], label: str) -> str:
     parts = [
         f"<section><h2>{escape(label)}</h2>{_subtitle(rows)}",
         _cards(found) + _charts(found) if found else "",
-        "<h3>Figures</h3>" + html_table(lines(rows, MAIN)) if found else "",
-        "<h3>On the GPU</h3>" + html_table(lines(gpu_rows, GPU)) if gpu_rows else "",
-        "<h3>Load, build and first run</h3>" + html_table(lines(rows, COST)) if found else "",
-        f'<div class="missing">{html_list(missing)}</div>' if missing else "",
+        "<h3>Figures</h3>" + table(*lines(rows, MAIN)) if found else "",
+        "<h3>On the GPU</h3>" + table(*lines(gpu_rows, GPU)) if gpu_rows else "",
+        "<h3>Load, build and first run</h3>" + table(*lines(rows, COST)) if found else "",
+        f'<div class="missing">{bullets(missing)}</div>' if missing else "",
         "</section>",
     ]
     return "".join(parts)
@@ -189,21 +189,3 @@ def _throughputs(rows: Sequence[Row]) -> str:
     titles = f"images in a batch, logarithmic {RIGHT}", f"{UP} images/s"
     plot = curves(list(series.values()), x, axis_from_zero(rates), titles)
     return f"<h3>Throughput by batch size</h3>{plot}"
-
-
-def html_table(table: Lines) -> str:
-    """Return a table that scrolls where it is too wide."""
-    head, rows = table
-    heads = "".join(f"<th>{escape(name)}</th>" for name in head)
-    body = "".join(map(_table_row, rows))
-    return f'<div class="scroll"><table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>'
-
-
-def _table_row(line: Sequence[str]) -> str:
-    first, *others = map(escape, line)
-    return f"<tr><th>{first}</th>{''.join(f'<td>{text}</td>' for text in others)}</tr>"
-
-
-def html_list(texts: Sequence[str]) -> str:
-    """Return a list of texts, empty without any."""
-    return f"<ul>{''.join(f'<li>{escape(text)}</li>' for text in texts)}</ul>" if texts else ""

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 import subprocess
+import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 GIT_SECONDS = 10.0
 """A git that takes longer, on a slow network disk, is done without."""
+
+
+def cuda_driver() -> ctypes.CDLL | None:
+    """Return NVIDIA's driver, None if it is not installed: to ask it takes no PyTorch."""
+    try:
+        return ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return None
 
 
 def cpu_model() -> str:

@@ -8,12 +8,13 @@ from string import Template
 from typing import TYPE_CHECKING
 
 from zoo.axes import axis_from_zero, logarithmic_axis
+from zoo.markup import bullets, definitions, table
 from zoo.serve.charts import Bar, Point, bars, curves, percentile_bar
 from zoo.serve.load.measurement import PARTS, REST
 from zoo.serve.load.reading import READING, facts, warnings
 from zoo.serve.load.table import CLOSED, COST, OPEN, SPENT, goodput, lines, overhead, percent
 from zoo.serve.measurement import number
-from zoo.serve.page import DOT, PAGE, RIGHT, UP, html_list, html_table
+from zoo.serve.page import DOT, PAGE, RIGHT, UP
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -43,8 +44,8 @@ def html(report: Report) -> str:
         tradeoff=_summary(report),
         models=_clients(report) + _arrivals(report),
         comparison=_errors(report) + _work(report),
-        facts="".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in facts(report)),
-        notes=html_list(READING),
+        facts=definitions(facts(report)),
+        notes=bullets(READING),
     )
 
 
@@ -105,10 +106,10 @@ def _clients(report: Report) -> str:
         [
             f'<section><h2>Clients that wait</h2><p class="hint">{hint}</p>',
             f'<div class="charts">{"".join(f"<div>{plot}</div>" for plot in plots)}</div>',
-            html_table(lines(rows, CLOSED)),
+            table(*lines(rows, CLOSED)),
             f"<h3>Where the time goes</h3>{_legend()}{_stacks(spent)}" if spent else "",
-            html_list(overhead(report)),
-            f"<details><summary>Means in ms</summary>{html_table(lines(spent, SPENT))}</details>"
+            bullets(overhead(report)),
+            f"<details><summary>Means in ms</summary>{table(*lines(spent, SPENT))}</details>"
             if spent
             else "",
             "</section>",
@@ -152,7 +153,7 @@ def _arrivals(report: Report) -> str:
     return (
         f'<section><h2>Arrivals at random times</h2><p class="hint">{hint}</p>'
         f'<div class="charts">{plots}</div><p>{escape(goodput(report))}</p>'
-        f"{html_table(lines(report.open, OPEN))}</section>"
+        f"{table(*lines(report.open, OPEN))}</section>"
     )
 
 
@@ -220,7 +221,7 @@ def _errors(report: Report) -> str:
 
 
 def _work(report: Report) -> str:
-    table = html_table(lines(report.rows, COST))
+    cost = table(*lines(report.rows, COST))
     return (
-        f"<section><h2>What the client did</h2><details><summary>Figures</summary>{table}</details></section>"
+        f"<section><h2>What the client did</h2><details><summary>Figures</summary>{cost}</details></section>"
     )

@@ -12,7 +12,6 @@ from zoo.errors import BundleError, ZooError
 from zoo.predictors.artifact import ONNX_NAMES
 from zoo.predictors.load import BACKENDS_OF_BUNDLE, BACKENDS_OF_SUFFIX, ENGINES, load_predictor
 from zoo.serve.server.gpus import gpu_count
-from zoo.serve.server.limits import limits_of
 from zoo.serve.server.model import About, Model
 
 if TYPE_CHECKING:
@@ -142,7 +141,7 @@ def _try(candidate: Candidate, source: ModelSource) -> Predictor | str:
             threads=source.threads,
             precision=source.precision,
         )
-        limits = limits_of(predictor)
+        limits = predictor.limits
         size = limits.clamp(predictor.preprocessing.imgsz)
         predictor.run(np.zeros((limits.low[0], *size, 3), np.uint8))
     except ZooError as error:

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import ctypes
 import os
-import sys
 
-LIBRARY = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+from zoo.machine import cuda_driver
 
 
 def gpu_count() -> int:
     """Return how many GPUs this process may use, as `CUDA_VISIBLE_DEVICES` says; 0 without a driver."""
-    try:
-        cuda = ctypes.CDLL(LIBRARY)
-    except OSError:
-        return 0
+    cuda = cuda_driver()
     count = ctypes.c_int()
-    if cuda.cuInit(0) != 0 or cuda.cuDeviceGetCount(ctypes.byref(count)) != 0:
+    if cuda is None or cuda.cuInit(0) != 0 or cuda.cuDeviceGetCount(ctypes.byref(count)) != 0:
         return 0
     return count.value
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import ipaddress
 import time
 from functools import lru_cache
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from zoo.serve.server.errors import TooLargeError
+from zoo.serve.server.loopback import is_loopback
 from zoo.serve.server.problems import SlowBodyError, problem, problem_of
 from zoo.serve.server.trace import route_path, trace_of
 
@@ -197,23 +197,6 @@ def _foreign(scope: Scope, headers: Headers) -> str | None:
     if origin and not is_loopback(_host_name(origin)):
         return f"got Origin {origin[:80]!r}: pages of other hosts need a key, start the server with --api-key"
     return None
-
-
-@lru_cache(maxsize=1024)
-def is_loopback(host: str) -> bool:
-    """Return whether a name or address can only mean this machine.
-
-    Example:
-        >>> [is_loopback(host) for host in ("localhost", "127.0.0.2", "::1", "localhost.example.com")]
-        [True, True, True, False]
-    """
-    if host.lower().rstrip(".") == "localhost":
-        return True
-    try:
-        address = ipaddress.ip_address(host.split("%")[0])
-    except ValueError:
-        return False
-    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
 
 
 @lru_cache(maxsize=1024)

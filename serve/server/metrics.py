@@ -19,13 +19,12 @@ from prometheus_client import (
 )
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from zoo.serve.server.job import FIGURES_VARIABLE
 from zoo.serve.server.problems import KINDS
 
 if TYPE_CHECKING:
     from zoo.serve.server.model import Model
     from zoo.serve.server.trace import Trace
-
-FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 SIZES = (1, 2, 4, 8, 16, 32, 64)
@@ -102,7 +101,7 @@ class Metrics:
         """Return the figures of all workers in the text format of Prometheus."""
         for model in self._models:
             self._look_at_queue(model)
-        if FOLDER_VARIABLE not in os.environ:
+        if FIGURES_VARIABLE not in os.environ:
             return generate_latest(self.registry)
         together = CollectorRegistry()
         MultiProcessCollector(together)  # type: ignore[no-untyped-call]

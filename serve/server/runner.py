@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from zoo.errors import InvalidImageError
-from zoo.serve.server.limits import limits_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,7 +34,7 @@ class Runner:
 
     def __init__(self, predictor: Predictor, max_batch: int, *, few_shapes: bool = False) -> None:
         self.predictor = predictor
-        self.limits = limits_of(predictor)
+        self.limits = predictor.limits
         self.max_batch = min(max_batch, self.limits.high[0])
         self._few_shapes = few_shapes
 

@@ -20,8 +20,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from zoo.commands.serve import is_loopback, name_models
+from zoo.commands.serve import name_models
 from zoo.errors import ZooError
+from zoo.serve.server.loopback import is_loopback
 from zoo.serve.server.port import Port
 
 if TYPE_CHECKING:

@@ -21,10 +21,9 @@ from zoo.commands.load import (
     SecondsOption,
     ServedOption,
     Shared,
-    is_url,
     load,
 )
-from zoo.commands.model import is_name, parse_size, resolve_bundle, resolve_model
+from zoo.commands.model import is_name, is_url, parse_size, resolve_bundle, resolve_model
 from zoo.errors import ZooError
 
 if TYPE_CHECKING:

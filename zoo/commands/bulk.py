@@ -81,9 +81,8 @@ class Bulk:
 
     def _options(self, batch: int | None) -> Options:
         from zoo.predictors.stream import Options
-        from zoo.serve.server.limits import limits_of
 
-        low, high = limits_of(self.predictor)
+        low, high = self.predictor.limits
         return Options(
             batch=batch,
             least=low[0],

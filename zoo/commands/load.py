@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from zoo.serve.load.run import BareModel
     from zoo.serve.load.target import Found
 
-SCHEMES = ("http://", "https://")
 FOLDER = Path("benchmark")
 QUICK: dict[str, Any] = {
     "seconds": 2.0,
@@ -102,11 +101,6 @@ class Shared(NamedTuple):
     quick: bool
     report: Path | None
     as_json: bool
-
-
-def is_url(text: str) -> bool:
-    """Return whether MODEL is a server."""
-    return text.startswith(SCHEMES)
 
 
 def load(url: str, options: LoadOptions, shared: Shared) -> None:

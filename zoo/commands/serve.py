@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import ipaddress
 import os
 import re
 from pathlib import Path
@@ -109,6 +108,7 @@ def serve(
 
     from zoo.serve.server.gpus import gpu_count
     from zoo.serve.server.job import Certificate, Job, ModelSource
+    from zoo.serve.server.loopback import is_loopback
     from zoo.serve.server.port import Port
     from zoo.serve.server.settings import ServerSettings
     from zoo.serve.server.supervisor import Supervisor
@@ -198,14 +198,6 @@ def _as_name(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text) or "model"
 
 
-def is_loopback(host: str) -> bool:
-    """Return whether only this machine reaches what listens at an address."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
 def _bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
@@ -219,6 +211,8 @@ def _check_extra() -> None:
 
 
 def _check_key(api_key: str | None, host: str) -> None:
+    from zoo.serve.server.loopback import is_loopback
+
     if api_key is not None and not api_key.strip():
         raise typer.BadParameter("got an empty key, expected some characters", param_hint="--api-key")
     if api_key is None and not is_loopback(host):

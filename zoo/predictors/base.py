@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, NamedTuple
 
+from zoo.predictors.limits import Limits
 from zoo.preprocess import Preprocessing, check_image, resize_image, resize_mask
 
 if TYPE_CHECKING:
@@ -44,6 +45,11 @@ class Predictor(ABC):
     def description(self) -> str:
         """Return what runs where, e.g. `ONNX Runtime CPUExecutionProvider`."""
         return self.backend
+
+    @property
+    def limits(self) -> Limits:
+        """Return the shapes that are taken: any, unless a backend's file says otherwise."""
+        return Limits()
 
     @abstractmethod
     def run(self, images: NDArray[np.uint8]) -> Mask:

@@ -14,6 +14,7 @@ import numpy as np
 from zoo.errors import BundleError
 from zoo.predictors.artifact import INPUT_NAME, METADATA_KEY, parse_metadata
 from zoo.predictors.exported import ExportedPredictor
+from zoo.predictors.limits import limits_of_sizes
 from zoo.predictors.signal_stack import same_signal_stack
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from zoo.predictors.artifact import Precision
+    from zoo.predictors.limits import Limits
 
 PACKAGE = "openvino"
 DEVICE = "CPU"
@@ -85,6 +87,12 @@ class OpenVinoPredictor(ExportedPredictor):
     def description(self) -> str:
         """Return OpenVINO's version and what the layers compute in."""
         return f"OpenVINO {self.version} {DEVICE} {self.kernels}"
+
+    @property
+    def limits(self) -> Limits:
+        """Return the shapes that the file takes."""
+        sizes = self.model.input(0).partial_shape
+        return limits_of_sizes([None if size.is_dynamic else size.get_length() for size in sizes])
 
     def outputs(self, images: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
         """Return what the file gives for a batch, by name."""

@@ -13,6 +13,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state  # type: ignore[import-u
 from zoo.errors import BundleError
 from zoo.predictors.artifact import INPUT_NAME, METADATA_KEY, parse_metadata
 from zoo.predictors.exported import ExportedPredictor
+from zoo.predictors.limits import limits_of_sizes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from zoo.predictors.artifact import ArtifactMetadata
+    from zoo.predictors.limits import Limits
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 WARNING, FATAL = 2, 4  # log levels; FATAL leaves reporting to us: errors come as exceptions
@@ -53,6 +55,11 @@ class OrtPredictor(ExportedPredictor):
     def description(self) -> str:
         """Return ONNX Runtime's version and the provider that is active."""
         return f"ONNX Runtime {onnxruntime.__version__} {PROVIDERS['cpu']}"
+
+    @property
+    def limits(self) -> Limits:
+        """Return the shapes that the file takes."""
+        return limits_of_sizes(self.session.get_inputs()[0].shape)
 
     def outputs(self, images: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
         """Return what the file gives for a batch, by name."""

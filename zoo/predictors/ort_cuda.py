@@ -19,6 +19,7 @@ import torch
 from zoo.errors import BundleError
 from zoo.predictors.artifact import INPUT_NAME
 from zoo.predictors.bound import BoundPredictor, new_stream
+from zoo.predictors.limits import limits_of_sizes
 from zoo.predictors.ort import ORT_ERRORS, PROVIDERS, metadata_of, open_session, run_error
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
     from zoo.predictors.artifact import Shape
     from zoo.predictors.bound import Buffers
+    from zoo.predictors.limits import Limits
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +80,11 @@ class OrtCudaPredictor(BoundPredictor):
         """Return ONNX Runtime's version, the provider that is active and whether graphs are replayed."""
         graph = ", CUDA graphs" if self.cuda_graph else ""
         return f"ONNX Runtime {onnxruntime.__version__} {PROVIDERS[self.device.type]}, IO binding{graph}"
+
+    @property
+    def limits(self) -> Limits:
+        """Return the shapes that the file takes."""
+        return limits_of_sizes(self.session.get_inputs()[0].shape)
 
     def bind(self, shape: Shape, buffers: Buffers) -> Callable[[], None]:
         """Return what runs one shape."""

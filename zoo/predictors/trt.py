@@ -13,6 +13,7 @@ from zoo.bundle import replacing
 from zoo.errors import BundleError, ExportError
 from zoo.predictors.artifact import INPUT_NAME, EngineInfo, read_engine_info
 from zoo.predictors.bound import BoundPredictor, new_stream
+from zoo.predictors.limits import Limits
 from zoo.predictors.trt_api import TITLES, TensorRt, load_tensorrt
 
 if TYPE_CHECKING:
@@ -59,6 +60,11 @@ class TrtPredictor(BoundPredictor):
         """Return TensorRT's version, the GPU and whether graphs are replayed."""
         graph = ", CUDA graphs" if self.cuda_graph else ""
         return f"{self.api.name} {torch.cuda.get_device_name(self.device)}{graph}"
+
+    @property
+    def limits(self) -> Limits:
+        """Return the shapes that the file takes."""
+        return Limits(self.info.profile.min, self.info.profile.max)
 
     def bind(self, shape: Shape, buffers: Buffers) -> Callable[[], None]:
         """Return what runs one shape, after a first run of it.

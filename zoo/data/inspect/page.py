@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from zoo.data.inspect.findings import grouped
 from zoo.data.inspect.pictures import file_picture, image_picture, mask_picture, overlay_picture
 from zoo.data.inspect.proposal import proposal_text
+from zoo.markup import table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -79,7 +80,7 @@ def _counts(inspection: Inspection) -> str:
         )
         for split, found in inspection.counts().items()
     ]
-    return _table(("split", "images", "masks", "sizes", "images are", "masks are"), rows)
+    return table(("split", "images", "masks", "sizes", "images are", "masks are"), rows)
 
 
 def _most(counted: dict[str, int]) -> str:
@@ -179,15 +180,6 @@ def _proposal(inspection: Inspection) -> str:
     if proposal is None:
         return ""
     return f"<section><h2>Proposed data.toml</h2><pre>{escape(proposal_text(proposal))}</pre></section>"
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    heads = "".join(f"<th>{escape(name)}</th>" for name in head)
-    body = "".join(
-        f"<tr><th>{escape(first)}</th>{''.join(f'<td>{escape(text)}</td>' for text in rest)}</tr>"
-        for first, *rest in rows
-    )
-    return f'<div class="scroll"><table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def _by_name(inspection: Inspection) -> dict[str, Item]:

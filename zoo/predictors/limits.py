@@ -1,14 +1,13 @@
-"""Which shapes an exported file takes; each runtime tells in its own way."""
+"""Which shapes a model takes."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Sequence
 
     from zoo.predictors.artifact import Shape
-    from zoo.predictors.base import Predictor
 
 ANY = 2**31 - 1
 """Largest size of a dimension that is dynamic."""
@@ -39,34 +38,12 @@ class Limits(NamedTuple):
         )
 
 
-def limits_of(predictor: Predictor) -> Limits:
-    """Return the shapes that a predictor takes."""
-    read = READERS.get(predictor.backend)
-    return Limits() if read is None else read(predictor)
+def limits_of_sizes(sizes: Sequence[Any]) -> Limits:
+    """Return the limits of an input (B, H, W, 3) whose dynamic dimensions are no numbers.
 
-
-def _of_session(predictor: Any) -> Limits:
-    return _of_sizes(predictor.session.get_inputs()[0].shape)
-
-
-def _of_openvino(predictor: Any) -> Limits:
-    sizes = predictor.model.input(0).partial_shape
-    return _of_sizes([None if size.is_dynamic else size.get_length() for size in sizes])
-
-
-def _of_engine(predictor: Any) -> Limits:
-    return Limits(predictor.info.profile.min, predictor.info.profile.max)
-
-
-def _of_sizes(sizes: list[Any]) -> Limits:
-    """Return the limits of an input whose dynamic dimensions have no number."""
+    Args:
+        sizes: of the input, at least three.
+    """
     low = [size if isinstance(size, int) else 1 for size in sizes[:3]]
     high = [size if isinstance(size, int) else ANY for size in sizes[:3]]
     return Limits((low[0], low[1], low[2]), (high[0], high[1], high[2]))
-
-
-READERS: dict[str, Callable[[Any], Limits]] = {
-    "ort": _of_session,
-    "openvino": _of_openvino,
-    "trt": _of_engine,
-}
