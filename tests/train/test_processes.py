@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -37,7 +38,7 @@ from zoo.train.loaders import BatchStream
 from zoo.train.recipe import load_recipe
 from zoo.train.registry import build_method
 from zoo.train.run import RunFolder
-from zoo.train.session import Hardware
+from zoo.train.hardware import Hardware
 
 recipe = load_recipe(sys.argv[1], ["network.num_classes=3", *sys.argv[3:]])
 source = open_source(recipe.data.spec)
@@ -125,3 +126,80 @@ def test_processes_stop_at_one_step_whoever_is_asked_to(
     assert process.returncode == 1, err
     step = load_checkpoint(run.checkpoint)["step"]
     assert f"stopped after step {step} of 200" in err
+
+
+DOUBLE = """
+from zoo.cli import main
+from zoo.predictors.eager import EagerPredictor
+from zoo.train import hardware, scoring
+
+hardware.PRECISIONS["fp32"] = "64-true"
+scoring.EagerPredictor = lambda network, *others: EagerPredictor(network.float(), *others)
+main()
+"""
+"""`zoo` that trains in float64, in which two orders of the same sums stay together for many steps."""
+WHOLE_IMAGES = ["data.resize=stretch", "data.augment.scale=[1, 1]"]
+"""Images without padding: each process has as many pixels with a label as the other."""
+NO_DROPOUT = [f"network.dropout.{place}=0" for place in ("aspp", "fuse_1", "fuse_2")]
+
+
+def supervised(run: Path, folder: Path, *options: object) -> list[object]:
+    descent = ["method.optimizer.name=sgd", "method.optimizer.lr=0.01"]
+    small = ["network.encoder=test_resnet", "data.imgsz=[32, 32]"]
+    settings = [*WHOLE_IMAGES, *NO_DROPOUT, *descent, *small]
+    return [
+        *("train", "supervised", "--data", folder, "--out", run, "--device", "cpu", "--json"),
+        *(
+            "--no-pretrained",
+            "--partition",
+            8,
+            "--steps",
+            20,
+            "--set",
+            "validate_every=0",
+            "--set",
+            "data.workers=0",
+        ),
+        *(part for setting in settings for part in ("--set", setting)),
+        *options,
+    ]
+
+
+def torchrun(machines: int, machine: int, port: int, arguments: list[object]) -> subprocess.Popen[str]:
+    """Start one machine's part of a run of one process a machine, all of them here."""
+    return zoo(
+        *("-m", "torch.distributed.run", "--nnodes", machines, "--node-rank", machine, "--nproc-per-node", 1),
+        *("--master-addr", "127.0.0.1", "--master-port", port),
+        *arguments,
+    )
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return {name: value.double() for name, value in load_checkpoint(run / "last.ckpt")["method"].items()}
+
+
+def test_two_processes_and_two_machines_equal_one_process_at_the_same_global_batch(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
+    script, port = tmp_path / "double.py", free_port()
+    script.write_text(DOUBLE)
+    both = [script, *supervised(tmp_path / "machines", tiny_folder, "--batch", 2)]
+    started = [
+        zoo(script, *supervised(tmp_path / "one", tiny_folder, "--batch", 4)),
+        zoo(script, *supervised(tmp_path / "two", tiny_folder, "--batch", 2, "--devices", 2)),
+        *(torchrun(2, machine, port, both) for machine in range(2)),
+    ]
+    outputs = [finish(process) for process in started]
+    for process, (_, err) in zip(started, outputs, strict=True):
+        assert process.returncode == 0, err
+    one, two, machines = (weights(tmp_path / name) for name in ("one", "two", "machines"))
+    assert max(float((one[name] - value).abs().max()) for name, value in two.items()) < 1e-10
+    assert max(float((two[name] - value).abs().max()) for name, value in machines.items()) == 0
+    assert [bool(out) for out, _ in outputs] == [True, True, True, False]  # the second machine is silent
+    record = json.loads((tmp_path / "machines/run.json").read_text())
+    assert record["attempts"][-1]["machine"]["devices"] == 2
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])

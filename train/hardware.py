@@ -1,0 +1,92 @@
+"""Where a run is trained: device, processes, machines."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+
+import torch
+from lightning.fabric import Fabric
+from lightning.fabric.strategies.ddp import DDPStrategy
+from torch.distributed import is_torchelastic_launched
+
+from zoo.errors import RecipeError
+
+log = logging.getLogger(__name__)
+
+PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """Where a run is trained.
+
+    Under `torchrun`, which starts the processes itself, processes and machines are what it was told.
+
+    Args:
+        device: `cpu`, `cuda`, or None for a GPU if there is one.
+        devices: processes, one for each device.
+    """
+
+    device: str | None = None
+    devices: int = 1
+
+    def accelerator(self, precision: str) -> str:
+        """Return `cuda` or `cpu`.
+
+        Raises:
+            RecipeError: no GPU where one was asked for, or a precision that the device lacks.
+        """
+        has_gpu = torch.cuda.is_available()
+        if self.device == "cuda" and not has_gpu:
+            raise RecipeError("--device cuda: torch finds no GPU here, expected one: use --device cpu")
+        device = self.device or ("cuda" if has_gpu else "cpu")
+        if self.device is None and not has_gpu and is_first():
+            log.warning("no GPU found: training on the CPU")
+        if precision == "fp16" and device == "cpu":
+            raise RecipeError("--precision fp16 needs a GPU, got --device cpu: use bf16 or fp32")
+        return device
+
+    def layout(self) -> tuple[int, int]:
+        """Return processes on this machine, and machines.
+
+        Raises:
+            RecipeError: `--devices` beside a `torchrun` that says something else.
+        """
+        if not is_torchelastic_launched():
+            return self.devices, 1
+        here, everywhere = (int(os.environ[name]) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
+        if self.devices not in (1, here):
+            raise RecipeError(
+                f"--devices {self.devices}: torchrun started {here} processes here: leave --devices out"
+            )
+        return here, everywhere // here
+
+    def fabric(self, precision: str) -> Fabric:
+        """Return Fabric, launched.
+
+        Raises:
+            RecipeError: see `accelerator` and `layout`.
+        """
+        devices, machines = self.layout()
+        # the phases of a method use different networks, so a step may leave parameters without gradient
+        strategy = DDPStrategy(find_unused_parameters=True) if devices * machines > 1 else "auto"
+        fabric = Fabric(
+            accelerator=self.accelerator(precision),
+            devices=devices,
+            num_nodes=machines,
+            precision=PRECISIONS[precision],  # type: ignore[arg-type]
+            strategy=strategy,
+        )
+        fabric.launch()
+        if not fabric.is_global_zero:
+            logging.getLogger("zoo").setLevel(logging.ERROR)  # one process speaks for all
+        return fabric
+
+
+def is_first() -> bool:
+    """Return whether this process is the first of a run, or the only one."""
+    if is_torchelastic_launched():
+        return os.environ["RANK"] == "0"
+    return os.environ.get("LOCAL_RANK", "0") == "0" and os.environ.get("NODE_RANK", "0") == "0"
