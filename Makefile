@@ -17,7 +17,7 @@ SUITABLE := import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 
-.PHONY: help install demo test lint test-fast test-slow test-gpu coverage clean distclean
+.PHONY: help install demo gpu test lint test-fast test-slow test-gpu coverage clean distclean
 .DELETE_ON_ERROR:
 
 help:
@@ -26,6 +26,7 @@ help:
 	@echo 'make lint       ruff, mypy and the import rules'
 	@echo 'make test-fast  unit tests            make test-slow  pipeline and wheel tests'
 	@echo 'make test-gpu   tests on a GPU        make coverage   unit tests with coverage'
+	@echo 'make gpu        every figure of this GPU, in parts that are kept; into docs/results/'
 	@echo 'make clean      remove what was made  make distclean  the environment too'
 
 install: $(STAMP)
@@ -50,6 +51,10 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: $(STAMP)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" sh docs/demo.sh
+
+# make gpu SUITE="--parts train-* --data camvid"
+gpu: $(STAMP)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" zoo bench --suite $(SUITE)
 
 test: lint test-fast test-slow
 

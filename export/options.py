@@ -32,6 +32,7 @@ class ExportOptions(BaseModel):
             unlabeled images of the run.
         calibration_images: how many of them.
         calibration: how; `auto` tries all and keeps what agrees best with the model.
+        int8_for: what int8 files are made for: ONNX Runtime and OpenVINO (`cpu`), TensorRT (`trt`).
         auto_exclude: whether an int8 file that misses its gate is tried again with layers left in fp32.
         rebuild: whether an engine is built even if the same one is there.
         out: another folder for bundle and artifacts.
@@ -52,6 +53,7 @@ class ExportOptions(BaseModel):
     calibration_data: str | None = None
     calibration_images: int = 128
     calibration: Literal["auto", "minmax", "percentile", "entropy"] = "auto"
+    int8_for: tuple[Literal["cpu", "trt"], ...] = ("cpu", "trt")
     auto_exclude: bool = False
     rebuild: bool = False
     out: Path | None = None

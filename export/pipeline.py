@@ -144,7 +144,7 @@ class Export:
         self._keep(path, parity, remark, {**facts._asdict(), "metadata": metadata.model_dump(mode="json")})
 
     def make_int8(self) -> None:
-        """Calibrate once; quantize, compare and keep the file for CPUs and the one for TensorRT."""
+        """Calibrate once; quantize, compare and keep the file of each flavor that is asked for."""
         options = self.options
         pool = calibration_pool(
             options.calibration_data, self.config.recipe, self.config.provenance.get("partition", {})
@@ -160,7 +160,7 @@ class Export:
             quantizer = Quantizer(fp32, images, self._metadata("int8"), Path(name))
             ranges = self._choose_ranges(quantizer)
             excluded: tuple[str, ...] = ()
-            for flavor in INT8_NAMES:
+            for flavor in options.int8_for:
                 excluded = self._quantize(quantizer, ranges, flavor, excluded)
 
     def make_engine(self, api: TensorRt, target: Target, precision: Precision) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import shutil
+import struct
+import zlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
     MakeBundle = Callable[..., Path]
     WriteOnnx = Callable[..., Path]
+    PngFile = Callable[[tuple[int, int], int, int, bytes], bytes]
 
 torch.set_num_threads(1)  # a second thread costs such small networks more than it gives
 
@@ -161,6 +164,29 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def bundle_copy(tiny_bundle: Path, tmp_path: Path) -> Path:
     """Return a bundle of the test's own."""
     return shutil.copytree(tiny_bundle, tmp_path / "bundle")
+
+
+def png_file(size: tuple[int, int], bits: int, color_type: int, pixels: bytes) -> bytes:
+    """Return a PNG of any kind, also of those that Pillow does not write.
+
+    Args:
+        size: width and height.
+        bits: of a channel.
+        color_type: of PNG: 0 grey, 2 RGB, 3 palette.
+        pixels: compressed by zlib, each row behind a zero.
+    """
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", *size, bits, color_type, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+
+
+@pytest.fixture(scope="session", name="png_file")
+def _png_file() -> PngFile:
+    """Return `png_file`."""
+    return png_file
 
 
 TINY_RECIPE = """

@@ -1,18 +1,21 @@
 from __future__ import annotations
 
-import struct
 import zlib
+from io import BytesIO
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from zoo.classes import Classes
 from zoo.errors import InvalidImageError
-from zoo.images import read_rgb
+from zoo.images import mask_png, read_rgb
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from tests.conftest import PngFile
 
 ORIENTATION = 0x0112
 
@@ -38,17 +41,21 @@ def test_an_image_of_more_than_8_bits_is_an_error_with_a_remedy(
         read_rgb(path)
 
 
-def test_16_bit_rgb_that_pillow_would_cut_to_8_bits_is_an_error(tmp_path: Path) -> None:
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
+def test_16_bit_rgb_that_pillow_would_cut_to_8_bits_is_an_error(tmp_path: Path, png_file: PngFile) -> None:
     path = tmp_path / "deep.png"
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 2, 1, 16, 2, 0, 0, 0))
-    path.write_bytes(
-        b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(13))) + chunk(b"IEND", b"")
-    )
+    path.write_bytes(png_file((2, 1), 16, 2, zlib.compress(bytes(13))))
     with pytest.raises(InvalidImageError, match="has more than 8 bits a channel"):
         read_rgb(path)
+
+
+@pytest.mark.parametrize("count", [2, 3, 7, 21, 255])
+def test_a_png_of_a_mask_has_its_labels_and_the_colors_of_the_classes_alone(count: int) -> None:
+    classes = Classes.of(tuple(map(str, range(count))))
+    mask = np.arange(35 * count, dtype=np.int64).reshape(5, -1) % count
+    with Image.open(BytesIO(mask_png(mask.astype(np.uint8), classes))) as image:
+        assert np.array_equal(np.asarray(image), mask)
+        assert np.array_equal(np.asarray(image.convert("RGB")), classes.colorize(mask))
+        assert len(image.getpalette()) == 3 * count
 
 
 def test_a_file_that_is_no_image_is_an_error_with_a_remedy(tmp_path: Path) -> None:

@@ -18,6 +18,8 @@ from torchvision.transforms import v2
 
 from zoo.classes import IGNORE
 from zoo.preprocess import IMAGENET_MEAN, Resize, resized_size
+from zoo.train.crop_resize import Box, image_part, mask_part
+from zoo.train.hue import adjust_hue
 
 PADDING_COLOR = tuple(round(255 * mean) for mean in IMAGENET_MEAN)
 
@@ -54,50 +56,90 @@ class AugmentConfig(BaseModel):
     blur_sigma: tuple[Factor, Factor] = (0.1, 2.0)
 
 
-class RandomScale(v2.Transform):  # type: ignore[misc] # torchvision has no types
-    """Resize to the training size times a random factor.
+class WeakView:
+    """Scale to the training size times a random factor, crop with padding, flip; only the crop is made.
+
+    The random numbers are those of a scale, torchvision's `RandomCrop` and its `RandomHorizontalFlip`, one
+    after the other.
 
     Args:
         imgsz: (height, width) of the training crop.
         resize: how an image is brought to `imgsz`, see `zoo.preprocess.Preprocessing`.
-        scale: range of the factor.
+        config: see `AugmentConfig`.
     """
 
-    def __init__(self, imgsz: tuple[int, int], resize: Resize, scale: tuple[float, float]) -> None:
-        super().__init__()
-        self.imgsz, self.resize, self.scale = imgsz, resize, scale
+    def __init__(self, imgsz: tuple[int, int], resize: Resize, config: AugmentConfig) -> None:
+        self.imgsz, self.resize, self.scale = imgsz, resize, config.scale
+        self.crop = v2.RandomCrop(imgsz, pad_if_needed=True)
+        self.flip = v2.RandomHorizontalFlip(config.flip)
 
-    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        """Draw the size that all inputs are resized to."""
-        height, width = v2.functional.get_size(flat_inputs[0])
+    def __call__(self, image: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return the view of an image and of its mask.
+
+        Args:
+            image: (3, H, W) uint8.
+            mask: (H, W) uint8; None for zeros.
+
+        Returns:
+            (3, h, w) uint8, with `PADDING_COLOR` around it, and (h, w) uint8, with `IGNORE` around it.
+        """
+        size = self._draw_size(image.shape[-2], image.shape[-1])
+        inside, place = self._draw_box(size)
+        view = torch.tensor(PADDING_COLOR, dtype=image.dtype)[:, None, None].repeat(1, *self.imgsz)
+        view[:, *place] = image_part(image, size, inside)
+        label = torch.full(self.imgsz, IGNORE, dtype=torch.uint8)
+        label[place] = 0 if mask is None else mask_part(mask, size, inside)
+        flipped, flipped_label = self.flip(tv_tensors.Image(view), tv_tensors.Mask(label))
+        return flipped.as_subclass(Tensor), flipped_label.as_subclass(Tensor)
+
+    def _draw_size(self, height: int, width: int) -> tuple[int, int]:
+        """Return height and width of the scaled image."""
         low, high = self.scale
         factor = low + (high - low) * torch.rand(()).item()
         base = resized_size((height, width), self.imgsz, self.resize)
-        return {"size": [max(1, round(base[0] * factor)), max(1, round(base[1] * factor))]}
+        return max(1, round(base[0] * factor)), max(1, round(base[1] * factor))
+
+    def _draw_box(self, size: tuple[int, int]) -> tuple[Box, tuple[slice, slice]]:
+        """Return which part of the scaled image is in the crop, and its place there."""
+        stand_in = tv_tensors.Mask(torch.empty(1, 1).expand(size))  # of this size, without pixels
+        drawn = self.crop.make_params([stand_in])
+        sides = zip(("left", "top"), drawn["padding"][:2], strict=True)
+        left, top = (drawn[side] - padding for side, padding in sides)
+        rows, columns = (
+            (max(0, start), min(whole, start + crop))
+            for start, whole, crop in zip((top, left), size, self.imgsz, strict=True)
+        )
+        inside = Box(rows[0], columns[0], rows[1] - rows[0], columns[1] - columns[0])
+        return inside, (slice(rows[0] - top, rows[1] - top), slice(columns[0] - left, columns[1] - left))
+
+
+class ColorJitter(v2.ColorJitter):  # type: ignore[misc] # torchvision has no types
+    """Torchvision's, with a faster change of hue of 8-bit images."""
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        """Resize: images bilinear with antialiasing, masks nearest."""
-        if isinstance(inpt, tv_tensors.Mask):
-            # torchvision's nearest for masks lies up to half a pixel off the image
-            plane = inpt.as_subclass(Tensor).unsqueeze(0)
-            exact = v2.InterpolationMode.NEAREST_EXACT
-            return tv_tensors.Mask(v2.functional.resize_image(plane, params["size"], exact).squeeze(0))
-        return v2.functional.resize(inpt, params["size"], antialias=True)
+        """Change brightness, contrast, saturation and hue, in the order that was drawn."""
+        hue = adjust_hue if inpt.dtype == torch.uint8 else v2.functional.adjust_hue
+        changes = (
+            (v2.functional.adjust_brightness, params["brightness_factor"]),
+            (v2.functional.adjust_contrast, params["contrast_factor"]),
+            (v2.functional.adjust_saturation, params["saturation_factor"]),
+            (hue, params["hue_factor"]),
+        )
+        for number in params["fn_idx"].tolist():
+            change, factor = changes[number]
+            inpt = inpt if factor is None else change(inpt, factor)
+        return inpt
 
 
-def weak_view(imgsz: tuple[int, int], resize: Resize, config: AugmentConfig) -> v2.Transform:
+def weak_view(imgsz: tuple[int, int], resize: Resize, config: AugmentConfig) -> WeakView:
     """Return the transform of (image, mask) to (height, width) `imgsz`: scale, crop with padding, flip."""
-    crop = v2.RandomCrop(
-        imgsz, pad_if_needed=True, fill={tv_tensors.Image: PADDING_COLOR, tv_tensors.Mask: IGNORE}
-    )
-    flip = v2.RandomHorizontalFlip(config.flip)
-    return v2.Compose([RandomScale(imgsz, resize, config.scale), crop, flip])
+    return WeakView(imgsz, resize, config)
 
 
 def strong_view(config: AugmentConfig) -> v2.Transform:
     """Return the transform of a weak view to its strong one: colour jitter, greyscale, blur."""
     brightness, contrast, saturation, hue = config.jitter
-    jitter = v2.ColorJitter(brightness, contrast, saturation, hue)
+    jitter = ColorJitter(brightness, contrast, saturation, hue)
     kernel_size = 2 * math.ceil(BLUR_REACH * config.blur_sigma[1]) + 1
     blur = v2.GaussianBlur(kernel_size, config.blur_sigma)
     return v2.Compose(

@@ -1,7 +1,8 @@
 """The resumable state of a run, in one file that is replaced at once and loads without pickled code.
 
-Data positions follow from the step (`zoo.train.loaders`), so the random state of torch is the only one to
-keep.
+Data positions, and the random numbers that come with images, follow from the step (`zoo.train.loaders`), so
+the random state of torch is the only one to keep. All processes of a run are in the same one: each seeds it
+alike and draws alike from it, so that of the first is restored in all.
 """
 
 from __future__ import annotations
@@ -81,10 +82,10 @@ def restore(state: dict[str, Any], method: Method, optimizers: list[Optimizer]) 
         optimizer.load_state_dict(saved)
     torch.set_rng_state(state["rng"][0])
     if torch.cuda.is_available() and len(state["rng"]) > 1:
-        torch.cuda.set_rng_state_all(state["rng"][1:])
+        torch.cuda.set_rng_state(state["rng"][1])
     return int(state["step"])
 
 
 def _random_state() -> list[Tensor]:
-    """Return the random state of the CPU, then of each GPU."""
-    return [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [])]
+    """Return the random state of the CPU, then of this process's GPU."""
+    return [torch.get_rng_state(), *([torch.cuda.get_rng_state()] if torch.cuda.is_available() else [])]

@@ -21,7 +21,8 @@ from zoo.train.compare_run import StopRequests, command, run_one
 from zoo.train.compare_stats import summary
 from zoo.train.comparison import COMPARISON_NAME, Candidate, Comparison, ComparisonFolder, Run
 from zoo.train.engine import TrainingStoppedError
-from zoo.train.session import Hardware, checked_source
+from zoo.train.hardware import Hardware
+from zoo.train.session import checked_source
 
 log = logging.getLogger(__name__)
 

@@ -18,7 +18,9 @@ from torch import Tensor, nn
 
 from zoo.errors import ZooError
 from zoo.preprocess import Preprocessing, normalize
+from zoo.train import compute
 from zoo.train.checkpoint import load_checkpoint, restore, save_checkpoint
+from zoo.train.data_wait import DataWait
 from zoo.train.loaders import BatchStream, batches
 from zoo.train.log import TrainLog
 from zoo.train.method import Batch, Method, Phase, Progress, progress_at
@@ -69,6 +71,8 @@ class Engine:
         self.fabric, self.method, self.recipe, self.run, self.validate = fabric, method, recipe, run, validate
         self.phases: tuple[Phase, ...] = method.phases(recipe.steps)
         self.preprocessing: Preprocessing = recipe.data.preprocessing
+        compute.prepare(method, recipe.compute, fabric.device, fabric.world_size)
+        self.layout = recipe.compute.layout(fabric.device)
         optimizers = method.optimizers()
         self.module, *wrapped = _listed(fabric.setup(method, *optimizers))
         self.wrapped: list[Any] = wrapped
@@ -114,10 +118,13 @@ class Engine:
         start, stop = (step * recipe.accumulate for step in (self.step, recipe.steps))
         data = batches(stream, start, stop, workers=recipe.data.workers, pin_memory=pin_memory)
         self.method.train()
-        with closing(data), _stop_requests() as requests, StepReporter(recipe.steps, self.step) as reporter:
+        wait = DataWait(recipe.data)
+        reporting = StepReporter(recipe.steps, self.step, shown=self.fabric.is_global_zero)
+        with closing(data), _stop_requests() as requests, reporting as reporter:
             while self.step < recipe.steps:
                 progress = progress_at(self.step, self.phases)
-                parts = list(islice(data, recipe.accumulate))
+                with wait.waiting():
+                    parts = list(islice(data, recipe.accumulate))
                 losses = self._timed_step(parts, progress)
                 images = sum(map(_images, parts)) * self.fabric.world_size
                 reporter.advance(progress.phase, losses, images)
@@ -180,7 +187,7 @@ class Engine:
         """Return the batch on the device, images normalised."""
         moved: Batch = self.fabric.to_device(batch)
         images = {
-            name: normalize(image, self.preprocessing)
+            name: normalize(image, self.preprocessing).contiguous(memory_format=self.layout)
             for name, image in moved._asdict().items()
             if name.startswith("image") and image is not None
         }

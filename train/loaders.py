@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from torchvision import tv_tensors
 
 from zoo.data.datasets import LabeledImages, TaggedImages, UnlabeledImages
 from zoo.train.augment import strong_view, weak_view
-from zoo.train.method import Batch, Phase, phase_at
+from zoo.train.caching import with_cache
+from zoo.train.method import DRAWS, Batch, Phase, phase_at
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from zoo.train.recipe import Recipe
 
 LABELED, UNLABELED = 0, 1
+MIXING = 1
+"""Sets the numbers of `Batch.draws_u` apart from those that an image's views are drawn from."""
 
 
 class BatchStream(Dataset[Batch]):
@@ -47,6 +49,9 @@ class BatchStream(Dataset[Batch]):
         phases: of the run; they say which streams a batch has.
         rank: of this process.
         world: number of processes; each sees its own part of every global batch.
+
+    Raises:
+        ZooError: the recipe's cache of decoded images cannot be had; see `zoo.train.caching`.
     """
 
     def __init__(
@@ -60,6 +65,7 @@ class BatchStream(Dataset[Batch]):
         world: int = 1,
     ) -> None:
         data = recipe.data
+        source = with_cache(source, (*partition.labeled, *partition.tags, *partition.unlabeled), data, world)
         self.seed, self.rank, self.world = recipe.seed, rank, world
         self.labeled = (
             TaggedImages(source, partition)
@@ -82,7 +88,8 @@ class BatchStream(Dataset[Batch]):
             return batch
         unlabeled = self._places(number, phase.unlabeled, self.batch_u)
         views = _stacked(self._unlabeled(*place, strong=phase.strong) for place in unlabeled)
-        return batch._replace(**dict(zip(("image_u", "valid_u", "image_u_s"), views, strict=False)))
+        batch = batch._replace(**dict(zip(("image_u", "valid_u", "image_u_s"), views, strict=False)))
+        return batch._replace(draws_u=torch.stack([self._draws(*place) for place in unlabeled]))
 
     def _places(self, number: int, streams: int, batch: int) -> list[tuple[int, int]]:
         """Return the stream and the position in it of each image of a batch, stream by stream."""
@@ -94,17 +101,20 @@ class BatchStream(Dataset[Batch]):
         image, mask, *tags = self.labeled[_index(self.seed, kind, position, len(self.labeled))]
         with _seeded(self.seed, kind, position):
             image, mask = self.weak(image, mask)
-        return image.as_subclass(Tensor), mask.as_subclass(Tensor).long(), *tags
+        return image, mask.long(), *tags
 
     def _unlabeled(self, stream: int, position: int, *, strong: bool) -> tuple[Tensor, ...]:
         kind = 2 * stream + UNLABELED
         image = self.unlabeled[_index(self.seed, kind, position, len(self.unlabeled))]
-        inside = tv_tensors.Mask(torch.zeros(image.shape[-2:], dtype=torch.uint8))
         with _seeded(self.seed, kind, position):
-            weak, inside = self.weak(image, inside)
+            weak, inside = self.weak(image)
             views = (weak, self.strong(weak)) if strong else (weak,)
-        first, *others = (view.as_subclass(Tensor) for view in views)
-        return first, inside.as_subclass(Tensor) == 0, *others
+        first, *others = views
+        return first, inside == 0, *others
+
+    def _draws(self, stream: int, position: int) -> Tensor:
+        random = np.random.default_rng([self.seed, 2 * stream + UNLABELED, position, MIXING])
+        return torch.from_numpy(random.random(DRAWS, dtype=np.float32))
 
 
 def _stacked(items: Iterable[tuple[Tensor, ...]]) -> list[Tensor]:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 from typing import TYPE_CHECKING
 
-from torch.utils.tensorboard import SummaryWriter
-
 from zoo.bundle import replacing
 
 if TYPE_CHECKING:
@@ -24,6 +22,8 @@ class TrainLog:
     """
 
     def __init__(self, folder: Path, step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # those who only read need no torch
+
         self.path = folder / "log.csv"
         self.rows = [row for row in read_log(self.path) if row["step"] <= step]
         self.columns = list(dict.fromkeys(key for row in self.rows for key in row))
@@ -56,11 +56,13 @@ class TrainLog:
 
 
 def read_log(path: Path) -> list[Row]:
-    """Return the rows of a `log.csv`; none if there is no file."""
+    """Return the rows of a `log.csv`, without one that is being written; none if there is no file."""
     if not path.is_file():
         return []
     with path.open(newline="", encoding="utf-8") as file:
-        return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
+        lines = file.read().splitlines(keepends=True)
+    whole = lines if not lines or lines[-1].endswith("\n") else lines[:-1]
+    return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(whole)]
 
 
 def _text(row: Row) -> dict[str, str]:

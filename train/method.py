@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from zoo.models.deployable import Deployable
 
 
+DRAWS = 12
+"""Random numbers for each unlabeled image: three boxes take four each."""
+
+
 class Batch(NamedTuple):
     """What one step sees; all of one training size. What the phase does not ask for is None.
 
@@ -34,6 +38,11 @@ class Batch(NamedTuple):
     """(B, H, W) bool, False where the unlabeled views are padding."""
     image_u_s: Tensor | None = None
     """(B, 3, H, W) unlabeled, strong view of the same pixels."""
+    draws_u: Tensor | None = None
+    """(B, `DRAWS`) float in [0, 1), drawn for each unlabeled image, for masks of mixed images.
+
+    They follow from the seed and the image's position, as its views do: other processes draw others.
+    """
     tags_l: Tensor | None = None
     """(B, K) bool, the classes that occur in the whole mask of each labeled image, before any resize."""
 
@@ -43,6 +52,12 @@ class Batch(NamedTuple):
         assert self.image_u is not None
         assert self.valid_u is not None
         return self.image_u, self.valid_u
+
+    @property
+    def draws(self) -> Tensor:
+        """Return `draws_u` of a batch that has unlabeled images."""
+        assert self.draws_u is not None
+        return self.draws_u
 
     @property
     def strong(self) -> Tensor:

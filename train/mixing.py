@@ -1,6 +1,7 @@
 """CutMix for segmentation (French et al., BMVC 2020): rectangles of one image are pasted into another.
 
-All numbers are drawn on the images' device; nothing makes the host wait for it.
+Where boxes lie follows from numbers that come with the images (`Batch.draws_u`), so that an image has its
+boxes whichever process mixes it, in a resumed run too. Nothing makes the host wait for the device.
 """
 
 from __future__ import annotations
@@ -20,53 +21,63 @@ def cutmix(into: Tensor, other: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask if into.ndim == 3 else mask.unsqueeze(1), other, into)
 
 
-def toggled_boxes(image: Tensor, boxes: int = 3, area: tuple[float, float] = (0.25, 0.5)) -> Tensor:
+def toggled_boxes(
+    draws: Tensor, size: tuple[int, ...], boxes: int = 3, area: tuple[float, float] = (0.25, 0.5)
+) -> Tensor:
     """Return a mask of several random boxes for each image, (B, H, W) bool; overlaps cancel (CPS, RRN).
 
     Each box has an area drawn from `area` over the number of boxes, and a random aspect.
 
     Args:
-        image: (B, C, H, W); its shape and device are used.
+        draws: (B, at least 4 * boxes) float in [0, 1).
+        size: (H, W).
         boxes: for each image.
         area: range of the share of the image that all boxes would cover, were they disjoint.
     """
     low, high = area
-    count = (len(image), boxes)
-    share = low + (high - low) * torch.rand(count, device=image.device)
-    side_y = share ** torch.rand(count, device=image.device)
+    share, aspect, place_y, place_x = draws[:, : 4 * boxes].unflatten(1, (4, boxes)).unbind(dim=1)
+    share = low + (high - low) * share
+    side_y = share**aspect
     scale = boxes**-0.5
-    inside = _box_mask(image, side_y * scale, share / side_y * scale)  # (B, boxes, H, W)
-    return inside.sum(dim=1) % 2 == 1
+    rows = _interval(side_y * scale, place_y, size[0])
+    columns = _interval(share / side_y * scale, place_x, size[1])
+    return _boxes(rows, columns).sum(dim=1) % 2 == 1
 
 
-def half_area_box(image: Tensor, probability: float) -> Tensor:
+def half_area_box(draws: Tensor, size: tuple[int, ...], probability: float) -> Tensor:
     """Return a mask of one box of half the image's area, (B, H, W) bool, empty by chance (U2PL).
 
     Args:
-        image: (B, C, H, W); its shape and device are used.
+        draws: (B, at least 4) float in [0, 1).
+        size: (H, W).
         probability: that an image gets a box.
     """
-    chosen = torch.rand(len(image), 1, 1, device=image.device) < probability
-    side_x = (1 + torch.rand(len(image), 1, device=image.device)) / 2
-    return _box_mask(image, 0.5 / side_x, side_x).squeeze(1) & chosen
+    chance, side, place_y, place_x = draws[:, :4].split(1, dim=1)  # (B, 1) each
+    side_x = (1 + side) / 2
+    rows, columns = _interval(0.5 / side_x, place_y, size[0]), _interval(side_x, place_x, size[1])
+    is_chosen: Tensor = chance < probability
+    return _boxes(rows, columns).squeeze(1) & is_chosen.unsqueeze(-1)
 
 
-def _box_mask(image: Tensor, side_y: Tensor, side_x: Tensor) -> Tensor:
-    """Return boxes at random places inside the image, (B, N, H, W) bool.
+def _boxes(rows: Tensor, columns: Tensor) -> Tensor:
+    """Return boxes, (B, N, H, W) bool.
 
     Args:
-        image: (B, C, H, W).
-        side_y: (B, N) float, height of each box as a share of the image's.
-        side_x: (B, N) float, its width.
+        rows: (B, N, H) bool.
+        columns: (B, N, W) bool.
     """
-    rows = _interval(side_y, image.shape[-2])
-    columns = _interval(side_x, image.shape[-1])
     return rows.unsqueeze(-1) & columns.unsqueeze(-2)
 
 
-def _interval(side: Tensor, length: int) -> Tensor:
-    """Return (B, N, length) bool, True in a run of round(side * length) places that starts anywhere."""
+def _interval(side: Tensor, place: Tensor, length: int) -> Tensor:
+    """Return (B, N, length) bool, True in a run of round(side * length) places.
+
+    Args:
+        side: (B, N) float, the run's share of the length.
+        place: (B, N) float in [0, 1), where between both ends it starts.
+        length: of the image.
+    """
     size = (side * length).round()
-    start = (torch.rand(side.shape, device=side.device) * (length - size + 1)).floor()
-    place = torch.arange(length, device=side.device)
-    return (place >= start.unsqueeze(-1)) & (place < (start + size).unsqueeze(-1))
+    start = (place * (length - size + 1)).floor()
+    pixel = torch.arange(length, device=side.device)
+    return (pixel >= start.unsqueeze(-1)) & (pixel < (start + size).unsqueeze(-1))

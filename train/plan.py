@@ -18,6 +18,7 @@ import torch
 
 from zoo.data.partition import make_partition
 from zoo.errors import RecipeError
+from zoo.train.load_plan import plan_loading
 from zoo.train.memory import KIND, free_mib, held_mib, release
 from zoo.train.memory_fit import (
     Curve,
@@ -29,6 +30,7 @@ from zoo.train.memory_fit import (
     peak_of,
     with_batch,
 )
+from zoo.train.parts import DATA
 from zoo.train.profile import WARM_STEPS, profiled_engine
 from zoo.train.run import RunFolder
 from zoo.train.scoring import predictor_of
@@ -39,9 +41,9 @@ if TYPE_CHECKING:
 
     from zoo.data.partition import Partition
     from zoo.data.source import Source
+    from zoo.train.hardware import Hardware
     from zoo.train.method import Phase
     from zoo.train.recipe import Recipe
-    from zoo.train.session import Hardware
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +63,8 @@ def plan(recipe: Recipe, hardware: Hardware, steps: int = TIMED_STEPS) -> dict[s
 
     Returns:
         `parameters` and `memory` (MiB) by part, `phases` with predicted and measured peak and seconds a step,
-        `largest_batch`, `error` of the prediction, `seconds` of the whole run; None for what is not known.
+        `largest_batch`, `error` of the prediction, `seconds` of the whole run, `loading`, see `plan_loading`;
+        None for what is not known.
 
     Raises:
         ZooError: bad data or recipe, several devices, or memory for less than the two smallest batches.
@@ -71,7 +74,11 @@ def plan(recipe: Recipe, hardware: Hardware, steps: int = TIMED_STEPS) -> dict[s
     source = checked_source(recipe)
     partition = make_partition(source, recipe.data.partition, recipe.seed)
     recipe = recipe.for_classes(len(source.classes))
-    return _measure(_Bench(hardware.fabric(recipe.precision), recipe, source, partition), steps)
+    # a cache in memory would count as memory of the steps
+    plain = recipe.model_copy(update={"data": recipe.data.model_copy(update={"cache": "none"})})
+    found = _measure(_Bench(hardware.fabric(recipe.precision), plain, source, partition), steps)
+    fed = {name: phase["fed_step_s"] for name, phase in found["phases"].items()}
+    return found | {"loading": plan_loading(recipe, source, partition, fed)}
 
 
 class _Bench:
@@ -155,7 +162,7 @@ def _measure(bench: _Bench, steps: int) -> dict[str, Any]:
         largest = largest_of(bench.curves(found | {batch: own}))
     held = {"program and libraries": base} | fixed_parts(bench.engine.method, bench.engine.optimizers)
     phases = {
-        phase.name: {"steps": phase.steps, "step_s": _step_seconds(phase, own, found, batch)}
+        phase.name: {"steps": phase.steps, **_step_seconds(phase, own, found, batch)}
         | _memory(phase, recipe, lines, sum(filter(None, held.values())))
         | {"measured_mib": None if own is None else peak_of(own[phase.name])}
         for phase in bench.phases
@@ -181,11 +188,16 @@ def _measure(bench: _Bench, steps: int) -> dict[str, Any]:
 
 def _step_seconds(
     phase: Phase, own: dict[str, Any] | None, found: dict[int, dict[str, Any]], batch: int
-) -> float:
-    """Return seconds a step, at a batch that was not taken in proportion to the larger one that was."""
+) -> dict[str, float]:
+    """Return seconds a step, and what they would be if its batch lay on the device.
+
+    A batch that was not taken is in proportion to the larger one that was.
+    """
     size = max(found)
     taken, scale = (found[size], batch / size) if own is None else (own, 1.0)
-    return float(scale * taken[phase.name]["uncut_step_ms"] / 1000)
+    figures = taken[phase.name]
+    seconds = float(scale * figures["uncut_step_ms"] / 1000)
+    return {"step_s": seconds, "fed_step_s": seconds * (1 - figures["parts"][DATA]["share"])}
 
 
 def _memory(phase: Phase, recipe: Recipe, lines: dict[str, Curve] | None, held: float) -> dict[str, Any]:

@@ -1,31 +1,27 @@
 """Where the time of a training step goes, and its memory: by phase and part, without training a model.
 
-A step is cut where one part ends and the next begins: data (waiting for the batch, moving it, normalising),
-each network's forward passes, losses (all other work of the method's `forward`; their gradients are part of
-backward), backward, optimizer (with the check of the gradient), update (teachers, zeroed gradients). Every
-moment of a step belongs to exactly one part, so the parts add up to the step. On a GPU each cut waits for the
-device; what that costs can be seen, as some steps are also taken without cuts.
+A step is cut where one part ends and the next begins (`zoo.train.parts`): data (waiting for the batch, moving
+it, normalising), each network's forward passes, losses (all other work of the method's `forward`; their
+gradients are part of backward), backward, optimizer (with the check of the gradient), update (teachers,
+zeroed gradients). U2PL's contrastive loss is a part of its own, with its gradient. On a GPU each cut waits
+for the device; what that costs can be seen, as some steps are also taken without cuts.
 """
 
 from __future__ import annotations
 
 import logging
-import time
-from collections import defaultdict
 from contextlib import closing
-from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
-
-import torch
 
 from zoo.bundle import write_json
 from zoo.data.partition import make_partition
 from zoo.errors import RecipeError
 from zoo.train.engine import Engine
 from zoo.train.loaders import BatchStream, batches
-from zoo.train.memory import KIND, peak_mib, reset_peak
+from zoo.train.memory import KIND
 from zoo.train.method import Phase, progress_at
+from zoo.train.parts import BACKWARD, DATA, LOSSES, OPTIMIZER, UPDATE, Passes, Watch
 from zoo.train.registry import build_method
 from zoo.train.run import new_run
 from zoo.train.session import check_streams, checked_source
@@ -35,21 +31,20 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lightning.fabric import Fabric
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from zoo.data.partition import Partition
     from zoo.data.source import Source
-    from zoo.train.method import Batch, Method
+    from zoo.train.hardware import Hardware
+    from zoo.train.method import Batch
     from zoo.train.recipe import Recipe
     from zoo.train.run import RunFolder
-    from zoo.train.session import Hardware
 
 log = logging.getLogger(__name__)
 
 PROFILE_NAME = "profile.json"
 WARM_STEPS = 3
 TIMED_STEPS = 10
-DATA, LOSSES, BACKWARD, OPTIMIZER, UPDATE = "data", "losses", "backward", "optimizer", "update"
 
 
 def profile(recipe: Recipe, out: Path | None, hardware: Hardware, steps: int = TIMED_STEPS) -> dict[str, Any]:
@@ -98,105 +93,6 @@ def profiled_engine(fabric: Fabric, recipe: Recipe, run: RunFolder, partition: P
     return ProfiledEngine(fabric, method, recipe, run, lambda _: {})
 
 
-class Watch:
-    """Gives every stretch of time, and its peak of memory, to a part; does nothing while it is not running.
-
-    Args:
-        device: waited for at every cut if it is a GPU.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.running = False
-        self.clear()
-
-    def clear(self) -> None:
-        """Forget what was measured."""
-        self.seconds: dict[str, float] = defaultdict(float)
-        self.mib: dict[str, float] = {}
-
-    def now(self) -> float:
-        """Return the time at which the device has done all that it was given."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        return time.perf_counter()
-
-    def begin(self) -> None:
-        """Start the first part of a step."""
-        self.counts_memory = reset_peak(self.device)
-        self.last = self.now()
-
-    def cut(self, part: str) -> None:
-        """End a part and begin the next; reading the memory counts for neither."""
-        if not self.running:
-            return
-        self.seconds[part] += self.now() - self.last
-        peak = peak_mib(self.device) if self.counts_memory else None
-        if peak is not None:
-            self.mib[part] = max(peak, self.mib.get(part, 0.0))
-        self.begin()
-
-    def parts(self, steps: int) -> dict[str, dict[str, float | None]]:
-        """Return ms a step, share of the step and peak memory of each part, in the order of a step."""
-        last = (LOSSES, BACKWARD, OPTIMIZER, UPDATE)
-        names = [name for name in self.seconds if name not in last] + [n for n in last if n in self.seconds]
-        total = sum(self.seconds.values())
-        return {
-            name: {
-                "ms": 1000 * self.seconds[name] / steps,
-                "share": self.seconds[name] / total,
-                "peak_mib": self.mib.get(name),
-            }
-            for name in names
-        }
-
-
-class Passes:
-    """Hooks that give the forward passes of a method's networks to the part of each network's name.
-
-    A pass is the outermost call of a module that belongs to a network, whichever that is: a whole network,
-    its encoder, one of several decoders.
-    """
-
-    def __init__(self, method: Method, watch: Watch) -> None:
-        self.watch = watch
-        self.depth = 0
-        self.outermost: set[nn.Module] = set()
-        networks = [name for name, child in method.named_children() if any(True for _ in child.parameters())]
-        self.handles = {
-            module: (
-                module.register_forward_pre_hook(self._enter),
-                module.register_forward_hook(partial(self._leave, path.partition(".")[0])),
-            )
-            for path, module in method.named_modules()
-            if path.partition(".")[0] in networks
-        }
-
-    def keep_outermost(self) -> None:
-        """Remove the hooks of modules that were only called by others: they cost time."""
-        for module, handles in self.handles.items():
-            if module not in self.outermost:
-                for handle in handles:
-                    handle.remove()
-
-    def remove(self) -> None:
-        """Remove all hooks."""
-        for handles in self.handles.values():
-            for handle in handles:
-                handle.remove()
-
-    def _enter(self, module: nn.Module, args: Any) -> None:  # noqa: ARG002
-        if self.depth == 0:
-            self.outermost.add(module)
-            self.watch.cut(LOSSES)
-        self.depth += 1
-
-    def _leave(self, part: str, module: nn.Module, args: Any, output: Any) -> None:  # noqa: ARG002
-        self.depth -= 1
-        if self.depth == 0:
-            self.watch.cut(part)
-
-
 class ProfiledEngine(Engine):
     """An engine whose steps are cut into parts."""
 
@@ -231,29 +127,35 @@ class ProfiledEngine(Engine):
     def _profile_phase(self, phase: Phase, data: Iterator[Batch], steps: int) -> dict[str, Any]:
         log.info("%s: %d steps", phase.name, phase.steps)
         for _ in range(phase.steps - 1 - 2 * steps):
-            self._next_step(data)
+            self.next_step(data)
         start = self.watch.now()
         for _ in range(steps):
-            self._next_step(data)
+            self.next_step(data)
         uncut = self.watch.now() - start
+        parts = self.cut_steps(data, steps)
+        return {
+            "step_ms": 1000 * sum(self.watch.seconds.values()) / steps,
+            "uncut_step_ms": 1000 * uncut / steps,
+            "streams": phase._asdict(),
+            "parts": parts,
+        }
+
+    def cut_steps(self, data: Iterator[Batch], steps: int) -> dict[str, dict[str, float | None]]:
+        """Take `steps` steps and one before them and return the figures of their parts."""
         passes = Passes(self.method, self.watch)
-        self._next_step(data)
+        self.next_step(data)
         passes.keep_outermost()
         self.watch.clear()
         self.watch.running = True
         for _ in range(steps):
             self.watch.begin()
-            self._next_step(data)
+            self.next_step(data)
         self.watch.running = False
         passes.remove()
-        return {
-            "step_ms": 1000 * sum(self.watch.seconds.values()) / steps,
-            "uncut_step_ms": 1000 * uncut / steps,
-            "streams": phase._asdict(),
-            "parts": self.watch.parts(steps),
-        }
+        return self.watch.parts(steps)
 
-    def _next_step(self, data: Iterator[Batch]) -> None:
+    def next_step(self, data: Iterator[Batch]) -> None:
+        """Take one step of the run with the next batches."""
         parts = list(islice(data, self.recipe.accumulate))
         self.train_step(parts, progress_at(self.step, self.phases))
         self.step += 1

@@ -30,10 +30,11 @@ class StepReporter:
     Args:
         steps: of the run.
         start: steps taken before.
+        shown: False for all processes of a run but the first.
     """
 
-    def __init__(self, steps: int, start: int) -> None:
-        self.console = Console(stderr=True, highlight=False, soft_wrap=True)
+    def __init__(self, steps: int, start: int, *, shown: bool = True) -> None:
+        self.console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=not shown)
         self.steps, self.start, self.step, self.images = steps, start, start, 0
         self.began = self.shown = self.lined = time.perf_counter()
         self.bar = Progress(
@@ -45,7 +46,7 @@ class StepReporter:
             TextColumn("left"),
             TimeRemainingColumn(),
             console=self.console,
-            disable=not self.console.is_terminal,
+            disable=not (shown and self.console.is_terminal),
         )
         self.task = self.bar.add_task("train", total=steps, completed=start, losses="")
 

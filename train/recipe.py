@@ -19,6 +19,7 @@ from zoo.errors import RecipeError
 from zoo.models.config import NetworkConfig
 from zoo.preprocess import Preprocessing, Resize
 from zoo.train.augment import AugmentConfig
+from zoo.train.compute import ComputeConfig
 from zoo.train.registry import METHODS, AnyMethodConfig
 
 if TYPE_CHECKING:
@@ -39,6 +40,10 @@ class DataConfig(BaseModel):
         batch_l: labeled images of a batch and process.
         batch_u: unlabeled ones.
         workers: processes that prepare batches; 0 does it in the training process.
+        cache: where decoded images are kept, for all workers: nowhere, in `memory` they share, or on `disk`,
+            also for later runs. Batches are the same, bit by bit.
+        cache_gb: what each training process may take of it, in 10^9 bytes; None for half of what is free.
+        cache_dir: folder of the `disk` cache; None for `semiseg-zoo/pixels` in the user's cache folder.
         augment: weak and strong view.
     """
 
@@ -52,6 +57,9 @@ class DataConfig(BaseModel):
     batch_l: int = Field(6, ge=1)
     batch_u: int = Field(6, ge=1)
     workers: int = Field(2, ge=0)
+    cache: Literal["none", "memory", "disk"] = "none"
+    cache_gb: float | None = Field(None, gt=0)
+    cache_dir: str | None = None
     augment: AugmentConfig = AugmentConfig()
 
     @property
@@ -78,6 +86,7 @@ class Recipe(BaseModel):
         select_on: `1/5` or a number of the labeled images, which are not trained on but evaluated instead:
             of the evaluated steps the one that is best on them is kept. None keeps the last step; `val`
             never selects.
+        compute: how steps are computed; see `ComputeConfig`.
         data: see `DataConfig`.
         network: the segmentation network; `num_classes` comes from the data.
         method: the method's settings.
@@ -97,6 +106,7 @@ class Recipe(BaseModel):
     checkpoint_every: int = Field(500, ge=1)
     max_bad_steps: int = Field(10, ge=1)
     select_on: str | None = None
+    compute: ComputeConfig = ComputeConfig()
     data: DataConfig = DataConfig()
     network: NetworkConfig = NetworkConfig()
     method: AnyMethodConfig

@@ -12,21 +12,27 @@ from zoo.predictors.eager import EagerPredictor
 from zoo.predictors.tags import TagPredictor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from zoo.data.source import Source
     from zoo.train.method import Method
     from zoo.train.recipe import Recipe
 
 
-def validation(recipe: Recipe, source: Source) -> Callable[[Method], dict[str, float]]:
-    """Return a function that gives the figures of a method on `val`, the main one first."""
+class Validation:
+    """Evaluates methods on `val` and keeps the metrics of the last one.
 
-    def validate(method: Method) -> dict[str, float]:
-        metrics = score(predictor_of(method, recipe, source), source)
-        return {f"val/{key}": metrics[key] for key in figures_of(metrics).overall}
+    Args:
+        recipe: of the run.
+        source: of the images.
+    """
 
-    return validate
+    def __init__(self, recipe: Recipe, source: Source) -> None:
+        self.recipe, self.source = recipe, source
+        self.metrics: dict[str, Any] | None = None
+
+    def __call__(self, method: Method) -> dict[str, float]:
+        """Return the figures of a method, the main one first."""
+        self.metrics = score(predictor_of(method, self.recipe, self.source), self.source)
+        return {f"val/{key}": self.metrics[key] for key in figures_of(self.metrics).overall}
 
 
 def score(predictor: EagerPredictor | TagPredictor, source: Source) -> dict[str, Any]:

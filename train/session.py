@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import logging
-import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning.fabric import Fabric
-from lightning.fabric.strategies.ddp import DDPStrategy
 
 from zoo.bundle import write_json
 from zoo.data.check import check_source
@@ -24,6 +20,7 @@ from zoo.train.attempt import attempt
 from zoo.train.checkpoint import load_checkpoint
 from zoo.train.ends import explaining
 from zoo.train.engine import Engine
+from zoo.train.hardware import is_first
 from zoo.train.loaders import BatchStream
 from zoo.train.log import read_log
 from zoo.train.memory import peak_memory
@@ -31,78 +28,39 @@ from zoo.train.pictures import write_curves, write_preview, write_tag_preview
 from zoo.train.registry import build_method
 from zoo.train.run import RunFolder, new_run
 from zoo.train.run_report import write_report
-from zoo.train.scoring import predictor_of, score, validation
+from zoo.train.scoring import Validation, predictor_of, score
 from zoo.train.selection import HeldOut, hold_out, read_held_out, write_held_out
 from zoo.train.strip import strip
+from zoo.train.wandb_run import check_wandb, followed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from zoo.data.source import Source
+    from zoo.train.hardware import Hardware
     from zoo.train.method import Method, Phase
     from zoo.train.recipe import Recipe
 
 log = logging.getLogger(__name__)
 
-PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
-
-@dataclass(frozen=True)
-class Hardware:
-    """Where a run is trained.
+def start(recipe: Recipe, out: Path | None, hardware: Hardware, wandb: str | None = None) -> dict[str, Any]:
+    """Train a recipe in a new run folder and return its metrics.
 
     Args:
-        device: `cpu`, `cuda`, or None for a GPU if there is one.
-        devices: processes, one for each device.
-    """
-
-    device: str | None = None
-    devices: int = 1
-
-    def accelerator(self, precision: str) -> str:
-        """Return `cuda` or `cpu`.
-
-        Raises:
-            RecipeError: no GPU where one was asked for, or a precision that the device lacks.
-        """
-        has_gpu = torch.cuda.is_available()
-        if self.device == "cuda" and not has_gpu:
-            raise RecipeError("--device cuda: torch finds no GPU here, expected one: use --device cpu")
-        device = self.device or ("cuda" if has_gpu else "cpu")
-        if self.device is None and not has_gpu:
-            log.warning("no GPU found: training on the CPU")
-        if precision == "fp16" and device == "cpu":
-            raise RecipeError("--precision fp16 needs a GPU, got --device cpu: use bf16 or fp32")
-        return device
-
-    def fabric(self, precision: str) -> Fabric:
-        """Return Fabric, launched.
-
-        Raises:
-            RecipeError: see `accelerator`.
-        """
-        # the phases of a method use different networks, so a step may leave parameters without gradient
-        strategy = DDPStrategy(find_unused_parameters=True) if self.devices > 1 else "auto"
-        fabric = Fabric(
-            accelerator=self.accelerator(precision),
-            devices=self.devices,
-            precision=PRECISIONS[precision],  # type: ignore[arg-type]
-            strategy=strategy,
-        )
-        fabric.launch()
-        return fabric
-
-
-def start(recipe: Recipe, out: Path | None, hardware: Hardware) -> dict[str, Any]:
-    """Train a recipe in a new run folder and return its metrics.
+        recipe: of the run.
+        out: its folder; None for a dated one.
+        hardware: where it is trained.
+        wandb: the W&B project that is told of it.
 
     Raises:
         ZooError: bad data, recipe or folder; nothing is trained then.
     """
+    check_wandb(wandb)
     source = checked_source(recipe)
     partition = make_partition(source, recipe.data.partition, recipe.seed)
     recipe = recipe.for_classes(len(source.classes))
-    planned = [] if _is_worker() else [new_run(out, recipe)]
+    planned = [new_run(out, recipe)] if is_first() else []
     fabric = hardware.fabric(recipe.precision)
     run = fabric.broadcast(planned)[0]
     fabric.seed_everything(recipe.seed, verbose=False)
@@ -122,13 +80,16 @@ def start(recipe: Recipe, out: Path | None, hardware: Hardware) -> dict[str, Any
         )  # fmt: skip
         if partition.tags:
             log.info("%d images with classes alone; tags %s", len(partition.tags), partition.tags_digest)
-    engine = Engine(fabric, method, recipe, run, validation(recipe, source))
+    validate = Validation(recipe, source)
+    engine = Engine(fabric, method, recipe, run, validate)
     engine.select = _selection(recipe, source, held_out)
-    return _recorded(engine, source, partition)
+    return _recorded(engine, validate, partition, wandb)
 
 
-def resume(path: Path, method_name: str, hardware: Hardware) -> dict[str, Any]:
+def resume(path: Path, method_name: str, hardware: Hardware, wandb: str | None = None) -> dict[str, Any]:
     """Continue the run of a method in a folder to its end and return its metrics.
+
+    A W&B run goes on too; `wandb` is the project for a run that has none yet.
 
     Raises:
         ZooError: no run of this method or no checkpoint there, or data that changed.
@@ -137,21 +98,18 @@ def resume(path: Path, method_name: str, hardware: Hardware) -> dict[str, Any]:
     recipe, _ = run.read_recipe()
     if recipe.method.name != method_name:
         raise RecipeError(f"{path} is a run of {recipe.method.name}, got {method_name}: name its method")
+    check_wandb(wandb, path)
     source = checked_source(recipe)
     partition = Partition.read(run.partition)
     fabric = hardware.fabric(recipe.precision)
     method = build_method(recipe.method, recipe.network, pretrained=False)
-    engine = Engine(fabric, method, recipe, run, validation(recipe, source))
+    validate = Validation(recipe, source)
+    engine = Engine(fabric, method, recipe, run, validate)
     engine.select = _selection(recipe, source, read_held_out(run.partition) if recipe.select_on else ())
     engine.resume()
     if fabric.is_global_zero:
         log.info("%s: continuing after step %d of %d", path, engine.step, recipe.steps)
-    return _recorded(engine, source, partition)
-
-
-def _is_worker() -> bool:
-    """Return whether this process was started by the first one of a run on several devices."""
-    return os.environ.get("LOCAL_RANK", "0") != "0" or os.environ.get("NODE_RANK", "0") != "0"
+    return _recorded(engine, validate, partition, wandb)
 
 
 def checked_source(recipe: Recipe) -> Source:
@@ -191,7 +149,7 @@ def _selection(
     recipe: Recipe, source: Source, held_out: tuple[str, ...]
 ) -> Callable[[Method], dict[str, float]] | None:
     """Return what the step that is kept is chosen by; None if that is the last one."""
-    return validation(recipe, HeldOut(source, held_out)) if held_out else None
+    return Validation(recipe, HeldOut(source, held_out)) if held_out else None
 
 
 def _remark_accumulation(recipe: Recipe, method: Method) -> None:
@@ -215,13 +173,15 @@ def _with_tags(recipe: Recipe, partition: Partition, phases: tuple[Phase, ...], 
     return with_tags(partition, Path(recipe.data.tags), source)
 
 
-def _recorded(engine: Engine, source: Source, partition: Partition) -> dict[str, Any]:
+def _recorded(
+    engine: Engine, validate: Validation, partition: Partition, wandb: str | None
+) -> dict[str, Any]:
     """Train to the end and return the metrics; whatever the end, the first process leaves its record."""
     if not engine.fabric.is_global_zero:
-        return _finish(engine, source, partition)
+        return _finish(engine, validate, partition)
     try:
-        with attempt(engine), explaining(engine):
-            metrics = _finish(engine, source, partition)
+        with attempt(engine), explaining(engine), followed(engine.run.path, wandb):
+            metrics = _finish(engine, validate, partition)
     except BaseException:
         _report(engine.run.path)
         raise
@@ -236,9 +196,9 @@ def _report(path: Path) -> None:
         log.warning("%s: no report of the run: %s", path, error)
 
 
-def _finish(engine: Engine, source: Source, partition: Partition) -> dict[str, Any]:
+def _finish(engine: Engine, validate: Validation, partition: Partition) -> dict[str, Any]:
     """Train to the end, then write metrics, pictures and bundle; return the metrics."""
-    recipe, run, fabric = engine.recipe, engine.run, engine.fabric
+    recipe, run, fabric, source = engine.recipe, engine.run, engine.fabric, validate.source
     stream = BatchStream(
         recipe,
         source,
@@ -253,7 +213,8 @@ def _finish(engine: Engine, source: Source, partition: Partition) -> dict[str, A
         if engine.best is not None:
             engine.method.load_state_dict(load_checkpoint(run.best)["method"])
         predictor = predictor_of(engine.method, recipe, source)
-        val = score(predictor, source)
+        at_the_end = None if engine.best is not None else validate.metrics
+        val = at_the_end or score(predictor, source)  # one that continues a finished run evaluated nothing
         figures = figures_of(val)
         main = f"val/{figures.main}"
         metrics = {

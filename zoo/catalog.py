@@ -23,18 +23,28 @@ Tree = dict[str, Any]
 DATA = {"voc": "voc", "cityscapes": "cityscapes", "context": "pascal-context"}
 """What a data set is called on the command line, by its name in a recipe's."""
 
-PROTOCOLS = {
-    ("eln", "voc"): "image and label resized to 512 x 512",
-    ("eln", "cityscapes"): "whole image, full size",
-    ("rrn", "voc"): "windows of 512, full size",
-    ("rrn", "cityscapes"): "windows of 800, full size",
-    ("u2pl", "voc"): "center crop of 513",
-    ("u2pl", "cityscapes"): "windows of 769, full size",
-    ("s4gan", "voc"): "whole image, full size",
-    ("s4gan", "cityscapes"): "image and label at half size",
-    ("s4gan", "context"): "center crop of 512, short side at 512",
+
+class Scoring(NamedTuple):
+    """How authors scored."""
+
+    protocol: str
+    """Of `zoo.protocols`."""
+    text: str
+    """The same with their sizes."""
+
+
+SCORING = {
+    ("eln", "voc"): Scoring("resize", "image and label resized to 512 x 512"),
+    ("eln", "cityscapes"): Scoring("original", "whole image, full size"),
+    ("rrn", "voc"): Scoring("slide-logits", "windows of 512, full size"),
+    ("rrn", "cityscapes"): Scoring("slide-logits", "windows of 800, full size"),
+    ("u2pl", "voc"): Scoring("center-crop-background", "center crop of 513"),
+    ("u2pl", "cityscapes"): Scoring("slide-logits", "windows of 769, full size"),
+    ("s4gan", "voc"): Scoring("padded", "whole image, full size"),
+    ("s4gan", "cityscapes"): Scoring("half", "image and label at half size"),
+    ("s4gan", "pascal-context"): Scoring("short-side-crop", "center crop of 512, short side at 512"),
 }
-"""How the authors scored, by paper and data set."""
+"""How the authors' code scores, by paper and data set."""
 
 LISTS = {
     "eln": "the authors' random subsets",
@@ -160,7 +170,7 @@ def _rows(recipe: str) -> Iterator[Entry]:
                 encoder=None if variant else depth,
                 miou=reported[key],
                 labels_only=reported.get("labels_only"),
-                protocol=PROTOCOLS[method, data_set],
+                protocol=SCORING[method, DATA[data_set]].text,
                 source=reported["source"],
                 recipe=recipe,
                 bundle=BUNDLES.get(alias),

@@ -1,11 +1,15 @@
-"""From an image of any kind to the RGB that networks take: the only copy, of `predict`, `load` and `serve`.
+"""From an image of any kind to the RGB that networks take, and from their mask to a PNG.
+
+The only copy of both, of `predict`, `load` and `serve`.
 
 Training is stricter (`zoo.data.files`): what it refuses can be corrected once, in the data set.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import io
+import zlib
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -17,6 +21,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from zoo.classes import Classes, Mask
+
 READ_ERRORS = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 """What Pillow raises for a file that is cut short or not an image."""
 
@@ -24,6 +30,9 @@ DEEP = ("I", "F")
 """Starts of Pillow's modes of more than 8 bits, whose range says nothing of what is black and white."""
 
 TRANSPARENT = ("RGBA", "RGBa", "LA", "La", "PA")
+
+DEFLATE: dict[str, Any] = {"compress_level": 1, "compress_type": zlib.Z_RLE}
+"""How masks are written as PNG: in a third of the time of Pillow's defaults, and smaller (masks are runs)."""
 
 
 def read_rgb(path: Path) -> NDArray[np.uint8]:
@@ -72,6 +81,23 @@ def as_rgb(image: Image.Image, name: str) -> NDArray[np.uint8]:
         raise InvalidImageError(
             f"{name} is {image.mode}, which Pillow cannot convert: convert it to RGB"
         ) from error
+
+
+def mask_png(mask: Mask, classes: Classes) -> bytes:
+    """Return a PNG whose pixels are labels: with the colors of the classes, or 16-bit grey above 255 classes.
+
+    Args:
+        mask: (H, W) uint8, or int32 above 255 classes; labels 0..K-1.
+        classes: at most 65,536.
+    """
+    if mask.dtype == np.uint8:
+        image = Image.fromarray(mask)
+        image.putpalette([channel for color in classes.palette for channel in color])
+    else:
+        image = Image.fromarray(mask.astype(np.uint16))
+    file = io.BytesIO()
+    image.save(file, "PNG", **DEFLATE)
+    return file.getvalue()
 
 
 def _check_depth(image: Image.Image, name: str) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
+from zoo.catalog import SCORING
 from zoo.classes import IGNORE
 from zoo.errors import ZooError
 from zoo.preprocess import resize_image, resize_mask
@@ -212,17 +213,7 @@ ABOUT = {
 COMMON = {"voc": "original", "cityscapes": "slide"}
 """What work after these papers reports, by data set."""
 
-PAPERS = {
-    ("eln", "voc"): "resize",
-    ("eln", "cityscapes"): "original",
-    ("rrn", "voc"): "slide-logits",
-    ("rrn", "cityscapes"): "slide-logits",
-    ("u2pl", "voc"): "center-crop-background",
-    ("u2pl", "cityscapes"): "slide-logits",
-    ("s4gan", "voc"): "padded",
-    ("s4gan", "pascal-context"): "short-side-crop",
-    ("s4gan", "cityscapes"): "half",
-}
+PAPERS = {row: scoring.protocol for row, scoring in SCORING.items()}
 """What the authors' code does, by method and data set."""
 
 

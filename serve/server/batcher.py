@@ -56,7 +56,7 @@ class Job(Generic[Item, Result]):
 class Batcher(Generic[Item, Result]):
     """Runs items in batches of one key, the oldest first.
 
-    All functions but `start` and `stop` are for the event loop on which it was started.
+    All functions but `start`, `stop` and `running_s` are for the event loop on which it was started.
 
     Args:
         name: of the thread, and what the observer is told.
@@ -86,6 +86,7 @@ class Batcher(Generic[Item, Result]):
         self._queues: dict[Hashable, deque[Job[Item, Result]]] = {}  # none is empty
         self._changed = threading.Condition()
         self._idle = False
+        self._began: float | None = None
         self._stopping = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -95,6 +96,12 @@ class Batcher(Generic[Item, Result]):
         """Return how many items wait for their batch."""
         with self._changed:
             return sum(map(len, self._queues.values()))
+
+    @property
+    def running_s(self) -> float:
+        """Return how long the batch that runs now has run, 0 if none does; any thread may ask."""
+        began = self._began
+        return 0.0 if began is None else time.monotonic() - began
 
     async def start(self, prepare: Callable[[], None]) -> None:
         """Start the thread and wait until it has called `prepare`.
@@ -251,6 +258,7 @@ class Batcher(Generic[Item, Result]):
 
     def _outcomes(self, items: Sequence[Item]) -> Sequence[Result | Exception]:
         """Return the result of each item, or the error that it raises by itself."""
+        self._began = time.monotonic()
         try:
             results = list(self._run(items))
             if len(results) != len(items):
@@ -260,6 +268,8 @@ class Batcher(Generic[Item, Result]):
             if len(items) == 1:
                 return [error]
             return [self._outcomes([item])[0] for item in items]
+        finally:
+            self._began = None
 
     def _deliver(
         self,

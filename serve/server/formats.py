@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import io
-import zlib
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from PIL import Image
 
+from zoo.images import DEFLATE, mask_png
 from zoo.overlay import overlay
 from zoo.serve.server.schemas import Area, MaskAnswer, Runs
 
@@ -28,23 +28,6 @@ MEDIA_TYPES: dict[Format, str] = {
     "overlay": "image/png",
 }
 
-DEFLATE: dict[str, Any] = {"compress_level": 1, "compress_type": zlib.Z_RLE}
-"""How PNGs are written: five times as fast as by Pillow's defaults, and about as small (masks are runs)."""
-
-
-def as_png(mask: Mask, classes: Classes) -> bytes:
-    """Return a PNG of class numbers: indexed with the classes' colors, or 16-bit grey above 255 classes.
-
-    Args:
-        mask: (H, W) uint8 or int32.
-        classes: at most 65,536.
-    """
-    if mask.dtype != np.uint8:
-        return _png(Image.fromarray(mask.astype(np.uint16)))
-    image = Image.fromarray(mask)
-    image.putpalette([channel for color in classes.palette for channel in color])
-    return _png(image)
-
 
 def as_npy(mask: Mask) -> bytes:
     """Return the bytes of a `.npy` file of the (H, W) mask."""
@@ -55,7 +38,9 @@ def as_npy(mask: Mask) -> bytes:
 
 def as_overlay(image: NDArray[np.uint8], mask: Mask, classes: Classes) -> bytes:
     """Return a PNG of the (H, W, 3) image in the colors of its (H, W) mask."""
-    return _png(Image.fromarray(overlay(image, mask, classes)))
+    file = io.BytesIO()
+    Image.fromarray(overlay(image, mask, classes)).save(file, "PNG", **DEFLATE)
+    return file.getvalue()
 
 
 def as_json(mask: Mask, classes: Classes, model: str, version: str) -> bytes:
@@ -112,15 +97,9 @@ def hex_color(color: Color) -> str:
 def encoder(format_: Format, classes: Classes, model: str, version: str) -> Callable[..., bytes]:
     """Return the function of (image, mask) that makes the body of an answer."""
     encoders: dict[Format, Callable[[NDArray[np.uint8], Mask], bytes]] = {
-        "png": lambda _, mask: as_png(mask, classes),
+        "png": lambda _, mask: mask_png(mask, classes),
         "npy": lambda _, mask: as_npy(mask),
         "json": lambda _, mask: as_json(mask, classes, model, version),
         "overlay": lambda image, mask: as_overlay(image, mask, classes),
     }
     return encoders[format_]
-
-
-def _png(image: Image.Image) -> bytes:
-    file = io.BytesIO()
-    image.save(file, "PNG", **DEFLATE)
-    return file.getvalue()

@@ -20,6 +20,9 @@ BACKLOG = 2048
 FIGURES_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 """Of the environment: the folder in which several workers add up what they measure."""
 
+BEAT_S = 1.0
+"""Between two words of a worker that lives."""
+
 GRACE_S = 2
 """Beyond the timeout of a request, for a worker to end."""
 
@@ -67,8 +70,8 @@ class Served(NamedTuple):
 
 
 class Message(NamedTuple):
-    """The one thing that a worker tells its parent."""
+    """What a worker tells its parent: how its start ended, then that it lives until a batch hangs."""
 
-    kind: Literal["ready", "failed"]
+    kind: Literal["ready", "failed", "alive", "hangs"]
     models: tuple[Served, ...] = ()
     error: str = ""

@@ -119,6 +119,11 @@ class Model:
         return self._batcher.waiting
 
     @property
+    def running_s(self) -> float:
+        """Return how long the batch that runs now has run, 0 if none does."""
+        return self._batcher.running_s
+
+    @property
     def observer(self) -> Observer | None:
         """Return what is told of each batch, None for nothing."""
         return self._batcher.observer

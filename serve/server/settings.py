@@ -7,6 +7,12 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr
 API_KEY_VARIABLE = "ZOO_API_KEY"
 """Of the environment."""
 
+HANG_FACTOR = 2.0
+"""Timeouts of a request after which a batch that still runs, or a worker that says nothing, hangs."""
+
+LEAST_HANG_S = 10.0
+"""However short the timeout: a machine that has too much to do must not look like one that hangs."""
+
 
 class ServerSettings(BaseModel):
     """The settings of one server, the same for each of its workers.
@@ -39,6 +45,11 @@ class ServerSettings(BaseModel):
     def max_body_bytes(self) -> int:
         """Return the largest body of a request, in bytes."""
         return int(self.max_body_mb * 1e6)
+
+    @property
+    def hang_s(self) -> float:
+        """Return after how many seconds of one batch, or of silence, a worker is replaced."""
+        return max(HANG_FACTOR * self.timeout, LEAST_HANG_S)
 
     def on_cpu(self) -> ServerSettings:
         """Return the settings for a model that runs on the CPU: single images, if nothing else was asked for.

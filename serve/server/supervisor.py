@@ -1,4 +1,4 @@
-"""The parent of the worker processes: starts them, replaces those that die, ends them.
+"""The parent of the worker processes: starts them, replaces those that die or hang, ends them.
 
 uvicorn's own supervisor looks after its workers every 0.5 s, gives each the same environment and so the same
 GPU, ends all when a replaced worker cannot load its model, and leaves them behind when it is killed.
@@ -7,24 +7,21 @@ GPU, ends all when a replaced worker cannot load its model, and leaves them behi
 from __future__ import annotations
 
 import logging.config
-import os
 import signal
-import sys
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import Pipe, connection, get_context, resource_tracker
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from multiprocessing import Pipe, connection, get_context
 from typing import TYPE_CHECKING, Any
 
 from zoo.errors import ZooError
 from zoo.serve.server.gpus import gpu_of_worker
 from zoo.serve.server.job import FIGURES_VARIABLE, GRACE_S, Job, Message
 from zoo.serve.server.logs import log_config
+from zoo.serve.server.surroundings import environment, interrupts_blocked, shared_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator
     from multiprocessing.connection import Connection
     from multiprocessing.context import SpawnProcess
     from socket import socket
@@ -39,9 +36,6 @@ log = logging.getLogger(__name__)
 STABLE_S = 10.0
 """After which a worker that dies counts as the first to do so."""
 
-MEMORY = Path("/dev/shm")
-"""A folder of Linux that lies in memory."""
-
 MAX_PAUSE_S = 30.0
 """Between two tries to replace a worker."""
 
@@ -54,6 +48,8 @@ class Worker:
     process: SpawnProcess
     connection: Connection
     started: float
+    heard: float
+    """When it last said something."""
     ready: bool = False
 
 
@@ -87,6 +83,7 @@ class Supervisor:
         self._wanted = workers
         self._announced = False
         self._stop = False
+        self._hang_s = job.settings.hang_s
         self._figures = ""
         """Folder in which several workers add up what they measure."""
 
@@ -100,11 +97,12 @@ class Supervisor:
             ZooError: a worker could not start before all were ready.
         """
         logging.config.dictConfig(log_config(json_logs=self._job.settings.json_logs))
-        with _signals() as caught, _shared_folder(self._wanted) as self._figures:
+        with _signals() as caught, shared_folder(self._wanted) as self._figures:
             try:
                 while not self._stop:
                     self._start_due()
                     self._handle(self._wait(caught), caught)
+                    self._kill_silent()
                     if not self._announced and sum(worker.ready for worker in self._workers) == self._wanted:
                         self._announced = True
                         when_ready(self._served)
@@ -132,20 +130,20 @@ class Supervisor:
             "CUDA_VISIBLE_DEVICES": gpu_of_worker(number, self._gpus),
             FIGURES_VARIABLE: self._figures or None,
         }
-        with _environment(variables), _interrupts_blocked():
+        with environment(variables), interrupts_blocked():
             process.start()
         sock.close()
         theirs.close()  # so that each side hears when the other ends
-        return Worker(number, process, ours, time.monotonic())
+        now = time.monotonic()
+        return Worker(number, process, ours, now, now)
 
     def _wait(self, caught: Connection) -> list[Any]:
-        """Return what has something to tell: connections and the sentinels of dead processes."""
+        """Return what has something to tell, connections and the sentinels of dead processes, or nothing."""
         sources: list[Any] = [caught]
         for worker in self._workers:
-            sources.append(worker.process.sentinel)
-            if not worker.ready:  # it tells nothing after that
-                sources.append(worker.connection)
-        until = min((gap.at for gap in self._gaps), default=None)
+            sources += [worker.process.sentinel, worker.connection]
+        times = [worker.heard + self._hang_s for worker in self._workers if worker.ready]
+        until = min([gap.at for gap in self._gaps] + times, default=None)
         return connection.wait(sources, None if until is None else max(0.0, until - time.monotonic()))
 
     def _handle(self, told: list[Any], caught: Connection) -> None:
@@ -158,12 +156,23 @@ class Supervisor:
             if worker.process.sentinel in told:
                 self._replace(worker)
 
+    def _kill_silent(self) -> None:
+        """Kill workers that say nothing any more; until it is ready, one may take any time."""
+        for worker in self._workers:
+            if worker.ready and time.monotonic() > worker.heard + self._hang_s:
+                self._kill(worker, f"has said nothing for {self._hang_s:g} s")
+
     def _hear(self, worker: Worker) -> None:
         try:
             message: Message = worker.connection.recv()
         except (EOFError, OSError):  # it died: its sentinel tells
             return
-        if message.kind == "ready":
+        worker.heard = time.monotonic()
+        if message.kind == "alive":
+            return
+        if message.kind == "hangs":
+            self._kill(worker, f"hangs: {message.error}")
+        elif message.kind == "ready":
             worker.ready, self._served = True, message.models
             if self._announced:
                 log.warning(
@@ -173,6 +182,11 @@ class Supervisor:
             raise ZooError(message.error)
         else:
             log.error("worker %d cannot start: %s", worker.number, message.error)
+
+    def _kill(self, worker: Worker, why: str) -> None:
+        log.error("worker %d %s: killing it", worker.number, why)
+        worker.heard = time.monotonic()
+        worker.process.kill()
 
     def _replace(self, worker: Worker) -> None:
         worker.process.join()
@@ -256,42 +270,3 @@ def _signals() -> Iterator[Connection]:
 def _drain(caught: Connection) -> None:
     while caught.poll():
         caught.recv()
-
-
-@contextmanager
-def _shared_folder(workers: int) -> Iterator[str]:
-    """Give a folder for the figures of several workers, in memory: a full disk must not end them."""
-    if workers == 1:
-        yield ""
-        return
-    in_memory = MEMORY.is_dir() and os.access(MEMORY, os.W_OK)
-    with TemporaryDirectory(
-        prefix="zoo-", dir=MEMORY if in_memory else None, ignore_cleanup_errors=True
-    ) as it:
-        yield it
-
-
-@contextmanager
-def _interrupts_blocked() -> Iterator[None]:
-    """Let processes that are started in the block never see a Ctrl-C, which the terminal sends to all."""
-    if sys.platform == "win32":
-        yield
-        return
-    resource_tracker.ensure_running()  # else it is started in the block and ends it
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-
-
-@contextmanager
-def _environment(changes: Mapping[str, str | None]) -> Iterator[None]:
-    """Give processes that are started in the block other variables; None leaves one as it is."""
-    before = dict(os.environ)
-    os.environ.update({name: value for name, value in changes.items() if value is not None})
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)

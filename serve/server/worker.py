@@ -10,13 +10,14 @@ import shutil
 import signal
 import sys
 import threading
+import time
 import warnings
 from typing import TYPE_CHECKING
 
 import uvicorn
 
 from zoo.errors import ZooError
-from zoo.serve.server.job import BACKLOG, FIGURES_VARIABLE, GRACE_S, Message, Served
+from zoo.serve.server.job import BACKLOG, BEAT_S, FIGURES_VARIABLE, GRACE_S, Message, Served
 from zoo.serve.server.logs import log_config
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def work(job: Job, sock: socket, parent: Connection) -> None:
     Args:
         job: what to do.
         sock: listens.
-        parent: is told one `Message`, and never writes.
+        parent: is told each `Message`, and never writes.
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     warnings.filterwarnings("ignore", module=r"PIL\.")  # of broken images, which are answered
@@ -76,6 +77,7 @@ class Server(uvicorn.Server):
         super().__init__(configuration(create_app(models, job.settings), job))
         self._models = models
         self._parent = parent
+        self._hang_s = job.settings.hang_s
 
     async def startup(self, sockets: list[socket] | None = None) -> None:
         """Start the models, then the application.
@@ -104,6 +106,8 @@ class Server(uvicorn.Server):
             for model in self._models
         )
         _tell(self._parent, Message("ready", models=served))
+        beat = (self._parent, self._models, self._hang_s)
+        threading.Thread(target=tell_that_it_lives, args=beat, daemon=True).start()
 
 
 def configuration(app: object, job: Job) -> uvicorn.Config:
@@ -148,6 +152,24 @@ def _end_with(parent: Connection, timeout_s: float) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
     threading.Event().wait(timeout_s + GRACE_S)
     os._exit(1)
+
+
+def tell_that_it_lives(parent: Connection, models: Sequence[Model], hang_s: float) -> None:
+    """Tell the parent once in `BEAT_S` that this process lives, until a batch hangs; a thread runs it.
+
+    Args:
+        parent: is told.
+        models: that run batches.
+        hang_s: seconds after which a batch hangs.
+    """
+    while all(model.running_s <= hang_s for model in models):
+        try:
+            parent.send(Message("alive"))
+        except OSError:  # the parent is gone
+            return
+        time.sleep(BEAT_S)
+    names = ", ".join(model.name for model in models if model.running_s > hang_s)
+    _tell(parent, Message("hangs", error=f"a batch of {names} has run for more than {hang_s:g} s"))
 
 
 def _tell(parent: Connection, message: Message) -> None:

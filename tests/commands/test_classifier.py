@@ -13,10 +13,11 @@ from zoo.bundle import load_config
 from zoo.data.open import open_source
 from zoo.data.partition import make_partition
 from zoo.errors import BundleError, DatasetError, RecipeError
+from zoo.train.hardware import Hardware
 from zoo.train.log import read_log
 from zoo.train.methods.mlmt import Mlmt
 from zoo.train.recipe import load_recipe
-from zoo.train.session import Hardware, resume, start
+from zoo.train.session import resume, start
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,10 +12,11 @@ from PIL import Image
 from zoo.classes import Classes
 from zoo.commands.inputs import find_inputs
 from zoo.commands.results import make_jobs, write_mask
-from zoo.data.shapes import NAMES, ShapesSource
+from zoo.data.shapes import ShapesSource
 from zoo.errors import BundleError, ZooError
 from zoo.images import read_rgb
 from zoo.predictors.load import load_predictor
+from zoo.serve.server.formats import encoder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,8 +50,7 @@ def test_a_mask_is_an_indexed_image_in_the_colours_of_the_classes(zoo: Zoo, shap
         palette = np.array(mask.getpalette()).reshape(-1, 3)
     predictor = load_predictor(shapes_bundle)
     assert np.array_equal(pixels(Path("out/photo.png")), predictor.predict(read_rgb(image)))
-    assert palette[: len(NAMES)].tolist() == [list(color) for color in predictor.classes.palette]
-    assert palette[255].tolist() == [255, 255, 255]
+    assert palette.tolist() == [list(color) for color in predictor.classes.palette]
 
 
 def test_the_json_tells_files_areas_and_times(zoo: Zoo, shapes_bundle: Path) -> None:
@@ -93,6 +93,16 @@ def test_confidence_of_a_file_that_gives_masks_only_is_an_error(
     assert isinstance(result.exception, BundleError)
     assert "this ort artifact gives masks only: predict with the bundle" in str(result.exception)
     assert not Path("predictions").exists()
+
+
+@pytest.mark.parametrize("count", [3, 300])
+def test_a_mask_is_the_file_that_a_server_answers_with(count: int, tmp_path: Path) -> None:
+    classes = Classes.of(tuple(map(str, range(count))))
+    mask = (
+        np.random.default_rng(0).integers(count, size=(9, 12)).astype(np.uint8 if count < 256 else np.int32)
+    )
+    write_mask(tmp_path / "mask.png", mask, classes)
+    assert (tmp_path / "mask.png").read_bytes() == encoder("png", classes, "", "")(None, mask)
 
 
 def test_a_mask_of_many_classes_is_a_16_bit_image(tmp_path: Path) -> None:

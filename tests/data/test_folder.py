@@ -1,4 +1,3 @@
-import struct
 import zlib
 from pathlib import Path
 
@@ -184,25 +183,14 @@ def test_a_mask_of_another_mode_names_file_mode_and_remedy(folder, mode, remedy)
         FolderSource(str(folder)).read_mask("train/a")
 
 
-def png(color_type: int, bits: int, row: bytes) -> bytes:
-    """Return a PNG file of one row of two pixels, of a kind that Pillow does not write."""
-
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-    header = struct.pack(">IIBBBBB", 2, 1, bits, color_type, 0, 0, 0)
-    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" + row)) + chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + body
-
-
-def test_16_bit_rgb_is_an_error_though_pillow_reads_it_as_8_bit(folder):
-    (folder / "train" / "images" / "a.png").write_bytes(png(2, 16, bytes(12)))
+def test_16_bit_rgb_is_an_error_though_pillow_reads_it_as_8_bit(folder, png_file):
+    (folder / "train" / "images" / "a.png").write_bytes(png_file((2, 1), 16, 2, zlib.compress(bytes(13))))
     with pytest.raises(DatasetError, match=r"mode RGB;16B, expected"):
         FolderSource(str(folder)).read_image("train/a")
 
 
-def test_4_bit_grey_masks_are_an_error_because_pillow_spreads_their_values(folder):
-    (folder / "train" / "masks" / "a.png").write_bytes(png(0, 4, b"\x12"))
+def test_4_bit_grey_masks_are_an_error_because_pillow_spreads_their_values(folder, png_file):
+    (folder / "train" / "masks" / "a.png").write_bytes(png_file((2, 1), 4, 0, zlib.compress(b"\0\x12")))
     with pytest.raises(DatasetError, match=r"mode L;4, expected"):
         FolderSource(str(folder))
 

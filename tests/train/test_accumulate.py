@@ -12,9 +12,10 @@ from lightning.fabric import Fabric
 from zoo.classes import IGNORE
 from zoo.preprocess import normalize
 from zoo.train.engine import Engine
+from zoo.train.hardware import Hardware
 from zoo.train.method import Batch, progress_at
 from zoo.train.run import RunFolder
-from zoo.train.session import Hardware, start
+from zoo.train.session import start
 
 if TYPE_CHECKING:
     from collections.abc import Callable

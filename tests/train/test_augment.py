@@ -7,10 +7,13 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 from torchvision import tv_tensors
+from torchvision.transforms import v2
 
 from zoo.classes import IGNORE
 from zoo.preprocess import resize_image, resize_mask, resized_size
-from zoo.train.augment import PADDING_COLOR, AugmentConfig, strong_view, weak_view
+from zoo.train.augment import PADDING_COLOR, AugmentConfig, ColorJitter, strong_view, weak_view
+from zoo.train.crop_resize import Box, image_part
+from zoo.train.hue import adjust_hue
 
 NOTHING = {"scale": (1.0, 1.0), "flip": 0.0, "jitter": (0.0, 0.0, 0.0, 0.0), "grayscale": 0.0}
 
@@ -66,7 +69,7 @@ def test_probabilities_of_zero_and_one_are_never_and_always(probability: float) 
     for _ in range(5):
         assert bool((gray(colored) == gray(colored)[:1]).all()) == probability
         assert torch.equal(jitter(colored), colored) != probability
-        assert torch.equal(flip(colored), colored.flip(-1)) == probability
+        assert torch.equal(flip(colored)[0], colored.flip(-1)) == probability
 
 
 @pytest.mark.parametrize("resize", ["fit", "stretch", "none"])
@@ -198,3 +201,68 @@ def test_views_are_the_same_under_a_seed() -> None:
 def test_settings_out_of_range_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match=next(iter(settings))):
         AugmentConfig(**settings)
+
+
+@pytest.mark.parametrize("resize", ["fit", "stretch", "none"])
+@pytest.mark.parametrize("size", [(200, 90), (31, 140), (48, 64), (20, 12)])
+def test_the_view_is_that_of_torchvisions_transforms_bit_by_bit(size: tuple[int, int], resize: Any) -> None:
+    """The whole image is scaled, padded, cropped and flipped; that only the crop is made must not show."""
+    imgsz, settings = (48, 64), config(scale=(0.3, 2.5), flip=0.5)
+    fill = {tv_tensors.Image: PADDING_COLOR, tv_tensors.Mask: IGNORE}
+    crop = v2.RandomCrop(imgsz, pad_if_needed=True, fill=fill)
+    picture = tv_tensors.Image(torch.randint(256, (*size, 3), dtype=torch.uint8).permute(2, 0, 1))
+    mask = tv_tensors.Mask(torch.randint(20, size, dtype=torch.uint8))
+    for seed in range(12):
+        torch.manual_seed(seed)
+        view, label = weak_view(imgsz, resize, settings)(picture, mask)
+        after = torch.rand(())
+        torch.manual_seed(seed)
+        factor = 0.3 + (2.5 - 0.3) * torch.rand(()).item()
+        scaled = [max(1, round(side * factor)) for side in resized_size(size, imgsz, resize)]
+        exact = v2.InterpolationMode.NEAREST_EXACT
+        whole = v2.functional.resize(picture.contiguous(), scaled, antialias=True)
+        labels = v2.functional.resize_image(mask.as_subclass(Tensor)[None], scaled, exact)[0]
+        padded = crop(tv_tensors.Image(whole), tv_tensors.Mask(labels))
+        expected = v2.RandomHorizontalFlip(0.5)(*padded)
+        assert torch.equal(after, torch.rand(()))
+        assert torch.equal(view, expected[0])
+        assert torch.equal(label, expected[1])
+        assert view.is_contiguous()
+
+
+def test_a_view_without_a_mask_tells_the_image_from_its_padding() -> None:
+    for seed in range(5):
+        views = []
+        for mask in (None, torch.zeros(20, 90, dtype=torch.uint8)):
+            torch.manual_seed(seed)
+            views.append(weak_view((32, 48), "none", config(flip=0.5))(scene(20, 90)[0], mask))
+        assert all(torch.equal(*pair) for pair in zip(*views, strict=True))
+
+
+@pytest.mark.parametrize("factor", [-0.5, -0.07, 0.0, 1 / 6, 0.1, 0.5])
+def test_the_hue_is_changed_as_torchvision_does_bit_by_bit(factor: float) -> None:
+    values = torch.tensor([*range(0, 256, 5), 1, 2, 127, 128, 129, 254], dtype=torch.uint8)
+    colors = torch.cartesian_prod(values, values, values).T.reshape(3, len(values), -1)
+    assert torch.equal(adjust_hue(colors, factor), v2.functional.adjust_hue_image(colors, factor))
+
+
+def test_the_jitter_is_torchvisions_bit_by_bit() -> None:
+    picture = tv_tensors.Image(torch.randint(256, (3, 40, 33), dtype=torch.uint8))
+    for seed in range(12):
+        torch.manual_seed(seed)
+        got = ColorJitter(0.4, 0.4, 0.4, 0.1)(picture)
+        torch.manual_seed(seed)
+        assert torch.equal(got, v2.ColorJitter(0.4, 0.4, 0.4, 0.1)(picture))
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_a_part_of_a_resized_image_is_what_the_whole_shows_there(dtype: torch.dtype) -> None:
+    random = torch.Generator().manual_seed(0)
+    for _ in range(60):
+        old, new = (torch.randint(1, 120, (2,), generator=random).tolist() for _ in range(2))
+        image = torch.randint(256, (3, *old), generator=random).to(dtype)
+        height, width = (int(torch.randint(1, side + 1, (), generator=random)) for side in new)
+        top, left = new[0] - height, (new[1] - width) // 2
+        whole = v2.functional.resize_image(image, new, antialias=True)
+        part = image_part(image, tuple(new), Box(top, left, height, width))
+        assert torch.equal(part, whole[:, top:, left : left + width])

@@ -14,9 +14,10 @@ from zoo.errors import BundleError
 from zoo.predictors.load import load_predictor
 from zoo.train import checkpoint
 from zoo.train.checkpoint import load_checkpoint, restore, save_checkpoint
+from zoo.train.hardware import Hardware
 from zoo.train.registry import build_method
 from zoo.train.run import RunFolder
-from zoo.train.session import Hardware, start
+from zoo.train.session import start
 from zoo.train.strip import strip
 from zoo.weights import load_bundle
 

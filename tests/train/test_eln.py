@@ -204,7 +204,7 @@ def test_a_few_steps_lower_the_loss(build_eln: Build, trust_all: TrustAll, batch
     one_class = batch._replace(label_l=torch.ones_like(batch.label_l))
     (optimizer,) = method.optimizers()
     losses = []
-    for step in range(8):
+    for step in range(16):
         total = torch.stack(list(method(one_class, at("semi", step)).values())).sum()
         losses.append(total.item())
         total.backward()

@@ -13,9 +13,10 @@ import pytest
 
 from zoo.train.checkpoint import load_checkpoint
 from zoo.train.ends import BrokenOffError
+from zoo.train.hardware import Hardware
 from zoo.train.methods.eln import Eln
 from zoo.train.runs import read_run
-from zoo.train.session import Hardware, resume, start
+from zoo.train.session import resume, start
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

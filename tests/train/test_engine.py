@@ -14,11 +14,12 @@ from zoo.errors import RecipeError
 from zoo.preprocess import normalize
 from zoo.train.checkpoint import load_checkpoint
 from zoo.train.engine import Engine, TrainingStoppedError
+from zoo.train.hardware import Hardware
 from zoo.train.log import read_log
 from zoo.train.method import Batch, Method, Phase, Progress
 from zoo.train.optim import OptimizerConfig, Schedule
 from zoo.train.run import RunFolder
-from zoo.train.session import Hardware, start
+from zoo.train.session import start
 
 if TYPE_CHECKING:
     from collections.abc import Callable

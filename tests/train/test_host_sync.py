@@ -6,7 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from zoo.train.registry import METHODS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -27,6 +31,17 @@ class NoHostSync(TorchDispatchMode):
         if name in WAITING or by_mask:
             raise AssertionError(f"{name} makes the host wait")
         return func(*args, **(kwargs or {}))
+
+
+class OneDevice(TorchDispatchMode):
+    """Raises at every operator that moves values between host and device."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        tensors = [each for each in tree_leaves((args, kwargs, result)) if isinstance(each, torch.Tensor)]
+        if func is torch.ops.aten._to_copy.default and len({each.device.type for each in tensors}) > 1:
+            raise AssertionError(f"{func.name()} moves values between devices")
+        return result
 
 
 @pytest.mark.parametrize(
@@ -61,6 +76,57 @@ def test_no_step_of_a_method_makes_the_host_wait(
             method.start_phase(at(phase.name))
             torch.stack(list(method(batch, at(phase.name)).values())).sum().backward()
             method.after_step(at(phase.name))
+
+
+@pytest.mark.parametrize(
+    ("move", "error"),
+    [
+        (lambda value: torch.tensor([0.5, 2.0], device=value.device), AssertionError),
+        (lambda value: value.new_tensor([0.5, 2.0]), AssertionError),
+        (lambda value: value.cpu(), AssertionError),
+        (lambda value: value.sum().item(), DataDependentOutputException),
+    ],
+)
+def test_the_check_notices_values_that_travel(
+    move: Callable[[torch.Tensor], object], error: type[Exception]
+) -> None:
+    with FakeTensorMode(), OneDevice():
+        value = torch.ones(3, device="cuda")
+        with pytest.raises(error):
+            move(value)
+
+
+@pytest.mark.parametrize(
+    "case", [*METHODS, "eln-official", "rrn-official", "u2pl-official", "u2pl-ohem-auxiliary"], indirect=True
+)
+def test_no_value_travels_between_host_and_gpu_in_a_forward_pass_and_the_hooks(
+    method: Method, make_batch: Callable[..., Batch], at: Callable[..., Progress]
+) -> None:
+    """No GPU takes part: tensors without values say what they would do on one."""
+    phases = method.phases(20)
+    batches = [make_batch(phase.labeled, phase.unlabeled, strong=phase.strong) for phase in phases]
+    with FakeTensorMode():
+        _move(method)
+        for phase, batch in zip(phases, batches, strict=True):
+            moved = {name: _on_gpu(value) for name, value in batch._asdict().items() if value is not None}
+            with OneDevice():
+                method.start_phase(at(phase.name))
+                losses = method(batch._replace(**moved), at(phase.name))
+                method.after_step(at(phase.name))
+            assert all(loss.device.type == "cuda" for loss in losses.values())
+
+
+def _on_gpu(value: torch.Tensor) -> torch.Tensor:
+    return torch.empty(value.shape, dtype=value.dtype, device="cuda")
+
+
+def _move(method: Method) -> None:
+    """Replace all weights and buffers by tensors without values that seem to be on a GPU."""
+    for module in method.modules():
+        for name, weight in module.named_parameters(recurse=False):
+            module._parameters[name] = torch.nn.Parameter(_on_gpu(weight), requires_grad=weight.requires_grad)
+        for name, buffer in module.named_buffers(recurse=False):
+            module._buffers[name] = _on_gpu(buffer)
 
 
 @pytest.mark.gpu

@@ -4,13 +4,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from zoo.train.method import DRAWS
 from zoo.train.mixing import cutmix, half_area_box, toggled_boxes
 
 
-def literal_toggled_boxes(image: Tensor) -> Tensor:
+def literal_toggled_boxes(draws: Tensor, height: int, width: int) -> Tensor:
     """methods.md B2, one box at a time: each turns what it covers into its opposite."""
-    count, _, height, width = image.shape
-    share, aspect, place_y, place_x = (torch.rand(count, 3) for _ in range(4))
+    count = len(draws)
+    share, aspect, place_y, place_x = (draws[:, 3 * n : 3 * n + 3] for n in range(4))
     mask = torch.zeros(count, height, width, dtype=torch.bool)
     for b in range(count):
         for n in range(3):
@@ -27,16 +28,13 @@ def literal_toggled_boxes(image: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_toggled_boxes_are_three_boxes_whose_overlaps_cancel(seed: int) -> None:
-    image = torch.empty(4, 3, 33, 48)
     torch.manual_seed(seed)
-    expected = literal_toggled_boxes(image)
-    torch.manual_seed(seed)
-    assert torch.equal(toggled_boxes(image), expected)
+    draws = torch.rand(4, DRAWS)
+    assert torch.equal(toggled_boxes(draws, (33, 48)), literal_toggled_boxes(draws, 33, 48))
 
 
 def test_a_single_toggled_box_is_a_rectangle_of_a_drawn_area() -> None:
-    image = torch.empty(200, 3, 200, 300)
-    mask = toggled_boxes(image, boxes=1)
+    mask = toggled_boxes(torch.rand(200, 4), (200, 300), boxes=1)
     rows, columns = mask.any(dim=2).sum(dim=1), mask.any(dim=1).sum(dim=1)
     covered = mask.sum(dim=(1, 2))
     assert torch.equal(covered, rows * columns)
@@ -49,14 +47,14 @@ def test_a_single_toggled_box_is_a_rectangle_of_a_drawn_area() -> None:
 
 
 def test_disjoint_toggled_boxes_cover_the_drawn_area_together() -> None:
-    mask = toggled_boxes(torch.empty(300, 3, 120, 120), area=(0.3, 0.3))
+    mask = toggled_boxes(torch.rand(300, DRAWS), (120, 120), area=(0.3, 0.3))
     share = mask.float().mean(dim=(1, 2))
     assert share.max() == pytest.approx(0.3, abs=0.01)
     assert share.min() < 0.25  # boxes that overlap
 
 
 def test_toggled_boxes_may_lie_anywhere_and_differ_between_images() -> None:
-    mask = toggled_boxes(torch.empty(400, 3, 16, 16))
+    mask = toggled_boxes(torch.rand(400, DRAWS), (16, 16))
     assert mask.any(dim=0).all()
     assert not mask.all(dim=0).any()
     assert len({tuple(each.flatten().tolist()) for each in mask}) > 390
@@ -75,7 +73,7 @@ def test_cutmix_takes_the_masked_pixels_of_the_other(channels: int) -> None:
 
 def test_mixed_labels_are_those_of_mixed_logits() -> None:
     into, other = torch.randn(2, 2, 4, 8, 8)
-    mask = half_area_box(into, 1.0)
+    mask = half_area_box(torch.rand(2, DRAWS), (8, 8), 1.0)
     of_labels = cutmix(into.argmax(dim=1), other.argmax(dim=1), mask)
     assert torch.equal(cutmix(into, other, mask).argmax(dim=1), of_labels)
 
@@ -83,7 +81,7 @@ def test_mixed_labels_are_those_of_mixed_logits() -> None:
 @pytest.mark.parametrize("size", [(64, 64), (48, 100), (33, 57)])
 def test_the_box_is_a_rectangle_of_half_the_image_at_least_half_as_wide(size: tuple[int, int]) -> None:
     height, width = size
-    mask = half_area_box(torch.empty(200, 3, height, width), 1.0)
+    mask = half_area_box(torch.rand(200, DRAWS), size, 1.0)
     rows, columns = mask.any(dim=2).sum(dim=1), mask.any(dim=1).sum(dim=1)
     assert torch.equal(mask.sum(dim=(1, 2)), rows * columns)
     rounding = 0.5 / height + 0.5 / width + 0.25 / (height * width)
@@ -94,10 +92,10 @@ def test_the_box_is_a_rectangle_of_half_the_image_at_least_half_as_wide(size: tu
 
 
 def test_boxes_may_lie_anywhere() -> None:
-    assert half_area_box(torch.empty(400, 3, 16, 16), 1.0).any(dim=0).all()
+    assert half_area_box(torch.rand(400, DRAWS), (16, 16), 1.0).any(dim=0).all()
 
 
 @pytest.mark.parametrize("probability", [0.0, 0.3, 1.0])
 def test_each_image_gets_a_box_by_chance(probability: float) -> None:
-    share = half_area_box(torch.empty(2000, 3, 8, 8), probability).any(dim=(1, 2)).float().mean()
+    share = half_area_box(torch.rand(2000, DRAWS), (8, 8), probability).any(dim=(1, 2)).float().mean()
     assert share == pytest.approx(probability, abs=0.04 if 0 < probability < 1 else 0)

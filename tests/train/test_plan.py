@@ -8,10 +8,10 @@ import pytest
 
 from zoo.errors import RecipeError
 from zoo.train import memory
+from zoo.train.hardware import Hardware
 from zoo.train.memory_fit import Curve, curve_through, fit_sizes, fixed_parts, largest_batch, with_batch
 from zoo.train.plan import _error, _whole, plan
 from zoo.train.recipe import load_recipe
-from zoo.train.session import Hardware
 
 if TYPE_CHECKING:
     from collections.abc import Callable

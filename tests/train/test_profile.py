@@ -11,13 +11,14 @@ import torch
 from lightning.fabric import Fabric
 
 from zoo.errors import RecipeError
-from zoo.train import profile as module
+from zoo.train import parts as module
 from zoo.train.engine import Engine
-from zoo.train.method import Batch, progress_at
-from zoo.train.profile import Passes, ProfiledEngine, Watch, profile
+from zoo.train.hardware import Hardware
+from zoo.train.method import DRAWS, Batch, progress_at
+from zoo.train.parts import Passes, Watch
+from zoo.train.profile import ProfiledEngine, profile
 from zoo.train.registry import build_method
 from zoo.train.run import RunFolder
-from zoo.train.session import Hardware
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -179,6 +180,6 @@ def make_uint8_batch() -> Callable[[], Batch]:
         images = torch.randint(256, (3, 2, 3, 32, 32), dtype=torch.uint8)
         label = torch.randint(3, (2, 32, 32))
         valid = torch.ones(2, 32, 32, dtype=torch.bool)
-        return Batch(images[0], label, images[1], valid, images[2])
+        return Batch(images[0], label, images[1], valid, images[2], torch.rand(2, DRAWS))
 
     return make

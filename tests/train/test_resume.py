@@ -17,9 +17,10 @@ from zoo.cli import app
 from zoo.errors import BundleError
 from zoo.train.checkpoint import load_checkpoint
 from zoo.train.engine import TrainingStoppedError
+from zoo.train.hardware import Hardware
 from zoo.train.log import read_log
 from zoo.train.methods.eln import Eln
-from zoo.train.session import Hardware, resume, start
+from zoo.train.session import resume, start
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -11,11 +11,12 @@ from zoo.classes import IGNORE
 from zoo.errors import RecipeError
 from zoo.models.deeplab import resize_logits
 from zoo.models.deployable import FusedEnsemble, Student
+from zoo.train.hardware import Hardware
 from zoo.train.losses import cross_entropy, ohem_cross_entropy
 from zoo.train.methods.rrn import OFFICIAL, Rrn, RrnConfig
 from zoo.train.mixing import cutmix, toggled_boxes
 from zoo.train.recipe import load_recipe, recipe_names
-from zoo.train.session import Hardware, start
+from zoo.train.session import start
 from zoo.train.strip import strip
 from zoo.weights import load_bundle
 
@@ -74,8 +75,7 @@ def test_each_branch_learns_the_mixed_classes_of_the_other(build_rrn: Build, bat
     method = build_rrn(self_training="none").eval()  # BatchNorm does not depend on the passes
     losses = seeded(method, batch, at("cross"))
     first, second = batch.weak[0].chunk(2)
-    torch.manual_seed(7)
-    mask = toggled_boxes(first)
+    mask = toggled_boxes(batch.draws.chunk(2)[0], (32, 32))
     for learner, teacher, name in (
         (method.branch_1, method.branch_2, "cps_1"),
         (method.branch_2, method.branch_1, "cps_2"),

@@ -162,8 +162,7 @@ def test_padded_pixels_take_no_part_in_the_unlabeled_terms(build_rrn: Build, bat
     losses = seeded(method, padded, at("full"))
     torch.manual_seed(7)
     _, valid, logits, pseudo_label = method.mixed(padded)
-    torch.manual_seed(7)
-    mask = toggled_boxes(batch.weak[0].chunk(2)[0])
+    mask = toggled_boxes(batch.draws.chunk(2)[0], (32, 32))
     assert torch.equal(valid, half[:2] | mask)  # the second stream has no padding
     known = pseudo_label[1].where(valid, IGNORE)
     torch.testing.assert_close(losses["cps_1"], cross_entropy(logits[0], known))

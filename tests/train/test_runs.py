@@ -16,11 +16,12 @@ from zoo.errors import BundleError, RecipeError
 from zoo.machine import git_state
 from zoo.train.attempt import PACKAGES_NAME
 from zoo.train.engine import DivergedError, TrainingStoppedError
+from zoo.train.hardware import Hardware
 from zoo.train.record import KILLED, RECORD_NAME, read_record
 from zoo.train.run_report import REPORT_NAME, write_report
 from zoo.train.run_story import read_story, warnings
 from zoo.train.runs import find_runs, read_run
-from zoo.train.session import Hardware, resume, start
+from zoo.train.session import resume, start
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,13 +13,15 @@ from zoo.data.partition import Partition
 from zoo.errors import DatasetError, RecipeError
 from zoo.train.checkpoint import load_checkpoint
 from zoo.train.engine import TrainingStoppedError
+from zoo.train.hardware import Hardware
 from zoo.train.log import read_log
 from zoo.train.methods.eln import Eln
 from zoo.train.recipe import load_recipe
 from zoo.train.run import RunFolder
 from zoo.train.runs import read_run
+from zoo.train.scoring import Validation
 from zoo.train.selection import HELD_OUT_NAME, hold_out, read_held_out
-from zoo.train.session import Hardware, resume, start
+from zoo.train.session import resume, start
 from zoo.weights import load_bundle
 
 if TYPE_CHECKING:
@@ -40,15 +42,14 @@ SCORES = [0.1, 0.4, 0.9, 0.9, 0.2]
 @pytest.fixture(autouse=True)
 def _scripted(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Let held-out images give `SCORES`, whatever the weights; `val` is evaluated as always."""
-    real = start.__globals__["validation"]
 
     def validation(recipe: Recipe, source: Any) -> Any:
         if type(source).__name__ != "HeldOut":
-            return real(recipe, source)
+            return Validation(recipe, source)
         return lambda _: {"val/miou": SCORES[scripted.pop(0)]}
 
     scripted = list(range(len(SCORES)))
-    monkeypatch.setattr("zoo.train.session.validation", validation)
+    monkeypatch.setattr("zoo.train.session.Validation", validation)
     monkeypatch.setattr("zoo.train.session.write_curves", lambda *_: None)
     return
 

@@ -120,6 +120,13 @@ class Eln(Method):
 
     def forward(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
         """Return `sup`, from the second phase `aux` and `eln`, from the third `pseudo*` and `con*`."""
+        losses = self.labeled_losses(batch, progress)
+        if progress.phase == "semi":
+            losses |= self.unlabeled_losses(batch)
+        return losses
+
+    def labeled_losses(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
+        """Return the terms of the labeled images, Eq. (2), (3) and (6)."""
         low, high = self.student.encoder(batch.image_l)
         size = batch.label_l.shape[-2:]
         logits = resize_logits(self.student.decoder(low, high).logits, size)
@@ -129,8 +136,6 @@ class Eln(Method):
             inferior = [resize_logits(each, size) for each in inferior]
             losses["aux"] = self.auxiliary_loss(inferior, batch.label_l, losses["sup"])
             losses["eln"] = self.filter.loss(batch.image_l, [logits, *inferior], batch.label_l)
-        if progress.phase == "semi":
-            losses |= self.unlabeled_losses(batch)
         return losses
 
     def auxiliary_loss(self, inferior: list[Tensor], label: Tensor, main: Tensor) -> Tensor:

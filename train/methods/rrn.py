@@ -167,7 +167,7 @@ class Rrn(Method):
         if not self.config.cutmix:
             logits = self.logits(images)
             return images, valid, logits, [each.detach().argmax(dim=1) for each in logits]
-        mask = toggled_boxes(images.chunk(2)[0])
+        mask = toggled_boxes(batch.draws.chunk(2)[0], images.shape[-2:])
 
         def mix(both: Tensor) -> Tensor:
             first, second = both.chunk(2)

@@ -176,7 +176,7 @@ class U2pl(Method):
             alpha: share of unreliable pixels.
         """
         (image, valid), labeled = batch.weak, len(batch.label_l)
-        box = half_area_box(image, self.config.cutmix_probability)
+        box = half_area_box(batch.draws, image.shape[-2:], self.config.cutmix_probability)
         images, valid = torch.cat([batch.image_l, mixed(image, box)]), mixed(valid, box)
         if self.config.single_pass:
             with without_dropout(self.teacher):

@@ -59,7 +59,7 @@ class Advice(NamedTuple):
 
 
 def advise(bundle: Path, options: ExportOptions, device: str, say: Say) -> Advice:
-    """Export all candidates, time them in turns on this machine, and keep the fastest; the rest is removed.
+    """Export what can be timed on this machine, time it in turns, and keep the fastest; the rest is removed.
 
     Args:
         bundle: its folder, to which the artifact is written, or to `options.out`.
@@ -75,14 +75,15 @@ def advise(bundle: Path, options: ExportOptions, device: str, say: Say) -> Advic
 
     made: dict[str, Artifact] = {}
     refused: dict[str, str] = {}
+    trt = options.trt and device == "cuda"
+    options = options.model_copy(update={"trt": trt, "int8_for": ("cpu", "trt") if trt else ("cpu",)})
     for precision in CANDIDATES[device]:
-        changes = {"precision": (precision,), "trt": options.trt and device == "cuda"}
         try:
-            report = export_bundle(bundle, options.model_copy(update=changes), say)
+            report = export_bundle(bundle, options.model_copy(update={"precision": (precision,)}), say)
         except ExportError as error:
             refused[precision] = str(error).splitlines()[0]
             say(f"{precision}: {refused[precision]}")
-            for name in (ONNX_NAMES[precision], TRT_ONNX_NAMES[precision]):
+            for name in (ONNX_NAMES[precision], *((TRT_ONNX_NAMES[precision],) if trt else ())):
                 ((options.out or bundle) / name).unlink(missing_ok=True)
             continue
         bundle = Path(report.bundle)

@@ -24,7 +24,17 @@ from zoo.commands.load import (
     load,
 )
 from zoo.commands.model import is_name, is_url, parse_size, resolve_bundle, resolve_model
-from zoo.errors import ZooError
+from zoo.commands.parsing import parse_backends, parse_batches, parse_images
+from zoo.commands.suite import (
+    AgainOption,
+    LimitOption,
+    ListOption,
+    OutOption,
+    PartsOption,
+    SuiteOption,
+    SuiteOptions,
+    measure_suite,
+)
 
 if TYPE_CHECKING:
     from zoo.serve.measurement import Report
@@ -84,7 +94,7 @@ def benchmark(
         typer.Option(
             "--quick",
             help="A first look: 0.5 s, 20 runs and 16 images, not 3 s, 100 and 64; no compile. Of a server: "
-            "2 s and 20 requests.",
+            "2 s and 20 requests. Of the suite: smallest sizes, also on a CPU.",
         ),
     ] = False,
     report: Annotated[
@@ -103,15 +113,38 @@ def benchmark(
     route: RouteOption = None,
     served: ServedOption = None,
     model: BareOption = None,
+    suite: SuiteOption = False,
+    out: OutOption = None,
+    parts: PartsOption = None,
+    limit: LimitOption = None,
+    again: AgainOption = False,
+    list_parts: ListOption = False,
     as_json: AsJson = False,
 ) -> None:
     """Measure how fast each backend runs MODEL, and how well.
 
     The backends take turns on the same images; the mIoU is that of the very file that is timed. Of a server:
-    its latencies under the load of clients that wait and of requests that arrive at random times.
+    its latencies under the load of clients that wait and of requests that arrive at random times. With
+    --suite: all that can be measured of this machine, training too.
     """
     size = None if imgsz is None else parse_size(imgsz)
     options = LoadOptions(clients, rates, bound_ms, seconds, requests, route, served, model)
+    of_suite = SuiteOptions(out, parts, limit, again or None, list_parts or None)
+    if suite:
+        others = {
+            "MODEL": models or None,
+            "--backends": backends,
+            "--batch": None if batch == DEFAULT_BATCH else batch,
+            "--imgsz": size,
+            "--threads": threads,
+            "--images": images,
+            "--match-trtexec": match_trtexec or None,
+            "--report": report,
+        }
+        _refuse("the suite", others | _named(options))
+        measure_suite(of_suite, data, device, quick=quick, as_json=as_json)
+        return
+    _refuse("a benchmark without --suite", _named(of_suite))
     if url := _server(models or []):
         _refuse(
             "a server",
@@ -124,7 +157,7 @@ def benchmark(
         )
         load(url, options, Shared(images, size, device, threads, quick, report, as_json))
         return
-    _refuse("a model", {f"--{name.replace('_', '-')}": value for name, value in options._asdict().items()})
+    _refuse("a model", _named(options))
     paths = [_resolve(model) for model in models or (None,)]
 
     from rich.text import Text
@@ -171,53 +204,6 @@ def default_folder(paths: list[Path]) -> Path:
     return (find_bundle(paths[0]) or paths[0].parent) / "benchmark"
 
 
-def parse_backends(text: str) -> tuple[str, ...]:
-    """Return the backends of a comma-separated list, each once.
-
-    Raises:
-        typer.BadParameter: one is unknown, or there is none.
-    """
-    from zoo.serve.choices import parse_choice
-
-    names = _parts(text)
-    if not names:
-        raise typer.BadParameter(
-            f"{text!r} is not a list of backends, expected e.g. ort,trt:fp16", param_hint="--backends"
-        )
-    try:
-        return tuple(dict.fromkeys(parse_choice(name).name for name in names))
-    except ZooError as error:
-        raise typer.BadParameter(str(error), param_hint="--backends") from error
-
-
-def parse_batches(text: str) -> tuple[int, ...]:
-    """Return the batch sizes of a comma-separated list, each once.
-
-    Raises:
-        typer.BadParameter: not positive numbers.
-    """
-    parts = _parts(text)
-    if not parts or not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise typer.BadParameter(
-            f"{text!r} is not a list of batch sizes, expected e.g. 1,8", param_hint="--batch"
-        )
-    return tuple(dict.fromkeys(map(int, parts)))
-
-
-def parse_images(text: str) -> int:
-    """Return a number of images.
-
-    Raises:
-        typer.BadParameter: it is none.
-    """
-    if not text.isdecimal():
-        raise typer.BadParameter(
-            f"{text!r} is not a number of images greater than or equal to 0; only a server takes a folder",
-            param_hint="--images",
-        )
-    return int(text)
-
-
 def _server(models: list[str]) -> str | None:
     """Return the server that MODEL is; None if it is a model.
 
@@ -240,8 +226,9 @@ def _refuse(what: str, options: dict[str, object]) -> None:
         raise typer.BadParameter(f"{what} takes no {given[0]}: leave it out", param_hint=given[0])
 
 
-def _parts(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
+def _named(options: LoadOptions | SuiteOptions) -> dict[str, object]:
+    """Return options by the name that users know."""
+    return {f"--{name.replace('_', '-')}": value for name, value in options._asdict().items()}
 
 
 def _show(report: Report, files: list[Path]) -> list[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from zoo.commands.data_bench import bench
 from zoo.commands.data_check import check
 from zoo.commands.data_prepare import prepare
 from zoo.commands.data_split import split
@@ -11,8 +12,9 @@ from zoo.commands.data_split import split
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="Check and split a folder of images and masks before training.",
+    help="Check and split images and masks before training, and time how fast they load.",
 )
 app.command()(check)
 app.command()(split)
+app.command()(bench)
 app.command()(prepare)

@@ -20,7 +20,9 @@ MOST_SHOWN = 3
 
 
 def check(
-    spec: Annotated[str, typer.Argument(metavar="SPEC", help="A folder or a data.toml.")],
+    spec: Annotated[
+        str, typer.Argument(metavar="SPEC", help="A folder, a data.toml, voc:DIR, cityscapes:DIR, ...")
+    ],
     write: Annotated[
         Path | None,
         typer.Option(metavar="PATH", help="Write the proposed data.toml there, also over another one."),
@@ -35,7 +37,7 @@ def check(
 ) -> None:
     """Read every image and mask of SPEC and say what would spoil training; exit 1 if something would.
 
-    A folder without a data.toml is given one, if its masks suggest what it should say.
+    A plain folder without a data.toml is given one, if its masks suggest what it should say.
     """
     from zoo.data.inspect.inspection import inspect
 

@@ -36,12 +36,35 @@ def plan_report(found: dict[str, Any]) -> list[Any]:
         f"Whole run: {duration(found['seconds'])}, with {evaluations}; without checkpoints.",
         _trust(found),
         _largest(found),
+        loading_line(found["loading"], found["device"]),
     ]
 
 
 def mib(value: float | None) -> str:
     """Return a figure in MiB as text."""
     return UNKNOWN if value is None else f"{value:,.1f}" if value < 10 else f"{value:,.0f}"
+
+
+def loading_line(loading: dict[str, Any], device: str) -> str:
+    """Return whether the loader feeds the steps, and what would.
+
+    Args:
+        loading: see `zoo.train.load_plan.plan_loading`.
+        device: of the steps.
+    """
+    given, need, wanted = loading["images_per_s"], loading["need"], max(1, loading["workers_needed"])
+    rates = f"Loader: {given:.0f} images/s by {loading['workers']} workers"
+    if loading["feeds"]:
+        return f"{rates}, {need:.0f} are taken by {loading['phase']}."
+    line = f"{rates}, but {loading['phase']} takes {need:.0f}: {loading['cpu_ms']:.1f} ms of a core an image"
+    if device == "cpu":
+        return f"{line}, beside the steps on the same {loading['cores']} cores: try --set data.cache=memory."
+    if wanted > loading["cores"]:
+        return (
+            f"{line}, which would take {wanted} workers, more than the {loading['cores']} cores here: keep "
+            f"decoded images (--set data.cache=memory), and measure with zoo data bench."
+        )
+    return f"{line}: take --set data.workers={wanted}."
 
 
 def _trust(found: dict[str, Any]) -> str:

@@ -21,8 +21,8 @@ from zoo.commands.training import (
 )
 
 if TYPE_CHECKING:
+    from zoo.train.hardware import Hardware
     from zoo.train.recipe import Recipe
-    from zoo.train.session import Hardware
 
 
 def train(
@@ -59,7 +59,22 @@ def train(
     device: Annotated[
         Literal["cpu", "cuda"] | None, typer.Option(help="Default: a GPU if there is one.")
     ] = None,
-    devices: Annotated[int, typer.Option(min=1, help="Processes, one for each device.")] = 1,
+    devices: Annotated[
+        int, typer.Option(min=1, help="Processes, one for each device; on several machines use torchrun.")
+    ] = 1,
+    compile_: Annotated[
+        bool, typer.Option("--compile", help="Compile the networks: faster steps after some minutes.")
+    ] = False,
+    channels_last: Annotated[
+        bool | None,
+        typer.Option("--channels-last/--no-channels-last", help="Memory layout; default: on a GPU."),
+    ] = None,
+    recompute: Annotated[
+        bool, typer.Option("--recompute", help="Keep fewer activations: less memory, slower steps.")
+    ] = False,
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="The same bits each time on the same machine.")
+    ] = False,
     seed: Annotated[
         int | None, typer.Option(min=0, help="Of weights, partition, order and augmentation.")
     ] = None,
@@ -69,6 +84,10 @@ def train(
             metavar="1/5|N",
             help="Hold out so many labeled images and keep the step that is best on them; default: the last.",
         ),
+    ] = None,
+    wandb: Annotated[
+        str | None,
+        typer.Option(metavar="PROJECT", help="Tell this W&B project too what goes to TensorBoard."),
     ] = None,
     profile: Annotated[
         bool,
@@ -86,8 +105,8 @@ def train(
     # waiting threads must not spin: data workers need the cores; this is read when torch is loaded
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from zoo.errors import RecipeError
+    from zoo.train.hardware import Hardware
     from zoo.train.recipe import default_recipe, load_recipe
-    from zoo.train.session import Hardware
     from zoo.train.session import resume as resume_run
     from zoo.train.session import start as start_run
 
@@ -103,6 +122,10 @@ def train(
         "network.encoder": encoder,
         "pretrained": pretrained,
         "precision": precision,
+        "compute.compile": compile_ or None,
+        "compute.channels_last": channels_last,
+        "compute.recompute": recompute or None,
+        "compute.deterministic": deterministic or None,
         "select_on": select_on,
         "seed": seed,
     }
@@ -110,7 +133,7 @@ def train(
     if resume:
         if changes or settings or recipe or steps or profile or plan:
             raise RecipeError("--resume continues a run as it was started: leave the other options out")
-        metrics = resume_run(out or newest_run(method), method, hardware)
+        metrics = resume_run(out or newest_run(method), method, hardware, wandb)
     else:
         name = recipe or default_recipe(method, data or "shapes")
         resolved = load_recipe(name, settings or [], steps, changes)
@@ -122,7 +145,7 @@ def train(
             found, shown = _planned(resolved, hardware) if plan else _profiled(resolved, out, hardware)
             emit(found, *shown, as_json=as_json)
             return
-        metrics = start_run(resolved, out, hardware)
+        metrics = start_run(resolved, out, hardware, wandb)
     if metrics:  # of several processes only the first reports
         emit(metrics, *_report(metrics), as_json=as_json)
 

@@ -15,6 +15,9 @@ from zoo.data.tags import tags_of_mask
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import numpy as np
+    from numpy.typing import NDArray
+
     from zoo.data.partition import Partition
     from zoo.data.source import Source
 
@@ -38,16 +41,16 @@ class _Images(Dataset[Item]):
         return len(self.ids)
 
     def _image(self, index: int) -> tv_tensors.Image:
-        # torch.tensor copies: arrays of Pillow are read-only
-        pixels = torch.tensor(self.source.read_image(self.ids[index]))  # (H, W, 3)
-        return tv_tensors.Image(pixels.permute(2, 0, 1).contiguous())
+        pixels = _tensor(self.source.read_image(self.ids[index]))  # (H, W, 3)
+        # channels stay side by side in memory: that is three times as fast to resize
+        return tv_tensors.Image(pixels.permute(2, 0, 1))
 
 
 class LabeledImages(_Images[tuple[tv_tensors.Image, tv_tensors.Mask]]):
     """Images with their masks: (3, H, W) uint8 and (H, W) uint8."""
 
     def __getitem__(self, index: int) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
-        return self._image(index), tv_tensors.Mask(torch.tensor(self.source.read_mask(self.ids[index])))
+        return self._image(index), tv_tensors.Mask(_tensor(self.source.read_mask(self.ids[index])))
 
 
 class TaggedImages(_Images[tuple[tv_tensors.Image, tv_tensors.Mask, Tensor]]):
@@ -67,7 +70,7 @@ class TaggedImages(_Images[tuple[tv_tensors.Image, tv_tensors.Mask, Tensor]]):
         count = len(self.source.classes)
         if labels is None:
             mask = self.source.read_mask(self.ids[index])
-            return image, tv_tensors.Mask(torch.tensor(mask)), torch.from_numpy(tags_of_mask(mask, count))
+            return image, tv_tensors.Mask(_tensor(mask)), torch.from_numpy(tags_of_mask(mask, count))
         unknown = torch.full(image.shape[-2:], IGNORE, dtype=torch.uint8)
         return image, tv_tensors.Mask(unknown), torch.tensor([label in labels for label in range(count)])
 
@@ -77,3 +80,8 @@ class UnlabeledImages(_Images[tv_tensors.Image]):
 
     def __getitem__(self, index: int) -> tv_tensors.Image:
         return self._image(index)
+
+
+def _tensor(pixels: NDArray[np.uint8]) -> Tensor:
+    """Return an array as a tensor of the same memory, or a copy of a read-only one, as Pillow's are."""
+    return torch.from_numpy(pixels) if pixels.flags.writeable else torch.tensor(pixels)

@@ -84,7 +84,8 @@ def read_image_file(path: Path) -> NDArray[np.uint8]:
         with Image.open(path) as image:
             mode = stored_mode(image)
             if mode in ("1", "L", "P", "RGB"):
-                return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+                ImageOps.exif_transpose(image, in_place=True)
+                return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
     except READ_ERRORS as error:
         raise _unreadable(path, "an image", error) from error
     raise DatasetError(

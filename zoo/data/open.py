@@ -32,6 +32,12 @@ PREFIXES: dict[str, Callable[[str], Source]] = {
 """Data sets with a layout of their own, `prefix:folder`; each is given the whole spec."""
 
 
+def is_published(spec: str) -> bool:
+    """Return whether a spec names a data set with a layout of its own."""
+    prefix, colon, _ = spec.partition(":")
+    return bool(colon) and prefix in PREFIXES
+
+
 def open_source(spec: str) -> Source:
     """Return the source that a spec names.
 
@@ -43,9 +49,8 @@ def open_source(spec: str) -> Source:
     """
     if spec in BUILT_IN:
         return BUILT_IN[spec]()
-    prefix, colon, _ = spec.partition(":")
-    if colon and prefix in PREFIXES:
-        return PREFIXES[prefix](spec)
+    if is_published(spec):
+        return PREFIXES[spec.partition(":")[0]](spec)
     if spec and Path(spec).exists():
         return FolderSource(spec)
     known = ", ".join([*BUILT_IN, *(f"{name}:FOLDER" for name in PREFIXES)])

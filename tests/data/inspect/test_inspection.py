@@ -139,7 +139,7 @@ def test_a_huge_image_is_found():
     ]
 
 
-@pytest.mark.parametrize("spec", ["shapes", "voc:somewhere", "no/folder"])
+@pytest.mark.parametrize("spec", ["shapes", "vox:somewhere", "no/folder"])
 def test_what_is_no_folder_is_an_error_of_one_line(spec):
     with pytest.raises(DatasetError, match=f"{spec}: got neither a folder nor a data.toml"):
         inspect(spec)

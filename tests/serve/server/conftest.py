@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import threading
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import httpx2
+import numpy as np
 import pytest
 import uvicorn
+from PIL import Image
 
 from zoo.classes import Classes
 from zoo.predictors.base import Predictor
@@ -22,10 +25,10 @@ from zoo.serve.server.settings import ServerSettings
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    import numpy as np
     from fastapi import FastAPI
     from numpy.typing import NDArray
 
+    from tests.conftest import PngFile
     from zoo.classes import Mask
 
     ServeApp = Callable[..., "Running"]
@@ -36,7 +39,8 @@ if TYPE_CHECKING:
 class StandInPredictor(Predictor):
     """A predictor that takes 6 ms + 0.5 ms for each image of a batch, hardly any of it on the CPU.
 
-    A pixel is of class 1 where red is 128 or more. A pixel of (255, 0, 0) in the first corner makes it fail.
+    A pixel is of class 1 where red is 128 or more. A pixel of (255, 0, 0) in the first corner makes it fail,
+    one of (0, 255, 0) hang.
 
     Args:
         imgsz: height and width of the network's images.
@@ -64,11 +68,36 @@ class StandInPredictor(Predictor):
     def run(self, images: NDArray[np.uint8]) -> Mask:
         end = time.perf_counter() + self.base_s + self.image_s * len(images)
         self.shapes.append(images.shape)
+        if (images[:, 0, 0] == (0, 255, 0)).all(axis=1).any():
+            threading.Event().wait()
         mask: Mask = images[..., 0] >> 7
         time.sleep(max(0.0, end - time.perf_counter()))
         if (images[:, 0, 0] == (255, 0, 0)).all(axis=1).any():
             raise RuntimeError("a red corner in /srv/secret/model.onnx")
         return mask
+
+
+class Pictures:
+    """Images, and their files."""
+
+    def __init__(self, png_file: PngFile) -> None:
+        self.png = png_file
+
+    def image(self, seed: int = 0) -> Image.Image:
+        """Return an image of 32 x 48 in large blocks."""
+        random = np.random.default_rng(seed).integers(0, 256, (4, 6, 3), dtype=np.uint8)
+        return Image.fromarray(np.kron(random, np.ones((8, 8, 1), np.uint8)))
+
+    def file(self, image: Image.Image | None = None, format_: str = "PNG", **options: Any) -> bytes:
+        file = io.BytesIO()
+        (image or self.image()).save(file, format_, **options)
+        return file.getvalue()
+
+
+@pytest.fixture(scope="session")
+def pictures(png_file: PngFile) -> Pictures:
+    """Return a maker of images and of their files."""
+    return Pictures(png_file)
 
 
 @pytest.fixture

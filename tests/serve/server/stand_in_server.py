@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zoo.errors import ZooError
+from zoo.serve.server import settings as server_settings
 from zoo.serve.server.job import Job, ModelSource
 from zoo.serve.server.port import Port
 from zoo.serve.server.settings import ServerSettings
@@ -19,6 +21,8 @@ from zoo.serve.server.supervisor import Supervisor
 
 if TYPE_CHECKING:
     from zoo.serve.server.model import Model
+
+server_settings.LEAST_HANG_S = float(os.environ.get("LEAST_HANG_S", "10"))  # in each worker, too
 
 
 def load(source: ModelSource, settings: ServerSettings) -> Model:

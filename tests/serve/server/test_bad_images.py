@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import io
-import struct
 import zlib
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from tests.conftest import WriteOnnx
-    from tests.serve.server.conftest import Running, ServeApp
+    from tests.serve.server.conftest import Pictures, Running, ServeApp
 
 
 @pytest.fixture
@@ -32,69 +31,54 @@ def server(serve_app: ServeApp, onnx: OrtPredictor) -> Running:
     return serve_app({"onnx": onnx})
 
 
-def picture(seed: int = 0) -> Image.Image:
-    """Return an image of 32 x 48 in large blocks."""
-    random = np.random.default_rng(seed).integers(0, 256, (4, 6, 3), dtype=np.uint8)
-    return Image.fromarray(np.kron(random, np.ones((8, 8, 1), np.uint8)))
-
-
-def saved(image: Image.Image, format_: str, **options: Any) -> bytes:
-    file = io.BytesIO()
-    image.save(file, format_, **options)
-    return file.getvalue()
-
-
-def bomb(side: int) -> bytes:
+def bomb(side: int, pictures: Pictures) -> bytes:
     """Return a PNG of side x side black pixels, made without ever having them in memory."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     stream = zlib.compressobj(9)
     rows = [stream.compress(bytes(1 + side // 8)) for _ in range(side)]
-    header = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
-    data = b"".join([*rows, stream.flush()])
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+    return pictures.png((side, side), 1, 0, b"".join([*rows, stream.flush()]))
 
 
-def animation(format_: str) -> bytes:
-    return saved(picture(0), format_, save_all=True, append_images=[picture(1), picture(2)])
+def animation(format_: str, pictures: Pictures) -> bytes:
+    return pictures.file(
+        pictures.image(0), format_, save_all=True, append_images=[pictures.image(1), pictures.image(2)]
+    )
 
 
-BAD: dict[str, tuple[Callable[[], bytes], int, str]] = {
-    "no bytes": (lambda: b"", 400, "0 bytes"),
-    "garbage": (lambda: bytes(range(256)) * 40, 400, "no image"),
-    "text": (lambda: b"<html>hello</html>", 400, "no image"),
-    "truncated JPEG": (lambda: saved(picture(), "JPEG")[:-200], 400, "cannot be decoded"),
-    "truncated PNG": (lambda: saved(picture(), "PNG")[:-40], 400, "cannot be decoded"),
-    "header only": (lambda: saved(picture(), "PNG")[:33], 400, "no image"),
+BAD: dict[str, tuple[Callable[[Pictures], bytes], int, str]] = {
+    "no bytes": (lambda _: b"", 400, "0 bytes"),
+    "garbage": (lambda _: bytes(range(256)) * 40, 400, "no image"),
+    "text": (lambda _: b"<html>hello</html>", 400, "no image"),
+    "truncated JPEG": (lambda make: make.file(format_="JPEG")[:-200], 400, "cannot be decoded"),
+    "truncated PNG": (lambda make: make.file()[:-40], 400, "cannot be decoded"),
+    "header only": (lambda make: make.file()[:33], 400, "no image"),
     "16-bit PNG": (
-        lambda: saved(Image.fromarray(np.full((8, 8), 40_000, np.uint16)), "PNG"),
+        lambda make: make.file(Image.fromarray(np.full((8, 8), 40_000, np.uint16)), "PNG"),
         400,
         "more than 8 bits",
     ),
-    "transparent PNG": (lambda: saved(Image.new("RGBA", (8, 8)), "PNG"), 400, "transparent"),
-    "PDF": (lambda: saved(picture(), "PDF"), 415, "got PDF"),
-    "8,000 x 8,000 pixels": (lambda: bomb(8_000), 413, "8000 x 8000"),
-    "20,000 x 20,000 pixels": (lambda: bomb(20_000), 413, "at most 40000000"),
+    "transparent PNG": (lambda make: make.file(Image.new("RGBA", (8, 8))), 400, "transparent"),
+    "PDF": (lambda make: make.file(format_="PDF"), 415, "got PDF"),
+    "8,000 x 8,000 pixels": (lambda make: bomb(8_000, make), 413, "8000 x 8000"),
+    "20,000 x 20,000 pixels": (lambda make: bomb(20_000, make), 413, "at most 40000000"),
 }
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_a_bad_image_is_refused_in_one_line(server: Running, name: str) -> None:
+def test_a_bad_image_is_refused_in_one_line(server: Running, name: str, pictures: Pictures) -> None:
     make, status, words = BAD[name]
-    answer = server.client.post("/predict", content=make())
+    answer = server.client.post("/predict", content=make(pictures))
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == "application/problem+json"
     detail = answer.json()["detail"]
     assert words in detail
     assert "\n" not in detail
     assert "/" not in detail.replace(" / ", "")
-    assert server.client.post("/predict", content=saved(picture(), "PNG")).status_code == 200
+    assert server.client.post("/predict", content=pictures.file()).status_code == 200
 
 
-def test_a_decompression_bomb_takes_no_memory(server: Running) -> None:
-    body = bomb(20_000)
+def test_a_decompression_bomb_takes_no_memory(server: Running, pictures: Pictures) -> None:
+    body = bomb(20_000, pictures)
     assert len(body) < 400_000
     with little_memory(30):
         assert server.client.post("/predict", content=body).status_code == 413
@@ -107,38 +91,38 @@ def test_50_mb_are_413_and_never_in_memory(server: Running) -> None:
     assert answer.status_code == 413
 
 
-GOOD: dict[str, Callable[[], bytes]] = {
-    "animated GIF": lambda: animation("GIF"),
-    "animated PNG": lambda: animation("PNG"),
-    "animated WebP": lambda: animation("WEBP"),
-    "CMYK JPEG": lambda: saved(picture().convert("CMYK"), "JPEG", quality=95),
-    "grey PNG": lambda: saved(picture().convert("L"), "PNG"),
-    "palette PNG": lambda: saved(picture().convert("P"), "PNG"),
-    "BMP": lambda: saved(picture(), "BMP"),
-    "TIFF": lambda: saved(picture(), "TIFF"),
-    "one pixel": lambda: saved(Image.new("RGB", (1, 1)), "PNG"),
-    "one row": lambda: saved(Image.new("RGB", (500, 1)), "PNG"),
+GOOD: dict[str, Callable[[Pictures], bytes]] = {
+    "animated GIF": lambda make: animation("GIF", make),
+    "animated PNG": lambda make: animation("PNG", make),
+    "animated WebP": lambda make: animation("WEBP", make),
+    "CMYK JPEG": lambda make: make.file(make.image().convert("CMYK"), "JPEG", quality=95),
+    "grey PNG": lambda make: make.file(make.image().convert("L")),
+    "palette PNG": lambda make: make.file(make.image().convert("P")),
+    "BMP": lambda make: make.file(format_="BMP"),
+    "TIFF": lambda make: make.file(format_="TIFF"),
+    "one pixel": lambda make: make.file(Image.new("RGB", (1, 1))),
+    "one row": lambda make: make.file(Image.new("RGB", (500, 1))),
 }
 
 
 @pytest.mark.parametrize("name", GOOD)
 def test_an_unusual_image_is_read_as_pillow_reads_its_first_frame(
-    server: Running, onnx: OrtPredictor, name: str
+    server: Running, onnx: OrtPredictor, name: str, pictures: Pictures
 ) -> None:
-    body = GOOD[name]()
+    body = GOOD[name](pictures)
     answer = server.client.post("/predict?format=npy", content=body)
     assert answer.status_code == 200, answer.text
     expected = onnx.predict(np.asarray(Image.open(io.BytesIO(body)).convert("RGB")))
     assert np.array_equal(np.load(io.BytesIO(answer.content)), expected)
 
 
-def test_a_rotated_photo_is_answered_upright(server: Running, onnx: OrtPredictor) -> None:
+def test_a_rotated_photo_is_answered_upright(server: Running, onnx: OrtPredictor, pictures: Pictures) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned clockwise
-    body = saved(picture(), "PNG", exif=exif)
+    body = pictures.file(exif=exif)
     mask = np.load(io.BytesIO(server.client.post("/predict?format=npy", content=body).content))
     assert mask.shape == (48, 32)
-    assert np.array_equal(mask, onnx.predict(np.rot90(np.asarray(picture()), -1)))
+    assert np.array_equal(mask, onnx.predict(np.rot90(np.asarray(pictures.image()), -1)))
 
 
 @contextmanager

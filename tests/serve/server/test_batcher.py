@@ -76,6 +76,26 @@ def test_items_of_different_keys_never_run_together() -> None:
     assert sorted(recorder.batches) == [[0, 2, 4, 6], [1, 3, 5, 7]]
 
 
+def test_it_tells_how_long_its_batch_has_run_until_it_ends_or_fails() -> None:
+    recorder = Recorder()
+
+    async def body(batcher: Batcher[int, int]) -> None:
+        assert batcher.running_s == 0
+        recorder.go.clear()
+        result = asyncio.ensure_future(batcher.submit(13, "key", deadline=soon()))
+        while not recorder.batches:
+            await asyncio.sleep(0.001)
+        before = batcher.running_s
+        await asyncio.sleep(0.01)
+        assert batcher.running_s >= before + 0.01
+        recorder.go.set()
+        with pytest.raises(ValueError, match="unlucky"):
+            await result
+        assert batcher.running_s == 0
+
+    with_batcher(recorder, body)
+
+
 def test_a_single_item_waits_for_others_no_longer_than_it_is_told() -> None:
     async def body(batcher: Batcher[int, int]) -> None:
         timings = Timings()

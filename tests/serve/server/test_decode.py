@@ -1,10 +1,9 @@
 from __future__ import annotations
 
 import io
-import struct
 import time
 import zlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -13,6 +12,9 @@ from PIL import Image
 from zoo.errors import InvalidImageError
 from zoo.serve.server.decode import decode
 from zoo.serve.server.errors import TooLargeError, UnsupportedFormatError
+
+if TYPE_CHECKING:
+    from tests.conftest import PngFile
 
 LIMIT = 40_000_000
 
@@ -80,26 +82,11 @@ def test_a_transparent_image_is_refused() -> None:
 
 
 @pytest.mark.parametrize("mode", ["I;16", "F", "RGB;16"])
-def test_an_image_of_more_than_8_bits_is_refused(mode: str) -> None:
-    body = png_of_16_bits() if mode == "RGB;16" else encoded(Image.new(mode, (8, 8)), "TIFF")
+def test_an_image_of_more_than_8_bits_is_refused(mode: str, png_file: PngFile) -> None:
+    deep = png_file((1, 1), 16, 2, zlib.compress(b"\x00" + b"\x12\x34" * 3))
+    body = deep if mode == "RGB;16" else encoded(Image.new(mode, (8, 8)), "TIFF")
     with pytest.raises(InvalidImageError, match="more than 8 bits"):
         decode(body, LIMIT)
-
-
-def png_of_16_bits() -> bytes:
-    """Return a PNG of 1 x 1 pixel in 16-bit RGB, which Pillow cannot write."""
-
-    def chunk(name: bytes, content: bytes) -> bytes:
-        crc = zlib.crc32(name + content)
-        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", crc)
-
-    header = struct.pack(">IIBBBBB", 1, 1, 16, 2, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(b"\x00" + b"\x12\x34" * 3))
-        + chunk(b"IEND", b"")
-    )
 
 
 def test_no_bytes_are_no_image() -> None:

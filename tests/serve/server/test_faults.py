@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -19,24 +18,12 @@ if TYPE_CHECKING:
 
     import httpx2
 
-    from tests.serve.server.conftest import Running, ServeApp, StandIn
+    from tests.serve.server.conftest import Pictures, Running, ServeApp, StandIn
 
 
 @pytest.fixture
 def server(serve_app: ServeApp) -> Running:
     return serve_app()
-
-
-def picture(seed: int = 0) -> Image.Image:
-    """Return an image of 32 x 48 in large blocks."""
-    random = np.random.default_rng(seed).integers(0, 256, (4, 6, 3), dtype=np.uint8)
-    return Image.fromarray(np.kron(random, np.ones((8, 8, 1), np.uint8)))
-
-
-def saved(image: Image.Image, format_: str, **options: Any) -> bytes:
-    file = io.BytesIO()
-    image.save(file, format_, **options)
-    return file.getvalue()
 
 
 @pytest.mark.parametrize("content_type", ["application/json", "application/problem+json", "multipart/mixed"])
@@ -47,8 +34,8 @@ def test_a_content_type_that_cannot_be_an_image_is_415(server: Running, content_
 
 
 @pytest.mark.parametrize(("count", "words"), [(2, "2 files"), (3, "Too many files"), (0, "no files")])
-def test_a_form_needs_exactly_one_file(server: Running, count: int, words: str) -> None:
-    files = [(f"file{number}", ("a.png", saved(picture(), "PNG"))) for number in range(count)]
+def test_a_form_needs_exactly_one_file(server: Running, count: int, words: str, pictures: Pictures) -> None:
+    files = [(f"file{number}", ("a.png", pictures.file())) for number in range(count)]
     fields = {"a": (None, "text")} if not count else {}
     answer = server.client.post("/predict", files=[*files, *fields.items()])
     assert answer.status_code == 400
@@ -71,12 +58,14 @@ def test_a_broken_form_is_400(server: Running, body: bytes) -> None:
         assert answer.status_code == 400, answer.text
 
 
-def test_8_bad_images_among_56_good_ones_fail_alone(serve_app: ServeApp, stand_in: StandIn) -> None:
+def test_8_bad_images_among_56_good_ones_fail_alone(
+    serve_app: ServeApp, stand_in: StandIn, pictures: Pictures
+) -> None:
     server = serve_app({"m": stand_in()}, queue=64)
     red = np.full((32, 32, 3), 90, np.uint8)
     red[0, 0] = (255, 0, 0)  # the stand-in fails on it
-    fails = saved(Image.fromarray(red), "PNG")
-    bodies = [saved(picture(number), "PNG") for number in range(56)] + [b"garbage", fails] * 4
+    fails = pictures.file(Image.fromarray(red))
+    bodies = [pictures.file(pictures.image(number)) for number in range(56)] + [b"garbage", fails] * 4
 
     def status(body: bytes) -> int:
         return server.client.post("/predict", content=body).status_code
@@ -86,21 +75,21 @@ def test_8_bad_images_among_56_good_ones_fail_alone(serve_app: ServeApp, stand_i
     assert statuses == [200] * 56 + [400, 500] * 4
 
 
-def test_a_model_that_fails_tells_no_path(serve_app: ServeApp, stand_in: StandIn) -> None:
+def test_a_model_that_fails_tells_no_path(serve_app: ServeApp, stand_in: StandIn, pictures: Pictures) -> None:
     server = serve_app({"m": stand_in((32, 32))})
     red = np.zeros((32, 32, 3), np.uint8)
     red[0, 0] = (255, 0, 0)
-    answer = server.client.post("/predict", content=saved(Image.fromarray(red), "PNG"))
+    answer = server.client.post("/predict", content=pictures.file(Image.fromarray(red)))
     assert answer.status_code == 500
     assert "secret" not in answer.text
     assert "m failed on this image" in answer.json()["detail"]
 
 
 def test_more_than_the_queue_holds_is_503_with_a_time_to_come_back(
-    serve_app: ServeApp, stand_in: StandIn
+    serve_app: ServeApp, stand_in: StandIn, pictures: Pictures
 ) -> None:
     server = serve_app({"m": stand_in(base_s=0.3)}, max_batch=1, queue=2)
-    body = saved(picture(), "PNG")
+    body = pictures.file()
 
     def post(_: int) -> httpx2.Response:
         return server.client.post("/predict", content=body)
@@ -114,10 +103,10 @@ def test_more_than_the_queue_holds_is_503_with_a_time_to_come_back(
 
 
 def test_a_request_without_room_is_refused_before_its_body_is_sent(
-    serve_app: ServeApp, stand_in: StandIn
+    serve_app: ServeApp, stand_in: StandIn, pictures: Pictures
 ) -> None:
     server = serve_app({"m": stand_in(base_s=0.5)}, max_batch=1, queue=1)
-    body = saved(picture(), "PNG")
+    body = pictures.file()
     with ThreadPoolExecutor(2) as pool:
         pending = [pool.submit(server.client.post, "/predict", content=body) for _ in range(2)]
         wait_until(lambda: server.models["m"].waiting == 1)
@@ -129,9 +118,11 @@ def test_a_request_without_room_is_refused_before_its_body_is_sent(
         assert [each.result().status_code for each in pending] == [200, 200]
 
 
-def test_an_image_that_waits_too_long_is_504(serve_app: ServeApp, stand_in: StandIn) -> None:
+def test_an_image_that_waits_too_long_is_504(
+    serve_app: ServeApp, stand_in: StandIn, pictures: Pictures
+) -> None:
     server = serve_app({"m": stand_in(base_s=1.0)}, timeout=0.2)
-    answer = server.client.post("/predict", content=saved(picture(), "PNG"))
+    answer = server.client.post("/predict", content=pictures.file())
     assert answer.status_code == 504
     assert "in m" in answer.json()["detail"]
 
@@ -156,9 +147,11 @@ def test_a_slow_body_is_cut_off_even_if_nobody_reads_it(serve_app: ServeApp) -> 
         assert dripped(connection, b"x" * 200) < 200
 
 
-def test_a_client_that_reads_nothing_is_cut_off(serve_app: ServeApp, stand_in: StandIn) -> None:
+def test_a_client_that_reads_nothing_is_cut_off(
+    serve_app: ServeApp, stand_in: StandIn, pictures: Pictures
+) -> None:
     server = serve_app({"m": stand_in((3000, 3000), resize="none", base_s=0)}, timeout=1.0)
-    body = saved(Image.new("L", (3000, 3000)), "PNG")
+    body = pictures.file(Image.new("L", (3000, 3000)))
     with socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         connection.connect(("127.0.0.1", server.port))
@@ -197,10 +190,12 @@ def dripped(connection: socket.socket, data: bytes) -> int:
     return len(data)
 
 
-def test_a_client_that_goes_away_leaves_the_queue(serve_app: ServeApp, stand_in: StandIn) -> None:
+def test_a_client_that_goes_away_leaves_the_queue(
+    serve_app: ServeApp, stand_in: StandIn, pictures: Pictures
+) -> None:
     server = serve_app({"m": stand_in(base_s=0.3)}, max_batch=1)
     model = server.models["m"]
-    body = saved(picture(), "PNG")
+    body = pictures.file()
     request = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body) + body
     connections = [socket.create_connection(("127.0.0.1", server.port), 5) for _ in range(5)]
     for connection in connections:
@@ -214,9 +209,11 @@ def test_a_client_that_goes_away_leaves_the_queue(serve_app: ServeApp, stand_in:
 
 
 @pytest.mark.slow
-def test_1000_disconnects_leave_nothing_behind(serve_app: ServeApp, stand_in: StandIn) -> None:
+def test_1000_disconnects_leave_nothing_behind(
+    serve_app: ServeApp, stand_in: StandIn, pictures: Pictures
+) -> None:
     server = serve_app({"m": stand_in((32, 32))})
-    body = saved(picture(), "PNG")
+    body = pictures.file()
     request = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body) + body
     threads = threading.active_count()
     for number in range(1000):

@@ -53,10 +53,10 @@ class Serving:
     def workers(self) -> list[int]:
         return [pid for pid in children(self.process.pid) if "spawn_main" in command(pid)]
 
-    def post(self, timeout: float = 20) -> Answer:
+    def post(self, body: bytes = b"", timeout: float = 20) -> Answer:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
         try:
-            connection.request("POST", "/predict", BODY, {"Content-Type": "image/png"})
+            connection.request("POST", "/predict", body or BODY, {"Content-Type": "image/png"})
             response = connection.getresponse()
             response.read()
         except (OSError, http.client.HTTPException):
@@ -71,13 +71,13 @@ class Serving:
         return self.process.wait(40)
 
 
-def picture() -> bytes:
+def picture(color: tuple[int, int, int]) -> bytes:
     stream = io.BytesIO()
-    Image.new("RGB", (64, 64), (200, 10, 10)).save(stream, "PNG")
+    Image.new("RGB", (64, 64), color).save(stream, "PNG")
     return stream.getvalue()
 
 
-BODY = picture()
+BODY, HANGS = picture((200, 10, 10)), picture((0, 255, 0))
 
 
 def children(pid: int) -> list[int]:
@@ -177,6 +177,27 @@ def test_the_only_worker_that_is_killed_is_back_soon_and_who_comes_meanwhile_wai
     begin = time.monotonic()
     assert serving.post().status == 200
     assert time.monotonic() - begin < 15  # 2 s on a machine that has nothing else to do
+
+
+@pytest.mark.slow
+def test_a_worker_whose_backend_hangs_and_one_that_stands_still_are_replaced(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LEAST_HANG_S", "0.5")
+    serving = serve(timeout=1.5)
+    (first,) = serving.workers()
+    assert serving.post(HANGS).status == 504  # the batch is let run for twice as long
+    wait_until(lambda: serving.workers() not in ([], [first]))
+    assert serving.post().status == 200
+    (second,) = serving.workers()
+    os.kill(second, signal.SIGSTOP)
+    wait_until(lambda: serving.workers() not in ([], [second]))
+    assert serving.post().status == 200
+    assert serving.end() == 0
+    assert serving.process.stderr is not None
+    told = serving.process.stderr.read()
+    assert "worker 0 hangs: a batch of stand-in has run for more than 3 s: killing it" in told
+    assert "worker 0 has said nothing for 3 s: killing it" in told
 
 
 @pytest.mark.slow

@@ -72,7 +72,9 @@ KINDS: dict[str, Kind] = {
         "fault", "masks in colors, whose classes are not known", "use the [colors] of the proposed data.toml"
     ),
     "unknown-value": Kind(
-        "fault", "mask values that are no class", "add the class to data.toml, or the value to its ignore"
+        "fault",
+        "mask values that are no class",
+        "add the class to data.toml, or the value to its ignore; unpack a published data set again",
     ),
     "unknown-color": Kind(
         "fault", "mask colors that are no class", "add them to colors or ignore in data.toml"

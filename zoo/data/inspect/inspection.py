@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from zoo.classes import IGNORE, Classes
 from zoo.data.data_file import DATA_FILE, DataFile, read_data_file
+from zoo.data.files import FileSource
 from zoo.data.folder import FolderSource, check_named_folders
 from zoo.data.inspect.duplicates import find_duplicates
 from zoo.data.inspect.facts import READABLE, Facts, Job, read_facts
 from zoo.data.inspect.findings import Finding, grouped, severity
 from zoo.data.inspect.judge import judge_image, judge_mask, judge_pair, labels_of
-from zoo.data.inspect.layout import Item, Layout, relative_name
+from zoo.data.inspect.layout import FolderLayout, Item, Layout, relative_name
 from zoo.data.inspect.meaning import Meaning, find_meaning
+from zoo.data.open import is_published, open_source
 from zoo.errors import DatasetError
 
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from zoo.data.source import Split
 
 MASKED: tuple[Split, ...] = ("train", "val")
+SPLITS: tuple[Split, ...] = ("train", "unlabeled", "val")
 
 
 @dataclass(frozen=True)
@@ -109,31 +112,49 @@ class Inspection:
 
 
 def inspect(spec: str, on_file: Callable[[int, int], None] | None = None) -> Inspection:
-    """Return what is wrong with a folder, also with one that training refuses.
+    """Return what is wrong with a data set, also with a folder that training refuses.
 
     Args:
-        spec: a folder or a `data.toml`.
+        spec: a folder, a `data.toml`, or a published data set in its official layout (`voc:folder`).
         on_file: called with the number of images that are read and their total.
 
     Raises:
-        DatasetError: no such folder or file.
+        DatasetError: no such folder or file, or a published data set of which files are missing.
     """
+    if is_published(spec):
+        return _inspect_published(spec, on_file)
     path = Path(spec)
     if not path.exists():
         raise DatasetError(
-            f"{spec}: got neither a folder nor a {DATA_FILE}, expected one: check the spelling; what is "
-            f"built in, or has a reader of its own, is not checked"
+            f"{spec}: got neither a folder nor a {DATA_FILE}, expected one or voc:FOLDER and the like: check "
+            f"the spelling; what is built in is drawn, there is nothing to check"
         )
     folder, toml = (path, path / DATA_FILE) if path.is_dir() else (path.parent, path)
     findings: list[Finding] = []
     data = _data(toml, findings) if toml.is_file() else DataFile()
     root = folder / data.root
-    layout = Layout(root, data)
+    layout = FolderLayout(root, data)
     findings += _refused(spec, layout, data, toml)
     facts = _read(layout.items, data.colors is not None, on_file)
     meaning = _meaning(data, toml, layout, facts, findings)
     findings += [*layout.findings, *meaning.findings, *_judged(layout, facts, meaning, data)]
     inspection = Inspection(spec, toml, root, layout.items, facts, meaning, findings)
+    findings += _absent(inspection)
+    return inspection
+
+
+def _inspect_published(spec: str, on_file: Callable[[int, int], None] | None) -> Inspection:
+    """Return what is wrong with the files of a published data set, whose classes and masks are known."""
+    source = open_source(spec)
+    assert isinstance(source, FileSource)
+    root = Path(spec.partition(":")[2]).expanduser()
+    pairs = [(split, source.files[id_]) for split in SPLITS for id_ in source.ids(split)]
+    layout = Layout(root, [Item(split, *pair) for split, pair in pairs])
+    meaning = Meaning(source.classes, source.labels, is_color=False)
+    data = DataFile(names=list(source.classes.names))
+    facts = _read(layout.items, False, on_file)
+    findings = list(_judged(layout, facts, meaning, data))
+    inspection = Inspection(spec, root / DATA_FILE, root, layout.items, facts, meaning, findings)
     findings += _absent(inspection)
     return inspection
 

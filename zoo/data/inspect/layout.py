@@ -12,7 +12,7 @@ from zoo.data.inspect.findings import Finding
 from zoo.errors import DatasetError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterable
     from pathlib import Path
 
     from zoo.data.coco import Annotations, Drawing
@@ -32,7 +32,26 @@ class Item(NamedTuple):
 
 
 class Layout:
-    """The files of a folder and what is wrong with their names.
+    """The files of a data set and what is wrong with their names.
+
+    Args:
+        root: the folder.
+        items: its images, as far as they are known.
+    """
+
+    def __init__(self, root: Path, items: Iterable[Item] = ()) -> None:
+        self.root = root
+        self.items = list(items)
+        self.findings: list[Finding] = []
+        self.annotated: dict[Split, Annotations] = {}
+
+    def name(self, path: Path) -> str:
+        """Return a file as findings name it: relative to the folder."""
+        return relative_name(path, self.root)
+
+
+class FolderLayout(Layout):
+    """The files of a plain folder, whatever their names.
 
     Args:
         root: the folder.
@@ -40,18 +59,11 @@ class Layout:
     """
 
     def __init__(self, root: Path, data: DataFile) -> None:
-        self.root = root
-        self.items: list[Item] = []
-        self.findings: list[Finding] = []
-        self.annotated: dict[Split, Annotations] = {}
+        super().__init__(root)
         self._add_pairs("train", root / data.train)
         unlabeled = self._images(inner(root / data.unlabeled))
         self.items += [Item("unlabeled", image) for image in unlabeled.values()]
         self._add_pairs("val", root / data.val)
-
-    def name(self, path: Path) -> str:
-        """Return a file as findings name it: relative to the folder."""
-        return relative_name(path, self.root)
 
     def _find(self, kind: str, *files: Path, detail: str = "") -> None:
         self.findings.append(Finding(kind, tuple(map(self.name, files)), detail))

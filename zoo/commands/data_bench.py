@@ -1,0 +1,133 @@
+"""`zoo data bench`: how many images a second the loader gives, what costs the time, and what to set."""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack
+from typing import Annotated, Any
+
+import typer
+
+from zoo.commands.console import AsJson, emit, table
+from zoo.commands.progress import Progress
+from zoo.commands.training import CropOption, PartitionOption
+
+DEFAULT_METHOD = "eln"
+"""The method whose recipe is taken: it asks for every kind of view."""
+
+
+def bench(
+    spec: Annotated[str, typer.Argument(metavar="SPEC", help="shapes, voc:DIR, a folder or a data.toml.")],
+    imgsz: CropOption = None,
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="Labeled, and as many unlabeled, images of a batch.")
+    ] = None,
+    workers: Annotated[
+        str, typer.Option(metavar="N,N,...", help="Numbers of data workers; the first is the base of ratios.")
+    ] = "0,1,2",
+    partition: PartitionOption = None,
+    recipe: Annotated[
+        str | None, typer.Option(metavar="NAME|FILE.toml", help="Recipe; default: ELN's for these data.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting; repeatable.")
+    ] = None,
+    seconds: Annotated[float, typer.Option(min=0.1, help="To look at each variant.")] = 6.0,
+    step_ms: Annotated[
+        float | None,
+        typer.Option(min=0.001, help="Milliseconds of a training step, to be told whether it is fed."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Time the real loader on SPEC by workers and caches, and advise which to set.
+
+    Caches are measured full, as from the second pass of a run on; that on disk in a folder of its own.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is loaded: workers need the cores
+    counts = _parse_workers(workers)
+
+    from zoo.commands.model import parse_size
+    from zoo.data.open import open_source
+    from zoo.train.load_bench import bench as measure
+    from zoo.train.recipe import default_recipe, load_recipe
+
+    changes = {
+        "data.spec": spec,
+        "data.partition": partition,
+        "data.imgsz": None if imgsz is None else list(parse_size(imgsz)),
+        "data.batch_l": batch,
+        "data.batch_u": batch,
+    }
+    changes = {key: value for key, value in changes.items() if value is not None}
+    name = recipe or default_recipe(DEFAULT_METHOD, spec)
+    source = open_source(spec)
+    resolved = load_recipe(name, settings or [], changes=changes).for_classes(len(source.classes))
+    with ExitStack() as stack:
+        bars: list[Progress] = []
+
+        def on_round(_: int, total: int) -> None:
+            if not bars:
+                bars.append(stack.enter_context(Progress(total)))
+            bars[0].advance()
+
+        found = measure(resolved, source, counts, seconds=seconds, step_ms=step_ms, on_round=on_round)
+    emit(found, *_shown(found), as_json=as_json)
+
+
+def _parse_workers(text: str) -> list[int]:
+    try:
+        counts = [int(part) for part in text.split(",")]
+    except ValueError:
+        counts = []
+    if not counts or min(counts) < 0 or len(set(counts)) < len(counts):
+        raise typer.BadParameter(
+            f"{text!r}, expected different numbers such as 0,1,2", param_hint="--workers"
+        )
+    return counts
+
+
+def _shown(found: dict[str, Any]) -> list[Any]:
+    """Return what a person sees."""
+    rows = [
+        (
+            row["cache"],
+            str(row["workers"]),
+            f"{row['images_per_s']:.1f}",
+            f"{min(row['each_round']):.1f} to {max(row['each_round']):.1f}",
+            f"{row['ratio']:.2f}x",
+            "unknown" if row["idle"] is None else f"{row['idle']:.0%}",
+        )
+        for row in found["variants"]
+    ]
+    parts = [
+        (cache, *(f"{ms:.2f}" for ms in by_part.values()), f"{sum(by_part.values()):.2f}")
+        for cache, by_part in found["parts"].items()
+    ]
+    heads = tuple(next(iter(found["parts"].values())))
+    height, width = found["imgsz"]
+    labeled, unlabeled = found["batch"]
+    title = (
+        f"Images/s of {found['data']}, batches of {labeled} + {unlabeled} at {height}x{width}, phase "
+        f"{found['phase']} of {found['recipe']}, {found['cores']} cores"
+    )
+    return [
+        table(title, ("cache", "workers", "images/s", "rounds", "ratio", "CPU idle"), rows),
+        table("Processor time of one image, ms", ("cache", *heads, "sum"), parts),
+        *advice_lines(found["advice"], found["decoded_gb"]),
+    ]
+
+
+def advice_lines(advice: dict[str, Any], decoded_gb: float) -> list[str]:
+    """Return what to set, and whether that feeds the step."""
+    settings = f"--set data.workers={advice['workers']} --set data.cache={advice['cache']}"
+    lines = [f"All images decoded: {decoded_gb:.2f} GB."]
+    if not advice["memory_holds_all"]:
+        lines.append("Half of the free memory does not hold them: the memory cache is not advised.")
+    if advice["feeds"] is None:
+        return [*lines, f"Take {settings}: {advice['images_per_s']:.0f} images/s."]
+    rates = f"{advice['images_per_s']:.0f} images/s for the {advice['need']:.0f} that the step takes"
+    if advice["feeds"]:
+        return [*lines, f"Take {settings}: {rates}."]
+    idle = 1 - advice["images_per_s"] / advice["need"]
+    waiting = f": the step would wait {idle:.0%} of its time" if idle > 0 else ", which is too close"
+    return [*lines, f"Nothing measured feeds the step. Nearest: {settings}, {rates}{waiting}."]

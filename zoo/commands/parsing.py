@@ -1,0 +1,59 @@
+"""What `zoo bench` makes of the text of its options."""
+
+from __future__ import annotations
+
+import typer
+
+from zoo.errors import ZooError
+
+
+def parse_backends(text: str) -> tuple[str, ...]:
+    """Return the backends of a comma-separated list, each once.
+
+    Raises:
+        typer.BadParameter: one is unknown, or there is none.
+    """
+    from zoo.serve.choices import parse_choice
+
+    names = parts_of(text)
+    if not names:
+        raise typer.BadParameter(
+            f"{text!r} is not a list of backends, expected e.g. ort,trt:fp16", param_hint="--backends"
+        )
+    try:
+        return tuple(dict.fromkeys(parse_choice(name).name for name in names))
+    except ZooError as error:
+        raise typer.BadParameter(str(error), param_hint="--backends") from error
+
+
+def parse_batches(text: str) -> tuple[int, ...]:
+    """Return the batch sizes of a comma-separated list, each once.
+
+    Raises:
+        typer.BadParameter: not positive numbers.
+    """
+    parts = parts_of(text)
+    if not parts or not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise typer.BadParameter(
+            f"{text!r} is not a list of batch sizes, expected e.g. 1,8", param_hint="--batch"
+        )
+    return tuple(dict.fromkeys(map(int, parts)))
+
+
+def parse_images(text: str) -> int:
+    """Return a number of images.
+
+    Raises:
+        typer.BadParameter: it is none.
+    """
+    if not text.isdecimal():
+        raise typer.BadParameter(
+            f"{text!r} is not a number of images greater than or equal to 0; only a server takes a folder",
+            param_hint="--images",
+        )
+    return int(text)
+
+
+def parts_of(text: str) -> list[str]:
+    """Return what a comma-separated list holds."""
+    return [part.strip() for part in text.split(",") if part.strip()]

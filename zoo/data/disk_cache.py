@@ -1,0 +1,146 @@
+"""Decoded pixels in a folder, for this run and later ones.
+
+A file holds the pixels of one image or mask as they are, and is named after all that they depend on: path,
+size and time of the original, the label map of a mask, the version of the decoder. A changed original has
+another name, so nothing is ever out of date; the folder may be removed at any time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import mmap
+import os
+import shutil
+import struct
+import zlib
+from typing import TYPE_CHECKING
+
+import numpy as np
+import PIL
+from PIL import features
+from torch.utils.data import get_worker_info
+
+from zoo.bundle import replacing
+from zoo.data.files import FileSource
+from zoo.errors import DatasetError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from zoo.data.cached import Kind
+    from zoo.data.source import Source
+
+log = logging.getLogger(__name__)
+
+GB = 10**9
+SUFFIX = ".pixels"
+MAGIC = b"zoopix01"
+HEAD = struct.Struct("<8sIIII8x")
+"""Magic, height, width, channels (0 of a mask), CRC-32 of the pixels; the pixels follow."""
+DECODER = f"Pillow {PIL.__version__}, JPEG {features.version_codec('jpg')}"
+
+
+class DiskCache:
+    """Keeps pixels in a folder until the disk has no more to spare.
+
+    Args:
+        source: of files.
+        folder: made if it is not there.
+        limit: bytes that may be taken from now on; None for half of what is free now.
+
+    Raises:
+        DatasetError: the images are no files, or the folder cannot be made.
+    """
+
+    def __init__(self, source: Source, folder: Path, limit: int | None) -> None:
+        if not isinstance(source, FileSource):
+            raise DatasetError(
+                f"data.cache disk: got {source.spec}, whose images are drawn, expected files: take "
+                f"data.cache=memory"
+            )
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            free = shutil.disk_usage(folder).free
+        except OSError as error:
+            raise DatasetError(
+                f"{folder}: got no folder for decoded images ({error.strerror}), expected one that can be "
+                f"written to: name another with --set data.cache_dir=DIR"
+            ) from error
+        self.source, self.folder = source, folder
+        self.spare = free // 2 if limit is None else max(0, free - limit)
+        """Bytes of the disk that stay free."""
+        self._sound: set[str] = set()
+        self._is_full = False
+
+    def get(self, kind: Kind, id_: str) -> NDArray[np.uint8] | None:
+        """Return what is kept, None of what is not; a broken file is removed."""
+        path = self._path(kind, id_)
+        try:
+            with path.open("rb") as file:
+                pixels = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        except FileNotFoundError:
+            return None
+        except ValueError:  # an empty file
+            pixels = None
+        kept = None if pixels is None else _unpacked(pixels, is_sound=path.name in self._sound)
+        if kept is None:
+            log.warning("%s is broken: removed, %s is decoded again", path, id_)
+            path.unlink(missing_ok=True)
+            return None
+        self._sound.add(path.name)
+        return kept
+
+    def put(self, kind: Kind, id_: str, pixels: NDArray[np.uint8]) -> None:
+        """Keep pixels, (H, W, 3) or (H, W), if there is room."""
+        if shutil.disk_usage(self.folder).free - pixels.nbytes < self.spare:
+            self._say_full()
+            return
+        pixels = np.ascontiguousarray(pixels)
+        shape = (*pixels.shape, *([0] if pixels.ndim == 2 else []))
+        try:
+            with replacing(self._path(kind, id_)) as temporary, temporary.open("wb") as file:
+                file.write(HEAD.pack(MAGIC, *shape, zlib.crc32(pixels.data)))
+                file.write(pixels.data)
+        except OSError as error:  # a disk or a quota that filled meanwhile: the run does without
+            self._say_full(f" ({error.strerror})")
+
+    def _path(self, kind: Kind, id_: str) -> Path:
+        image, mask, drawing = self.source.files[id_]
+        original = image if kind == "image" or mask is None else mask
+        meaning = "" if kind == "image" else repr((self.source.labels, drawing))
+        found = original.stat()
+        parts = (DECODER, kind, os.fspath(original.resolve()), found.st_size, found.st_mtime_ns, meaning)
+        return self.folder / (hashlib.sha256(repr(parts).encode()).hexdigest()[:32] + SUFFIX)
+
+    def _say_full(self, why: str = "") -> None:
+        """Say it once: of several data workers, the first does."""
+        worker = get_worker_info()
+        if not self._is_full and (worker is None or worker.id == 0):
+            log.warning(
+                "data.cache disk: no more is kept in %s%s, %.2f GB stay free; the others are decoded each "
+                "time (--set data.cache_gb=... for more)",
+                self.folder,
+                why,
+                self.spare / GB,
+            )
+        self._is_full = True
+
+
+def _unpacked(content: mmap.mmap, *, is_sound: bool) -> NDArray[np.uint8] | None:
+    """Return the pixels of a file, None of a broken one.
+
+    Args:
+        content: of the file.
+        is_sound: whether this process compared its sum before.
+    """
+    if len(content) < HEAD.size:
+        return None
+    magic, height, width, channels, crc = HEAD.unpack_from(content)
+    shape = (height, width, channels) if channels else (height, width)
+    if magic != MAGIC or len(content) != HEAD.size + np.prod(shape, dtype=np.int64):
+        return None
+    pixels: NDArray[np.uint8] = np.ndarray(shape, np.uint8, content, HEAD.size)
+    return pixels if is_sound or zlib.crc32(pixels.data) == crc else None

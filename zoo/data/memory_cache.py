@@ -1,0 +1,141 @@
+"""Decoded pixels in memory that the data workers of a process share: one copy, whoever decoded it.
+
+The memory is a file without a name (memfd_create(2)): it takes what is written, and the system frees it when
+the last process that has it ends, however that ends. Linux has such files.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import logging
+import mmap
+import os
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from zoo.data.cached import Kind
+
+log = logging.getLogger(__name__)
+
+GB = 10**9
+KINDS: tuple[Kind, ...] = ("image", "mask")
+NOTHING, IN_WORK = 0, -1
+"""Instead of the place of pixels."""
+PLACE, HEIGHT, WIDTH, CHANNELS = range(4)
+COLUMNS = 4
+"""Of the table: one row for each id and kind, of int64."""
+USED, IS_FULL = 0, 1
+ALIGNMENT = 64
+
+
+class MemoryCache:
+    """Keeps pixels in shared memory until its limit is reached.
+
+    Args:
+        ids: whose pixels may be kept.
+        limit: bytes of pixels, at most.
+    """
+
+    def __init__(self, ids: Sequence[str], limit: int) -> None:
+        self.limit = limit
+        self._rows = {id_: 2 * number for number, id_ in enumerate(dict.fromkeys(ids))}
+        self._begin = -(-8 * (2 + 2 * COLUMNS * len(self._rows)) // mmap.PAGESIZE) * mmap.PAGESIZE
+        file = os.memfd_create("zoo-pixels")
+        os.truncate(file, self._begin + limit)
+        self._open(file)
+
+    def get(self, kind: Kind, id_: str) -> NDArray[np.uint8] | None:
+        """Return what is kept, None of what is not; nobody may write to it."""
+        with self._locked(fcntl.LOCK_SH):
+            place, height, width, channels = self._table[self._row(kind, id_)].tolist()
+        if place in (NOTHING, IN_WORK):
+            return None
+        shape = (height, width, channels) if channels else (height, width)
+        return np.ndarray(shape, np.uint8, self._map, place)
+
+    def put(self, kind: Kind, id_: str, pixels: NDArray[np.uint8]) -> None:
+        """Keep pixels, (H, W, 3) or (H, W), if there is room and no other process is about to."""
+        row = self._table[self._row(kind, id_)]
+        place = self._reserve(row, pixels.nbytes)
+        if place is None:
+            return
+        kept = np.ndarray(pixels.shape, np.uint8, self._map, place)
+        kept[...] = pixels
+        with self._locked(fcntl.LOCK_EX):
+            row[:] = (place, *pixels.shape, *([0] if pixels.ndim == 2 else []))
+
+    def _row(self, kind: Kind, id_: str) -> int:
+        return self._rows[id_] + KINDS.index(kind)
+
+    def _reserve(self, row: NDArray[np.int64], size: int) -> int | None:
+        """Return where pixels of this size go, None if there is no room or they are another's work."""
+        with self._locked(fcntl.LOCK_EX):
+            if row[PLACE] != NOTHING:
+                return None
+            place = self._begin + int(self._head[USED])
+            if not self._takes(place, size):
+                self._say_full()
+                return None
+            self._head[USED] += -(-size // ALIGNMENT) * ALIGNMENT
+            row[PLACE] = IN_WORK
+            return place
+
+    def _takes(self, place: int, size: int) -> bool:
+        """Return whether there is room; asked for now, as a write without any would end the process."""
+        if place + size > self._begin + self.limit:
+            return False
+        try:
+            os.posix_fallocate(self._file.fileno(), place, size)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.ENOMEM):
+                raise
+            return False
+        return True
+
+    def _say_full(self) -> None:
+        if not self._head[IS_FULL]:
+            self._head[IS_FULL] = 1
+            kept = int((self._table[:, PLACE] != NOTHING).sum())
+            log.warning(
+                "data.cache memory is full: %d of %d images and masks in %.2f GB; the others are decoded "
+                "each time (--set data.cache_gb=... for more, or data.cache=disk)",
+                kept,
+                len(self._table),
+                self._head[USED] / GB,
+            )
+
+    @contextmanager
+    def _locked(self, how: int) -> Iterator[None]:
+        """Keep other processes out; the system lets go if this one dies."""
+        fcntl.lockf(self._file, how)
+        try:
+            yield
+        finally:
+            fcntl.lockf(self._file, fcntl.LOCK_UN)
+
+    def _open(self, file: int) -> None:
+        self._file = os.fdopen(file, "r+b", buffering=0)
+        self._map = mmap.mmap(file, self._begin + self.limit)
+        self._head = np.ndarray(2, np.int64, self._map)
+        self._table = np.ndarray((2 * len(self._rows), COLUMNS), np.int64, self._map, 8 * 2)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {
+            "limit": self.limit,
+            "rows": self._rows,
+            "begin": self._begin,
+            "path": f"/proc/{os.getpid()}/fd/{self._file.fileno()}",
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.limit, self._rows, self._begin = state["limit"], state["rows"], state["begin"]
+        self._open(os.open(Path(state["path"]), os.O_RDWR))
