@@ -5,10 +5,10 @@ from __future__ import annotations
 import ast
 import json
 import re
+import resource
 import shutil
 import subprocess
 import sys
-import time
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -169,12 +169,16 @@ def test_constraints_pin_every_dependency_by_a_plain_version() -> None:
 
 
 def test_help_starts_fast() -> None:
-    # the best of some tries: other work on the machine cannot make it faster
+    def processor_seconds() -> float:
+        children = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return children.ru_utime + children.ru_stime
+
+    # the best of some tries, in time of the processor: other work on the machine must not count
     seconds = []
     while not seconds or (min(seconds) >= MAX_HELP_SECONDS and len(seconds) < HELP_TRIES):
-        begin = time.perf_counter()
+        begin = processor_seconds()
         subprocess.run([sys.executable, "-m", "zoo", "--help"], cwd=ROOT, capture_output=True, check=True)
-        seconds.append(time.perf_counter() - begin)
+        seconds.append(processor_seconds() - begin)
     assert min(seconds) < MAX_HELP_SECONDS
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from zoo.data.cached import CachedSource
+from zoo.data.cached import GB, CachedSource
 from zoo.data.disk_cache import DiskCache
 from zoo.errors import RecipeError
 from zoo.train.memory import MIB, free_mib
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from zoo.data.source import Source
     from zoo.train.recipe import DataConfig
 
-GB = 10**9
 DEFAULT_SHARE = 0.5
 """Of the free memory."""
 

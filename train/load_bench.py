@@ -7,7 +7,6 @@ asked for, as they do from the second pass of a run on.
 from __future__ import annotations
 
 import itertools
-import os
 import sys
 import tempfile
 from contextlib import ExitStack
@@ -18,10 +17,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
+from zoo.data.cached import GB
 from zoo.data.files import FileSource
 from zoo.data.partition import make_partition
-from zoo.train.caching import DEFAULT_SHARE, GB, cache_folder
-from zoo.train.load_rate import endless_stream, part_seconds, rate_of, widest_phase
+from zoo.train.caching import DEFAULT_SHARE, cache_folder
+from zoo.train.load_rate import cores, endless_stream, part_seconds, rate_of, widest_phase
 from zoo.train.memory import MIB, free_mib
 from zoo.train.memory_fit import images_of
 from zoo.train.session import check_streams
@@ -109,7 +109,7 @@ def bench(
         "phase": phase.name,
         "images_asked_for": len(sample.labeled) + len(sample.unlabeled),
         "decoded_gb": decoded_gb,
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": cores(),
         "seconds": seconds,
         "rounds": ROUNDS,
         "step_ms": step_ms,

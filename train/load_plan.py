@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 from typing import TYPE_CHECKING, Any
 
 from zoo.train.load_bench import HEADROOM
-from zoo.train.load_rate import endless_stream, part_seconds, rate_of, widest_phase
+from zoo.train.load_rate import cores, endless_stream, part_seconds, rate_of, widest_phase
 from zoo.train.memory_fit import images_of
 
 if TYPE_CHECKING:
@@ -54,5 +53,5 @@ def plan_loading(
         "feeds": given >= HEADROOM * need,
         "cpu_ms": 1000 * cpu_s,
         "workers_needed": math.ceil(HEADROOM * need * cpu_s),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": cores(),
     }

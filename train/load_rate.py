@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import defaultdict
 from contextlib import closing
@@ -37,6 +38,11 @@ class Rate(NamedTuple):
     seconds: float
     idle: float | None
     """Share of the machine's processor time that nobody used, None where the system does not say."""
+
+
+def cores() -> int:
+    """Return how many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def widest_phase(recipe: Recipe) -> Phase:

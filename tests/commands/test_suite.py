@@ -87,6 +87,15 @@ def test_data_that_cannot_be_used_are_an_error_before_anything_is_measured(zoo: 
     assert not Path("runs").exists()
 
 
+def test_a_broken_record_is_an_error_before_anything_is_measured(zoo: Zoo) -> None:
+    Path("results/parts").mkdir(parents=True)
+    Path("results/parts/tests.json").write_text("{}")
+    result = zoo(*SUITE, "--out", "results", "--parts", "machine")
+    assert isinstance(result.exception, ZooError)
+    assert "tests.json: name: Field required: delete it to measure that part anew" in str(result.exception)
+    assert not Path("results/parts/machine.json").exists()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

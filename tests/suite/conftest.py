@@ -175,7 +175,7 @@ def gpu_records() -> tuple[Record, ...]:
                 "skips": {},
             },
             state="failed",
-            reason="1 tests failed: tests.a::b",
+            reason="1 of 15 tests failed: tests.a::b",
             inputs={"options": {"select": "gpu", "files": ["tests"]}},
         ),
     )

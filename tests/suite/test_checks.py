@@ -49,9 +49,7 @@ def options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 def test_tests_are_counted_and_those_that_fail_are_named_with_a_reason(options: dict[str, Any]) -> None:
     kept: list[dict[str, Any]] = []
-    with pytest.raises(
-        ZooError, match="2 tests failed: tests.test_them::test_bad, tests.test_them::test_with"
-    ):
+    with pytest.raises(ZooError, match=r"2 of 4 tests failed: tests\.test_them::test_bad, tests\.test_"):
         checks.measure(options, "cpu", kept.append)
     [found] = kept
     assert {kind: found[kind] for kind in ("passed", "failed", "skipped")} == {

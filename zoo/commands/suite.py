@@ -118,6 +118,7 @@ def _run(job: Job, parts: tuple[Part, ...], everything: tuple[Part, ...], *, as_
         written=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         names=tuple(part.name for part in everything),
     )
+    job.folder.read_all(made.names)  # a broken record is an error before anything is measured
     with remarks.status("starting") as status:
         try:
             records = run_parts(job, parts, lambda text: status.update(Text(text)), remarks.print)

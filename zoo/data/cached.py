@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from zoo.data.source import Split
 
+GB = 10**9
+
 Kind = Literal["image", "mask"]
 
 

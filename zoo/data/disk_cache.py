@@ -22,6 +22,7 @@ from PIL import features
 from torch.utils.data import get_worker_info
 
 from zoo.bundle import replacing
+from zoo.data.cached import GB
 from zoo.data.files import FileSource
 from zoo.errors import DatasetError
 
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-GB = 10**9
 SUFFIX = ".pixels"
 MAGIC = b"zoopix01"
 HEAD = struct.Struct("<8sIIII8x")

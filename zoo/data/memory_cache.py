@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from zoo.data.cached import GB
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -26,7 +28,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-GB = 10**9
 KINDS: tuple[Kind, ...] = ("image", "mask")
 NOTHING, IN_WORK = 0, -1
 """Instead of the place of pixels."""

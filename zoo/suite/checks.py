@@ -45,7 +45,8 @@ def measure(options: dict[str, Any], device: str, keep: Keep) -> Figures:  # noq
         raise ZooError(f"pytest ran no test, it ended with status {done.returncode}: {' '.join(last)}")
     keep(figures)
     if figures["failures"]:
-        raise ZooError(f"{figures['failed']} tests failed: {', '.join(figures['failures'])}")
+        count = sum(figures[kind] for kind in ("passed", "failed", "skipped"))
+        raise ZooError(f"{figures['failed']} of {count} tests failed: {', '.join(figures['failures'])}")
     return figures
 
 

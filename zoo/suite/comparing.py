@@ -56,8 +56,9 @@ def measure(options: dict[str, Any], device: str, keep: Keep) -> Figures:
         raise
     figures = _figures(folder)
     keep(figures)
-    if failed := failures(folder.read()):
-        raise ZooError(f"{len(failed)} runs gave no figures: {'; '.join(failed)}; see {folder.path}")
+    comparison = folder.read()
+    if failed := failures(comparison):
+        raise ZooError(f"{len(failed)} of {len(comparison.runs)} runs gave no figures: {'; '.join(failed)}")
     return figures
 
 
