@@ -55,7 +55,8 @@ class OptimizerConfig(BaseModel):
     def build(self, groups: Iterable[tuple[nn.Module, float]]) -> Optimizer:
         """Return the optimiser of these modules, each with a factor on the learning rate.
 
-        Parameters without gradient are left out. Its step is fused: one kernel for many parameters.
+        Parameters without gradient are left out. Adam's step is fused, one kernel for many parameters; SGD's is
+        not, which in PyTorch fails where parameters get their first gradient later than others (U2PL's heads).
         """
         parameters: list[dict[str, Any]] = [
             {
@@ -70,7 +71,7 @@ class OptimizerConfig(BaseModel):
             for group, decay in self._split(module)
         ]
         if self.name == "sgd":
-            return SGD(parameters, lr=self.lr, momentum=self.momentum, nesterov=self.nesterov, fused=True)
+            return SGD(parameters, lr=self.lr, momentum=self.momentum, nesterov=self.nesterov)
         adam: type[Adam] = {"adamw": AdamW, "adam": Adam}[self.name]
         return adam(parameters, lr=self.lr, betas=self.betas, fused=True)
 

@@ -193,8 +193,7 @@ def _step_seconds(
 
     A batch that was not taken is in proportion to the larger one that was.
     """
-    size = max(found)
-    taken, scale = (found[size], batch / size) if own is None else (own, 1.0)
+    taken, scale = (found[max(found)], batch / max(found)) if own is None else (own, 1.0)
     figures = taken[phase.name]
     seconds = float(scale * figures["uncut_step_ms"] / 1000)
     return {"step_s": seconds, "fed_step_s": seconds * (1 - figures["parts"][DATA]["share"])}

@@ -18,6 +18,8 @@ from zoo.train.load_bench import advise, bench
 from zoo.train.load_plan import plan_loading
 from zoo.train.load_rate import endless_stream, part_seconds, rate_of, widest_phase
 from zoo.train.loaders import BatchStream
+from zoo.train.method import Phase
+from zoo.train.plan import _step_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -150,6 +152,13 @@ def test_a_plan_compares_the_loader_with_the_steps(load_tiny: Load, monkeypatch:
     fast = plan_loading(recipe, source, partition, {"pretrain": 1.0, "semi": 1e-4})
     assert fast["feeds"] is False
     assert fast["workers_needed"] >= fast["need"] * fast["cpu_ms"] / 1000
+
+
+def test_what_a_step_would_take_without_the_wait_for_its_batch_is_planned_with() -> None:
+    figures = {"semi": {"uncut_step_ms": 800.0, "parts": {"data": {"share": 0.25}}}}
+    phase = Phase("semi", 9)
+    assert _step_seconds(phase, figures, {}, 4) == {"step_s": 0.8, "fed_step_s": pytest.approx(0.6)}
+    assert _step_seconds(phase, None, {2: figures}, 4)["fed_step_s"] == pytest.approx(1.2)
 
 
 @pytest.mark.parametrize(

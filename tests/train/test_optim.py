@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -116,3 +117,21 @@ def test_the_rate_of_a_step_does_not_depend_on_the_steps_before() -> None:
 def test_settings_out_of_range_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match=next(iter(settings))):
         OptimizerConfig(**settings)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+def test_a_parameter_may_get_its_first_gradient_later_than_others(name: Any) -> None:
+    early, late = (nn.Linear(2, 1, bias=False).double() for _ in range(2))
+    optimizer = OptimizerConfig(name=name, lr=0.1).build([(nn.ModuleList([early, late]), 1.0)])
+    alone = OptimizerConfig(name=name, lr=0.1).build([((twin := copy.deepcopy(late)), 1.0)])
+    inputs = torch.ones(1, 2, dtype=torch.float64)
+    for step in range(3):
+        outputs = [early(inputs), *([late(inputs)] if step else [])]
+        torch.cat(outputs).square().sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        if step:
+            twin(inputs).square().sum().backward()
+            alone.step()
+            alone.zero_grad()
+    torch.testing.assert_close(late.weight, twin.weight)

@@ -134,4 +134,6 @@ def test_the_predicted_peak_is_near_the_measured_one(method: str, tiny_folder: P
     assert abs(found["error"]) < CLOSE
     assert predicted == pytest.approx(grown, rel=CLOSE)
     assert found["largest_batch"] >= 9
-    assert all(phase["step_s"] > 0 for phase in found["phases"].values())
+    assert all(phase["step_s"] >= phase["fed_step_s"] > 0 for phase in found["phases"].values())
+    assert found["loading"]["images_per_s"] > 0
+    assert found["loading"]["phase"] in found["phases"]
