@@ -152,7 +152,7 @@ def prepare(contender: Contender, images: Images, *, resident: bool) -> tuple[Ro
         first_run_s = warm_up(run)
     row = row.updated(
         first_run_s=first_run_s,
-        build_s=first_run_s if row.backend == "compile" else row.build_s,
+        build_s=first_run_s if row.backend.startswith("compile") else row.build_s,
         agreement=contender.samples.agreement(predictor, len(images)),
         device_memory_bytes=memory.peak if memory else None,
     )

@@ -116,10 +116,13 @@ def left_out(settings: Settings) -> dict[str, str]:
     reasons = {}
     if settings.device != "cpu":
         reasons["openvino"] = "runs on the CPU, measure it with --device cpu"
+    if settings.device == "cpu":
+        reasons["compile-amp"] = "left out on a CPU, where few have bfloat16: ask with --backends compile-amp"
     if settings.quick:
-        reasons["compile"] = (
-            "left out of a quick look, as compiling takes longest: ask with --backends compile"
-        )
+        for backend in ("compile", "compile-amp"):
+            reasons[backend] = (
+                f"left out of a quick look, as compiling takes longest: ask with --backends {backend}"
+            )
     return reasons
 
 

@@ -23,6 +23,7 @@ COLORS = {
     "eager": "#9aa0a6",
     "eager-amp": "#d9973d",
     "compile": "#5b8fd9",
+    "compile-amp": "#2f62b3",
     "ort": "#2a9d8f",
     "openvino": "#a06cd5",
     "trt": "#76a832",

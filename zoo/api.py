@@ -121,8 +121,8 @@ def load(
             the `zoo.lock` of the current folder: the revision and files that says), a run or
             bundle folder, an `.onnx` or `.engine` file, or `http://host:port[/NAME]` of `zoo serve` (its key
             in the environment variable `ZOO_API_KEY`).
-        backend: `eager` (default of a bundle), `eager-amp`, `compile`, `ort` (default of an `.onnx` file),
-            `openvino` or `trt`.
+        backend: `eager` (default of a bundle), `eager-amp`, `compile`, `compile-amp`, `ort` (default of an
+            `.onnx` file), `openvino` or `trt`.
         device: `cpu` or `cuda`; None for a GPU if PyTorch finds one.
         precision: of the exported file that `ort`, `openvino` or `trt` runs.
         threads: of the CPU; None for one on each core.

@@ -46,7 +46,7 @@ ORDER = (
 
 ON_REQUEST = tuple(
     Candidate(f"PyTorch ({backend})", backend, device)
-    for backend in ("eager-amp", "compile")
+    for backend in ("eager-amp", "compile", "compile-amp")
     for device in ("cuda", "cpu")
 )
 """Never chosen by themselves."""
@@ -76,7 +76,9 @@ def load_model(source: ModelSource, settings: ServerSettings) -> Model:
         card=card.read_text(encoding="utf-8") if card and card.is_file() else None,
     )
     own = settings if on_gpu else settings.on_cpu()
-    return Model(source.name, predictor, own, about, few_shapes=on_gpu or candidate.backend == "compile")
+    return Model(
+        source.name, predictor, own, about, few_shapes=on_gpu or candidate.backend.startswith("compile")
+    )
 
 
 def load_best(source: ModelSource) -> Loaded:
@@ -108,7 +110,7 @@ def candidates(source: ModelSource) -> list[Candidate]:
         raise BundleError(
             f"backend {source.backend} cannot run {source.name}, expected {' or '.join(known) or 'a model'}"
         )
-    if source.backend in ("eager-amp", "compile"):
+    if source.backend in {each.backend for each in ON_REQUEST}:
         found = [each for each in ON_REQUEST if each.backend == source.backend]
     else:
         found = [each for each in ORDER if each.backend in known and source.backend in (None, each.backend)]

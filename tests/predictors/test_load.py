@@ -16,7 +16,12 @@ from zoo.manifest import sha256
 from zoo.predictors import load as loading
 from zoo.predictors import trt
 from zoo.predictors.artifact import ONNX_NAMES, EngineInfo, Profile, info_path
-from zoo.predictors.eager import CompiledPredictor, EagerPredictor
+from zoo.predictors.eager import (
+    CompiledAmpPredictor,
+    CompiledPredictor,
+    EagerPredictor,
+    has_bf16_instructions,
+)
 from zoo.predictors.load import load_predictor, newest_engine
 from zoo.predictors.openvino import OpenVinoPredictor
 from zoo.predictors.ort import OrtPredictor
@@ -30,6 +35,8 @@ needs_no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is he
 def test_a_bundle_is_run_eagerly_unless_compiled(tiny_bundle: Path) -> None:
     assert type(load_predictor(tiny_bundle)) is EagerPredictor
     assert type(load_predictor(tiny_bundle, backend="compile")) is CompiledPredictor
+    if has_bf16_instructions():
+        assert type(load_predictor(tiny_bundle, backend="compile-amp")) is CompiledAmpPredictor
 
 
 def test_an_onnx_file_is_run_by_onnx_runtime(write_onnx: Any, tmp_path: Path) -> None:

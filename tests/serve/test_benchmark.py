@@ -55,12 +55,12 @@ def test_a_quick_look_leaves_out_what_must_be_compiled_unless_it_is_asked_for(
     row = rows_of(measure(tiny_bundle, backends=None, quick=True))["compile"]
     assert row.end_to_end_ms is None
     assert "left out of a quick look" in str(row.reason)
-    assert left_out(Settings(quick=True)).keys() == {"compile"}
+    assert left_out(Settings(quick=True)).keys() == {"compile", "compile-amp"}
 
 
 def test_on_a_gpu_what_runs_on_the_cpu_is_left_out() -> None:
     assert left_out(Settings(device="cuda")).keys() == {"openvino"}
-    assert left_out(Settings()) == {}
+    assert left_out(Settings()).keys() == {"compile-amp"}
 
 
 def test_what_leaves_images_on_a_gpu_needs_one(tiny_bundle: Path, measure: Measure) -> None:

@@ -39,7 +39,7 @@ def add_engine(bundle: Path, precision: str) -> None:
 
 
 def test_everything_whose_file_is_there_is_measured_and_nothing_else(onnx_bundle: Path) -> None:
-    pytorch = ["eager", "eager-amp", "compile"]
+    pytorch = ["eager", "eager-amp", "compile", "compile-amp"]
     assert names(onnx_bundle, None) == [*pytorch, "ort:fp32", "openvino:fp32"]
     shutil.copy(onnx_bundle / "model.onnx", onnx_bundle / "model.int8.onnx")
     add_engine(onnx_bundle, "fp16")
@@ -54,7 +54,7 @@ def test_everything_whose_file_is_there_is_measured_and_nothing_else(onnx_bundle
 
 
 def test_a_bundle_without_exported_files_says_how_one_is_made(tiny_bundle: Path) -> None:
-    assert names(tiny_bundle, None) == ["eager", "eager-amp", "compile", "ort"]
+    assert names(tiny_bundle, None) == ["eager", "eager-amp", "compile", "compile-amp", "ort"]
 
 
 def test_eager_and_eager_amp_are_always_measured_along(onnx_bundle: Path) -> None:
@@ -91,7 +91,10 @@ def test_an_artifact_without_a_bundle_is_measured_alone(onnx_bundle: Path, tmp_p
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("tensorflow", "'tensorflow' is no backend, expected some of eager,eager-amp,compile,ort"),
+        (
+            "tensorflow",
+            "'tensorflow' is no backend, expected some of eager,eager-amp,compile,compile-amp,ort",
+        ),
         ("ort:int4", "'ort:int4' has no precision, expected ort:fp32 or :fp16"),
         ("ort:", "'ort:' has no precision"),
         ("eager:fp16", "eager runs no exported file: leave out :fp16"),

@@ -133,6 +133,20 @@ class AmpPredictor(EagerPredictor):
             return super().scores(batch)
 
 
+class CompiledAmpPredictor(AmpPredictor):
+    """Both: mixed precision through `torch.compile`, the most that PyTorch gives without an export.
+
+    Raises:
+        BundleError: see `AmpPredictor`.
+    """
+
+    backend = "compile-amp"
+
+    def __init__(self, deployable: Deployable, config: BundleConfig, device: str = "cpu") -> None:
+        super().__init__(deployable, config, device)
+        self.model.compile(dynamic=False)
+
+
 def amp_dtype(device: torch.device) -> torch.dtype:
     """Return the type for mixed precision: bfloat16, or float16 on a GPU that only emulates bfloat16.
 
@@ -144,8 +158,8 @@ def amp_dtype(device: torch.device) -> torch.dtype:
         return torch.bfloat16 if native else torch.float16
     if not has_bf16_instructions():
         raise BundleError(
-            "eager-amp needs a CPU with bfloat16 instructions (AVX512-BF16, AMX or Arm's): this one has none "
-            "and would be slower than in fp32, compare with eager"
+            "mixed precision needs a CPU with bfloat16 instructions (AVX512-BF16, AMX or Arm's): this one has "
+            "none and would be slower than in fp32, compare with eager or compile"
         )
     return torch.bfloat16
 
@@ -157,12 +171,13 @@ def has_bf16_instructions() -> bool:
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
-EagerFlavor = Literal["eager", "eager-amp", "compile"]
+EagerFlavor = Literal["eager", "eager-amp", "compile", "compile-amp"]
 
 FLAVORS: dict[EagerFlavor, type[EagerPredictor]] = {
     "eager": EagerPredictor,
     "eager-amp": AmpPredictor,
     "compile": CompiledPredictor,
+    "compile-amp": CompiledAmpPredictor,
 }
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 ENGINES = "engines"
 
 BACKENDS_OF_SUFFIX = {".onnx": ("ort", "openvino"), ".engine": ("trt",)}
-BACKENDS_OF_BUNDLE = ("eager", "eager-amp", "compile", "ort", "openvino", "trt")
+BACKENDS_OF_BUNDLE = ("eager", "eager-amp", "compile", "compile-amp", "ort", "openvino", "trt")
 
 
 class Request(NamedTuple):
@@ -50,8 +50,9 @@ def load_predictor(
     Args:
         path: a bundle folder, an `.onnx` or an `.engine` file; or as text `http://host:port[/NAME]` of a
             server, which has chosen all else.
-        backend: `eager` (default of a bundle), `eager-amp`, `compile`, `ort` (default of an `.onnx` file) and
-            `openvino` (an ONNX file of a bundle) or `trt` (the newest engine of a bundle that runs here).
+        backend: `eager` (default of a bundle), `eager-amp`, `compile`, `compile-amp`, `ort` (default of an
+            `.onnx` file) and `openvino` (an ONNX file of a bundle), or `trt` (the newest engine of a bundle that
+            runs here).
         device: `cpu` or `cuda`; an engine always runs on a GPU, OpenVINO on the CPU.
         threads: of the CPU; None for one on each core.
         precision: of the file that `ort`, `openvino` or `trt` runs; None for a bundle's fp32 ONNX file, for
@@ -92,6 +93,10 @@ def _load_amp(request: Request) -> Predictor:
 
 def _load_compiled(request: Request) -> Predictor:
     return _eager(request, "compile")
+
+
+def _load_compiled_amp(request: Request) -> Predictor:
+    return _eager(request, "compile-amp")
 
 
 def _load_ort(request: Request) -> Predictor:
@@ -138,6 +143,7 @@ LOADERS: dict[str, Callable[[Request], Predictor]] = {
     "eager": _load_eager,
     "eager-amp": _load_amp,
     "compile": _load_compiled,
+    "compile-amp": _load_compiled_amp,
     "ort": _load_ort,
     "openvino": _load_openvino,
     "trt": _load_trt,

@@ -18,7 +18,7 @@ MAX_CONTRAST_SHARE = 0.10
 MAX_PEAK_MIB = 24 * 1024
 FRUGAL = ("eln", "u2pl")
 MIN_OVER_EAGER = 3.0
-FAST_BACKENDS = ("compile", "ort")
+FAST_BACKENDS = ("compile", "compile-amp", "ort")
 
 NOT_MEASURED = "not measured"
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-BACKENDS = ("eager", "eager-amp", "compile", "ort:fp32", "ort:fp16", "trt")
+BACKENDS = ("eager", "eager-amp", "compile", "compile-amp", "ort:fp32", "ort:fp16", "trt")
 QUICK_BACKENDS = ("eager", "eager-amp", "ort:fp32")
 """Compiling takes too long for a quick look."""
 

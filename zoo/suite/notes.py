@@ -19,8 +19,8 @@ Agreement: the share of pixels with the class that eager fp32 gives them with th
 p50, p90, x eager: uint8 images in host memory to uint8 masks in host memory, by the host's clock. Backends \
 took turns in 10 rounds after a warm-up.
 GPU compute: between CUDA events around the network.
-eager is PyTorch in fp32, eager-amp in mixed precision and channels last, compile in fp32 and channels last; \
-ort is ONNX Runtime, on a GPU with IO binding and CUDA graphs.
+eager is PyTorch in fp32, eager-amp in mixed precision and channels last, compile and \
+compile-amp are both of these compiled; ort is ONNX Runtime, on a GPU with IO binding and CUDA graphs.
 Roofline: the larger of operations / peak and bytes / bandwidth, both as measured here.
 Bytes: of one kernel for each convolution or product, which reads its input and weights and writes its \
 output once, in the precision of the row; all else is taken to be part of those kernels. Weights count once \

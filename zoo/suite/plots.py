@@ -26,6 +26,7 @@ BACKENDS = {
     "eager": "#9aa0a6",
     "eager-amp": "#d9973d",
     "compile": "#5b8fd9",
+    "compile-amp": "#2f62b3",
     "ort:fp32": "#8ccfc6",
     "ort:fp16": "#2a9d8f",
     "trt:fp16": "#76a832",
