@@ -55,8 +55,8 @@ class OptimizerConfig(BaseModel):
     def build(self, groups: Iterable[tuple[nn.Module, float]]) -> Optimizer:
         """Return the optimiser of these modules, each with a factor on the learning rate.
 
-        Parameters without gradient are left out. Adam's step is fused: one kernel for many parameters. SGD's is
-        not: PyTorch's fails where parameters get their first gradient later than others (U2PL's head).
+        Parameters without gradient are left out. Adam's step is fused: one kernel for many parameters. SGD's
+        is not: PyTorch's fails where parameters get their first gradient later than others (U2PL's head).
         """
         parameters: list[dict[str, Any]] = [
             {

@@ -44,7 +44,7 @@ def serve(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="trt, ort, openvino, eager, eager-amp, compile or compile-amp; default: the best that is there.",
+            help="trt, ort, openvino, eager, eager-amp, compile or compile-amp; default: the best there is.",
         ),
     ] = None,
     precision: Annotated[

@@ -158,8 +158,8 @@ def amp_dtype(device: torch.device) -> torch.dtype:
         return torch.bfloat16 if native else torch.float16
     if not has_bf16_instructions():
         raise BundleError(
-            "mixed precision needs a CPU with bfloat16 instructions (AVX512-BF16, AMX or Arm's): this one has "
-            "none and would be slower than in fp32, compare with eager or compile"
+            "mixed precision needs a CPU with bfloat16 instructions (AVX512-BF16, AMX or Arm's): this one "
+            "has none and would be slower than in fp32, compare with eager or compile"
         )
     return torch.bfloat16
 

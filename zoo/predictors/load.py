@@ -51,8 +51,8 @@ def load_predictor(
         path: a bundle folder, an `.onnx` or an `.engine` file; or as text `http://host:port[/NAME]` of a
             server, which has chosen all else.
         backend: `eager` (default of a bundle), `eager-amp`, `compile`, `compile-amp`, `ort` (default of an
-            `.onnx` file) and `openvino` (an ONNX file of a bundle), or `trt` (the newest engine of a bundle that
-            runs here).
+            `.onnx` file) and `openvino` (an ONNX file of a bundle), or `trt` (the newest engine of a bundle
+            that runs here).
         device: `cpu` or `cuda`; an engine always runs on a GPU, OpenVINO on the CPU.
         threads: of the CPU; None for one on each core.
         precision: of the file that `ort`, `openvino` or `trt` runs; None for a bundle's fp32 ONNX file, for
