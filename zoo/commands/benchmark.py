@@ -58,8 +58,8 @@ def benchmark(
         typer.Option(
             metavar="ort,trt:fp16",
             help="Some of eager, eager-amp, compile, compile-amp, ort, openvino, trt, the last three also as "
-            "ort:int8 for one precision; default: all whose file is there. eager and eager-amp are measured in "
-            "any case.",
+            "ort:int8 for one precision; default: all whose file is there. eager and eager-amp are measured "
+            "in any case.",
         ),
     ] = None,
     batch: Annotated[str, typer.Option(metavar="1,8", help="Batch sizes.")] = DEFAULT_BATCH,
