@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from zoo.train.memory import peak_mib, reset_peak
 from zoo.train.memory_fit import images_of
@@ -26,6 +27,24 @@ CONTRAST = "contrast"
 """Name of the child of U2PL that computes its contrastive loss, and so of its part."""
 UNTIMED_STEPS = 4
 """Of a phase: the first one, those for operations and for waits, the one that finds the parts."""
+
+
+class Operations(TorchDispatchMode):
+    """Adds up floating-point operations by the formulas of PyTorch's `FlopCounterMode`.
+
+    That mode itself keeps activations that are computed again, for which there may be no memory.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        formula = flop_registry.get(func._overloadpacket)
+        if formula is not None:
+            self.total += formula(*args, **(kwargs or {}), out_val=result)
+        return result
 
 
 def figures_of_phase(engine: ProfiledEngine, phase: Phase, steps: int, warmup: int) -> dict[str, Any]:
@@ -77,9 +96,9 @@ def timed(engine: ProfiledEngine, data: Iterator[Batch], steps: int) -> list[flo
 def counted_flops(engine: ProfiledEngine, data: Iterator[Batch]) -> int:
     """Return the floating-point operations of a step, two for a multiply-add; compiled code runs eagerly."""
     eager = torch.compiler.set_stance("force_eager") if engine.recipe.compute.compile else nullcontext()
-    with eager, FlopCounterMode(display=False) as counter:
+    with eager, Operations() as counted:
         engine.next_step(data)
-    return int(counter.get_total_flops())
+    return counted.total
 
 
 def counted_syncs(engine: ProfiledEngine, data: Iterator[Batch]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from zoo.data.open import open_source
 from zoo.data.partition import make_partition
@@ -23,6 +24,7 @@ from zoo.train.parts import Passes, Watch
 from zoo.train.recipe import validate_recipe
 from zoo.train.recompute import recompute_activations
 from zoo.train.registry import METHODS, build_method
+from zoo.train.step_figures import Operations
 from zoo.train.stepbench import StepVariant, built_engine, computed_by, measure_step
 from zoo.train.synthetic import fill_banks, synthetic_batch
 
@@ -93,6 +95,20 @@ def test_operations_grow_with_the_networks_of_a_phase_and_with_the_images(
     (one,), (twice,) = measured("supervised")["phases"], found["phases"]
     assert twice["flops_per_step"] == 2 * one["flops_per_step"]
     assert (one["images"], twice["images"]) == (2, 4)
+
+
+@pytest.mark.parametrize("name", ["eln", "rrn", "u2pl"])
+def test_operations_are_those_of_the_counter_of_pytorch(
+    name: str, build: Callable[..., Method], make_batch: Callable[..., Batch]
+) -> None:
+    method, totals = build(name), []
+    phases = method.phases(20)
+    batch = make_batch(phases[-1].labeled, phases[-1].unlabeled)
+    for counter in (Operations(), FlopCounterMode(display=False)):
+        with counter:
+            torch.stack(list(method(batch, progress_at(19, phases)).values())).sum().backward()
+        totals.append(counter.total if isinstance(counter, Operations) else counter.get_total_flops())
+    assert totals[0] == totals[1] > 0
 
 
 @pytest.mark.parametrize("name", NAMES)
