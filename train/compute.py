@@ -34,7 +34,7 @@ class ComputeConfig(BaseModel):
         compile: encoders and heads by `torch.compile`; the first steps take minutes.
         channels_last: memory layout of images and convolutions; None: on a GPU, where it is faster.
         sync_batch_norm: BatchNorm statistics over the batches of all processes, where there are several.
-        recompute: keep only what enters each stage of an encoder and compute the rest again in the backward
+        recompute: keep only what enters some blocks of an encoder and compute the rest again in the backward
             pass: less memory, about a third more time.
         deterministic: only algorithms that give the same bits each time; those that a GPU lacks are named in
             a warning.

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.errors import ZooError
-from zoo.preprocess import Preprocessing, normalize
+from zoo.preprocess import channel_statistics
 from zoo.train import compute
 from zoo.train.checkpoint import load_checkpoint, restore, save_checkpoint
 from zoo.train.data_wait import DataWait
@@ -70,9 +70,9 @@ class Engine:
     ) -> None:
         self.fabric, self.method, self.recipe, self.run, self.validate = fabric, method, recipe, run, validate
         self.phases: tuple[Phase, ...] = method.phases(recipe.steps)
-        self.preprocessing: Preprocessing = recipe.data.preprocessing
         compute.prepare(method, recipe.compute, fabric.device, fabric.world_size)
         self.layout = recipe.compute.layout(fabric.device)
+        self.statistics = channel_statistics(recipe.data.preprocessing, torch.zeros((), device=fabric.device))
         optimizers = method.optimizers()
         self.module, *wrapped = _listed(fabric.setup(method, *optimizers))
         self.wrapped: list[Any] = wrapped
@@ -186,8 +186,9 @@ class Engine:
     def _prepared(self, batch: Batch) -> Batch:
         """Return the batch on the device, images normalised."""
         moved: Batch = self.fabric.to_device(batch)
+        mean, std = self.statistics
         images = {
-            name: normalize(image, self.preprocessing).contiguous(memory_format=self.layout)
+            name: ((image.float() - mean) / std).contiguous(memory_format=self.layout)
             for name, image in moved._asdict().items()
             if name.startswith("image") and image is not None
         }

@@ -36,7 +36,7 @@ class Operations(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.total = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -96,9 +96,10 @@ def timed(engine: ProfiledEngine, data: Iterator[Batch], steps: int) -> list[flo
 def counted_flops(engine: ProfiledEngine, data: Iterator[Batch]) -> int:
     """Return the floating-point operations of a step, two for a multiply-add; compiled code runs eagerly."""
     eager = torch.compiler.set_stance("force_eager") if engine.recipe.compute.compile else nullcontext()
-    with eager, Operations() as counted:
+    operations = Operations()
+    with eager, operations:
         engine.next_step(data)
-    return counted.total
+    return operations.total
 
 
 def counted_syncs(engine: ProfiledEngine, data: Iterator[Batch]) -> dict[str, Any]:

@@ -126,6 +126,17 @@ def normalize(images: Tensor, preprocessing: Preprocessing) -> Tensor:
         (B, 3, H, W) float32.
     """
     images = images.float()
-    mean = images.new_tensor(preprocessing.mean).view(1, 3, 1, 1) * 255
-    std = images.new_tensor(preprocessing.std).view(1, 3, 1, 1) * 255
+    mean, std = channel_statistics(preprocessing, images)
     return (images - mean) / std
+
+
+def channel_statistics(preprocessing: Preprocessing, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation of each channel in 0..255, both (1, 3, 1, 1).
+
+    Args:
+        preprocessing: in 0..1.
+        like: float tensor whose device and dtype they have; a GPU is waited for.
+    """
+    mean = like.new_tensor(preprocessing.mean).view(1, 3, 1, 1) * 255
+    std = like.new_tensor(preprocessing.std).view(1, 3, 1, 1) * 255
+    return mean, std

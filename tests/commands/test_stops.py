@@ -70,34 +70,34 @@ def start_many(model: Path, count: int) -> subprocess.Popen[str]:
 
 
 def test_a_run_that_was_killed_goes_on_where_it_was(zoo: Zoo, model: Path) -> None:
-    process = start_many(model, 400)
+    process = start_many(model, 2500)
     process.kill()
     process.communicate()
     assert process.returncode == -signal.SIGKILL
     found = json.loads(zoo("predict", model, "in", "--json").stdout)
-    assert 4 <= found["kept"] < 400
-    assert found["kept"] + found["predicted"] == len(found["images"]) == 400
-    assert len(lines()) == 401
+    assert 4 <= found["kept"] < 2500
+    assert found["kept"] + found["predicted"] == len(found["images"]) == 2500
+    assert len(lines()) == 2501
     expected = load_predictor(model).predict(read_rgb(Path("in/0000.png")))
     assert all(np.array_equal(pixels(path), expected) for path in Path("predictions").glob("*.png"))
 
 
 def test_ctrl_c_ends_in_one_line_and_leaves_whole_files(zoo: Zoo, model: Path) -> None:
-    process = start_many(model, 400)
+    process = start_many(model, 2500)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=20)
     assert process.returncode == 130
     [line] = said.splitlines()
     assert line.startswith("stopped: ")
-    assert line.endswith(" of 400 images are left, the same command goes on")
+    assert line.endswith(" of 2500 images are left, the same command goes on")
     left, made = int(line.split()[1]), len(lines()) - 1
-    assert abs(400 - left - made) <= 1  # a signal may come between a line and its count
+    assert abs(2500 - left - made) <= 1  # a signal may come between a line and its count
     assert leftovers(Path("predictions")) == []
     expected = load_predictor(model).predict(read_rgb(Path("in/0000.png")))
     masks = list(Path("predictions").glob("*.png"))
     assert len(masks) >= made  # a mask that was written last may have no line yet: it is made anew
     assert all(np.array_equal(pixels(path), expected) for path in masks)
-    assert json.loads(zoo("predict", model, "in", "--json").stdout)["predicted"] == 400 - made
+    assert json.loads(zoo("predict", model, "in", "--json").stdout)["predicted"] == 2500 - made
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="has no limit of file sizes")
@@ -107,7 +107,7 @@ def test_a_full_disk_ends_in_one_line_and_leaves_nothing_half_written(zoo: Zoo, 
     for index in range(2):
         Image.new("RGB", (64, 64)).save(f"in/{index}.png")
     Image.fromarray(random.integers(0, 256, (300, 300, 3), np.uint8)).resize((640, 640)).save("in/2.png")
-    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))"
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))"
     _, said = start("predict", model, "in", "--batch", 1, setup=limit).communicate(timeout=30)
     [line] = said.splitlines()
     assert line == (
