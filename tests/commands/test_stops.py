@@ -47,7 +47,9 @@ def leftovers(out: Path) -> list[Path]:
 
 def start(*arguments: object, setup: str = "") -> subprocess.Popen[str]:
     """Start `zoo` in a process of its own."""
-    program = f"import sys\n{setup}\nfrom zoo.cli import main\nmain()"
+    # a process that is started in the background of a shell, as these tests may be, inherits a deaf ear
+    listen = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    program = f"import sys\n{listen}\n{setup}\nfrom zoo.cli import main\nmain()"
     command = [sys.executable, "-c", program, *map(str, arguments)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
