@@ -71,7 +71,7 @@ def test_the_main_job_works_on_the_built_in_shapes(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not CAMVID.is_dir(), reason="CamVid is not beside the checkout")
 def test_the_main_job_works_on_camvid(tmp_path: Path) -> None:
-    for split, step in (("train", 8), ("val", 8)):
+    for split, step in (("train", 8), ("val", 16)):
         for path in sorted((CAMVID / split / "images").iterdir())[::step]:
             for file in (path, CAMVID / split / "masks" / f"{path.stem}.png"):
                 target = tmp_path / "camvid" / file.relative_to(CAMVID)
