@@ -10,12 +10,14 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from zoo.bundle import CONFIG_NAME
 from zoo.train.run import RunFolder
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from types import FrameType, TracebackType
 
     from zoo.train.comparison import ComparisonFolder, Run
@@ -50,6 +52,17 @@ class StopRequests:
         """Give the signals back."""
         for number, handler in self.previous.items():
             signal.signal(number, handler)
+
+    @contextmanager
+    def passed_to(self, process: subprocess.Popen[str]) -> Iterator[None]:
+        """Pass requests on to a process for a while, also one that came since the last look."""
+        self.process = process
+        if self.requested:
+            process.send_signal(signal.SIGTERM)
+        try:
+            yield
+        finally:
+            self.process = None
 
     def _note(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
         self.requested = True
@@ -123,17 +136,15 @@ def _train(
             pass_fds=() if lock is None else (lock,),
             env=os.environ | {"COLUMNS": LOG_COLUMNS},  # else remarks are wrapped at 80
         ) as process,
+        stop.passed_to(process),
     ):
-        stop.process = process
-        if stop.requested:  # since the last look
-            process.send_signal(signal.SIGTERM)
         assert process.stderr is not None
         for line in process.stderr:
             file.write(line)
             if line.strip():
                 last_words = line.strip()
                 log.info("%s: %s", run.name, last_words)
-    stop.process = None
+        process.wait()
     return process.returncode, last_words
 
 

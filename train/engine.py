@@ -126,7 +126,7 @@ class Engine:
                 with wait.waiting():
                     parts = list(islice(data, recipe.accumulate))
                 losses = self._timed_step(parts, progress)
-                images = sum(map(_images, parts)) * self.fabric.world_size
+                images = sum(part.images for part in parts) * self.fabric.world_size
                 reporter.advance(progress.phase, losses, images)
                 self._record(log, progress, losses, reporter)
                 if self._any(bool(requests)):
@@ -247,11 +247,6 @@ class Engine:
             self.best = {"step": self.step, "figure": name.partition("/")[2], "value": value}
             self.save(self.run.best)
         return {f"held_out/{name.partition('/')[2]}": value}
-
-
-def _images(batch: Batch) -> int:
-    """Return the number of different images in a batch."""
-    return len(batch.image_l) + (0 if batch.image_u is None else len(batch.image_u))
 
 
 def _listed(value: Any) -> list[Any]:

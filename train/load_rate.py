@@ -59,11 +59,6 @@ def endless_stream(recipe: Recipe, source: Source, partition: Partition, phase: 
     return BatchStream(recipe, source, partition, (phase._replace(steps=ENDLESS),))
 
 
-def images_of_batch(batch: Batch) -> int:
-    """Return how many different images a batch shows."""
-    return len(batch.image_l) + (0 if batch.image_u is None else len(batch.image_u))
-
-
 def rate_of(stream: BatchStream, workers: int, seconds: float) -> Rate:
     """Return how fast the loader gives the batches of a stream, to someone who waits for nothing else.
 
@@ -79,7 +74,7 @@ def rate_of(stream: BatchStream, workers: int, seconds: float) -> Rate:
             next(data)
         began, ticks = time.perf_counter(), _ticks()
         while count < 2 * max(1, workers) or time.perf_counter() - began < seconds:
-            images += images_of_batch(next(data))
+            images += next(data).images
             count += 1
         passed = time.perf_counter() - began
     return Rate(images, passed, _idle_share(ticks, _ticks()))
@@ -105,7 +100,7 @@ def part_seconds(stream: BatchStream, count: int) -> dict[str, float]:
     for number in range(2, 2 + count):
         batch = make(number)
         share(batch)
-        images += images_of_batch(batch)
+        images += batch.images
     inside = sum(watch.seconds[part] for part in (READ, WEAK, STRONG))
     watch.seconds[JOIN] -= inside
     return {part: watch.seconds[part] / images for part in (READ, WEAK, STRONG, JOIN, SHARE)}

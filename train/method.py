@@ -47,6 +47,11 @@ class Batch(NamedTuple):
     """(B, K) bool, the classes that occur in the whole mask of each labeled image, before any resize."""
 
     @property
+    def images(self) -> int:
+        """Return how many different images there are; two views of one count once."""
+        return len(self.image_l) + (0 if self.image_u is None else len(self.image_u))
+
+    @property
     def weak(self) -> tuple[Tensor, Tensor]:
         """Return the weak unlabeled view and `valid_u` of a batch that has them."""
         assert self.image_u is not None

@@ -10,7 +10,7 @@ import typer
 
 from zoo.commands.console import AsJson, emit, table
 from zoo.commands.progress import Progress
-from zoo.commands.training import CropOption, PartitionOption
+from zoo.commands.training import CropOption, PartitionOption, data_changes
 
 DEFAULT_METHOD = "eln"
 """The method whose recipe is taken: it asks for every kind of view."""
@@ -46,19 +46,12 @@ def bench(
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is loaded: workers need the cores
     counts = _parse_workers(workers)
 
-    from zoo.commands.model import parse_size
     from zoo.data.open import open_source
     from zoo.train.load_bench import bench as measure
     from zoo.train.recipe import default_recipe, load_recipe
 
-    changes = {
-        "data.spec": spec,
-        "data.partition": partition,
-        "data.imgsz": None if imgsz is None else list(parse_size(imgsz)),
-        "data.batch_l": batch,
-        "data.batch_u": batch,
-    }
-    changes = {key: value for key, value in changes.items() if value is not None}
+    given = data_changes(spec, partition, imgsz, batch)
+    changes = {key: value for key, value in given.items() if value is not None}
     name = recipe or default_recipe(DEFAULT_METHOD, spec)
     source = open_source(spec)
     resolved = load_recipe(name, settings or [], changes=changes).for_classes(len(source.classes))

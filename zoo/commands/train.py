@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from zoo.commands.console import AsJson, emit, remarks, table
-from zoo.commands.model import newest_run, parse_size
+from zoo.commands.model import newest_run
 from zoo.commands.training import (
     AmpOption,
     BatchOption,
@@ -18,6 +18,7 @@ from zoo.commands.training import (
     EncoderOption,
     PartitionOption,
     PretrainedOption,
+    data_changes,
 )
 
 if TYPE_CHECKING:
@@ -113,11 +114,7 @@ def train(
     log_to_stderr()
     hardware = Hardware(device, devices)
     changes = {
-        "data.spec": data,
-        "data.partition": partition,
-        "data.imgsz": None if imgsz is None else list(parse_size(imgsz)),
-        "data.batch_l": batch,
-        "data.batch_u": batch,
+        **data_changes(data, partition, imgsz, batch),
         "accumulate": accumulate,
         "network.encoder": encoder,
         "pretrained": pretrained,

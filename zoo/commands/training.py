@@ -1,10 +1,12 @@
-"""The options that `zoo train` and `zoo compare` share."""
+"""The options that `zoo train`, `zoo compare` and `zoo data bench` share."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
+
+from zoo.commands.model import parse_size
 
 PartitionOption = Annotated[
     str | None, typer.Option(metavar="1/8|N|FILE", help="Which training images are labeled.")
@@ -20,3 +22,16 @@ BatchOption = Annotated[
 AmpOption = Annotated[
     Literal["fp32", "bf16", "fp16"] | None, typer.Option(help="Mixed precision of the networks.")
 ]
+
+
+def data_changes(
+    spec: str | None, partition: str | None, imgsz: str | None, batch: int | None
+) -> dict[str, Any]:
+    """Return the settings of a recipe's data that these options change; None where one is not given."""
+    return {
+        "data.spec": spec,
+        "data.partition": partition,
+        "data.imgsz": None if imgsz is None else list(parse_size(imgsz)),
+        "data.batch_l": batch,
+        "data.batch_u": batch,
+    }

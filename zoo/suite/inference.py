@@ -19,7 +19,7 @@ from zoo.suite.work import BYTES, count_work
 from zoo.train.memory import release
 
 if TYPE_CHECKING:
-    from zoo.serve.measurement import Report
+    from zoo.serve.measurement import Report, Row
     from zoo.suite.models import Exported
     from zoo.suite.part import Figures, Keep
     from zoo.suite.work import Work
@@ -68,8 +68,7 @@ def measure(options: dict[str, Any], device: str, keep: Keep) -> Figures:
             except Exception as error:  # out of memory, say; a runtime raises what it likes
                 figures["failed"][str(batch)] = reason(error).replace(f"{name}/", "")
             else:
-                rows = [row.model_dump(mode="json") for row in report.rows]
-                figures["rows"] += [_named(row, made, batch) for row in rows]
+                figures["rows"] += [_named(row, made, batch).model_dump(mode="json") for row in report.rows]
                 figures["gpu_after"] = report.machine.get("gpu_after")
             keep(figures)
             release(torch.device(device))
@@ -95,14 +94,13 @@ def _report(bundle: Path, imgsz: tuple[int, int], batch: int, device: str, *, qu
     return benchmark([bundle], settings, lambda text: log.info("%s", text))
 
 
-def _named(row: dict[str, Any], made: Exported, batch: int) -> dict[str, Any]:
+def _named(row: Row, made: Exported, batch: int) -> Row:
     """Return a row that names the model of the suite in place of a folder that is gone."""
-    name = row["backend"] if row["precision"] is None else f"{row['backend']}:{row['precision']}"
-    reason = row["reason"] and row["reason"].replace(f"{made.bundle.parent}/", "")
-    if row["end_to_end_ms"] is None:
-        reason = made.missing.get(name, made.missing.get(row["backend"], reason))
-    artifact = Path(row["artifact"] or "").name or None
-    return {**row, "model": made.bundle.name, "artifact": artifact, "batch": batch, "reason": reason}
+    why = row.reason and row.reason.replace(f"{made.bundle.parent}/", "")
+    if row.end_to_end_ms is None:
+        why = made.missing.get(row.name, made.missing.get(row.backend, why))
+    artifact = Path(row.artifact or "").name or None
+    return row.updated(model=made.bundle.name, artifact=artifact, batch=batch, reason=why)
 
 
 def _work(work: Work, batches: tuple[int, ...]) -> dict[str, Any]:

@@ -73,18 +73,18 @@ def _run(program: list[str], limits: Limits, stop: StopRequests, say: Say) -> tu
     """Return the exit status of a program, whether it overran, and the last line that it wrote."""
     last: deque[str] = deque(maxlen=1)
     overran = False
-    with subprocess.Popen(
-        program,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        start_new_session=True,  # Ctrl-C at the terminal reaches it through `stop` alone
-    ) as process:
-        stop.process = process
-        if stop.requested:  # since the last look
-            process.send_signal(signal.SIGTERM)
+    with (
+        subprocess.Popen(
+            program,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,  # Ctrl-C at the terminal reaches it through `stop` alone
+        ) as process,
+        stop.passed_to(process),
+    ):
         assert process.stdout is not None
         reader = threading.Thread(target=_read, args=(process.stdout, last, say), daemon=True)
         reader.start()
@@ -96,7 +96,6 @@ def _run(program: list[str], limits: Limits, stop: StopRequests, say: Say) -> tu
         finally:
             _signal_all(process, "SIGKILL")  # what it left running would slow down the next part
         reader.join(limits.grace)
-    stop.process = None
     return process.returncode, overran, last[0] if last else ""
 
 
