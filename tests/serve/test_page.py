@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from zoo.axes import axis_from_zero, linear_axis, logarithmic_axis
+from zoo.predictors.load import BACKENDS_OF_BUNDLE
 from zoo.serve.benchmark import scenarios
 from zoo.serve.charts import Point, bars, curves, percentile_bar, scatter
 from zoo.serve.labels import HEIGHT, LINE, WIDTHS, place_labels, spread
@@ -87,7 +88,7 @@ def test_the_page_suits_a_phone_and_the_dark(page: str) -> None:
 
 
 def test_every_colour_of_a_backend_is_there_in_light_and_dark(page: str) -> None:
-    for backend in ("eager", "eager-amp", "compile", "ort", "openvino", "trt"):
+    for backend in BACKENDS_OF_BUNDLE:
         assert page.count(f" --{backend}: #") == 2
         assert f".{backend} {{ --c: var(--{backend}) }}" in page
 
