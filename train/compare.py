@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from zoo.data.partition import make_partition
 from zoo.errors import RecipeError
+from zoo.train.child import StopRequests
 from zoo.train.compare_plan import (
     Request,
     find_entrants,
@@ -17,7 +18,7 @@ from zoo.train.compare_plan import (
     shared_settings,
     write_recipe,
 )
-from zoo.train.compare_run import StopRequests, command, run_one
+from zoo.train.compare_run import command, run_one
 from zoo.train.compare_stats import summary
 from zoo.train.comparison import COMPARISON_NAME, Candidate, Comparison, ComparisonFolder, Run
 from zoo.train.engine import TrainingStoppedError

@@ -6,20 +6,17 @@ import json
 import logging
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from zoo.bundle import CONFIG_NAME
+from zoo.train.child import why_ended
 from zoo.train.run import RunFolder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from types import FrameType, TracebackType
-
+    from zoo.train.child import StopRequests
     from zoo.train.comparison import ComparisonFolder, Run
 
 log = logging.getLogger(__name__)
@@ -27,47 +24,6 @@ log = logging.getLogger(__name__)
 PROGRAM = (sys.executable, "-m", "zoo")
 LOG_NAME = "train.log"
 LOG_COLUMNS = "1000"
-
-
-STOPS = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
-
-
-class StopRequests:
-    """Passes Ctrl-C, SIGTERM and a closed terminal on to the current run, which saves its step and ends."""
-
-    def __init__(self) -> None:
-        self.requested = False
-        self.process: subprocess.Popen[str] | None = None
-        self.previous: dict[int, Any] = {}
-
-    def __enter__(self) -> StopRequests:
-        """Take the signals over."""
-        for number in STOPS:
-            self.previous[number] = signal.signal(number, self._note)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Give the signals back."""
-        for number, handler in self.previous.items():
-            signal.signal(number, handler)
-
-    @contextmanager
-    def passed_to(self, process: subprocess.Popen[str]) -> Iterator[None]:
-        """Pass requests on to a process for a while, also one that came since the last look."""
-        self.process = process
-        if self.requested:
-            process.send_signal(signal.SIGTERM)
-        try:
-            yield
-        finally:
-            self.process = None
-
-    def _note(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        self.requested = True
-        if self.process is not None and self.process.poll() is None:
-            self.process.send_signal(signal.SIGINT if number == signal.SIGINT else signal.SIGTERM)
 
 
 def command(folder: ComparisonFolder, run: Run, device: str, *, resume: bool = False) -> list[str]:
@@ -101,7 +57,7 @@ def run_one(
         run = begun.model_copy(update=update)
         if not is_finished(path):
             state = "stopped" if stop.requested else "failed"
-            reason = None if stop.requested else _reason(status, last_words)
+            reason = None if stop.requested else why_ended(status, last_words)
             return run.model_copy(update={"state": state, "reason": reason})
     metrics = json.loads(path.metrics.read_text(encoding="utf-8"))
     return run.model_copy(update={"state": "finished", "reason": None, "metrics": metrics})
@@ -146,10 +102,3 @@ def _train(
                 log.info("%s: %s", run.name, last_words)
         process.wait()
     return process.returncode, last_words
-
-
-def _reason(status: int, last_words: str) -> str:
-    """Return why a process ended without a model, in one line."""
-    if status < 0:
-        return f"killed by {signal.Signals(-status).name}; {last_words or 'it wrote nothing'}"
-    return last_words.removeprefix("error: ") or f"ended with status {status} and without a word"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from lightning.fabric import Fabric
 from lightning.fabric.strategies.ddp import DDPStrategy
+from torch import distributed
 from torch.distributed import is_torchelastic_launched
 
 from zoo.errors import RecipeError
@@ -80,9 +82,17 @@ class Hardware:
             strategy=strategy,
         )
         fabric.launch()
+        if fabric.world_size > 1:
+            atexit.register(_leave_group)
         if not fabric.is_global_zero:
             logging.getLogger("zoo").setLevel(logging.ERROR)  # one process speaks for all
         return fabric
+
+
+def _leave_group() -> None:
+    """Leave the group of processes: threads of gloo that still run at the end of a process abort it."""
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def is_first() -> bool:

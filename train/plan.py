@@ -34,6 +34,7 @@ from zoo.train.parts import DATA
 from zoo.train.profile import WARM_STEPS, profiled_engine
 from zoo.train.run import RunFolder
 from zoo.train.scoring import predictor_of
+from zoo.train.selection import hold_out
 from zoo.train.session import checked_source
 
 if TYPE_CHECKING:
@@ -74,9 +75,10 @@ def plan(recipe: Recipe, hardware: Hardware, steps: int = TIMED_STEPS) -> dict[s
     source = checked_source(recipe)
     partition = make_partition(source, recipe.data.partition, recipe.seed)
     recipe = recipe.for_classes(len(source.classes))
+    partition, held_out = hold_out(recipe, partition)
     # a cache in memory would count as memory of the steps
     plain = recipe.model_copy(update={"data": recipe.data.model_copy(update={"cache": "none"})})
-    found = _measure(_Bench(hardware.fabric(recipe.precision), plain, source, partition), steps)
+    found = _measure(_Bench(hardware.fabric(recipe.precision), plain, source, partition, held_out), steps)
     fed = {name: phase["fed_step_s"] for name, phase in found["phases"].items()}
     return found | {"loading": plan_loading(recipe, source, partition, fed)}
 
@@ -84,8 +86,16 @@ def plan(recipe: Recipe, hardware: Hardware, steps: int = TIMED_STEPS) -> dict[s
 class _Bench:
     """Takes steps of a recipe at several batches; the networks of the last one stay."""
 
-    def __init__(self, fabric: Fabric, recipe: Recipe, source: Source, partition: Partition) -> None:
+    def __init__(
+        self,
+        fabric: Fabric,
+        recipe: Recipe,
+        source: Source,
+        partition: Partition,
+        held_out: tuple[str, ...],
+    ) -> None:
         self.fabric, self.recipe, self.source, self.partition = fabric, recipe, source, partition
+        self.evaluated = [*source.ids("val"), *held_out]
         self.device = fabric.device
         self.engine = profiled_engine(fabric, recipe, RunFolder(Path()), partition)
         self.phases = self.engine.phases
@@ -131,7 +141,7 @@ class _Bench:
     def evaluation_s(self) -> float:
         """Return how long one evaluation takes, by some of its images."""
         predictor = predictor_of(self.engine.method, self.recipe, self.source)
-        ids, times = self.source.ids("val"), []
+        ids, times = self.evaluated, []
         for id_ in ids[: 1 + TIMED_IMAGES]:
             began = time.perf_counter()
             self.source.read_mask(id_)
@@ -224,8 +234,8 @@ def _error(phases: dict[str, dict[str, Any]], *, is_new: bool) -> dict[str, floa
 
 
 def _whole(phases: dict[str, dict[str, Any]], recipe: Recipe, evaluation_s: float) -> dict[str, float]:
-    """Return the time of the whole run; the metrics of its end are an evaluation of their own."""
-    evaluations = 1 + math.ceil(recipe.steps / (recipe.validate_every or recipe.steps))
+    """Return the time of the whole run; a chosen step is evaluated anew at the end, the last one is not."""
+    evaluations = math.ceil(recipe.steps / (recipe.validate_every or recipe.steps)) + bool(recipe.select_on)
     training = sum(phase["steps"] * phase["step_s"] for phase in phases.values())
     return {
         "evaluations": evaluations,

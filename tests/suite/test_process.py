@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from zoo.suite.process import Limits, Outcome, run_process
-from zoo.train.compare_run import StopRequests
+from zoo.train.child import StopRequests
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -15,8 +15,9 @@ import pytest
 
 from zoo.errors import RecipeError
 from zoo.train import compare_run
+from zoo.train.child import StopRequests
 from zoo.train.compare import newest, run_all
-from zoo.train.compare_run import LOG_NAME, StopRequests
+from zoo.train.compare_run import LOG_NAME
 from zoo.train.comparison import Candidate, Comparison, ComparisonFolder, Run
 from zoo.train.engine import TrainingStoppedError
 

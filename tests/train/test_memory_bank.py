@@ -155,6 +155,7 @@ bank = MemoryBank((7, 4, 5), 3)
 for _ in range(3):
     bank.push(torch.randn(3, 2, 3), torch.rand(3, 2) > 0.3)
 torch.save(bank.state_dict(), out / f"{rank}.pt")
+distributed.destroy_process_group()
 """
 
 

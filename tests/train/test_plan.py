@@ -73,10 +73,14 @@ def test_the_error_is_that_of_the_highest_peak_and_unknown_for_a_batch_of_the_fi
     assert _error(phases, is_new=True) == {"predicted_mib": 220, "measured_mib": None, "error": None}
 
 
-@pytest.mark.parametrize(("every", "evaluations"), [(0, 2), (4, 4), (5, 3)])
-def test_a_run_takes_its_steps_and_its_evaluations(every: int, evaluations: int, load_tiny: Load) -> None:
+@pytest.mark.parametrize(
+    ("every", "select_on", "evaluations"), [(0, None, 1), (4, None, 3), (5, None, 2), (4, "1/5", 4)]
+)
+def test_a_run_takes_its_steps_and_its_evaluations(
+    every: int, select_on: str | None, evaluations: int, load_tiny: Load
+) -> None:
     phases = {"warm": {"steps": 4, "step_s": 2.0}, "semi": {"steps": 6, "step_s": 3.0}}
-    whole = _whole(phases, load_tiny({"validate_every": every}), 7.0)
+    whole = _whole(phases, load_tiny({"validate_every": every, "select_on": select_on}), 7.0)
     assert (whole["evaluations"], whole["seconds"]) == (evaluations, 26 + 7 * evaluations)
 
 

@@ -15,18 +15,18 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
+from zoo.train.child import why_ended
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from zoo.suite.record import State
-    from zoo.train.compare_run import StopRequests
+    from zoo.train.child import StopRequests
 
     Say = Callable[[str], None]
 
 GRACE_S = 60.0
 """That a part has to save its work, once it is asked to end."""
-
-REASON_LENGTH = 300
 
 
 class Outcome(NamedTuple):
@@ -66,7 +66,7 @@ def run_process(program: Sequence[str], limits: Limits, stop: StopRequests, say:
         return Outcome("overran", f"ended at its limit of {limits.seconds:g} s", seconds, found)
     if stop.requested:
         return Outcome("stopped", "stopped by the user", seconds, found)
-    return Outcome("failed", _reason(status, last_words), seconds, found)
+    return Outcome("failed", why_ended(status, last_words), seconds, found)
 
 
 def _run(program: list[str], limits: Limits, stop: StopRequests, say: Say) -> tuple[int, bool, str]:
@@ -121,9 +121,3 @@ def _signal_all(process: subprocess.Popen[str], name: str) -> None:
     if sys.platform != "win32":
         with suppress(ProcessLookupError):  # all have ended
             os.killpg(process.pid, getattr(signal, name))
-
-
-def _reason(status: int, last_words: str) -> str:
-    """Return why a process ended without all figures, in one line."""
-    said = last_words.removeprefix("error: ")[:REASON_LENGTH] or f"it wrote nothing, status {status}"
-    return f"killed by {signal.Signals(-status).name}; {said}" if status < 0 else said

@@ -16,7 +16,7 @@ from zoo.machine import cpu_model, git_state
 from zoo.serve.machine import versions
 from zoo.suite.process import Limits, run_process
 from zoo.suite.record import PACKAGE, Record, inputs_of
-from zoo.train.compare_run import StopRequests
+from zoo.train.child import StopRequests
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

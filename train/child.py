@@ -1,0 +1,65 @@
+"""A process that this one started: it hears what this one is told, and says why it ended."""
+
+from __future__ import annotations
+
+import signal
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Iterator
+    from types import FrameType, TracebackType
+
+REASON_LENGTH = 300
+
+STOPS = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+
+
+class StopRequests:
+    """Passes Ctrl-C, SIGTERM and a closed terminal on to the current run, which saves its step and ends."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self.process: subprocess.Popen[str] | None = None
+        self.previous: dict[int, Any] = {}
+
+    def __enter__(self) -> StopRequests:
+        """Take the signals over."""
+        for number in STOPS:
+            self.previous[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Give the signals back."""
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
+
+    @contextmanager
+    def passed_to(self, process: subprocess.Popen[str]) -> Iterator[None]:
+        """Pass requests on to a process for a while, also one that came since the last look."""
+        self.process = process
+        if self.requested:
+            process.send_signal(signal.SIGTERM)
+        try:
+            yield
+        finally:
+            self.process = None
+
+    def _note(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        self.requested = True
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(signal.SIGINT if number == signal.SIGINT else signal.SIGTERM)
+
+
+def why_ended(status: int, last_words: str) -> str:
+    """Return why a process ended before its work was done, in one line.
+
+    Args:
+        status: as `subprocess` gives it, negative for a signal.
+        last_words: the last line that it wrote.
+    """
+    said = last_words.removeprefix("error: ")[:REASON_LENGTH] or f"it wrote nothing, status {status}"
+    return f"killed by {signal.Signals(-status).name}; {said}" if status < 0 else said
