@@ -56,6 +56,8 @@ demo: $(STAMP)
 gpu: $(STAMP)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" zoo bench --suite $(SUITE)
 
+PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
+
 test: lint test-fast test-slow
 
 lint: $(STAMP)
@@ -65,7 +67,7 @@ lint: $(STAMP)
 	$(BIN)/lint-imports --no-logo
 
 test-fast: $(STAMP)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL)
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m 'slow and not gpu' --durations=10

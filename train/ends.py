@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from zoo.errors import DatasetError, ZooError
+from zoo.train.loaders import WORKER
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 WRITER = ("PytorchStreamWriter", "inline_container", "iostream error")
 """What torch.save names where a file cannot be written on."""
-WORKER = "DataLoader worker"
 
 
 class BrokenOffError(ZooError):

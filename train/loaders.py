@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 LABELED, UNLABELED = 0, 1
 MIXING = 1
 """Sets the numbers of `Batch.draws_u` apart from those that an image's views are drawn from."""
+WORKER = "DataLoader worker"
+"""What torch begins with where one died."""
 
 
 class BatchStream(Dataset[Batch]):
@@ -128,6 +130,9 @@ def batches(
 
     Close it where it may not come to its end: its workers ignore SIGTERM, by which Python ends what is left
     of them, and would wait for them for ever.
+
+    Raises:
+        RuntimeError: that begins with `WORKER`, for one that died.
     """
     loader: DataLoader[Batch] = DataLoader(
         stream,
@@ -141,6 +146,10 @@ def batches(
     iterator: Any = iter(loader)
     try:
         yield from iterator
+    except (ConnectionError, EOFError) as error:
+        if not workers:
+            raise
+        raise RuntimeError(f"{WORKER} died while it sent a batch: {error}") from error
     finally:
         if workers:
             iterator._shutdown_workers()

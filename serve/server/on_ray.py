@@ -108,12 +108,20 @@ def deploy(job: Job, cluster: Cluster) -> tuple[Served, ...]:
         ZooError: the models cannot be deployed; what was there before stays.
     """
     from ray import serve
+    from ray.exceptions import RayError
 
     options = {"host": cluster.host, "port": cluster.port, "request_timeout_s": job.settings.timeout + 1}
     if job.certificate is not None:
         files = {"ssl_certfile": job.certificate.certfile, "ssl_keyfile": job.certificate.keyfile}
         options |= {name: str(path) for name, path in files.items() if path is not None}
-    serve.start(http_options=options, logging_config=QUIET)
+    try:
+        serve.start(http_options=options, logging_config=QUIET)
+    except (RayError, TimeoutError) as error:
+        last = str(error).strip().rpartition("\n")[2]
+        raise ZooError(
+            f"Ray Serve's proxy does not start at {cluster.host}:{cluster.port}, expected it to answer: take "
+            f"another --port if that one is taken, or try again when the machine is less busy: {last}"
+        ) from error
     try:
         handle = serve.run(application(job, cluster), name=APP, route_prefix="/", logging_config=QUIET)
     except RuntimeError as error:

@@ -21,6 +21,9 @@ log = logging.getLogger(__name__)
 
 NEEDED = ("ray", "fastapi", "uvicorn")
 
+PROXY_START_S = 50.0
+"""That a proxy has to start before Ray replaces it; its own choice of 5 is short for a busy machine."""
+
 DRAIN_S = 3.0
 """That a door still answers after HAProxy was told that it goes."""
 
@@ -42,6 +45,7 @@ def check_installed() -> None:
 def connected() -> Iterator[bool]:
     """Connect to the running cluster, or start one; give whether it is ours, to be ended after the block."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", f"{PROXY_START_S:g}")
     import ray
 
     quiet = {"log_to_driver": False, "configure_logging": False}

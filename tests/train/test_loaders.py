@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import errno
 from collections import Counter
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +13,7 @@ from zoo.classes import IGNORE, Classes
 from zoo.data.open import open_source
 from zoo.data.partition import Partition, make_partition
 from zoo.data.source import Source, Split
-from zoo.train.loaders import BatchStream, batches
+from zoo.train.loaders import WORKER, BatchStream, batches
 from zoo.train.method import Batch, Phase
 
 if TYPE_CHECKING:
@@ -245,3 +247,30 @@ def test_padding_is_unknown_in_labels_and_not_valid_in_unlabeled_images(
     assert batch.image_u is not None
     number = batch.image_u[0][:, batch.valid_u[0]].unique()
     assert number.numel() == 1
+
+
+class CutOff(BatchStream):
+    """Batches whose sender is gone while they are received."""
+
+    def __getitem__(self, number: int) -> Any:
+        return Unreceived()
+
+
+class Unreceived:
+    def __reduce__(self) -> Any:
+        return received, ()
+
+
+def received() -> None:
+    raise ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
+
+
+def test_a_worker_that_dies_while_it_sends_a_batch_is_one_that_died(
+    load_tiny: Load, partition: Partition
+) -> None:
+    stream = CutOff(load_tiny(), Numbered(), partition, PHASES)
+    with (
+        closing(batches(stream, 0, 2, workers=1, pin_memory=False)) as found,
+        pytest.raises(RuntimeError, match=f"^{WORKER} died while it sent a batch: .*reset by peer"),
+    ):
+        next(found)
