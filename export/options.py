@@ -9,8 +9,8 @@ from pydantic import BaseModel, ConfigDict
 
 from zoo.errors import ExportError
 from zoo.predictors.artifact import OutputKind, Precision
+from zoo.preprocess import MIN_IMGSZ
 
-MIN_IMGSZ = 32
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from zoo.bundle import find_bundle, load_config, replacing, write_json
-from zoo.errors import BundleError
+from zoo.bundle import check_writable, find_bundle, load_config, replacing, write_json
+from zoo.errors import BundleError, ZooError
 from zoo.models.classifier import ImageClassifier
 from zoo.models.config import ClassifierConfig, EnsembleConfig, GatedConfig, NetworkConfig
 from zoo.models.deeplab import SegmentationNetwork
@@ -236,6 +236,22 @@ def test_a_bundle_survives_a_card_that_cannot_be_written(bundle_copy: Path) -> N
     with pytest.raises(UnicodeEncodeError):
         save_bundle(bundle_copy, deployable, config, "trained on /data/\udcff")  # a path that is not UTF-8
     assert contents(bundle_copy) == before
+
+
+@pytest.mark.parametrize("name", ["", "new", "new/deep/folder"])
+def test_a_folder_that_can_be_written_is_left_as_it_is(name: str, tmp_path: Path) -> None:
+    check_writable(tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["file", "file/new/folder"])
+def test_a_folder_that_cannot_be_written_is_an_error(name: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ZooError) as caught:
+        check_writable(tmp_path / name)
+    assert str(caught.value) == (
+        f"{tmp_path / name} cannot be written (Not a directory), expected a folder: name another"
+    )
 
 
 def test_a_file_is_replaced_when_the_block_ends_well(tmp_path: Path) -> None:

@@ -8,11 +8,13 @@ import shlex
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from zoo.bundle import check_writable
 from zoo.data.partition import make_partition
 from zoo.errors import RecipeError
 from zoo.train.child import StopRequests
 from zoo.train.compare_plan import (
     Request,
+    compared_methods,
     find_entrants,
     reference_recipe,
     shared_settings,
@@ -44,11 +46,13 @@ def start(request: Request, out: Path | None, facts: Facts) -> ComparisonFolder:
     """
     folder = ComparisonFolder(out or _dated(request.spec))
     folder.check_new()
+    check_writable(folder.path)
+    names = compared_methods(request)
     reference = reference_recipe(request)
     device = Hardware(request.device).accelerator(reference.precision)
     source = checked_source(reference)
     partition = make_partition(source, reference.data.partition, request.seeds[0])
-    entrants = find_entrants(request, shared_settings(reference), source, partition)
+    entrants = find_entrants(names, request, shared_settings(reference), source, partition)
     folder.path.mkdir(parents=True, exist_ok=True)
     for entrant in entrants:
         write_recipe(folder.recipe(entrant.candidate.method), entrant.recipe)

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from zoo.bundle import replacing
 from zoo.errors import RecipeError
-from zoo.models.deployable import Deployable
 from zoo.train.comparison import BASELINE, Candidate
 from zoo.train.recipe import Recipe, default_recipe, load_recipe
 from zoo.train.registry import METHODS, build_method
@@ -105,13 +104,29 @@ def shared_settings(reference: Recipe) -> Tree:
     }
 
 
-def find_entrants(request: Request, shared: Tree, source: Source, partition: Partition) -> list[Entrant]:
-    """Return the methods that are compared.
+def compared_methods(request: Request) -> tuple[str, ...]:
+    """Return the names of the methods that are compared, labels only first unless the user names some.
 
     Raises:
-        RecipeError: one is unknown, or a method that is named leaves no segmentation model.
+        RecipeError: one is unknown, or leaves no segmentation model.
     """
-    names = request.methods or (BASELINE, *(name for name in METHODS if name != BASELINE))
+    segmenting = [name for name, entry in METHODS.items() if entry.segments]
+    for name in request.methods or ():
+        if name not in METHODS:
+            raise RecipeError(f"method {name} is unknown, expected one of {', '.join(segmenting)}")
+        if name not in segmenting:
+            raise RecipeError(f"method {name} leaves no segmentation model, so it has no mIoU: leave it out")
+    return tuple(dict.fromkeys(request.methods or (BASELINE, *segmenting)))
+
+
+def find_entrants(
+    names: tuple[str, ...], request: Request, shared: Tree, source: Source, partition: Partition
+) -> list[Entrant]:
+    """Return the methods `names`, each with its complete recipe.
+
+    Raises:
+        RecipeError: a setting is wrong, or a method lacks images of a kind.
+    """
     for text in request.settings:
         if _head(text) == "select_on":
             raise RecipeError(f"--set {text}: figures of a comparison are of the last step: leave it out")
@@ -121,28 +136,15 @@ def find_entrants(request: Request, shared: Tree, source: Source, partition: Par
             raise RecipeError(
                 f"--set {text}: {_head(text)} is not compared, expected one of {', '.join(names)}"
             )
-    found = []
-    for name in dict.fromkeys(names):
-        entrant = _entrant(name, request, shared, source, partition)
-        if entrant is not None:
-            found.append(entrant)
-        elif request.methods:
-            raise RecipeError(f"method {name} leaves no segmentation model, so it has no mIoU: leave it out")
-    return found
+    return [_entrant(name, request, shared, source, partition) for name in names]
 
 
-def _entrant(
-    name: str, request: Request, shared: Tree, source: Source, partition: Partition
-) -> Entrant | None:
-    """Return a method, or None if what it leaves does not segment."""
+def _entrant(name: str, request: Request, shared: Tree, source: Source, partition: Partition) -> Entrant:
     base, settings, steps = default_recipe(name, request.spec), _settings_of(name, request), shared["steps"]
     alone = load_recipe(base, settings, steps, request.wanted)
     recipe = load_recipe(base, settings, steps, {**shared, "reported": None})
     whole = recipe.for_classes(len(source.classes))
     method = build_method(whole.method, whole.network, pretrained=False)
-    deployable = method.deployable()
-    if not isinstance(deployable, Deployable):
-        return None
     try:
         phases = method.phases(recipe.steps)
         check_streams(recipe, partition, phases)
@@ -156,7 +158,7 @@ def _entrant(
         method=name,
         recipe=base,
         phases={phase.name: phase.steps for phase in phases},
-        kept=_count(deployable),
+        kept=_count(method.deployable()),
         trained=_count(method),
         overridden={
             key: (wanted.get(key), used[key])

@@ -11,7 +11,6 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from zoo.bundle import CONFIG_NAME
 from zoo.train.child import why_ended
 from zoo.train.run import RunFolder
 
@@ -45,7 +44,7 @@ def run_one(
         lock: see `ComparisonFolder.lock`.
     """
     path = RunFolder(folder.run(run))
-    if not is_finished(path):
+    if not path.is_finished:
         begun = run.model_copy(update={"attempts": run.attempts + 1, "untimed": run.untimed + 1})
         folder.note(begun)
         started = time.monotonic()
@@ -55,17 +54,12 @@ def run_one(
             "wall_s": round(run.wall_s + time.monotonic() - started, 3),
         }
         run = begun.model_copy(update=update)
-        if not is_finished(path):
+        if not path.is_finished:
             state = "stopped" if stop.requested else "failed"
             reason = None if stop.requested else why_ended(status, last_words)
             return run.model_copy(update={"state": state, "reason": reason})
     metrics = json.loads(path.metrics.read_text(encoding="utf-8"))
     return run.model_copy(update={"state": "finished", "reason": None, "metrics": metrics})
-
-
-def is_finished(path: RunFolder) -> bool:
-    """Return whether a run has its figures and its bundle."""
-    return path.metrics.is_file() and (path.bundle / CONFIG_NAME).is_file()
 
 
 def _train(

@@ -6,6 +6,8 @@ import errno
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import torch
+
 from zoo.errors import DatasetError, ZooError
 from zoo.train.loaders import WORKER
 
@@ -19,13 +21,17 @@ WRITER = ("PytorchStreamWriter", "inline_container", "iostream error")
 """What torch.save names where a file cannot be written on."""
 
 
+CPU_MEMORY = "DefaultCPUAllocator: "
+"""What torch names where the CPU's memory is full."""
+
+
 class BrokenOffError(ZooError):
     """Training ended by a fault of the machine; the checkpoint holds what was saved last."""
 
 
 @contextmanager
 def explaining(engine: Engine) -> Iterator[None]:
-    """Turn a full disk, a dead data worker and an image that vanished into an error of one line.
+    """Turn a full disk or memory, a dead data worker and an image that vanished into an error of one line.
 
     Raises:
         BrokenOffError: so.
@@ -38,6 +44,8 @@ def explaining(engine: Engine) -> Iterator[None]:
             raise
         recipe, run = engine.recipe, engine.run
         how = f"continue with zoo train {recipe.method.name} --resume --out {run.path}"
+        if _is_full_memory(error):
+            how = f"where another program took it, {how}"
         if not run.checkpoint.is_file():
             how = f"nothing was saved yet, begin again without {run.path}"
         raise BrokenOffError(f"broke off after step {engine.step} of {recipe.steps}: {why}; {how}") from error
@@ -53,9 +61,18 @@ def _reason(error: Exception) -> str | None:
         return "the checkpoint could not be written, the disk may be full: make room; the former one is whole"
     if isinstance(error, DatasetError):
         return last.removeprefix("zoo.errors.DatasetError: ")
+    if _is_full_memory(error):
+        return (
+            "the memory is full: begin again with a smaller --batch or --imgsz, --precision bf16 or "
+            "--recompute (--plan tells the largest batch)"
+        )
     if isinstance(error, RuntimeError) and text.startswith(WORKER):
         return (
             "a process that prepares batches died, mostly for lack of memory: take fewer "
             "(data.workers in recipe.json), or end what else needs memory"
         )
     return None
+
+
+def _is_full_memory(error: Exception) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or CPU_MEMORY in str(error)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import signal
 import time
 from collections import defaultdict
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ from zoo.train.data_wait import DataWait
 from zoo.train.loaders import BatchStream, batches
 from zoo.train.log import TrainLog
 from zoo.train.method import Batch, Method, Phase, Progress, progress_at
+from zoo.train.norm_statistics import NormStatistics
 from zoo.train.optim import set_learning_rates
 from zoo.train.progress import StepReporter
 
@@ -77,6 +78,7 @@ class Engine:
         self.module, *wrapped = _listed(fabric.setup(method, *optimizers))
         self.wrapped: list[Any] = wrapped
         self.optimizers: list[Optimizer] = optimizers
+        self.norm_statistics = NormStatistics(method)
         self.select: Callable[[Method], dict[str, float]] | None = None
         """Returns the figure by which the step that is kept is chosen; None keeps the last one."""
         self.best: dict[str, Any] | None = None
@@ -113,14 +115,15 @@ class Engine:
             DivergedError: too many losses in a row were not finite.
         """
         recipe = self.recipe
-        log = TrainLog(self.run.path, self.step) if self.fabric.is_global_zero else None
+        first = self.fabric.is_global_zero
+        logging = closing(TrainLog(self.run.path, self.step)) if first else nullcontext()
         pin_memory = self.fabric.device.type == "cuda"
         start, stop = (step * recipe.accumulate for step in (self.step, recipe.steps))
         data = batches(stream, start, stop, workers=recipe.data.workers, pin_memory=pin_memory)
         self.method.train()
         wait = DataWait(recipe.data)
-        reporting = StepReporter(recipe.steps, self.step, shown=self.fabric.is_global_zero)
-        with closing(data), _stop_requests() as requests, reporting as reporter:
+        reporting = StepReporter(recipe.steps, self.step, shown=first)
+        with closing(data), logging as log, _stop_requests() as requests, reporting as reporter:
             while self.step < recipe.steps:
                 progress = progress_at(self.step, self.phases)
                 with wait.waiting():
@@ -135,8 +138,6 @@ class Engine:
                         f"stopped after step {self.step} of {recipe.steps}, which is saved: "
                         f"continue with zoo train {recipe.method.name} --resume --out {self.run.path}"
                     )
-        if log is not None:
-            log.close()
 
     def _any(self, stop: bool) -> bool:
         """Return whether any process was asked to stop: all must stop at one step."""
@@ -155,19 +156,34 @@ class Engine:
     def train_step(self, parts: list[Batch], progress: Progress) -> dict[str, Tensor]:
         """Take one optimiser step on the sum of the method's losses, averaged over the parts of the batch.
 
-        A step whose loss or gradient is not finite changes no weight. The losses are returned, detached.
+        A step whose loss or gradient is not finite changes no weight and no running statistics. The losses
+        are returned, detached.
         """
         if progress.phase_step == 0:
             self.method.start_phase(progress)
         set_learning_rates(self.optimizers, progress.step, progress.steps)
+        self.norm_statistics.keep()
         losses = self._backward(parts, progress)
         if self._is_healthy(torch.stack(list(losses.values())).sum()):
-            for optimizer in self.wrapped:
-                optimizer.step()
+            self._update()
+        else:
+            self.norm_statistics.restore()
         self.method.after_step(progress)
         for optimizer in self.optimizers:
             optimizer.zero_grad()
         return losses
+
+    def _update(self) -> None:
+        """Let every optimiser take its step; a scaler of gradients then changes its scale once for all."""
+        scaler = getattr(self.fabric._precision, "scaler", None)
+        if scaler is None:
+            for optimizer in self.wrapped:
+                optimizer.step()
+            return
+        for optimizer in self.optimizers:
+            if any(p.grad is not None for group in optimizer.param_groups for p in group["params"]):
+                scaler.step(optimizer)
+        scaler.update()
 
     def _backward(self, parts: list[Batch], progress: Progress) -> dict[str, Tensor]:
         """Add up the gradients of the mean losses of these batches and return the losses, detached.
@@ -243,6 +259,7 @@ class Engine:
         if self.select is None:
             return {}
         name, value = next(iter(self.select(self.method).items()))
+        value = self.fabric.broadcast(value)  # so that all processes save together
         if self.best is None or value > self.best["value"]:
             self.best = {"step": self.step, "figure": name.partition("/")[2], "value": value}
             self.save(self.run.best)

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from zoo.data.datasets import LabeledImages, TaggedImages, UnlabeledImages
 from zoo.train.augment import strong_view, weak_view
 from zoo.train.caching import with_cache
-from zoo.train.method import DRAWS, Batch, Phase, phase_at
+from zoo.train.method import DRAW_RANGE, DRAWS, Batch, Phase, phase_at
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator
@@ -116,7 +116,7 @@ class BatchStream(Dataset[Batch]):
 
     def _draws(self, stream: int, position: int) -> Tensor:
         random = np.random.default_rng([self.seed, 2 * stream + UNLABELED, position, MIXING])
-        return torch.from_numpy(random.random(DRAWS, dtype=np.float32))
+        return torch.from_numpy(random.integers(DRAW_RANGE, size=DRAWS, dtype=np.int32))
 
 
 def _stacked(items: Iterable[tuple[Tensor, ...]]) -> list[Tensor]:

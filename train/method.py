@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 DRAWS = 12
 """Random numbers for each unlabeled image: three boxes take four each."""
+DRAW_RANGE = 2**24
+"""Of `Batch.draws_u`: what a float32 tells apart in [0, 1)."""
 
 
 class Batch(NamedTuple):
@@ -39,9 +41,10 @@ class Batch(NamedTuple):
     image_u_s: Tensor | None = None
     """(B, 3, H, W) unlabeled, strong view of the same pixels."""
     draws_u: Tensor | None = None
-    """(B, `DRAWS`) float in [0, 1), drawn for each unlabeled image, for masks of mixed images.
+    """(B, `DRAWS`) int32 in [0, `DRAW_RANGE`), drawn for each unlabeled image, for masks of mixed images.
 
-    They follow from the seed and the image's position, as its views do: other processes draw others.
+    Whole numbers, which mixed precision leaves alone. They follow from the seed and the image's position, as
+    its views do: other processes draw others.
     """
     tags_l: Tensor | None = None
     """(B, K) bool, the classes that occur in the whole mask of each labeled image, before any resize."""
@@ -60,9 +63,9 @@ class Batch(NamedTuple):
 
     @property
     def draws(self) -> Tensor:
-        """Return `draws_u` of a batch that has unlabeled images."""
+        """Return `draws_u` of a batch that has unlabeled images as float32 in [0, 1)."""
         assert self.draws_u is not None
-        return self.draws_u
+        return self.draws_u.float() / DRAW_RANGE
 
     @property
     def strong(self) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,15 +18,20 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError,
 
 from zoo.errors import RecipeError
 from zoo.models.config import NetworkConfig
-from zoo.preprocess import Preprocessing, Resize
+from zoo.preprocess import MIN_IMGSZ, Preprocessing, Resize
 from zoo.train.augment import AugmentConfig
 from zoo.train.compute import ComputeConfig
-from zoo.train.registry import METHODS, AnyMethodConfig
+from zoo.train.registry import METHODS, AnyMethodConfig, setting_names
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from pydantic_core import ErrorDetails
+
 Tree = dict[str, Any]
+
+NEAR = 5
+"""Recipes that a misspelled name may have meant, at most."""
 
 
 class DataConfig(BaseModel):
@@ -35,7 +41,7 @@ class DataConfig(BaseModel):
         spec: `shapes`, a folder or a `data.toml`.
         partition: `1/8`, a number of images, a list file, or None for all labels.
         tags: file of the classes of unlabeled images, for methods that learn them; see `zoo.data.tags`.
-        imgsz: height and width of the training crop.
+        imgsz: height and width of the training crop, `MIN_IMGSZ` or more.
         resize: see `zoo.preprocess.Preprocessing`.
         batch_l: labeled images of a batch and process.
         batch_u: unlabeled ones.
@@ -61,6 +67,13 @@ class DataConfig(BaseModel):
     cache_gb: float | None = Field(None, gt=0)
     cache_dir: str | None = None
     augment: AugmentConfig = AugmentConfig()
+
+    @field_validator("imgsz")
+    @classmethod
+    def _check_size(cls, value: tuple[int, int]) -> tuple[int, int]:
+        if min(value) < MIN_IMGSZ:
+            raise ValueError(f"expected {MIN_IMGSZ} or more pixels a side")
+        return value
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -180,16 +193,23 @@ def validate_recipe(tree: Tree) -> Recipe:
     try:
         return Recipe.model_validate(tree)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"] if part not in METHODS)
-        got = "" if first["type"] in ("missing", "extra_forbidden") else f" is {first['input']!r}"
-        hint = {
-            "extra_forbidden": "no such setting; check its spelling",
-            "missing": "this setting is required",
-        }
-        raise RecipeError(
-            f"recipe {tree['recipe']}: {key}{got}: {hint.get(first['type'], first['msg'])}"
-        ) from error
+        method = tree.get("method")
+        name = method.get("name") if isinstance(method, dict) else None
+        raise RecipeError(f"recipe {tree['recipe']}: {_told(error.errors()[0], name)}") from error
+
+
+def _told(error: ErrorDetails, method: object) -> str:
+    """Return what is wrong with a setting of a recipe for `method`."""
+    key = ".".join(str(part) for part in error["loc"] if part not in METHODS)
+    if error["type"] == "missing":
+        return f"{key}: this setting is required"
+    if error["type"] != "extra_forbidden":
+        return f"{key} is {error['input']!r}: {error['msg'].removeprefix('Value error, ')}"
+    if key in setting_names(method):
+        return (
+            f"{key}: no such setting here, expected method.{key}: settings of a method stand under `method.`"
+        )
+    return f"{key}: no such setting; check its spelling"
 
 
 def default_recipe(method: str, spec: str) -> str:
@@ -219,7 +239,12 @@ def find_recipe(name: str) -> Path:
         return path
     if name in recipe_names():
         return Path(str(_folder() / f"{name}.toml"))
-    raise RecipeError(f"recipe {name} not found, expected a .toml file or one of {', '.join(recipe_names())}")
+    near = get_close_matches(name, recipe_names(), NEAR)
+    hint = f"; near it: {', '.join(near)}" if near else f" such as {', '.join(METHODS)}"
+    raise RecipeError(
+        f"recipe {name} not found, expected a .toml file or a recipe's name{hint}; zoo list shows those of "
+        f"papers"
+    )
 
 
 def _folder() -> Any:

@@ -16,13 +16,15 @@ bundle/                the stripped model
 from __future__ import annotations
 
 import datetime
+import itertools
 import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from zoo.bundle import write_json
+from zoo.bundle import CONFIG_NAME, check_writable, write_json
 from zoo.classes import Classes
 from zoo.errors import BundleError, RecipeError
+from zoo.train.lock import locked
 from zoo.train.recipe import Recipe, validate_recipe
 
 
@@ -67,6 +69,11 @@ class RunFolder:
         """Return the folder of the stripped model."""
         return self.path / "bundle"
 
+    @property
+    def is_finished(self) -> bool:
+        """Return whether it has its figures and its bundle, which come last."""
+        return self.metrics.is_file() and (self.bundle / CONFIG_NAME).is_file()
+
     def write_recipe(self, recipe: Recipe, classes: Classes) -> None:
         """Create the folder and write the resolved recipe with the classes of its data."""
         self.path.mkdir(parents=True, exist_ok=True)
@@ -101,12 +108,44 @@ def new_run(out: Path | None, recipe: Recipe) -> RunFolder:
 
     Raises:
         RecipeError: `out` holds a run already.
+        ZooError: it cannot be written.
     """
     if out is None:
         stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
         source = Path(recipe.data.spec).stem or "data"
         out = Path("runs") / f"{recipe.method.name}-{source}-{stamp}"
+    check_writable(out)
     run = RunFolder(out)
     if run.recipe_file.exists():
-        raise RecipeError(f"{out} holds a run already: continue it with --resume, or give another --out")
+        raise _taken(run)
     return run
+
+
+def claimed_run(run: RunFolder, recipe: Recipe, classes: Classes, *, other_name: bool) -> RunFolder:
+    """Return the folder of a new run with its recipe in it; nobody else began one there meanwhile.
+
+    Args:
+        run: see `new_run`.
+        recipe: to write.
+        classes: of its data.
+        other_name: whether a name that is taken may get a number.
+
+    Raises:
+        RecipeError: it holds a run already.
+    """
+    name = run.path.name
+    for number in itertools.count(2):
+        run.path.mkdir(parents=True, exist_ok=True)
+        if not run.recipe_file.exists():
+            with locked(run.path):
+                if not run.recipe_file.exists():
+                    run.write_recipe(recipe, classes)
+                    return run
+        if not other_name:
+            break
+        run = RunFolder(run.path.with_name(f"{name}-{number}"))
+    raise _taken(run)
+
+
+def _taken(run: RunFolder) -> RecipeError:
+    return RecipeError(f"{run.path} holds a run already: continue it with --resume, or give another --out")

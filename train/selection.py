@@ -59,6 +59,11 @@ def hold_out(recipe: Recipe, partition: Partition) -> tuple[Partition, tuple[str
             f"{recipe.validate_every} in {recipe.steps} steps: give --set validate_every=N below that"
         )
     labeled = partition.labeled
+    if len(labeled) < 2:
+        raise RecipeError(
+            f"select_on {recipe.select_on}: got {len(labeled)} labeled image{'s' * (len(labeled) != 1)}, "
+            f"expected at least two, to train on and to hold out: label more, or leave select_on out"
+        )
     try:
         count = count_of(recipe.select_on, len(labeled) - 1)
     except DatasetError as error:

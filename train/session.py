@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,7 @@ from zoo.train.log import read_log
 from zoo.train.memory import peak_memory
 from zoo.train.pictures import write_curves, write_preview, write_tag_preview
 from zoo.train.registry import build_method
-from zoo.train.run import RunFolder, new_run
+from zoo.train.run import RunFolder, claimed_run, new_run
 from zoo.train.run_report import write_report
 from zoo.train.scoring import Validation, predictor_of, score
 from zoo.train.selection import HeldOut, hold_out, read_held_out, write_held_out
@@ -71,7 +72,7 @@ def start(recipe: Recipe, out: Path | None, hardware: Hardware, wandb: str | Non
     partition = _with_tags(recipe, partition, phases, source)
     partition, held_out = hold_out(recipe, partition)
     if fabric.is_global_zero:
-        run.write_recipe(recipe, source.classes)
+        run = claimed_run(run, recipe, source.classes, other_name=out is None)
         partition.write(run.partition)
         write_held_out(run.partition, held_out)
         log.info(
@@ -80,6 +81,7 @@ def start(recipe: Recipe, out: Path | None, hardware: Hardware, wandb: str | Non
         )  # fmt: skip
         if partition.tags:
             log.info("%d images with classes alone; tags %s", len(partition.tags), partition.tags_digest)
+    run = fabric.broadcast(run)
     validate = Validation(recipe, source)
     engine = Engine(fabric, method, recipe, run, validate)
     engine.select = _selection(recipe, source, held_out)
@@ -207,6 +209,7 @@ def _finish(engine: Engine, validate: Validation, partition: Partition) -> dict[
         rank=fabric.global_rank,
         world=fabric.world_size,
     )
+    measured = _measured(run) if engine.step == recipe.steps else {}  # nothing is left to take
     engine.fit(stream)
     metrics: dict[str, Any] = {}
     if fabric.is_global_zero:
@@ -226,7 +229,7 @@ def _finish(engine: Engine, validate: Validation, partition: Partition) -> dict[
             "peak_memory": peak_memory(fabric.device),
             "step_ms": {phase: _median_ms(seconds) for phase, seconds in engine.seconds.items()},
             "curve": [[row["step"], row[main]] for row in read_log(run.path / "log.csv") if main in row],
-        }
+        } | measured
         write_json(run.metrics, metrics)
         if isinstance(predictor, TagPredictor):
             write_tag_preview(run.path / "preview.png", predictor, source)
@@ -236,6 +239,14 @@ def _finish(engine: Engine, validate: Validation, partition: Partition) -> dict[
         metrics["run"], metrics["bundle"] = str(run.path), str(strip(run.path))
     fabric.barrier()
     return metrics
+
+
+def _measured(run: RunFolder) -> dict[str, Any]:
+    """Return what was measured of a run's steps when they were taken."""
+    if not run.metrics.is_file():
+        return {}
+    metrics = json.loads(run.metrics.read_text(encoding="utf-8"))
+    return {name: metrics[name] for name in ("peak_memory", "step_ms")}
 
 
 def _median_ms(seconds: list[float]) -> float:

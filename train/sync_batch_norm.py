@@ -56,7 +56,8 @@ class CpuSyncBatchNorm(nn.BatchNorm2d):
 
     def _of_all(self, images: Tensor) -> Tensor:
         """Normalise by the mean and variance of all processes; gradients flow through both."""
-        places = (0, 2, 3)
+        places, dtype = (0, 2, 3), images.dtype
+        images = images.to(torch.promote_types(dtype, torch.float32))  # half precision counts no pixels
         count = images.new_tensor([images.numel() / images.shape[1]])
         sums = _summed(torch.cat([images.sum(places), count]))
         total, mean = sums[-1], sums[:-1] / sums[-1]
@@ -64,9 +65,9 @@ class CpuSyncBatchNorm(nn.BatchNorm2d):
         variance = _summed(centered.square().sum(places)) / total
         self._track(mean.detach(), variance.detach() * total / (total - 1))
         normal = centered * torch.rsqrt(variance + self.eps)[:, None, None]
-        if not self.affine:
-            return normal
-        return normal * self.weight[:, None, None] + self.bias[:, None, None]
+        if self.affine:
+            normal = normal * self.weight[:, None, None] + self.bias[:, None, None]
+        return normal.to(dtype)
 
     @torch.no_grad()
     def _track(self, mean: Tensor, variance: Tensor) -> None:

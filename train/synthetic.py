@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from zoo.classes import IGNORE
 from zoo.train.memory_bank import MemoryBank
-from zoo.train.method import DRAWS, Batch
+from zoo.train.method import DRAW_RANGE, DRAWS, Batch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,7 +50,7 @@ def synthetic_batch(recipe: Recipe, phase: Phase, device: torch.device) -> Batch
     batch = Batch(noise(images_l), label)
     if phase.unlabeled:
         valid = torch.ones(images_u, *size, dtype=torch.bool, device=device)
-        draws = torch.rand(images_u, DRAWS, device=device)
+        draws = torch.randint(DRAW_RANGE, (images_u, DRAWS), dtype=torch.int32, device=device)
         batch = batch._replace(image_u=noise(images_u), valid_u=valid, draws_u=draws)
     if phase.strong:
         batch = batch._replace(image_u_s=noise(images_u))

@@ -14,12 +14,13 @@ from __future__ import annotations
 import json
 import os
 from contextlib import contextmanager
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from zoo.classes import Classes, Color
-from zoo.errors import BundleError
+from zoo.errors import BundleError, ZooError
 from zoo.models.config import ClassifierConfig, DeployableConfig
 from zoo.preprocess import Preprocessing
 
@@ -109,6 +110,21 @@ def find_bundle(path: Path) -> Path | None:
     """Return the bundle that `path` is, or that the artifact at `path` lies in, also under `engines/`."""
     folders = (path,) if path.is_dir() else (path.parent, path.parent.parent)
     return next((folder for folder in folders if (folder / CONFIG_NAME).is_file()), None)
+
+
+def check_writable(folder: Path) -> None:
+    """Raise unless files can be written to a folder, which need not exist yet; nothing is left there.
+
+    Raises:
+        ZooError: so.
+    """
+    try:
+        there = next(path for path in (folder, *folder.parents) if path.exists())
+        TemporaryFile(dir=there).close()
+    except OSError as error:
+        raise ZooError(
+            f"{folder} cannot be written ({error.strerror}), expected a folder: name another"
+        ) from error
 
 
 @contextmanager

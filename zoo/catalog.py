@@ -103,7 +103,9 @@ class Entry(NamedTuple):
         if self.method == method:
             return (train,)
         gate = f"mlmt_{data_set}_{self.partition.replace('/', '-')}"
-        known = f"--recipe {gate} {data}" if gate in _names() else f"{data} --partition {self.partition}"
+        known = (
+            f"--recipe {gate} {data}" if gate in recipe_names() else f"{data} --partition {self.partition}"
+        )
         return (
             f"{train} --out runs/s4gan",
             f"zoo train mlmt {known} --out runs/mlmt",
@@ -114,7 +116,7 @@ class Entry(NamedTuple):
 @cache
 def entries() -> tuple[Entry, ...]:
     """Return all rows, by method, data set and partition."""
-    found = [entry for name in _names() for entry in _rows(name)]
+    found = [entry for name in recipe_names() for entry in _rows(name)]
     return tuple(sorted(found, key=lambda entry: (entry.method, entry.data, _share(entry), entry.alias)))
 
 
@@ -138,6 +140,24 @@ def resolve_alias(text: str) -> str:
             f"{' && '.join(entry.commands)}"
         )
     return entry.bundle
+
+
+def known_methods() -> set[str]:
+    """Return the methods that there are recipes of."""
+    return {name.partition("_")[0] for name in recipe_names()}
+
+
+def known_data() -> set[str]:
+    """Return the data sets that there are recipes for."""
+    parts = (name.split("_") for name in recipe_names())
+    return {DATA.get(part[1], part[1]) for part in parts if len(part) > 1}
+
+
+@cache
+def recipe_names() -> tuple[str, ...]:
+    """Return the names of the recipes in the package, whose code is not imported."""
+    files = resources.files("zoo").joinpath("train", "recipes").iterdir()
+    return tuple(sorted(file.name.removesuffix(".toml") for file in files if file.name.endswith(".toml")))
 
 
 def nearest(text: str, names: Iterable[str] = ()) -> tuple[str, ...]:
@@ -186,13 +206,6 @@ def _depth(encoder: str) -> str:
 def _share(entry: Entry) -> float:
     numerator, _, denominator = entry.partition.partition("/")
     return int(numerator) / int(denominator) if denominator else int(numerator)
-
-
-@cache
-def _names() -> tuple[str, ...]:
-    """Return the names of the recipes in the package, whose code is not imported."""
-    files = resources.files("zoo").joinpath("train", "recipes").iterdir()
-    return tuple(sorted(file.name.removesuffix(".toml") for file in files if file.name.endswith(".toml")))
 
 
 def _with_bases(recipe: str) -> Iterator[Tree]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from zoo import __version__
 from zoo.commands.benchmark import benchmark
@@ -23,8 +24,25 @@ from zoo.commands.serve import serve
 from zoo.commands.train import train
 from zoo.errors import ZooError
 
+PYDANTIC = "Value error, "
+"""What stands before what is wrong with an option that has choices."""
+
+
+class Commands(TyperGroup):
+    """The commands, whose usage errors name no library."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that was named."""
+        try:
+            return super().invoke(ctx)
+        except typer.BadParameter as error:
+            error.message = error.message.removeprefix(PYDANTIC)
+            raise
+
+
 app = typer.Typer(
     name="zoo",
+    cls=Commands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -38,8 +56,8 @@ app.command()(report)
 app.command()(evaluate)
 app.command()(predict)
 app.command()(export)
-app.command("benchmark")(benchmark)
-app.command("bench", hidden=True)(benchmark)
+app.command("bench")(benchmark)
+app.command("benchmark", hidden=True)(benchmark)
 app.command()(serve)
 app.command()(pull)
 app.command()(push)

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 Resize = Literal["fit", "stretch", "none"]
 Label = TypeVar("Label", bound=np.integer)
 
+MIN_IMGSZ = 32
+"""Pixels a side of the smallest images that a network is trained or exported for."""
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 

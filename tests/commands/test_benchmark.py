@@ -61,6 +61,26 @@ def test_the_json_is_the_report(zoo: Zoo, shapes_bundle: Path) -> None:
     assert found["rows"][0]["imgsz"] == [32, 48]
 
 
+@pytest.mark.parametrize("options", [(), ("--quick",)])
+def test_a_report_that_cannot_be_written_is_an_error_before_the_work(
+    zoo: Zoo, shapes_bundle: Path, options: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zoo.serve.benchmark.benchmark", lambda *_: pytest.fail("it was measured"))
+    Path("file").touch()
+    result = zoo("bench", shapes_bundle, *options, "--report", "file")
+    assert isinstance(result.exception, ZooError)
+    assert "file cannot be written (Not a directory), expected a folder" in str(result.exception)
+    (shapes_bundle / "benchmark").touch()
+    assert "benchmark cannot be written" in str(zoo("bench", shapes_bundle, *options).exception)
+
+
+def test_help_names_bench_and_the_long_name_works(zoo: Zoo) -> None:
+    names = [line.split()[0] for line in zoo("--help").stdout.split("Commands:")[1].splitlines() if line]
+    assert "bench" in names
+    assert "benchmark" not in names
+    assert zoo("benchmark", "--help").exit_code == 0
+
+
 def test_no_backend_at_all_is_an_error(zoo: Zoo, shapes_bundle: Path) -> None:
     result = zoo("bench", shapes_bundle, "--backends", "trt", *SHORT)
     assert isinstance(result.exception, ZooError)

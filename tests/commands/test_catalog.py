@@ -104,7 +104,7 @@ def test_a_model_that_was_not_measured_and_one_of_tags_are_told_apart(
         (("--method", "S4GAN", "--data", "voc"), [], 9),
         (("--data", "context"), [], 4),
         (("--data", "shapes"), ["runs/eln"], 0),
-        (("--method", "unimatch"), [], 0),
+        (("--method", "supervised"), [], 0),
     ],
 )
 def test_filters_leave_what_is_asked_for(
@@ -117,7 +117,24 @@ def test_filters_leave_what_is_asked_for(
 
 
 def test_filters_that_leave_nothing_say_so(zoo: Zoo) -> None:
-    assert "nothing of this kind" in zoo("list", "--method", "unimatch").stdout
+    assert "nothing of this kind" in zoo("list", "--method", "supervised").stdout
+
+
+@pytest.mark.parametrize(
+    ("option", "known"),
+    [("--method", "eln, mlmt, rrn, s4gan, supervised, u2pl"), ("--data", "pascal-context, shapes, voc")],
+)
+def test_a_filter_that_nothing_is_known_of_is_a_usage_error(option: str, known: str, zoo: Zoo) -> None:
+    result = zoo("list", option, "unimatch")
+    assert result.exit_code == 2
+    assert "'unimatch' is unknown, expected one of" in result.stderr
+    assert known in result.stderr
+
+
+def test_a_method_of_a_model_here_is_known(zoo: Zoo, run: Path) -> None:
+    change(run / "bundle", method="mine + mlmt", recipe={"data": {"spec": "my/cracks"}})
+    found = listed(zoo, "--method", "mine", "--data", "cracks")
+    assert [item["name"] for item in found["models"]] == ["runs/eln"]
 
 
 def test_a_shared_folder_is_listed_with_its_revisions(zoo: Zoo, run: Path, tmp_path: Path) -> None:
@@ -236,6 +253,19 @@ def test_a_misspelled_name_brings_the_nearest(zoo: Zoo) -> None:
     result = zoo("info", "eln-voc-1-8-resnet50")
     assert isinstance(result.exception, BundleError)
     assert "nearest in zoo list: eln-voc-1/8-resnet50" in str(result.exception)
+
+
+@pytest.mark.parametrize(
+    ("name", "row"),
+    [("eln_voc_1-8", ", zoo info eln-voc-1/8-resnet50 tells what its paper reports"), ("eln_voc", "")],
+)
+def test_a_recipe_is_no_model(name: str, row: str, zoo: Zoo) -> None:
+    result = zoo("info", name)
+    assert isinstance(result.exception, BundleError)
+    assert str(result.exception) == (
+        f"{name} is a recipe, expected a model, which zoo list shows: zoo train eln --recipe {name} trains "
+        f"one{row}"
+    )
 
 
 def test_offline_a_model_that_was_never_pulled_is_an_error(zoo: Zoo) -> None:

@@ -98,10 +98,10 @@ def test_the_metrics_the_log_and_the_card_agree(train: Zoo) -> None:
 
 
 def test_the_classifier_is_squashed_to_the_size_it_was_trained_at(train: Zoo) -> None:
-    assert train("--imgsz", "24,40").exit_code == 0
+    assert train("--imgsz", "32,40").exit_code == 0
     config = load_config(Path("run/bundle"))
     assert config.deployable.kind == "classifier"
-    assert config.deployable.imgsz == config.preprocessing.imgsz == (24, 40)
+    assert config.deployable.imgsz == config.preprocessing.imgsz == (32, 40)
     assert config.preprocessing.resize == "stretch"
 
 

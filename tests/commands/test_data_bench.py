@@ -9,7 +9,7 @@ def bench(zoo, tiny_folder, tiny_recipe, tmp_path):
 
     def run(*options):
         cache = f"data.cache_dir={json.dumps(str(tmp_path / 'pixels'))}"
-        settings = ("--recipe", tiny_recipe, "--set", cache, "--imgsz", "16,16", "--seconds", "0.1")
+        settings = ("--recipe", tiny_recipe, "--set", cache, "--imgsz", "32,32", "--seconds", "0.1")
         return zoo("data", "bench", tiny_folder, *settings, *options)
 
     return run
@@ -18,7 +18,7 @@ def bench(zoo, tiny_folder, tiny_recipe, tmp_path):
 def test_each_variant_is_shown_with_its_parts_and_advice(bench):
     result = bench("--workers", "0", "--batch", "1", "--step-ms", "100000")
     assert result.exit_code == 0
-    assert "batches of 1 + 1 at 16x16, phase semi of tiny" in result.stdout
+    assert "batches of 1 + 1 at 32x32, phase semi of tiny" in result.stdout
     assert [line.split()[1] for line in result.stdout.splitlines() if "x │" in line] == [
         "none",
         "memory",

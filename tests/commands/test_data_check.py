@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -74,3 +75,30 @@ def test_shapes_are_refused_in_one_line(zoo):
     result = zoo("data", "check", "shapes")
     assert result.exit_code == 1
     assert "got neither a folder nor a data.toml" in str(result.exception)
+
+
+def test_a_report_that_cannot_be_written_is_an_error_before_any_file_is_read(zoo, folder, monkeypatch):
+    monkeypatch.setattr("zoo.data.inspect.inspection.inspect", lambda *_: pytest.fail("files were read"))
+    result = zoo("data", "check", folder, "--report", folder / "train/images/0.png")
+    assert "0.png cannot be written (Not a directory), expected a folder" in str(result.exception)
+
+
+def test_one_kind_of_faults_is_one(zoo, folder):
+    result = zoo("data", "check", folder)
+    assert "1 kind of faults that would spoil training, 0 of warnings, in 8 images." in result.stdout
+
+
+def test_without_images_there_is_no_table(zoo, tmp_path):
+    (tmp_path / "empty").mkdir()
+    result = zoo("data", "check", tmp_path / "empty")
+    assert result.exit_code == 1
+    assert result.stdout.startswith("fault: ")
+    assert "class_0" not in result.stdout
+
+
+def test_without_masks_there_is_no_table_of_classes(zoo, folder):
+    shutil.rmtree(folder / "train" / "masks")
+    shutil.rmtree(folder / "val" / "masks")
+    result = zoo("data", "check", folder)
+    assert "Images of" in result.stdout
+    assert "class_0" not in result.stdout

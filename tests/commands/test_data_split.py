@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,7 +17,6 @@ from zoo.errors import DatasetError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from typer.testing import Result
 
@@ -47,6 +47,27 @@ def test_a_size_that_is_none_is_a_usage_error(zoo: Zoo, size: str) -> None:
 @pytest.mark.parametrize("arguments", [[], ["1/8", "--val", "1/5"], ["--val", "some"]])
 def test_sizes_or_val_is_asked_for(zoo: Zoo, arguments: list[str]) -> None:
     assert zoo("data", "split", "shapes", *arguments).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["1/0"], "SIZE 1/0: got a fraction outside (0, 1], expected one such as 1/8: correct it"),
+        (["999"], "SIZE 999: got 999 images, expected 1..480, as split train has: ask for so many"),
+        (["--val", "0"], "--val 0: got 0 images, expected 1..576, as train and val have: ask for so many"),
+        (
+            ["1/8", "--out", "file"],
+            "file cannot be written (Not a directory), expected a folder: name another",
+        ),
+    ],
+)
+def test_what_cannot_be_is_told_in_the_words_of_the_command_before_masks_are_read(
+    arguments: list[str], message: str, zoo: Zoo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ShapesSource, "read_mask", lambda *_: pytest.fail("masks were read"))
+    Path("file").touch()
+    result = zoo("data", "split", "shapes", *arguments)
+    assert str(result.exception) == message
 
 
 def test_a_new_val_keeps_videos_whole_and_is_read_by_data_toml(zoo: Zoo, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from PIL import Image
 
 from zoo.bundle import CONFIG_NAME
 from zoo.data.shapes import NAMES, ShapesSource
-from zoo.errors import BundleError
+from zoo.errors import BundleError, ZooError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -101,3 +101,24 @@ def test_a_figure_is_told_with_its_network_preset_and_list(zoo: Zoo, shapes_bund
         "student",
         "0123456789ab",
     ]
+
+
+def test_a_report_that_cannot_be_written_is_an_error_before_the_work(
+    zoo: Zoo, shapes_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zoo.predictors.load.load_predictor", lambda *_, **__: pytest.fail("it was loaded"))
+    result = zoo("evaluate", shapes_bundle, "--report", shapes_bundle / CONFIG_NAME)
+    assert isinstance(result.exception, ZooError)
+    assert "config.json cannot be written (Not a directory), expected a folder" in str(result.exception)
+
+
+def test_a_choice_that_there_is_not_is_told_without_the_name_of_a_library(zoo: Zoo) -> None:
+    for arguments in (
+        ("evaluate", "--split", "x"),
+        ("data", "prepare", "x", "."),
+        ("train", "eln", "--device=x"),
+    ):
+        result = zoo(*arguments)
+        assert result.exit_code == 2
+        assert ": 'x' is not one of '" in result.stderr
+        assert "Value error" not in result.stderr

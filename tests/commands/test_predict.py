@@ -207,7 +207,9 @@ def test_a_file_in_place_of_the_output_folder_is_an_error(zoo: Zoo, shapes_bundl
     Path("out").write_text("")
     result = zoo("predict", shapes_bundle, "x.jpg", "--out", "out")
     assert isinstance(result.exception, ZooError)
-    assert "out is a file, expected a folder" in str(result.exception)
+    assert str(result.exception) == (
+        "out cannot be written (Not a directory), expected a folder: name another"
+    )
 
 
 def test_a_broken_image_is_named_and_the_others_are_predicted(zoo: Zoo, shapes_bundle: Path) -> None:

@@ -68,6 +68,13 @@ def test_the_parts_are_listed_with_their_state(zoo: Zoo) -> None:
     assert not Path("runs").exists()
 
 
+def test_results_that_cannot_be_written_are_an_error_before_the_work(zoo: Zoo) -> None:
+    Path("file").touch()
+    result = zoo(*SUITE, "--parts", "machine", "--out", "file/results")
+    assert isinstance(result.exception, ZooError)
+    assert "file/results cannot be written (Not a directory), expected a folder" in str(result.exception)
+
+
 def test_the_cpu_is_refused_in_one_line(zoo: Zoo) -> None:
     result = zoo("bench", "--suite", "--device", "cpu")
     assert isinstance(result.exception, ZooError)

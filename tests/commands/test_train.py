@@ -182,6 +182,13 @@ def test_an_existing_run_is_not_overwritten(train: Zoo) -> None:
     assert {path: path.stat().st_mtime_ns for path in Path("run").rglob("*")} == before
 
 
+@pytest.mark.parametrize("out", ["file", "file/run"])
+def test_a_folder_that_cannot_be_written_is_refused(out: str, train: Zoo) -> None:
+    Path("file").touch()
+    message = error_of(train("--out", out), ZooError)
+    assert message == f"{out} cannot be written (Not a directory), expected a folder: name another"
+
+
 def test_data_that_are_not_there_are_refused_and_leave_no_folder(train: Zoo) -> None:
     message = error_of(train("--data", "nowhere", "--out", "run"), DatasetError)
     assert "nowhere: got neither a known data set nor an existing path" in message

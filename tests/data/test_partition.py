@@ -85,7 +85,7 @@ def test_all_training_images_can_be_labeled(spec):
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("6", "got 6 images, expected 1..5"),
+        ("6", "--partition 6: got 6 images, expected 1..5, as split train has: .*, or for `full`$"),
         ("0", "got 0 images, expected 1..5"),
         ("-1", "got -1 images, expected 1..5"),
         ("0/8", "expected one such as 1/8"),

@@ -153,7 +153,10 @@ def test_a_full_disk_leaves_no_half_bundle_in_the_cache(published: str, work: Pa
         (["push", "BUNDLE", "tiny"], "'tiny' is no name of a model"),
         (["push", "BUNDLE", "team/tiny@v1"], "has a revision, which the registry gives"),
         (["push", "nowhere", "team/tiny"], "nowhere does not exist, expected a run, a bundle"),
-        (["push", "BUNDLE/model.onnx", "team/tiny"], "is an artifact, expected a run or bundle folder"),
+        (
+            ["push", "BUNDLE/model.onnx", "team/tiny"],
+            "model.onnx is an artifact, expected a run or bundle folder:",
+        ),
         (["push", "BUNDLE", "file:../share/tiny", "--create-pr"], "are the Hub's"),
         (["push", "BUNDLE", "team/tiny", "--tag", "-"], "'-' cannot be a tag"),
     ],
@@ -173,3 +176,10 @@ def test_bad_input_is_one_line_with_its_remedy(
 @pytest.mark.usefixtures("work")
 def test_a_wrong_call_is_a_usage_error(arguments: list[str]) -> None:
     assert zoo("pull", *arguments).exit_code == 2
+
+
+@pytest.mark.usefixtures("work")
+def test_a_lock_that_holds_nothing_is_told() -> None:
+    result = zoo("pull", "--locked")
+    assert result.exit_code == 2
+    assert "zoo.lock holds nothing, expected models: zoo pull NAME without --locked adds one" in result.stderr

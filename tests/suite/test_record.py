@@ -60,6 +60,21 @@ def test_a_part_that_did_not_finish_is_measured_again(state: str, make_record: M
     assert not record.is_current(record.inputs, LIMIT)
 
 
+def test_a_record_that_says_less_of_the_same_replaces_no_finished_one(make_record: MakeRecord) -> None:
+    finished = make_record("machine")
+    failed, stopped = (
+        make_record("machine", state=state, figures={"a": 1}) for state in ("failed", "stopped")
+    )
+    assert finished.replaces(finished)
+    assert not failed.replaces(finished)
+    assert not stopped.replaces(finished)
+    assert failed.replaces(stopped)
+    assert stopped.replaces(None)
+    assert not make_record("machine", state="stopped", figures=None).replaces(failed)
+    outdated = finished.model_copy(update={"inputs": finished.inputs.model_copy(update={"code": "0ther"})})
+    assert failed.replaces(outdated)
+
+
 def test_a_part_that_overran_is_measured_again_with_more_time_alone(make_record: MakeRecord) -> None:
     record = make_record("train-eln-resnet50", state="overran", limit_s=LIMIT)
     assert record.is_current(record.inputs, LIMIT)

@@ -14,7 +14,7 @@ from zoo.classes import IGNORE
 from zoo.models.config import NetworkConfig
 from zoo.train import registry
 from zoo.train.comparison import Candidate, Comparison, Run
-from zoo.train.method import DRAWS, Batch, Method, Progress
+from zoo.train.method import DRAW_RANGE, DRAWS, Batch, Method, Progress
 from zoo.train.recipe import Recipe, load_recipe
 from zoo.train.registry import METHODS, AnyMethodConfig
 
@@ -126,7 +126,7 @@ def make_batch() -> Callable[..., Batch]:
             return batch
         weak = torch.randn(count_u, 3, 32, 32)
         batch = batch._replace(image_u=weak, valid_u=torch.ones(count_u, 32, 32, dtype=torch.bool))
-        batch = batch._replace(draws_u=torch.rand(count_u, DRAWS))
+        batch = batch._replace(draws_u=(torch.rand(count_u, DRAWS) * DRAW_RANGE).int())
         return batch._replace(image_u_s=weak + 0.1 * torch.randn_like(weak)) if strong else batch
 
     return make

@@ -12,7 +12,7 @@ from zoo.models.deployable import Deployable
 from zoo.train import compare_plan
 from zoo.train.compare import Facts, start
 from zoo.train.compare_plan import OWN, Request, reference_recipe, shared_settings, write_recipe
-from zoo.train.methods.eln import Eln
+from zoo.train.hardware import Hardware
 from zoo.train.recipe import default_recipe, load_recipe
 from zoo.train.registry import METHODS, build_method
 
@@ -62,13 +62,19 @@ def test_all_methods_that_segment_are_compared_by_default(plan: Plan) -> None:
     assert set(comparison.methods) == segmenting
 
 
-def test_a_method_that_leaves_no_masks_cannot_be_asked_for(
-    plan: Plan, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("mlmt", "method mlmt leaves no segmentation model, so it has no mIoU"),
+        ("foo", "method foo is unknown, expected one of eln, rrn, s4gan, supervised, u2pl$"),
+    ],
+)
+def test_a_method_that_cannot_be_compared_is_refused_before_a_device_is_looked_for(
+    name: str, message: str, plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Eln, "deployable", lambda method: method.student)
-    with pytest.raises(RecipeError, match="method eln leaves no segmentation model, so it has no mIoU"):
-        plan()
-    assert "eln" not in plan(None).methods
+    monkeypatch.setattr(Hardware, "accelerator", lambda *_: pytest.fail("a device was looked for"))
+    with pytest.raises(RecipeError, match=message):
+        plan(("supervised", name))
 
 
 def test_data_network_and_steps_are_alike_and_the_method_is_its_own(plan: Plan, tmp_path: Path) -> None:
@@ -163,6 +169,12 @@ def test_data_without_masks_are_refused_before_anything_runs(plan: Plan, tmp_pat
     with pytest.raises(DatasetError, match="got no images in train/images or val/images"):
         plan(spec=str(tmp_path / "data"))
     assert not (tmp_path / "c").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ZooError, match=r"file/c cannot be written \(Not a directory\), expected a folder"):
+        start(Request(BOTH, "shapes", (0,), device="cpu"), tmp_path / "file" / "c", FACTS)
 
 
 def test_a_folder_with_other_files_is_left_alone(plan: Plan, tmp_path: Path) -> None:

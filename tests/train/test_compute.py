@@ -206,6 +206,16 @@ def test_batch_norm_of_one_process_is_batch_norm(momentum: float | None, affine:
     torch.testing.assert_close(synchronized.eval()(image), plain.eval()(image))
 
 
+@pytest.mark.usefixtures("group")
+def test_batch_norm_of_one_process_counts_in_float32_where_features_are_halves() -> None:
+    plain, synchronized = nn.BatchNorm2d(3), CpuSyncBatchNorm(nn.BatchNorm2d(3))
+    image = (5 + 2 * torch.randn(4, 3, 25, 31)).bfloat16()  # 3,100 pixels, which bfloat16 cannot count
+    output = synchronized(image)
+    assert output.dtype == torch.bfloat16
+    torch.testing.assert_close(output, plain(image.float()).bfloat16())
+    torch.testing.assert_close(dict(synchronized.state_dict()), dict(plain.state_dict()))
+
+
 @pytest.mark.parametrize(("device", "kind"), [("cpu", CpuSyncBatchNorm), ("cuda", nn.SyncBatchNorm)])
 def test_synchronizing_keeps_names_parameters_and_activations(
     tiny_network: Any, device: str, kind: type[nn.Module]

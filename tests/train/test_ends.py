@@ -10,6 +10,7 @@ import signal
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import torch
 
 from zoo.train.checkpoint import load_checkpoint
 from zoo.train.ends import BrokenOffError
@@ -72,6 +73,29 @@ def test_a_full_disk_ends_the_run_in_one_line_and_leaves_the_former_checkpoint_w
     assert load_checkpoint(run / "last.ckpt")["step"] == 4
     assert not list(run.glob(".*.tmp"))
     assert read_run(run).state == "failed"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nSee the documentation"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:124] . DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("every", "how"), [(2, "where another program took it, continue"), (20, "nothing was")]
+)
+def test_a_full_memory_ends_the_run_in_one_line_that_says_what_needs_less(
+    error: RuntimeError, every: int, how: str, load_tiny: Load, at_step: Any, tmp_path: Path
+) -> None:
+    def run_out() -> None:
+        raise error
+
+    at_step(3, run_out)
+    told = f"the memory is full: begin again with a smaller --batch.*--plan tells the largest batch.; {how}"
+    with pytest.raises(BrokenOffError, match=told) as caught:
+        start(load_tiny({"checkpoint_every": every}), tmp_path / "run", CPU)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.slow

@@ -8,18 +8,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 from lightning.fabric import Fabric
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 
-from zoo.errors import RecipeError
 from zoo.preprocess import normalize
 from zoo.train.checkpoint import load_checkpoint
 from zoo.train.engine import Engine, TrainingStoppedError
-from zoo.train.hardware import Hardware
 from zoo.train.log import read_log
 from zoo.train.method import Batch, Method, Phase, Progress
 from zoo.train.optim import OptimizerConfig, Schedule
 from zoo.train.run import RunFolder
-from zoo.train.session import start
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -273,25 +271,11 @@ def test_the_log_holds_terms_rate_and_speed(
     assert rows[1]["lr"] == pytest.approx(RATE * 0.1**0.9, rel=1e-5)
 
 
-def test_half_precision_of_the_cpu_gives_finite_losses(
-    load_tiny: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_what_was_logged_is_in_tensorboards_file_when_a_run_stops(
+    make_engine: MakeEngine, stream: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("zoo.train.session.write_curves", lambda *_: None)
-    start(load_tiny({"precision": "bf16"}, steps=6), tmp_path / "run", Hardware("cpu"))
-    (row,) = read_log(tmp_path / "run" / "log.csv")
-    losses = {key: value for key, value in row.items() if key.startswith("loss/")}
-    assert len(losses) == 7
-    assert all(map(math.isfinite, losses.values()))
-    weights = load_checkpoint(tmp_path / "run" / "last.ckpt")["method"].values()
-    assert {value.dtype for value in weights if value.is_floating_point()} == {torch.float32}
-
-
-def test_fp16_on_the_cpu_is_refused() -> None:
-    with pytest.raises(RecipeError, match="--precision fp16 needs a GPU, got --device cpu: use bf16 or fp32"):
-        Hardware("cpu").fabric("fp16")
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_gpu_that_is_not_there_is_refused() -> None:
-    with pytest.raises(RecipeError, match="--device cuda: torch finds no GPU"):
-        Hardware("cuda").fabric("fp32")
+    monkeypatch.setattr("zoo.train.engine.LOG_EVERY", 1)
+    with pytest.raises(TrainingStoppedError):
+        make_engine(Toy(bad={5: math.nan}), max_bad_steps=1).fit(stream)
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload().Scalars("loss/a")
+    assert [event.step for event in events] == [1, 2, 3, 4, 5]

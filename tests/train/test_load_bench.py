@@ -115,7 +115,7 @@ def test_the_idle_share_is_of_what_passed() -> None:
 
 
 def test_variants_take_turns_and_leave_nothing(load_tiny: Load, tmp_path: Path) -> None:
-    recipe = load_tiny({"data.cache_dir": str(tmp_path / "pixels"), "data.imgsz": [16, 16]})
+    recipe = load_tiny({"data.cache_dir": str(tmp_path / "pixels"), "data.imgsz": [32, 32]})
     source = FolderSource(recipe.data.spec)
     seen: list[tuple[int, int]] = []
     found = bench(

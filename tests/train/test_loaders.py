@@ -218,7 +218,7 @@ def test_batches_have_the_documented_types(stream: Callable[..., BatchStream]) -
         (torch.Tensor, torch.uint8, (2, 3, 32, 32)),
         (torch.Tensor, torch.bool, (2, 32, 32)),
         (torch.Tensor, torch.uint8, (2, 3, 32, 32)),
-        (torch.Tensor, torch.float32, (2, 12)),
+        (torch.Tensor, torch.int32, (2, 12)),
     ]
 
 

@@ -103,11 +103,14 @@ def test_both_processes_end_with_the_same_weights(
     assert load_checkpoint(tmp_path / "last.ckpt")["step"] == 10
 
 
-def test_the_command_reports_once(tiny_recipe: Path, tmp_path: Path) -> None:
-    process = train(tiny_recipe, tmp_path / "run")
+def test_the_command_reports_once_and_keeps_one_step(tiny_recipe: Path, tmp_path: Path) -> None:
+    select = ("--select-on", "2", "--set", "validate_every=2")
+    apart = ("--set", "compute.sync_batch_norm=false")  # then processes differ in what they evaluate
+    process = train(tiny_recipe, tmp_path / "run", *select, *apart)
     out, err = finish(process)
     assert process.returncode == 0, err
     assert json.loads(out)["steps"] == 10
+    assert json.loads(out)["selected"]["on"] == "2"
     assert "Traceback" not in err
     assert "error" not in err
 

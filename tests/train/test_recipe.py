@@ -192,13 +192,17 @@ def test_a_setting_has_the_type_that_toml_gives_it(text: str, key: str, expected
     ("settings", "message"),
     [
         (["method.ema_dekay=0.9"], r"recipe eln: method\.ema_dekay: no such setting"),
-        (["optimizer.lr=1e-3"], r"recipe eln: optimizer: no such setting"),
+        (["optimizer.lr=1e-3"], r"optimizer: no such setting here, expected method\.optimizer: settings of"),
+        (["queue_size=9"], r"recipe eln: queue_size: no such setting; check"),  # U2PL has one
+        (["data.optimizer.lr=1"], r"recipe eln: data\.optimizer: no such setting; check"),
+        (["select_on=x"], r"select_on is 'x': expected 1/5 or a number"),
         (["method.ema_decay=1.5"], r"method\.ema_decay is 1\.5: .*less than 1"),
         (["method.optimizer.lr=0"], r"method\.optimizer\.lr is 0: .*greater than 0"),
         (["method.optimizer.lr=fast"], r"method\.optimizer\.lr is 'fast': .*number"),
         (["steps=0"], r"steps is 0: .*greater than or equal to 1"),
         (["data.resize=crop"], r"data\.resize is 'crop': .*'fit', 'stretch' or 'none'"),
         (["data.imgsz=64"], r"data\.imgsz is 64"),
+        (["data.imgsz=[31, 64]"], r"data\.imgsz is \[31, 64\]: expected 32 or more pixels a side"),
         (["data.imgsz=[0, 64]"], r"data\.imgsz.* is 0: .*greater than"),
         (["data.augment.scale=[0, 1]"], r"data\.augment\.scale\.0 is 0: .*greater than 0"),
         (["method.name=yolo"], r"recipe eln: method.*yolo.*eln"),
@@ -244,10 +248,20 @@ def test_a_file_that_is_not_text_is_an_error(tmp_path: Path) -> None:
         load_recipe(str(path))
 
 
-@pytest.mark.parametrize("name", ["eln_voc_1-9", "missing.toml", "recipes", ""])
-def test_an_unknown_recipe_is_an_error_with_the_known_ones(name: str) -> None:
-    with pytest.raises(RecipeError, match=rf"recipe {name} not found, .*eln_voc_1-8"):
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("eln_voc_1-9", "; near it: eln_voc_1-8, "),
+        ("u2pl_voc_93", "; near it: u2pl_voc_92, "),
+        ("missing.toml", " such as eln, mlmt, rrn, s4gan, supervised, u2pl; zoo list"),
+    ],
+)
+def test_an_unknown_recipe_is_an_error_with_those_near_it(name: str, hint: str) -> None:
+    with pytest.raises(RecipeError) as caught:
         find_recipe(name)
+    told = str(caught.value)
+    assert told.startswith(f"recipe {name} not found, expected a .toml file or a recipe's name{hint}")
+    assert told.count(",") <= 7
 
 
 def test_an_unknown_method_is_an_error_with_the_known_ones() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from zoo.classes import Classes
 from zoo.errors import BundleError, RecipeError
-from zoo.train.run import RunFolder, new_run
+from zoo.train.run import RunFolder, claimed_run, new_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,6 +35,23 @@ def test_a_folder_that_holds_a_run_is_refused_and_left_as_it_is(load_tiny: Load,
     with pytest.raises(RecipeError, match=r"run holds a run already: continue it with --resume, or give"):
         new_run(tmp_path / "run", load_tiny())
     assert run.recipe_file.read_bytes() == before
+
+
+def test_of_two_that_begin_a_run_at_one_time_one_gets_the_folder(load_tiny: Load, tmp_path: Path) -> None:
+    first, second = (new_run(tmp_path / "run", load_tiny()) for _ in range(2))
+    assert claimed_run(first, load_tiny(), CLASSES, other_name=False) == first
+    with pytest.raises(RecipeError, match=r"run holds a run already"):
+        claimed_run(second, load_tiny({"seed": 1}), CLASSES, other_name=False)
+    assert first.read_recipe()[0].seed == 0
+
+
+def test_runs_without_names_that_begin_at_one_time_get_numbers(load_tiny: Load, tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "eln-1")
+    seeds = {}
+    for seed in (5, 6, 7):
+        claimed = claimed_run(run, load_tiny({"seed": seed}), CLASSES, other_name=True)
+        seeds[claimed.path.name] = claimed.read_recipe()[0].seed
+    assert seeds == {"eln-1": 5, "eln-1-2": 6, "eln-1-3": 7}
 
 
 def test_a_folder_with_other_files_is_no_obstacle(load_tiny: Load, tmp_path: Path) -> None:

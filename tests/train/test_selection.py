@@ -116,6 +116,15 @@ def test_something_must_be_left_to_train_on(spec: str, load_tiny: Load) -> None:
         hold_out(load_tiny(SELECTING | {"select_on": spec}), Partition("full", 0, LABELED, ()))
 
 
+@pytest.mark.parametrize("spec", ["5", "1", "1/5"])
+@pytest.mark.parametrize(("labeled", "told"), [(("a",), "1 labeled image,"), ((), "0 labeled images,")])
+def test_one_labeled_image_is_not_enough(
+    spec: str, labeled: tuple[str, ...], told: str, load_tiny: Load
+) -> None:
+    with pytest.raises(RecipeError, match=f"select_on {spec}: got {told} expected at least two"):
+        hold_out(load_tiny(SELECTING | {"select_on": spec}), Partition("full", 0, labeled, ()))
+
+
 @pytest.mark.parametrize("every", [0, 10, 20])
 def test_there_must_be_evaluations_to_choose_between(every: int, load_tiny: Load) -> None:
     with pytest.raises(RecipeError, match=f"chooses between evaluations, got validate_every {every} in 10"):

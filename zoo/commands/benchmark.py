@@ -1,4 +1,4 @@
-"""`zoo benchmark`: how fast each backend runs a model."""
+"""`zoo bench`: how fast each backend runs a model."""
 
 from __future__ import annotations
 
@@ -163,14 +163,14 @@ def benchmark(
 
     from rich.text import Text
 
+    from zoo.bundle import check_writable
     from zoo.card import refresh_card
     from zoo.serve.benchmark import benchmark as measure
     from zoo.serve.measurement import Settings
     from zoo.serve.report import write_report
 
     effort = QUICK if quick else {}
-    if images is not None:
-        effort = {**effort, "images": parse_images(images)}
+    effort = effort if images is None else effort | {"images": parse_images(images)}
     settings = Settings(
         backends=None if backends is None else parse_backends(backends),
         batches=parse_batches(batch),
@@ -181,9 +181,9 @@ def benchmark(
         match_trtexec=match_trtexec,
         **effort,
     )
+    check_writable(folder := report or default_folder(paths))
     with remarks.status("loading") as status:
         result = measure(paths, settings, lambda text: status.update(Text(text)))
-    folder = report or default_folder(paths)
     files = write_report(result, folder)
     if (folder.parent / "config.json").is_file():  # the card tells the figures of its bundle
         refresh_card(folder.parent)

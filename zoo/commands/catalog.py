@@ -51,7 +51,9 @@ def list_models(
     folders = list(local_folders())
     if registry is not None:
         folders += registry_folders(Path(registry.removeprefix(PREFIX)).expanduser())
-    items = [item for item in map(_item, folders) if item and _wanted(item.method, item.data, method, data)]
+    found = [item for item in map(_item, folders) if item]
+    _check_filters(found, method, data)
+    items = [item for item in found if _wanted(item.method, item.data, method, data)]
     rows = [entry for entry in entries() if _wanted(entry.method, entry.data, method, data)]
     value = {
         "models": [item._asdict() for item in items],
@@ -94,6 +96,28 @@ def _item(found: tuple[Path, str, str, str | None]) -> Item | None:
     except ZooError as error:
         remarks.print(f"left out: {error}")
         return None
+
+
+def _check_filters(items: Sequence[Item], method: str | None, data: str | None) -> None:
+    """Raise for a method or a data set that nothing is known of.
+
+    Raises:
+        typer.BadParameter: so.
+    """
+    from zoo.catalog import known_data, known_methods
+
+    methods = known_methods() | {name for item in items for name in item.method.split(" + ")}
+    if method is not None and not any(_wanted(name, "", method, None) for name in methods):
+        raise _unknown("--method", method, methods)
+    sets = known_data() | {item.data for item in items}
+    if data is not None and not any(_wanted("", name, None, data) for name in sets):
+        raise _unknown("--data", data, sets)
+
+
+def _unknown(option: str, got: str, known: set[str]) -> typer.BadParameter:
+    return typer.BadParameter(
+        f"{got!r} is unknown, expected one of {', '.join(sorted(known))}", param_hint=option
+    )
 
 
 def _wanted(method: str, data: str, wanted_method: str | None, wanted_data: str | None) -> bool:

@@ -39,8 +39,11 @@ def check(
 
     A plain folder without a data.toml is given one, if its masks suggest what it should say.
     """
+    from zoo.bundle import check_writable
     from zoo.data.inspect.inspection import inspect
 
+    if report is not None:
+        check_writable(report)
     with ExitStack() as stack:
         bars: list[Progress] = []
 
@@ -115,9 +118,11 @@ def _shown(inspection: Inspection, value: dict[str, Any], page: Path | None) -> 
     ]
     heads = ("class", "train, % of pixels", "images", "val, % of pixels", "images")
     groups = value["findings"]
+    columns = ("split", "images", "masks", "sizes", "mask modes")
+    is_labeled = any(row["train_images"] or row["val_images"] for row in value["classes"])
     shown: list[Any] = [
-        table(f"Images of {inspection.spec}", ("split", "images", "masks", "sizes", "mask modes"), counts),
-        table("Classes", heads, classes),
+        *([table(f"Images of {inspection.spec}", columns, counts)] if inspection.items else []),
+        *([table("Classes", heads, classes)] if is_labeled else []),
         *(line for group in groups for line in _group(group)),
         _verdict(groups, len(inspection.items)),
     ]
@@ -156,7 +161,6 @@ def _verdict(groups: list[dict[str, Any]], images: int) -> str:
     faults = sum(group["severity"] == "fault" for group in groups)
     warnings = len(groups) - faults
     if faults:
-        return (
-            f"{faults} kinds of faults that would spoil training, {warnings} of warnings, in {images} images."
-        )
+        kinds = f"{faults} kind{'s' * (faults != 1)} of faults"
+        return f"{kinds} that would spoil training, {warnings} of warnings, in {images} images."
     return f"No faults, {warnings or 'no'} kind{'s' * (warnings != 1)} of warnings, in {images} images."

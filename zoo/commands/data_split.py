@@ -55,19 +55,22 @@ def split(
     """
     sizes = _check_sizes(sizes or [], val)
 
+    from zoo.bundle import check_writable
     from zoo.data.open import open_source
     from zoo.data.partition import count_of
     from zoo.data.split import SEQUENCE, make_groups, order_units, take
 
+    check_writable(out)
     source = open_source(spec)
     ids = source.ids("train") + (source.ids("val") if val else ())
+    asked = ("--val", "train and val have") if val else ("SIZE", "split train has")
+    wanted = [count_of(size, len(ids), *asked) for size in sizes]
     units = make_groups(ids, SEQUENCE if groups == DEFAULT_GROUPS else groups)
     presence = _presence(source, ids)
     order = order_units(presence, units, ids, seed)
     lists = []
-    for size in sizes:
-        wanted = count_of(size, len(ids))
-        chosen = take(order, units, wanted)
+    for size, count in zip(sizes, wanted, strict=True):
+        chosen = take(order, units, count)
         path = out / ("val.txt" if val else f"{size.replace('/', '-')}.txt")
         how = f"{size} of {source.spec}, seed {seed}" + (f", groups {groups}" if groups else "")
         _write(path, [ids[index] for index in chosen], f"zoo data split: {how}")
@@ -75,7 +78,7 @@ def split(
             {
                 "size": size,
                 "file": str(path),
-                "wanted": wanted,
+                "wanted": count,
                 "images": len(chosen),
                 "classes": _count(source, presence[chosen]),
                 "digest": None if val else _digest(source, path, seed),

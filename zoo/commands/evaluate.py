@@ -56,11 +56,14 @@ def evaluate(
     names = parse_protocols(protocol)
     path = resolve_predictor(model)
 
+    from zoo.bundle import check_writable
     from zoo.data.open import open_source
     from zoo.evaluate import evaluate_tags
     from zoo.predictors.load import load_predictor
     from zoo.predictors.tags import load_tag_predictor
 
+    if report is not None:
+        check_writable(report)
     source = open_source(data or training_data(path))
     where = choose_device(device)
     facts = {"model": str(path), **model_facts(path)}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from zoo.commands.console import AsJson, emit, remarks, table
-from zoo.commands.model import ModelArgument, parse_size, resolve_bundle
+from zoo.commands.model import BundleArgument, parse_size, resolve_bundle
 from zoo.errors import ZooError
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ COLUMNS = ("artifact", "MB", "agreement", "differing px", "near ties", "mIoU cha
 
 
 def export(
-    model: ModelArgument = None,
+    model: BundleArgument = None,
     onnx: Annotated[bool, typer.Option("--onnx", help="ONNX files, fp32 and fp16 (the default).")] = False,
     trt: Annotated[
         bool, typer.Option("--trt", help="A TensorRT engine, and the ONNX file behind it.")
@@ -86,7 +86,11 @@ def export(
     ] = None,
     max_drop: Annotated[
         float | None,
-        typer.Option(metavar="X", help="Change of mIoU that is allowed, e.g. 0.005; also built in."),
+        typer.Option(
+            metavar="X",
+            help="Drop of mIoU that is allowed, 0 to 1, e.g. 0.005 for half a point, in place of the "
+            "built-in gates.",
+        ),
     ] = None,
     calibration_data: Annotated[
         str | None,

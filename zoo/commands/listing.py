@@ -169,10 +169,17 @@ def file_sizes(folder: Path) -> dict[str, int]:
 
 
 def _check_name(text: str) -> None:
-    from zoo.catalog import nearest
+    from zoo.catalog import entries, nearest, recipe_names
 
     if is_name(text):
         return
+    if text in recipe_names():
+        rows = [entry.alias for entry in entries() if entry.recipe == text]
+        told = f", zoo info {rows[0]} tells what its paper reports" if rows else ""
+        raise BundleError(
+            f"{text} is a recipe, expected a model, which zoo list shows: zoo train "
+            f"{text.partition('_')[0]} --recipe {text} trains one{told}"
+        )
     near = nearest(text)
     hint = f"; nearest in zoo list: {', '.join(near)}" if near else ""
     raise BundleError(

@@ -1,4 +1,4 @@
-"""`zoo benchmark http://host:port`: how a running server bears load."""
+"""`zoo bench http://host:port`: how a running server bears load."""
 
 from __future__ import annotations
 
@@ -107,12 +107,13 @@ def load(url: str, options: LoadOptions, shared: Shared) -> None:
     """Measure how a server bears load and show what was found.
 
     Raises:
-        ZooError: it cannot be reached or does not answer well.
+        ZooError: it cannot be reached or does not answer well, or the report cannot be written.
     """
     settings = _settings(options, shared)
 
     from rich.text import Text
 
+    from zoo.bundle import check_writable
     from zoo.serve.load.measurement import Settings
     from zoo.serve.load.pictures import SIZE, drawn, of_folder
     from zoo.serve.load.report import write_report
@@ -120,6 +121,8 @@ def load(url: str, options: LoadOptions, shared: Shared) -> None:
     from zoo.serve.load.target import KEY_VARIABLE, Asked, find
 
     chosen = Settings(**settings)
+    folder = shared.report or FOLDER
+    check_writable(folder)
     key = os.environ.get(KEY_VARIABLE) or None
     asked = Asked(url.rstrip("/"), key, options.served, chosen.route, chosen.timeout)
     with remarks.status("asking the server") as status:
@@ -127,7 +130,7 @@ def load(url: str, options: LoadOptions, shared: Shared) -> None:
         found = find(asked, pictures)
         bare = None if options.model is None else _bare(options.model, found, shared)
         result = load_test(found, bare, chosen, lambda text: status.update(Text(text)))
-    files = write_report(result, shared.report or FOLDER)
+    files = write_report(result, folder)
     emit(result.model_dump(mode="json"), *_show(result, files), as_json=shared.as_json)
 
 

@@ -24,6 +24,15 @@ ModelArgument = Annotated[
     ),
 ]
 
+BundleArgument = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[MODEL]",
+        help="A run or bundle folder, owner/name on the Hub, file:DIR/name; default: the newest run under "
+        "runs/.",
+    ),
+]
+
 
 def resolve_model(text: str | None, weights: str | None = None) -> Path:
     """Return the bundle folder or artifact file that MODEL names; a name in a registry is pulled.
@@ -86,7 +95,9 @@ def resolve_bundle(text: str | None, weights: str | None = None) -> Path:
         return _pull(text, writable=True)
     path = resolve_model(text, weights)
     if path.is_file():
-        raise BundleError(f"{path} is an artifact, expected a run or bundle folder to export")
+        raise BundleError(
+            f"{path} is an artifact, expected a run or bundle folder: name the one it was made of"
+        )
     return path
 
 

@@ -15,7 +15,6 @@ from zoo.commands.inputs import find_inputs, is_image_name, is_source
 from zoo.commands.journal import NAME, Journal, Record
 from zoo.commands.model import ARTIFACT_SUFFIXES, is_url, resolve_model, resolve_predictor
 from zoo.commands.results import CONFIDENCE, FILES, MASK, OVERLAY, Job, is_done, make_jobs
-from zoo.errors import ZooError
 
 if TYPE_CHECKING:
     from zoo.predictors.base import Predictor
@@ -44,7 +43,9 @@ def predict(
             "--confidence", help="Also write the probability of each pixel's class, grey from 0 to 255."
         ),
     ] = False,
-    limit: Annotated[int, typer.Option(min=1, help="Images of built-in data or a data.toml.")] = 8,
+    limit: Annotated[
+        int, typer.Option(min=1, help="How many images are taken of built-in data or a data.toml.")
+    ] = 8,
     batch: Annotated[
         int | None, typer.Option(min=1, help="Images that run together; default: 8, fewer if they are large.")
     ] = None,
@@ -63,8 +64,9 @@ def predict(
     A mask is an indexed PNG: its pixel values are class numbers, its colours those of the classes. What was
     made is listed in DIR/predictions.jsonl; a command that was stopped goes on where it was.
     """
-    if out.exists() and not out.is_dir():
-        raise ZooError(f"{out} is a file, expected a folder for the masks: choose another with --out")
+    from zoo.bundle import check_writable
+
+    check_writable(out)
     model, texts = split_arguments(arguments)
     suffixes = (MASK, *[OVERLAY] * overlay, *[CONFIDENCE] * confidence)
     jobs = make_jobs(find_inputs(texts, limit, out), out, suffixes)

@@ -44,7 +44,9 @@ def pull(
     as_json: AsJson = False,
 ) -> None:
     """Pull bundles, check them, and note their revisions and hashes in zoo.lock."""
-    names = _check(names or (_locked_names() if locked else []), is_one=out is not None or bundle is not None)
+    if locked and not names:
+        names = _locked_names()
+    names = _check(names or [], is_one=out is not None or bundle is not None)
 
     from zoo.registry.archive import write_archive
     from zoo.registry.pull import copy_to, fetch, unpack
@@ -81,9 +83,20 @@ def _check(names: list[str], *, is_one: bool) -> list[str]:
 
 
 def _locked_names() -> list[str]:
+    """Return the models of zoo.lock.
+
+    Raises:
+        typer.BadParameter: there are none.
+    """
     from zoo.registry.lock import read_lock
 
-    return list(read_lock(LOCK).models)
+    names = list(read_lock(LOCK).models)
+    if not names:
+        raise typer.BadParameter(
+            f"{LOCK} holds nothing, expected models: zoo pull NAME without --locked adds one",
+            param_hint="--locked",
+        )
+    return names
 
 
 def _result(pulled: Pulled, bundle: Path | None) -> dict[str, Any]:

@@ -110,9 +110,11 @@ def default_folder(device: str, *, quick: bool) -> Path:
 def _run(job: Job, parts: tuple[Part, ...], everything: tuple[Part, ...], *, as_json: bool) -> None:
     from rich.text import Text
 
+    from zoo.bundle import check_writable
     from zoo.suite.report import Made, write_report
     from zoo.suite.run import run_parts
 
+    check_writable(job.folder.path)
     made = Made(
         command=shlex.join(["zoo", *sys.argv[1:]]),
         written=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from zoo.commands.console import AsJson, emit, remarks, table
+from zoo.commands.device import DeviceOption
 from zoo.commands.model import newest_run
 from zoo.commands.training import (
     AmpOption,
@@ -28,11 +29,17 @@ if TYPE_CHECKING:
 
 def train(
     method: Annotated[
-        str, typer.Argument(help="eln, rrn, u2pl, s4gan, supervised, or mlmt, a classifier that gates.")
+        str,
+        typer.Argument(
+            metavar="METHOD", help="eln, rrn, u2pl, s4gan, supervised, or mlmt, a classifier that gates."
+        ),
     ],
     data: Annotated[
         str | None,
-        typer.Option(metavar="SPEC", help="shapes (built in), voc:DIR, a folder or a data.toml."),
+        typer.Option(
+            metavar="SPEC",
+            help="shapes (built in, the default without --recipe), voc:DIR, a folder or a data.toml.",
+        ),
     ] = None,
     partition: PartitionOption = None,
     encoder: EncoderOption = None,
@@ -57,9 +64,7 @@ def train(
         int | None, typer.Option(min=1, help="Batches of a step, one after the other: for less memory.")
     ] = None,
     precision: AmpOption = None,
-    device: Annotated[
-        Literal["cpu", "cuda"] | None, typer.Option(help="Default: a GPU if there is one.")
-    ] = None,
+    device: DeviceOption = None,
     devices: Annotated[
         int, typer.Option(min=1, help="Processes, one for each device; on several machines use torchrun.")
     ] = 1,

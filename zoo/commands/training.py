@@ -9,7 +9,11 @@ import typer
 from zoo.commands.model import parse_size
 
 PartitionOption = Annotated[
-    str | None, typer.Option(metavar="1/8|N|FILE", help="Which training images are labeled.")
+    str | None,
+    typer.Option(
+        metavar="full|1/8|N|FILE",
+        help="Which training images are labeled: all, a share, a number or a list of ids.",
+    ),
 ]
 EncoderOption = Annotated[str | None, typer.Option(help="A timm CNN, e.g. resnet50.")]
 PretrainedOption = Annotated[

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from zoo.data.source import Source
 
 FULL = "full"
+PARTITION = "--partition"
 LABELED_NAME, UNLABELED_NAME, RECORD_NAME = "labeled.txt", "unlabeled.txt", "partition.json"
 TAGS_NAME = "tags.json"
 HIGH_QUALITY = "high_quality_masks"
@@ -168,12 +169,14 @@ def _read_ids(path: Path) -> tuple[str, ...]:
     return tuple(line for line in path.read_text(encoding="utf-8").split("\n") if line)
 
 
-def count_of(spec: str, available: int) -> int:
+def count_of(spec: str, available: int, option: str = PARTITION, source: str = "split train has") -> int:
     """Return how many images a fraction or a number asks for.
 
     Args:
         spec: `1/8` or `100`.
         available: number of images.
+        option: where the user said so, for an error.
+        source: what the images are of, likewise.
 
     Raises:
         DatasetError: more than there are, or a fraction outside (0, 1].
@@ -182,14 +185,14 @@ def count_of(spec: str, available: int) -> int:
         count = int(spec)
         if not 1 <= count <= available:
             raise DatasetError(
-                f"--partition {spec}: got {count} images, expected 1..{available}, as split train has: "
-                f"ask for fewer, or for `full`"
+                f"{option} {spec}: got {count} images, expected 1..{available}, as {source}: ask for so many"
+                + (f", or for `{FULL}`" if option == PARTITION else "")
             )
         return count
     above, below = (int(part) for part in spec.split("/"))
     if not 0 < above <= below:
         raise DatasetError(
-            f"--partition {spec}: got a fraction outside (0, 1], expected one such as 1/8: correct it"
+            f"{option} {spec}: got a fraction outside (0, 1], expected one such as 1/8: correct it"
         )
     return max(1, (2 * available * above + below) // (2 * below))  # rounded, half up
 
@@ -204,7 +207,7 @@ def _listed(path: Path, source: Source) -> set[str]:
     """Return the ids that a text file lists, one entry or `image mask` pair a line."""
     if not path.is_file():
         raise DatasetError(
-            f"--partition {path}: got no such file, expected a fraction (1/8), a number of images (100), "
+            f"{PARTITION} {path}: got no such file, expected a fraction (1/8), a number of images (100), "
             f"a text file of ids, or `full`: check the spelling"
         )
     find = IdFinder(source.ids("train"), source.ids("unlabeled") + source.ids("val"), "image of split train")

@@ -39,11 +39,17 @@ COMPARE_IMGSZ = (360, 480)
 QUICK_METHODS = ("supervised", "u2pl")
 
 SOURCES: dict[Kind, tuple[str, ...]] = {
-    "machine": ("suite/peaks.py",),
+    "machine": ("suite/peaks.py", "serve/machine.py", "serve/gpu.py"),
     "tests": ("",),
     "train": ("train", "models", "suite/training.py"),
-    "infer": ("serve", "export", "predictors", "models", "preprocess.py", "suite/inference.py"),
-    "compare": ("train", "models", "data", "suite/comparing.py"),
+    "infer": (
+        *("serve", "export", "predictors", "models", "preprocess.py"),
+        *("suite/inference.py", "suite/models.py", "suite/work.py"),
+    ),
+    "compare": (
+        *("train", "models", "data", "predictors", "preprocess.py", "evaluate.py", "metrics.py"),
+        "suite/comparing.py",
+    ),
 }
 """Files and folders of the package that decide a kind's figures: one that changes makes them outdated."""
 

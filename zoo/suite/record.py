@@ -85,6 +85,12 @@ class Record(BaseModel):
         overran = self.state == "overran" and self.kind != "compare" and self.limit_s >= limit_s
         return self.state == "finished" or overran
 
+    def replaces(self, former: Record | None) -> bool:
+        """Return whether this is kept instead of a former record of its part, which may say more."""
+        if former is not None and former.state == "finished" and former.inputs == self.inputs:
+            return self.state == "finished"
+        return self.state != "stopped" or bool(self.figures)
+
 
 @dataclass(frozen=True)
 class SuiteFolder:

@@ -103,13 +103,13 @@ def run_parts(job: Job, parts: Sequence[Part], say: Say, tell: Say) -> tuple[Rec
     inputs = current_inputs(parts, job.settings)
     with StopRequests() as stop:
         for number, part in enumerate(parts, start=1):
-            record = job.folder.read(part.name)
-            if record is not None and not job.again and record.is_current(inputs[part.name], job.limit_s):
-                found.append(record)
+            former = job.folder.read(part.name)
+            if former is not None and not job.again and former.is_current(inputs[part.name], job.limit_s):
+                found.append(former)
                 continue
             say(f"{part.name}: part {number} of {len(parts)}")
             record = _measured(job, part, inputs[part.name], stop, say)
-            if record.state != "stopped" or record.figures:
+            if record.replaces(former):
                 job.folder.write(record)
             found.append(record)
             tell(_verdict(job, record))

@@ -82,6 +82,13 @@ def test_the_json_is_the_report_and_the_bare_model_is_in_it(
     assert "secret" not in Path("here/load.html").read_text() + result.output
 
 
+def test_a_report_that_cannot_be_written_is_an_error_before_the_work(zoo: Zoo) -> None:
+    Path("file").touch()
+    result = zoo("bench", "http://127.0.0.1:9", *SHORT, "--report", "file")
+    assert isinstance(result.exception, ZooError)
+    assert "file cannot be written (Not a directory), expected a folder" in str(result.exception)
+
+
 def test_a_server_that_cannot_be_reached_is_one_line(zoo: Zoo) -> None:
     result = zoo("bench", "http://127.0.0.1:9", *SHORT)
     assert result.exit_code == 1
