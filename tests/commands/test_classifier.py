@@ -107,10 +107,11 @@ def test_the_classifier_is_squashed_to_the_size_it_was_trained_at(train: Zoo) ->
 
 def test_evaluation_repeats_the_figures_of_the_run(train: Zoo, zoo: Zoo) -> None:
     metrics = json.loads(train("--json").stdout)
-    result = zoo("evaluate", "run", "--device", "cpu", "--json")
+    result = zoo("evaluate", "run", "--device", "cpu", "--report", "report", "--json")
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
     assert {key: found[key] for key in metrics["val"]} == metrics["val"]
+    assert json.loads(Path("report", "metrics.json").read_text()) == [found]
     assert "F1 and AP of" in " ".join(zoo("evaluate", "run", "--device", "cpu").stdout.split())
 
 

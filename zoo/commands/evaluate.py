@@ -44,7 +44,8 @@ def evaluate(
         ),
     ] = WHOLE,
     report: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Also write metrics.json and the confusion matrices.")
+        Path | None,
+        typer.Option(metavar="DIR", help="Also write metrics.json and, of masks, the confusion matrices."),
     ] = None,
     device: DeviceOption = None,
     as_json: AsJson = False,
@@ -79,7 +80,9 @@ def evaluate(
             scores = _scores(predictor, source, split, names, on_progress)
             results = [facts | each.as_dict(predictor.classes) for each in scores]
             if report is not None:
-                _write_report(report, results, scores, predictor.classes.names)
+                _write_confusions(report, results, scores, predictor.classes.names)
+        if report is not None:
+            _write_results(report, results)
     shown = _report(results[0]) if len(results) == 1 else [*_side_by_side(results)]
     emit(results[0] if len(results) == 1 else results, *shown, as_json=as_json)
 
@@ -176,10 +179,9 @@ def _scores(
     return found
 
 
-def _write_report(
+def _write_confusions(
     folder: Path, results: Sequence[dict[str, Any]], scores: Sequence[Scores], names: tuple[str, ...]
 ) -> None:
-    from zoo.bundle import write_json
     from zoo.commands.confusion import write_confusion
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -188,6 +190,12 @@ def _write_report(
         title = f"{result['model']} on {result['data']} {result['split']}, protocol {result['protocol']}"
         write_confusion(each.confusion.counts.cpu().numpy(), names, title, path)
         remarks.print(f"wrote {path}")
+
+
+def _write_results(folder: Path, results: Sequence[dict[str, Any]]) -> None:
+    from zoo.bundle import write_json
+
+    folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / REPORT_NAME, list(results))
     remarks.print(f"wrote {folder / REPORT_NAME}")
 
