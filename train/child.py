@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import subprocess
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from types import FrameType, TracebackType
 
 REASON_LENGTH = 300
@@ -38,15 +38,28 @@ class StopRequests:
             signal.signal(number, handler)
 
     @contextmanager
-    def passed_to(self, process: subprocess.Popen[str]) -> Iterator[None]:
-        """Pass requests on to a process for a while, also one that came since the last look."""
-        self.process = process
-        if self.requested:
-            process.send_signal(signal.SIGTERM)
-        try:
-            yield
-        finally:
-            self.process = None
+    def started(self, program: Sequence[str], **options: Any) -> Iterator[subprocess.Popen[str]]:
+        """Give a process of a program that hears of requests, also of one that came since the last look.
+
+        Args:
+            program: and its arguments.
+            options: of `subprocess.Popen`.
+        """
+        with subprocess.Popen(
+            program,
+            stdin=subprocess.DEVNULL,
+            text=True,
+            errors="replace",
+            start_new_session=True,  # Ctrl-C at the terminal reaches it through us alone
+            **options,
+        ) as process:
+            self.process = process
+            if self.requested:
+                process.send_signal(signal.SIGTERM)
+            try:
+                yield process
+            finally:
+                self.process = None
 
     def _note(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
         self.requested = True

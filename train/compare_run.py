@@ -75,18 +75,13 @@ def _train(
     last_words = ""
     with (
         (path.path / LOG_NAME).open("a", encoding="utf-8", buffering=1) as file,
-        subprocess.Popen(
+        stop.started(
             program,
-            stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
-            text=True,
-            errors="replace",
-            start_new_session=True,  # Ctrl-C at the terminal reaches it through `stop` alone
             pass_fds=() if lock is None else (lock,),
             env=os.environ | {"COLUMNS": LOG_COLUMNS},  # else remarks are wrapped at 80
         ) as process,
-        stop.passed_to(process),
     ):
         assert process.stderr is not None
         for line in process.stderr:

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 WRITER = ("PytorchStreamWriter", "inline_container", "iostream error")
 """What torch.save names where a file cannot be written on."""
-
-
 CPU_MEMORY = "DefaultCPUAllocator: "
 """What torch names where the CPU's memory is full."""
 

@@ -46,11 +46,9 @@ class Hardware:
         device = self.device or ("cuda" if has_gpu else "cpu")
         if self.device is None and not has_gpu and is_first():
             log.warning("no GPU found: training on the CPU")
-        here = torch.cuda.device_count()
-        if device == "cuda" and self.layout()[0] > here:
-            raise RecipeError(
-                f"--devices {self.layout()[0]}: got {here} GPUs here, expected as many: lower it"
-            )
+        wanted, here = self.layout()[0], torch.cuda.device_count()
+        if device == "cuda" and wanted > here:
+            raise RecipeError(f"--devices {wanted}: got {here} GPUs here, expected as many: lower it")
         if precision == "fp16" and device == "cpu":
             raise RecipeError("--precision fp16 needs a GPU, got --device cpu: use bf16 or fp32")
         return device

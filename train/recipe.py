@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator
 
-from zoo.errors import RecipeError
+from zoo.catalog import recipe_names
+from zoo.errors import RecipeError, without_library
 from zoo.models.config import NetworkConfig
 from zoo.preprocess import MIN_IMGSZ, Preprocessing, Resize
 from zoo.train.augment import AugmentConfig
@@ -204,7 +205,7 @@ def _told(error: ErrorDetails, method: object) -> str:
     if error["type"] == "missing":
         return f"{key}: this setting is required"
     if error["type"] != "extra_forbidden":
-        return f"{key} is {error['input']!r}: {error['msg'].removeprefix('Value error, ')}"
+        return f"{key} is {error['input']!r}: {without_library(error['msg'])}"
     if key in setting_names(method):
         return (
             f"{key}: no such setting here, expected method.{key}: settings of a method stand under `method.`"
@@ -221,11 +222,6 @@ def default_recipe(method: str, spec: str) -> str:
     if method not in METHODS:
         raise RecipeError(f"method {method} is unknown, expected one of {', '.join(METHODS)}")
     return next(name for name in (f"{method}_{spec}", method) if name in recipe_names())
-
-
-def recipe_names() -> list[str]:
-    """Return the names of the recipes in the package."""
-    return sorted(Path(file.name).stem for file in _folder().iterdir() if file.name.endswith(".toml"))
 
 
 def find_recipe(name: str) -> Path:

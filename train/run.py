@@ -133,18 +133,24 @@ def claimed_run(run: RunFolder, recipe: Recipe, classes: Classes, *, other_name:
     Raises:
         RecipeError: it holds a run already.
     """
-    name = run.path.name
-    for number in itertools.count(2):
-        run.path.mkdir(parents=True, exist_ok=True)
-        if not run.recipe_file.exists():
-            with locked(run.path):
-                if not run.recipe_file.exists():
-                    run.write_recipe(recipe, classes)
-                    return run
+    first, numbers = run.path, itertools.count(2)
+    while not _claim(run, recipe, classes):
         if not other_name:
-            break
-        run = RunFolder(run.path.with_name(f"{name}-{number}"))
-    raise _taken(run)
+            raise _taken(run)
+        run = RunFolder(first.with_name(f"{first.name}-{next(numbers)}"))
+    return run
+
+
+def _claim(run: RunFolder, recipe: Recipe, classes: Classes) -> bool:
+    """Write the recipe of a run, unless the folder has one; return whether it was written."""
+    run.path.mkdir(parents=True, exist_ok=True)
+    if run.recipe_file.exists():  # whoever wrote it may hold the lock as long as it trains
+        return False
+    with locked(run.path):
+        if run.recipe_file.exists():
+            return False
+        run.write_recipe(recipe, classes)
+    return True
 
 
 def _taken(run: RunFolder) -> RecipeError:

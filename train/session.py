@@ -209,7 +209,6 @@ def _finish(engine: Engine, validate: Validation, partition: Partition) -> dict[
         rank=fabric.global_rank,
         world=fabric.world_size,
     )
-    measured = _measured(run) if engine.step == recipe.steps else {}  # nothing is left to take
     engine.fit(stream)
     metrics: dict[str, Any] = {}
     if fabric.is_global_zero:
@@ -229,7 +228,7 @@ def _finish(engine: Engine, validate: Validation, partition: Partition) -> dict[
             "peak_memory": peak_memory(fabric.device),
             "step_ms": {phase: _median_ms(seconds) for phase, seconds in engine.seconds.items()},
             "curve": [[row["step"], row[main]] for row in read_log(run.path / "log.csv") if main in row],
-        } | measured
+        } | ({} if engine.seconds else _measured(run))  # of a finished run no step was left to take
         write_json(run.metrics, metrics)
         if isinstance(predictor, TagPredictor):
             write_tag_preview(run.path / "preview.png", predictor, source)

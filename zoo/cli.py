@@ -22,10 +22,7 @@ from zoo.commands.push import push
 from zoo.commands.runs import report, runs
 from zoo.commands.serve import serve
 from zoo.commands.train import train
-from zoo.errors import ZooError
-
-PYDANTIC = "Value error, "
-"""What stands before what is wrong with an option that has choices."""
+from zoo.errors import ZooError, without_library
 
 
 class Commands(TyperGroup):
@@ -36,7 +33,7 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except typer.BadParameter as error:
-            error.message = error.message.removeprefix(PYDANTIC)
+            error.message = without_library(error.message)
             raise
 
 

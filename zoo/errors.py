@@ -31,3 +31,8 @@ class InvalidImageError(ZooError):
 
 class RegistryError(ZooError):
     """A bundle that cannot be pulled or pushed: no such name, no network, no right, no space."""
+
+
+def without_library(message: str) -> str:
+    """Return what is wrong with a value without the words that pydantic begins with."""
+    return message.removeprefix("Value error, ")

@@ -93,8 +93,8 @@ def scaled() -> tuple[Fabric, torch.amp.GradScaler]:
     return Fabric(accelerator="cpu", devices=1, plugins=[plugin]), scaler
 
 
-def stream(value: int = 100, **more: Any) -> Any:
-    image = torch.randint(value, (2, 3, 4, 4), dtype=torch.uint8)
+def stream(**more: Any) -> Any:
+    image = torch.randint(100, (2, 3, 4, 4), dtype=torch.uint8)
     return [Batch(image, torch.zeros(2, 4, 4, dtype=torch.int64), **more) for _ in range(STEPS)]
 
 

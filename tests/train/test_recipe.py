@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from zoo.catalog import recipe_names
 from zoo.errors import RecipeError
 from zoo.train.recipe import (
     Recipe,
     default_recipe,
     find_recipe,
     load_recipe,
-    recipe_names,
     validate_recipe,
 )
 

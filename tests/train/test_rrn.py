@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from zoo.bundle import load_config
+from zoo.catalog import recipe_names
 from zoo.classes import IGNORE
 from zoo.errors import RecipeError
 from zoo.models.deeplab import resize_logits
@@ -15,7 +16,7 @@ from zoo.train.hardware import Hardware
 from zoo.train.losses import cross_entropy, ohem_cross_entropy
 from zoo.train.methods.rrn import OFFICIAL, Rrn, RrnConfig
 from zoo.train.mixing import cutmix, toggled_boxes
-from zoo.train.recipe import load_recipe, recipe_names
+from zoo.train.recipe import load_recipe
 from zoo.train.session import start
 from zoo.train.strip import strip
 from zoo.weights import load_bundle

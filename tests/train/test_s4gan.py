@@ -7,12 +7,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from zoo.catalog import recipe_names
 from zoo.classes import IGNORE
 from zoo.models.deeplab import resize_logits
 from zoo.train.losses import cross_entropy
 from zoo.train.method import Batch, Progress
 from zoo.train.methods.s4gan import OFFICIAL, S4Gan, S4GanConfig
-from zoo.train.recipe import load_recipe, recipe_names
+from zoo.train.recipe import load_recipe
 
 if TYPE_CHECKING:
     from collections.abc import Callable

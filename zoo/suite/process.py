@@ -73,18 +73,7 @@ def _run(program: list[str], limits: Limits, stop: StopRequests, say: Say) -> tu
     """Return the exit status of a program, whether it overran, and the last line that it wrote."""
     last: deque[str] = deque(maxlen=1)
     overran = False
-    with (
-        subprocess.Popen(
-            program,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            start_new_session=True,  # Ctrl-C at the terminal reaches it through `stop` alone
-        ) as process,
-        stop.passed_to(process),
-    ):
+    with stop.started(program, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
         assert process.stdout is not None
         reader = threading.Thread(target=_read, args=(process.stdout, last, say), daemon=True)
         reader.start()
