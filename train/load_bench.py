@@ -208,11 +208,11 @@ def _parts_ms(stream: BatchStream) -> dict[str, float]:
 
 def _rows(rates: dict[Variant, list[Rate]]) -> list[dict[str, Any]]:
     """Return a row for each variant; ratios are medians of those of each round to the first variant."""
-    first, *_ = rates.values()
-    rows = []
+    rows: list[dict[str, Any]] = []
     for variant, found in rates.items():
         speeds = [rate.images / rate.seconds for rate in found]
-        ratios = [speed * base.seconds / base.images for speed, base in zip(speeds, first, strict=True)]
+        first = rows[0]["each_round"] if rows else speeds
+        ratios = [speed / base for speed, base in zip(speeds, first, strict=True)]
         idle = [rate.idle for rate in found if rate.idle is not None]
         rows.append(
             {

@@ -150,7 +150,7 @@ def test_a_slow_body_is_cut_off_even_if_nobody_reads_it(serve_app: ServeApp) -> 
 def test_a_client_that_reads_nothing_is_cut_off(
     serve_app: ServeApp, stand_in: StandIn, pictures: Pictures
 ) -> None:
-    server = serve_app({"m": stand_in((3000, 3000), resize="none", base_s=0)}, timeout=1.0)
+    server = serve_app({"m": stand_in((3000, 3000), resize="none", base_s=0)}, timeout=2.0)
     body = pictures.file(Image.new("L", (3000, 3000)))
     with socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
