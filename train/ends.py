@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import errno
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-import torch
-
 from zoo.errors import DatasetError, ZooError
+from zoo.faults import is_full_disk, is_full_memory
 from zoo.train.loaders import WORKER
 
 if TYPE_CHECKING:
@@ -16,11 +14,8 @@ if TYPE_CHECKING:
 
     from zoo.train.engine import Engine
 
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 WRITER = ("PytorchStreamWriter", "inline_container", "iostream error")
 """What torch.save names where a file cannot be written on."""
-CPU_MEMORY = "DefaultCPUAllocator: "
-"""What torch names where the CPU's memory is full."""
 
 
 class BrokenOffError(ZooError):
@@ -36,13 +31,13 @@ def explaining(engine: Engine) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, RuntimeError, DatasetError) as error:
+    except (OSError, RuntimeError, MemoryError, DatasetError) as error:
         why = _reason(error)
         if why is None:
             raise
         recipe, run = engine.recipe, engine.run
         how = f"continue with zoo train {recipe.method.name} --resume --out {run.path}"
-        if _is_full_memory(error):
+        if is_full_memory(error):
             how = f"where another program took it, {how}"
         if not run.checkpoint.is_file():
             how = f"nothing was saved yet, begin again without {run.path}"
@@ -53,13 +48,13 @@ def _reason(error: Exception) -> str | None:
     """Return what happened and what helps; None of what only a traceback tells."""
     text = str(error)
     last = text.strip().rpartition("\n")[2]  # an error of a worker brings its traceback along
-    if isinstance(error, OSError) and (error.errno in FULL or "[Errno 28]" in last):
+    if is_full_disk(error):
         return f"the disk is full ({last}): make room; the former checkpoint is whole"
     if any(name in text for name in WRITER):
         return "the checkpoint could not be written, the disk may be full: make room; the former one is whole"
     if isinstance(error, DatasetError):
         return last.removeprefix("zoo.errors.DatasetError: ")
-    if _is_full_memory(error):
+    if is_full_memory(error):
         return (
             "the memory is full: begin again with a smaller --batch or --imgsz, --precision bf16 or "
             "--recompute (--plan tells the largest batch)"
@@ -70,7 +65,3 @@ def _reason(error: Exception) -> str | None:
             "(data.workers in recipe.json), or end what else needs memory"
         )
     return None
-
-
-def _is_full_memory(error: Exception) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or CPU_MEMORY in str(error)

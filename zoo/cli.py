@@ -23,6 +23,7 @@ from zoo.commands.runs import report, runs
 from zoo.commands.serve import serve
 from zoo.commands.train import train
 from zoo.errors import ZooError, without_library
+from zoo.faults import fault_line
 
 
 class Commands(TyperGroup):
@@ -82,10 +83,11 @@ def options(
 
 
 def main() -> None:
-    """Run the command line; a `ZooError` becomes one line on standard error and exit code 1."""
+    """Run the command line; a `ZooError` or a full disk or memory becomes one line on stderr, exit code 1."""
     try:
         app()
-    except ZooError as error:
-        if os.environ.get("ZOO_DEBUG"):
+    except Exception as error:
+        line = str(error) if isinstance(error, ZooError) else fault_line(error)
+        if line is None or os.environ.get("ZOO_DEBUG"):
             raise
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {line}")

@@ -23,6 +23,7 @@ from huggingface_hub.errors import (
 
 from zoo.catalog import entries
 from zoo.errors import RegistryError
+from zoo.faults import is_full_disk
 from zoo.registry.local import cached
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
     from zoo.registry.names import Name
 
-NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 NO_RIGHT = {errno.EACCES, errno.EPERM, errno.EROFS}
 BROKEN_SIZE = "Consistency check failed"
 REASON_LENGTH = 200
@@ -131,7 +131,7 @@ def _disk(error: BaseException, name: Name) -> str:
     assert isinstance(error, OSError)
     where = str(error.filename2 or error.filename or constants.HF_HUB_CACHE)
     other = "set HF_HOME to" if where.startswith(constants.HF_HUB_CACHE) else "name"
-    if error.errno in NO_SPACE:
+    if is_full_disk(error):
         return f"no space left for {name} in {where}: free some, or {other} a folder on another disk"
     if error.errno in NO_RIGHT and error.filename:
         return (

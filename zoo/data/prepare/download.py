@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import re
 import shutil
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import httpx2
 
 from zoo.errors import DatasetError
+from zoo.faults import is_full_disk
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,8 +26,6 @@ TRIES = 5
 
 PAUSE_S = 2.0
 """After the first such try; each later pause is twice as long. After a try that brought something, none."""
-
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class Sums(NamedTuple):
@@ -153,7 +151,7 @@ def _check_room(part: Path, total: int | None, begin: int) -> None:
 
 
 def _cannot_write(part: Path, error: OSError) -> DatasetError:
-    if error.errno in FULL:
+    if is_full_disk(error):
         return DatasetError(
             f"{part}: got a full disk or quota after {_size(part):,} bytes ({error.strerror}), expected room "
             f"for the whole file: make room and run the command again, it goes on from there"
