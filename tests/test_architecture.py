@@ -29,7 +29,9 @@ ROOT = Path(__file__).resolve().parents[1]
 STAGES = ("train", "export", "serve")
 SHIPPED = ("zoo", *STAGES)
 MAX_LINES = 300
-MAX_HELP_SECONDS = 0.3
+YARDSTICK = "import asyncio, email.message, http.client, logging.config"
+"""Takes 0.085 s of the processor where `zoo --help` may take 0.3 s and takes 0.17."""
+MAX_HELP_RATIO = 3.5
 HELP_TRIES = 5
 HEAVY = {
     "torch",
@@ -168,18 +170,21 @@ def test_constraints_pin_every_dependency_by_a_plain_version() -> None:
         assert requirement.specifier.contains(versions[canonicalize_name(requirement.name)]), requirement
 
 
-def test_help_starts_fast() -> None:
-    def processor_seconds() -> float:
-        children = resource.getrusage(resource.RUSAGE_CHILDREN)
-        return children.ru_utime + children.ru_stime
+def processor_seconds(*words: str) -> float:
+    """Return what a run of Python takes."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
-    # the best of some tries, in time of the processor: other work on the machine must not count
-    seconds = []
-    while not seconds or (min(seconds) >= MAX_HELP_SECONDS and len(seconds) < HELP_TRIES):
-        begin = processor_seconds()
-        subprocess.run([sys.executable, "-m", "zoo", "--help"], cwd=ROOT, capture_output=True, check=True)
-        seconds.append(processor_seconds() - begin)
-    assert min(seconds) < MAX_HELP_SECONDS
+
+def test_help_starts_fast() -> None:
+    # the best of some tries, beside other imports: neither a busy nor a slow machine must count
+    helped, usual = [], []
+    for _ in range(HELP_TRIES):
+        helped.append(processor_seconds("-m", "zoo", "--help"))
+        usual.append(processor_seconds("-c", YARDSTICK))
+    assert min(helped) < MAX_HELP_RATIO * min(usual)
 
 
 def test_help_loads_nothing_heavy() -> None:

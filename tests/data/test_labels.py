@@ -166,7 +166,7 @@ def test_half_a_megapixel_is_mapped_within_20_milliseconds(toml, kind):
     labels.apply(codes, Path())
     seconds = []
     for _ in range(5):
-        begin = time.process_time()
+        begin = time.thread_time()
         labels.apply(codes, Path())
-        seconds.append(time.process_time() - begin)
+        seconds.append(time.thread_time() - begin)
     assert min(seconds) < 0.02

@@ -127,10 +127,10 @@ def test_flipped_bits_never_raise_anything_else() -> None:
 def test_a_decompression_bomb_is_refused_by_its_header(side: int) -> None:
     bomb = encoded(Image.new("1", (side, side)))
     assert len(bomb) < 100_000
-    begin = time.process_time()
+    begin = time.thread_time()
     with pytest.raises(TooLargeError, match="at most 40000000"):
         decode(bomb, LIMIT)
-    assert time.process_time() - begin < 0.1
+    assert time.thread_time() - begin < 0.1
 
 
 @pytest.mark.parametrize(
