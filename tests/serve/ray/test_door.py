@@ -97,7 +97,7 @@ def test_where_too_many_wait_the_answer_is_503_with_retry_after() -> None:
 
 def test_a_replica_that_does_not_answer_is_told_to_stop() -> None:
     replicas = Replicas(None)
-    answer = client_of(replicas, timeout=0.1).post("/predict", content=b"image")
+    answer = client_of(replicas, timeout=0.5).post("/predict", content=b"image")
     assert answer.status_code == 504
     assert replicas.responses[0].cancelled
 

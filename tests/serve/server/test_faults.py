@@ -193,7 +193,7 @@ def dripped(connection: socket.socket, data: bytes) -> int:
 def test_a_client_that_goes_away_leaves_the_queue(
     serve_app: ServeApp, stand_in: StandIn, pictures: Pictures
 ) -> None:
-    server = serve_app({"m": stand_in(base_s=0.3)}, max_batch=1)
+    server = serve_app({"m": stand_in(base_s=1.0)}, max_batch=1)
     model = server.models["m"]
     body = pictures.file()
     request = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body) + body
@@ -203,7 +203,7 @@ def test_a_client_that_goes_away_leaves_the_queue(
     wait_until(lambda: model.waiting == 4)
     for connection in connections:
         connection.close()
-    wait_until(lambda: model.waiting == 0, seconds=0.25)  # before the first batch is over
+    wait_until(lambda: model.waiting == 0, seconds=0.8)  # before the first batch is over
     figures = server.client.get("/metrics").text
     assert 'zoo_requests_total{model="m",route="/predict",status="499"} 5.0' in figures
 
