@@ -6,6 +6,7 @@ import logging
 import shutil
 import struct
 import zlib
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,10 +28,12 @@ from zoo.weights import save_bundle
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     MakeBundle = Callable[..., Path]
     WriteOnnx = Callable[..., Path]
+    LittleSpace = Callable[[int], AbstractContextManager[None]]
     PngFile = Callable[[tuple[int, int], int, int, bytes], bytes]
 
 torch.set_num_threads(1)  # a second thread costs such small networks more than it gives
@@ -213,6 +216,23 @@ window_size = 4
 filter = { encoder = "test_resnet" }
 optimizer = { lr = 1e-3, schedule = "poly" }
 """
+
+
+@pytest.fixture
+def little_space() -> LittleSpace:
+    """Return a context in which no file of this process grows beyond so many bytes."""
+    resource = pytest.importorskip("resource", reason="Windows has no limit of file sizes")
+
+    @contextmanager
+    def limited(size: int) -> Iterator[None]:
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    return limited
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import datetime
 import json
-from itertools import chain
+from itertools import tee
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from zoo.errors import BundleError
@@ -120,12 +120,10 @@ def last_figures(path: Path) -> tuple[dict[str, float], dict[str, float]]:
             file.read().decode("utf-8", errors="replace").split("\n")[cut:-1]
         )  # the last may be half a row
     split = (line.rstrip("\r").split(",") for line in reversed(lines))  # numbers, which are never quoted
-    whole = (cells for cells in split if len(cells) == len(columns))
-    last = next(whole, None)
+    newest, rows = tee(cells for cells in split if len(cells) == len(columns))
     figures = [index for index, name in enumerate(columns) if name.startswith("val/")]
-    rows = whole if last is None else chain([last], whole)
     evaluated = next((cells for cells in rows if any(cells[index] for index in figures)), None)
-    return _row(columns, last), _row(columns, evaluated)
+    return _row(columns, next(newest, None)), _row(columns, evaluated)
 
 
 def _row(columns: list[str], cells: list[str] | None) -> dict[str, float]:

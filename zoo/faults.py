@@ -34,7 +34,6 @@ def fault_line(error: BaseException) -> str | None:
             "(a smaller --batch, --imgsz or number of --workers)"
         )
     if is_full_disk(error):
-        where = getattr(error, "filename", None)
-        reason = getattr(error, "strerror", None) or NO_SPACE
-        return f"the disk is full ({reason}{f': {where}' if where else ''}): make room and begin again"
+        found = (getattr(error, "strerror", None) or NO_SPACE, getattr(error, "filename", None))
+        return f"the disk is full ({': '.join(map(str, filter(None, found)))}): make room and begin again"
     return None

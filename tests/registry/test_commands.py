@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +17,10 @@ from zoo.errors import ZooError
 from zoo.registry.local import cached
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+
+    LittleSpace = Callable[[int], AbstractContextManager[None]]
 
     from click.testing import Result
 
@@ -36,17 +37,6 @@ def name(bundle: Path, work: Path) -> str:
     assert zoo("push", bundle, "file:../share/tiny").exit_code == 0
     assert list(work.iterdir()) == []
     return "file:../share/tiny"
-
-
-@contextmanager
-def little_space() -> Iterator[None]:
-    """Let no file grow beyond `LIMIT` bytes."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (LIMIT, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_info_tells_the_size_of_what_it_does_not_fetch(hub: Any, published: str, work: Path) -> None:
@@ -122,9 +112,11 @@ def test_an_alias_without_weights_says_what_trains_them(work: Path) -> None:
     assert list(work.iterdir()) == []
 
 
-def test_a_full_disk_leaves_no_half_bundle(name: str, work: Path, bundle: Path) -> None:
+def test_a_full_disk_leaves_no_half_bundle(
+    name: str, work: Path, bundle: Path, little_space: LittleSpace
+) -> None:
     for arguments in (["pull", name, "--out", "tiny"], ["push", bundle, "file:../mirror/tiny"]):
-        with little_space():
+        with little_space(LIMIT):
             result = zoo(*arguments)
         assert isinstance(result.exception, ZooError), result.output
         assert "no space left for file:" in str(result.exception)
@@ -132,8 +124,10 @@ def test_a_full_disk_leaves_no_half_bundle(name: str, work: Path, bundle: Path) 
     assert list((work.parent / "mirror" / "tiny").iterdir()) == []
 
 
-def test_a_full_disk_leaves_no_half_bundle_in_the_cache(published: str, work: Path) -> None:
-    with little_space():
+def test_a_full_disk_leaves_no_half_bundle_in_the_cache(
+    published: str, work: Path, little_space: LittleSpace
+) -> None:
+    with little_space(LIMIT):
         result = zoo("pull", published)
     assert "no space left for team/tiny" in str(result.exception)
     assert "HF_HOME" in str(result.exception)
