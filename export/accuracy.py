@@ -10,7 +10,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 
 from zoo.classes import IGNORE
-from zoo.metrics import ConfusionMatrix
+from zoo.evaluation.metrics import ConfusionMatrix
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

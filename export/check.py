@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from zoo.errors import BundleError
 from zoo.export.accuracy import Judge
-from zoo.export.gate import GATES
-from zoo.export.images import labeled_images, parity_images
 from zoo.export.layers import TOLERANCES, find_departure, layer_errors
 from zoo.export.parity import Parity, compare, describe, next_batch, parity_shapes
+from zoo.export.parity_images import labeled_images, parity_images
+from zoo.export.tolerance import GATES
 from zoo.predictors.eager import EagerPredictor
 from zoo.predictors.openvino import OpenVinoPredictor
 from zoo.predictors.ort import OrtPredictor
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from zoo.bundle import BundleConfig
-    from zoo.export.gate import Gate
+    from zoo.bundle.bundle import BundleConfig
+    from zoo.export.fold import Prepared
     from zoo.export.options import ExportOptions
-    from zoo.export.prepare import Prepared
+    from zoo.export.tolerance import Gate
     from zoo.models.deployable import Deployable
     from zoo.predictors.artifact import Precision
     from zoo.predictors.base import Predictor

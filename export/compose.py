@@ -6,26 +6,27 @@ other model. Its provenance says what it was made of.
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict
 
-from zoo.bundle import WEIGHTS_NAME
-from zoo.card import model_card
+from zoo.bundle.bundle import CONFIG_NAME, MODEL_FILES, WEIGHTS_NAME, replacing
+from zoo.bundle.manifest import sha256
+from zoo.bundle.weights import load_bundle, load_classifier, save_bundle
+from zoo.card.card import model_card
 from zoo.errors import ExportError
-from zoo.export.out import check_out
-from zoo.manifest import sha256
 from zoo.models.config import GatedConfig
 from zoo.models.deployable import Deployable, FusedEnsemble, Gated, Student
-from zoo.weights import load_bundle, load_classifier, save_bundle
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from zoo.bundle import BundleConfig
+    from zoo.bundle.bundle import BundleConfig
     from zoo.models.classifier import ImageClassifier
     from zoo.models.deeplab import SegmentationNetwork
+
 
 BACKGROUND = "background"
 NO_BACKGROUND = "none"
@@ -247,3 +248,30 @@ def _remark(gate: GatedConfig, names: tuple[str, ...]) -> str:
 
 def _updated(config: BundleConfig, **changes: Any) -> BundleConfig:
     return config.model_copy(update=changes)
+
+
+def check_out(out: Path) -> None:
+    """Raise unless a bundle can be written to a folder.
+
+    Raises:
+        ExportError: other contents are there.
+    """
+    if out.exists() and not (out / CONFIG_NAME).is_file() and (out.is_file() or any(out.iterdir())):
+        raise ExportError(f"{out} exists and is no bundle: name a new folder with --out, or delete it")
+
+
+def copy_bundle(bundle: Path, out: Path) -> Path:
+    """Copy the model, not its artifacts, and return the new folder.
+
+    Raises:
+        ExportError: a folder with other contents is there.
+    """
+    check_out(out)
+    if out.exists() and out.samefile(bundle):
+        return bundle
+    out.mkdir(parents=True, exist_ok=True)
+    for name in MODEL_FILES:
+        if (bundle / name).is_file():
+            with replacing(out / name) as path:
+                shutil.copyfile(bundle / name, path)
+    return out

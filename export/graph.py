@@ -36,7 +36,7 @@ class ExportGraph(nn.Module):
     The network runs in the artifact's precision; normalisation and the resize to full size in float32.
 
     Args:
-        deployable: of `zoo.export.prepare`; copied.
+        deployable: of `zoo.export.fold`; copied.
         metadata: its preprocessing, precision and output.
     """
 

@@ -88,7 +88,7 @@ def layer_errors(
 
     Args:
         path: an ONNX file of `export_onnx`, or a quantized one made from it.
-        deployable: of `zoo.export.prepare`, what the file should compute.
+        deployable: of `zoo.export.fold`, what the file should compute.
         preprocessing: what it should do to images.
         images: (B, H, W, 3) uint8.
 

@@ -10,10 +10,13 @@ import numpy as np
 import onnx
 import onnxruntime  # type: ignore[import-untyped]
 import torch
+from pydantic import BaseModel, ConfigDict
 
 from zoo import __version__
-from zoo.bundle import write_json
-from zoo.manifest import MANIFEST_NAME, FileEntry, Manifest, listed_files, read_manifest
+from zoo.bundle.bundle import write_json
+from zoo.bundle.manifest import MANIFEST_NAME, FileEntry, Manifest, listed_files, read_manifest
+from zoo.export.parity import Parity
+from zoo.predictors.artifact import Precision
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -48,3 +51,55 @@ def versions() -> dict[str, str]:
         "onnxscript": metadata.version("onnxscript"),
         "onnxruntime": onnxruntime.__version__,
     }
+
+
+class Artifact(BaseModel):
+    """One exported file.
+
+    Args:
+        name: path inside the bundle.
+        precision: of the network.
+        bytes: its size.
+        parity: None if it could not be run here.
+        remark: why there is no parity.
+        facts: what else the manifest says of it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    precision: Precision
+    bytes: int
+    parity: Parity | None
+    remark: str = ""
+    facts: dict[str, Any]
+
+    def entry(self, versions: dict[str, str]) -> dict[str, Any]:
+        """Return what the manifest says of it."""
+        parity = None
+        if self.parity is not None:
+            facts = {"agreement": self.parity.agreement, "passed": self.parity.passed}
+            parity = {**self.parity.model_dump(mode="json"), **facts}
+        return {
+            "precision": self.precision,
+            "versions": versions,
+            "parity": parity,
+            "remark": self.remark,
+            **self.facts,
+        }
+
+
+class ExportReport(BaseModel):
+    """What an export made.
+
+    Args:
+        bundle: the folder that holds it.
+        artifacts: in the order they were made.
+        files: names of the files written, the manifest among them.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    bundle: str
+    artifacts: tuple[Artifact, ...]
+    files: tuple[str, ...]

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 from zoo.errors import BundleError, ParityError
 from zoo.export.accuracy import Accuracy
-from zoo.export.gate import Gate
+from zoo.export.tolerance import Gate
 from zoo.models.deployable import REMOVED
 from zoo.predictors.artifact import Shape
 from zoo.preprocess import resize_image

@@ -9,17 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from zoo.bundle import WEIGHTS_NAME, replacing, write_json
-from zoo.card import refresh_card
+from zoo.bundle.bundle import WEIGHTS_NAME, replacing, write_json
+from zoo.bundle.manifest import MANIFEST_NAME, sha256
+from zoo.bundle.weights import load_bundle
+from zoo.card.card import refresh_card
 from zoo.errors import ParityError
 from zoo.export.calibrate import calibration_pool, choose
 from zoo.export.check import Checker, find_runtime
-from zoo.export.int8 import INT8_NAMES, Quantizer, Ranges, more_excluded
-from zoo.export.manifest import update_manifest, versions
-from zoo.export.out import copy_bundle
+from zoo.export.compose import copy_bundle
+from zoo.export.fold import prepare
+from zoo.export.manifest import Artifact, ExportReport, update_manifest, versions
 from zoo.export.parity import check_parity
-from zoo.export.prepare import prepare
-from zoo.export.report import Artifact, ExportReport
+from zoo.export.quantize import INT8_NAMES, Quantizer, Ranges, more_excluded
 from zoo.export.to_onnx import check_onnx, export_onnx
 from zoo.export.to_tensorrt import (
     build_engine,
@@ -30,7 +31,6 @@ from zoo.export.to_tensorrt import (
     make_profile,
     plan_engine,
 )
-from zoo.manifest import MANIFEST_NAME, sha256
 from zoo.predictors.artifact import (
     ONNX_NAMES,
     TRT_ONNX_NAMES,
@@ -43,7 +43,6 @@ from zoo.predictors.load import ENGINES
 from zoo.predictors.ort import OrtPredictor
 from zoo.predictors.trt import TrtPredictor, why_not_here
 from zoo.preprocess import normalize, resize_image
-from zoo.weights import load_bundle
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -47,7 +47,7 @@ def export_onnx(deployable: Deployable, metadata: ArtifactMetadata, path: Path) 
     """Write an ONNX file, checked but not yet compared with the model, and return what it is.
 
     Args:
-        deployable: of `zoo.export.prepare`.
+        deployable: of `zoo.export.fold`.
         metadata: of the file to be; stored in it.
         path: of the file.
 

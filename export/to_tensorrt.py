@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
+from zoo.bundle.manifest import sha256
 from zoo.errors import BundleError, ExportError
-from zoo.manifest import sha256
 from zoo.predictors.artifact import INPUT_NAME, EngineInfo, Profile, read_engine_info
 from zoo.predictors.trt_api import TensorRt, load_tensorrt
 

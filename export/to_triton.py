@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zoo.bundle import WEIGHTS_NAME
+from zoo.bundle.bundle import WEIGHTS_NAME
+from zoo.bundle.manifest import sha256
 from zoo.errors import ExportError
 from zoo.export.triton_config import (
     CONFIG_NAME,
@@ -21,14 +22,13 @@ from zoo.export.triton_config import (
     config_text,
     parse_config,
 )
-from zoo.manifest import sha256
 from zoo.predictors.artifact import ONNX_NAMES, ArtifactMetadata, EngineInfo, Precision, read_engine_info
 from zoo.predictors.load import ENGINES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from zoo.export.report import ExportReport
+    from zoo.export.manifest import ExportReport
 
     Batch = tuple[int, int, int]
     Say = Callable[[str], None]

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from google.protobuf import json_format, text_format  # type: ignore[import-untyped]
 
 from zoo import __version__
+from zoo.bundle.manifest import sha256
 from zoo.errors import ExportError
-from zoo.manifest import sha256
 from zoo.predictors.artifact import INPUT_NAME
 
 if TYPE_CHECKING:

@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import onnx
 
-from zoo.bundle import WEIGHTS_NAME, load_config
+from zoo.bundle.bundle import WEIGHTS_NAME, load_config
+from zoo.bundle.manifest import MANIFEST_NAME, listed_files, read_manifest, sha256
 from zoo.errors import BundleError, ExportError
 from zoo.export.to_onnx import check_onnx
-from zoo.manifest import MANIFEST_NAME, listed_files, read_manifest, sha256
 from zoo.predictors.artifact import read_engine_info
 from zoo.registry.checks import artifact_faults, changes, read_metadata
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from zoo.manifest import Manifest
+    from zoo.bundle.manifest import Manifest
 
 
 class Finding(NamedTuple):

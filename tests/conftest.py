@@ -17,14 +17,14 @@ from onnx import TensorProto
 from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor, make_tensor_value_info
 from PIL import Image
 
-from zoo.bundle import BundleConfig
+from zoo.bundle.bundle import BundleConfig
+from zoo.bundle.weights import save_bundle
 from zoo.classes import Classes
 from zoo.models.config import NetworkConfig
 from zoo.models.deeplab import SegmentationNetwork
 from zoo.models.deployable import Student
 from zoo.predictors.artifact import METADATA_KEY, ArtifactMetadata
 from zoo.preprocess import Preprocessing
-from zoo.weights import save_bundle
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -13,13 +13,13 @@ import pytest
 from PIL import Image
 
 import zoo
-from zoo.bundle import load_config
+from zoo.bundle.bundle import load_config
+from zoo.bundle.weights import save_bundle
 from zoo.errors import BundleError, InvalidImageError, RegistryError
 from zoo.models.classifier import ImageClassifier
 from zoo.models.config import ClassifierConfig
 from zoo.predictors.load import load_predictor
 from zoo.registry.push import PushOptions, push
-from zoo.weights import save_bundle
 
 if TYPE_CHECKING:
     from collections.abc import Callable

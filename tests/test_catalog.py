@@ -11,7 +11,7 @@ from zoo import catalog
 from zoo.catalog import Entry, entries, find_entry, nearest, resolve_alias
 from zoo.cli import app
 from zoo.errors import BundleError
-from zoo.train.recipe import load_recipe, recipe_names
+from zoo.train.recipe.read import load_recipe, recipe_names
 
 REPORTED = {name: load_recipe(name).reported for name in recipe_names() if load_recipe(name).reported}
 

@@ -16,7 +16,7 @@ from typer.main import get_group
 
 from zoo.cli import app
 from zoo.commands.replicas import cluster_of
-from zoo.serve.server.ray_options import RayArguments
+from zoo.serve.server.ray.options import RayArguments
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -16,25 +16,31 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from zoo import __version__
-from zoo.bundle import replacing, write_json
-from zoo.errors import ZooError
+from zoo.bundle.bundle import replacing, write_json
+from zoo.errors import DatasetError, ZooError
+from zoo.faults import is_full_disk, is_full_memory
 from zoo.machine import cpu_model, git_state, installed_packages
-from zoo.train.engine import DivergedError, TrainingStoppedError
-from zoo.train.lock import locked
-from zoo.train.record import RECORD_NAME, Attempt, RunRecord, State, read_record
+from zoo.train.data.loaders import WORKER
+from zoo.train.loop.engine import DivergedError, TrainingStoppedError
+from zoo.train.runs.lock import locked
+from zoo.train.runs.record import RECORD_NAME, Attempt, RunRecord, State, read_record
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from lightning.fabric import Fabric
 
-    from zoo.train.engine import Engine
+    from zoo.train.loop.engine import Engine
+
 
 log = logging.getLogger(__name__)
 
 PACKAGES_NAME = "packages.txt"
 COMPUTING = ("torch", "torchvision", "timm", "lightning", "numpy", "pillow")
 """Packages whose version can change what a run computes."""
+
+WRITER = ("PytorchStreamWriter", "inline_container", "iostream error")
+"""What torch.save names where a file cannot be written on."""
 
 
 @contextmanager
@@ -133,3 +139,52 @@ def _write_packages(folder: Path) -> None:
 
 def _now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+class BrokenOffError(ZooError):
+    """Training ended by a fault of the machine; the checkpoint holds what was saved last."""
+
+
+@contextmanager
+def explaining(engine: Engine) -> Iterator[None]:
+    """Turn a full disk or memory, a dead data worker and an image that vanished into an error of one line.
+
+    Raises:
+        BrokenOffError: so.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, MemoryError, DatasetError) as error:
+        why = _reason(error)
+        if why is None:
+            raise
+        recipe, run = engine.recipe, engine.run
+        how = f"continue with zoo train {recipe.method.name} --resume --out {run.path}"
+        if is_full_memory(error):
+            how = f"where another program took it, {how}"
+        if not run.checkpoint.is_file():
+            how = f"nothing was saved yet, begin again without {run.path}"
+        raise BrokenOffError(f"broke off after step {engine.step} of {recipe.steps}: {why}; {how}") from error
+
+
+def _reason(error: Exception) -> str | None:
+    """Return what happened and what helps; None of what only a traceback tells."""
+    text = str(error)
+    last = text.strip().rpartition("\n")[2]  # an error of a worker brings its traceback along
+    if is_full_disk(error):
+        return f"the disk is full ({last}): make room; the former checkpoint is whole"
+    if any(name in text for name in WRITER):
+        return "the checkpoint could not be written, the disk may be full: make room; the former one is whole"
+    if isinstance(error, DatasetError):
+        return last.removeprefix("zoo.errors.DatasetError: ")
+    if is_full_memory(error):
+        return (
+            "the memory is full: begin again with a smaller --batch or --imgsz, --precision bf16 or "
+            "--recompute (--plan tells the largest batch)"
+        )
+    if isinstance(error, RuntimeError) and text.startswith(WORKER):
+        return (
+            "a process that prepares batches died, mostly for lack of memory: take fewer "
+            "(data.workers in recipe.json), or end what else needs memory"
+        )
+    return None

@@ -9,38 +9,43 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from zoo.bundle import write_json
-from zoo.data.check import check_source
-from zoo.data.open import open_source
+from zoo.bundle.bundle import write_json
 from zoo.data.partition import Partition, make_partition
 from zoo.data.tags import with_tags
 from zoo.errors import RecipeError, ZooError
-from zoo.figures import figures_of
+from zoo.evaluation.figures import figures_of
+from zoo.memory import peak_memory
 from zoo.predictors.tags import TagPredictor
-from zoo.train.attempt import attempt
-from zoo.train.checkpoint import load_checkpoint
-from zoo.train.ends import explaining
-from zoo.train.engine import Engine
-from zoo.train.hardware import is_first
-from zoo.train.loaders import BatchStream
-from zoo.train.log import read_log
-from zoo.train.memory import peak_memory
-from zoo.train.pictures import write_curves, write_preview, write_tag_preview
-from zoo.train.registry import build_method
-from zoo.train.run import RunFolder, claimed_run, new_run
-from zoo.train.run_report import write_report
-from zoo.train.scoring import Validation, predictor_of, score
-from zoo.train.selection import HeldOut, hold_out, read_held_out, write_held_out
+from zoo.train.attempt import attempt, explaining
+from zoo.train.data.loaders import BatchStream
+from zoo.train.data.streams import (
+    HeldOut,
+    check_streams,
+    checked_source,
+    hold_out,
+    read_held_out,
+    write_held_out,
+)
+from zoo.train.loop.checkpoint import load_checkpoint
+from zoo.train.loop.engine import Engine
+from zoo.train.loop.hardware import is_first
+from zoo.train.loop.validation import Validation, predictor_of, score
+from zoo.train.methods.table import build_method
+from zoo.train.report.page import write_report
+from zoo.train.report.pictures import write_curves, write_preview, write_tag_preview
+from zoo.train.runs.folder import RunFolder, claimed_run, new_run
+from zoo.train.runs.log import read_log
+from zoo.train.runs.wandb import check_wandb, followed
 from zoo.train.strip import strip
-from zoo.train.wandb_run import check_wandb, followed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from zoo.data.source import Source
-    from zoo.train.hardware import Hardware
+    from zoo.train.loop.hardware import Hardware
     from zoo.train.method import Method, Phase
-    from zoo.train.recipe import Recipe
+    from zoo.train.recipe.schema import Recipe
+
 
 log = logging.getLogger(__name__)
 
@@ -112,39 +117,6 @@ def resume(path: Path, method_name: str, hardware: Hardware, wandb: str | None =
     if fabric.is_global_zero:
         log.info("%s: continuing after step %d of %d", path, engine.step, recipe.steps)
     return _recorded(engine, validate, partition, wandb)
-
-
-def checked_source(recipe: Recipe) -> Source:
-    """Return the data of a recipe, every file of it read once.
-
-    Raises:
-        ZooError: it names none, or they cannot be used.
-    """
-    if not recipe.data.spec:
-        raise RecipeError(f"recipe {recipe.recipe} names no data, expected some: give --data FOLDER")
-    source = open_source(recipe.data.spec)
-    check_source(source)
-    return source
-
-
-def check_streams(recipe: Recipe, partition: Partition, phases: tuple[Phase, ...]) -> None:
-    """Raise if the method needs unlabeled images and there are none, or whole images and they are cropped.
-
-    Raises:
-        RecipeError: so.
-    """
-    if any(phase.unlabeled for phase in phases) and not partition.unlabeled:
-        raise RecipeError(
-            f"data.partition {recipe.data.partition}: all {len(partition.labeled)} images are labeled "
-            f"and {recipe.method.name} needs others: add an unlabeled/ folder, or give --partition 1/8"
-        )
-    data = recipe.data
-    if any(phase.tags for phase in phases) and (data.resize != "stretch" or data.augment.scale != (1, 1)):
-        raise RecipeError(
-            f"{recipe.method.name} learns what whole images show, got data.resize {data.resize} and "
-            f"data.augment.scale {list(data.augment.scale)}, which crop or pad them: give --set "
-            f"data.resize=stretch and --set data.augment.scale=[1,1]"
-        )
 
 
 def _selection(

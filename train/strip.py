@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from zoo import __version__
-from zoo.bundle import BundleConfig, replacing
-from zoo.card import PREVIEW_NAME, model_card, refresh_card
+from zoo.bundle.bundle import BundleConfig, replacing
+from zoo.bundle.weights import save_bundle
+from zoo.card.card import PREVIEW_NAME, model_card, refresh_card
+from zoo.card.licenses import DRAWN
 from zoo.errors import BundleError
-from zoo.licenses import DRAWN
 from zoo.models.config import ClassifierConfig
 from zoo.models.encoder import pretrained_weights
-from zoo.train.checkpoint import load_checkpoint
-from zoo.train.registry import METHODS, build_method
-from zoo.train.run import RunFolder
-from zoo.weights import save_bundle
+from zoo.train.loop.checkpoint import load_checkpoint
+from zoo.train.methods.table import METHODS, build_method
+from zoo.train.runs.folder import RunFolder
 
 if TYPE_CHECKING:
     from pathlib import Path

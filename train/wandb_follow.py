@@ -15,8 +15,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo.train.log import read_log
-from zoo.train.wandb_run import FINISHED, WandbRun, read_wandb_run
+from zoo.train.runs.log import read_log
+from zoo.train.runs.wandb import FINISHED, WandbRun, read_wandb_run
 
 if TYPE_CHECKING:
     import wandb

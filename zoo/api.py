@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 from PIL import Image
 
-from zoo.commands.device import choose_device
-from zoo.commands.listing import find_model
-from zoo.commands.model import is_url
 from zoo.errors import InvalidImageError
 from zoo.images import as_rgb, read_rgb
-from zoo.overlay import overlay
+from zoo.listing import find_model
+from zoo.machine import choose_device
+from zoo.pages.overlay import overlay
 from zoo.predictors.load import load_predictor
+from zoo.resolve import is_url
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

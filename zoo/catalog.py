@@ -28,7 +28,7 @@ class Scoring(NamedTuple):
     """How authors scored."""
 
     protocol: str
-    """Of `zoo.protocols`."""
+    """Of `zoo.evaluation.protocols`."""
     text: str
     """The same with their sizes."""
 

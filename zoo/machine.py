@@ -66,3 +66,38 @@ def git_state(folder: Path) -> dict[str, Any] | None:
         "dirty": changed > 0,
         "changed": changed,
     }
+
+
+def choose_device(device: str | None) -> str:
+    """Return the device that is asked for, or the default; results say what they ran on."""
+    if device:
+        return device
+    from zoo.machine import cuda_driver
+
+    if cuda_driver() is None:  # there is no need to load PyTorch to ask it
+        return "cpu"
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def gpu_count() -> int:
+    """Return how many GPUs this process may use, as `CUDA_VISIBLE_DEVICES` says; 0 without a driver."""
+    cuda = cuda_driver()
+    count = ctypes.c_int()
+    if cuda is None or cuda.cuInit(0) != 0 or cuda.cuDeviceGetCount(ctypes.byref(count)) != 0:
+        return 0
+    return count.value
+
+
+def gpu_of_worker(worker: int, gpus: int) -> str | None:
+    """Return what `CUDA_VISIBLE_DEVICES` is to be in a worker so that it sees one GPU; None for no change.
+
+    Args:
+        worker: its number, from 0.
+        gpus: of `gpu_count`.
+    """
+    if gpus == 0:
+        return None
+    visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    return (visible or [str(index) for index in range(gpus)])[worker % gpus]

@@ -1,7 +1,7 @@
 """The client in a process of its own, so that nothing else takes its time or has its time taken.
 
 Why not httpx2: on one core of the development machine, with 32 connections, requests of 57 kB and answers of
-11 kB, httpx2 2.16 came to 740 requests/s at 747 microseconds of CPU time each, `zoo.serve.load.connection` to
+11 kB, httpx2 2.16 came to 740 requests/s at 747 microseconds of CPU time each, `zoo.serve.load.http` to
 7,100 at 52, where the server at the other end, which did nothing, was the limit.
 """
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from multiprocessing.connection import Connection as Pipe
     from typing import Any, Self
 
+    from zoo.serve.bench.timing import Budget
     from zoo.serve.load.loops import Limit, Observed, Target
-    from zoo.serve.timing import Budget
 
     Loop = Callable[[Target], Coroutine[Any, Any, Observed]]
 

@@ -17,13 +17,13 @@ from itertools import accumulate, count, cycle
 from random import Random
 from typing import TYPE_CHECKING, NamedTuple
 
-from zoo.serve.load.connection import Connection, ProtocolError
+from zoo.serve.load.http import Connection, ProtocolError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from zoo.serve.load.connection import Address
-    from zoo.serve.timing import Budget
+    from zoo.serve.bench.timing import Budget
+    from zoo.serve.load.http import Address
 
 MAX_CONNECTIONS = 256
 """Of the open loop; an arrival that finds all of them busy waits for one, which is part of its latency."""

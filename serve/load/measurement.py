@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from zoo.serve.measurement import Times
+from zoo.serve.bench.measurement import Times
 
 Route = Literal["predict", "oip"]
 
@@ -179,7 +179,7 @@ class Report(BaseModel):
     Args:
         timestamp: when it began, UTC.
         command: the command line.
-        machine: of the client, see `zoo.serve.machine`.
+        machine: of the client, see `zoo.serve.bench.machine`.
         versions: of the client.
         settings: as given.
         server: see `Server`.

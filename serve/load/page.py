@@ -7,19 +7,22 @@ from importlib import resources
 from string import Template
 from typing import TYPE_CHECKING
 
-from zoo.axes import axis_from_zero, logarithmic_axis
-from zoo.markup import bullets, definitions, table
-from zoo.serve.charts import Bar, Point, bars, curves, percentile_bar
+from zoo.bundle.bundle import replacing, write_json
+from zoo.pages.axes import axis_from_zero, logarithmic_axis
+from zoo.pages.html import bullets, definitions, table
+from zoo.serve.bench.measurement import number
+from zoo.serve.bench.report.charts import Bar, Point, bars, curves, percentile_bar
+from zoo.serve.bench.report.page import DOT, PAGE, RIGHT, UP
 from zoo.serve.load.measurement import PARTS, REST
 from zoo.serve.load.reading import READING, facts, warnings
 from zoo.serve.load.table import CLOSED, COST, OPEN, SPENT, goodput, lines, overhead, percent
-from zoo.serve.measurement import number
-from zoo.serve.page import DOT, PAGE, RIGHT, UP
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
 
     from zoo.serve.load.measurement import Report, Row
+
 
 STATISTICS = ("p50", "p90", "p99")
 
@@ -225,3 +228,13 @@ def _work(report: Report) -> str:
     return (
         f"<section><h2>What the client did</h2><details><summary>Figures</summary>{cost}</details></section>"
     )
+
+
+def write_report(report: Report, folder: Path) -> list[Path]:
+    """Write a report as page and JSON and return the paths; none is ever half written."""
+    folder.mkdir(parents=True, exist_ok=True)
+    page, data = folder / "load.html", folder / "load.json"
+    write_json(data, report.model_dump(mode="json"))
+    with replacing(page) as temporary:
+        temporary.write_text(html(report), encoding="utf-8")
+    return [page, data]

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from zoo.serve.bench.measurement import number
+from zoo.serve.bench.timing import ROUNDS, RUNS_FOR_P99
 from zoo.serve.load.loops import MAX_CONNECTIONS
-from zoo.serve.load.run import RATE_ROUNDS, TRIES, WARM_UP
-from zoo.serve.load.search import PRECISION
-from zoo.serve.measurement import number
-from zoo.serve.timing import ROUNDS, RUNS_FOR_P99
+from zoo.serve.load.run import PRECISION, RATE_ROUNDS, TRIES, WARM_UP
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

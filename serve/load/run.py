@@ -10,33 +10,35 @@ from __future__ import annotations
 import math
 import shlex
 import sys
+from collections import Counter
 from datetime import UTC, datetime
 from functools import partial
 from itertools import cycle
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
 
 from zoo.errors import ZooError
-from zoo.serve.benchmark import times
+from zoo.serve.bench.benchmark import times
+from zoo.serve.bench.machine import describe_machine, load_average, versions
+from zoo.serve.bench.timing import ROUNDS, Budget, in_turns, settled, warm_up
 from zoo.serve.load.client import Client
-from zoo.serve.load.figures import row
-from zoo.serve.load.loops import Limit, Observed
-from zoo.serve.load.measurement import ALLOWED, Bare, Goodput, Report, Row, Settings
-from zoo.serve.load.search import highest_rate
-from zoo.serve.machine import describe_machine, load_average, versions
-from zoo.serve.timing import ROUNDS, Budget, in_turns, settled, warm_up
+from zoo.serve.load.loops import OK, Limit, Observed
+from zoo.serve.load.measurement import ALLOWED, PARTS, REST, Bare, Goodput, Report, Row, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from zoo.predictors.base import Predictor
+    from zoo.serve.load.loops import Sample
     from zoo.serve.load.target import Found
 
     Say = Callable[[str], None]
     Turn = Callable[[Budget], Observed | list[float]]
+
 
 WARM_UP = Budget(seconds=1.0, runs=20)
 SHARES = (0.25, 0.5, 0.75, 1.0, 1.25)
@@ -46,6 +48,18 @@ TRIES = 2
 """Of each rate of the search until it counts as lost: a moment's work of others must not decide."""
 LONGEST_TRY = 60.0
 """Seconds of one rate of the search, at most, if there are enough requests for the share that is allowed."""
+
+LATE_PERCENTILE = 99
+
+PRECISION = 0.05
+"""How far above the rate that is found one that fails lies, at most, as a share of it."""
+
+GROWTH = 1.5
+
+LEAST = 1 / 8
+"""Share of the first guess below which nothing is tried."""
+
+MOST_TRIES = 16
 
 
 class BareModel(NamedTuple):
@@ -198,3 +212,90 @@ def _bare_figures(bare: BareModel, rounds: Sequence[Observed | list[float]]) -> 
         description=bare.predictor.description,
         end_to_end_ms=times(milliseconds),
     )
+
+
+def row(rounds: Sequence[Observed], bound_ms: float, **load: Any) -> Row:
+    """Return the figures of all rounds of one load.
+
+    Args:
+        rounds: what each showed.
+        bound_ms: see `Settings`.
+        load: fields of the row that say what it was.
+    """
+    samples = [sample for observed in rounds for sample in observed.samples]
+    good = [[1000 * each.seconds for each in observed.samples if each.kind == OK] for observed in rounds]
+    answered = [latencies for latencies in good if latencies]
+    in_time = sum(latency <= bound_ms for latencies in answered for latency in latencies)
+    seconds = sum(observed.seconds for observed in rounds)
+    errors = Counter(sample.kind for sample in samples if sample.kind != OK)
+    return Row(
+        requests=len(samples),
+        errors=dict(sorted(errors.items())),
+        latency_ms=times(answered) if answered else None,
+        answered_per_s=sum(observed.answered for observed in rounds) / seconds,
+        in_time=in_time / len(samples) if samples else 0.0,
+        parts_ms=parts(samples),
+        sent_bytes=sum(sample.sent_bytes for sample in samples),
+        received_bytes=sum(sample.received_bytes for sample in samples),
+        client_cpu=max(observed.cpu for observed in rounds),
+        late_ms=_late(samples) if load["loop"] == "open" else None,
+        connections=max(observed.connections for observed in rounds),
+        seconds=seconds,
+        **load,
+    )
+
+
+def parts(samples: Sequence[Sample]) -> dict[str, float]:
+    """Return mean milliseconds of each part of the answers that have Server-Timing; they add up to the mean.
+
+    Args:
+        samples: requests, those that failed too.
+    """
+    found = [(sample, server_timing(sample.timing)) for sample in samples if sample.kind == OK]
+    timed = [(sample, timing) for sample, timing in found if timing]
+    if not timed:
+        return {}
+    means = {part: float(np.mean([timing.get(part, 0.0) for _, timing in timed])) for part in PARTS}
+    whole = 1000 * float(np.mean([sample.seconds for sample, _ in timed]))
+    return {**means, REST: whole - sum(means.values())}
+
+
+def server_timing(header: str) -> dict[str, float]:
+    """Return the milliseconds of each entry of a Server-Timing header that has a duration.
+
+    Example:
+        >>> server_timing("decode;dur=1.5, queue;desc=waiting;dur=0.25, miss")
+        {'decode': 1.5, 'queue': 0.25}
+    """
+    found = {}
+    for entry in header.split(","):
+        name, *parameters = (part.strip() for part in entry.split(";"))
+        for parameter in parameters:
+            key, _, value = parameter.partition("=")
+            if key == "dur":
+                found[name] = float(value)
+    return found
+
+
+def _late(samples: Sequence[Sample]) -> float | None:
+    """Return how many milliseconds after they were due requests were sent, p99."""
+    late = [1000 * (sample.sent - sample.start) for sample in samples]
+    return float(np.percentile(late, LATE_PERCENTILE)) if late else None
+
+
+def highest_rate(holds: Callable[[float], bool], guess: float) -> Goodput:
+    """Return the highest rate that holds, within `PRECISION`.
+
+    Args:
+        holds: whether the server keeps the bound at a rate, which is measured.
+        guess: a rate to begin with.
+    """
+    low, high, rate, tried = 0.0, math.inf, guess, 0
+    while tried < MOST_TRIES and rate >= LEAST * guess and high > (1 + PRECISION) * low:
+        tried += 1
+        if holds(rate):
+            low = rate
+        else:
+            high = rate
+        rate = GROWTH * low if math.isinf(high) else (low + high) / 2
+    return Goodput(rate=low or None, failing_rate=None if math.isinf(high) else high, tried=tried)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from zoo.serve.bench.measurement import number
 from zoo.serve.load.measurement import PARTS, REST, Row
-from zoo.serve.measurement import number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from zoo.serve.bench.report.table import Lines
     from zoo.serve.load.measurement import Report
-    from zoo.serve.table import Lines
 
 
 class Column(NamedTuple):

@@ -9,10 +9,10 @@ from urllib.parse import quote
 
 from zoo.errors import ZooError
 from zoo.preprocess import Preprocessing, resize_image
-from zoo.serve.load.connection import Connection, ProtocolError, parse_address, request
+from zoo.serve.load.http import Connection, ProtocolError, parse_address, request
+from zoo.serve.load.inputs import Picture, described
 from zoo.serve.load.loops import Target
 from zoo.serve.load.measurement import Server
-from zoo.serve.load.pictures import Picture, described
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from zoo.serve.load.connection import Address, Answer
+    from zoo.serve.load.http import Address, Answer
     from zoo.serve.load.measurement import Route
 
 KEY_VARIABLE = "ZOO_API_KEY"
@@ -55,7 +55,7 @@ def find(asked: Asked, pictures: tuple[Picture, ...]) -> Found:
 
     Args:
         asked: see `Asked`.
-        pictures: see `zoo.serve.load.pictures`.
+        pictures: see `zoo.serve.load.inputs`.
 
     Raises:
         ZooError: it cannot be reached, wants a key, has no such model or does not answer as expected.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from typer.testing import CliRunner, Result
 
-from zoo.bundle import CONFIG_NAME
+from zoo.bundle.bundle import CONFIG_NAME
 from zoo.cli import app
 from zoo.data.shapes import NAMES
 

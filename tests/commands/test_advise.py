@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 import pytest
 from typer.testing import CliRunner
 
+from zoo.bundle.manifest import read_manifest
 from zoo.cli import app
 from zoo.errors import ExportError, ZooError
-from zoo.manifest import read_manifest
 
 if TYPE_CHECKING:
     from pathlib import Path

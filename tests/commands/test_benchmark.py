@@ -65,7 +65,7 @@ def test_the_json_is_the_report(zoo: Zoo, shapes_bundle: Path) -> None:
 def test_a_report_that_cannot_be_written_is_an_error_before_the_work(
     zoo: Zoo, shapes_bundle: Path, options: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("zoo.serve.benchmark.benchmark", lambda *_: pytest.fail("it was measured"))
+    monkeypatch.setattr("zoo.serve.bench.benchmark.benchmark", lambda *_: pytest.fail("it was measured"))
     Path("file").touch()
     result = zoo("bench", shapes_bundle, *options, "--report", "file")
     assert isinstance(result.exception, ZooError)

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from zoo.commands import progress
+from zoo import progress
+from zoo.bundle.manifest import sha256
 from zoo.commands.console import remarks
-from zoo.commands.journal import NAME, Journal
-from zoo.commands.progress import Progress, pace
 from zoo.errors import BundleError, ZooError
 from zoo.images import read_rgb
-from zoo.manifest import sha256
+from zoo.predict.journal import NAME, Journal
 from zoo.predictors.load import load_predictor
+from zoo.progress import Progress, pace
 
 if TYPE_CHECKING:
     from collections.abc import Callable

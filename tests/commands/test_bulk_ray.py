@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from zoo.commands.journal import NAME
+from zoo.predict.journal import NAME
 
 if TYPE_CHECKING:
     from collections.abc import Callable

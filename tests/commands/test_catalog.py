@@ -12,8 +12,8 @@ from rich.console import Console
 
 from zoo.catalog import entries
 from zoo.commands import catalog
-from zoo.commands.listing import Item
 from zoo.errors import BundleError, RegistryError, ZooError
+from zoo.listing import Item
 from zoo.registry.push import PushOptions, push
 
 if TYPE_CHECKING:

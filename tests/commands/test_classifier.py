@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 import pytest
 from PIL import Image
 
-from zoo.bundle import load_config
+from zoo.bundle.bundle import load_config
 from zoo.data.open import open_source
 from zoo.data.partition import make_partition
 from zoo.errors import BundleError, DatasetError, RecipeError
-from zoo.train.hardware import Hardware
-from zoo.train.log import read_log
+from zoo.train.loop.hardware import Hardware
 from zoo.train.methods.mlmt import Mlmt
-from zoo.train.recipe import load_recipe
+from zoo.train.recipe.read import load_recipe
+from zoo.train.runs.log import read_log
 from zoo.train.session import resume, start
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from typer.testing import Result
 
     from zoo.train.method import Progress
-    from zoo.train.recipe import Recipe
+    from zoo.train.recipe.schema import Recipe
 
     Zoo = Callable[..., Result]
 

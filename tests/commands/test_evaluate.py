@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from zoo.bundle import CONFIG_NAME
+from zoo.bundle.bundle import CONFIG_NAME
 from zoo.data.shapes import NAMES, ShapesSource
 from zoo.errors import BundleError, ZooError
 

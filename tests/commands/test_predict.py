@@ -10,13 +10,13 @@ import pytest
 from PIL import Image
 
 from zoo.classes import Classes
-from zoo.commands.inputs import find_inputs
-from zoo.commands.results import make_jobs, write_mask
 from zoo.data.shapes import ShapesSource
 from zoo.errors import BundleError, ZooError
 from zoo.images import read_rgb
+from zoo.predict.inputs import find_inputs
+from zoo.predict.outputs import make_jobs, write_mask
 from zoo.predictors.load import load_predictor
-from zoo.serve.server.formats import encoder
+from zoo.serve.server.http.encode import encoder
 
 if TYPE_CHECKING:
     from collections.abc import Callable

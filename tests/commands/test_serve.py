@@ -22,8 +22,8 @@ from PIL import Image
 
 from zoo.commands.serve import name_models
 from zoo.errors import ZooError
-from zoo.serve.server.loopback import is_loopback
-from zoo.serve.server.port import Port
+from zoo.serve.server.core.settings import is_loopback
+from zoo.serve.server.processes.port import Port
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

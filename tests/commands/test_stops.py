@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from zoo.commands.journal import NAME
 from zoo.images import read_rgb
+from zoo.predict.journal import NAME
 from zoo.predictors.load import load_predictor
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def test_a_full_disk_ends_in_one_line_and_leaves_nothing_half_written(zoo: Zoo, 
 def test_a_line_that_does_not_fit_on_the_disk_is_not_left_there(tmp_path: Path) -> None:
     program = (
         "import resource, sys, pathlib\n"
-        "from zoo.commands.journal import Journal\n"
+        "from zoo.predict.journal import Journal\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (300, 300))\n"
         "with Journal(pathlib.Path(sys.argv[1]), {'sha256': ''}) as journal:\n"
         "    journal.start()\n"

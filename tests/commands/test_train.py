@@ -9,7 +9,7 @@ import huggingface_hub.constants
 import pytest
 
 from zoo.errors import BundleError, DatasetError, RecipeError, ZooError
-from zoo.train.registry import METHODS
+from zoo.train.methods.table import METHODS
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from zoo.bundle import BundleConfig
-from zoo.card import model_card
+from zoo.bundle.bundle import BundleConfig
+from zoo.bundle.weights import save_bundle
+from zoo.card.card import model_card
 from zoo.classes import Classes
 from zoo.data.shapes import NAMES, ShapesSource
 from zoo.models.classifier import ImageClassifier
@@ -17,7 +18,6 @@ from zoo.models.config import ClassifierConfig, EnsembleConfig, NetworkConfig
 from zoo.models.deeplab import SegmentationNetwork
 from zoo.models.deployable import FusedEnsemble, Student
 from zoo.preprocess import Preprocessing, normalize, resize_image
-from zoo.weights import save_bundle
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -7,7 +7,7 @@ import pytest
 
 from zoo.classes import IGNORE, Classes
 from zoo.export.accuracy import Accuracy, Change, Judge, LabeledImages, changes, count, ious
-from zoo.export.gate import GATES
+from zoo.export.tolerance import GATES
 from zoo.predictors.base import Predictor
 from zoo.preprocess import Preprocessing
 

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from zoo.bundle.weights import load_bundle
 from zoo.data.open import open_source
 from zoo.data.partition import make_partition
 from zoo.errors import ExportError
 from zoo.export.calibrate import calibration_pool, choose, k_center
 from zoo.preprocess import Preprocessing
-from zoo.weights import load_bundle
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from typer.testing import CliRunner
 
-from zoo.bundle import load_config
+from zoo.bundle.bundle import load_config
 from zoo.cli import app
 from zoo.errors import BundleError, ExportError
 from zoo.export import pipeline

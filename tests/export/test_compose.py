@@ -9,13 +9,13 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from zoo.bundle import CARD_NAME, load_config
+from zoo.bundle.bundle import CARD_NAME, load_config
+from zoo.bundle.manifest import sha256
+from zoo.bundle.weights import load_bundle, load_classifier
 from zoo.errors import BundleError, ExportError
 from zoo.export.compose import Composition, background_label, compose
-from zoo.manifest import sha256
 from zoo.models.deployable import FusedEnsemble, Gated, Student
 from zoo.predictors.load import load_predictor
-from zoo.weights import load_bundle, load_classifier
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,10 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from zoo.bundle.weights import load_bundle
 from zoo.classes import Classes
 from zoo.errors import ExportError
 from zoo.export.compose import Composition, compose
-from zoo.export.prepare import prepare
+from zoo.export.fold import prepare
 from zoo.export.to_onnx import check_onnx, export_onnx
 from zoo.export.to_tensorrt import Target, build_engine, load_builder, make_profile, plan_engine
 from zoo.models.config import NetworkConfig, StudentConfig
@@ -23,7 +24,6 @@ from zoo.predictors.eager import EagerPredictor
 from zoo.predictors.openvino import OpenVinoPredictor
 from zoo.predictors.ort import OrtPredictor
 from zoo.predictors.trt_api import installed_flavors
-from zoo.weights import load_bundle
 
 if TYPE_CHECKING:
     from collections.abc import Callable

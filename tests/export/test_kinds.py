@@ -10,20 +10,20 @@ import onnx
 import pytest
 import torch
 
-from zoo.bundle import load_config
+from zoo.bundle.bundle import load_config
+from zoo.bundle.manifest import sha256
+from zoo.bundle.weights import load_bundle
 from zoo.errors import BundleError, ParityError
 from zoo.export.compose import Composition, compose
-from zoo.export.gate import GATES
+from zoo.export.fold import prepare
 from zoo.export.options import ExportOptions
 from zoo.export.parity import compare_masks
 from zoo.export.pipeline import export_bundle
-from zoo.export.prepare import prepare
-from zoo.manifest import sha256
+from zoo.export.tolerance import GATES
 from zoo.models.deployable import REMOVED, Gated
 from zoo.predictors.artifact import ArtifactMetadata
 from zoo.predictors.load import load_predictor
 from zoo.predictors.trt_api import installed_flavors
-from zoo.weights import load_bundle
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,16 +8,16 @@ import pytest
 import torch
 from onnx import numpy_helper
 
+from zoo.bundle.weights import load_bundle
+from zoo.export.fold import prepare
 from zoo.export.layers import LOGITS, NORMALIZED, find_departure, layer_errors
-from zoo.export.prepare import prepare
 from zoo.export.to_onnx import export_onnx
 from zoo.predictors.artifact import ArtifactMetadata
-from zoo.weights import load_bundle
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from zoo.bundle import BundleConfig
+    from zoo.bundle.bundle import BundleConfig
     from zoo.models.deployable import Deployable
 
 pytestmark = pytest.mark.slow

@@ -7,7 +7,6 @@ import pytest
 
 from zoo.classes import Classes
 from zoo.errors import ParityError
-from zoo.export.gate import GATES, Gate
 from zoo.export.parity import (
     Difference,
     Images,
@@ -17,6 +16,7 @@ from zoo.export.parity import (
     compare_masks,
     parity_shapes,
 )
+from zoo.export.tolerance import GATES, Gate
 from zoo.predictors.base import Predictor
 from zoo.predictors.ort import OrtPredictor
 from zoo.preprocess import Preprocessing

@@ -9,18 +9,18 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from zoo.bundle import MODEL_FILES, load_config
+from zoo.bundle.bundle import MODEL_FILES, load_config
+from zoo.bundle.manifest import MANIFEST_NAME, read_manifest, sha256
 from zoo.commands.export import export
 from zoo.errors import BundleError, ExportError, ParityError
 from zoo.export import graph, pipeline
+from zoo.export.compose import copy_bundle
 from zoo.export.manifest import update_manifest
 from zoo.export.options import ExportOptions
-from zoo.export.out import copy_bundle
 from zoo.export.pipeline import export_bundle
 from zoo.export.to_onnx import OnnxFacts
 from zoo.export.to_tensorrt import Target, build_engine, load_builder, make_profile, plan_engine
 from zoo.export.verify import verify_bundle
-from zoo.manifest import MANIFEST_NAME, read_manifest, sha256
 from zoo.predictors.artifact import info_path, read_engine_info
 from zoo.predictors.load import load_predictor
 from zoo.predictors.trt_api import installed_flavors

@@ -6,17 +6,16 @@ import onnx
 import pytest
 import torch
 
+from zoo.bundle.weights import load_bundle
 from zoo.export.calibrate import CalibrationImages
-from zoo.export.int8 import Quantizer, more_excluded
+from zoo.export.fold import prepare
 from zoo.export.layers import ROOT
-from zoo.export.prepare import prepare
-from zoo.export.quantize import METHODS, body, sensitivities
+from zoo.export.quantize import METHODS, Quantizer, body, more_excluded, sensitivities
 from zoo.export.to_onnx import check_onnx, export_onnx
 from zoo.export.to_tensorrt import Target, build_engine, load_builder, make_profile, plan_engine
 from zoo.predictors.artifact import ArtifactMetadata
 from zoo.predictors.ort import OrtPredictor
 from zoo.predictors.trt_api import installed_flavors
-from zoo.weights import load_bundle
 
 if TYPE_CHECKING:
     from pathlib import Path

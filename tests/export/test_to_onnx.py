@@ -8,20 +8,20 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from zoo.bundle import load_config
+from zoo.bundle.bundle import load_config
+from zoo.bundle.weights import load_bundle
 from zoo.classes import Classes
 from zoo.errors import ExportError
-from zoo.export.gate import GATES, Gate
+from zoo.export.fold import prepare
 from zoo.export.parity import Difference, Images, compare, compare_masks, parity_shapes
-from zoo.export.prepare import prepare
 from zoo.export.to_onnx import check_onnx, export_onnx
+from zoo.export.tolerance import GATES, Gate
 from zoo.models.config import NetworkConfig, StudentConfig
 from zoo.models.deployable import Deployable
 from zoo.predictors.artifact import ArtifactMetadata
 from zoo.predictors.eager import EagerPredictor
 from zoo.predictors.ort import OrtPredictor
 from zoo.preprocess import Preprocessing
-from zoo.weights import load_bundle
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,6 +8,7 @@ import torch
 from onnx import TensorProto
 from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor_value_info
 
+from zoo.bundle.manifest import sha256
 from zoo.errors import ExportError
 from zoo.export.to_tensorrt import (
     DEFAULT_SM,
@@ -19,7 +20,6 @@ from zoo.export.to_tensorrt import (
     make_profile,
     plan_engine,
 )
-from zoo.manifest import sha256
 from zoo.predictors import trt_api
 from zoo.predictors.artifact import Profile
 from zoo.predictors.ort import OrtPredictor

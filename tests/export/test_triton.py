@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from typer.testing import CliRunner
 
-from zoo.bundle import WEIGHTS_NAME, load_config
+from zoo.bundle.bundle import WEIGHTS_NAME, load_config
+from zoo.bundle.manifest import sha256
 from zoo.cli import app
 from zoo.errors import ExportError, ParityError, ZooError
 from zoo.export import pipeline, to_triton
-from zoo.export.report import Artifact, ExportReport
+from zoo.export.manifest import Artifact, ExportReport
 from zoo.export.to_onnx import OnnxFacts
 from zoo.export.to_triton import check_repository, model_name, write_repository
 from zoo.export.triton_config import CONFIG_NAME, parse_config
-from zoo.manifest import sha256
 from zoo.predictors.artifact import (
     ONNX_NAMES,
     ArtifactMetadata,

@@ -9,11 +9,11 @@ import pytest
 from tritonclient.grpc import model_config_pb2
 
 from zoo import __version__
+from zoo.bundle.manifest import sha256
 from zoo.classes import Classes
 from zoo.errors import ExportError
 from zoo.export import triton_config
 from zoo.export.triton_config import FLAVORS, LABELS_NAME, Served, check_protobuf, config_text, parse_config
-from zoo.manifest import sha256
 from zoo.predictors.artifact import ArtifactMetadata
 from zoo.preprocess import Preprocessing
 

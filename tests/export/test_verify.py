@@ -8,13 +8,13 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from zoo.bundle import WEIGHTS_NAME
+from zoo.bundle.bundle import WEIGHTS_NAME
+from zoo.bundle.manifest import sha256
 from zoo.commands.export import export
 from zoo.errors import BundleError, ZooError
 from zoo.export.options import ExportOptions
 from zoo.export.pipeline import export_bundle
 from zoo.export.verify import verify_bundle
-from zoo.manifest import sha256
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from zoo.bundle import BundleConfig
+from zoo.bundle.bundle import BundleConfig
+from zoo.bundle.weights import load_bundle
 from zoo.classes import Classes
 from zoo.models.classifier import ImageClassifier
 from zoo.models.config import ClassifierConfig, EnsembleConfig, GatedConfig, NetworkConfig, StudentConfig
@@ -16,7 +17,6 @@ from zoo.models.deployable import REMOVED, Deployable, FusedEnsemble, Gated, Stu
 from zoo.predictors.decision import choose, confidence
 from zoo.predictors.eager import EagerPredictor
 from zoo.preprocess import Preprocessing, normalize
-from zoo.weights import load_bundle
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from zoo.bundle import write_json
+from zoo.bundle.bundle import write_json
+from zoo.bundle.manifest import sha256
 from zoo.errors import BundleError
-from zoo.manifest import sha256
 from zoo.predictors import load as loading
 from zoo.predictors import trt
 from zoo.predictors.artifact import ONNX_NAMES, EngineInfo, Profile, info_path

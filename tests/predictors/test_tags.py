@@ -6,18 +6,18 @@ import numpy as np
 import pytest
 import torch
 
-from zoo.bundle import BundleConfig
-from zoo.card import model_card
+from zoo.bundle.bundle import BundleConfig
+from zoo.bundle.weights import load_bundle, load_classifier, save_bundle
+from zoo.card.card import model_card
 from zoo.classes import IGNORE, Classes
 from zoo.data.source import Source, Split
 from zoo.errors import BundleError, DatasetError, InvalidImageError
-from zoo.evaluate import evaluate_tags
+from zoo.evaluation.evaluate import evaluate_tags
 from zoo.models.classifier import ImageClassifier
 from zoo.models.config import ClassifierConfig
 from zoo.predictors.load import load_predictor
 from zoo.predictors.tags import TagPredictor, load_tag_predictor
 from zoo.preprocess import Preprocessing, normalize
-from zoo.weights import load_bundle, load_classifier, save_bundle
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from zoo.bundle import write_json
+from zoo.bundle.bundle import write_json
 from zoo.errors import BundleError, ExportError
 from zoo.export.to_tensorrt import build_engine, build_targets, load_builder, make_profile, plan_engine
 from zoo.predictors import trt_api

@@ -15,9 +15,9 @@ import onnx
 import pytest
 from huggingface_hub.utils import disable_progress_bars
 
-from zoo.bundle import WEIGHTS_NAME
+from zoo.bundle.bundle import WEIGHTS_NAME
+from zoo.bundle.manifest import sha256
 from zoo.export.manifest import update_manifest
-from zoo.manifest import sha256
 from zoo.registry.push import PushOptions, stage
 
 if TYPE_CHECKING:

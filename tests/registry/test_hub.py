@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from zoo.bundle.weights import load_bundle
 from zoo.errors import BundleError, RegistryError
 from zoo.registry.files import our_files
 from zoo.registry.local import LocalBundle, cached
 from zoo.registry.pull import look, pull
 from zoo.registry.push import PushOptions, push
-from zoo.weights import load_bundle
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from zoo.bundle import CARD_NAME, CONFIG_NAME, WEIGHTS_NAME
-from zoo.commands.model import is_name
+from zoo.bundle.bundle import CARD_NAME, CONFIG_NAME, WEIGHTS_NAME
+from zoo.bundle.manifest import MANIFEST_NAME
 from zoo.errors import RegistryError
-from zoo.manifest import MANIFEST_NAME
 from zoo.registry import files
 from zoo.registry.names import Name, parse_name
+from zoo.resolve import is_name
 
 
 @pytest.mark.parametrize(

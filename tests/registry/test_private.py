@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from zoo.bundle import load_config, write_json
+from zoo.bundle.bundle import load_config, write_json
 from zoo.registry.private import remove_paths
 from zoo.registry.push import staged
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from huggingface_hub import ModelCard
 
+from zoo.bundle.manifest import read_manifest
 from zoo.errors import BundleError, RegistryError, ZooError
 from zoo.export.manifest import update_manifest
-from zoo.manifest import read_manifest
 from zoo.registry.pull import pull
 from zoo.registry.push import PushOptions, push, staged
 

@@ -9,13 +9,13 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from zoo.bundle import CONFIG_NAME, WEIGHTS_NAME, load_config
+from zoo.bundle.bundle import CONFIG_NAME, WEIGHTS_NAME, load_config
+from zoo.bundle.manifest import sha256
 from zoo.data.shapes import NAMES
-from zoo.manifest import sha256
 from zoo.predictors.artifact import INPUT_NAME, METADATA_KEY, ArtifactMetadata
-from zoo.serve.benchmark import benchmark
-from zoo.serve.machine import describe_machine, versions
-from zoo.serve.measurement import Accuracy, Report, Row, Settings, Speedup, Throughput, Times
+from zoo.serve.bench.benchmark import benchmark
+from zoo.serve.bench.machine import describe_machine, versions
+from zoo.serve.bench.measurement import Accuracy, Report, Row, Settings, Speedup, Throughput, Times
 
 if TYPE_CHECKING:
     from collections.abc import Callable

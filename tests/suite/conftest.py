@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from zoo.serve.measurement import Row, Speedup, Throughput, Times
+from zoo.serve.bench.measurement import Row, Speedup, Throughput, Times
 from zoo.suite.record import Inputs, Record
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def write_record(name: str, figures: dict[str, Any] | None = None, **changes: An
 
 
 def phase(name: str, ms: float, images: int = 12, **changes: Any) -> dict[str, Any]:
-    """Return the figures of a phase as `zoo.train.stepbench` gives them."""
+    """Return the figures of a phase as `zoo.train.profile.step_bench` gives them."""
     fields = {
         "phase": name,
         "images": images,

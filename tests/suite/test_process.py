@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from zoo.child import StopRequests
 from zoo.suite.process import Limits, Outcome, run_process
-from zoo.train.child import StopRequests
 
 if TYPE_CHECKING:
     from collections.abc import Callable

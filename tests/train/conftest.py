@@ -12,18 +12,19 @@ from torch import Tensor
 
 from zoo.classes import IGNORE
 from zoo.models.config import NetworkConfig
-from zoo.train import registry
-from zoo.train.comparison import Candidate, Comparison, Run
+from zoo.train.compare.record import Candidate, Comparison, Run
 from zoo.train.method import DRAW_RANGE, DRAWS, Batch, Method, Progress
-from zoo.train.recipe import Recipe, load_recipe
-from zoo.train.registry import METHODS, AnyMethodConfig
+from zoo.train.methods import table
+from zoo.train.methods.table import METHODS, AnyMethodConfig
+from zoo.train.recipe.read import load_recipe
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from zoo.train.methods.eln import Eln
+    from zoo.train.methods.eln.eln import Eln
     from zoo.train.methods.rrn import Rrn
+    from zoo.train.recipe.schema import Recipe
 
 TINY_ENCODER = "mobilenetv3_small_050"
 COMPARED_CLASSES = ["class-0", "class-1", "class-2"]
@@ -95,7 +96,7 @@ def build(tiny_network: NetworkConfig) -> Callable[..., Any]:
         for key, value in changes.items():
             tiny[key] = tiny.get(key, {}) | value if isinstance(value, dict) else value
         config = TypeAdapter(AnyMethodConfig).validate_python(tiny)
-        return registry.build_method(config, tiny_network, pretrained=False).train()
+        return table.build_method(config, tiny_network, pretrained=False).train()
 
     return build
 

@@ -15,11 +15,11 @@ from typer.testing import CliRunner
 
 from zoo.cli import app
 from zoo.errors import BundleError
-from zoo.train.checkpoint import load_checkpoint
-from zoo.train.engine import TrainingStoppedError
-from zoo.train.hardware import Hardware
-from zoo.train.log import read_log
-from zoo.train.methods.eln import Eln
+from zoo.train.loop.checkpoint import load_checkpoint
+from zoo.train.loop.engine import TrainingStoppedError
+from zoo.train.loop.hardware import Hardware
+from zoo.train.methods.eln.eln import Eln
+from zoo.train.runs.log import read_log
 from zoo.train.session import resume, start
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from zoo.train.method import Progress
-    from zoo.train.recipe import Recipe
+    from zoo.train.recipe.schema import Recipe
 
     Load = Callable[..., Recipe]
 
@@ -72,7 +72,7 @@ def assert_same_end(run: Path, unbroken: Path) -> None:
 def _every_step_is_logged() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("zoo.train.session.write_curves", lambda *_: None)  # the slowest part of so short a run
-        patch.setattr("zoo.train.engine.LOG_EVERY", 1)
+        patch.setattr("zoo.train.loop.engine.LOG_EVERY", 1)
         yield
 
 
@@ -183,7 +183,7 @@ LONG = {"steps": 40, "checkpoint_every": 3}
 def long_unbroken(load_tiny: Load, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("runs") / "long"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("zoo.train.engine.LOG_EVERY", 10)  # as in a process of its own
+        patch.setattr("zoo.train.loop.engine.LOG_EVERY", 10)  # as in a process of its own
         start(load_tiny(LONG), run, CPU)
     return run
 
@@ -212,7 +212,7 @@ def interrupt(
 
 
 def resume_by_command(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zoo.train.engine.LOG_EVERY", 10)
+    monkeypatch.setattr("zoo.train.loop.engine.LOG_EVERY", 10)
     result = CliRunner().invoke(app, ["train", "eln", "--resume", "--out", str(run), "--device", "cpu"])
     assert result.exit_code == 0, result.output
 

@@ -29,21 +29,17 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
+from torch.nn import functional as F
 
 from zoo.errors import RecipeError
 from zoo.models.classifier import ImageClassifier
 from zoo.models.config import ClassifierConfig
-from zoo.train.ema import teacher_of, update_teacher
+from zoo.train.blocks.ema import teacher_of, update_teacher
 from zoo.train.method import Batch, Method, MethodConfig, Phase, Progress
 from zoo.train.optim import OptimizerConfig, Schedule
-from zoo.train.tag_losses import (
-    binary_cross_entropy,
-    categorical_cross_entropy,
-    cosine_distance,
-    mean_squared_error,
-)
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from torch.optim import Optimizer
 
     from zoo.models.config import NetworkConfig
@@ -171,3 +167,47 @@ class Mlmt(Method):
         """Return a copy of the teacher or the student."""
         networks = {None: self.teacher, "teacher": self.teacher, "student": self.student}
         return copy.deepcopy(networks[weights])
+
+
+def binary_cross_entropy(logits: Tensor, tags: Tensor) -> Tensor:
+    """Return the mean binary cross entropy over images and classes, each class judged by itself.
+
+    Args:
+        logits: (B, K) float.
+        tags: (B, K) bool, the classes that are in the image.
+    """
+    return F.binary_cross_entropy_with_logits(logits, tags.to(logits.dtype))
+
+
+def categorical_cross_entropy(logits: Tensor, tags: Tensor) -> Tensor:
+    """Return the cross entropy of the softmax against the multi-hot tags, first part of s4GAN's Eq. (6).
+
+    An image counts once for each of its classes, as the equation has it; one without classes adds zero.
+
+    Args:
+        logits: (B, K) float.
+        tags: (B, K) bool, the classes that are in the image.
+    """
+    return -(tags * F.log_softmax(logits, dim=1)).sum(dim=1).mean()
+
+
+def cosine_distance(student: Tensor, teacher: Tensor) -> Tensor:
+    """Return the mean of 1 - cos of two predictions of an image, in 0..2.
+
+    Args:
+        student: (B, K) float, logits.
+        teacher: (B, K) float, logits; receives no gradient.
+    """
+    return 1 - F.cosine_similarity(student, teacher.detach(), dim=1).mean()
+
+
+def mean_squared_error(student: Tensor, teacher: Tensor) -> Tensor:
+    """Return the mean squared difference over images and classes, second part of s4GAN's Eq. (6).
+
+    The equation writes the squared norm, the text beside it "mean-squared error", which this is.
+
+    Args:
+        student: (B, K) float, probabilities.
+        teacher: (B, K) float, probabilities; receives no gradient.
+    """
+    return F.mse_loss(student, teacher.detach())

@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from zoo.classes import IGNORE
 from zoo.errors import RecipeError
@@ -41,26 +42,32 @@ from zoo.models.config import EnsembleConfig, NetworkConfig
 from zoo.models.deeplab import SegmentationNetwork, resize_logits
 from zoo.models.deployable import Deployable, FusedEnsemble, Student
 from zoo.models.discriminator import Discriminator, DiscriminatorConfig, pair
-from zoo.train.adversarial import (
+from zoo.train.blocks.adversarial import (
     DiscriminatorOptimizerConfig,
     ImageNorm,
     discriminator_loss,
     feature_matching,
     frozen,
     one_hot,
+    self_training,
     unit_range,
 )
-from zoo.train.losses import cross_entropy, ohem_cross_entropy
+from zoo.train.blocks.losses import cross_entropy, ohem_cross_entropy
+from zoo.train.blocks.mixing import cutmix, toggled_boxes
 from zoo.train.method import Batch, Method, MethodConfig, Phase, Progress
-from zoo.train.mixing import cutmix, toggled_boxes
 from zoo.train.optim import OptimizerConfig, Schedule
-from zoo.train.regions import Normalisation, Upsampling, fooled_regions, region_loss
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from torch.optim import Optimizer
+
 
 BRANCHES = ((0, 1), (1, 0))
 """Each branch, and the other one."""
+
+Upsampling = Literal["nearest", "bilinear"]
+
+Normalisation = Literal["selected", "separate", "all"]
 
 
 class BranchOptimizerConfig(OptimizerConfig):
@@ -279,3 +286,35 @@ class Rrn(Method):
             average=self.config.average,
         )
         return FusedEnsemble((first, second), config)
+
+
+def fooled_regions(score: Tensor, size: torch.Size, threshold: float, upsampling: Upsampling) -> Tensor:
+    """Return the pixels that a discriminator takes for real, (B, H, W) bool: rc >= epsilon in Eq. (1).
+
+    Args:
+        score: (B, h, w) logits, any grid.
+        size: height and width in pixels.
+        threshold: epsilon, in [0, 1].
+        upsampling: `nearest` enlarges the decisions, `bilinear` the scores before they are decided.
+    """
+    prob = score.sigmoid().unsqueeze(1)
+    if upsampling == "bilinear":
+        return (resize_logits(prob, size) >= threshold).squeeze(1)
+    return F.interpolate((prob >= threshold).float(), size).squeeze(1) == 1
+
+
+def region_loss(logits: Tensor, regions: Tensor, valid: Tensor, normalisation: Normalisation) -> Tensor:
+    """Return the local selection loss, Eq. (1), or with two discriminators the dynamic one, Eq. (3).
+
+    A pixel weighs as much as the number of discriminators that take its region for real.
+
+    Args:
+        logits: (B, K, H, W) float.
+        regions: (D, B, H, W) bool, what each discriminator takes for real; nothing in padding.
+        valid: (B, H, W) bool, False in padding.
+        normalisation: the sum is divided by the number of pixels with a weight (`selected`), of valid ones
+            (`all`), or each discriminator's own sum by the number of its own (`separate`).
+    """
+    if normalisation == "separate":
+        return torch.stack([self_training(logits, each) for each in regions]).sum()
+    return self_training(logits, regions.sum(dim=0), valid if normalisation == "all" else None)

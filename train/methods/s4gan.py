@@ -32,7 +32,7 @@ from zoo.models.deeplab import SegmentationNetwork, resize_logits
 from zoo.models.deployable import Student
 from zoo.models.discriminator import Discriminator, DiscriminatorConfig, pair
 from zoo.models.encoder import freeze_batch_norm_affine
-from zoo.train.adversarial import (
+from zoo.train.blocks.adversarial import (
     DiscriminatorOptimizerConfig,
     ImageNorm,
     adversarial_loss,
@@ -43,7 +43,7 @@ from zoo.train.adversarial import (
     self_training,
     unit_range,
 )
-from zoo.train.losses import cross_entropy
+from zoo.train.blocks.losses import cross_entropy
 from zoo.train.method import Batch, Method, MethodConfig, Phase, Progress
 from zoo.train.optim import OptimizerConfig, Schedule
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from zoo.models.deeplab import SegmentationNetwork, resize_logits
 from zoo.models.deployable import Student
-from zoo.train.losses import cross_entropy
+from zoo.train.blocks.losses import cross_entropy
 from zoo.train.method import Batch, Method, MethodConfig, Phase, Progress
 from zoo.train.optim import OptimizerConfig
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from zoo.errors import ExportError
 
 if TYPE_CHECKING:
+    from zoo.export.manifest import Artifact
     from zoo.export.options import ExportOptions
-    from zoo.export.report import Artifact
     from zoo.predictors.artifact import Precision
 
     Say = Callable[[str], None]
@@ -101,8 +101,8 @@ def advise(bundle: Path, options: ExportOptions, device: str, say: Say) -> Advic
 
 def _measure(bundle: Path, made: dict[str, Artifact], device: str, say: Say) -> list[Candidate]:
     """Return the candidates that were made, with their times."""
-    from zoo.serve.benchmark import benchmark
-    from zoo.serve.measurement import Settings
+    from zoo.serve.bench.benchmark import benchmark
+    from zoo.serve.bench.measurement import Settings
 
     names = _names(made, device)
     settings = Settings(
@@ -147,9 +147,9 @@ def _keep(
     bundle: Path, chosen: Candidate, made: dict[str, Artifact], candidates: Sequence[Candidate]
 ) -> tuple[str, ...]:
     """Remove what was made but not chosen, note in the manifest why, and return what is left."""
-    from zoo.card import refresh_card
+    from zoo.bundle.manifest import read_manifest
+    from zoo.card.card import refresh_card
     from zoo.export.manifest import update_manifest
-    from zoo.manifest import read_manifest
     from zoo.predictors.artifact import info_path
 
     assert chosen.artifact is not None

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from zoo.commands.arguments import DeviceOption, parse_size
 from zoo.commands.console import AsJson, emit, remarks, table
-from zoo.commands.device import DeviceOption, choose_device
 from zoo.commands.load import (
     BareOption,
     BoundOption,
@@ -23,7 +23,6 @@ from zoo.commands.load import (
     Shared,
     load,
 )
-from zoo.commands.model import is_name, is_url, parse_size, resolve_bundle, resolve_model
 from zoo.commands.parsing import parse_backends, parse_batches, parse_images
 from zoo.commands.suite import (
     AgainOption,
@@ -35,9 +34,11 @@ from zoo.commands.suite import (
     SuiteOptions,
     measure_suite,
 )
+from zoo.machine import choose_device
+from zoo.resolve import is_name, is_url, resolve_bundle, resolve_model
 
 if TYPE_CHECKING:
-    from zoo.serve.measurement import Report
+    from zoo.serve.bench.measurement import Report
 
 DEFAULT_BATCH = "1"
 QUICK: dict[str, Any] = {"seconds": 0.5, "min_runs": 20, "images": 16, "quick": True}
@@ -163,11 +164,11 @@ def benchmark(
 
     from rich.text import Text
 
-    from zoo.bundle import check_writable
-    from zoo.card import refresh_card
-    from zoo.serve.benchmark import benchmark as measure
-    from zoo.serve.measurement import Settings
-    from zoo.serve.report import write_report
+    from zoo.bundle.bundle import check_writable
+    from zoo.card.card import refresh_card
+    from zoo.serve.bench.benchmark import benchmark as measure
+    from zoo.serve.bench.measurement import Settings
+    from zoo.serve.bench.report.write import write_report
 
     effort = QUICK if quick else {}
     effort = effort if images is None else effort | {"images": parse_images(images)}
@@ -200,7 +201,7 @@ def default_folder(paths: list[Path]) -> Path:
     if len(paths) > 1:
         return Path("benchmark")
 
-    from zoo.bundle import find_bundle
+    from zoo.bundle.bundle import find_bundle
 
     return (find_bundle(paths[0]) or paths[0].parent) / "benchmark"
 
@@ -234,8 +235,17 @@ def _named(options: LoadOptions | SuiteOptions) -> dict[str, object]:
 
 def _show(report: Report, files: list[Path]) -> list[Any]:
     """Return what a person sees of a report."""
-    from zoo.serve.reading import warnings
-    from zoo.serve.table import COMPARED, GPU, SHORT, comparison, lines, on_gpu, why_no_miou, why_not
+    from zoo.serve.bench.report.reading import warnings
+    from zoo.serve.bench.report.table import (
+        COMPARED,
+        GPU,
+        SHORT,
+        comparison,
+        lines,
+        on_gpu,
+        why_no_miou,
+        why_not,
+    )
 
     shown: list[Any] = []
     for model, label in report.labels().items():

@@ -10,11 +10,11 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo.commands.bulk import Bulk
-from zoo.commands.journal import Journal, Record
-from zoo.commands.progress import Progress
-from zoo.commands.results import Job
 from zoo.errors import ZooError
+from zoo.predict.bulk import Bulk
+from zoo.predict.journal import Journal, Record
+from zoo.predict.outputs import Job
+from zoo.progress import Progress
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,7 +58,7 @@ class Actor(Bulk):
         Args:
             rows: `id`: their places among the jobs.
         """
-        from zoo.predictors.stream import stream
+        from zoo.predict.stream import stream
 
         jobs = [self.jobs[index] for index in rows["id"]]
         results = stream(self.predictor, jobs, lambda job: job.input.read(), self._options(self.batch))
@@ -95,7 +95,7 @@ class BulkOnRay(Bulk):
             ZooError: Ray is not installed, the model does not run on a machine of the cluster, or a result
                 cannot be written there.
         """
-        from zoo.serve.server.ray_cluster import check_installed, connected
+        from zoo.serve.server.ray.cluster import check_installed, connected
 
         check_installed()
         if not jobs:

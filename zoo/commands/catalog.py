@@ -9,16 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from zoo.commands.console import AsJson, emit, remarks
-from zoo.commands.listing import (
-    CARD_NAME,
-    Item,
-    file_sizes,
-    find_card,
-    local_folders,
-    read_item,
-    registry_folders,
-)
 from zoo.errors import ZooError
+from zoo.listing import CARD_NAME, Item, file_sizes, find_card, local_folders, read_item, registry_folders
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

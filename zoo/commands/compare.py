@@ -10,22 +10,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from zoo.commands.console import AsJson, emit, remarks, table
-from zoo.commands.device import DeviceOption
-from zoo.commands.model import parse_size
-from zoo.commands.train import log_to_stderr
-from zoo.commands.training import (
+from zoo.commands.arguments import (
     AmpOption,
     BatchOption,
     CropOption,
+    DeviceOption,
     EncoderOption,
     PartitionOption,
     PretrainedOption,
+    parse_size,
 )
+from zoo.commands.console import AsJson, emit, remarks, table
+from zoo.commands.train import log_to_stderr
 from zoo.errors import RecipeError, ZooError
 
 if TYPE_CHECKING:
-    from zoo.train.comparison import Comparison, ComparisonFolder
+    from zoo.train.compare.record import Comparison, ComparisonFolder
 
 
 def compare(
@@ -80,12 +80,12 @@ def compare(
     changes = {key: value for key, value in changes.items() if value is not None}
     chosen, numbers = _names(methods), parse_seeds(seeds or "1")
 
-    from zoo.serve.machine import describe_machine, versions
-    from zoo.train.compare import Facts, newest, run_all, start
-    from zoo.train.compare_plan import Request
-    from zoo.train.compare_report import write_report
-    from zoo.train.comparison import ComparisonFolder
-    from zoo.train.engine import TrainingStoppedError
+    from zoo.serve.bench.machine import describe_machine, versions
+    from zoo.train.compare.plan import Request
+    from zoo.train.compare.record import ComparisonFolder
+    from zoo.train.compare.report import write_report
+    from zoo.train.compare.run_all import Facts, newest, run_all, start
+    from zoo.train.loop.engine import TrainingStoppedError
 
     log_to_stderr()
     if resume:
@@ -141,8 +141,8 @@ def _report(folder: ComparisonFolder, comparison: Comparison, *, as_json: bool) 
     Raises:
         ZooError: a run failed; what the others gave is written and shown before.
     """
-    from zoo.train.compare_report import COLUMNS, QUALITY, cells, failures, write_report
-    from zoo.train.compare_stats import headline, verdicts
+    from zoo.train.compare.report import COLUMNS, QUALITY, cells, failures, write_report
+    from zoo.train.compare.stats import headline, verdicts
 
     files = write_report(folder, comparison)
     lines, said = cells(comparison), headline(comparison)

@@ -8,9 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
+from zoo.commands.arguments import CropOption, PartitionOption, data_changes
 from zoo.commands.console import AsJson, emit, table
-from zoo.commands.progress import Progress
-from zoo.commands.training import CropOption, PartitionOption, data_changes
+from zoo.progress import Progress
 
 DEFAULT_METHOD = "eln"
 """The method whose recipe is taken: it asks for every kind of view."""
@@ -47,8 +47,8 @@ def bench(
     counts = _parse_workers(workers)
 
     from zoo.data.open import open_source
-    from zoo.train.load_bench import bench as measure
-    from zoo.train.recipe import default_recipe, load_recipe
+    from zoo.train.profile.loader_bench import bench as measure
+    from zoo.train.recipe.read import default_recipe, load_recipe
 
     given = data_changes(spec, partition, imgsz, batch)
     changes = {key: value for key, value in given.items() if value is not None}

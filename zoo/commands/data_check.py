@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from zoo.commands.console import AsJson, emit, remarks, table
-from zoo.commands.progress import Progress
+from zoo.progress import Progress
 
 if TYPE_CHECKING:
     from zoo.data.inspect.inspection import Inspection
@@ -39,7 +39,7 @@ def check(
 
     A plain folder without a data.toml is given one, if its masks suggest what it should say.
     """
-    from zoo.bundle import check_writable
+    from zoo.bundle.bundle import check_writable
     from zoo.data.inspect.inspection import inspect
 
     if report is not None:
@@ -84,7 +84,7 @@ def _write_proposal(inspection: Inspection, write: Path | None) -> Path | None:
 
 
 def _write_report(inspection: Inspection, folder: Path) -> Path:
-    from zoo.bundle import replacing
+    from zoo.bundle.bundle import replacing
     from zoo.data.inspect.page import html
 
     folder.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from zoo.commands.console import AsJson, emit, remarks
-from zoo.commands.progress import LINE_SECONDS
+from zoo.progress import LINE_SECONDS
 
 if TYPE_CHECKING:
     from rich.status import Status

@@ -55,7 +55,7 @@ def split(
     """
     sizes = _check_sizes(sizes or [], val)
 
-    from zoo.bundle import check_writable
+    from zoo.bundle.bundle import check_writable
     from zoo.data.open import open_source
     from zoo.data.partition import count_of
     from zoo.data.split import SEQUENCE, make_groups, order_units, take
@@ -125,7 +125,7 @@ def _digest(source: Source, path: Path, seed: int) -> str:
 
 
 def _write(path: Path, ids: Sequence[str], remark: str) -> None:
-    from zoo.bundle import replacing
+    from zoo.bundle.bundle import replacing
 
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:

@@ -5,24 +5,42 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+import numpy as np
 import typer
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
+from zoo.bundle.bundle import replacing
+from zoo.commands.arguments import DeviceOption, ModelArgument
 from zoo.commands.console import AsJson, emit, remarks, table
-from zoo.commands.device import DeviceOption, choose_device
-from zoo.commands.model import ModelArgument, resolve_predictor
 from zoo.errors import BundleError
+from zoo.machine import choose_device
+from zoo.resolve import resolve_predictor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
-    from zoo.bundle import BundleConfig
+    from numpy.typing import NDArray
+
+    from zoo.bundle.bundle import BundleConfig
     from zoo.data.source import Source
-    from zoo.evaluate import Progress, Scores
+    from zoo.evaluation.evaluate import Progress, Scores
     from zoo.predictors.base import Predictor
+
 
 ALL = "all"
 WHOLE = "whole"
 REPORT_NAME = "metrics.json"
+
+CELL = 0.42
+"""Width of a class in inches."""
+
+MAX_WRITTEN = 40
+"""With more classes than this the cells are too small to hold their numbers."""
+
+DARK = 0.55
+"""Share from which on a number is white."""
 
 
 def evaluate(
@@ -57,9 +75,9 @@ def evaluate(
     names = parse_protocols(protocol)
     path = resolve_predictor(model)
 
-    from zoo.bundle import check_writable
+    from zoo.bundle.bundle import check_writable
     from zoo.data.open import open_source
-    from zoo.evaluate import evaluate_tags
+    from zoo.evaluation.evaluate import evaluate_tags
     from zoo.predictors.load import load_predictor
     from zoo.predictors.tags import load_tag_predictor
 
@@ -93,7 +111,7 @@ def parse_protocols(text: str) -> tuple[str, ...]:
     Raises:
         typer.BadParameter: one that there is not.
     """
-    from zoo.protocols import PROTOCOLS
+    from zoo.evaluation.protocols import PROTOCOLS
 
     if text == ALL:
         return tuple(PROTOCOLS)
@@ -113,7 +131,7 @@ def is_classifier(path: Path, protocols: Sequence[str]) -> bool:
     Raises:
         BundleError: one with another protocol.
     """
-    from zoo.bundle import load_config
+    from zoo.bundle.bundle import load_config
 
     found = path.is_dir() and load_config(path).deployable.kind == "classifier"
     if found and tuple(protocols) != (WHOLE,):
@@ -155,7 +173,7 @@ def model_facts(path: Path | str) -> dict[str, Any]:
 
 
 def _config(path: Path | str) -> BundleConfig | None:
-    from zoo.bundle import find_bundle, load_config
+    from zoo.bundle.bundle import find_bundle, load_config
 
     bundle = find_bundle(path) if isinstance(path, Path) else None
     return None if bundle is None else load_config(bundle)
@@ -169,7 +187,7 @@ def _scores(
     on_progress: Progress,
 ) -> list[Scores]:
     """Return what is counted under each protocol."""
-    from zoo.evaluate import score
+    from zoo.evaluation.evaluate import score
 
     found = []
     for name in names:
@@ -182,7 +200,6 @@ def _scores(
 def _write_confusions(
     folder: Path, results: Sequence[dict[str, Any]], scores: Sequence[Scores], names: tuple[str, ...]
 ) -> None:
-    from zoo.commands.confusion import write_confusion
 
     folder.mkdir(parents=True, exist_ok=True)
     for result, each in zip(results, scores, strict=True):
@@ -193,7 +210,7 @@ def _write_confusions(
 
 
 def _write_results(folder: Path, results: Sequence[dict[str, Any]]) -> None:
-    from zoo.bundle import write_json
+    from zoo.bundle.bundle import write_json
 
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / REPORT_NAME, list(results))
@@ -202,7 +219,7 @@ def _write_results(folder: Path, results: Sequence[dict[str, Any]]) -> None:
 
 def _report(metrics: dict[str, Any]) -> list[Any]:
     """Return what a person sees of the metrics."""
-    from zoo.figures import figures_of
+    from zoo.evaluation.figures import figures_of
 
     figures = figures_of(metrics)
     show = "{:.4f}".format
@@ -218,8 +235,8 @@ def _report(metrics: dict[str, Any]) -> list[Any]:
 
 def _side_by_side(results: Sequence[dict[str, Any]]) -> list[Any]:
     """Return what a person sees of several protocols."""
-    from zoo.figures import NEAR, shown
-    from zoo.protocols import ABOUT, users
+    from zoo.evaluation.figures import NEAR, shown
+    from zoo.evaluation.protocols import ABOUT, users
 
     show: Callable[[float], str] = "{:.4f}".format
     rows = [
@@ -248,3 +265,34 @@ def _origin(metrics: dict[str, Any]) -> list[str]:
     labels = f", labeled images {metrics['partition']}" if metrics["partition"] else ""
     preset = f" ({metrics['preset']})" if metrics["preset"] else ""
     return [f"{metrics['method']}{preset}, network {metrics['network']}{labels}; {origin}"]
+
+
+def write_confusion(counts: NDArray[np.int64], names: tuple[str, ...], title: str, path: Path) -> None:
+    """Write a PNG of where the pixels of each class go, as shares of its row in percent.
+
+    Args:
+        counts: (K, K), a row for each label and a column for each prediction.
+        names: of the classes.
+        title: above the picture.
+        path: of the PNG.
+    """
+    total = counts.sum(axis=1, keepdims=True)
+    share = np.divide(counts, total, out=np.zeros(counts.shape), where=total > 0)
+    side = CELL * len(names)
+    figure = Figure((side + 3.2, side + 2.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    axes.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(len(names)), names)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("label")
+    axes.set_title(f"{title}\n% of the pixels of each label", fontsize=10, loc="left")
+    axes.spines[:].set_visible(False)
+    if len(names) <= MAX_WRITTEN:
+        for row, column in np.argwhere(share >= 0.005):
+            value = share[row, column]
+            color = "white" if value > DARK else "#202124"
+            axes.text(column, row, f"{100 * value:.0f}", ha="center", va="center", fontsize=8, color=color)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=120, format="png")

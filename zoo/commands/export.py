@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from zoo.commands.arguments import BundleArgument, parse_size
 from zoo.commands.console import AsJson, emit, remarks, table
-from zoo.commands.model import BundleArgument, parse_size, resolve_bundle
 from zoo.errors import ZooError
+from zoo.resolve import resolve_bundle
 
 if TYPE_CHECKING:
+    from zoo.export.manifest import Artifact
     from zoo.export.options import ExportOptions
-    from zoo.export.report import Artifact
 
 AUTO = "auto"
 COLUMNS = ("artifact", "MB", "agreement", "differing px", "near ties", "mIoU change", "gate")
@@ -219,7 +220,7 @@ def _row(artifact: Artifact) -> tuple[str, ...]:
 def _advise(bundle: Path, options: ExportOptions, *, as_json: bool) -> None:
     """Keep and show the fastest artifact."""
     from zoo.commands import advise
-    from zoo.commands.device import choose_device
+    from zoo.machine import choose_device
 
     advice = advise.advise(bundle, options, choose_device(None), remarks.print)
     rows = [each.row(chosen=each is advice.chosen) for each in advice.candidates]

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 import typer
 
 from zoo.commands.console import emit, remarks, table
-from zoo.commands.device import choose_device
-from zoo.commands.model import resolve_model
+from zoo.machine import choose_device
+from zoo.resolve import resolve_model
 
 if TYPE_CHECKING:
     from zoo.serve.load.measurement import Report
@@ -113,10 +113,10 @@ def load(url: str, options: LoadOptions, shared: Shared) -> None:
 
     from rich.text import Text
 
-    from zoo.bundle import check_writable
+    from zoo.bundle.bundle import check_writable
+    from zoo.serve.load.inputs import SIZE, drawn, of_folder
     from zoo.serve.load.measurement import Settings
-    from zoo.serve.load.pictures import SIZE, drawn, of_folder
-    from zoo.serve.load.report import write_report
+    from zoo.serve.load.page import write_report
     from zoo.serve.load.run import load_test
     from zoo.serve.load.target import KEY_VARIABLE, Asked, find
 

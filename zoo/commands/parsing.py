@@ -13,7 +13,7 @@ def parse_backends(text: str) -> tuple[str, ...]:
     Raises:
         typer.BadParameter: one is unknown, or there is none.
     """
-    from zoo.serve.choices import parse_choice
+    from zoo.serve.bench.choices import parse_choice
 
     names = parts_of(text)
     if not names:

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from zoo.commands.arguments import DeviceOption
 from zoo.commands.console import AsJson, emit, remarks, table
-from zoo.commands.device import DeviceOption, choose_device
-from zoo.commands.inputs import find_inputs, is_image_name, is_source
-from zoo.commands.journal import NAME, Journal, Record
-from zoo.commands.model import ARTIFACT_SUFFIXES, is_url, resolve_model, resolve_predictor
-from zoo.commands.results import CONFIDENCE, FILES, MASK, OVERLAY, Job, is_done, make_jobs
+from zoo.machine import choose_device
+from zoo.predict.inputs import find_inputs, is_image_name, is_source
+from zoo.predict.journal import NAME, Journal, Record
+from zoo.predict.outputs import CONFIDENCE, FILES, MASK, OVERLAY, Job, is_done, make_jobs
+from zoo.resolve import ARTIFACT_SUFFIXES, is_url, resolve_model, resolve_predictor
 
 if TYPE_CHECKING:
     from zoo.predictors.base import Predictor
@@ -64,14 +65,14 @@ def predict(
     A mask is an indexed PNG: its pixel values are class numbers, its colours those of the classes. What was
     made is listed in DIR/predictions.jsonl; a command that was stopped goes on where it was.
     """
-    from zoo.bundle import check_writable
+    from zoo.bundle.bundle import check_writable
 
     check_writable(out)
     model, texts = split_arguments(arguments)
     suffixes = (MASK, *[OVERLAY] * overlay, *[CONFIDENCE] * confidence)
     jobs = make_jobs(find_inputs(texts, limit, out), out, suffixes)
 
-    from zoo.commands.bulk import Bulk
+    from zoo.predict.bulk import Bulk
     from zoo.predictors.load import load_predictor
 
     chosen = choose_device(device)
@@ -108,8 +109,8 @@ def predict(
 
 def fingerprint(model: Path | str, predictor: Predictor) -> str:
     """Return the SHA-256 of all that decides what a model predicts; of a server, of what it says of it."""
-    from zoo.bundle import WEIGHTS_NAME, load_config
-    from zoo.manifest import sha256
+    from zoo.bundle.bundle import WEIGHTS_NAME, load_config
+    from zoo.bundle.manifest import sha256
 
     if isinstance(model, str):
         from zoo.predictors.remote import RemotePredictor
@@ -198,6 +199,6 @@ def _report(result: dict[str, Any]) -> list[Any]:
 
 
 def _areas(areas: dict[str, float]) -> str:
-    from zoo.overlay import percent
+    from zoo.pages.overlay import percent
 
     return ", ".join(f"{name} {percent(share)}" for name, share in areas.items())

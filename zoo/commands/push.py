@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from zoo.commands.console import AsJson, emit, table
-from zoo.commands.model import resolve_bundle
+from zoo.resolve import resolve_bundle
 
 COLUMNS = ("file", "MB")
 

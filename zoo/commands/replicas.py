@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from zoo.serve.server.ray_options import Cluster
+    from zoo.serve.server.ray.options import Cluster
 
 RANGE = re.compile(r"([1-9]\d*)(?:\.\.([1-9]\d*))?")
 
@@ -45,7 +45,7 @@ def cluster_of(
     Raises:
         BadParameter: not such a range.
     """
-    from zoo.serve.server.ray_options import Cluster
+    from zoo.serve.server.ray.options import Cluster
 
     found = RANGE.fullmatch(replicas or "1")
     if found is None or int(found[1]) > int(found[2] or found[1]):

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from zoo.commands.console import AsJson, emit, remarks, table
-from zoo.commands.model import RUNS, newest_run
 from zoo.errors import BundleError
+from zoo.resolve import RUNS, newest_run
 
 if TYPE_CHECKING:
-    from zoo.train.runs import Run
+    from zoo.train.runs.listing import Run
 
 COLUMNS = (
     "run", "method", "data", "labels", "seed", "steps", "state", "figure on val", "begun", "took",
@@ -26,7 +26,7 @@ def runs(
     as_json: AsJson = False,
 ) -> None:
     """List the runs under DIR, the newest first: state, steps and the figure of the last evaluation."""
-    from zoo.train.runs import find_runs
+    from zoo.train.runs.listing import find_runs
 
     if not folder.is_dir():
         raise BundleError(f"{folder} is no folder, expected one with runs: make one with zoo train eln")
@@ -49,14 +49,14 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """Write report.html of RUN again: curves, classes, pictures, recipe, versions, how each attempt ended."""
-    from zoo.train.run_report import write_report
+    from zoo.train.report.page import write_report
 
     path = write_report(run or newest_run())
     emit({"report": str(path)}, f"Made {path}", as_json=as_json)
 
 
 def _line(run: Run, folder: Path) -> tuple[str, ...]:
-    from zoo.figures import duration
+    from zoo.evaluation.figures import duration
 
     path = Path(run.path)
     name = path.relative_to(folder).as_posix() if path != folder else path.name

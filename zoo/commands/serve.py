@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from zoo.commands.arguments import DeviceOption
 from zoo.commands.console import AsJson, emit, remarks
-from zoo.commands.device import DeviceOption
-from zoo.commands.model import is_name, resolve_model
 from zoo.commands.replicas import CpusOption, GpusOption, OnRay, ReplicasOption, check_replicas, cluster_of
 from zoo.errors import ZooError
+from zoo.resolve import is_name, resolve_model
 
 if TYPE_CHECKING:
-    from zoo.serve.server.job import Job, Served
-    from zoo.serve.server.ray_options import Cluster
+    from zoo.serve.server.processes.job import Job, Served
+    from zoo.serve.server.ray.options import Cluster
 
 NAMED = re.compile(r"([A-Za-z0-9._-]+)=(.+)")
 NEEDED = ("fastapi", "uvicorn", "prometheus_client", "python_multipart", "httptools", "fastapi_swagger")
@@ -106,12 +106,12 @@ def serve(
         raise typer.BadParameter("got --ssl-keyfile alone, expected --ssl-certfile, too")
     check_replicas(ray, {"--workers": workers, "--replicas": replicas, "--gpus": gpus, "--cpus": cpus})
 
-    from zoo.serve.server.gpus import gpu_count
-    from zoo.serve.server.job import Certificate, Job, ModelSource
-    from zoo.serve.server.loopback import is_loopback
-    from zoo.serve.server.port import Port
-    from zoo.serve.server.settings import ServerSettings
-    from zoo.serve.server.supervisor import Supervisor
+    from zoo.machine import gpu_count
+    from zoo.serve.server.core.loading import ModelSource
+    from zoo.serve.server.core.settings import ServerSettings, is_loopback
+    from zoo.serve.server.processes.job import Certificate, Job
+    from zoo.serve.server.processes.port import Port
+    from zoo.serve.server.processes.supervisor import Supervisor
 
     present = 0 if device == "cpu" else gpu_count()
     count = workers or present or 1
@@ -148,7 +148,7 @@ def serve(
 
 
 def _serve_on_ray(job: Job, cluster: Cluster, scheme: str, *, as_json: bool) -> None:
-    from zoo.serve.server.on_ray import serve_on_ray
+    from zoo.serve.server.ray.deploy import serve_on_ray
 
     url = f"{scheme}://{_bracketed(cluster.host)}:{cluster.port}"
     serve_on_ray(job, cluster, lambda served: _say_ready(served, url, [], as_json=as_json))
@@ -211,7 +211,7 @@ def _check_extra() -> None:
 
 
 def _check_key(api_key: str | None, host: str) -> None:
-    from zoo.serve.server.loopback import is_loopback
+    from zoo.serve.server.core.settings import is_loopback
 
     if api_key is not None and not api_key.strip():
         raise typer.BadParameter("got an empty key, expected some characters", param_hint="--api-key")

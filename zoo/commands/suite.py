@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import typer
 
 from zoo.commands.console import emit, remarks, table
-from zoo.commands.device import choose_device
 from zoo.commands.parsing import parts_of
 from zoo.errors import ZooError
+from zoo.machine import choose_device
 
 if TYPE_CHECKING:
     from zoo.suite.parts import Part
@@ -110,7 +110,7 @@ def default_folder(device: str, *, quick: bool) -> Path:
 def _run(job: Job, parts: tuple[Part, ...], everything: tuple[Part, ...], *, as_json: bool) -> None:
     from rich.text import Text
 
-    from zoo.bundle import check_writable
+    from zoo.bundle.bundle import check_writable
     from zoo.suite.report import Made, write_report
     from zoo.suite.run import run_parts
 

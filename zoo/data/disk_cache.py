@@ -21,7 +21,7 @@ import PIL
 from PIL import features
 from torch.utils.data import get_worker_info
 
-from zoo.bundle import replacing
+from zoo.bundle.bundle import replacing
 from zoo.data.cached import GB
 from zoo.data.files import FileSource
 from zoo.errors import DatasetError

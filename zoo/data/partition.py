@@ -11,7 +11,7 @@ from math import sqrt
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo.bundle import replacing, write_json
+from zoo.bundle.bundle import replacing, write_json
 from zoo.data.lists import IdFinder, read_list
 from zoo.errors import DatasetError
 

@@ -9,18 +9,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from zoo.bundle.weights import load_bundle
 from zoo.errors import BundleError
 from zoo.predictors.base import Prediction, Predictor
 from zoo.predictors.decision import choose, confidence
 from zoo.preprocess import Preprocessing, normalize
-from zoo.weights import load_bundle
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
 
-    from zoo.bundle import BundleConfig
+    from zoo.bundle.bundle import BundleConfig
     from zoo.classes import Mask
     from zoo.models.deployable import Deployable
 

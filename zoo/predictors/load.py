@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from zoo.bundle import WEIGHTS_NAME, load_config
+from zoo.bundle.bundle import WEIGHTS_NAME, load_config
+from zoo.bundle.manifest import sha256
 from zoo.errors import BundleError
-from zoo.manifest import sha256
 from zoo.predictors.artifact import ONNX_NAMES, TRT_ONNX_NAMES, read_engine_info
 from zoo.predictors.trt_api import installed_flavors
 

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from zoo.bundle.weights import load_classifier
 from zoo.preprocess import check_image, normalize, resize_image
-from zoo.weights import load_classifier
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
 
-    from zoo.bundle import BundleConfig
+    from zoo.bundle.bundle import BundleConfig
     from zoo.models.classifier import ImageClassifier
 
 

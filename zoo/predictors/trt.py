@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from zoo.bundle import replacing
+from zoo.bundle.bundle import replacing
 from zoo.errors import BundleError, ExportError
 from zoo.predictors.artifact import INPUT_NAME, EngineInfo, read_engine_info
 from zoo.predictors.bound import BoundPredictor, new_stream

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from pydantic import ValidationError
 
-from zoo.bundle import replacing
+from zoo.bundle.bundle import replacing
 from zoo.errors import RegistryError
 from zoo.registry.files import is_artifact, is_ours, our_files
 from zoo.registry.lock import LOCK_NAME, Lock, LockedBundle

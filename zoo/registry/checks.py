@@ -8,9 +8,9 @@ import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from safetensors import SafetensorError, safe_open
 
-from zoo.bundle import load_config
+from zoo.bundle.bundle import load_config
+from zoo.bundle.manifest import read_manifest, sha256
 from zoo.errors import BundleError
-from zoo.manifest import read_manifest, sha256
 from zoo.predictors.artifact import METADATA_KEY, parse_metadata
 from zoo.registry.files import CONFIG, MANIFEST, REQUIRED, WEIGHTS, is_artifact, is_ours, our_files
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from zoo.manifest import FileEntry, Manifest
+    from zoo.bundle.manifest import FileEntry, Manifest
     from zoo.predictors.artifact import ArtifactMetadata
 
 ONNX_DOMAINS = {"", "ai.onnx"}

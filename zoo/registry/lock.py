@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from zoo.bundle import write_json
+from zoo.bundle.bundle import write_json
 from zoo.errors import RegistryError
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ import re
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
-from zoo.bundle import write_json
+from zoo.bundle.bundle import write_json
 
 if TYPE_CHECKING:
     from pathlib import Path

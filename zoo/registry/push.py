@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from huggingface_hub import metadata_load, metadata_save
 
-from zoo.bundle import write_json
+from zoo.bundle.bundle import write_json
+from zoo.bundle.manifest import FileEntry, Manifest, read_manifest
+from zoo.card.licenses import UNKNOWN, stated_license
 from zoo.errors import RegistryError
-from zoo.licenses import UNKNOWN, stated_license
-from zoo.manifest import FileEntry, Manifest, read_manifest
 from zoo.registry import folder as folder_registry
 from zoo.registry import hub
 from zoo.registry.checks import BrokenBundleError, changes, check_bundle

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.errors import ZooError
-from zoo.serve.machine import describe_machine, versions
-from zoo.train.compare import Facts, run_all, start
-from zoo.train.compare_plan import Request
-from zoo.train.compare_report import COLUMNS, cells, failures, write_report
-from zoo.train.compare_stats import headline
-from zoo.train.comparison import ComparisonFolder
-from zoo.train.engine import TrainingStoppedError
+from zoo.serve.bench.machine import describe_machine, versions
+from zoo.train.compare.plan import Request
+from zoo.train.compare.record import ComparisonFolder
+from zoo.train.compare.report import COLUMNS, cells, failures, write_report
+from zoo.train.compare.run_all import Facts, run_all, start
+from zoo.train.compare.stats import headline
+from zoo.train.loop.engine import TrainingStoppedError
 
 if TYPE_CHECKING:
     from zoo.suite.part import Figures, Keep

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from zoo.errors import ZooError
-from zoo.serve.benchmark import benchmark
-from zoo.serve.contender import reason
-from zoo.serve.measurement import Settings
+from zoo.memory import release
+from zoo.serve.bench.benchmark import benchmark
+from zoo.serve.bench.contender import reason
+from zoo.serve.bench.measurement import Settings
 from zoo.suite.models import export_model
 from zoo.suite.work import BYTES, count_work
-from zoo.train.memory import release
 
 if TYPE_CHECKING:
-    from zoo.serve.measurement import Report, Row
+    from zoo.serve.bench.measurement import Report, Row
     from zoo.suite.models import Exported
     from zoo.suite.part import Figures, Keep
     from zoo.suite.work import Work

@@ -14,11 +14,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from zoo.bundle import WEIGHTS_NAME, BundleConfig, write_json
+from zoo.bundle.bundle import WEIGHTS_NAME, BundleConfig, write_json
+from zoo.bundle.manifest import sha256
+from zoo.bundle.weights import save_bundle
 from zoo.classes import Classes
 from zoo.data.shapes import ShapesSource
 from zoo.errors import ExportError
-from zoo.export.prepare import prepare
+from zoo.export.fold import prepare
 from zoo.export.to_onnx import export_onnx
 from zoo.export.to_tensorrt import (
     build_engine,
@@ -28,14 +30,12 @@ from zoo.export.to_tensorrt import (
     make_profile,
     plan_engine,
 )
-from zoo.manifest import sha256
 from zoo.models.config import ClassifierConfig, EnsembleConfig, GatedConfig, NetworkConfig, StudentConfig
 from zoo.models.deeplab import SegmentationNetwork
 from zoo.models.deployable import build_deployable
 from zoo.predictors.artifact import ONNX_NAMES, ArtifactMetadata, info_path
 from zoo.predictors.load import ENGINES
 from zoo.preprocess import Preprocessing, normalize
-from zoo.weights import save_bundle
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

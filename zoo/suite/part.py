@@ -14,7 +14,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo.bundle import write_json
+from zoo.bundle.bundle import write_json
 from zoo.errors import ZooError
 
 if TYPE_CHECKING:

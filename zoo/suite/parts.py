@@ -39,7 +39,7 @@ COMPARE_IMGSZ = (360, 480)
 QUICK_METHODS = ("supervised", "u2pl")
 
 SOURCES: dict[Kind, tuple[str, ...]] = {
-    "machine": ("suite/peaks.py", "serve/machine.py", "serve/gpu.py"),
+    "machine": ("suite/peaks.py", "serve/bench/machine.py", "serve/bench/gpu.py"),
     "tests": ("",),
     "train": ("train", "models", "suite/training.py"),
     "infer": (

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from zoo.serve.gpu import gpu_state
-from zoo.serve.machine import describe_machine
+from zoo.serve.bench.gpu import gpu_state
+from zoo.serve.bench.machine import describe_machine
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from zoo.bundle import replacing
-from zoo.serve.measurement import number
+from zoo.bundle.bundle import replacing
+from zoo.serve.bench.measurement import number
 from zoo.suite.reading import queries_of, steps_of
 
 if TYPE_CHECKING:

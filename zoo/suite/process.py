@@ -15,13 +15,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
-from zoo.train.child import why_ended
+from zoo.child import why_ended
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from zoo.child import StopRequests
     from zoo.suite.record import State
-    from zoo.train.child import StopRequests
 
     Say = Callable[[str], None]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from zoo.serve.measurement import Row
+from zoo.serve.bench.measurement import Row
 from zoo.suite.roofline import Roof, roof
 
 if TYPE_CHECKING:
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from zoo.suite.record import Record
 
 PLAIN = "plain fp32"
-"""Of the variants of a step: what the others are compared with, see `zoo.train.stepbench`."""
+"""Of the variants of a step: what the others are compared with, see `zoo.train.profile.step_bench`."""
 
 
 class Step(NamedTuple):
@@ -25,7 +25,7 @@ class Step(NamedTuple):
         variant: how the step is computed.
         phase: of the method.
         is_last: whether it is the method's last phase, in which all of its losses are at work.
-        figures: see `zoo.train.stepbench`.
+        figures: see `zoo.train.profile.step_bench`.
         over_plain: how many times the images per second of the plain variant in the same phase.
         recipe: crop and batch.
     """

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from zoo.bundle import write_json
+from zoo.bundle.bundle import write_json
 from zoo.errors import ZooError
 from zoo.suite.parts import SOURCES, Kind
 

@@ -6,8 +6,8 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from zoo.bundle import replacing, write_json
-from zoo.figures import duration
+from zoo.bundle.bundle import replacing, write_json
+from zoo.evaluation.figures import duration
 from zoo.suite import tables
 from zoo.suite.aims import Aim, aims
 from zoo.suite.notes import AIMS_NOTE, INFERENCE_NOTES, QUICK_NOTE, TRAINING_NOTES

@@ -11,12 +11,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from zoo.child import StopRequests
 from zoo.errors import ZooError
 from zoo.machine import cpu_model, git_state
-from zoo.serve.machine import versions
+from zoo.serve.bench.machine import versions
 from zoo.suite.process import Limits, run_process
 from zoo.suite.record import PACKAGE, Record, inputs_of
-from zoo.train.child import StopRequests
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -5,9 +5,9 @@ from __future__ import annotations
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from zoo.figures import duration
-from zoo.serve.measurement import ABSENT, number
-from zoo.serve.table import ratio, share, throughput
+from zoo.evaluation.figures import duration
+from zoo.serve.bench.measurement import ABSENT, number
+from zoo.serve.bench.report.table import ratio, share, throughput
 from zoo.suite.reading import missing_rows, of_kind, queries_of, steps_of
 
 if TYPE_CHECKING:

@@ -6,12 +6,12 @@ import logging
 import re
 from typing import TYPE_CHECKING, Any
 
-from zoo.train.recipe import load_recipe
-from zoo.train.stepbench import StepVariant, measure_step
+from zoo.train.profile.step_bench import StepVariant, measure_step
+from zoo.train.recipe.read import load_recipe
 
 if TYPE_CHECKING:
     from zoo.suite.part import Figures, Keep
-    from zoo.train.recipe import Recipe
+    from zoo.train.recipe.schema import Recipe
 
 log = logging.getLogger(__name__)
 

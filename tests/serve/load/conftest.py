@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from zoo.serve.load.connection import parse_address, request
+from zoo.serve.load.http import parse_address, request
 from zoo.serve.load.loops import Target
 
 if TYPE_CHECKING:

@@ -39,7 +39,7 @@ def little_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a quick look be quicker still, and every rate above 50 be lost."""
     monkeypatch.setitem(QUICK, "search_requests", 10)
     monkeypatch.setattr(run, "WARM_UP", run.Budget(0.05, 2))
-    monkeypatch.setattr("zoo.serve.load.search.PRECISION", 1.0)
+    monkeypatch.setattr("zoo.serve.load.run.PRECISION", 1.0)
 
 
 def test_a_server_gets_its_tables_and_its_report(

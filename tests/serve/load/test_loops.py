@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from zoo.serve.bench.timing import Budget
 from zoo.serve.load.client import Client, run
-from zoo.serve.load.connection import parse_address, request
+from zoo.serve.load.http import parse_address, request
 from zoo.serve.load.loops import MAX_CONNECTIONS, Limit, Target, closed_loop, open_loop
-from zoo.serve.timing import Budget
 
 if TYPE_CHECKING:
     from collections.abc import Callable

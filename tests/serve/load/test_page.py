@@ -6,14 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from zoo.serve.load.figures import row, server_timing
+from zoo.serve.bench.measurement import Times
 from zoo.serve.load.loops import Observed, Sample
 from zoo.serve.load.measurement import Bare, Goodput, Report, Row, Server, Settings
-from zoo.serve.load.page import html
+from zoo.serve.load.page import html, write_report
 from zoo.serve.load.reading import warnings
-from zoo.serve.load.report import write_report
+from zoo.serve.load.run import row, server_timing
 from zoo.serve.load.table import CLOSED, OPEN, goodput, lines
-from zoo.serve.measurement import Times
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -13,8 +13,8 @@ from zoo.errors import ZooError
 from zoo.predictors.base import Predictor
 from zoo.preprocess import Preprocessing
 from zoo.serve.load.client import Client
+from zoo.serve.load.inputs import drawn
 from zoo.serve.load.measurement import Settings
-from zoo.serve.load.pictures import drawn
 from zoo.serve.load.run import SHARES, TRIES, BareModel, LoadTest, load_test, offered
 from zoo.serve.load.target import Asked, find
 
@@ -60,7 +60,7 @@ def start() -> Iterator[Start]:
 def test_the_goodput_of_a_known_server_lies_about_its_capacity(
     start: Start, make_server: MakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("zoo.serve.load.search.PRECISION", 0.25)
+    monkeypatch.setattr("zoo.serve.load.run.PRECISION", 0.25)
     test = start(make_server(0.005), bound_ms=60, search_requests=100)
     found = test.search(test.rates([150.0, 400.0]))
     assert found.rate is not None

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from zoo.serve.load.search import GROWTH, PRECISION, highest_rate
+from zoo.serve.load.run import GROWTH, PRECISION, highest_rate
 
 
 @pytest.mark.parametrize("guess", [10.0, 95.0, 400.0, 700.0])

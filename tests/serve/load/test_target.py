@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from zoo.errors import DatasetError, ZooError
-from zoo.serve.load.connection import parse_address, request
-from zoo.serve.load.pictures import COUNT, Picture, drawn, of_folder
+from zoo.serve.load.http import parse_address, request
+from zoo.serve.load.inputs import COUNT, Picture, drawn, of_folder
 from zoo.serve.load.target import Asked, find
 
 if TYPE_CHECKING:

@@ -16,11 +16,11 @@ from PIL import Image
 from zoo.classes import Classes
 from zoo.predictors.base import Predictor
 from zoo.preprocess import Preprocessing
-from zoo.serve.server.app import create_app
-from zoo.serve.server.model import About, Model
-from zoo.serve.server.port import Port
-from zoo.serve.server.protocol import guarded_protocol
-from zoo.serve.server.settings import ServerSettings
+from zoo.serve.server.core.model import About, Model
+from zoo.serve.server.core.settings import ServerSettings
+from zoo.serve.server.http.app import create_app
+from zoo.serve.server.processes.port import Port
+from zoo.serve.server.processes.uvicorn_protocol import guarded_protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

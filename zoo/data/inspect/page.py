@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from zoo.data.inspect.findings import grouped
 from zoo.data.inspect.pictures import file_picture, image_picture, mask_picture, overlay_picture
 from zoo.data.inspect.proposal import proposal_text
-from zoo.markup import table
+from zoo.pages.html import table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -15,7 +15,7 @@ from zoo.data.files import read_image_file
 from zoo.data.labels import packed
 from zoo.errors import DatasetError
 from zoo.images import READ_ERRORS
-from zoo.overlay import overlay
+from zoo.pages.overlay import overlay
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -7,7 +7,7 @@ import os
 import re
 from typing import TYPE_CHECKING
 
-from zoo.bundle import replacing
+from zoo.bundle.bundle import replacing
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from zoo.bundle import replacing
+from zoo.bundle.bundle import replacing
 from zoo.classes import default_palette
 from zoo.data import pascal_context, voc
 from zoo.data.official import find_root, read_names

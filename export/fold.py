@@ -1,0 +1,147 @@
+"""The deployable as it is exported: a copy whose BatchNorms are folded into its convolutions.
+
+Folding happens here and not in the exporter, whose folding depends on its version and breaks half precision.
+Which convolution feeds which BatchNorm is found by running the model once, so that any timm encoder will do.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from zoo.errors import ExportError
+from zoo.export.parity import compare_masks
+from zoo.export.tolerance import GATES
+
+if TYPE_CHECKING:
+    from torch.utils.hooks import RemovableHandle
+
+    from zoo.models.deployable import Deployable
+
+
+class Prepared(NamedTuple):
+    """A deployable that is ready for export."""
+
+    deployable: Deployable
+    """A copy, in evaluation mode on the CPU, without BatchNorm."""
+    fused: int
+    """How many BatchNorms were folded into the convolution before them."""
+    logit_difference: float
+    """The largest difference of a logit from the unfused model's, on the sample."""
+
+
+class Affine(nn.Module):
+    """A BatchNorm in evaluation mode that follows no convolution: a scale and a shift for each channel."""
+
+    def __init__(self, norm: nn.BatchNorm2d) -> None:
+        super().__init__()
+        one = torch.ones(norm.num_features)
+        mean = one * 0 if norm.running_mean is None else norm.running_mean
+        variance = one if norm.running_var is None else norm.running_var
+        scale = (one if norm.weight is None else norm.weight.detach()) * torch.rsqrt(variance + norm.eps)
+        shift = (0 if norm.bias is None else norm.bias.detach()) - mean * scale
+        self.register_buffer("scale", scale.view(1, -1, 1, 1))
+        self.register_buffer("shift", shift.view(1, -1, 1, 1))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return the scaled features.
+
+        Args:
+            features: (B, C, H, W) float.
+        """
+        return features * self.get_buffer("scale") + self.get_buffer("shift")
+
+
+@torch.no_grad()
+def prepare(deployable: Deployable, sample: Tensor) -> Prepared:
+    """Return a copy whose BatchNorms are gone, after a comparison with the original.
+
+    Args:
+        deployable: not changed.
+        sample: (B, 3, H, W) float, normalised: real images.
+
+    Raises:
+        ExportError: a BatchNorm is left, or the copy's masks differ.
+    """
+    original = copy.deepcopy(deployable).cpu().eval()
+    fused = copy.deepcopy(original)
+    count = fuse_batch_norms(fused, sample)
+    left = [name for name, module in fused.named_modules() if _is_norm(module)]
+    if left:
+        raise ExportError(f"BatchNorm {left[0]} could not be folded, expected one that the forward pass uses")
+    expected, got = original(sample), fused(sample)
+    difference = compare_masks(expected.numpy(), got.argmax(dim=1).numpy())
+    if not difference.passes(GATES["fp32"]):
+        raise ExportError(
+            f"folding BatchNorm changed the class of {difference.differing} pixels, by up to "
+            f"{difference.margin:.2g} of the logit range, expected near ties at most: report the encoder "
+            f"{deployable.config.networks[0].encoder}"
+        )
+    return Prepared(fused, count, float((expected - got).abs().max()))
+
+
+def fuse_batch_norms(model: nn.Module, sample: Tensor) -> int:
+    """Replace each BatchNorm by nothing, or by what it does beside normalising; return how many were folded.
+
+    Args:
+        model: in evaluation mode; changed.
+        sample: (B, 3, H, W) float: what the model is run on once.
+    """
+    sources = _trace(model, sample)
+    names = {module: name for name, module in model.named_modules()}
+    for norm in [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]:
+        if norm not in sources:
+            continue
+        conv = sources[norm]
+        if conv is None:
+            _replace(model, names[norm], _with_activation(Affine(norm), norm))
+            continue
+        _replace(model, names[conv], fuse_conv_bn_eval(conv, norm))
+        _replace(model, names[norm], _with_activation(nn.Identity(), norm))
+    return sum(conv is not None for conv in sources.values())
+
+
+def _trace(model: nn.Module, sample: Tensor) -> dict[nn.BatchNorm2d, nn.Conv2d | None]:
+    """Return, for each BatchNorm that the forward pass uses, the convolution whose output it gets, if any."""
+    outputs: dict[int, tuple[nn.Conv2d, Tensor, int]] = {}  # holding the tensors keeps their ids unique
+    sources: dict[nn.BatchNorm2d, nn.Conv2d | None] = {}
+
+    def after_conv(conv: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> None:
+        assert isinstance(conv, nn.Conv2d)
+        outputs[id(output)] = conv, output, output._version
+
+    def before_norm(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        assert isinstance(norm, nn.BatchNorm2d)
+        conv, _, version = outputs.get(id(inputs[0]), (None, None, 0))
+        # an in-place activation between the two leaves the tensor the same and its version another
+        sources[norm] = conv if inputs[0]._version == version else None
+
+    handles: list[RemovableHandle] = []
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            handles.append(module.register_forward_hook(after_conv))
+        if isinstance(module, nn.BatchNorm2d):
+            handles.append(module.register_forward_pre_hook(before_norm))
+    model(sample)
+    for handle in handles:
+        handle.remove()
+    return sources
+
+
+def _with_activation(first: nn.Module, norm: nn.BatchNorm2d) -> nn.Module:
+    """Return `first` and the activation that timm's `BatchNormAct2d` carries."""
+    activation = getattr(norm, "act", None)
+    return first if activation is None else nn.Sequential(first, activation)
+
+
+def _is_norm(module: nn.Module) -> bool:
+    return isinstance(module, nn.modules.batchnorm._BatchNorm)
+
+
+def _replace(model: nn.Module, name: str, new: nn.Module) -> None:
+    parent, _, attribute = name.rpartition(".")
+    setattr(model.get_submodule(parent), attribute, new)

@@ -1,0 +1,202 @@
+"""A backend that is measured: loaded, with the images that it gets and what is known of it so far."""
+
+from __future__ import annotations
+
+import math
+import time
+from contextlib import nullcontext
+from logging import getLogger
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+
+from zoo.bundle.bundle import WEIGHTS_NAME, find_bundle, load_config
+from zoo.data.open import open_source
+from zoo.errors import DatasetError, ZooError
+from zoo.predictors.eager import AmpPredictor
+from zoo.predictors.exported import ExportedPredictor
+from zoo.predictors.load import load_predictor
+from zoo.predictors.trt import TrtPredictor
+from zoo.preprocess import resize_image
+from zoo.serve.bench.choices import REFERENCE, choices
+from zoo.serve.bench.gpu import MemoryMeter
+from zoo.serve.bench.measurement import Row
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from zoo.classes import Mask
+    from zoo.data.source import Source
+    from zoo.predictors.base import Predictor
+    from zoo.serve.bench.choices import Choice
+    from zoo.serve.bench.measurement import Settings
+
+    Images = NDArray[np.uint8]
+    Say = Callable[[str], None]
+
+log = getLogger(__name__)
+
+IMAGES = 16
+"""Images that are run and that the agreement is taken on."""
+
+FALLBACK = "shapes"
+"""Where the images come from if the data that a model was trained on are not at hand."""
+
+REASON_LENGTH = 240
+
+
+class Samples(NamedTuple):
+    """The images that all backends get, and eager PyTorch's masks of them."""
+
+    images: Images  # (N, H, W, 3) uint8
+    truth: Mask | None  # (N, H, W)
+
+    def batch(self, size: int) -> Images:
+        """Return the first `size` images; a small set is repeated."""
+        return self.images[np.arange(size) % len(self.images)]
+
+    def agreement(self, predictor: Predictor, size: int) -> float | None:
+        """Return the share of pixels that get eager's class, in batches of `size`; None without `truth`."""
+        if self.truth is None:
+            return None
+        count = math.ceil(len(self.images) / size) * size
+        order = np.arange(count) % len(self.images)
+        masks = np.concatenate([predictor.run(self.images[chunk]) for chunk in order.reshape(-1, size)])
+        return float((masks == self.truth[order]).mean())
+
+
+class Contender(NamedTuple):
+    """A loaded backend, what it is measured on and what is known of it so far."""
+
+    predictor: Predictor
+    samples: Samples
+    source: Source
+    memory: MemoryMeter | None
+    """None where it runs on the CPU."""
+    row: Row
+
+
+def load_contenders(model: Path, settings: Settings, say: Say) -> tuple[list[Contender], list[Row]]:
+    """Return the backends of a model that can be loaded, and the rows of the others."""
+    loaded: list[tuple[Predictor, MemoryMeter | None, Row]] = []
+    failed: list[Row] = []
+    unwanted = {} if settings.backends else left_out(settings)
+    for choice, path in choices(model, settings.backends):
+        row = Row(model=str(model), backend=choice.backend, precision=choice.precision)
+        if choice.backend in unwanted:
+            failed.append(row.updated(reason=unwanted[choice.backend]))
+            continue
+        say(f"{path}: loading {choice.name}")
+        try:
+            predictor, memory, facts = load_backend(choice, path, settings)
+        except Exception as error:  # a runtime raises what it likes; the row tells
+            failed.append(row.updated(reason=reason(error)))
+        else:
+            loaded.append((predictor, memory, row.updated(**facts)))
+    if not loaded:
+        return [], failed
+    source = image_source(model, settings.data)
+    images = read_images(source, loaded[0][0].preprocessing.imgsz)
+    eager = next((predictor for predictor, _, row in loaded if row.backend == REFERENCE), None)
+    truth = None if eager is None else np.concatenate([eager.run(image[None]) for image in images])
+    samples = Samples(images, truth)
+    found = [
+        Contender(predictor, samples, source, memory, row.updated(data=source.spec))
+        for predictor, memory, row in loaded
+    ]
+    return found, failed
+
+
+def left_out(settings: Settings) -> dict[str, str]:
+    """Return which backends are measured only if they are asked for, and why."""
+    reasons = {}
+    if settings.device != "cpu":
+        reasons["openvino"] = "runs on the CPU, measure it with --device cpu"
+    if settings.device == "cpu":
+        reasons["compile-amp"] = "left out on a CPU, where few have bfloat16: ask with --backends compile-amp"
+    if settings.quick:
+        for backend in ("compile", "compile-amp"):
+            reasons[backend] = (
+                f"left out of a quick look, as compiling takes longest: ask with --backends {backend}"
+            )
+    return reasons
+
+
+def load_backend(
+    choice: Choice, path: Path, settings: Settings
+) -> tuple[Predictor, MemoryMeter | None, dict[str, Any]]:
+    """Return a loaded backend and the fields of its row that are known before it runs.
+
+    Raises:
+        BundleError: it cannot be loaded, or the file has another precision than the one chosen.
+    """
+    on_gpu = torch.cuda.is_available() and (settings.device != "cpu" or choice.backend == "trt")
+    memory = MemoryMeter() if on_gpu else None
+    options = {"device": settings.device, "threads": settings.threads, **choice._asdict()}
+    start = time.perf_counter()
+    with memory.watch() if memory else nullcontext():
+        predictor = load_predictor(path, **options)
+    load_s = time.perf_counter() - start
+    if settings.imgsz is not None:  # so that images reach the network as they do in production at this size
+        size = {"imgsz": settings.imgsz}
+        predictor.preprocessing = predictor.preprocessing.model_copy(update=size)
+    artifact = predictor.path if isinstance(predictor, ExportedPredictor) else path / WEIGHTS_NAME
+    facts = {
+        "precision": precision_of(predictor),
+        "runtime": predictor.description,
+        "artifact": str(artifact),
+        "artifact_bytes": artifact.stat().st_size,
+        "load_s": load_s,
+        "build_s": predictor.info.build_seconds if isinstance(predictor, TrtPredictor) else None,
+    }
+    return predictor, memory, facts
+
+
+def precision_of(predictor: Predictor) -> str:
+    """Return the precision of weights and activations; of the convolutions for mixed precision."""
+    if isinstance(predictor, ExportedPredictor):
+        return predictor.metadata.precision
+    if isinstance(predictor, AmpPredictor):
+        return {torch.bfloat16: "bf16", torch.float16: "fp16"}[predictor.dtype]
+    return "fp32"
+
+
+def image_source(model: Path, spec: str | None) -> Source:
+    """Return the source of the images: `spec`, or the data that the model was trained on.
+
+    Raises:
+        DatasetError: `spec` cannot be used.
+    """
+    if spec is not None:
+        return open_source(spec)
+    bundle = find_bundle(model)
+    spec = (bundle and load_config(bundle).data_spec) or FALLBACK
+    try:
+        return open_source(spec)
+    except DatasetError as error:
+        log.warning("measuring on images of %s: the data of the model cannot be used (%s)", FALLBACK, error)
+        return open_source(FALLBACK)
+
+
+def read_images(source: Source, size: tuple[int, int]) -> Images:
+    """Return some (N, H, W, 3) images of a source, stretched to (height, width) `size`.
+
+    Raises:
+        DatasetError: it has none.
+    """
+    ids = source.ids("val") or source.ids("train") or source.ids("unlabeled")
+    if not ids:
+        raise DatasetError(f"{source.spec} holds no images, expected some to measure on: use --data shapes")
+    return np.stack([resize_image(source.read_image(id_), size) for id_ in ids[:IMAGES]])
+
+
+def reason(error: Exception) -> str:
+    """Return one line that says what went wrong."""
+    if isinstance(error, ZooError):
+        return str(error)
+    paragraph = str(error).strip().split("\n\n")[0]
+    return " ".join(f"{type(error).__name__}: {paragraph}".split())[:REASON_LENGTH]

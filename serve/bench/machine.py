@@ -1,0 +1,78 @@
+"""What a measurement is made on: processor, GPU, load, versions, and what is set for its time."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+from contextlib import contextmanager
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch._dynamo  # not part of `import torch`
+
+from zoo import __version__
+from zoo.machine import cpu_model
+from zoo.serve.bench.gpu import describe_gpu
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PACKAGES = {
+    "torch": ("torch",),
+    "onnxruntime": ("onnxruntime-gpu", "onnxruntime"),
+    "openvino": ("openvino",),
+    "tensorrt": ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"),
+    "tensorrt_rtx": ("tensorrt-rtx", "tensorrt-rtx-cu13"),
+}
+"""The names under which each runtime is distributed."""
+
+
+def describe_machine() -> dict[str, Any]:
+    """Return processor, cores and the GPU or None, ready for JSON."""
+    return {
+        "cpu": cpu_model(),
+        "cores": os.cpu_count(),
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "load": load_average(),
+        "gpu": describe_gpu(),
+    }
+
+
+def load_average() -> float | None:
+    """Return the number of busy processes in the last minute, or None where the system does not count."""
+    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
+
+
+def versions() -> dict[str, str | None]:
+    """Return the version of this package, of Python and of each runtime, None where it is not installed."""
+    found = {name: next(filter(None, map(_version, names)), None) for name, names in PACKAGES.items()}
+    return {"zoo": __version__, "python": platform.python_version(), **found}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+@contextmanager
+def compiler_for(shapes: int) -> Iterator[None]:
+    """Let `torch.compile` work on this many shapes, those of all models together; it gives up after eight."""
+    torch.compiler.reset()
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # warns where there is no GPU
+    with torch._dynamo.config.patch(recompile_limit=max(shapes, torch._dynamo.config.recompile_limit)):
+        yield
+
+
+@contextmanager
+def cpu_threads(count: int) -> Iterator[None]:
+    """Let PyTorch use this many threads, and as many as before afterwards."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

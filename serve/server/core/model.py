@@ -1,0 +1,268 @@
+"""One model that is served: its predictor runs in one thread of its own, on batches."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from zoo.errors import InvalidImageError
+from zoo.preprocess import check_image, resize_image, resize_mask
+from zoo.serve.server.core.batcher import Batcher
+from zoo.serve.server.core.errors import DeadlineError, ModelFailedError, QueueFullError, TooLargeError
+from zoo.serve.server.core.runner import Runner
+from zoo.serve.server.core.timing import Timings
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from zoo.classes import Classes, Mask
+    from zoo.predictors.base import Predictor
+    from zoo.preprocess import Preprocessing
+    from zoo.serve.server.core.admission import Place
+    from zoo.serve.server.core.settings import ServerSettings
+    from zoo.serve.server.core.timing import Observer
+
+    Image = NDArray[np.uint8]
+
+log = logging.getLogger(__name__)
+
+
+class About(NamedTuple):
+    """What there is to tell of a model beside its predictor."""
+
+    version: str = "1"
+    path: str = ""
+    """Where it was loaded from; never sent to clients."""
+    reason: str = ""
+    """Why this backend."""
+    card: str | None = None
+    """Markdown."""
+
+
+class Model:
+    """A predictor behind a queue.
+
+    Before an image of a request is read and decoded, `admit` makes sure that there is room for it:
+
+        with model.admit() as place:
+            mask = await model.predict(decode(body), deadline=deadline, place=place)
+
+    Args:
+        name: unique in a server, of letters, digits, `.`, `_` and `-`.
+        predictor: used by one thread only.
+        settings: of batches, queue and timeout.
+        about: the rest that there is to tell of it.
+        few_shapes: of `Runner`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        predictor: Predictor,
+        settings: ServerSettings,
+        about: About | None = None,
+        *,
+        few_shapes: bool = False,
+    ) -> None:
+        self.name = name
+        self.version, self.path, self.reason, self.card = about or About()
+        self.ready = False
+        self._predictor = predictor
+        self._settings = settings
+        self._runner = Runner(predictor, settings.max_batch, few_shapes=few_shapes)
+        self._batcher: Batcher[Image, Mask] = Batcher(
+            name,
+            self._runner.run,
+            max_batch=self._runner.max_batch,
+            max_wait_s=settings.max_wait_ms / 1000,
+            queue=settings.queue,
+        )
+
+    @property
+    def classes(self) -> Classes:
+        """Return names and colors of the labels."""
+        return self._predictor.classes
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """Return how images are brought to the network's size."""
+        return self._predictor.preprocessing
+
+    @property
+    def backend(self) -> str:
+        """Return the short name of the backend."""
+        return self._predictor.backend
+
+    @property
+    def description(self) -> str:
+        """Return what runs where."""
+        return self._predictor.description
+
+    @property
+    def takes_batches(self) -> bool:
+        """Return whether the file takes more than one image at once."""
+        return self._runner.limits.high[0] > 1
+
+    @property
+    def max_batch(self) -> int:
+        """Return how many images run together at most."""
+        return self._batcher.max_batch
+
+    @property
+    def waiting(self) -> int:
+        """Return how many images wait for their batch."""
+        return self._batcher.waiting
+
+    @property
+    def running_s(self) -> float:
+        """Return how long the batch that runs now has run, 0 if none does."""
+        return self._batcher.running_s
+
+    @property
+    def observer(self) -> Observer | None:
+        """Return what is told of each batch, None for nothing."""
+        return self._batcher.observer
+
+    @observer.setter
+    def observer(self, observer: Observer | None) -> None:
+        self._batcher.observer = observer
+
+    async def start(self) -> None:
+        """Run some blank images, so that the first request finds all set up, and be ready; once is enough.
+
+        Raises:
+            Exception: what the backend raised.
+        """
+        if not self.ready:
+            await self._batcher.start(self._runner.warm_up)
+            self.ready = True
+
+    async def stop(self) -> None:
+        """Finish what is in the queue, for at most the timeout of the settings."""
+        self.ready = False
+        await self._batcher.stop(self._settings.timeout)
+
+    def admit(self, count: int = 1) -> Place:
+        """Return room for some images, used with `with` around all that is done for them.
+
+        Raises:
+            QueueFullError: there is none.
+        """
+        return self._batcher.admit(count)
+
+    async def predict(
+        self,
+        image: Image,
+        *,
+        deadline: float,
+        timings: Timings | None = None,
+        place: Place | None = None,
+    ) -> Mask:
+        """Return the mask of an image of any size, at the image's size.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+            deadline: of `time.monotonic()`.
+            timings: filled.
+            place: of `admit`; None to ask for one now.
+
+        Returns:
+            (H, W) uint8, or int32 above 255 classes.
+
+        Raises:
+            InvalidImageError: not such an image, or one of a size that the file does not take.
+            QueueFullError: no room.
+            DeadlineError: no mask at `deadline`.
+            ModelFailedError: the backend failed on this image.
+        """
+        check_image(image)
+        height, width = image.shape[:2]
+        size = self.preprocessing.model_size(height, width)
+        self._runner.check_size(size)
+        with self.admit() if place is None else nullcontext():
+            if size == (height, width):
+                return await self._submit(image, deadline, timings)
+            loop = asyncio.get_running_loop()
+            resized = await loop.run_in_executor(None, resize_image, image, size)
+            mask = await self._submit(resized, deadline, timings)
+            resized_mask: Mask = await loop.run_in_executor(None, resize_mask, mask, (height, width))
+            return resized_mask
+
+    async def run(
+        self,
+        images: Image,
+        *,
+        deadline: float,
+        timings: Timings | None = None,
+        place: Place | None = None,
+    ) -> Mask:
+        """Return the masks of a batch at its own size: no resizing. Each image passes through the queue.
+
+        Args:
+            images: (B, H, W, 3) uint8 RGB.
+            deadline: of `time.monotonic()`.
+            timings: filled: those of the image that waited longest.
+            place: of `admit`, for one image; None to ask for all now.
+
+        Returns:
+            (B, H, W) uint8, or int32 above 255 classes.
+
+        Raises:
+            TooLargeError: more images than there is room for.
+            Others: as `predict`.
+        """
+        if images.ndim != 4 or not len(images):
+            raise InvalidImageError(
+                f"got images of shape {images.shape}, expected (batch, height, width, 3): send at least one"
+            )
+        check_image(images[0])
+        self._runner.check_size((images.shape[1], images.shape[2]))
+        limit = self._batcher.places.limit
+        if len(images) > limit:
+            raise TooLargeError(f"got {len(images)} images at once, expected at most {limit}: send fewer")
+        each = [Timings() for _ in images]
+        with self.admit(len(images) - (place is not None)):
+            masks = await asyncio.gather(
+                *(self._submit(image, deadline, times) for image, times in zip(images, each, strict=True)),
+                return_exceptions=True,
+            )
+        if timings is not None:
+            slowest = max(each, key=lambda times: times.queue_s + times.compute_s)
+            timings.queue_s, timings.compute_s = slowest.queue_s, slowest.compute_s
+        return np.stack([_mask_or_raise(mask) for mask in masks])
+
+    async def probe(self) -> None:
+        """Run a blank image, before all that waits and beyond the limit of the queue.
+
+        Raises:
+            DeadlineError: no mask within the timeout of the settings.
+            ModelFailedError: the backend failed.
+        """
+        await self._submit(self._runner.blank(), time.monotonic() + self._settings.timeout, None, urgent=True)
+
+    async def _submit(
+        self, image: Image, deadline: float, timings: Timings | None, *, urgent: bool = False
+    ) -> Mask:
+        try:
+            return await self._batcher.submit(
+                image, image.shape, deadline=deadline, timings=timings, urgent=urgent
+            )
+        except (DeadlineError, QueueFullError):
+            raise
+        except Exception as error:
+            height, width = image.shape[:2]
+            log.error("%s failed on an image of %d x %d", self.name, height, width, exc_info=error)
+            raise ModelFailedError(
+                f"{self.name} failed on this image, {height} x {width} for the network: see the server's log"
+            ) from error
+
+
+def _mask_or_raise(outcome: Mask | BaseException) -> Mask:
+    if isinstance(outcome, BaseException):
+        raise outcome
+    return outcome

@@ -1,0 +1,138 @@
+"""The app of `zoo serve`, which any ASGI server runs and any ASGI app mounts."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from fastapi_swagger import patch_fastapi  # type: ignore[import-untyped]
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from zoo.errors import ZooError
+from zoo.serve.server.http import problems
+from zoo.serve.server.http.context import Context
+from zoo.serve.server.http.guards import Access, Body
+from zoo.serve.server.http.metrics import Metrics
+from zoo.serve.server.http.observe import Observe
+from zoo.serve.server.http.oip import InferRequest
+from zoo.serve.server.http.request import route_path
+from zoo.serve.server.http.routes_health import Readiness, add_health_routes
+from zoo.serve.server.http.routes_oip import add_oip_routes
+from zoo.serve.server.http.routes_page import add_page_routes, page_files
+from zoo.serve.server.http.routes_predict import add_predict_routes
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Sequence
+
+    from starlette.requests import Request
+
+    from zoo.serve.server.core.model import Model
+    from zoo.serve.server.core.settings import ServerSettings
+
+DESCRIPTION = "Segmentation masks of images: `POST /predict`, or the Open Inference Protocol under `/v2`."
+
+ANYWHERE = (401, 403, 413, 500)
+"""Statuses that any route may answer."""
+
+SECURITY = {
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+}
+"""Of a server that was given a key."""
+
+ALWAYS_OPEN = ("/healthz", "/readyz")
+"""Paths that need no key, beside those of the page: a probe has none."""
+
+
+def create_app(models: Sequence[Model], settings: ServerSettings) -> FastAPI:
+    """Return an ASGI app that starts the models, serves them and stops them.
+
+    Its `lifespan` must run: an app that mounts this one enters `app.router.lifespan_context(app)` in its own.
+
+    Args:
+        models: at least one, of different names; requests that name none get the first.
+        settings: limits, and who may ask.
+    """
+    context, metrics = Context(models, settings), Metrics()
+    readiness, files = Readiness(context), page_files()
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await context.start()
+        for model in models:
+            metrics.add(model)
+        try:
+            yield
+        finally:
+            await context.stop()
+
+    app = FastAPI(
+        title="zoo",
+        version=version("semiseg-zoo"),
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        swagger_ui_oauth2_redirect_url=None,
+        redirect_slashes=False,
+        responses=problems.responses(*ANYWHERE),
+        generate_unique_id_function=lambda route: f"{route.name}{route.path_format}",
+    )
+    app.state.context = context
+    add_predict_routes(app, context)  # first: routes are tried in this order
+    add_oip_routes(app, context, readiness)
+    add_health_routes(app, readiness)
+    add_page_routes(app, files)
+    patch_fastapi(app, redirect_from_root_to_docs=False)  # `/docs` from here, FastAPI's own is from a CDN
+
+    @app.get("/metrics", tags=["health"], summary="Figures for Prometheus", response_class=Response)
+    async def figures() -> Response:
+        return Response(await context.in_pool(metrics.render), headers={"Content-Type": metrics.content_type})
+
+    app.openapi = _completed(app.openapi)  # type: ignore[method-assign]
+    _answer_errors(app)
+    _guard(app, context, metrics, frozenset([*ALWAYS_OPEN, *files]))
+    return app
+
+
+def _guard(app: FastAPI, context: Context, metrics: Metrics, open_paths: frozenset[str]) -> None:
+    """Add the layers around the routes; the last one is the outermost."""
+    settings = context.settings
+    app.add_middleware(Body, max_bytes=settings.max_body_bytes, budget=context.budget)
+    app.add_middleware(Access, settings=settings, open_paths=open_paths)
+    app.add_middleware(Observe, metrics=metrics, timeout=settings.timeout)
+
+
+def _answer_errors(app: FastAPI) -> None:
+    @app.exception_handler(ZooError)
+    async def zoo_error(request: Request, error: ZooError) -> Response:
+        return problems.problem_of(error, route_path(request.scope))
+
+    @app.exception_handler(HTTPException)
+    async def http_error(request: Request, error: HTTPException) -> Response:
+        return problems.problem_of_http(error, route_path(request.scope), request.method)
+
+    @app.exception_handler(RequestValidationError)
+    async def parameter_error(request: Request, error: RequestValidationError) -> Response:
+        return problems.problem_of_parameters(error, route_path(request.scope))
+
+
+def _completed(openapi: Callable[[], dict[str, Any]]) -> Callable[[], dict[str, Any]]:
+    """Return a function that adds to the OpenAPI document what FastAPI does not know of."""
+
+    def document() -> dict[str, Any]:
+        result = openapi()
+        components = result["components"]
+        for model in (problems.Problem, problems.OipProblem, InferRequest):
+            schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+            components["schemas"].update(schema.pop("$defs", {}))
+            components["schemas"][model.__name__] = schema
+        components["securitySchemes"] = SECURITY
+        result["security"] = [{}, *({name: []} for name in SECURITY)]  # or none, on this machine
+        return result
+
+    return document

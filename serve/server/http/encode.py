@@ -1,0 +1,105 @@
+"""A mask as an answer: PNG, NumPy file, JSON of runs and areas, or painted over its image."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from PIL import Image
+
+from zoo.images import DEFLATE, mask_png
+from zoo.pages.overlay import overlay
+from zoo.serve.server.http.schemas import Area, MaskAnswer, Runs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from zoo.classes import Classes, Color, Mask
+
+Format = Literal["png", "npy", "json", "overlay"]
+
+MEDIA_TYPES: dict[Format, str] = {
+    "png": "image/png",
+    "npy": "application/x-npy",
+    "json": "application/json",
+    "overlay": "image/png",
+}
+
+
+def as_npy(mask: Mask) -> bytes:
+    """Return the bytes of a `.npy` file of the (H, W) mask."""
+    file = io.BytesIO()
+    np.save(file, mask, allow_pickle=False)
+    return file.getvalue()
+
+
+def as_overlay(image: NDArray[np.uint8], mask: Mask, classes: Classes) -> bytes:
+    """Return a PNG of the (H, W, 3) image in the colors of its (H, W) mask."""
+    file = io.BytesIO()
+    Image.fromarray(overlay(image, mask, classes)).save(file, "PNG", **DEFLATE)
+    return file.getvalue()
+
+
+def as_json(mask: Mask, classes: Classes, model: str, version: str) -> bytes:
+    """Return the JSON of a `MaskAnswer`."""
+    answer = MaskAnswer.model_construct(
+        model=model,
+        version=version,
+        size=mask.shape,
+        areas=areas(mask, classes),
+        rle=runs(mask),
+    )
+    return answer.model_dump_json().encode()
+
+
+def areas(mask: Mask, classes: Classes) -> list[Area]:
+    """Return how much of a (H, W) mask each class has that is there, in label order."""
+    counts = np.bincount(mask.ravel(), minlength=len(classes))
+    return [
+        Area(
+            label=label,
+            name=classes.names[label],
+            color=hex_color(classes.palette[label]),
+            pixels=counts[label],
+            share=counts[label] / mask.size,
+        )
+        for label in np.flatnonzero(counts).tolist()
+    ]
+
+
+def runs(mask: Mask) -> Runs:
+    """Return a (H, W) mask as runs of one label, row by row.
+
+    Example:
+        >>> runs(np.array([[0, 0, 1], [1, 1, 0]], np.uint8))
+        Runs(labels=[0, 1, 0], lengths=[2, 3, 1])
+    """
+    flat = mask.ravel()
+    starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
+    lengths = np.diff(starts, append=flat.size)
+    return Runs.model_construct(labels=flat[starts].tolist(), lengths=lengths.tolist())
+
+
+def hex_color(color: Color) -> str:
+    """Return a color as in CSS.
+
+    Example:
+        >>> hex_color((128, 0, 255))
+        '#8000ff'
+    """
+    red, green, blue = color
+    return f"#{red:02x}{green:02x}{blue:02x}"
+
+
+def encoder(format_: Format, classes: Classes, model: str, version: str) -> Callable[..., bytes]:
+    """Return the function of (image, mask) that makes the body of an answer."""
+    encoders: dict[Format, Callable[[NDArray[np.uint8], Mask], bytes]] = {
+        "png": lambda _, mask: mask_png(mask, classes),
+        "npy": lambda _, mask: as_npy(mask),
+        "json": lambda _, mask: as_json(mask, classes, model, version),
+        "overlay": lambda image, mask: as_overlay(image, mask, classes),
+    }
+    return encoders[format_]

@@ -1,0 +1,217 @@
+"""Who may ask, and how much: all that is decided before the body of a request is in memory."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import time
+from functools import lru_cache
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from zoo.serve.server.core.errors import SlowBodyError, TooLargeError
+from zoo.serve.server.core.settings import is_loopback
+from zoo.serve.server.http.problems import problem, problem_of
+from zoo.serve.server.http.request import route_path, trace_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from starlette.responses import Response
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+    from zoo.serve.server.core.admission import Budget
+    from zoo.serve.server.core.settings import ServerSettings
+
+    Headers = Mapping[bytes, bytes]
+
+BEARER = b"bearer "
+
+HEALTH = "/v2/health/"
+"""Start of paths that need no key, beside those that an app names."""
+
+
+class Access:
+    """ASGI middleware: lets in who has the key, or where there is none, who is on this machine.
+
+    Args:
+        app: what is guarded.
+        settings: its `api_key` and `remote`.
+        open_paths: that need no key.
+    """
+
+    def __init__(self, app: ASGIApp, settings: ServerSettings, open_paths: frozenset[str]) -> None:
+        self.app = app
+        self.key = None if settings.api_key is None else settings.api_key.get_secret_value().encode()
+        self.remote = settings.remote
+        self.open_paths = open_paths
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or (refusal := self._refusal(scope)) is None:
+            await self.app(scope, receive, send)
+        else:
+            await refusal(scope, receive, send)
+
+    def _refusal(self, scope: Scope) -> Response | None:
+        path, headers = route_path(scope), dict(scope["headers"])
+        if self.key is not None:
+            if path in self.open_paths or path.startswith(HEALTH) or _has_key(headers, self.key):
+                return None
+            return problem(
+                401,
+                "got no key or a wrong one: send the header 'Authorization: Bearer KEY' or 'X-API-Key: KEY'",
+                path=path,
+                headers={"WWW-Authenticate": "Bearer"},
+            )
+        reason = None if self.remote else _foreign(scope, headers)
+        return None if reason is None else problem(403, reason, path=path)
+
+
+class Body:
+    """ASGI middleware: stops a body that is too large or too slow, and work for a client that went away.
+
+    Args:
+        app: what is guarded.
+        max_bytes: of a body.
+        budget: of memory, for all bodies together.
+    """
+
+    def __init__(self, app: ASGIApp, max_bytes: int, budget: Budget) -> None:
+        self.app = app
+        self.max_bytes = max_bytes
+        self.budget = budget
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
+        if declared.isdigit() and int(declared) > self.max_bytes:
+            too_large = problem_of(_too_large(int(declared), self.max_bytes), route_path(scope))
+            await too_large(scope, receive, send)
+            return
+        reader = Reader(self, scope, receive)
+        try:
+            await self.app(scope, reader.receive, reader.watched(send))
+        except asyncio.CancelledError:
+            if not reader.gone:
+                raise
+            reader.task.uncancel()
+        finally:
+            reader.close()
+
+
+class Reader:
+    """Reads the body of one request, then watches whether its client stays; cancels the request if not.
+
+    Args:
+        guard: its limits.
+        scope: of ASGI.
+        receive: of the server.
+    """
+
+    def __init__(self, guard: Body, scope: Scope, receive: Receive) -> None:
+        self.guard = guard
+        self.trace = trace_of(scope)
+        self.task = _current_task()
+        self.gone = False
+        self._receive = receive
+        self._answered = False
+        self._watcher: asyncio.Task[None] | None = None
+
+    async def receive(self) -> Message:
+        """Return the next part of the body, or that the client has gone.
+
+        Raises:
+            TooLargeError: more bytes than the limit.
+            SlowBodyError: the body is not complete at the deadline.
+            QueueFullError: no memory left for it.
+        """
+        if self._watcher is not None:
+            await self._watcher
+            return {"type": "http.disconnect"}
+        try:
+            async with asyncio.timeout(self.trace.deadline - time.monotonic()):
+                message = await self._receive()
+        except TimeoutError as error:
+            raise SlowBodyError(
+                f"got {self.trace.bytes_in} bytes of the body in {self.trace.seconds:.1f} s, expected all: "
+                f"send a smaller image, or over a faster network"
+            ) from error
+        if message["type"] == "http.request":
+            self._count(len(message.get("body", b"")))
+            if not message.get("more_body", False):
+                self._watcher = asyncio.create_task(self._watch())
+        return message
+
+    def watched(self, send: Send) -> Send:
+        """Return `send` that notes when the answer is complete."""
+
+        async def noted(message: Message) -> None:
+            await send(message)
+            if message["type"] == "http.response.body" and not message.get("more_body", False):
+                self._answered = True
+
+        return noted
+
+    def close(self) -> None:
+        """Release the memory of the body, and watch no more."""
+        self.guard.budget.release(self.trace.bytes_in)
+        if self._watcher is not None:
+            self._watcher.cancel()
+
+    def _count(self, size: int) -> None:
+        if self.trace.bytes_in + size > self.guard.max_bytes:
+            raise _too_large(self.trace.bytes_in + size, self.guard.max_bytes)
+        self.guard.budget.hold(size)
+        self.trace.bytes_in += size
+
+    async def _watch(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        if not self._answered:
+            self.gone = True
+            self.task.cancel()
+
+
+def _has_key(headers: Headers, key: bytes) -> bool:
+    authorization = headers.get(b"authorization", b"")
+    bearer = authorization[len(BEARER) :].strip() if authorization[: len(BEARER)].lower() == BEARER else b""
+    # both, always: which of the headers is there takes no other time
+    return hmac.compare_digest(bearer, key) | hmac.compare_digest(headers.get(b"x-api-key", b""), key)
+
+
+def _foreign(scope: Scope, headers: Headers) -> str | None:
+    """Return why a request is not from a program or page of this machine; None if it is."""
+    client = scope.get("client")  # None: a socket in the file system
+    if client is not None and not is_loopback(client[0]):
+        return (
+            "requests from other machines need a key: start the server with --api-key, or with --host for all"
+        )
+    host = headers.get(b"host", b"localhost").decode("latin-1")
+    if not is_loopback(_host_name(f"//{host}")):
+        return (
+            f"got Host {host[:80]!r}, expected localhost or 127.0.0.1: use that name, or start with --api-key"
+        )
+    origin = headers.get(b"origin", b"").decode("latin-1")
+    if origin and not is_loopback(_host_name(origin)):
+        return f"got Origin {origin[:80]!r}: pages of other hosts need a key, start the server with --api-key"
+    return None
+
+
+@lru_cache(maxsize=1024)
+def _host_name(url: str) -> str:
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:
+        return ""
+
+
+def _too_large(size: int, limit: int) -> TooLargeError:
+    return TooLargeError(f"got a body of {size} bytes or more, expected at most {limit}: send a smaller one")
+
+
+def _current_task() -> asyncio.Task[object]:
+    task = asyncio.current_task()
+    assert task is not None  # ASGI servers run each request in one
+    return task

@@ -1,0 +1,69 @@
+"""The outermost layer: counts and logs each request, and answers with 500 what nobody foresaw."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from zoo.serve.server.http.logs import log_request
+from zoo.serve.server.http.problems import CLIENT_GONE, INTERNAL, problem
+from zoo.serve.server.http.request import route_of, route_path, start_trace
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+    from zoo.serve.server.http.metrics import Metrics
+    from zoo.serve.server.http.request import Trace
+
+log = logging.getLogger(__name__)
+
+NO_SNIFF = (b"x-content-type-options", b"nosniff")
+
+
+class Observe:
+    """ASGI middleware.
+
+    Args:
+        app: what is observed.
+        metrics: told of each request.
+        timeout: seconds from a request's first byte to its deadline.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, timeout: float) -> None:
+        self.app = app
+        self.metrics = metrics
+        self.timeout = timeout
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        trace = start_trace(scope, self.timeout)
+        observed = _observed(send, trace)
+        try:
+            await self.app(scope, receive, observed)
+        except Exception:
+            log.exception("request %s to %s failed", trace.id, route_of(scope))
+            if trace.status:
+                raise  # half an answer is sent: the server closes the connection
+            await problem(500, INTERNAL, path=route_path(scope))(scope, receive, observed)
+        finally:
+            trace.status = trace.status or CLIENT_GONE
+            route = route_of(scope)
+            self.metrics.request(trace, route)
+            log_request(trace, route)
+
+
+def _observed(send: Send, trace: Trace) -> Send:
+    """Return `send` that notes status and bytes, and adds the headers that all answers have."""
+    request_id = (b"x-request-id", trace.id.encode())
+
+    async def observed(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            trace.status = message["status"]
+            message["headers"] = [*message.get("headers", ()), request_id, NO_SNIFF]
+        else:
+            trace.bytes_out += len(message.get("body", b""))
+        await send(message)
+
+    return observed

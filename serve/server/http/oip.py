@@ -1,0 +1,274 @@
+"""Tensors of the Open Inference Protocol, REST version 2: JSON or binary, in and out; knows no HTTP.
+
+Source: https://github.com/open-inference/open-inference-protocol and, for binary tensors, Triton's
+"binary tensor data extension": a body is then JSON of a length that a header tells, and after it the tensors.
+"""
+
+from __future__ import annotations
+
+import zlib
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from zoo.predictors.artifact import INPUT_NAME, MASK, mask_dtype
+from zoo.serve.server.core.errors import BadRequestError, TooLargeError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from zoo.classes import Mask
+
+JSON_LENGTH = "Inference-Header-Content-Length"
+"""Header: bytes of JSON before the binary tensors."""
+
+WINDOW_BITS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
+"""Of zlib, for each compression of HTTP; `deflate` means the format of zlib."""
+
+FAST = 1
+"""Level of compression."""
+
+MAX_JSON_BYTES = 16_000_000
+"""Room for the numbers of 1024 x 1024 pixels; reading more would hold up all other requests."""
+
+DATATYPES = {"uint8": "UINT8", "int32": "INT32"}
+
+Encoding = Literal["gzip", "deflate"]
+
+
+class InputParameters(BaseModel):
+    """Of an input."""
+
+    binary_data_size: int | None = Field(None, ge=0, description="Bytes of the tensor after the JSON.")
+
+
+class InputTensor(BaseModel):
+    """An input: images, in `data` or after the JSON."""
+
+    name: str = Field(examples=[INPUT_NAME])
+    datatype: str = Field(examples=["UINT8"])
+    shape: list[int] = Field(max_length=8, description="(B, H, W, 3)", examples=[[1, 2, 1, 3]])
+    parameters: InputParameters = InputParameters()
+    data: list[Any] | None = Field(
+        None, description="Values 0..255, row by row, flat or nested.", examples=[[0, 127, 255, 1, 2, 3]]
+    )
+
+
+class OutputParameters(BaseModel):
+    """Of an output that is asked for."""
+
+    binary_data: bool | None = None
+
+
+class OutputRequest(BaseModel):
+    """An output that is asked for."""
+
+    name: str = Field(examples=[MASK])
+    parameters: OutputParameters = OutputParameters()
+
+
+class RequestParameters(BaseModel):
+    """Of a request; others are let pass."""
+
+    binary_data_output: bool = Field(False, description="Whether outputs come as binary tensors.")
+
+
+class InferRequest(BaseModel):
+    """A request of inference."""
+
+    id: str | None = None
+    inputs: list[InputTensor] = Field(min_length=1, max_length=8)
+    outputs: list[OutputRequest] | None = Field(None, max_length=8)
+    parameters: RequestParameters = RequestParameters()
+
+
+class OutputTensor(BaseModel):
+    """The masks, in `data` or after the JSON."""
+
+    name: str
+    datatype: str
+    shape: list[int] = Field(description="(B, H, W)")
+    parameters: dict[str, int] | None = None
+    data: list[int] | None = None
+
+
+class InferAnswer(BaseModel):
+    """The answer to a request of inference."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    model_name: str
+    model_version: str
+    id: str | None = None
+    outputs: list[OutputTensor]
+
+
+class Asked(NamedTuple):
+    """A request that was understood."""
+
+    images: NDArray[np.uint8]
+    """(B, H, W, 3)"""
+    id: str | None
+    binary: bool
+    """Whether the answer's tensor is binary."""
+
+
+class Rendered(NamedTuple):
+    """The body of an answer."""
+
+    body: bytes
+    json_length: int | None
+    """None if there is nothing after the JSON."""
+
+
+def parse(body: bytes, json_length: int | None) -> Asked:
+    """Return what a request asks for.
+
+    Args:
+        body: JSON, and binary tensors after it.
+        json_length: bytes of JSON; None if it is all.
+
+    Raises:
+        BadRequestError: not such a request, or not of one input `image`.
+        TooLargeError: more JSON than `MAX_JSON_BYTES`.
+    """
+    end = len(body) if json_length is None else json_length
+    if not 0 <= end <= len(body):
+        raise BadRequestError(
+            f"{JSON_LENGTH} is {end}, expected 0 to {len(body)}, the bytes of the body: count the JSON only"
+        )
+    if end > MAX_JSON_BYTES:
+        raise TooLargeError(
+            f"got {end} bytes of JSON, expected at most {MAX_JSON_BYTES}: send a binary tensor"
+        )
+    try:
+        request = InferRequest.model_validate_json(body[:end])
+    except ValidationError as error:
+        raise BadRequestError(_first(error)) from error
+    tensor = _only_input(request)
+    _check_shape(tensor)
+    images = _from_binary(tensor, body[end:]) if tensor.data is None else _from_json(tensor, len(body) - end)
+    return Asked(images, request.id, _wants_binary(request))
+
+
+def render(asked: Asked, masks: Mask, model: str, version: str) -> Rendered:
+    """Return the answer with the (B, H, W) masks."""
+    tensor = OutputTensor(
+        name=MASK,
+        datatype=DATATYPES[masks.dtype.name],
+        shape=list(masks.shape),
+        parameters={"binary_data_size": masks.nbytes} if asked.binary else None,
+        data=None,
+    )
+    if not asked.binary:
+        tensor.data = masks.ravel().tolist()  # not validated: a list of millions
+    answer = InferAnswer(model_name=model, model_version=version, id=asked.id, outputs=[tensor])
+    text = answer.model_dump_json(exclude_none=True).encode()
+    if not asked.binary:
+        return Rendered(text, None)
+    return Rendered(text + np.ascontiguousarray(masks).tobytes(), len(text))
+
+
+def decompress(body: bytes, encoding: Encoding, limit: int) -> bytes:
+    """Return what was compressed, of which no more than `limit` bytes are ever in memory.
+
+    Raises:
+        BadRequestError: not such data.
+        TooLargeError: more bytes.
+    """
+    stream = zlib.decompressobj(WINDOW_BITS[encoding])
+    try:
+        data = stream.decompress(body, limit + 1)
+    except zlib.error as error:
+        raise BadRequestError(
+            f"the body is no {encoding} ({error}): compress it, or leave out the header Content-Encoding"
+        ) from error
+    if len(data) > limit:
+        raise TooLargeError(f"the body is over {limit} bytes when decompressed: send fewer images at once")
+    if not stream.eof or stream.unused_data:
+        raise BadRequestError(f"the body is not one whole {encoding} stream: compress it in one piece")
+    return data
+
+
+def compress(body: bytes, encoding: Encoding) -> bytes:
+    """Return the compressed body."""
+    stream = zlib.compressobj(FAST, wbits=WINDOW_BITS[encoding])
+    return stream.compress(body) + stream.flush()
+
+
+def output_datatype(num_classes: int) -> str:
+    """Return the type of masks of this many classes."""
+    return DATATYPES[mask_dtype(num_classes)]
+
+
+def _only_input(request: InferRequest) -> InputTensor:
+    if len(request.inputs) != 1:
+        raise BadRequestError(f"got {len(request.inputs)} inputs, expected one, {INPUT_NAME!r}: send that")
+    unknown = [output.name for output in request.outputs or () if output.name != MASK]
+    if unknown:
+        raise BadRequestError(f"got output {unknown[0][:50]!r}, expected {MASK!r}: ask for that, or for none")
+    return request.inputs[0]
+
+
+def _check_shape(tensor: InputTensor) -> None:
+    if (tensor.name, tensor.datatype) != (INPUT_NAME, "UINT8"):
+        raise BadRequestError(
+            f"got input {tensor.name[:50]!r} of {tensor.datatype[:20]!r}, expected {INPUT_NAME!r} of "
+            f"'UINT8': see the metadata of the model"
+        )
+    if len(tensor.shape) != 4 or tensor.shape[3] != 3 or min(tensor.shape) < 1:
+        raise BadRequestError(
+            f"got shape {tensor.shape}, expected [batch, height, width, 3], all at least 1: send RGB images"
+        )
+
+
+def _from_binary(tensor: InputTensor, data: bytes) -> NDArray[np.uint8]:
+    size = tensor.parameters.binary_data_size
+    expected = _count(tensor)
+    if size is None:
+        raise BadRequestError(
+            f"input {tensor.name!r} has neither data nor parameters.binary_data_size: send either"
+        )
+    if not size == expected == len(data):
+        raise BadRequestError(
+            f"got binary_data_size {size} and {len(data)} bytes after the JSON, expected {expected} of shape "
+            f"{tensor.shape}: send uint8 values, row by row"
+        )
+    return np.frombuffer(data, np.uint8).reshape(tensor.shape)
+
+
+def _from_json(tensor: InputTensor, rest: int) -> NDArray[np.uint8]:
+    if rest or tensor.parameters.binary_data_size is not None:
+        raise BadRequestError(f"input {tensor.name!r} has data and binary data: send one of them")
+    try:
+        values = np.asarray(tensor.data)
+    except ValueError as error:
+        raise BadRequestError("data are nested unevenly: send them flat, or in the shape") from error
+    if values.dtype.kind not in "iu" or values.size != _count(tensor):
+        raise BadRequestError(
+            f"got {values.size} values of {values.dtype.name}, expected {_count(tensor)} integers of shape "
+            f"{tensor.shape}: send 0..255, row by row"
+        )
+    if values.min() < 0 or values.max() > 255:
+        raise BadRequestError(f"got values {values.min()}..{values.max()}, expected 0..255: send UINT8")
+    return values.astype(np.uint8).reshape(tensor.shape)
+
+
+def _count(tensor: InputTensor) -> int:
+    count = 1
+    for size in tensor.shape:
+        count *= size  # of Python: a product of sizes from outside overflows int64
+    return count
+
+
+def _wants_binary(request: InferRequest) -> bool:
+    """Return whether the mask is asked for in binary, by itself or for all outputs."""
+    own = request.outputs[0].parameters.binary_data if request.outputs else None
+    return request.parameters.binary_data_output if own is None else own
+
+
+def _first(error: ValidationError) -> str:
+    first = error.errors(include_url=False, include_input=False)[0]
+    where = ".".join(map(str, first["loc"]))
+    return f"{where or 'the JSON'}: {first['msg']}: see /docs"

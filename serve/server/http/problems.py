@@ -1,0 +1,149 @@
+"""Errors as answers: `application/problem+json` (RFC 9457), one status for each kind of error."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, Field
+from starlette.responses import Response
+
+from zoo.errors import InvalidImageError, ZooError
+from zoo.serve.server.core.errors import (
+    BadRequestError,
+    DeadlineError,
+    ModelFailedError,
+    NotReadyError,
+    QueueFullError,
+    SlowBodyError,
+    TooLargeError,
+    UnknownNameError,
+    UnsupportedFormatError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from fastapi.exceptions import RequestValidationError
+    from starlette.exceptions import HTTPException
+
+
+PROBLEM_TYPE = "application/problem+json"
+
+OIP_PREFIX = "/v2"
+"""Of the Open Inference Protocol, whose clients read the member `error`."""
+
+CLIENT_GONE = 499
+"""Status in metrics and logs of a request whose client went away; nobody gets it."""
+
+INTERNAL = "the server failed on this request: its log says why; try again, then report it"
+
+KINDS: dict[int, str] = {
+    400: "invalid",
+    401: "key",
+    403: "remote",
+    404: "unknown",
+    405: "method",
+    408: "slow",
+    413: "too-large",
+    415: "format",
+    422: "parameters",
+    CLIENT_GONE: "gone",
+    500: "failed",
+    503: "full",
+    504: "deadline",
+}
+"""Short name of each status in metrics."""
+
+STATUS_OF: dict[type[ZooError], int] = {
+    InvalidImageError: 400,
+    TooLargeError: 413,
+    UnsupportedFormatError: 415,
+    ModelFailedError: 500,
+    QueueFullError: 503,
+    DeadlineError: 504,
+}
+
+
+STATUS_OF |= {UnknownNameError: 404, BadRequestError: 400, SlowBodyError: 408, NotReadyError: 503}
+
+
+class Problem(BaseModel):
+    """What went wrong with a request."""
+
+    type: str = Field("about:blank", description="The status says all there is to the kind.")
+    title: str = Field(description="Name of the status.", examples=["Content Too Large"])
+    status: int = Field(description="Of HTTP.", examples=[413])
+    detail: str = Field(
+        description="One line: what was got, what was expected, what to do.",
+        examples=["got a body of 52428800 bytes, expected at most 32000000: send a smaller image"],
+    )
+
+
+class OipProblem(Problem):
+    """The same for clients of the Open Inference Protocol."""
+
+    error: str = Field(description="The detail again, where the Open Inference Protocol has it.")
+
+
+def problem(
+    status: int, detail: str, *, path: str = "", headers: Mapping[str, str] | None = None
+) -> Response:
+    """Return the answer to a request that failed.
+
+    Args:
+        status: of HTTP.
+        detail: one line, without paths of this machine.
+        path: of the request: below `/v2` the answer has a member `error` too.
+        headers: further ones.
+    """
+    fields: dict[str, Any] = {"title": _title(status), "status": status, "detail": detail}
+    body = OipProblem(**fields, error=detail) if _is_oip(path) else Problem(**fields)
+    return Response(body.model_dump_json(), status, headers, media_type=PROBLEM_TYPE)
+
+
+def problem_of(error: ZooError, path: str = "") -> Response:
+    """Return the answer to a request that failed with this error."""
+    status = next((STATUS_OF[kind] for kind in type(error).__mro__ if kind in STATUS_OF), 500)
+    # errors without a status of their own come from our side and may name files
+    detail = " ".join(str(error).split()) if type(error) in STATUS_OF or status != 500 else INTERNAL
+    wait = getattr(error, "retry_after_s", 1) if status == 503 else None
+    return problem(status, detail, path=path, headers=None if wait is None else {"Retry-After": str(wait)})
+
+
+def problem_of_http(error: HTTPException, path: str, method: str) -> Response:
+    """Return the answer to what the router refused: an unknown path, a method that a path does not have."""
+    known = {
+        404: f"there is nothing at {path[:100]!r}: /docs lists what there is",
+        405: f"got {method[:20]!r}, which {path[:100]!r} does not take: see the header Allow",
+    }
+    detail = known.get(error.status_code, str(error.detail))
+    return problem(error.status_code, detail, path=path, headers=error.headers)
+
+
+def problem_of_parameters(error: RequestValidationError, path: str) -> Response:
+    """Return the answer to a request whose parameters are wrong: the first of them."""
+    first = error.errors()[0]
+    name = ".".join(str(part) for part in first["loc"][1:]) or str(first["loc"][0])
+    got = f", got {str(first['input'])[:50]!r}" if first.get("input") is not None else ""
+    return problem(422, f"parameter {name}: {first['msg']}{got}", path=path)
+
+
+def responses(*statuses: int, oip: bool = False) -> dict[int | str, dict[str, Any]]:
+    """Return what the OpenAPI document says of the errors of a route."""
+    model = OipProblem if oip else Problem
+    return {
+        status: {
+            "description": _title(status),
+            "content": {PROBLEM_TYPE: {"schema": {"$ref": f"#/components/schemas/{model.__name__}"}}},
+        }
+        for status in statuses
+    }
+
+
+def _title(status: int) -> str:
+    return HTTPStatus(status).phrase
+
+
+def _is_oip(path: str) -> bool:
+    return path == OIP_PREFIX or path.startswith(f"{OIP_PREFIX}/")

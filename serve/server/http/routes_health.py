@@ -1,0 +1,84 @@
+"""Whether the process lives, and whether its models answer a real inference."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import TYPE_CHECKING
+
+from zoo.errors import ZooError
+from zoo.serve.server.core.errors import NotReadyError
+from zoo.serve.server.http.problems import responses
+from zoo.serve.server.http.schemas import Alive, Ready
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from zoo.serve.server.core.model import Model
+    from zoo.serve.server.http.context import Context
+
+log = logging.getLogger(__name__)
+
+CACHED_S = 1.0
+"""How long the outcome of a probe holds: probes cannot load the models."""
+
+
+class Readiness:
+    """Asks all models, at most once in `CACHED_S`.
+
+    Args:
+        context: its models.
+    """
+
+    def __init__(self, context: Context) -> None:
+        self.models = tuple(context.models.values())
+        self._lock = asyncio.Lock()
+        self._asked = float("-inf")
+        self._error: NotReadyError | None = None
+
+    async def check(self) -> None:
+        """Raise unless every model answers, now or a moment ago.
+
+        Raises:
+            NotReadyError: one does not.
+        """
+        async with self._lock:
+            if time.monotonic() - self._asked > CACHED_S:
+                self._error = await self._ask()
+                self._asked = time.monotonic()
+        if self._error is not None:
+            raise NotReadyError(str(self._error))
+
+    async def _ask(self) -> NotReadyError | None:
+        errors = await asyncio.gather(*map(_probe, self.models))
+        return next((error for error in errors if error), None)
+
+
+async def _probe(model: Model) -> NotReadyError | None:
+    if not model.ready:
+        return NotReadyError(f"{model.name} is not ready, expected it to be started: try again in 1 s")
+    try:
+        await model.probe()
+    except ZooError as error:
+        log.warning("probe of %s: %s", model.name, error)
+        return NotReadyError(f"{model.name} failed on a blank image: the log of the server says why")
+    return None
+
+
+def add_health_routes(app: FastAPI, readiness: Readiness) -> None:
+    """Add the routes of probes."""
+
+    @app.get("/healthz", tags=["health"], summary="The process is alive")
+    async def healthz() -> Alive:
+        return Alive()
+
+    @app.get(
+        "/readyz",
+        tags=["health"],
+        summary="Every model has just answered a real inference",
+        responses=responses(503),
+    )
+    async def readyz() -> Ready:
+        await readiness.check()
+        return Ready(models=[model.name for model in readiness.models])

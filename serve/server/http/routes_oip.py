@@ -1,0 +1,181 @@
+"""The Open Inference Protocol, REST version 2, as `tritonclient.http` speaks it."""
+
+from __future__ import annotations
+
+from importlib.metadata import version as version_of
+from typing import TYPE_CHECKING, Any, get_args
+
+from starlette.requests import Request  # noqa: TC002 -- FastAPI evaluates annotations
+from starlette.responses import Response
+
+from zoo.predictors.artifact import INPUT_NAME, MASK
+from zoo.serve.server.core.errors import BadRequestError, NotReadyError, UnsupportedFormatError
+from zoo.serve.server.http import oip
+from zoo.serve.server.http.context import Stopwatch
+from zoo.serve.server.http.problems import responses
+from zoo.serve.server.http.request import trace_of
+from zoo.serve.server.http.schemas import OipLive, OipModel, OipModelReady, OipReady, OipServer, Tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from enum import Enum
+
+    from fastapi import FastAPI
+
+    from zoo.classes import Mask
+    from zoo.serve.server.core.model import Model
+    from zoo.serve.server.http.context import Context
+    from zoo.serve.server.http.routes_health import Readiness
+
+BINARY: dict[str, Any] = {"schema": {"type": "string", "contentMediaType": "application/octet-stream"}}
+
+BODY: dict[str, Any] = {
+    "required": True,
+    "description": "JSON; or JSON and the binary tensor after it, the length of the JSON in the header "
+    f"`{oip.JSON_LENGTH}`. As it is, or compressed by gzip or deflate.",
+    "content": {
+        "application/json": {"schema": {"$ref": "#/components/schemas/InferRequest"}},
+        "application/octet-stream": BINARY,
+    },
+}
+
+MASKS: dict[str, Any] = {
+    "model": oip.InferAnswer,
+    "description": "JSON; or JSON and the binary tensor after it.",
+    "content": {"application/octet-stream": BINARY},
+}
+
+TAGS: list[str | Enum] = ["Open Inference Protocol"]
+
+ANYWHERE = responses(401, 403, 413, 500, oip=True)
+NAMES = ANYWHERE | responses(404, 422, oip=True)
+ANSWERS = {**NAMES, **responses(400, 408, 415, 503, 504, oip=True), 200: MASKS}
+
+
+def add_oip_routes(app: FastAPI, context: Context, readiness: Readiness) -> None:
+    """Add the routes under `/v2`."""
+
+    @app.get("/v2", tags=TAGS, summary="Describe the server", responses=ANYWHERE)
+    async def server() -> OipServer:
+        return OipServer(name="zoo", version=version_of("semiseg-zoo"), extensions=["binary_tensor_data"])
+
+    @app.get("/v2/health/live", tags=TAGS, summary="The process is alive", responses=ANYWHERE)
+    async def live() -> OipLive:
+        return OipLive(live=True)
+
+    @app.get(
+        "/v2/health/ready",
+        tags=TAGS,
+        summary="Every model has just answered a real inference",
+        responses=ANYWHERE | responses(503, oip=True),
+    )
+    async def ready() -> OipReady:
+        await readiness.check()
+        return OipReady(ready=True)
+
+    for path in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
+        _add_model(app, path, context)
+
+
+def _add_model(app: FastAPI, path: str, context: Context) -> None:
+    """Add the routes of models; without a version in the path they take the one that there is."""
+
+    @app.get(path, tags=TAGS, summary="Describe a model", responses=NAMES)
+    async def metadata(model: str, version: str | None = None) -> OipModel:
+        return model_metadata(context.model(model, version))
+
+    @app.get(
+        f"{path}/ready", tags=TAGS, summary="A model is ready", responses=NAMES | responses(503, oip=True)
+    )
+    async def model_ready(model: str, version: str | None = None) -> OipModelReady:
+        served = context.model(model, version)
+        if not served.ready:
+            raise NotReadyError(f"{served.name} is not ready, expected it to be started: try again in 1 s")
+        return OipModelReady(name=served.name, ready=True)
+
+    @app.post(
+        f"{path}/infer",
+        tags=TAGS,
+        summary="Predict the masks of images of the network's size",
+        response_class=Response,
+        responses=ANSWERS,
+        openapi_extra={"requestBody": BODY},
+    )
+    async def infer(request: Request, model: str, version: str | None = None) -> Response:
+        served = context.model(model, version)
+        trace_of(request.scope).model = served.name
+        return await answer(context, served, request)
+
+
+async def answer(context: Context, model: Model, request: Request) -> Response:
+    """Return the masks of the images in a request.
+
+    Raises:
+        ZooError: whatever is wrong with the request, or no room, time or luck.
+    """
+    parse, stopwatch = _parser(request, context.settings.max_body_bytes), Stopwatch(context)
+    with model.admit():  # a request that would be refused sends its body for nothing
+        pass
+    body = await request.body()
+    with model.admit() as place:  # before anything is decompressed
+        asked = await stopwatch.run("decode", parse, body)
+        with context.budget.holding(asked.images.nbytes):
+            deadline = trace_of(request.scope).deadline
+            masks = await model.run(asked.images, deadline=deadline, timings=stopwatch.timings, place=place)
+            response = await stopwatch.run("encode", _response, asked, masks, model, _accepted(request))
+    response.headers.update(stopwatch.headers)
+    return response
+
+
+def model_metadata(model: Model) -> OipModel:
+    """Return what the protocol says of a model."""
+    datatype = oip.output_datatype(len(model.classes))
+    return OipModel(
+        name=model.name,
+        versions=[model.version],
+        platform=f"zoo_{model.backend}",
+        inputs=[Tensor(name=INPUT_NAME, datatype="UINT8", shape=[-1, -1, -1, 3])],
+        outputs=[Tensor(name=MASK, datatype=datatype, shape=[-1, -1, -1])],
+    )
+
+
+def _parser(request: Request, limit: int) -> Callable[[bytes], oip.Asked]:
+    """Return what makes sense of the body of a request with these headers."""
+    text = request.headers.get(oip.JSON_LENGTH)
+    if text is not None and not (text.isascii() and text.isdigit() and len(text) < 12):
+        raise BadRequestError(f"{oip.JSON_LENGTH} is {text[:30]!r}, expected the bytes of JSON: count them")
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ("identity", *get_args(oip.Encoding)):
+        raise UnsupportedFormatError(
+            f"got Content-Encoding {encoding[:30]!r}, expected gzip or deflate: use one"
+        )
+
+    def parse(body: bytes) -> oip.Asked:
+        plain = body if encoding == "identity" else oip.decompress(body, encoding, limit)  # type: ignore[arg-type]
+        return oip.parse(plain, None if text is None else int(text))
+
+    return parse
+
+
+def _accepted(request: Request) -> oip.Encoding | None:
+    """Return the compression that a client takes, gzip first; None for no compression."""
+    for part in request.headers.get("accept-encoding", "").lower().split(","):
+        name, _, weight = part.partition(";")
+        if name.strip() in get_args(oip.Encoding) and weight.replace(" ", "") not in ("q=0", "q=0.0"):
+            accepted: oip.Encoding = name.strip()  # type: ignore[assignment]
+            return accepted
+    return None
+
+
+def _response(asked: oip.Asked, masks: Mask, model: Model, encoding: oip.Encoding | None) -> Response:
+    rendered = oip.render(asked, masks, model.name, model.version)
+    headers = {"X-Zoo-Model": model.name, "Vary": "Accept-Encoding"}
+    media_type = "application/json"
+    if rendered.json_length is not None:
+        headers[oip.JSON_LENGTH] = str(rendered.json_length)
+        media_type = "application/octet-stream"
+    content = rendered.body
+    if encoding is not None:
+        headers["Content-Encoding"] = encoding
+        content = oip.compress(content, encoding)
+    return Response(content, headers=headers, media_type=media_type)

@@ -1,0 +1,148 @@
+"""`POST /predict`: an image in, its mask out; and what there is to know of the models."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+from fastapi import Query
+from starlette.requests import Request  # noqa: TC002 -- FastAPI evaluates annotations
+from starlette.responses import Response
+
+from zoo.predictors.artifact import mask_dtype
+from zoo.serve.server.core.errors import UnknownNameError
+from zoo.serve.server.http.context import Stopwatch
+from zoo.serve.server.http.decode import decode, image_bytes
+from zoo.serve.server.http.encode import MEDIA_TYPES, Format, encoder, hex_color
+from zoo.serve.server.http.problems import responses
+from zoo.serve.server.http.request import trace_of
+from zoo.serve.server.http.schemas import ClassInfo, MaskAnswer, ModelInfo
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from zoo.serve.server.core.model import Model
+    from zoo.serve.server.http.context import Context
+
+BINARY = {"schema": {"type": "string", "contentMediaType": "application/octet-stream"}}
+
+BODY: dict[str, Any] = {
+    "required": True,
+    "description": "JPEG, PNG, WebP, BMP, TIFF or GIF (of an animation the first frame), of any size: the "
+    "file as it is, under any content type or none, or as the one file of a form.",
+    "content": {
+        "image/*": BINARY,
+        "application/octet-stream": BINARY,
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "required": ["image"],
+                "properties": {"image": {"type": "string", "format": "binary"}},
+            }
+        },
+    },
+}
+
+MASK: dict[str, Any] = {
+    "model": MaskAnswer,
+    "description": "The mask, of the image's size. Header `Server-Timing` tells the milliseconds of each "
+    "part, `X-Zoo-Model` the model.",
+    "content": {
+        "image/png": {"schema": {"type": "string", "contentMediaType": "image/png"}},
+        "application/x-npy": {"schema": {"type": "string", "contentMediaType": "application/x-npy"}},
+    },
+}
+
+
+ANSWERS = {**responses(400, 404, 408, 415, 422, 503, 504), 200: MASK}
+
+CARD = {
+    **responses(404, 422),
+    200: {"description": "Markdown.", "content": {"text/markdown": {"schema": {"type": "string"}}}},
+}
+
+
+def add_predict_routes(app: FastAPI, context: Context) -> None:
+    """Add the routes of prediction.
+
+    Args:
+        app: gets them; not by a router of their own, which costs each request another search for its route.
+        context: of the app.
+    """
+
+    @app.post(
+        "/predict",
+        tags=["predict"],
+        summary="Predict the mask of an image",
+        response_class=Response,
+        responses=ANSWERS,
+        openapi_extra={"requestBody": BODY},
+    )
+    async def predict(
+        request: Request,
+        format: Annotated[Format, Query(description="`png`: class numbers, indexed.")] = "png",
+        model: Annotated[str | None, Query(description="Name; the first if left out.")] = None,
+    ) -> Response:
+        served = context.model(model)
+        trace_of(request.scope).model = served.name
+        return await answer(context, served, request, format)
+
+    @app.get("/models", tags=["predict"], summary="List the models")
+    async def models() -> list[ModelInfo]:
+        return [model_info(model) for model in context.models.values()]
+
+    @app.get(
+        "/models/{name}/card",
+        tags=["predict"],
+        summary="Read the card of a model",
+        response_class=Response,
+        responses=CARD,
+    )
+    async def card(name: str) -> Response:
+        served = context.model(name)
+        if served.card is None:
+            raise UnknownNameError(f"{served.name} has no card, expected a bundle with README.md: serve that")
+        return Response(served.card, media_type="text/markdown")
+
+
+async def answer(context: Context, model: Model, request: Request, format_: Format) -> Response:
+    """Return the mask of the image in a request.
+
+    Raises:
+        ZooError: whatever is wrong with the request, or no room, time or luck.
+    """
+    stopwatch = Stopwatch(context)
+    with model.admit():  # a request that would be refused sends its body for nothing
+        pass
+    body = await image_bytes(request)
+    with model.admit() as place:  # before anything is decoded
+        image = await stopwatch.run("decode", decode, body, context.settings.max_pixels)
+        with context.budget.holding(image.nbytes):
+            deadline = trace_of(request.scope).deadline
+            mask = await model.predict(image, deadline=deadline, timings=stopwatch.timings, place=place)
+            encode = encoder(format_, model.classes, model.name, model.version)
+            content = await stopwatch.run("encode", encode, image, mask)
+    headers = {**stopwatch.headers, "X-Zoo-Model": model.name}
+    return Response(content, headers=headers, media_type=MEDIA_TYPES[format_])
+
+
+def model_info(model: Model) -> ModelInfo:
+    """Return what `/models` says of a model."""
+    pre, classes = model.preprocessing, model.classes
+    return ModelInfo(
+        name=model.name,
+        version=model.version,
+        backend=model.backend,
+        description=model.description,
+        reason=model.reason,
+        imgsz=pre.imgsz,
+        resize=pre.resize,
+        mean=pre.mean,
+        std=pre.std,
+        classes=[
+            ClassInfo(label=label, name=name, color=hex_color(color))
+            for label, (name, color) in enumerate(zip(classes.names, classes.palette, strict=True))
+        ],
+        output=mask_dtype(len(classes)),
+        max_batch=model.max_batch,
+        ready=model.ready,
+    )

@@ -1,0 +1,319 @@
+"""The parent of the worker processes: starts them, replaces those that die or hang, ends them.
+
+uvicorn's own supervisor looks after its workers every 0.5 s, gives each the same environment and so the same
+GPU, ends all when a replaced worker cannot load its model, and leaves them behind when it is killed.
+"""
+
+from __future__ import annotations
+
+import logging.config
+import os
+import signal
+import sys
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing import Pipe, connection, get_context, resource_tracker
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from zoo.errors import ZooError
+from zoo.machine import gpu_of_worker
+from zoo.serve.server.core.settings import FIGURES_VARIABLE
+from zoo.serve.server.http.logs import log_config
+from zoo.serve.server.processes.job import GRACE_S, Job, Message
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from multiprocessing.connection import Connection
+    from multiprocessing.context import SpawnProcess
+    from socket import socket
+
+    from zoo.serve.server.processes.job import Served
+    from zoo.serve.server.processes.port import Port
+
+    WhenReady = Callable[[tuple[Served, ...]], None]
+
+
+log = logging.getLogger(__name__)
+
+STABLE_S = 10.0
+"""After which a worker that dies counts as the first to do so."""
+
+MAX_PAUSE_S = 30.0
+"""Between two tries to replace a worker."""
+
+MEMORY = Path("/dev/shm")
+"""A folder of Linux that lies in memory."""
+
+
+@dataclass
+class Worker:
+    """A worker process, or the gap that it left."""
+
+    number: int
+    process: SpawnProcess
+    connection: Connection
+    started: float
+    heard: float
+    """When it last said something."""
+    ready: bool = False
+
+
+@dataclass
+class Gap:
+    """A worker that is to be started."""
+
+    number: int
+    at: float
+    """Of `time.monotonic()`."""
+
+
+class Supervisor:
+    """Keeps a number of workers at a port.
+
+    Args:
+        job: of each worker.
+        workers: how many.
+        port: closed at the end.
+        gpus: which the workers share out; 0 for none.
+    """
+
+    def __init__(self, job: Job, workers: int, port: Port, gpus: int = 0) -> None:
+        self._job = job
+        self._port = port
+        self._gpus = gpus
+        self._workers: list[Worker] = []
+        self._gaps = [Gap(number, 0.0) for number in range(workers)]
+        self._deaths = [0] * workers  # in a row
+        self._served: tuple[Served, ...] = ()
+        self._wanted = workers
+        self._announced = False
+        self._stop = False
+        self._hang_s = job.settings.hang_s
+        self._figures = ""
+        """Folder in which several workers add up what they measure."""
+
+    def run(self, when_ready: WhenReady) -> None:
+        """Serve until SIGTERM or SIGINT, then let the workers finish what is in flight.
+
+        Args:
+            when_ready: called once, when all workers have answered a real inference.
+
+        Raises:
+            ZooError: a worker could not start before all were ready.
+        """
+        logging.config.dictConfig(log_config(json_logs=self._job.settings.json_logs))
+        with _signals() as caught, shared_folder(self._wanted) as self._figures:
+            try:
+                while not self._stop:
+                    self._start_due()
+                    self._handle(self._wait(caught), caught)
+                    self._kill_silent()
+                    if not self._announced and sum(worker.ready for worker in self._workers) == self._wanted:
+                        self._announced = True
+                        when_ready(self._served)
+            finally:
+                self._end(caught)
+
+    @property
+    def pids(self) -> list[int]:
+        """Return the processes of the workers."""
+        return [worker.process.pid for worker in self._workers if worker.process.pid is not None]
+
+    def _start_due(self) -> None:
+        now = time.monotonic()
+        for gap in [gap for gap in self._gaps if gap.at <= now]:
+            self._gaps.remove(gap)
+            self._workers.append(self._start(gap.number))
+
+    def _start(self, number: int) -> Worker:
+        ours, theirs = Pipe()
+        sock = self._port.open()
+        process = get_context("spawn").Process(
+            target=_work, args=(self._job, sock, theirs), name=f"zoo worker {number}"
+        )
+        variables = {
+            "CUDA_VISIBLE_DEVICES": gpu_of_worker(number, self._gpus),
+            FIGURES_VARIABLE: self._figures or None,
+        }
+        with environment(variables), interrupts_blocked():
+            process.start()
+        sock.close()
+        theirs.close()  # so that each side hears when the other ends
+        now = time.monotonic()
+        return Worker(number, process, ours, now, now)
+
+    def _wait(self, caught: Connection) -> list[Any]:
+        """Return what has something to tell, connections and the sentinels of dead processes, or nothing."""
+        sources: list[Any] = [caught]
+        for worker in self._workers:
+            sources += [worker.process.sentinel, worker.connection]
+        times = [worker.heard + self._hang_s for worker in self._workers if worker.ready]
+        until = min([gap.at for gap in self._gaps] + times, default=None)
+        return connection.wait(sources, None if until is None else max(0.0, until - time.monotonic()))
+
+    def _handle(self, told: list[Any], caught: Connection) -> None:
+        if caught in told:
+            self._stop = True
+            return
+        for worker in list(self._workers):
+            if worker.connection in told:
+                self._hear(worker)
+            if worker.process.sentinel in told:
+                self._replace(worker)
+
+    def _kill_silent(self) -> None:
+        """Kill workers that say nothing any more; until it is ready, one may take any time."""
+        for worker in self._workers:
+            if worker.ready and time.monotonic() > worker.heard + self._hang_s:
+                self._kill(worker, f"has said nothing for {self._hang_s:g} s")
+
+    def _hear(self, worker: Worker) -> None:
+        try:
+            message: Message = worker.connection.recv()
+        except (EOFError, OSError):  # it died: its sentinel tells
+            return
+        worker.heard = time.monotonic()
+        if message.kind == "alive":
+            return
+        if message.kind == "hangs":
+            self._kill(worker, f"hangs: {message.error}")
+        elif message.kind == "ready":
+            worker.ready, self._served = True, message.models
+            if self._announced:
+                log.warning(
+                    "worker %d is back after %.1f s", worker.number, time.monotonic() - worker.started
+                )
+        elif not self._announced:
+            raise ZooError(message.error)
+        else:
+            log.error("worker %d cannot start: %s", worker.number, message.error)
+
+    def _kill(self, worker: Worker, why: str) -> None:
+        log.error("worker %d %s: killing it", worker.number, why)
+        worker.heard = time.monotonic()
+        worker.process.kill()
+
+    def _replace(self, worker: Worker) -> None:
+        worker.process.join()
+        how = _ending(worker.process.exitcode)
+        if not self._announced:
+            raise ZooError(
+                f"worker {worker.number} {how} while it started, expected it to be ready: see the log above"
+            )
+        number = worker.number
+        self._close(worker)
+        if worker.ready and time.monotonic() - worker.started > STABLE_S:
+            self._deaths[number] = 0
+        pause = min(MAX_PAUSE_S, 2.0 ** (self._deaths[number] - 1)) if self._deaths[number] else 0.0
+        self._deaths[number] += 1
+        self._gaps.append(Gap(number, time.monotonic() + pause))
+        log.error("worker %d %s: starting another %s", number, how, f"in {pause:.0f} s" if pause else "now")
+
+    def _close(self, worker: Worker) -> None:
+        if self._figures:
+            from prometheus_client.multiprocess import mark_process_dead
+
+            mark_process_dead(worker.process.pid, self._figures)  # type: ignore[no-untyped-call]
+        self._workers.remove(worker)
+        worker.connection.close()
+        worker.process.close()
+
+    def _end(self, caught: Connection) -> None:
+        """Let the workers finish, and kill those that take too long, or all at a second signal."""
+        self._port.close()
+        _drain(caught)
+        for worker in self._workers:
+            if worker.ready:
+                worker.process.terminate()
+            else:
+                worker.process.kill()
+        until = time.monotonic() + self._job.settings.timeout + GRACE_S
+        while self._workers:
+            sentinels = {worker.process.sentinel: worker for worker in self._workers}
+            told = connection.wait([*sentinels, caught], max(0.0, until - time.monotonic()))
+            if not told or caught in told:
+                _drain(caught)
+                for worker in self._workers:
+                    log.error("worker %d does not end: killing it", worker.number)
+                    worker.process.kill()
+                    worker.process.join()
+            for worker in list(self._workers):
+                if not worker.process.is_alive():
+                    self._close(worker)
+
+
+def _work(job: Job, sock: socket, parent: Connection) -> None:
+    from zoo.serve.server.processes.worker import main
+
+    main(job, sock, parent)
+
+
+def _ending(code: int | None) -> str:
+    """Return how a process ended, for people."""
+    if code is not None and code < 0:
+        return f"was killed by {signal.Signals(-code).name}"
+    return f"ended with {code}"
+
+
+@contextmanager
+def _signals() -> Iterator[Connection]:
+    """Give a connection that can be read when SIGTERM or SIGINT has come."""
+    reader, writer = Pipe(duplex=False)
+    before = {
+        number: signal.signal(number, lambda *_: writer.send(None))
+        for number in (signal.SIGTERM, signal.SIGINT)
+    }
+    try:
+        yield reader
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        reader.close()
+        writer.close()
+
+
+def _drain(caught: Connection) -> None:
+    while caught.poll():
+        caught.recv()
+
+
+@contextmanager
+def shared_folder(workers: int) -> Iterator[str]:
+    """Give a folder for the figures of several workers, in memory: a full disk must not end them."""
+    if workers == 1:
+        yield ""
+        return
+    in_memory = MEMORY.is_dir() and os.access(MEMORY, os.W_OK)
+    with TemporaryDirectory(
+        prefix="zoo-", dir=MEMORY if in_memory else None, ignore_cleanup_errors=True
+    ) as it:
+        yield it
+
+
+@contextmanager
+def interrupts_blocked() -> Iterator[None]:
+    """Let processes that are started in the block never see a Ctrl-C, which the terminal sends to all."""
+    if sys.platform == "win32":
+        yield
+        return
+    resource_tracker.ensure_running()  # else it is started in the block and ends it
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
+@contextmanager
+def environment(changes: Mapping[str, str | None]) -> Iterator[None]:
+    """Give processes that are started in the block other variables; None leaves one as it is."""
+    before = dict(os.environ)
+    os.environ.update({name: value for name, value in changes.items() if value is not None})
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)

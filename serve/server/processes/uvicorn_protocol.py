@@ -1,0 +1,85 @@
+"""The HTTP of uvicorn with limits that it lacks: on slow or large headers, slow bodies and slow readers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from zoo.serve.server.core.settings import ServerSettings
+
+MAX_HEADER_BYTES = 65536
+"""Of the path and all headers of a request."""
+
+GRACE_S = 1.0
+"""The app answers a slow body with a problem before the connection is closed."""
+
+
+class GuardedProtocol(HttpToolsProtocol):
+    """Closes a connection whose next request, headers and body, is not complete in time.
+
+    And one whose client has read nothing of an answer in that time.
+    """
+
+    request_timeout: float
+    """Seconds."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._too_late: asyncio.TimerHandle | None = None
+        self._in_headers = True
+        self._header_bytes = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)  # type: ignore[arg-type]
+        self._arm()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._disarm()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        self._arm()
+        self._header_bytes += len(data)
+        super().data_received(data)
+        if self._in_headers and self._header_bytes > MAX_HEADER_BYTES and not self.transport.is_closing():
+            self.send_400_response(f"The headers are over {MAX_HEADER_BYTES} bytes.")
+
+    def on_headers_complete(self) -> None:
+        self._in_headers = False
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self._in_headers, self._header_bytes = True, 0
+        self._disarm()
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if left := self.transport.get_write_buffer_size():
+            self.loop.call_later(self.request_timeout, self._look_after, left)
+
+    def _look_after(self, before: int) -> None:
+        """Close a connection that has as much to send as before."""
+        left = self.transport.get_write_buffer_size()
+        if left >= before:
+            self.transport.abort()
+        elif left:
+            self.loop.call_later(self.request_timeout, self._look_after, left)
+
+    def _arm(self) -> None:
+        if self._too_late is None:
+            self._too_late = self.loop.call_later(self.request_timeout, self.transport.close)
+
+    def _disarm(self) -> None:
+        if self._too_late is not None:
+            self._too_late.cancel()
+            self._too_late = None
+
+
+def guarded_protocol(settings: ServerSettings) -> type[asyncio.Protocol]:
+    """Return the `http` of uvicorn's `Config` for a server with these settings."""
+    return type("_Protocol", (GuardedProtocol,), {"request_timeout": settings.timeout + GRACE_S})

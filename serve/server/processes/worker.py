@@ -1,0 +1,188 @@
+"""A process that serves: loads the models, answers on the socket of its parent, ends when that ends."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import logging.config
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+import warnings
+from typing import TYPE_CHECKING
+
+import uvicorn
+
+from zoo.errors import ZooError
+from zoo.serve.server.core.settings import FIGURES_VARIABLE
+from zoo.serve.server.http.logs import log_config
+from zoo.serve.server.processes.job import BACKLOG, BEAT_S, GRACE_S, Message, Served
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from multiprocessing.connection import Connection
+    from socket import socket
+
+    from zoo.serve.server.core.model import Model
+    from zoo.serve.server.processes.job import Job
+
+log = logging.getLogger(__name__)
+
+KEEP_ALIVE_S = 75
+"""That an idle connection stays open: over the 60 s of common load balancers, which then close it first."""
+
+
+def work(job: Job, sock: socket, parent: Connection) -> None:
+    """Serve until the parent says so or is gone; exit with 0, or with 1 if the models cannot be loaded.
+
+    Args:
+        job: what to do.
+        sock: listens.
+        parent: is told each `Message`, and never writes.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # of broken images, which are answered
+    logging.config.dictConfig(log_config(json_logs=job.settings.json_logs))
+    threading.Thread(target=_end_with, args=(parent, job.settings.timeout), daemon=True).start()
+    try:
+        models = load_models(job)
+        server = Server(job, models, parent)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # uvicorn handles it, and raises it again at the end
+        server.run(sockets=[sock])
+    except ZooError as error:
+        _tell(parent, Message("failed", error=str(error)))
+        sys.exit(1)
+
+
+def load_models(job: Job) -> list[Model]:
+    """Return the models of a job.
+
+    Raises:
+        ZooError: one cannot be loaded.
+    """
+    from zoo.serve.server.core.loading import load_model
+
+    load = job.load or load_model
+    return [load(source, job.settings) for source in job.models]
+
+
+class Server(uvicorn.Server):
+    """A server of uvicorn that tells the parent when all models have answered a real inference."""
+
+    def __init__(self, job: Job, models: Sequence[Model], parent: Connection) -> None:
+        from zoo.serve.server.http.app import create_app
+
+        super().__init__(configuration(create_app(models, job.settings), job))
+        self._models = models
+        self._parent = parent
+        self._hang_s = job.settings.hang_s
+
+    async def startup(self, sockets: list[socket] | None = None) -> None:
+        """Start the models, then the application.
+
+        Raises:
+            ZooError: a model fails on a blank image.
+        """
+        for model in self._models:
+            try:
+                await model.start()
+                await model.probe()
+            except ZooError:
+                raise
+            except Exception as error:
+                log.error("%s cannot be started", model.name, exc_info=error)
+                raise ZooError(
+                    f"{model.name} fails on a blank image ({type(error).__name__}: {error}): export it "
+                    f"again, or use another --backend"
+                ) from error
+        await super().startup(sockets)
+        # each full collection looked at all that was imported, 80 ms in which no batch started; now 9 ms
+        gc.collect()
+        gc.freeze()
+        served = tuple(
+            Served(model.name, model.backend, model.description, model.reason, model.path, model.max_batch)
+            for model in self._models
+        )
+        _tell(self._parent, Message("ready", models=served))
+        beat = (self._parent, self._models, self._hang_s)
+        threading.Thread(target=tell_that_it_lives, args=beat, daemon=True).start()
+
+
+def configuration(app: object, job: Job) -> uvicorn.Config:
+    """Return how uvicorn serves an application.
+
+    Raises:
+        ZooError: the certificate cannot be used.
+    """
+    from zoo.serve.server.processes.uvicorn_protocol import guarded_protocol
+
+    certificate = job.certificate
+    config = uvicorn.Config(
+        app,  # type: ignore[arg-type]
+        log_config=None,
+        access_log=False,
+        lifespan="on",
+        http=guarded_protocol(job.settings),
+        backlog=BACKLOG,
+        server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=int(job.settings.timeout) + 1,
+        ssl_certfile=certificate and certificate.certfile,
+        ssl_keyfile=certificate and certificate.keyfile,
+    )
+    try:
+        config.load()
+    except OSError as error:  # ssl.SSLError is one
+        raise ZooError(
+            f"the certificate cannot be used ({error}), expected PEM files that fit: check --ssl-certfile "
+            f"and --ssl-keyfile"
+        ) from error
+    return config
+
+
+def _end_with(parent: Connection, timeout_s: float) -> None:
+    """End this process when its parent is gone, which closes the pipe; a thread runs it."""
+    with contextlib.suppress(EOFError, OSError):
+        parent.recv()
+    log.warning("the parent is gone: ending")
+    if folder := os.environ.get(FIGURES_VARIABLE):
+        shutil.rmtree(folder, ignore_errors=True)  # which the parent would have removed
+    os.kill(os.getpid(), signal.SIGTERM)
+    threading.Event().wait(timeout_s + GRACE_S)
+    os._exit(1)
+
+
+def tell_that_it_lives(parent: Connection, models: Sequence[Model], hang_s: float) -> None:
+    """Tell the parent once in `BEAT_S` that this process lives, until a batch hangs; a thread runs it.
+
+    Args:
+        parent: is told.
+        models: that run batches.
+        hang_s: seconds after which a batch hangs.
+    """
+    while all(model.running_s <= hang_s for model in models):
+        try:
+            parent.send(Message("alive"))
+        except OSError:  # the parent is gone
+            return
+        time.sleep(BEAT_S)
+    names = ", ".join(model.name for model in models if model.running_s > hang_s)
+    _tell(parent, Message("hangs", error=f"a batch of {names} has run for more than {hang_s:g} s"))
+
+
+def _tell(parent: Connection, message: Message) -> None:
+    with contextlib.suppress(OSError):  # the parent is gone
+        parent.send(message)
+
+
+def main(job: Job, sock: socket, parent: Connection) -> None:
+    """Run `work` as the target of a process; an error that nobody foresaw is told, too."""
+    try:
+        work(job, sock, parent)
+    except Exception as error:
+        log.exception("the worker failed")
+        _tell(parent, Message("failed", error=f"a worker failed ({type(error).__name__}: {error})"))
+        sys.exit(1)

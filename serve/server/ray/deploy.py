@@ -1,0 +1,201 @@
+"""The app of `zoo serve` on Ray Serve: replicas on many machines behind one address on each of them.
+
+A replica loads its models from paths that must be the same on every machine: a shared folder, or one that the
+image of a container has. What Ray Serve adds: replicas come and go with the load, those that die or fail a
+real inference are replaced, an update of the models is rolled out replica by replica.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+from typing import TYPE_CHECKING, Any
+
+from pydantic import SecretStr
+
+from zoo.errors import ZooError
+from zoo.serve.server.processes.job import Served
+from zoo.serve.server.ray.cluster import check_installed, connected, ending
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from ray.serve import Application
+
+    from zoo.serve.server.core.loading import ModelSource
+    from zoo.serve.server.processes.job import Job
+    from zoo.serve.server.ray.options import Cluster
+    from zoo.serve.server.ray.proxy import Answer, Request
+
+    WhenReady = Callable[[tuple[Served, ...]], None]
+
+APP = "zoo"
+"""Name of the application on the cluster: deploying again updates it."""
+
+QUIET = {"log_level": "WARNING", "enable_access_log": False}
+"""Of Ray Serve: the app has a log of its own."""
+
+
+class Replica:
+    """One copy of the app, in an actor of its own.
+
+    Args:
+        job: its models and settings.
+        versions: of the models, by name: what was deployed, for a rolling update to be seen in the answers.
+    """
+
+    async def __init__(self, job: Job, versions: dict[str, str]) -> None:  # type: ignore[misc] # Ray awaits it
+        from zoo.serve.server.http.app import create_app
+        from zoo.serve.server.processes.worker import load_models
+
+        self._models = load_models(job)
+        for model in self._models:
+            model.version = versions[model.name]
+        self._app = create_app(self._models, job.settings)
+        self._lifespan = self._app.router.lifespan_context(self._app)
+        await self._lifespan.__aenter__()
+
+    async def __del__(self) -> None:
+        await self._lifespan.__aexit__(None, None, None)
+
+    async def answer(self, request: Request) -> Answer:
+        """Return what the app answers."""
+        from zoo.serve.server.ray.proxy import answer_of
+
+        return await answer_of(self._app, request)
+
+    async def check_health(self) -> None:
+        """Run a real inference of every model; Ray Serve replaces the replica if that fails."""
+        await asyncio.gather(*(model.probe() for model in self._models))
+
+    async def served(self) -> tuple[Served, ...]:
+        """Return what there is to tell of the models."""
+        return tuple(
+            Served(model.name, model.backend, model.description, model.reason, model.path, model.max_batch)
+            for model in self._models
+        )
+
+
+def serve_on_ray(job: Job, cluster: Cluster, when_ready: WhenReady) -> None:
+    """Deploy on the running Ray cluster and return; without one start a local one, until SIGTERM or SIGINT.
+
+    Args:
+        job: the models, and the settings of the server.
+        cluster: replicas and resources.
+        when_ready: called when every replica has answered a real inference.
+
+    Raises:
+        ZooError: Ray is not installed, or the models cannot be deployed.
+    """
+    check_installed()
+    with connected() as is_ours, ending() as end:
+        when_ready(deploy(job, cluster))
+        if is_ours:
+            end.wait()
+
+
+def deploy(job: Job, cluster: Cluster) -> tuple[Served, ...]:
+    """Deploy, or roll out an update, on the cluster that this process is connected to.
+
+    No request fails by an update: old replicas finish what they have. Where there is room for another
+    replica, new ones are ready before old ones go; without room they come one after the other.
+
+    Returns:
+        What there is to tell of the models, when every replica has answered a real inference.
+
+    Raises:
+        ZooError: the models cannot be deployed; what was there before stays.
+    """
+    from ray import serve
+    from ray.exceptions import RayError
+
+    options = {"host": cluster.host, "port": cluster.port, "request_timeout_s": job.settings.timeout + 1}
+    if job.certificate is not None:
+        files = {"ssl_certfile": job.certificate.certfile, "ssl_keyfile": job.certificate.keyfile}
+        options |= {name: str(path) for name, path in files.items() if path is not None}
+    try:
+        serve.start(http_options=options, logging_config=QUIET)
+    except (RayError, TimeoutError) as error:
+        last = str(error).strip().rpartition("\n")[2]
+        raise ZooError(
+            f"Ray Serve's proxy does not start at {cluster.host}:{cluster.port}, expected it to answer: take "
+            f"another --port if that one is taken, or try again when the machine is less busy: {last}"
+        ) from error
+    try:
+        handle = serve.run(application(job, cluster), name=APP, route_prefix="/", logging_config=QUIET)
+    except RuntimeError as error:
+        raise ZooError(
+            f"the models cannot be deployed on Ray, expected {_paths(job.models)} to be a model on every "
+            f"machine of the cluster: {_cause()}"
+        ) from error
+    try:
+        served: tuple[Served, ...] = handle.served.remote().result(timeout_s=job.settings.timeout)
+    except TimeoutError as error:
+        raise ZooError(
+            f"the models are deployed but tell nothing in {job.settings.timeout:g} s, expected an answer: "
+            f"see `ray status` and `serve status`"
+        ) from error
+    return served
+
+
+def application(job: Job, cluster: Cluster) -> Application:
+    """Return what Ray Serve runs: doors, and behind them replicas."""
+    from ray import serve
+
+    from zoo.serve.server.ray.options import door_options, replica_options
+    from zoo.serve.server.ray.proxy import Door
+
+    sources = (source._replace(threads=source.threads or cluster.threads) for source in job.models)
+    versions = {source.name: fingerprint(source.path) for source in job.models}
+    replicas = serve.deployment(Replica, name="Replica", **replica_options(cluster, job.settings))
+    door = serve.deployment(serve.ingress()(Door), name="Door", **door_options(cluster, job.settings))
+    bound: Application = door.bind(job.settings, replicas.bind(job._replace(models=tuple(sources)), versions))
+    return bound
+
+
+def build(arguments: dict[str, Any]) -> Application:
+    """Return what Ray Serve runs, for its configuration files: `import_path: zoo.serve.server.ray.deploy:build`.
+
+    Args:
+        arguments: of `RayArguments`; a key of the API is taken from the environment, `ZOO_API_KEY`.
+    """
+    from zoo.serve.server.core.loading import ModelSource
+    from zoo.serve.server.core.settings import API_KEY_VARIABLE
+    from zoo.serve.server.processes.job import Job
+    from zoo.serve.server.ray.options import RayArguments
+
+    given = RayArguments.model_validate(arguments)
+    settings = given.settings
+    if settings.api_key is None and (key := os.environ.get(API_KEY_VARIABLE)):
+        settings = settings.model_copy(update={"api_key": SecretStr(key)})
+    sources = (ModelSource(name, path) for name, path in given.models.items())
+    return application(Job(tuple(sources), settings), given.cluster)
+
+
+def fingerprint(path: Path) -> str:
+    """Return a version for the files of a model: eight hexadecimal digits of their names and contents."""
+    from zoo.bundle.manifest import sha256
+
+    files = sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]
+    told = [f"{file.relative_to(path.parent)} {sha256(file)}" for file in files]
+    return hashlib.sha256("\n".join(told).encode()).hexdigest()[:8]
+
+
+def _cause() -> str:
+    """Return the last line of what Ray Serve tells of the application."""
+    from ray import serve
+
+    found = serve.status().applications.get(APP)
+    told = [
+        line.strip()
+        for deployment in (found.deployments.values() if found else ())
+        for line in deployment.message.splitlines()
+        if "Error" in line
+    ]
+    return told[-1] if told else "its log says why"
+
+
+def _paths(sources: tuple[ModelSource, ...]) -> str:
+    return ", ".join(str(source.path) for source in sources)

@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+import threading
+from multiprocessing import Pipe
+
+from zoo.serve.server.processes.job import Message
+from zoo.serve.server.processes.worker import tell_that_it_lives
+
+
+def test_a_worker_says_that_it_lives_until_a_batch_hangs() -> None:
+    hangs, stopped = threading.Event(), threading.Event()
+
+    class Stuck:
+        name = "m"
+
+        @property
+        def running_s(self) -> float:
+            return 3.0 if hangs.is_set() else 2.0
+
+    ours, theirs = Pipe()
+    thread = threading.Thread(target=lambda: (tell_that_it_lives(theirs, [Stuck()], 2.0), stopped.set()))  # type: ignore[list-item]
+    thread.start()
+    message = ours.recv()
+    assert message.kind == "alive"
+    while message.kind == "alive":
+        hangs.set()
+        message = ours.recv()
+    assert message == Message("hangs", error="a batch of m has run for more than 2 s")
+    assert stopped.wait(5)

@@ -1,0 +1,123 @@
+"""Augmentation with torchvision's transforms: a weak geometric view, and a strong photometric one of it.
+
+The strong view is made from the weak one, so both show the same pixels and pseudo-labels need no warping.
+Padding carries `IGNORE` in the mask; an unlabeled image travels with a mask of zeros, in which only padding
+is `IGNORE`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+from zoo.classes import IGNORE
+from zoo.preprocess import IMAGENET_MEAN, Resize, resized_size
+from zoo.train.data.fast_transforms import Box, adjust_hue, image_part, mask_part
+
+if TYPE_CHECKING:
+    from zoo.train.recipe.schema import AugmentConfig
+
+PADDING_COLOR = tuple(round(255 * mean) for mean in IMAGENET_MEAN)
+
+BLUR_REACH = 3
+"""Standard deviations at which the kernel of a blur ends."""
+
+
+class WeakView:
+    """Scale to the training size times a random factor, crop with padding, flip; only the crop is made.
+
+    The random numbers are those of a scale, torchvision's `RandomCrop` and its `RandomHorizontalFlip`, one
+    after the other.
+
+    Args:
+        imgsz: (height, width) of the training crop.
+        resize: how an image is brought to `imgsz`, see `zoo.preprocess.Preprocessing`.
+        config: see `AugmentConfig`.
+    """
+
+    def __init__(self, imgsz: tuple[int, int], resize: Resize, config: AugmentConfig) -> None:
+        self.imgsz, self.resize, self.scale = imgsz, resize, config.scale
+        self.crop = v2.RandomCrop(imgsz, pad_if_needed=True)
+        self.flip = v2.RandomHorizontalFlip(config.flip)
+
+    def __call__(self, image: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return the view of an image and of its mask.
+
+        Args:
+            image: (3, H, W) uint8.
+            mask: (H, W) uint8; None for zeros.
+
+        Returns:
+            (3, h, w) uint8, with `PADDING_COLOR` around it, and (h, w) uint8, with `IGNORE` around it.
+        """
+        size = self._draw_size(image.shape[-2], image.shape[-1])
+        inside, place = self._draw_box(size)
+        view = torch.tensor(PADDING_COLOR, dtype=image.dtype)[:, None, None].repeat(1, *self.imgsz)
+        view[:, *place] = image_part(image, size, inside)
+        label = torch.full(self.imgsz, IGNORE, dtype=torch.uint8)
+        label[place] = 0 if mask is None else mask_part(mask, size, inside)
+        flipped, flipped_label = self.flip(tv_tensors.Image(view), tv_tensors.Mask(label))
+        return flipped.as_subclass(Tensor), flipped_label.as_subclass(Tensor)
+
+    def _draw_size(self, height: int, width: int) -> tuple[int, int]:
+        """Return height and width of the scaled image."""
+        low, high = self.scale
+        factor = low + (high - low) * torch.rand(()).item()
+        base = resized_size((height, width), self.imgsz, self.resize)
+        return max(1, round(base[0] * factor)), max(1, round(base[1] * factor))
+
+    def _draw_box(self, size: tuple[int, int]) -> tuple[Box, tuple[slice, slice]]:
+        """Return which part of the scaled image is in the crop, and its place there."""
+        stand_in = tv_tensors.Mask(torch.empty(1, 1).expand(size))  # of this size, without pixels
+        drawn = self.crop.make_params([stand_in])
+        sides = zip(("left", "top"), drawn["padding"][:2], strict=True)
+        left, top = (drawn[side] - padding for side, padding in sides)
+        rows, columns = (
+            (max(0, start), min(whole, start + crop))
+            for start, whole, crop in zip((top, left), size, self.imgsz, strict=True)
+        )
+        inside = Box(rows[0], columns[0], rows[1] - rows[0], columns[1] - columns[0])
+        return inside, (slice(rows[0] - top, rows[1] - top), slice(columns[0] - left, columns[1] - left))
+
+
+class ColorJitter(v2.ColorJitter):  # type: ignore[misc] # torchvision has no types
+    """Torchvision's, with a faster change of hue of 8-bit images."""
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """Change brightness, contrast, saturation and hue, in the order that was drawn."""
+        hue = adjust_hue if inpt.dtype == torch.uint8 else v2.functional.adjust_hue
+        changes = (
+            (v2.functional.adjust_brightness, params["brightness_factor"]),
+            (v2.functional.adjust_contrast, params["contrast_factor"]),
+            (v2.functional.adjust_saturation, params["saturation_factor"]),
+            (hue, params["hue_factor"]),
+        )
+        for number in params["fn_idx"].tolist():
+            change, factor = changes[number]
+            inpt = inpt if factor is None else change(inpt, factor)
+        return inpt
+
+
+def weak_view(imgsz: tuple[int, int], resize: Resize, config: AugmentConfig) -> WeakView:
+    """Return the transform of (image, mask) to (height, width) `imgsz`: scale, crop with padding, flip."""
+    return WeakView(imgsz, resize, config)
+
+
+def strong_view(config: AugmentConfig) -> v2.Transform:
+    """Return the transform of a weak view to its strong one: colour jitter, greyscale, blur."""
+    brightness, contrast, saturation, hue = config.jitter
+    jitter = ColorJitter(brightness, contrast, saturation, hue)
+    kernel_size = 2 * math.ceil(BLUR_REACH * config.blur_sigma[1]) + 1
+    blur = v2.GaussianBlur(kernel_size, config.blur_sigma)
+    return v2.Compose(
+        [
+            v2.RandomApply([jitter], config.jitter_probability),
+            v2.RandomGrayscale(config.grayscale),
+            v2.RandomApply([blur], config.blur),
+        ]
+    )

@@ -1,0 +1,68 @@
+"""Which cache of decoded images a run has, and how much it may take."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from zoo.data.cached import GB, CachedSource
+from zoo.data.disk_cache import DiskCache
+from zoo.errors import RecipeError
+from zoo.memory import MIB, free_mib
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from zoo.data.cached import Cache
+    from zoo.data.source import Source
+    from zoo.train.recipe.schema import DataConfig
+
+DEFAULT_SHARE = 0.5
+"""Of the free memory."""
+
+
+def with_cache(source: Source, ids: Sequence[str], data: DataConfig, world: int) -> Source:
+    """Return the source with the cache that a recipe asks for, the source itself if it asks for none.
+
+    Args:
+        source: of the images.
+        ids: that are read.
+        data: of the recipe.
+        world: processes, which share the memory of the machine.
+
+    Raises:
+        ZooError: this source, or this machine, cannot have that cache.
+    """
+    if data.cache == "none":
+        return source
+    limit = None if data.cache_gb is None else int(data.cache_gb * GB)
+    cache = (
+        DiskCache(source, cache_folder(data), limit) if data.cache == "disk" else _memory(ids, limit, world)
+    )
+    return CachedSource(source, cache)
+
+
+def _memory(ids: Sequence[str], limit: int | None, world: int) -> Cache:
+    if sys.platform != "linux":
+        raise RecipeError(f"data.cache memory needs Linux, got {sys.platform}: take data.cache=disk")
+    from zoo.data.memory_cache import MemoryCache  # of modules that other systems lack
+
+    return MemoryCache(ids, _free_bytes(world) if limit is None else limit)
+
+
+def cache_folder(data: DataConfig) -> Path:
+    """Return where decoded images are kept on disk."""
+    if data.cache_dir is not None:
+        return Path(data.cache_dir).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "semiseg-zoo" / "pixels"
+
+
+def _free_bytes(world: int) -> int:
+    free = free_mib(torch.device("cpu"))
+    if free is None:
+        raise RecipeError("data.cache memory: this system does not say what is free: give data.cache_gb")
+    return int(DEFAULT_SHARE * free * MIB / world)

@@ -1,0 +1,220 @@
+"""How the same steps are computed: memory layout, compilation, recomputation, synchronised BatchNorm.
+
+None of it changes what a method is; results differ by rounding alone.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from types import MethodType
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from timm.layers import BatchNormAct2d, convert_sync_batchnorm  # type: ignore[attr-defined]
+from torch import Tensor, distributed, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+
+from zoo.models.classifier import ImageClassifier
+from zoo.models.deeplab import DECODERS
+from zoo.models.discriminator import Discriminator
+from zoo.models.encoder import Encoder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from zoo.train.recipe.schema import ComputeConfig
+
+
+BACKEND = "inductor"
+RECOMPILE_LIMIT = 64
+"""Graphs of one piece of code: networks x shapes x modes; PyTorch goes back to eager, unasked, after 8."""
+
+
+def prepare(method: nn.Module, config: ComputeConfig, device: torch.device, processes: int) -> None:
+    """Change a method's networks in place, before it is handed to Fabric; parameters stay the same objects.
+
+    Algorithms are chosen for the whole process.
+    """
+    _set_algorithms(config)
+    if config.sync_batch_norm and processes > 1:
+        synchronize_batch_norm(method, device)
+    method.to(memory_format=config.layout(device))
+    if config.recompute:
+        for encoder in (module for module in method.modules() if isinstance(module, Encoder)):
+            recompute_activations(encoder.body)
+    if config.compile:
+        torch._dynamo.config.recompile_limit = RECOMPILE_LIMIT
+        for network in compiled_parts(method):
+            network.compile(backend=BACKEND)
+
+
+def compiled_parts(method: nn.Module) -> Iterator[nn.Module]:
+    """Yield what is compiled: all that has no branches in Python which depend on the step."""
+    decoders = tuple(DECODERS.values())
+    for module in method.modules():
+        if isinstance(module, Encoder | Discriminator | ImageClassifier):
+            yield module.body
+        elif isinstance(module, decoders):
+            yield module
+
+
+def _set_algorithms(config: ComputeConfig) -> None:
+    torch.backends.cudnn.benchmark = not config.deterministic
+    torch.use_deterministic_algorithms(config.deterministic, warn_only=True)
+    if config.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at the first product
+
+
+def recompute_activations(body: nn.Module) -> None:
+    """Keep only the inputs of some blocks of a network for the backward pass.
+
+    A stage of n blocks is cut into groups of about the root of n blocks: what is kept between groups, and
+    what is alive while one of them is computed again, are then about as large.
+
+    Results are those of the network as it was: BatchNorm's running statistics move in the first pass alone,
+    dropout draws the same numbers twice.
+
+    Args:
+        body: a network whose children run one after the other; those with convolutions inside are stages.
+    """
+    for stage in body.children():
+        if _is_block(stage):
+            stage.forward = MethodType(_forward, stage)
+
+
+def _forward(stage: nn.Module, *inputs: Any) -> Any:
+    if not isinstance(stage, nn.Sequential) or not all(map(_is_block, stage)):
+        return _recomputed(MethodType(type(stage).forward, stage), [stage], *inputs)
+    blocks, (value,) = list(stage), inputs
+    size = math.isqrt(len(blocks))
+    for start in range(0, len(blocks), size):
+        group = blocks[start : start + size]
+        value = _recomputed(partial(_run, group), group, value)
+    return value
+
+
+def _is_block(module: nn.Module) -> bool:
+    """Return whether it is more than a layer: one that works in place must not have what is kept as input."""
+    return not isinstance(module, nn.Conv2d) and any(isinstance(m, nn.Conv2d) for m in module.modules())
+
+
+def _run(blocks: list[nn.Module], value: Any) -> Any:
+    for block in blocks:
+        value = block(value)
+    return value
+
+
+def _recomputed(forward: Callable[..., Any], modules: list[nn.Module], *inputs: Any) -> Any:
+    def contexts() -> tuple[Any, Any]:
+        return nullcontext(), _without_tracking(modules)
+
+    return checkpoint(forward, *inputs, use_reentrant=False, context_fn=contexts)
+
+
+@contextmanager
+def _without_tracking(modules: list[nn.Module]) -> Iterator[None]:
+    """Let BatchNorm move copies of its running statistics for a while."""
+    norms = [m for module in modules for m in module.modules() if isinstance(m, _BatchNorm)]
+    kept = [norm._buffers for norm in norms]
+    try:
+        for norm, buffers in zip(norms, kept, strict=True):
+            norm._buffers = {
+                name: None if value is None else value.clone() for name, value in buffers.items()
+            }
+        yield
+    finally:
+        for norm, buffers in zip(norms, kept, strict=True):
+            norm._buffers = buffers
+
+
+def synchronize_batch_norm(module: nn.Module, device: torch.device) -> None:
+    """Replace every BatchNorm inside a module; its parameters stay the same objects.
+
+    Args:
+        module: changed in place.
+        device: that it will be on.
+    """
+    if device.type == "cuda":
+        convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]
+        return
+    for name, child in list(module.named_children()):
+        if isinstance(child, _BatchNorm):
+            setattr(module, name, CpuSyncBatchNorm(child))
+        else:
+            synchronize_batch_norm(child, device)
+
+
+class CpuSyncBatchNorm(nn.BatchNorm2d):
+    """Takes the place of a BatchNorm, whose parameters and statistics it shares.
+
+    Args:
+        norm: of torch, or of timm with an activation.
+    """
+
+    def __init__(self, norm: _BatchNorm) -> None:
+        super().__init__(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
+        self._parameters = norm._parameters
+        self._buffers = norm._buffers
+        after = (norm.drop, norm.act) if isinstance(norm, BatchNormAct2d) else ()
+        self.after = nn.Sequential(*after)
+        self.train(norm.training)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the normalised features.
+
+        Args:
+            images: (B, C, H, W) float.
+        """
+        normal = self._of_all(images) if self.training else super().forward(images)
+        return cast("Tensor", self.after(normal))
+
+    def _of_all(self, images: Tensor) -> Tensor:
+        """Normalise by the mean and variance of all processes; gradients flow through both."""
+        places, dtype = (0, 2, 3), images.dtype
+        images = images.to(torch.promote_types(dtype, torch.float32))  # half precision counts no pixels
+        count = images.new_tensor([images.numel() / images.shape[1]])
+        sums = _summed(torch.cat([images.sum(places), count]))
+        total, mean = sums[-1], sums[:-1] / sums[-1]
+        centered = images - mean[:, None, None]
+        variance = _summed(centered.square().sum(places)) / total
+        self._track(mean.detach(), variance.detach() * total / (total - 1))
+        normal = centered * torch.rsqrt(variance + self.eps)[:, None, None]
+        if self.affine:
+            normal = normal * self.weight[:, None, None] + self.bias[:, None, None]
+        return normal.to(dtype)
+
+    @torch.no_grad()
+    def _track(self, mean: Tensor, variance: Tensor) -> None:
+        if self.running_mean is None or self.running_var is None:
+            return
+        assert self.num_batches_tracked is not None
+        self.num_batches_tracked += 1
+        share = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+        self.running_mean.lerp_(mean, share)
+        self.running_var.lerp_(variance, share)
+
+
+class _Sum(torch.autograd.Function):
+    """The sum of a tensor over all processes; its gradient is the sum of the gradients of all."""
+
+    @staticmethod
+    def forward(_: Any, value: Tensor) -> Tensor:
+        return _sum(value)
+
+    @staticmethod
+    def backward(_: Any, *gradients: Tensor) -> Tensor:
+        return _sum(gradients[0])
+
+
+def _summed(value: Tensor) -> Tensor:
+    return cast("Tensor", _Sum.apply(value))
+
+
+def _sum(value: Tensor) -> Tensor:
+    total = value.clone()
+    distributed.all_reduce(total)
+    return total

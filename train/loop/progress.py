@@ -1,0 +1,152 @@
+"""What a person sees while a run trains: a bar on a terminal, a line now and then in a log file."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import TracebackType
+
+    from torch import Tensor
+
+    from zoo.train.recipe.schema import DataConfig
+
+
+log = logging.getLogger(__name__)
+
+LINE_EVERY_S = 15.0
+SHOW_EVERY_S = 0.5
+
+STEPS = 50
+"""The last steps that are looked at."""
+
+MOST_SHARE = 0.3
+"""Of their time that may be spent waiting without a word."""
+
+
+class StepReporter:
+    """Shows step, phase, losses, images/s and the time left, on standard error.
+
+    Args:
+        steps: of the run.
+        start: steps taken before.
+        shown: False for all processes of a run but the first.
+    """
+
+    def __init__(self, steps: int, start: int, *, shown: bool = True) -> None:
+        self.console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=not shown)
+        self.steps, self.start, self.step, self.images = steps, start, start, 0
+        self.began = self.shown = self.lined = time.perf_counter()
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[losses]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self.console,
+            disable=not (shown and self.console.is_terminal),
+        )
+        self.task = self.bar.add_task("train", total=steps, completed=start, losses="")
+
+    def __enter__(self) -> StepReporter:
+        """Show the bar."""
+        self.bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Take the bar away."""
+        self.bar.stop()
+
+    @property
+    def images_per_s(self) -> float:
+        """Return images a second since the start, evaluations included."""
+        return self.images / max(1e-9, time.perf_counter() - self.began)
+
+    def advance(self, phase: str, losses: dict[str, Tensor], images: int) -> None:
+        """Count a step of so many images; the losses are fetched from the device only when they are shown."""
+        self.step += 1
+        self.images += images
+        now = time.perf_counter()
+        is_last = self.step == self.steps
+        if now - self.shown >= SHOW_EVERY_S or is_last:
+            self.shown = now
+            text = " ".join(f"{name} {float(loss):.3g}" for name, loss in losses.items())
+            text += f" {self.images_per_s:.0f} images/s"
+            self.bar.update(self.task, completed=self.step, description=phase, losses=text)
+            if not self.console.is_terminal and (now - self.lined >= LINE_EVERY_S or is_last):
+                self.lined = now
+                left = (self.steps - self.step) * (now - self.began) / (self.step - self.start)
+                self.console.print(f"{phase} {self.step}/{self.steps} {text}, {left:.0f} s left")
+
+    def remark(self, text: str) -> None:
+        """Print a line above the bar."""
+        self.console.print(text)
+
+
+class DataWait:
+    """Measures the waiting for batches.
+
+    Args:
+        data: of the recipe, for the remedy.
+        clock: seconds that go on.
+    """
+
+    def __init__(self, data: DataConfig, clock: Callable[[], float] = time.perf_counter) -> None:
+        self.data, self.clock = data, clock
+        self._steps: deque[tuple[float, float]] = deque(maxlen=STEPS)
+        self._last: float | None = None
+        self._said = False
+
+    @property
+    def share(self) -> float | None:
+        """Return which share of the time of the last steps was spent waiting, None before `STEPS` of them."""
+        if len(self._steps) < STEPS:
+            return None
+        waited = sum(seconds for seconds, _ in self._steps)
+        passed = sum(seconds for _, seconds in self._steps)
+        return waited / max(passed, 1e-9)
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Time the block that waits for the batches of a step; a step is all that lies since the one before.
+
+        The first block starts the workers and does not count.
+        """
+        began = self.clock()
+        yield
+        now = self.clock()
+        if self._last is not None:
+            self._steps.append((now - began, now - self._last))
+        self._last = now
+        share = self.share
+        if not self._said and share is not None and share > MOST_SHARE:
+            self._said = True
+            log.warning("%s", self._advice(share))
+
+    def _advice(self, share: float) -> str:
+        workers = self.data.workers
+        caches = "" if self.data.cache != "none" else ", or keep decoded images with --set data.cache=memory"
+        return (
+            f"{share:.0%} of the last {STEPS} steps went by waiting for data: take more than {workers} data "
+            f"workers (--set data.workers={max(2, 2 * workers)}){caches}; zoo data bench {self.data.spec} "
+            f"measures what helps"
+        )

@@ -1,0 +1,158 @@
+"""Which pseudo-labels to believe: ELN's error localization, and the rules it is compared with (Table 3)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from zoo.classes import IGNORE
+from zoo.models.deeplab import resize_logits
+from zoo.models.error_localizer import ErrorLocalizer
+from zoo.train.blocks.ema import evaluating, without_dropout
+from zoo.train.blocks.losses import balanced_binary_cross_entropy, cross_entropy, entropy
+
+if TYPE_CHECKING:
+    from zoo.models.config import NetworkConfig
+
+
+class FilterConfig(BaseModel):
+    """Settings of the filters.
+
+    Args:
+        kind: `eln`; `s-ecn`, a network that corrects the prediction; `confidence`, no network.
+        encoder: of the ELN, a timm model.
+        threshold: of the ELN's probability that a pixel is right; 0.5 is the rounding of Eq. (9).
+        confidence_threshold: of the teacher's largest probability (`confidence`); not given by the paper.
+        scores: what the ELN sees of a prediction; the paper writes probabilities, the code feeds logits.
+        reduction: `mean` over the K + 1 predictions as in Eq. (6), or `sum` as in the code.
+        batch_norm: mode of the ELN's BatchNorm when it judges unlabeled images; `train` in the code.
+        void: whether pixels without label count as errors of the prediction (as in the code) or not at all.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["eln", "s-ecn", "confidence"] = "eln"
+    encoder: str = "resnet34"
+    threshold: float = Field(0.5, gt=0, lt=1)
+    confidence_threshold: float = Field(0.9, gt=0, lt=1)
+    scores: Literal["logits", "probabilities"] = "logits"
+    reduction: Literal["mean", "sum"] = "mean"
+    batch_norm: Literal["eval", "train"] = "eval"
+    void: Literal["error", "ignore"] = "error"
+
+
+class ConfidenceFilter(nn.Module):
+    """Believes the pixels whose largest probability is above a threshold; nothing is learned."""
+
+    def __init__(self, config: FilterConfig, network: NetworkConfig, *, pretrained: bool) -> None:  # noqa: ARG002
+        super().__init__()
+        self.config = config
+
+    def trusted(self, image: Tensor, logits: Tensor) -> Tensor:  # noqa: ARG002
+        """Return where the classes of a prediction are believed, (B, h, w) bool.
+
+        Args:
+            image: (B, 3, H, W) float, normalised.
+            logits: (B, K, h, w) float.
+        """
+        return logits.softmax(dim=1).amax(dim=1) > self.config.confidence_threshold
+
+
+class ErrorLocalizationFilter(nn.Module):
+    """The error localization network B: believes the pixels that it calls right (Eq. 4 to 6, 9)."""
+
+    def __init__(self, config: FilterConfig, network: NetworkConfig, *, pretrained: bool) -> None:
+        super().__init__()
+        self.config = config
+        outputs = self._outputs(network)
+        self.localizer = ErrorLocalizer(config.encoder, network, pretrained=pretrained, outputs=outputs)
+
+    def _outputs(self, network: NetworkConfig) -> int:  # noqa: ARG002
+        return 1
+
+    def loss(self, image: Tensor, predictions: list[Tensor], label: Tensor) -> Tensor:
+        """Return the loss on the main and all auxiliary predictions, Eq. (6); it trains this network only.
+
+        Args:
+            image: (B, 3, H, W) float, normalised.
+            predictions: K + 1 times (B, K, H, W) logits.
+            label: (B, H, W) int64.
+        """
+        scores = torch.cat(predictions).detach()  # ((K + 1) B, K, H, W)
+        judged = self.judge(image.repeat(len(predictions), 1, 1, 1), scores)
+        judged = resize_logits(judged, label.shape[-2:])
+        of_each = zip(judged.chunk(len(predictions)), scores.chunk(len(predictions)), strict=True)
+        losses = torch.stack([self.term(b, p.argmax(dim=1), label) for b, p in of_each])
+        return losses.sum() if self.config.reduction == "sum" else losses.mean()
+
+    def term(self, judged: Tensor, predicted: Tensor, label: Tensor) -> Tensor:
+        """Return the balanced binary cross entropy for one prediction, Eq. (5).
+
+        Args:
+            judged: (B, 1, H, W) logits of this network.
+            predicted: (B, H, W) int64, the classes it judges.
+            label: (B, H, W) int64.
+        """
+        counted = torch.ones_like(label, dtype=torch.bool) if self.config.void == "error" else label != IGNORE
+        return balanced_binary_cross_entropy(judged.squeeze(1), predicted == label, counted)
+
+    def judge(self, image: Tensor, logits: Tensor) -> Tensor:
+        """Return this network's logits at stride 4, Eq. (4).
+
+        Args:
+            image: (B, 3, H, W) float, normalised.
+            logits: (B, K, H, W) float.
+        """
+        scores = logits if self.config.scores == "logits" else logits.softmax(dim=1)
+        judged: Tensor = self.localizer(image, entropy(logits), scores)
+        return judged
+
+    def trusted(self, image: Tensor, logits: Tensor) -> Tensor:
+        """Return where the classes of a prediction are believed, (B, h, w) bool.
+
+        Args:
+            image: (B, 3, H, W) float, normalised.
+            logits: (B, K, h, w) float.
+        """
+        full = resize_logits(logits, image.shape[-2:])
+        mode = evaluating if self.config.batch_norm == "eval" else without_dropout
+        with mode(self):
+            judged = self.judge(image, full)
+        if judged.shape[-2:] != logits.shape[-2:]:  # the grid of a DeepLabv2 student is coarser
+            judged = resize_logits(judged, logits.shape[-2:])
+        return self.believes(judged, logits)
+
+    def believes(self, judged: Tensor, logits: Tensor) -> Tensor:  # noqa: ARG002
+        """Return (B, h, w) bool from this network's logits and those of the prediction, on one grid."""
+        return judged.squeeze(1).sigmoid() > self.config.threshold
+
+
+class ErrorCorrectionFilter(ErrorLocalizationFilter):
+    """s-ECN: learns the right class of each pixel and believes a prediction where it agrees (section 4.3)."""
+
+    def _outputs(self, network: NetworkConfig) -> int:
+        return network.num_classes
+
+    def term(self, judged: Tensor, predicted: Tensor, label: Tensor) -> Tensor:  # noqa: ARG002
+        """Return the cross entropy of the corrected map.
+
+        Args:
+            judged: (B, K, H, W) logits of this network.
+            predicted: not used.
+            label: (B, H, W) int64.
+        """
+        return cross_entropy(judged, label)
+
+    def believes(self, judged: Tensor, logits: Tensor) -> Tensor:
+        """Return (B, h, w) bool: where the corrected class is the predicted one."""
+        return judged.argmax(dim=1) == logits.argmax(dim=1)
+
+
+FILTERS: dict[str, type[ConfidenceFilter | ErrorLocalizationFilter]] = {
+    "eln": ErrorLocalizationFilter,
+    "s-ecn": ErrorCorrectionFilter,
+    "confidence": ConfidenceFilter,
+}

@@ -1,0 +1,300 @@
+"""U2PL: Semi-Supervised Semantic Segmentation Using Unreliable Pseudo-Labels (Wang et al., CVPR 2022).
+
+https://arxiv.org/abs/2203.03884, code: Haochen-Wang409/U2PL. A mean teacher with CutMix: of its predictions
+those of low entropy become pseudo-labels. The others still say what a pixel is not, and become negatives of
+the unlikely classes in a pixel contrastive loss with a queue of negatives for each class.
+
+Symbols: alpha_t share of unreliable pixels (`alpha_0` at the start), gamma_t entropy that parts them, eta and
+lambda_c weights; those of the contrastive loss stand with `ClassContrastConfig`.
+Two phases: `sup` (L_s) and `semi` (+ L_u + L_c, Eq. 1).
+
+Departures from the authors' code; the preset `official` undoes those that name a setting:
+- anchors are all reliable pixels as in Eq. 10, the code takes the alpha_t of lowest entropy
+  (`contrast.anchors`); the positive is their mean as in Eq. 12, the code's ignores delta_p
+  (`contrast.positive`).
+- gamma_t is the quantile over the batches of all processes, the code's over each alone (`quantile`).
+- lambda_c is the paper's 0.1; the code's, never set, comes to 1 / number of processes (`lambda_c`).
+- negatives are those of Eq. 14 and 15, and class ids are right. `official` does not bring these two bugs
+  back: the code multiplies the negatives of a class with its own labels, which leaves next to none, and
+  indexes anchors by their place among the classes present but queues by class.
+- the code's teacher is the student throughout the first epoch, and before that a network of its own; here it
+  starts as a copy of the student, BatchNorm statistics included, and the ramp of the decay acts.
+- padding is `IGNORE`, not class 0; padded and void pixels take no part, as negatives neither.
+- alpha_t falls with each step of the run, not each epoch; each image, not each batch, draws whether it gets
+  a box; one class alone still has a contrastive loss.
+- at most `contrast.pushes` keys of a class, step and process are queued: all of them would renew a queue
+  every second step. The anchors of a class share one draw of negatives: each anchor's are even draws from
+  the queue all the same, so the expected loss is that of separate draws, without a (K, M, N, D) tensor.
+
+As the code, against the paper: M, N = 256, 50 (confirmed by the authors, issues 31 and 38 of their tracker);
+labels come from the teacher's view of the whole image, entropy, ranks and features from its view of the mixed
+one, in training mode (`single_pass`); the mean is over classes with anchors and negatives.
+"""
+
+from __future__ import annotations
+
+import copy
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from zoo.classes import IGNORE
+from zoo.errors import RecipeError
+from zoo.models.deeplab import SegmentationNetwork, conv_bn_relu, resize_logits
+from zoo.models.deployable import Student
+from zoo.train.blocks.ema import copy_state, evaluating, teacher_of, update_teacher, without_dropout
+from zoo.train.blocks.gather import gathered
+from zoo.train.blocks.losses import cross_entropy, entropy, ohem_cross_entropy
+from zoo.train.blocks.mixing import cutmix, half_area_box
+from zoo.train.method import Batch, Method, MethodConfig, Phase, Progress
+from zoo.train.methods.u2pl.contrast import ClassContrast, ClassContrastConfig, Taught
+from zoo.train.methods.u2pl.sampling import on_grid, quantiles
+from zoo.train.optim import OptimizerConfig, Schedule
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+
+    from zoo.models.config import NetworkConfig
+
+
+class U2plOptimizerConfig(OptimizerConfig):
+    """SGD with the rates of PASCAL VOC: 0.001 for the encoder, ten times that for the decoder."""
+
+    name: Literal["adamw", "adam", "sgd"] = "sgd"
+    lr: float = Field(1e-2, gt=0)
+    weight_decay: float = Field(1e-4, ge=0)
+    schedule: Schedule = "poly"
+
+
+class U2plConfig(MethodConfig):
+    """Settings of U2PL; defaults are those of PASCAL VOC."""
+
+    name: Literal["u2pl"] = "u2pl"
+    warm_start_steps: int = Field(578, ge=0)  # one epoch of the partition 1/8
+    ohem_threshold: float | None = Field(None, gt=0, le=1)  # 0.7 on Cityscapes; None: plain cross entropy
+    ohem_min_kept: int = Field(100_000, ge=1)  # pixels of a process
+    auxiliary_weight: float = Field(0.0, ge=0)  # 0.4 on Cityscapes, in the code alone
+    cutmix_probability: float = Field(0.5, ge=0, le=1)
+    single_pass: bool = False
+    alpha_0: float = Field(0.2, ge=0, lt=1)
+    dynamic_partition: bool = True  # False: alpha_t stays alpha_0
+    quantile: Literal["global", "local"] = "global"
+    eta: float = Field(1.0, ge=0)
+    lambda_c: float = Field(0.1, ge=0)
+    contrast: ClassContrastConfig = ClassContrastConfig()
+    ema_decay: float = Field(0.99, ge=0, lt=1)
+    ema_ramp: bool = True
+    teacher_batch_norm: Literal["own", "ema"] = "own"
+    optimizer: U2plOptimizerConfig = U2plOptimizerConfig()
+
+
+OFFICIAL: dict[str, Any] = {
+    "quantile": "local",
+    "lambda_c": 0.25,  # 1 / number of processes on VOC
+    "contrast": {"anchors": "lowest", "positive": "class"},
+}
+"""The settings of the authors' code where they differ from our defaults."""
+
+
+class Lesson(NamedTuple):
+    """What the teacher says of the labeled images and the mixed unlabeled ones."""
+
+    images: Tensor
+    """(B_l + B_u, 3, H, W), what it speaks of."""
+    prob: Tensor
+    """(B_l + B_u, K, h, w) float, class probabilities on the decoder's grid."""
+    embedding: Tensor
+    """(B_l + B_u, D, h, w)."""
+    label: Tensor
+    """(B_u, H, W) int64, predicted class."""
+    valid: Tensor
+    """(B_u, H, W) bool, False in padding."""
+    lowest: Tensor
+    """(B_u, H, W) bool, the alpha_t of the valid pixels of lowest entropy."""
+    reliable: Tensor
+    """(B_u, H, W) bool, all but the alpha_t of highest entropy."""
+
+
+class U2pl(Method):
+    """Student, teacher and the queues of negatives."""
+
+    weights: ClassVar[tuple[str, ...]] = ("student", "teacher")
+    of_a_batch: ClassVar[str] = "the quantiles of entropy, and what the contrast draws and queues"
+
+    def __init__(self, config: U2plConfig, network: NetworkConfig, *, pretrained: bool) -> None:
+        super().__init__()
+        self.config = config
+        self.num_classes = network.num_classes
+        self.student = SegmentationNetwork(
+            network.model_copy(update={"embedding_channels": config.contrast.embedding_channels}),
+            pretrained=pretrained,
+        )
+        self.teacher = teacher_of(self.student)
+        middle = self.student.encoder.middle_channels
+        self.auxiliary = auxiliary_head(middle, network) if config.auxiliary_weight else None
+        self.contrast = ClassContrast(config.contrast, network.num_classes)
+        # all processes fill the same queues: DDP need not send their 300 MB around at every step
+        self._ddp_params_and_buffers_to_ignore = [
+            name for name, _ in self.named_buffers() if name.startswith("contrast.")
+        ]
+        self.train()
+
+    def forward(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
+        """Return `s`, in the phase `semi` also `u` and `c`, Eq. (1)."""
+        if progress.phase == "sup":
+            maps, _ = self.predict(batch.image_l)
+            return {"s": self.supervised(maps, batch.label_l)}
+        labeled = len(batch.label_l)
+        lesson = self.teach(batch, self.alpha(progress))
+        maps, embedding = self.predict(lesson.images)
+        return {
+            "s": self.supervised([logits[:labeled] for logits in maps], batch.label_l),
+            "u": self.unsupervised(maps[0][labeled:], lesson),
+            "c": self.config.lambda_c * self.contrast(embedding, self.taught(batch.label_l, lesson)),
+        }
+
+    def predict(self, image: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Return the student's logits, those of the auxiliary head last, and its embedding (B, D, h, w)."""
+        low, middle, high = self.student.encoder.stages(image)
+        logits, embedding = self.student.decoder(low, high)
+        return [logits, *([] if self.auxiliary is None else [self.auxiliary(middle)])], embedding
+
+    def alpha(self, progress: Progress) -> float:
+        """Return the share of unreliable pixels, Eq. (7), which falls to zero over the whole run."""
+        c = self.config
+        return c.alpha_0 * (1 - progress.step / progress.steps) if c.dynamic_partition else c.alpha_0
+
+    @torch.no_grad()
+    def teach(self, batch: Batch, alpha: float) -> Lesson:
+        """Return the teacher's predictions, Eq. (5, 6).
+
+        Args:
+            batch: with a weak view.
+            alpha: share of unreliable pixels.
+        """
+        (image, valid), labeled = batch.weak, len(batch.label_l)
+        box = half_area_box(batch.draws, image.shape[-2:], self.config.cutmix_probability)
+        images, valid = torch.cat([batch.image_l, mixed(image, box)]), mixed(valid, box)
+        if self.config.single_pass:
+            with without_dropout(self.teacher):
+                logits, embedding = self.teacher(torch.cat([batch.image_l, image]))
+            whole, small = logits[labeled:], on_grid(box, logits.shape[-2:])
+            logits, embedding = (
+                torch.cat([value[:labeled], mixed(value[labeled:], small)]) for value in (logits, embedding)
+            )
+        else:
+            with evaluating(self.teacher):
+                whole = self.teacher(image).logits
+            logits, embedding = self.teacher(images)
+        logits, size = logits.float(), image.shape[-2:]
+        label = mixed(resize_logits(whole.float(), size).argmax(dim=1), box)
+        doubt = entropy(resize_logits(logits[labeled:], size)).squeeze(1).where(valid, torch.inf)
+        batch_doubt = gathered(doubt) if self.config.quantile == "global" else doubt
+        lowest, reliable = (doubt < bound for bound in quantiles(batch_doubt, (alpha, 1 - alpha)).unbind())
+        return Lesson(images, logits.softmax(dim=1), embedding, label, valid, lowest, reliable)
+
+    def supervised(self, maps: list[Tensor], label: Tensor) -> Tensor:
+        """Return the loss on labeled images, Eq. (2).
+
+        Args:
+            maps: (B, K, h, w) logits, main and auxiliary.
+            label: (B, H, W) int64.
+        """
+        c = self.config
+        criterion = cross_entropy
+        if c.ohem_threshold is not None:
+            criterion = partial(ohem_cross_entropy, threshold=c.ohem_threshold, min_kept=c.ohem_min_kept)
+        main, *others = (criterion(resize_logits(logits, label.shape[-2:]), label) for logits in maps)
+        return main + c.auxiliary_weight * others[0] if others else main
+
+    def unsupervised(self, logits: Tensor, lesson: Lesson) -> Tensor:
+        """Return the loss on reliable pseudo-labels, Eq. (3), with its weight, Eq. (8); padding is left out.
+
+        Args:
+            logits: (B_u, K, h, w) of the student.
+            lesson: the teacher's.
+        """
+        label = lesson.label.where(lesson.reliable, IGNORE)
+        loss = cross_entropy(resize_logits(logits, label.shape[-2:]), label)
+        return self.config.eta * loss * lesson.valid.sum() / lesson.reliable.sum().clamp(min=1)
+
+    def taught(self, label_l: Tensor, lesson: Lesson) -> Taught:
+        """Return labels and the teacher's predictions as the contrastive loss needs them.
+
+        Args:
+            label_l: (B_l, H, W) int64.
+            lesson: the teacher's.
+        """
+        c, size = self.config.contrast, lesson.prob.shape[-2:]
+        label_u = lesson.label.where(lesson.reliable if c.anchors == "reliable" else lesson.lowest, IGNORE)
+        unreliable = lesson.valid & ~lesson.reliable
+        negative = {"unreliable": unreliable, "reliable": lesson.lowest, "all": lesson.valid}[c.negatives]
+        label = on_grid(torch.cat([label_l, label_u]), size)
+        return Taught(lesson.embedding, lesson.prob, label, on_grid(negative, size))
+
+    def phases(self, steps: int) -> tuple[Phase, ...]:
+        """Return `sup`, if it has a step, and `semi` for the rest of the run.
+
+        Raises:
+            RecipeError: no step is left for `semi`.
+        """
+        first = self.config.warm_start_steps
+        if first >= steps:
+            raise RecipeError(
+                f"method.warm_start_steps is {first}, expected less than the {steps} steps of the run: "
+                f"shorten it, or give --steps N, which keeps its share"
+            )
+        phases = (Phase("sup", first, unlabeled=0), Phase("semi", steps - first))
+        return tuple(phase for phase in phases if phase.steps)
+
+    def start_phase(self, progress: Progress) -> None:
+        """Start the teacher from the student when self-training begins."""
+        if progress.phase == "semi":
+            copy_state(self.student, self.teacher)
+
+    def after_step(self, progress: Progress) -> None:
+        """Move the teacher."""
+        if progress.phase != "semi":
+            return
+        c = self.config
+        decay = min(c.ema_decay, 1 - 1 / (progress.phase_step + 1)) if c.ema_ramp else c.ema_decay
+        update_teacher(self.teacher, self.student, decay, with_buffers=c.teacher_batch_norm == "ema")
+
+    def train(self, mode: bool = True) -> U2pl:
+        """Set the mode; the teacher's BatchNorm gathers its own statistics, or averages the student's."""
+        super().train(mode)
+        if self.config.teacher_batch_norm == "ema":
+            self.teacher.eval()
+        return self
+
+    def optimizers(self) -> list[Optimizer]:
+        """Return one optimiser, the encoder at its own rate."""
+        optimizer = self.config.optimizer
+        groups = [(self.student.encoder, optimizer.encoder_lr_mult), (self.student.decoder, 1.0)]
+        return [optimizer.build(groups + ([] if self.auxiliary is None else [(self.auxiliary, 1.0)]))]
+
+    def deployable(self, weights: str | None = None) -> Student:
+        """Return a copy of the student or of the teacher, which the authors score."""
+        networks = {None: self.student, "student": self.student, "teacher": self.teacher}
+        return Student(copy.deepcopy(networks[weights]))
+
+
+def mixed(value: Tensor, box: Tensor) -> Tensor:
+    """Return each image or map with the box of the next one of its batch.
+
+    Args:
+        value: (B, C, H, W) or (B, H, W), any dtype.
+        box: (B, H, W) bool.
+    """
+    return cutmix(value, value.roll(-1, dims=0), box)
+
+
+def auxiliary_head(in_channels: int, network: NetworkConfig) -> nn.Sequential:
+    """Return the head on the encoder's last stage but one: 3x3 convolution, channel dropout, classes."""
+    width = network.decoder_channels
+    return nn.Sequential(
+        conv_bn_relu(in_channels, width, 3), nn.Dropout2d(0.1), nn.Conv2d(width, network.num_classes, 1)
+    )

@@ -1,0 +1,208 @@
+"""How fast batches come, and which part of their making takes the processor's time."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import time
+from collections import defaultdict
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from zoo.train.data.loaders import BatchStream, batches
+from zoo.train.methods.table import build_method
+from zoo.train.profile.memory_fit import images_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sized
+
+    from zoo.data.partition import Partition
+    from zoo.data.source import Source
+    from zoo.train.method import Batch, Phase
+    from zoo.train.recipe.schema import Recipe
+
+
+log = logging.getLogger(__name__)
+
+
+ENDLESS = 10**9
+CLOCK = Path("/proc/stat")
+IDLE_COLUMNS = (3, 4)
+"""Of the first line of `CLOCK`: idle, and idle while a disk is waited for (proc_stat(5))."""
+READ, WEAK, STRONG, JOIN, SHARE = "read and decode", "weak view", "strong view", "join", "share"
+"""Parts of the work on a batch: `share` copies it to memory that the training process sees as well."""
+
+SECONDS = 2.0
+
+BATCHES = 2
+
+
+class Rate(NamedTuple):
+    """What was seen of a loader in a stretch of time."""
+
+    images: int
+    seconds: float
+    idle: float | None
+    """Share of the machine's processor time that nobody used, None where the system does not say."""
+
+
+def cores() -> int:
+    """Return how many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def widest_phase(recipe: Recipe) -> Phase:
+    """Return the phase of a run whose batches take the most images and views; it never ends."""
+    with torch.device("meta"):  # networks without weights: only the phases are asked for
+        method = build_method(recipe.method, recipe.network, pretrained=False)
+    phases = method.phases(recipe.steps)
+    widest = max(phases, key=lambda phase: (phase.unlabeled, phase.strong, phase.labeled))
+    return widest._replace(steps=ENDLESS)
+
+
+def endless_stream(recipe: Recipe, source: Source, partition: Partition, phase: Phase) -> BatchStream:
+    """Return the batches of a phase, without an end."""
+    return BatchStream(recipe, source, partition, (phase._replace(steps=ENDLESS),))
+
+
+def rate_of(stream: BatchStream, workers: int, seconds: float) -> Rate:
+    """Return how fast the loader gives the batches of a stream, to someone who waits for nothing else.
+
+    Args:
+        stream: without an end.
+        workers: data workers; 0 makes the batches in this process.
+        seconds: to look on; longer if few batches come in that time.
+    """
+    pin_memory = torch.cuda.is_available()
+    images = count = 0
+    with closing(batches(stream, 0, ENDLESS, workers=workers, pin_memory=pin_memory)) as data:
+        for _ in range(2 * workers + 1):  # what was prepared while workers started
+            next(data)
+        began, ticks = time.perf_counter(), _ticks()
+        while count < 2 * max(1, workers) or time.perf_counter() - began < seconds:
+            images += next(data).images
+            count += 1
+        passed = time.perf_counter() - began
+    return Rate(images, passed, _idle_share(ticks, _ticks()))
+
+
+def part_seconds(stream: BatchStream, count: int) -> dict[str, float]:
+    """Return the processor seconds an image of each part of the work, in this process.
+
+    Args:
+        stream: some of its batches are made; it is changed, and of no other use afterwards.
+        count: of batches, of which the first two are made beforehand.
+    """
+    watch = _Watch()
+    stream.labeled = _Watched(stream.labeled, watch)  # type: ignore[assignment]
+    stream.unlabeled = _Watched(stream.unlabeled, watch)  # type: ignore[assignment]
+    stream.weak = watch.timed(WEAK, stream.weak)  # type: ignore[assignment]
+    stream.strong = watch.timed(STRONG, stream.strong)
+    make, share = watch.timed(JOIN, stream.__getitem__), watch.timed(SHARE, _shared)
+    for number in range(2):
+        share(make(number))
+    watch.seconds.clear()
+    images = 0
+    for number in range(2, 2 + count):
+        batch = make(number)
+        share(batch)
+        images += batch.images
+    inside = sum(watch.seconds[part] for part in (READ, WEAK, STRONG))
+    watch.seconds[JOIN] -= inside
+    return {part: watch.seconds[part] / images for part in (READ, WEAK, STRONG, JOIN, SHARE)}
+
+
+class _Watch:
+    """Adds up the processor time of functions."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+
+    def timed(self, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*args: Any) -> Any:
+            began = time.process_time()
+            result = function(*args)
+            self.seconds[part] += time.process_time() - began
+            return result
+
+        return timed
+
+
+class _Watched:
+    """A data set whose reading is timed."""
+
+    def __init__(self, images: Any, watch: _Watch) -> None:
+        self.images: Sized = images
+        self.read = watch.timed(READ, images.__getitem__)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.read(index)
+
+
+def _shared(batch: Batch) -> None:
+    """Copy a batch to shared memory, as a data worker does to hand it over."""
+    for value in batch:
+        if isinstance(value, Tensor):
+            value.share_memory_()
+
+
+def _ticks() -> list[int] | None:
+    """Return the ticks of all processors since the machine started, by what they were used for."""
+    if not CLOCK.is_file():
+        return None
+    return [int(text) for text in CLOCK.read_text(encoding="ascii").splitlines()[0].split()[1:]]
+
+
+def _idle_share(before: list[int] | None, after: list[int] | None) -> float | None:
+    if before is None or after is None:
+        return None
+    passed = [late - early for early, late in zip(before, after, strict=True)]
+    return sum(passed[column] for column in IDLE_COLUMNS) / max(1, sum(passed))
+
+
+HEADROOM = 1.1
+"""How much faster than the step a loader must be to feed it: both vary."""
+
+
+def plan_loading(
+    recipe: Recipe, source: Source, partition: Partition, step_s: dict[str, float]
+) -> dict[str, Any]:
+    """Return what the loader gives and what it would take to feed the steps of the hungriest phase.
+
+    Args:
+        recipe: of the run; its cache is left out, as it is empty when a run begins.
+        source: of the images.
+        partition: of them.
+        step_s: seconds of a step of each phase, without the wait for its batch.
+
+    Returns:
+        `phase`, `workers` of the recipe, `images_per_s` they give, `need` in images/s, `feeds`, `cpu_ms` an
+        image, `workers_needed`, and `cores` of this machine.
+    """
+    log.info("%.0f s of the loader alone", SECONDS)
+    phase = widest_phase(recipe)
+    data = recipe.data.model_copy(update={"cache": "none"})
+    plain = recipe.model_copy(update={"data": data})
+    stream = endless_stream(plain, source, partition, phase)
+    rate = rate_of(stream, data.workers, SECONDS)
+    cpu_s = sum(part_seconds(stream, BATCHES).values())
+    given = rate.images / rate.seconds
+    need = recipe.accumulate * images_of(phase, recipe) / step_s[phase.name]
+    return {
+        "phase": phase.name,
+        "workers": data.workers,
+        "images_per_s": given,
+        "need": need,
+        "feeds": given >= HEADROOM * need,
+        "cpu_ms": 1000 * cpu_s,
+        "workers_needed": math.ceil(HEADROOM * need * cpu_s),
+        "cores": cores(),
+    }

@@ -1,0 +1,177 @@
+"""Where the time of a training step goes, and its memory: by phase and part, without training a model.
+
+A step is cut where one part ends and the next begins (`zoo.train.profile.parts`): data (waiting for the batch, moving
+it, normalising), each network's forward passes, losses (all other work of the method's `forward`; their
+gradients are part of backward), backward, optimizer (with the check of the gradient), update (teachers,
+zeroed gradients). U2PL's contrastive loss is a part of its own, with its gradient. On a GPU each cut waits
+for the device; what that costs can be seen, as some steps are also taken without cuts.
+"""
+
+from __future__ import annotations
+
+import logging
+from contextlib import closing
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from zoo.bundle.bundle import write_json
+from zoo.data.partition import make_partition
+from zoo.errors import RecipeError
+from zoo.memory import KIND
+from zoo.train.data.loaders import BatchStream, batches
+from zoo.train.data.streams import check_streams, checked_source
+from zoo.train.loop.engine import Engine
+from zoo.train.method import Phase, progress_at
+from zoo.train.methods.table import build_method
+from zoo.train.profile.parts import BACKWARD, DATA, LOSSES, OPTIMIZER, UPDATE, Passes, Watch
+from zoo.train.runs.folder import new_run
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from lightning.fabric import Fabric
+    from torch import Tensor
+
+    from zoo.data.partition import Partition
+    from zoo.data.source import Source
+    from zoo.train.loop.hardware import Hardware
+    from zoo.train.method import Batch
+    from zoo.train.recipe.schema import Recipe
+    from zoo.train.runs.folder import RunFolder
+
+log = logging.getLogger(__name__)
+
+PROFILE_NAME = "profile.json"
+WARM_STEPS = 3
+TIMED_STEPS = 10
+
+
+def profile(recipe: Recipe, out: Path | None, hardware: Hardware, steps: int = TIMED_STEPS) -> dict[str, Any]:
+    """Time the steps of each phase of a recipe, write `profile.json` to a run folder and return its contents.
+
+    Networks start from random weights, on which the times do not depend; no model is left.
+
+    Args:
+        recipe: what would be trained; every phase is made as long as the measurement.
+        out: run folder; None for a dated one.
+        hardware: one device.
+        steps: that are timed in each phase, once with cuts and once without.
+
+    Raises:
+        ZooError: bad data, recipe or folder, or several devices.
+    """
+    if hardware.devices != 1:
+        raise RecipeError(f"--profile times one process, got --devices {hardware.devices}: leave it out")
+    source = checked_source(recipe)
+    partition = make_partition(source, recipe.data.partition, recipe.seed)
+    recipe = recipe.for_classes(len(source.classes))
+    run = new_run(out, recipe)
+    fabric = hardware.fabric(recipe.precision)
+    engine = profiled_engine(fabric, recipe, run, partition)
+    found = {
+        "recipe": recipe.model_dump(mode="json"),
+        "device": str(fabric.device),
+        "memory": KIND[fabric.device.type],
+        "timed_steps": steps,
+        "phases": engine.profile(source, partition, steps),
+    }
+    run.path.mkdir(parents=True, exist_ok=True)
+    write_json(run.path / PROFILE_NAME, found)
+    return found | {"run": str(run.path)}
+
+
+def profiled_engine(fabric: Fabric, recipe: Recipe, run: RunFolder, partition: Partition) -> ProfiledEngine:
+    """Return an engine of new networks that can be timed; nothing is written.
+
+    Raises:
+        RecipeError: the method needs images of a kind that the partition lacks.
+    """
+    fabric.seed_everything(recipe.seed, verbose=False)
+    method = build_method(recipe.method, recipe.network, pretrained=False)
+    check_streams(recipe, partition, method.phases(recipe.steps))
+    return ProfiledEngine(fabric, method, recipe, run, lambda _: {})
+
+
+class ProfiledEngine(Engine):
+    """An engine whose steps are cut into parts."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.watch = Watch(self.fabric.device)
+        self.method.register_forward_hook(lambda *_: self._after_forward())
+        for optimizer in self.optimizers:
+            optimizer.register_step_post_hook(lambda *_: self.watch.cut(OPTIMIZER))
+        self.before_batch = DATA
+
+    def profile(
+        self, source: Source, partition: Partition, steps: int, warm: int = WARM_STEPS
+    ) -> dict[str, Any]:
+        """Return the figures of each phase, which is made as long as the measurement.
+
+        Args:
+            source: of the images.
+            partition: of them.
+            steps: that are timed, first without cuts, then with them.
+            warm: steps of each phase before.
+        """
+        self.phases = tuple(phase._replace(steps=warm + 1 + 2 * steps) for phase in self.phases)
+        stream = BatchStream(self.recipe, source, partition, self.phases)
+        count = sum(phase.steps for phase in self.phases) * self.recipe.accumulate
+        pin_memory = self.fabric.device.type == "cuda"
+        data = batches(stream, 0, count, workers=self.recipe.data.workers, pin_memory=pin_memory)
+        self.method.train()
+        with closing(data):
+            return {phase.name: self._profile_phase(phase, data, steps) for phase in self.phases}
+
+    def _profile_phase(self, phase: Phase, data: Iterator[Batch], steps: int) -> dict[str, Any]:
+        log.info("%s: %d steps", phase.name, phase.steps)
+        for _ in range(phase.steps - 1 - 2 * steps):
+            self.next_step(data)
+        start = self.watch.now()
+        for _ in range(steps):
+            self.next_step(data)
+        uncut = self.watch.now() - start
+        parts = self.cut_steps(data, steps)
+        return {
+            "step_ms": 1000 * sum(self.watch.seconds.values()) / steps,
+            "uncut_step_ms": 1000 * uncut / steps,
+            "streams": phase._asdict(),
+            "parts": parts,
+        }
+
+    def cut_steps(self, data: Iterator[Batch], steps: int) -> dict[str, dict[str, float | None]]:
+        """Take `steps` steps and one before them and return the figures of their parts."""
+        passes = Passes(self.method, self.watch)
+        self.next_step(data)
+        passes.keep_outermost()
+        self.watch.clear()
+        self.watch.running = True
+        for _ in range(steps):
+            self.watch.begin()
+            self.next_step(data)
+        self.watch.running = False
+        passes.remove()
+        return self.watch.parts(steps)
+
+    def next_step(self, data: Iterator[Batch]) -> None:
+        """Take one step of the run with the next batches."""
+        parts = list(islice(data, self.recipe.accumulate))
+        self.train_step(parts, progress_at(self.step, self.phases))
+        self.step += 1
+        self.watch.cut(UPDATE)
+
+    def _prepared(self, batch: Batch) -> Batch:
+        self.watch.cut(self.before_batch)
+        prepared = super()._prepared(batch)
+        self.watch.cut(DATA)
+        return prepared
+
+    def _after_forward(self) -> None:
+        self.watch.cut(LOSSES)
+        self.before_batch = BACKWARD  # of a step's batches, all but the first come after a backward pass
+
+    def _is_healthy(self, total: Tensor) -> bool:
+        self.watch.cut(BACKWARD)
+        self.before_batch = DATA
+        return super()._is_healthy(total)

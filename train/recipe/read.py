@@ -1,0 +1,161 @@
+"""Recipes: everything that decides what a run computes, as typed TOML.
+
+A recipe file may build on another (`base = "eln.toml"`); `preset = "official"` adds the settings of the
+authors' code, from the method and from the file's own `[official]` table. Order, later wins: base, file,
+preset, `--set`.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from difflib import get_close_matches
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from zoo.catalog import recipe_names
+from zoo.errors import RecipeError, without_library
+from zoo.train.methods.table import METHODS, setting_names
+from zoo.train.recipe.schema import Recipe
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from pydantic_core import ErrorDetails
+
+
+Tree = dict[str, Any]
+
+NEAR = 5
+"""Recipes that a misspelled name may have meant, at most."""
+
+
+def load_recipe(
+    name: str, settings: Iterable[str] = (), steps: int | None = None, changes: Tree | None = None
+) -> Recipe:
+    """Return a recipe.
+
+    Args:
+        name: of a recipe in the package (`eln_voc_1-8`), or path of a TOML file.
+        settings: `key=value` with dotted keys, values as in TOML; text needs no quotes.
+        changes: values by dotted key, applied before `settings`.
+        steps: shortens or lengthens the run: its `..._steps` of the method change in proportion.
+
+    Raises:
+        RecipeError: no such recipe, unknown key, value out of range.
+    """
+    tree = _read(find_recipe(name))
+    overrides = [*(changes or {}).items(), *(_parse_setting(text) for text in settings)]
+    preset = dict(overrides).get("preset", tree.get("preset", "default"))
+    official = tree.pop("official", {})
+    if preset == "official":
+        method = METHODS.get(tree.get("method", {}).get("name", ""))
+        tree = _merge(_merge(tree, {"method": method.official if method else {}}), official)
+    tree = {"recipe": Path(name).stem} | tree
+    if steps is not None:
+        tree = validate_recipe(tree).with_steps(steps).model_dump(mode="json")
+    for key, value in overrides:
+        tree = _merge(tree, _nested(key, value))
+    return validate_recipe(tree)
+
+
+def validate_recipe(tree: Tree) -> Recipe:
+    """Return the recipe that a parsed file holds.
+
+    Raises:
+        RecipeError: unknown key, value out of range.
+    """
+    try:
+        return Recipe.model_validate(tree)
+    except ValidationError as error:
+        method = tree.get("method")
+        name = method.get("name") if isinstance(method, dict) else None
+        raise RecipeError(f"recipe {tree['recipe']}: {_told(error.errors()[0], name)}") from error
+
+
+def _told(error: ErrorDetails, method: object) -> str:
+    """Return what is wrong with a setting of a recipe for `method`."""
+    key = ".".join(str(part) for part in error["loc"] if part not in METHODS)
+    if error["type"] == "missing":
+        return f"{key}: this setting is required"
+    if error["type"] != "extra_forbidden":
+        return f"{key} is {error['input']!r}: {without_library(error['msg'])}"
+    if key in setting_names(method):
+        return (
+            f"{key}: no such setting here, expected method.{key}: settings of a method stand under `method.`"
+        )
+    return f"{key}: no such setting; check its spelling"
+
+
+def default_recipe(method: str, spec: str) -> str:
+    """Return the name of the recipe that a method starts from on a source of images.
+
+    Raises:
+        RecipeError: no such method.
+    """
+    if method not in METHODS:
+        raise RecipeError(f"method {method} is unknown, expected one of {', '.join(METHODS)}")
+    return next(name for name in (f"{method}_{spec}", method) if name in recipe_names())
+
+
+def find_recipe(name: str) -> Path:
+    """Return the file of a recipe, by path or by name.
+
+    Raises:
+        RecipeError: neither a file nor a recipe of the package.
+    """
+    path = Path(name)
+    if path.suffix == ".toml" and path.is_file():
+        return path
+    if name in recipe_names():
+        return Path(str(_folder() / f"{name}.toml"))
+    near = get_close_matches(name, recipe_names(), NEAR)
+    hint = f"; near it: {', '.join(near)}" if near else f" such as {', '.join(METHODS)}"
+    raise RecipeError(
+        f"recipe {name} not found, expected a .toml file or a recipe's name{hint}; zoo list shows those of "
+        f"papers"
+    )
+
+
+def _folder() -> Any:
+    return resources.files("zoo.train") / "recipes"
+
+
+def _read(path: Path, above: tuple[Path, ...] = ()) -> Tree:
+    try:
+        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path} is not TOML: {error}") from error
+    base = tree.pop("base", None)
+    if base is None:
+        return tree
+    below = path.parent / base if isinstance(base, str) else path
+    if not below.is_file() or below in (path, *above):
+        raise RecipeError(f"{path}: base is {base!r}, expected the name of another recipe file in its folder")
+    return _merge(_read(below, (path, *above)), tree)
+
+
+def _merge(below: Tree, above: Tree) -> Tree:
+    """Return `below` with the values of `above`; tables are merged, everything else replaced."""
+    result = dict(below)
+    for key, value in above.items():
+        both = isinstance(value, dict) and isinstance(result.get(key), dict)
+        result[key] = _merge(result[key], value) if both else value
+    return result
+
+
+def _nested(key: str, value: object) -> Tree:
+    first, _, rest = key.partition(".")
+    return {first: _nested(rest, value) if rest else value}
+
+
+def _parse_setting(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise RecipeError(f"--set {text}: expected key=value, e.g. --set method.ema_decay=0.99")
+    try:
+        return key.strip(), tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key.strip(), value.strip()

@@ -1,0 +1,210 @@
+"""TODO train/recipe/schema.py."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+import torch
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
+
+from zoo.models.config import NetworkConfig
+from zoo.preprocess import MIN_IMGSZ, Preprocessing, Resize
+from zoo.train.methods.table import AnyMethodConfig
+
+
+class DataConfig(BaseModel):
+    """Which images, and how a batch is made of them.
+
+    Args:
+        spec: `shapes`, a folder or a `data.toml`.
+        partition: `1/8`, a number of images, a list file, or None for all labels.
+        tags: file of the classes of unlabeled images, for methods that learn them; see `zoo.data.tags`.
+        imgsz: height and width of the training crop, `MIN_IMGSZ` or more.
+        resize: see `zoo.preprocess.Preprocessing`.
+        batch_l: labeled images of a batch and process.
+        batch_u: unlabeled ones.
+        workers: processes that prepare batches; 0 does it in the training process.
+        cache: where decoded images are kept, for all workers: nowhere, in `memory` they share, or on `disk`,
+            also for later runs. Batches are the same, bit by bit.
+        cache_gb: what each training process may take of it, in 10^9 bytes; None for half of what is free.
+        cache_dir: folder of the `disk` cache; None for `semiseg-zoo/pixels` in the user's cache folder.
+        augment: weak and strong view.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    spec: str = ""
+    partition: str | None = None
+    tags: str | None = None
+    imgsz: tuple[PositiveInt, PositiveInt] = (512, 512)
+    resize: Resize = "fit"
+    batch_l: int = Field(6, ge=1)
+    batch_u: int = Field(6, ge=1)
+    workers: int = Field(2, ge=0)
+    cache: Literal["none", "memory", "disk"] = "none"
+    cache_gb: float | None = Field(None, gt=0)
+    cache_dir: str | None = None
+    augment: AugmentConfig = AugmentConfig()
+
+    @field_validator("imgsz")
+    @classmethod
+    def _check_size(cls, value: tuple[int, int]) -> tuple[int, int]:
+        if min(value) < MIN_IMGSZ:
+            raise ValueError(f"expected {MIN_IMGSZ} or more pixels a side")
+        return value
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """Return how an image reaches the network outside training."""
+        return Preprocessing(imgsz=self.imgsz, resize=self.resize)
+
+
+class Recipe(BaseModel):
+    """A complete recipe.
+
+    Args:
+        recipe: name of the file it came from.
+        preset: `default`, or `official` for the authors' code.
+        seed: of weights, partition, order and augmentation.
+        steps: optimiser steps of the run.
+        accumulate: batches of a step, one after the other; their losses are averaged. Each has BatchNorm
+            statistics of its own.
+        precision: `fp32`, or mixed `bf16` or `fp16`.
+        pretrained: whether encoders start from their ImageNet weights.
+        validate_every: steps between evaluations on `val`; 0 evaluates at the end only.
+        checkpoint_every: steps between checkpoints.
+        max_bad_steps: consecutive steps with a loss that is not finite, after which the run stops.
+        select_on: `1/5` or a number of the labeled images, which are not trained on but evaluated instead:
+            of the evaluated steps the one that is best on them is kept. None keeps the last step; `val`
+            never selects.
+        compute: how steps are computed; see `ComputeConfig`.
+        data: see `DataConfig`.
+        network: the segmentation network; `num_classes` comes from the data.
+        method: the method's settings.
+        reported: the paper's figure for this row, if it is one.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    recipe: str
+    preset: Literal["default", "official"] = "default"
+    seed: int = Field(0, ge=0)
+    steps: int = Field(ge=1)
+    accumulate: int = Field(1, ge=1)
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    pretrained: bool = True
+    validate_every: int = Field(0, ge=0)
+    checkpoint_every: int = Field(500, ge=1)
+    max_bad_steps: int = Field(10, ge=1)
+    select_on: str | None = None
+    compute: ComputeConfig = ComputeConfig()
+    data: DataConfig = DataConfig()
+    network: NetworkConfig = NetworkConfig()
+    method: AnyMethodConfig
+    reported: dict[str, str | float] | None = None
+
+    @field_validator("select_on")
+    @classmethod
+    def _check_share(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"[1-9]\d*(/[1-9]\d*)?", value):
+            raise ValueError("expected 1/5 or a number of the labeled images to hold out; val never selects")
+        return value
+
+    def for_classes(self, num_classes: int) -> Recipe:
+        """Return the recipe with what follows from its data: the classes, the size of the training images."""
+        update = {
+            "network": self.network.model_copy(update={"num_classes": num_classes}),
+            "method": self.method.at_size(self.data.imgsz),
+        }
+        return self.model_copy(update=update)
+
+    def with_steps(self, steps: int) -> Recipe:
+        """Return the recipe for a run of `steps`; phases and evaluations keep their share of it."""
+
+        def share(value: int) -> int:
+            return max(1, round(value * steps / self.steps)) if value else 0
+
+        phases = {key: share(value) for key, value in self.method if key.endswith("_steps")}
+        update = {
+            "steps": steps,
+            "validate_every": share(self.validate_every),
+            "method": self.method.model_copy(update=phases),
+        }
+        return self.model_copy(update=update)
+
+
+Factor = Annotated[float, Field(gt=0)]
+
+
+Strength = Annotated[float, Field(ge=0)]
+
+
+HueStrength = Annotated[float, Field(ge=0, le=0.5)]
+
+
+class AugmentConfig(BaseModel):
+    """Settings of both views.
+
+    Args:
+        scale: range of the random scale, on top of `resize`.
+        flip: probability of a horizontal flip.
+        jitter: strength of brightness, contrast, saturation and hue changes.
+        jitter_probability: of the colour jitter.
+        grayscale: probability of dropping the colours.
+        blur: probability of a Gaussian blur.
+        blur_sigma: range of its standard deviation, in pixels.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    scale: tuple[Factor, Factor] = (0.5, 2.0)
+    flip: float = Field(0.5, ge=0, le=1)
+    jitter: tuple[Strength, Strength, Strength, HueStrength] = (0.4, 0.4, 0.4, 0.1)
+    jitter_probability: float = Field(1.0, ge=0, le=1)
+    grayscale: float = Field(0.2, ge=0, le=1)
+    blur: float = Field(0.0, ge=0, le=1)
+    blur_sigma: tuple[Factor, Factor] = (0.1, 2.0)
+
+
+class ComputeConfig(BaseModel):
+    """How steps are computed.
+
+    Args:
+        compile: encoders and heads by `torch.compile`; the first steps take minutes.
+        channels_last: memory layout of images and convolutions; None: on a GPU, where it is faster.
+        sync_batch_norm: BatchNorm statistics over the batches of all processes, where there are several.
+        recompute: keep only what enters some blocks of an encoder and compute the rest again in the backward
+            pass: less memory, about a third more time.
+        deterministic: only algorithms that give the same bits each time; those that a GPU lacks are named in
+            a warning.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    compile: bool = False
+    channels_last: bool | None = None
+    sync_batch_norm: bool = True
+    recompute: bool = False
+    deterministic: bool = False
+
+    @model_validator(mode="after")
+    def _check_switches(self) -> ComputeConfig:
+        if self.compile and self.recompute:
+            raise ValueError(
+                "got compile and recompute, expected one of them: compiled code already computes again what "
+                "is cheap"
+            )
+        return self
+
+    def layout(self, device: torch.device) -> torch.memory_format:
+        """Return the memory layout of images and weights on a device."""
+        asked = device.type == "cuda" if self.channels_last is None else self.channels_last
+        return torch.channels_last if asked else torch.contiguous_format

@@ -1,0 +1,162 @@
+"""What there is to tell of a run, read from its folder: its files as one value, warnings, facts."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from zoo.data.partition import Partition
+from zoo.errors import BundleError, DatasetError
+from zoo.evaluation.figures import MASKS, TAGS, Figures, figures_of
+from zoo.train.runs.listing import LOG_NAME, METRICS_NAME, RECIPE_NAME, Run, read_run
+from zoo.train.runs.log import Row, read_log
+from zoo.train.runs.record import RunRecord, read_record
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+
+class Story(NamedTuple):
+    """All that a run folder tells."""
+
+    folder: Path
+    run: Run
+    recipe: dict[str, Any]
+    classes: list[tuple[str, tuple[int, int, int]]]
+    record: RunRecord | None
+    rows: list[Row]
+    metrics: dict[str, Any]
+    """Empty of an unfinished run."""
+
+    @property
+    def figures(self) -> Figures:
+        """Return what it is measured by."""
+        if self.metrics:
+            return figures_of(self.metrics["val"])
+        return TAGS if self.run.figure in TAGS.overall.values() else MASKS
+
+    @property
+    def phases(self) -> dict[str, int]:
+        """Return the steps of each phase; a run without a record has one."""
+        return self.record.phases if self.record else {"train": self.run.steps}
+
+
+def read_story(folder: Path) -> Story:
+    """Return what a run folder tells.
+
+    Raises:
+        BundleError: no run there, or its files cannot be read.
+    """
+    if not (folder / RECIPE_NAME).is_file():
+        raise BundleError(f"{folder} holds no {RECIPE_NAME}, expected the folder of a run")
+    run, metrics = read_run(folder), folder / METRICS_NAME
+    try:
+        value = json.loads((folder / RECIPE_NAME).read_bytes())
+        classes = [
+            (name, (r, g, b)) for name, (r, g, b) in zip(value["names"], value["palette"], strict=True)
+        ]
+        figures = json.loads(metrics.read_bytes()) if metrics.is_file() else {}
+    except (ValueError, KeyError, TypeError) as error:
+        raise BundleError(
+            f"{folder} holds files that are not those of a run ({error!r}): train again"
+        ) from error
+    rows = read_log(folder / LOG_NAME)
+    return Story(folder, run, value["recipe"], classes, read_record(folder), rows, figures)
+
+
+def warnings(story: Story) -> Iterator[tuple[str, str]]:
+    """Yield what a reader must know before the figures: `bad` or `warning`, and the sentence."""
+    run = story.run
+    if run.state in ("failed", "stopped"):
+        kind = "bad" if run.state == "failed" else "warning"
+        yield kind, f"{run.state.capitalize()} after step {run.step} of {run.steps}: {run.reason}"
+    skipped = int(max((row.get("bad_steps", 0.0) for row in story.rows), default=0))
+    if skipped:
+        yield "warning", f"{skipped} steps were skipped, as their loss or gradient was not finite."
+    for name in names_of(story.rows, "loss/"):
+        steps = [int(row["step"]) for row in story.rows if not math.isfinite(row.get(name, 0.0))]
+        if steps:
+            yield "warning", f"{name} was not finite at {len(steps)} logged steps, first at step {steps[0]}."
+    yield from _changes(story)
+    absent = [name for name, value in class_table(story, 0).items() if value is None]
+    if absent:
+        yield "warning", f"Not on any val image, so not in the mean: {', '.join(absent)}."
+    try:
+        Partition.read(story.folder / "partition")
+    except DatasetError as error:
+        yield "bad", str(error)
+
+
+def _changes(story: Story) -> Iterator[tuple[str, str]]:
+    """Yield what makes the run hard to repeat: changed files, other versions or machines on the way."""
+    attempts = story.record.attempts if story.record else ()
+    dirty = max((each.git["changed"] for each in attempts if each.git), default=0)
+    if dirty:
+        yield "warning", f"The commit does not tell all: {dirty} files of the working directory were changed."
+    for what in ("versions", "machine"):
+        values = [getattr(each, what) for each in attempts]
+        for key in dict.fromkeys(key for value in values for key in value):
+            seen = list(dict.fromkeys(str(value.get(key)) for value in values))
+            if len(seen) > 1:
+                yield "warning", f"Attempts differ in {key}: {', then '.join(seen)}."
+
+
+def facts(story: Story) -> list[tuple[str, str]]:
+    """Return what was trained on what, by name."""
+    run, recipe = story.run, story.recipe
+    data, network = recipe["data"], recipe["network"]
+    last = story.record.last if story.record else None
+    height, width = data["imgsz"]
+    batch = f"{data['batch_l']} labeled and {data['batch_u']} unlabeled images"
+    batch = f"{recipe['accumulate']} times {batch}" if recipe["accumulate"] > 1 else batch
+    start = "ImageNet weights" if recipe["pretrained"] else "random weights"
+    pairs = [
+        ("data", f"{run.data}, partition {data['partition']}: {run.labeled} labeled images"),
+        ("lists", f"{run.partition}, in {story.folder / 'partition'}"),
+        ("evaluation", f"{run.protocol}, of {_which(story)}"),
+        ("network", f"{network['architecture']}, {network['encoder']} from {start}"),
+        ("training", f"{run.steps:,} steps, crop {height} x {width}, {batch}, {recipe['precision']}"),
+        ("seed", str(run.seed)),
+        ("phases", ", ".join(f"{name} {steps:,}" for name, steps in story.phases.items())),
+    ]
+    if last is not None:
+        machine = last.machine
+        pairs += [
+            ("machine", f"{machine['gpu'] or machine['cpu']}, {machine['cores']} cores, {last.host}"),
+            (
+                "versions",
+                ", ".join(f"{name} {version}" for name, version in last.versions.items() if version),
+            ),
+            ("code", _code(last.git)),
+        ]
+    return pairs
+
+
+def _which(story: Story) -> str:
+    """Return which step is kept."""
+    if not story.recipe.get("select_on"):
+        return "the last step"
+    return f"the step that is best on {story.recipe['select_on']} of the labeled images, which are held out"
+
+
+def _code(git: dict[str, Any] | None) -> str:
+    if git is None:
+        return "no git repository"
+    branch = f" on {git['branch']}" if git["branch"] else ""
+    changed = f", {git['changed']} files changed" if git["dirty"] else ", nothing changed"
+    return f"{git['commit'] or 'before the first commit'}{branch}{changed}"
+
+
+def names_of(rows: Iterable[Row], prefix: str) -> list[str]:
+    """Return the figures of a log whose names begin so, in their order."""
+    return list(dict.fromkeys(key for row in rows for key in row if key.startswith(prefix)))
+
+
+def class_table(story: Story, number: int) -> dict[str, float | None]:
+    """Return one of the figures by class; empty of an unfinished run."""
+    if not story.metrics:
+        return {}
+    values: dict[str, float | None] = story.metrics["val"][list(story.figures.by_class)[number]]
+    return values

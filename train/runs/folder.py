@@ -1,0 +1,161 @@
+"""The run folder: everything a run reads back when it is resumed, and everything it leaves.
+
+recipe.json            the resolved recipe, classes included
+partition/             labeled.txt, unlabeled.txt, their digest, and held_out.txt if there are such
+log.csv, tensorboard/  losses and figures by step
+wandb.json, wandb/     the run in W&B, if it is told, and what it keeps here
+last.ckpt              everything needed to go on
+best.ckpt              the step that held-out images chose, if the recipe has `select_on`
+run.json               each attempt to train it: when, where, with what, how it ended
+packages.txt           versions of all packages of the last attempt
+metrics.json           figures of the step that is kept, and the curve
+curves.png, preview.png, report.html
+bundle/                the stripped model
+"""
+
+from __future__ import annotations
+
+import datetime
+import itertools
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from zoo.bundle.bundle import CONFIG_NAME, check_writable, write_json
+from zoo.classes import Classes
+from zoo.errors import BundleError, RecipeError
+from zoo.train.recipe.read import validate_recipe
+from zoo.train.runs.lock import locked
+
+if TYPE_CHECKING:
+    from zoo.train.recipe.schema import Recipe
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The paths of a run."""
+
+    path: Path
+
+    @property
+    def recipe_file(self) -> Path:
+        """Return the path of the resolved recipe."""
+        return self.path / "recipe.json"
+
+    @property
+    def partition(self) -> Path:
+        """Return the folder of the partition lists."""
+        return self.path / "partition"
+
+    @property
+    def checkpoint(self) -> Path:
+        """Return the path of the resumable state."""
+        return self.path / "last.ckpt"
+
+    @property
+    def best(self) -> Path:
+        """Return the path of the state that held-out images chose, if the recipe lets them."""
+        return self.path / "best.ckpt"
+
+    @property
+    def metrics(self) -> Path:
+        """Return the path of the figures."""
+        return self.path / "metrics.json"
+
+    @property
+    def preview(self) -> Path:
+        """Return the path of the picture of some predictions."""
+        return self.path / "preview.png"
+
+    @property
+    def bundle(self) -> Path:
+        """Return the folder of the stripped model."""
+        return self.path / "bundle"
+
+    @property
+    def is_finished(self) -> bool:
+        """Return whether it has its figures and its bundle, which come last."""
+        return self.metrics.is_file() and (self.bundle / CONFIG_NAME).is_file()
+
+    def write_recipe(self, recipe: Recipe, classes: Classes) -> None:
+        """Create the folder and write the resolved recipe with the classes of its data."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        value = {
+            "recipe": recipe.model_dump(mode="json"),
+            "names": list(classes.names),
+            "palette": [list(color) for color in classes.palette],
+        }
+        write_json(self.recipe_file, value)
+
+    def read_recipe(self) -> tuple[Recipe, Classes]:
+        """Return the resolved recipe and the classes of its data.
+
+        Raises:
+            BundleError: not a run, or one of another version.
+        """
+        if not self.recipe_file.is_file():
+            raise BundleError(f"{self.path} holds no {self.recipe_file.name}, expected the folder of a run")
+        try:
+            value = json.loads(self.recipe_file.read_text(encoding="utf-8"))
+            classes = Classes(tuple(value["names"]), tuple((r, g, b) for r, g, b in value["palette"]))
+            recipe = value["recipe"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise BundleError(
+                f"{self.recipe_file} is not the recipe of a run ({error!r}): train again"
+            ) from error
+        return validate_recipe(recipe), classes
+
+
+def new_run(out: Path | None, recipe: Recipe) -> RunFolder:
+    """Return the folder of a new run, which need not exist yet: `out`, or a dated one under `runs/`.
+
+    Raises:
+        RecipeError: `out` holds a run already.
+        ZooError: it cannot be written.
+    """
+    if out is None:
+        stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+        source = Path(recipe.data.spec).stem or "data"
+        out = Path("runs") / f"{recipe.method.name}-{source}-{stamp}"
+    check_writable(out)
+    run = RunFolder(out)
+    if run.recipe_file.exists():
+        raise _taken(run)
+    return run
+
+
+def claimed_run(run: RunFolder, recipe: Recipe, classes: Classes, *, other_name: bool) -> RunFolder:
+    """Return the folder of a new run with its recipe in it; nobody else began one there meanwhile.
+
+    Args:
+        run: see `new_run`.
+        recipe: to write.
+        classes: of its data.
+        other_name: whether a name that is taken may get a number.
+
+    Raises:
+        RecipeError: it holds a run already.
+    """
+    first, numbers = run.path, itertools.count(2)
+    while not _claim(run, recipe, classes):
+        if not other_name:
+            raise _taken(run)
+        run = RunFolder(first.with_name(f"{first.name}-{next(numbers)}"))
+    return run
+
+
+def _claim(run: RunFolder, recipe: Recipe, classes: Classes) -> bool:
+    """Write the recipe of a run, unless the folder has one; return whether it was written."""
+    run.path.mkdir(parents=True, exist_ok=True)
+    if run.recipe_file.exists():  # whoever wrote it may hold the lock as long as it trains
+        return False
+    with locked(run.path):
+        if run.recipe_file.exists():
+            return False
+        run.write_recipe(recipe, classes)
+    return True
+
+
+def _taken(run: RunFolder) -> RecipeError:
+    return RecipeError(f"{run.path} holds a run already: continue it with --resume, or give another --out")

@@ -1,0 +1,185 @@
+"""The runs under a folder, from the small files that they keep: no torch, nothing is loaded."""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import json
+from itertools import tee
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from zoo.errors import BundleError
+from zoo.evaluation.figures import MASKS, TAGS
+from zoo.train.runs.record import RunRecord, State, last_written, read_record
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+RECIPE_NAME, LOG_NAME, METRICS_NAME = "recipe.json", "log.csv", "metrics.json"
+PLACES = ("", "*/", "*/runs/*/")
+"""Where runs lie under a folder: itself, those of `zoo train`, those of `zoo compare`."""
+TAIL = 2**16
+"""Bytes of a log that are read: the last evaluation is among them, or it was long ago."""
+
+
+class Run(NamedTuple):
+    """What the table of runs tells of one.
+
+    Args:
+        path: of its folder.
+        method: its name.
+        data: spec.
+        partition: digest of the lists of labeled and unlabeled images; None if there are none yet.
+        labeled: number of labeled images, None likewise.
+        seed: see `zoo.train.recipe.schema.Recipe`.
+        step: last one that is known of.
+        steps: of the whole run.
+        state: `unknown` of an unfinished run without a record, as older versions left it.
+        reason: of an end before the last step.
+        figure: name of the figure that it is followed by.
+        value: of the last evaluation, of a finished run of the step that was selected; None before the first.
+        evaluated: step of that evaluation.
+        protocol: of it, with the split.
+        begun: time in UTC, ISO 8601.
+        seconds: that all attempts took together; an attempt that was killed counts up to its last file.
+    """
+
+    path: str
+    method: str
+    data: str
+    partition: str | None
+    labeled: int | None
+    seed: int
+    step: int
+    steps: int
+    state: State | str
+    reason: str | None
+    figure: str
+    value: float | None
+    evaluated: int | None
+    protocol: str
+    begun: str
+    seconds: float
+
+
+def find_runs(folder: Path) -> tuple[list[Run], list[str]]:
+    """Return the runs under a folder, the newest first, and why others cannot be read."""
+    runs, unreadable = list[Run](), list[str]()
+    for path in sorted({path.parent for place in PLACES for path in folder.glob(f"{place}{RECIPE_NAME}")}):
+        try:
+            runs.append(read_run(path))
+        except BundleError as error:
+            unreadable.append(str(error))
+    return sorted(runs, key=lambda run: (run.begun, run.path), reverse=True), unreadable
+
+
+def read_run(folder: Path) -> Run:
+    """Return what is known of a run.
+
+    Raises:
+        BundleError: its recipe or its record cannot be read.
+    """
+    recipe = _recipe(folder)
+    record = read_record(folder)
+    last = record.last if record else None
+    row, evaluated = last_figures(folder / LOG_NAME)
+    figures = next((each for each in (MASKS, TAGS) if f"val/{each.main}" in evaluated), MASKS)
+    partition = _partition(folder)
+    kept = _kept(folder) if recipe.get("select_on") else {}
+    step = max(int(row.get("step", 0)), last.last or last.first if last else 0)
+    return Run(
+        path=str(folder),
+        method=recipe["method"]["name"],
+        data=recipe["data"]["spec"],
+        partition=partition.get("digest"),
+        labeled=partition.get("counts", {}).get("labeled"),
+        seed=recipe["seed"],
+        step=step,
+        steps=recipe["steps"],
+        state=last.state if last else _old_state(folder),
+        reason=last.reason if last else None,
+        figure=figures.overall[figures.main],
+        value=kept.get("val", {}).get(figures.main) or evaluated.get(f"val/{figures.main}"),
+        evaluated=kept.get("selected", {}).get("step") or (int(evaluated["step"]) if evaluated else None),
+        protocol=_protocol(record),
+        begun=record.attempts[0].begun if record and record.attempts else _written(folder / RECIPE_NAME),
+        seconds=_seconds(folder, record),
+    )
+
+
+def last_figures(path: Path) -> tuple[dict[str, float], dict[str, float]]:
+    """Return the last row of a `log.csv` and the last one with an evaluation, empty where there is none."""
+    if not path.is_file():
+        return {}, {}
+    with path.open("rb") as file:
+        columns = next(csv.reader([file.readline().decode("utf-8")]), [])
+        start = file.tell()
+        file.seek(max(start, path.stat().st_size - TAIL))
+        cut = file.tell() > start
+        lines = (
+            file.read().decode("utf-8", errors="replace").split("\n")[cut:-1]
+        )  # the last may be half a row
+    split = (line.rstrip("\r").split(",") for line in reversed(lines))  # numbers, which are never quoted
+    newest, rows = tee(cells for cells in split if len(cells) == len(columns))
+    figures = [index for index, name in enumerate(columns) if name.startswith("val/")]
+    evaluated = next((cells for cells in rows if any(cells[index] for index in figures)), None)
+    return _row(columns, next(newest, None)), _row(columns, evaluated)
+
+
+def _row(columns: list[str], cells: list[str] | None) -> dict[str, float]:
+    if cells is None:
+        return {}
+    return {name: float(cell) for name, cell in zip(columns, cells, strict=True) if cell}
+
+
+def _recipe(folder: Path) -> dict[str, Any]:
+    path = folder / RECIPE_NAME
+    try:
+        recipe: dict[str, Any] = json.loads(path.read_bytes())["recipe"]
+        if recipe["method"]["name"] and recipe["data"]["spec"] and {"seed", "steps"} <= recipe.keys():
+            return recipe
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BundleError(f"{path} is not the recipe of a run ({error!r}): remove the folder") from error
+    raise BundleError(f"{path} is not the recipe of a run: remove the folder")
+
+
+def _partition(folder: Path) -> dict[str, Any]:
+    try:
+        record: dict[str, Any] = json.loads((folder / "partition" / "partition.json").read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return record
+
+
+def _kept(folder: Path) -> dict[str, Any]:
+    """Return the metrics of a run that selected a step, empty before its end."""
+    try:
+        metrics: dict[str, Any] = json.loads((folder / METRICS_NAME).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return metrics
+
+
+def _protocol(record: RunRecord | None) -> str:
+    return f"{record.protocol} on {record.split}" if record else "whole on val"
+
+
+def _old_state(folder: Path) -> str:
+    return "finished" if (folder / METRICS_NAME).is_file() else "unknown"
+
+
+def _seconds(folder: Path, record: RunRecord | None) -> float:
+    """Return how long a run was trained; where that is not recorded, up to its last file."""
+    if record is None or not record.attempts:
+        return _between(_written(folder / RECIPE_NAME), last_written(folder))
+    now = datetime.datetime.now(datetime.UTC).isoformat()
+    return sum(_between(each.begun, each.ended or now) for each in record.attempts)
+
+
+def _between(begun: str, ended: str) -> float:
+    start, end = (datetime.datetime.fromisoformat(text).timestamp() for text in (begun, ended))
+    return round(max(0.0, end - start), 1)
+
+
+def _written(path: Path) -> str:
+    return datetime.datetime.fromtimestamp(path.stat().st_mtime, datetime.UTC).isoformat(timespec="seconds")

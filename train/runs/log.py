@@ -1,0 +1,69 @@
+"""Figures by step: `log.csv` and TensorBoard, continued where a resumed run goes on."""
+
+from __future__ import annotations
+
+import csv
+from typing import TYPE_CHECKING
+
+from zoo.bundle.bundle import replacing
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+Row = dict[str, float]
+
+
+class TrainLog:
+    """Writes rows of named figures; a figure that a row lacks stays empty in the CSV.
+
+    Args:
+        folder: of the run.
+        step: rows beyond it are dropped, as they will come again.
+    """
+
+    def __init__(self, folder: Path, step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # those who only read need no torch
+
+        self.path = folder / "log.csv"
+        self.rows = [row for row in read_log(self.path) if row["step"] <= step]
+        self.columns = list(dict.fromkeys(key for row in self.rows for key in row))
+        self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step)
+        self._rewrite()
+
+    def write(self, step: int, figures: Row) -> None:
+        """Add a row."""
+        row = {"step": float(step)} | figures
+        self.rows.append(row)
+        new = [key for key in row if key not in self.columns]
+        self.columns += new
+        if new:
+            self._rewrite()
+        else:
+            with self.path.open("a", newline="", encoding="utf-8") as file:
+                csv.DictWriter(file, self.columns).writerow(_text(row))
+        for name, value in figures.items():
+            self.writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Flush TensorBoard's file."""
+        self.writer.close()
+
+    def _rewrite(self) -> None:
+        with replacing(self.path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, self.columns)
+            writer.writeheader()
+            writer.writerows(_text(row) for row in self.rows)
+
+
+def read_log(path: Path) -> list[Row]:
+    """Return the rows of a `log.csv`, without one that is being written; none if there is no file."""
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        lines = file.read().splitlines(keepends=True)
+    whole = lines if not lines or lines[-1].endswith("\n") else lines[:-1]
+    return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(whole)]
+
+
+def _text(row: Row) -> dict[str, str]:
+    return {key: f"{value:.0f}" if key == "step" else f"{value:.6g}" for key, value in row.items()}

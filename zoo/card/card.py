@@ -1,0 +1,113 @@
+"""The model card of a bundle: what it is and what was measured, nothing else."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from zoo.bundle.bundle import CARD_NAME, load_config, replacing, write_json
+from zoo.bundle.manifest import MANIFEST_NAME, FileEntry, read_manifest
+from zoo.card.licenses import license_table, stated_license
+from zoo.card.metadata import metadata, title
+from zoo.card.tables import BENCHMARK_NAME, agreement_section, latency_section, markdown_table
+from zoo.card.text import facts, introduction, limits, measured
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from zoo.bundle.bundle import BundleConfig
+
+PREVIEW_NAME = "preview.png"
+
+USE = ("zoo predict FOLDER image.jpg --overlay", "zoo export FOLDER --onnx --trt")
+USE_CLASSIFIER = ("zoo export MODEL --gate FOLDER",)
+USE_IN_PYTHON = (
+    "```python",
+    "import zoo",
+    'model = zoo.load("owner/name")  # or the folder of this file',
+    'mask = model("image.jpg")  # (height, width) numbers of model.classes',
+    "```",
+    "",
+)
+
+LICENSE_NOTE = (
+    "The license of this model itself is in the metadata of this card: `unknown` until somebody states it."
+)
+
+
+def model_card(config: BundleConfig, folder: Path | None = None) -> str:
+    """Return the model card as Markdown with the Hub's metadata block.
+
+    Args:
+        config: of the bundle.
+        folder: of the bundle, to tell also what was exported and timed, to show its picture, and to keep the
+            license that its card states.
+
+    Raises:
+        BundleError: a card, manifest or benchmark there that cannot be read.
+    """
+    is_classifier = config.deployable.kind == "classifier"
+    lines = [
+        metadata(config, {} if folder is None else stated_license(folder / CARD_NAME)),
+        "",
+        f"# {title(config)}",
+        "",
+        *introduction(config),
+        *_picture(folder),
+        "",
+        "## Use",
+        "",
+        *(() if is_classifier else USE_IN_PYTHON),
+        *(f"    {command}" for command in (USE_CLASSIFIER if is_classifier else USE)),
+        "",
+        "## Model",
+        "",
+        *facts(config),
+        "",
+        "## Measured",
+        "",
+        *measured(config),
+        *(() if folder is None else (*agreement_section(folder), *latency_section(folder))),
+        "",
+        "## License",
+        "",
+        *markdown_table(("of", "license", "known from"), license_table(config), align="---"),
+        "",
+        LICENSE_NOTE,
+        "",
+        "## Limits",
+        "",
+        *(f"- {limit}" for limit in limits(config)),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def refresh_card(bundle: Path) -> None:
+    """Write the card of a bundle anew, with what was exported and measured since; its manifest follows.
+
+    Args:
+        bundle: its folder. Of a README.md that was edited by hand only the license is kept.
+
+    Raises:
+        BundleError: no bundle there, or a card, manifest or benchmark that cannot be read.
+    """
+    card = model_card(load_config(bundle), bundle)
+    with replacing(bundle / CARD_NAME) as path:
+        path.write_text(card, encoding="utf-8")
+    _rehash(bundle, [bundle / CARD_NAME, *(bundle / BENCHMARK_NAME).parent.glob("benchmark.*")])
+
+
+def _picture(folder: Path | None) -> list[str]:
+    if folder is None or not (folder / PREVIEW_NAME).is_file():
+        return []
+    return ["", f"![Images of val, their masks, the masks of the model]({PREVIEW_NAME})"]
+
+
+def _rehash(bundle: Path, paths: Iterable[Path]) -> None:
+    """Bring what the manifest says of some files up to date, if there is a manifest."""
+    if (bundle / MANIFEST_NAME).is_file():
+        manifest = read_manifest(bundle)
+        entries = {path.relative_to(bundle).as_posix(): FileEntry.of(path) for path in paths}
+        files = dict(sorted({**manifest.files, **entries}.items()))
+        updated = manifest.model_copy(update={"files": files})
+        write_json(bundle / MANIFEST_NAME, updated.model_dump(mode="json"))

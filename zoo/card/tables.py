@@ -1,0 +1,138 @@
+"""What an export and a benchmark measured of a bundle, as tables of its card."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from zoo.bundle.bundle import WEIGHTS_NAME
+from zoo.bundle.manifest import read_manifest, sha256
+from zoo.errors import BundleError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+BENCHMARK_NAME = "benchmark/benchmark.json"
+
+NONE = "\N{EN DASH}"
+
+EXPORTED = ("file", "precision", "MB", "agreement", "change of mIoU, points")
+TIMED = ("backend", "precision", "batch", "size", "p50 ms", "p90 ms", "images/s", "over eager")
+
+
+READING = (
+    "Agreement: share of pixels of the class that PyTorch gives in fp32, at the worst of several shapes. "
+    "Change of mIoU: with its 95 % interval, on labeled `val` images. Engines are built where they run."
+)
+
+
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]], align: str = "---:") -> list[str]:
+    """Return the lines of a table.
+
+    Args:
+        head: of the columns.
+        rows: texts without `|`.
+        align: rule under all columns but the first, which is left-aligned.
+    """
+    rule = ("---", *(align for _ in head[1:]))
+    return [f"| {' | '.join(line)} |" for line in (head, rule, *rows)]
+
+
+def agreement_section(folder: Path) -> list[str]:
+    """Return how each exported file compares with the model; those of former weights are left out.
+
+    Raises:
+        BundleError: a manifest that cannot be read.
+    """
+    artifacts = read_manifest(folder).artifacts
+    weights = sha256(folder / WEIGHTS_NAME) if artifacts else ""
+    rows = [
+        _exported(folder / name, name, entry)
+        for name, entry in artifacts.items()
+        if entry.get("metadata", {}).get("weights_sha256") == weights and (folder / name).is_file()
+    ]
+    if not rows:
+        return []
+    return [
+        "",
+        "## Exported files",
+        "",
+        *markdown_table(EXPORTED, rows),
+        "",
+        READING,
+    ]
+
+
+def latency_section(folder: Path) -> list[str]:
+    """Return how fast each backend was; nothing without a benchmark of this model alone.
+
+    Raises:
+        BundleError: a benchmark that cannot be read.
+    """
+    report = _read_benchmark(folder / BENCHMARK_NAME)
+    rows = [row for row in report.get("rows", ()) if row.get("end_to_end_ms")]
+    if not rows or len({row["model"] for row in report["rows"]}) > 1:
+        return []
+    machine, settings = report["machine"], report["settings"]
+    gpu = machine["gpu"]["name"] if settings["device"] == "cuda" and machine["gpu"] else None
+    threads = f"{settings['threads']} threads of {machine['cpu']} ({machine['cores']} cores)"
+    quick = " A first look: few runs." if settings["quick"] else ""
+    return [
+        "",
+        "## Latency",
+        "",
+        *markdown_table(TIMED, [_timed(row) for row in rows]),
+        "",
+        (
+            f"End to end, uint8 images to uint8 masks in host memory, on {gpu or threads}, "
+            f"{report['timestamp']}. Over eager: ratio of the medians.{quick}"
+        ),
+    ]
+
+
+def _read_benchmark(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        report: dict[str, Any] = json.loads(path.read_bytes())
+        if {"rows", "machine", "settings", "timestamp"} <= report.keys():
+            return report
+    except (ValueError, AttributeError):
+        pass
+    raise BundleError(
+        f"{path} is no benchmark: delete it, or measure again with zoo bench {path.parent.parent}"
+    )
+
+
+def _exported(path: Path, name: str, entry: dict[str, Any]) -> tuple[str, ...]:
+    parity = entry.get("parity")
+    if parity is None:
+        return name, entry["precision"], _megabytes(path), "not compared", NONE
+    miou = (parity.get("accuracy") or {}).get("miou")
+    return name, entry["precision"], _megabytes(path), f"{parity['agreement']:.6f}", _change(miou)
+
+
+def _change(miou: dict[str, float] | None) -> str:
+    if miou is None:
+        return NONE
+    points = (100 * value for value in (miou["artifact"] - miou["reference"], miou["low"], miou["high"]))
+    return "{:+.2f} [{:+.2f}, {:+.2f}]".format(*points)
+
+
+def _megabytes(path: Path) -> str:
+    return f"{path.stat().st_size / 1e6:.1f}"
+
+
+def _timed(row: dict[str, Any]) -> tuple[str, ...]:
+    times, throughput, speedup = row["end_to_end_ms"], row["throughput"], row["speedup"]
+    return (
+        row["backend"],
+        row["precision"] or NONE,
+        str(row["batch"]),
+        "x".join(map(str, row["imgsz"])),
+        f"{times['p50']:.2f}",
+        f"{times['p90']:.2f}",
+        f"{throughput['images_per_s']:.1f}" if throughput else NONE,
+        f"{speedup['ratio']:.2f}" if speedup else NONE,
+    )

@@ -1,0 +1,78 @@
+"""The options that `zoo train`, `zoo compare` and `zoo data bench` share."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import typer
+
+PartitionOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="full|1/8|N|FILE",
+        help="Which training images are labeled: all, a share, a number or a list of ids.",
+    ),
+]
+EncoderOption = Annotated[str | None, typer.Option(help="A timm CNN, e.g. resnet50.")]
+PretrainedOption = Annotated[
+    bool | None, typer.Option("--pretrained/--no-pretrained", help="Start from ImageNet weights.")
+]
+CropOption = Annotated[str | None, typer.Option(metavar="H,W", help="Training crop.")]
+BatchOption = Annotated[
+    int | None, typer.Option(min=1, help="Labeled, and as many unlabeled, images a step.")
+]
+AmpOption = Annotated[
+    Literal["fp32", "bf16", "fp16"] | None, typer.Option(help="Mixed precision of the networks.")
+]
+
+
+def data_changes(
+    spec: str | None, partition: str | None, imgsz: str | None, batch: int | None
+) -> dict[str, Any]:
+    """Return the settings of a recipe's data that these options change; None where one is not given."""
+    return {
+        "data.spec": spec,
+        "data.partition": partition,
+        "data.imgsz": None if imgsz is None else list(parse_size(imgsz)),
+        "data.batch_l": batch,
+        "data.batch_u": batch,
+    }
+
+
+ModelArgument = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[MODEL]",
+        help="A run or bundle folder, an .onnx or .engine file, owner/name on the Hub, file:DIR/name; "
+        "default: the newest run under runs/.",
+    ),
+]
+
+
+BundleArgument = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[MODEL]",
+        help="A run or bundle folder, owner/name on the Hub, file:DIR/name; default: the newest run under "
+        "runs/.",
+    ),
+]
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Return (height, width) of `H,W`, or of one number for both.
+
+    Raises:
+        typer.BadParameter: not one or two positive numbers.
+    """
+    parts = text.split(",")
+    if len(parts) not in (1, 2) or not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
+        raise typer.BadParameter(
+            f"{text!r} is not H,W, expected pixels such as 512,512", param_hint="--imgsz"
+        )
+    return int(parts[0]), int(parts[-1])
+
+
+DeviceOption = Annotated[
+    Literal["cpu", "cuda"] | None, typer.Option(help="Default: a GPU if PyTorch finds one, else the CPU.")
+]

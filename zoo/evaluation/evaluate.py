@@ -1,0 +1,176 @@
+"""How good a predictor is on the labelled images of a source: mIoU under a stated protocol, or F1 of tags."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+
+from zoo.classes import IGNORE
+from zoo.data.tags import tags_of_mask
+from zoo.errors import DatasetError
+from zoo.evaluation.boundary import BoundaryIou
+from zoo.evaluation.metrics import ConfusionMatrix
+from zoo.evaluation.protocols import PROTOCOLS
+from zoo.evaluation.tag_metrics import tag_metrics
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from zoo.classes import Classes
+    from zoo.data.source import Source, Split
+    from zoo.predictors.base import Predictor
+    from zoo.predictors.tags import TagPredictor
+
+Progress = Callable[[int, int], None]
+"""Called with the number of images done and the number of all."""
+
+
+class Scores(NamedTuple):
+    """What was counted on a split under one protocol."""
+
+    confusion: ConfusionMatrix
+    boundary: BoundaryIou | None
+    """None where it was not asked for."""
+    how: dict[str, Any]
+    """Number of images, and what was measured how."""
+
+    def as_dict(self, classes: Classes) -> dict[str, Any]:
+        """Return all metrics and how they were measured, ready for JSON."""
+        near = {} if self.boundary is None else self.boundary.as_dict(classes)
+        return self.confusion.as_dict(classes) | near | self.how
+
+
+def evaluate(
+    predictor: Predictor,
+    source: Source,
+    split: Split = "val",
+    protocol: str = "whole",
+    on_progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Return the metrics of a predictor on a split, ready for JSON.
+
+    Args:
+        predictor: any backend; some protocols need one that gives logits.
+        source: whose classes must be the predictor's.
+        split: `train` or `val`.
+        protocol: a name in `zoo.evaluation.protocols`.
+        on_progress: called after every image.
+
+    Returns:
+        `miou`, `pixel_accuracy`, `iou` by class name (None: absent), `images`, and what was measured how:
+        `data`, `split`, `protocol`, `backend`, `runtime`.
+
+    Raises:
+        DatasetError: no labelled images in the split, or classes that are not the predictor's.
+        ZooError: a protocol that needs logits with an artifact that gives masks only.
+    """
+    return score(predictor, source, split, protocol, on_progress).as_dict(predictor.classes)
+
+
+def score(
+    predictor: Predictor,
+    source: Source,
+    split: Split = "val",
+    protocol: str = "whole",
+    on_progress: Progress | None = None,
+    *,
+    with_boundary: bool = False,
+) -> Scores:
+    """Return what is counted on a split; see `evaluate`.
+
+    Args:
+        predictor: see there.
+        source: likewise.
+        split: likewise.
+        protocol: likewise.
+        on_progress: likewise.
+        with_boundary: whether the boundary IoU is counted as well.
+    """
+    confusion = ConfusionMatrix(len(predictor.classes))
+    boundary = BoundaryIou(len(predictor.classes)) if with_boundary else None
+    for image, label in _labeled_images(predictor, source, split, on_progress):
+        scored = PROTOCOLS[protocol].score(predictor, image, label)
+        confusion.update(*(torch.from_numpy(np.array(each)) for each in scored))
+        if boundary is not None:
+            boundary.update(scored.label, scored.prediction)
+    return Scores(confusion, boundary, _how(predictor, source, split, protocol))
+
+
+def evaluate_tags(
+    predictor: TagPredictor, source: Source, split: Split = "val", on_progress: Progress | None = None
+) -> dict[str, Any]:
+    """Return the metrics of a classifier on the classes that the masks of a split show, ready for JSON.
+
+    Args:
+        predictor: of a classifier.
+        source: whose classes must be the predictor's.
+        split: `train` or `val`.
+        on_progress: called after every image.
+
+    Returns:
+        those of `zoo.evaluation.tag_metrics`, and what was measured how, as `evaluate`.
+
+    Raises:
+        DatasetError: no labelled images in the split, or classes that are not the predictor's.
+    """
+    pairs = [
+        (predictor.predict(image), tags_of_mask(label, len(predictor.classes)))
+        for image, label in _labeled_images(predictor, source, split, on_progress)
+    ]
+    prob, tags = (np.stack(column) for column in zip(*pairs, strict=True))
+    return tag_metrics(prob, tags, predictor.classes) | _how(predictor, source, split, "whole")
+
+
+def _labeled_images(
+    predictor: Predictor | TagPredictor, source: Source, split: Split, on_progress: Progress | None
+) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
+    """Yield image and mask of each id of a split, and tell when the next is asked for."""
+    ids = source.ids(split)
+    if not ids or split == "unlabeled":
+        raise DatasetError(f"{source.spec} has no masks in split {split}: use --split train or --split val")
+    _check_classes(predictor, source)
+    for done, id_ in enumerate(ids, start=1):
+        yield _read_pair(source, id_)
+        if on_progress is not None:
+            on_progress(done, len(ids))
+
+
+def _how(predictor: Predictor | TagPredictor, source: Source, split: Split, protocol: str) -> dict[str, Any]:
+    """Return what was measured how."""
+    return {
+        "images": len(source.ids(split)),
+        "data": source.spec,
+        "split": split,
+        "protocol": protocol,
+        "backend": predictor.backend,
+        "runtime": predictor.description,
+    }
+
+
+def _check_classes(predictor: Predictor | TagPredictor, source: Source) -> None:
+    got, expected = source.classes.names, predictor.classes.names
+    if got != expected:
+        raise DatasetError(
+            f"{source.spec} has the {len(got)} classes {', '.join(got)}, expected the model's "
+            f"{len(expected)} ({', '.join(expected)}): name them in its data.toml, in the order of its labels"
+        )
+
+
+def _read_pair(source: Source, id_: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Return image and mask of an id, of one size, the labels being classes or `IGNORE`."""
+    image, label = source.read_image(id_), np.array(source.read_mask(id_))
+    if image.shape[:2] != label.shape:
+        raise DatasetError(
+            f"{id_} in {source.spec} has an image of {image.shape[0]}x{image.shape[1]} pixels and a mask of "
+            f"{label.shape[0]}x{label.shape[1]}, expected one size: correct one of them"
+        )
+    highest = int(label.max(initial=0, where=label != IGNORE))
+    if highest >= len(source.classes):
+        raise DatasetError(
+            f"the mask of {id_} in {source.spec} has label {highest}, expected 0..{len(source.classes) - 1} "
+            f"or {IGNORE}: correct the mask or the class list"
+        )
+    return image, label

@@ -1,0 +1,142 @@
+"""Many images predicted into a folder: read ahead, run in batches, written in threads, kept in a journal."""
+
+from __future__ import annotations
+
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, suppress
+from typing import TYPE_CHECKING
+
+from zoo.commands.console import remarks
+from zoo.errors import BundleError, InvalidImageError, ZooError
+from zoo.predict.journal import Journal, Record
+from zoo.predict.outputs import CONFIDENCE, OVERLAY, Job, describe, write_result
+from zoo.progress import Progress
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from zoo.predict.stream import Failed, Options, Streamed
+    from zoo.predictors.base import Predictor
+
+Writing = deque[tuple[Job, Future[Record]]]
+
+SHOWN = 20
+"""Failures that are printed when they happen; the journal has all."""
+
+
+class Bulk:
+    """The way of many images through a model into a folder.
+
+    Args:
+        predictor: the model.
+        out: the folder.
+        suffixes: of the results.
+        journal: of the folder.
+    """
+
+    def __init__(self, predictor: Predictor, out: Path, suffixes: Sequence[str], journal: Journal) -> None:
+        self.predictor = predictor
+        self.out = out
+        self.suffixes = suffixes
+        self.journal = journal
+        self.done = 0
+        """Images whose results are written."""
+        self.failures: list[dict[str, str]] = []
+        """`input` and `error` of each image without a mask."""
+        self._runs = False
+
+    def run(self, jobs: Sequence[Job], batch: int | None = None) -> None:
+        """Predict images; one that fails is among the `failures` and does not stop the others.
+
+        Args:
+            jobs: the images.
+            batch: images that run together; None for what is sensible.
+
+        Raises:
+            ZooError: the model does not run, or gives no confidence where it is wanted; a result cannot be
+                written.
+        """
+        from zoo.predict.stream import THREADS, stream
+
+        results = stream(self.predictor, jobs, lambda job: job.input.read(), self._options(batch))
+        writing: Writing = deque()
+        pool = ThreadPoolExecutor(THREADS, thread_name_prefix="zoo-write")
+        try:
+            with Progress(len(jobs)) as progress, pool, closing(results):
+                for result in results:
+                    self._check(result)
+                    self.journal.start()
+                    writing.append((result.item, pool.submit(self._finish, result)))
+                    while writing and (len(writing) > 2 * THREADS or writing[0][1].done()):
+                        self._note(*writing.popleft())
+                    progress.advance()
+                while writing:
+                    self._note(*writing.popleft())
+        except BaseException as error:
+            self._salvage(writing)
+            if isinstance(error, OSError):
+                raise self._unwritable(error, len(jobs)) from error
+            raise
+
+    def _options(self, batch: int | None) -> Options:
+        from zoo.predict.stream import Options
+
+        low, high = self.predictor.limits
+        return Options(
+            batch=batch,
+            least=low[0],
+            most=high[0],
+            confidence=CONFIDENCE in self.suffixes,
+            keep_images=OVERLAY in self.suffixes,
+        )
+
+    def _check(self, result: Streamed[Job] | Failed[Job]) -> None:
+        """Raise where all other images would fail, too: before any has been run, a model is at fault."""
+        from zoo.predict.stream import Failed
+
+        if isinstance(result, Failed):
+            if not self._runs and not isinstance(result.error, InvalidImageError):
+                raise result.error
+            return
+        self._runs = True
+        if CONFIDENCE in self.suffixes and result.raw.confidence is None:
+            raise BundleError(
+                f"--confidence needs probabilities, but this {self.predictor.backend} artifact gives masks "
+                f"only: predict with the bundle, or export again with --output mask+confidence"
+            )
+
+    def _finish(self, result: Streamed[Job] | Failed[Job]) -> Record:
+        """Write the files of a result, if there are any, and return its line; runs in a thread."""
+        from zoo.predict.stream import Failed
+
+        if isinstance(result, Failed):
+            return {**describe(result.item), "error": str(result.error)}
+        return write_result(result, self.out, self.suffixes, self.predictor.classes)
+
+    def _note(self, job: Job, writing: Future[Record]) -> None:
+        """Add a line to the journal when the files are there."""
+        self._add(job.input.name, writing.result())
+
+    def _add(self, name: str, record: Record) -> None:
+        """Add the line of an image to the journal."""
+        self.journal.add(record)
+        if "error" not in record:
+            self.done += 1
+            return
+        self.failures.append({"input": name, "error": record["error"]})
+        if len(self.failures) <= SHOWN:
+            remarks.print(f"error: {record['error']}")
+
+    def _salvage(self, writing: Writing) -> None:
+        """Add the lines of results that were written before something went wrong."""
+        for each in writing:
+            with suppress(OSError):
+                self._note(*each)
+
+    def _unwritable(self, error: OSError, total: int) -> ZooError:
+        return ZooError(
+            f"{self.out} cannot be written to ({error.strerror or error}) after {self.done:,} of {total:,} "
+            f"images: make room there and run the same command again, it goes on from here"
+        )

@@ -1,0 +1,149 @@
+"""What INPUT may be on the command line: images, folders of images, patterns, a source of data."""
+
+from __future__ import annotations
+
+import glob
+import os
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from zoo.errors import DatasetError, ZooError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+class Input(NamedTuple):
+    """One image to predict.
+
+    Args:
+        name: what it is called in tables and messages.
+        outputs: names for its results, without suffix, from the shortest to one that no other input has.
+        path: absolute, of its file; None for an image of a source of data.
+        read: returns the image, (H, W, 3) uint8 RGB.
+    """
+
+    name: str
+    outputs: tuple[str, str, str]
+    path: str | None
+    read: Callable[[], NDArray[np.uint8]]
+
+
+def find_inputs(texts: Sequence[str], limit: int, out: Path) -> list[Input]:
+    """Return the images that some INPUTs name, each once.
+
+    Args:
+        texts: files, folders (searched with their subfolders), patterns, `shapes` and the like.
+        limit: images of a source of data.
+        out: a folder that is not searched.
+
+    Raises:
+        ZooError: an INPUT names nothing.
+    """
+    sources = [text for text in dict.fromkeys(texts) if is_source(text)]
+    files: dict[str, tuple[str, str]] = {}
+    working = Path.cwd()
+    for text in texts:
+        if text not in sources:
+            for name, short in _files(text, out):
+                files.setdefault(os.path.join(working, name), (name, short))  # noqa: PTH118 - of 100,000 names
+    found = [input_ for text in sources for input_ in _of_source(text, limit)]
+    if files:
+        common = len(os.path.commonpath({os.path.dirname(path) for path in files}))  # noqa: PTH120
+        found += [_of_file(path, *names, path[common:].lstrip(os.sep)) for path, names in files.items()]
+    return found
+
+
+def is_source(text: str) -> bool:
+    """Return whether an INPUT is a source of data (`shapes`, a `data.toml`), not images."""
+    from zoo.data.open import BUILT_IN, PREFIXES
+
+    prefix, colon, _ = text.partition(":")
+    return text in BUILT_IN or (bool(colon) and prefix in PREFIXES) or text.endswith(".toml")
+
+
+def is_image_name(path: Path) -> bool:
+    """Return whether a file found in a folder is an image; one that is named may end in anything."""
+    from zoo.data.files import IMAGE_SUFFIXES
+
+    return path.suffix.lower() in IMAGE_SUFFIXES
+
+
+def _of_source(spec: str, limit: int) -> list[Input]:
+    from zoo.data.open import open_source
+
+    source = open_source(spec)
+    ids = source.ids("val") or source.ids("unlabeled") or source.ids("train")
+    if not ids:
+        raise DatasetError(f"{spec} holds no images, expected some in val, unlabeled or train")
+    long = Path(spec).stem
+    return [
+        Input(id_, (id_, f"{long}/{id_}", f"{long}/{id_}"), None, partial(source.read_image, id_))
+        for id_ in ids[:limit]
+    ]
+
+
+def _of_file(path: str, name: str, short: str, relative: str) -> Input:
+    from zoo.images import read_rgb
+
+    outputs = _stem(short), _stem(relative), relative
+    return Input(name, outputs, path, partial(read_rgb, Path(name)))
+
+
+def _files(text: str, out: Path) -> Iterator[tuple[str, str]]:
+    """Yield the files that an INPUT names, each with its path inside the folder or pattern."""
+    path = Path(text)
+    if path.is_dir():
+        found, root = list(_walk(path, out)), path
+    elif path.is_file():
+        found, root = [str(path)], path.parent
+    elif glob.has_magic(text):
+        root = _root(path)
+        found = [name for name in sorted(_match(path, root, out)) if os.path.isfile(name)]  # noqa: PTH113
+    else:
+        raise ZooError(f"{text} does not exist, expected an image, a folder of images, a pattern or shapes")
+    if not found:
+        raise ZooError(
+            f"{text} names no images, expected files such as photo.jpg or photo.png: check the path"
+        )
+    above = "" if root == Path() else os.path.join(root, "")  # noqa: PTH118
+    for name in found:
+        yield name, name[len(above) :]
+
+
+def _walk(folder: Path, out: Path) -> Iterator[str]:
+    """Yield the images in a folder, in order: not those that are hidden, nor our own results."""
+    for parent, folders, names in os.walk(folder):
+        here = Path(parent)
+        folders[:] = sorted(
+            name for name in folders if name[0] != "." and not (name == out.name and _same(here / name, out))
+        )
+        for name in sorted(names):
+            if name[0] != "." and is_image_name(Path(name)):
+                yield str(here / name)
+
+
+def _match(pattern: Path, root: Path, out: Path) -> Iterator[str]:
+    """Yield what a pattern matches, without our own results unless it names their folder."""
+    results = os.path.join(os.path.abspath(out), "")  # noqa: PTH100, PTH118
+    inside = results.startswith(os.path.join(os.path.abspath(root), "")) and not _same(root, out)  # noqa: PTH100, PTH118
+    for name in glob.iglob(str(pattern), recursive=True):  # noqa: PTH207
+        if not (inside and os.path.abspath(name).startswith(results)):  # noqa: PTH100
+            yield name
+
+
+def _same(folder: Path, out: Path) -> bool:
+    return os.path.abspath(folder) == os.path.abspath(out)  # noqa: PTH100
+
+
+def _stem(name: str) -> str:
+    return os.path.splitext(name)[0]  # noqa: PTH122
+
+
+def _root(pattern: Path) -> Path:
+    """Return the folder above the first part of a pattern that has wildcards."""
+    return next(parent for parent in pattern.parents if not glob.has_magic(str(parent)))

@@ -1,0 +1,141 @@
+"""What MODEL may be: a run, a bundle, an artifact, a name in a registry, or nothing for the newest run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from zoo.commands.console import remarks
+from zoo.errors import BundleError, RegistryError
+from zoo.registry.names import FOLDER_PREFIX, parse_name
+
+RUNS = Path("runs")
+SCHEMES = ("http://", "https://")
+ARTIFACT_SUFFIXES = (".onnx", ".engine")
+
+
+def resolve_model(text: str | None, weights: str | None = None) -> Path:
+    """Return the bundle folder or artifact file that MODEL names; a name in a registry is pulled.
+
+    Args:
+        text: MODEL as given; None is the newest run.
+        weights: which network of a run, stripped from its checkpoint now; None for the one that its
+            bundle holds.
+
+    Raises:
+        BundleError: nothing of that name, or a folder that is neither run nor bundle.
+    """
+    if text is not None and weights is None and is_name(text):
+        return _pull(text)
+    path = newest_run() if text is None else Path(text)
+    if not path.exists():
+        raise BundleError(
+            f"{path} does not exist, expected a run, a bundle or an artifact: see {RUNS}/ for yours"
+        )
+    if (path / "recipe.json").is_file():
+        return _bundle_of_run(path, weights)
+    if weights is not None:
+        raise BundleError(
+            f"--weights {weights} needs the folder of a run, got {path}: only runs keep all networks"
+        )
+    if path.is_file():
+        if path.suffix not in ARTIFACT_SUFFIXES:
+            raise BundleError(
+                f"{path} ends in {path.suffix!r}, expected one of {', '.join(ARTIFACT_SUFFIXES)}"
+            )
+        return path
+    if not (path / "config.json").is_file():
+        raise BundleError(
+            f"{path} holds neither recipe.json nor config.json, expected a run or a bundle folder"
+        )
+    return path
+
+
+def resolve_predictor(text: str | None) -> Path | str:
+    """Return what `load_predictor` takes: the URL of a server as it is, or else a path; see `resolve_model`.
+
+    Raises:
+        BundleError: nothing of that name, or a folder that is neither run nor bundle.
+    """
+    return text if text is not None and is_url(text) else resolve_model(text)
+
+
+def is_url(text: str) -> bool:
+    """Return whether MODEL is the URL of a server; a path would lose its second slash."""
+    return text.lower().startswith(SCHEMES)
+
+
+def resolve_bundle(text: str | None, weights: str | None = None) -> Path:
+    """Return the bundle folder that MODEL names and that may be written to; see `resolve_model`.
+
+    Raises:
+        BundleError: nothing of that name, or an artifact.
+    """
+    if text is not None and weights is None and is_name(text):
+        return _pull(text, writable=True)
+    path = resolve_model(text, weights)
+    if path.is_file():
+        raise BundleError(
+            f"{path} is an artifact, expected a run or bundle folder: name the one it was made of"
+        )
+    return path
+
+
+def is_name(text: str) -> bool:
+    """Return whether MODEL is the name of a bundle in a registry, and not a path or a mistake in one."""
+    path = Path(text)
+    # runs/elm is a slip of runs/eln, not a model of the owner called runs
+    is_path = path.exists() or path.suffix in ARTIFACT_SUFFIXES or path.parent.exists() or path.parent == RUNS
+    if is_path and not text.startswith(FOLDER_PREFIX):
+        return False
+    from zoo.catalog import resolve_alias
+
+    try:
+        parse_name(resolve_alias(text))
+    except RegistryError:
+        return False
+    return True
+
+
+def _pull(name: str, *, writable: bool = False) -> Path:
+    """Return the folder of a bundle, of the revision in `zoo.lock` if that has one.
+
+    Args:
+        name: of the bundle.
+        writable: whether to copy it out of the cache or registry, once for each revision.
+    """
+    from zoo.registry.lock import LOCK_NAME, read_lock
+    from zoo.registry.pull import copy_to, fetch
+
+    locked = name in read_lock(Path(LOCK_NAME)).models
+    pulled = fetch(name, locked=locked, say=remarks.print)
+    folder = copy_to(pulled) if writable else pulled.folder
+    remarks.print(f"{name} at {pulled.locked.revision[:12]}: {folder}")
+    return folder
+
+
+def _bundle_of_run(run: Path, weights: str | None) -> Path:
+    """Return the bundle of a run, stripped now if training did not come so far."""
+    if weights is None and (run / "bundle" / "config.json").is_file():
+        return run / "bundle"
+    if not (run / "last.ckpt").is_file():
+        raise BundleError(f"{run} holds no checkpoint yet, expected last.ckpt: train it longer")
+    from zoo.train.strip import strip
+
+    bundle = strip(run, weights)
+    remarks.print(f"stripped {run / 'last.ckpt'} to {bundle}")
+    return bundle
+
+
+def newest_run(method: str | None = None) -> Path:
+    """Return the run under `runs/` that was started last, of a method if one is named.
+
+    Raises:
+        BundleError: there is none.
+    """
+    runs = [folder.parent for folder in RUNS.glob(f"{method or ''}*/recipe.json")]
+    if not runs:
+        raise BundleError(
+            f"no run of {method or 'any method'} under {RUNS.absolute()}: name one, or make one with "
+            f"zoo train eln"
+        )
+    return max(runs, key=lambda run: (run / "recipe.json").stat().st_mtime)
