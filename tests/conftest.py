@@ -135,14 +135,12 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def same_log() -> Iterator[None]:
-    """Take away the handler that `zoo train` gives the log: it writes to a stream that ends with the test."""
-    logger, zoo = logging.getLogger(), logging.getLogger("zoo")
-    level = zoo.level
+    """Restore the level and the handlers of the log, which a command sets."""
+    logger = logging.getLogger("zoo")
+    level, handlers = logger.level, list(logger.handlers)
     yield
-    zoo.setLevel(level)
-    for handler in list(logger.handlers):
-        if type(handler) is logging.StreamHandler:  # those of pytest are of other classes
-            logger.removeHandler(handler)
+    logger.setLevel(level)
+    logger.handlers[:] = handlers
 
 
 @pytest.fixture(scope="session")

@@ -150,9 +150,9 @@ def test_the_recipes_are_in_the_wheel(installed: Installed) -> None:
 
 
 def test_the_web_page_is_in_the_wheel(installed: Installed) -> None:
-    files = {path.name for path in (ROOT / "serve" / "server" / "page").iterdir()}
+    files = {path.name for path in (ROOT / "serve" / "server" / "http" / "page").iterdir()}
     assert {"index.html", "app.js", "style.css"} <= files
-    assert {f"zoo/serve/server/page/{name}" for name in files} <= set(installed.files)
+    assert {f"zoo/serve/server/http/page/{name}" for name in files} <= set(installed.files)
 
 
 def test_the_catalog_is_read_from_the_wheel(installed: Installed) -> None:

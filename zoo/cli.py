@@ -13,6 +13,7 @@ from zoo import __version__
 from zoo.commands.benchmark import benchmark
 from zoo.commands.catalog import info, list_models
 from zoo.commands.compare import compare
+from zoo.commands.console import log_to_stderr
 from zoo.commands.data import app as data_app
 from zoo.commands.evaluate import evaluate
 from zoo.commands.export import export
@@ -78,6 +79,7 @@ def options(
     ] = False,
 ) -> None:
     """Keep the options that all commands share."""
+    log_to_stderr()
     if debug:
         os.environ["ZOO_DEBUG"] = "1"
 

@@ -1,17 +1,28 @@
-"""How far a long command is: a bar with rate and time left in a terminal, a line now and then elsewhere."""
+"""Progress of long commands on standard error: a bar in a terminal, an occasional line elsewhere."""
 
 from __future__ import annotations
 
+import logging
 import time
+from functools import cache
 from typing import TYPE_CHECKING, Self
 
-from zoo.commands.console import remarks
-
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.progress import Progress as Bar
 
+log = logging.getLogger(__name__)
+
 LINE_SECONDS = 30.0
-"""Between lines where there is no terminal."""
+"""Interval between lines where standard error is no terminal."""
+
+
+@cache
+def stderr_console() -> Console:
+    """Return the console of standard error, which progress bars and log lines share."""
+    from rich.console import Console
+
+    return Console(stderr=True, soft_wrap=True, highlight=False)
 
 
 class Progress:
@@ -28,12 +39,12 @@ class Progress:
         self._bar: Bar | None = None
 
     def __enter__(self) -> Self:
-        if remarks.console.is_terminal and self.total > 1:
+        if stderr_console().is_terminal and self.total > 1:
             from rich.progress import BarColumn, TextColumn
             from rich.progress import Progress as Bar
 
             columns = (BarColumn(), TextColumn("{task.description}"))
-            self._bar = Bar(*columns, console=remarks.console, transient=True)
+            self._bar = Bar(*columns, console=stderr_console(), transient=True)
             self._bar.add_task("", total=self.total)
             self._bar.start()
         return self
@@ -51,7 +62,7 @@ class Progress:
             self._bar.update(self._bar.task_ids[0], completed=self.done, description=text)
         elif now - self._said >= LINE_SECONDS:
             self._said = now
-            remarks.print(text)
+            log.info("%s", text)
 
 
 def pace(done: int, total: int, seconds: float) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
-from zoo.commands.console import remarks
 from zoo.errors import BundleError, RegistryError
 from zoo.registry.names import FOLDER_PREFIX, parse_name
+
+log = logging.getLogger(__name__)
 
 RUNS = Path("runs")
 SCHEMES = ("http://", "https://")
@@ -107,9 +109,9 @@ def _pull(name: str, *, writable: bool = False) -> Path:
     from zoo.registry.pull import copy_to, fetch
 
     locked = name in read_lock(Path(LOCK_NAME)).models
-    pulled = fetch(name, locked=locked, say=remarks.print)
+    pulled = fetch(name, locked=locked, say=log.info)
     folder = copy_to(pulled) if writable else pulled.folder
-    remarks.print(f"{name} at {pulled.locked.revision[:12]}: {folder}")
+    log.info("%s at %s: %s", name, pulled.locked.revision[:12], folder)
     return folder
 
 
@@ -122,7 +124,7 @@ def _bundle_of_run(run: Path, weights: str | None) -> Path:
     from zoo.train.strip import strip
 
     bundle = strip(run, weights)
-    remarks.print(f"stripped {run / 'last.ckpt'} to {bundle}")
+    log.info("stripped %s to %s", run / "last.ckpt", bundle)
     return bundle
 
 

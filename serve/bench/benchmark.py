@@ -3,7 +3,7 @@
 All backends of a model get the same real images, at the size the network sees, and all the same number of
 CPU threads. Backends and models take turns, so that other work on the machine slows all of them.
 End to end, a run takes uint8 images in host memory to uint8 masks in host memory and is timed by the host's
-clock (`zoo.serve.bench.timing`); on a GPU its parts are timed apart, as `trtexec` does (`zoo.serve.bench.queries`). The
+clock (`timing`); on a GPU its parts are timed apart, as `trtexec` does (`queries`). The
 speed-up over eager PyTorch is a ratio of medians, with the range of the rounds' own ratios. The agreement is
 the share of pixels that have the class they have in eager PyTorch's fp32 masks, the mIoU that of the same
 loaded artifact (`zoo.serve.bench.accuracy`).

@@ -17,7 +17,7 @@ class Settings(BaseModel):
     """What to measure and for how long.
 
     Args:
-        backends: names such as `ort` or `ort:int8`, see `zoo.serve.bench.choices`; None for all that can be had.
+        backends: names such as `ort` or `ort:int8`, see `choices`; None for all that can be had.
         batches: batch sizes.
         imgsz: height and width; None for the model's training crop.
         data: spec of the images; None for the data that the model was trained on.
@@ -213,7 +213,7 @@ class Report(BaseModel):
     Args:
         timestamp: when it began, UTC.
         command: the command line.
-        machine: see `zoo.serve.bench.machine`; `load_after` is the load when it ended, `gpu_before` and `gpu_after`
+        machine: see `bench.machine`; `load_after` is the load when it ended, `gpu_before` and `gpu_after`
             are clocks, temperature, power and what held the clocks down.
         versions: of the runtimes, None for those not installed.
         settings: as given.

@@ -39,7 +39,7 @@ SERVED: dict[str, Callable[[Row], float]] = {"answered": lambda _: 1.0, "in-time
 
 def html(report: Report) -> str:
     """Return the whole report as one page."""
-    page = Template((resources.files("zoo.serve") / PAGE).read_text(encoding="utf-8"))
+    page = Template((resources.files("zoo.serve.bench.report") / PAGE).read_text(encoding="utf-8"))
     server = report.server
     return page.substitute(
         title=escape(f"Load test of {server.model}"),

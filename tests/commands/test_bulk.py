@@ -13,12 +13,12 @@ from PIL import Image
 
 from zoo import progress
 from zoo.bundle.manifest import sha256
-from zoo.commands.console import remarks
+from zoo.commands.console import log_to_stderr
 from zoo.errors import BundleError, ZooError
 from zoo.images import read_rgb
 from zoo.predict.journal import NAME, Journal
 from zoo.predictors.load import load_predictor
-from zoo.progress import Progress, pace
+from zoo.progress import Progress, pace, stderr_console
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -253,7 +253,8 @@ def test_progress_tells_rate_and_time_left() -> None:
 def test_without_a_terminal_progress_is_a_line_now_and_then(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delitem(vars(remarks), "console", raising=False)
+    stderr_console.cache_clear()
+    log_to_stderr()
     with Progress(3) as quiet:
         quiet.advance()
     assert capfd.readouterr().err == ""

@@ -1,1 +1,1 @@
-"""TODO train/blocks."""
+"""Losses and parts that two or more methods share."""

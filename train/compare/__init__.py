@@ -1,1 +1,1 @@
-"""TODO train/compare."""
+"""Comparison of methods on the same data."""

@@ -148,7 +148,7 @@ def markdown(comparison: Comparison) -> str:
 
 def html(comparison: Comparison, pictures: Sequence[Path]) -> str:
     """Return the whole report as one page, pictures included."""
-    page = Template((resources.files("zoo.train") / PAGE).read_text(encoding="utf-8"))
+    page = Template((resources.files("zoo.train.compare") / PAGE).read_text(encoding="utf-8"))
     return page.substitute(
         title=escape(_title(comparison)),
         headline=escape(headline(comparison)),

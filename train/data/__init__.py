@@ -1,1 +1,1 @@
-"""TODO train/data."""
+"""Training data: streams, loaders, augmentation, caches."""

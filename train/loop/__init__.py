@@ -1,1 +1,1 @@
-"""TODO train/loop."""
+"""Training loop: engine, checkpoints, precision and processes, progress, validation."""

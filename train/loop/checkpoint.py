@@ -1,6 +1,6 @@
 """The resumable state of a run, in one file that is replaced at once and loads without pickled code.
 
-Data positions, and the random numbers that come with images, follow from the step (`zoo.train.data.loaders`), so
+Data positions, and the random numbers that come with images, follow from the step (`train.data.loaders`), so
 the random state of torch is the only one to keep. All processes of a run are in the same one: each seeds it
 alike and draws alike from it, so that of the first is restored in all.
 """

@@ -18,6 +18,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from zoo.progress import stderr_console
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import TracebackType
@@ -49,7 +51,7 @@ class StepReporter:
     """
 
     def __init__(self, steps: int, start: int, *, shown: bool = True) -> None:
-        self.console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=not shown)
+        self.console = stderr_console() if shown else Console(quiet=True)
         self.steps, self.start, self.step, self.images = steps, start, start, 0
         self.began = self.shown = self.lined = time.perf_counter()
         self.bar = Progress(

@@ -76,7 +76,6 @@ class MlmtConfig(MethodConfig):
         return self if self.imgsz else self.model_copy(update={"imgsz": imgsz})
 
 
-CLASSIFICATION = {"bce": binary_cross_entropy, "categorical": categorical_cross_entropy}
 ACTIVATION: dict[str, Literal["sigmoid", "softmax"]] = {"bce": "sigmoid", "categorical": "softmax"}
 
 
@@ -211,3 +210,6 @@ def mean_squared_error(student: Tensor, teacher: Tensor) -> Tensor:
         teacher: (B, K) float, probabilities; receives no gradient.
     """
     return F.mse_loss(student, teacher.detach())
+
+
+CLASSIFICATION = {"bce": binary_cross_entropy, "categorical": categorical_cross_entropy}

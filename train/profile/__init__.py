@@ -1,1 +1,1 @@
-"""TODO train/profile."""
+"""Plans, profiles and benchmarks of training steps and data loading."""

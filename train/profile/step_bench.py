@@ -95,7 +95,7 @@ def measure_step(
         `variant`, `device`, `memory` (what peaks are of), `tf32` (whether products of matrices and
         convolutions of fp32 use it) and `phases`, a list of: `phase`, `images` of a step, `first_step_s`
         (compiles), `step_ms` (`p10`, `p50`, `p90`, `n`; between CUDA events on a GPU), `images_per_s`,
-        `peak_mib`, `parts` (ms by name, see `zoo.train.profile.profile`), `loss_share` (of the parts: losses, without
+        `peak_mib`, `parts` (ms by name, see `profile`), `loss_share` (of the parts: losses, without
         their gradients, and U2PL's contrast with its own), `contrast_share` (the latter; else None),
         `flops_per_step` (forward and backward, what is computed again included), `tflops_per_s`, and from a
         GPU (else None) `host_syncs` in forward and hooks of the method, `engine_syncs` elsewhere in the step,

@@ -1,1 +1,1 @@
-"""TODO train/recipe."""
+"""Recipes: typed settings and how they are read."""

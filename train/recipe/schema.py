@@ -1,4 +1,4 @@
-"""TODO train/recipe/schema.py."""
+"""Typed settings of a recipe."""
 
 from __future__ import annotations
 
@@ -18,6 +18,74 @@ from pydantic import (
 from zoo.models.config import NetworkConfig
 from zoo.preprocess import MIN_IMGSZ, Preprocessing, Resize
 from zoo.train.methods.table import AnyMethodConfig
+
+Factor = Annotated[float, Field(gt=0)]
+
+
+Strength = Annotated[float, Field(ge=0)]
+
+
+HueStrength = Annotated[float, Field(ge=0, le=0.5)]
+
+
+class AugmentConfig(BaseModel):
+    """Settings of both views.
+
+    Args:
+        scale: range of the random scale, on top of `resize`.
+        flip: probability of a horizontal flip.
+        jitter: strength of brightness, contrast, saturation and hue changes.
+        jitter_probability: of the colour jitter.
+        grayscale: probability of dropping the colours.
+        blur: probability of a Gaussian blur.
+        blur_sigma: range of its standard deviation, in pixels.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    scale: tuple[Factor, Factor] = (0.5, 2.0)
+    flip: float = Field(0.5, ge=0, le=1)
+    jitter: tuple[Strength, Strength, Strength, HueStrength] = (0.4, 0.4, 0.4, 0.1)
+    jitter_probability: float = Field(1.0, ge=0, le=1)
+    grayscale: float = Field(0.2, ge=0, le=1)
+    blur: float = Field(0.0, ge=0, le=1)
+    blur_sigma: tuple[Factor, Factor] = (0.1, 2.0)
+
+
+class ComputeConfig(BaseModel):
+    """How steps are computed.
+
+    Args:
+        compile: encoders and heads by `torch.compile`; the first steps take minutes.
+        channels_last: memory layout of images and convolutions; None: on a GPU, where it is faster.
+        sync_batch_norm: BatchNorm statistics over the batches of all processes, where there are several.
+        recompute: keep only what enters some blocks of an encoder and compute the rest again in the backward
+            pass: less memory, about a third more time.
+        deterministic: only algorithms that give the same bits each time; those that a GPU lacks are named in
+            a warning.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    compile: bool = False
+    channels_last: bool | None = None
+    sync_batch_norm: bool = True
+    recompute: bool = False
+    deterministic: bool = False
+
+    @model_validator(mode="after")
+    def _check_switches(self) -> ComputeConfig:
+        if self.compile and self.recompute:
+            raise ValueError(
+                "got compile and recompute, expected one of them: compiled code already computes again what "
+                "is cheap"
+            )
+        return self
+
+    def layout(self, device: torch.device) -> torch.memory_format:
+        """Return the memory layout of images and weights on a device."""
+        asked = device.type == "cuda" if self.channels_last is None else self.channels_last
+        return torch.channels_last if asked else torch.contiguous_format
 
 
 class DataConfig(BaseModel):
@@ -139,72 +207,3 @@ class Recipe(BaseModel):
             "method": self.method.model_copy(update=phases),
         }
         return self.model_copy(update=update)
-
-
-Factor = Annotated[float, Field(gt=0)]
-
-
-Strength = Annotated[float, Field(ge=0)]
-
-
-HueStrength = Annotated[float, Field(ge=0, le=0.5)]
-
-
-class AugmentConfig(BaseModel):
-    """Settings of both views.
-
-    Args:
-        scale: range of the random scale, on top of `resize`.
-        flip: probability of a horizontal flip.
-        jitter: strength of brightness, contrast, saturation and hue changes.
-        jitter_probability: of the colour jitter.
-        grayscale: probability of dropping the colours.
-        blur: probability of a Gaussian blur.
-        blur_sigma: range of its standard deviation, in pixels.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    scale: tuple[Factor, Factor] = (0.5, 2.0)
-    flip: float = Field(0.5, ge=0, le=1)
-    jitter: tuple[Strength, Strength, Strength, HueStrength] = (0.4, 0.4, 0.4, 0.1)
-    jitter_probability: float = Field(1.0, ge=0, le=1)
-    grayscale: float = Field(0.2, ge=0, le=1)
-    blur: float = Field(0.0, ge=0, le=1)
-    blur_sigma: tuple[Factor, Factor] = (0.1, 2.0)
-
-
-class ComputeConfig(BaseModel):
-    """How steps are computed.
-
-    Args:
-        compile: encoders and heads by `torch.compile`; the first steps take minutes.
-        channels_last: memory layout of images and convolutions; None: on a GPU, where it is faster.
-        sync_batch_norm: BatchNorm statistics over the batches of all processes, where there are several.
-        recompute: keep only what enters some blocks of an encoder and compute the rest again in the backward
-            pass: less memory, about a third more time.
-        deterministic: only algorithms that give the same bits each time; those that a GPU lacks are named in
-            a warning.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    compile: bool = False
-    channels_last: bool | None = None
-    sync_batch_norm: bool = True
-    recompute: bool = False
-    deterministic: bool = False
-
-    @model_validator(mode="after")
-    def _check_switches(self) -> ComputeConfig:
-        if self.compile and self.recompute:
-            raise ValueError(
-                "got compile and recompute, expected one of them: compiled code already computes again what "
-                "is cheap"
-            )
-        return self
-
-    def layout(self, device: torch.device) -> torch.memory_format:
-        """Return the memory layout of images and weights on a device."""
-        asked = device.type == "cuda" if self.channels_last is None else self.channels_last
-        return torch.channels_last if asked else torch.contiguous_format

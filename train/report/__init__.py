@@ -1,1 +1,1 @@
-"""TODO train/report."""
+"""Report of a run: page, plots, pictures."""

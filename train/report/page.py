@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from zoo.train.runs.log import Row
     from zoo.train.runs.record import Attempt
 
-PAGE = "run_report.html"
+PAGE = "run.html"
 REPORT_NAME = "report.html"
 PREVIEW_NAME = "preview.png"
 ABSENT = "\N{EN DASH}"
@@ -46,7 +46,7 @@ def write_report(folder: Path) -> Path:
 
 def html(story: Story) -> str:
     """Return the whole report as one page."""
-    page = Template((resources.files("zoo.train") / PAGE).read_text(encoding="utf-8"))
+    page = Template((resources.files("zoo.train.report") / PAGE).read_text(encoding="utf-8"))
     run = story.run
     attempts = [] if story.record is None else story.record.attempts
     return page.substitute(

@@ -1,1 +1,1 @@
-"""TODO train/runs."""
+"""Run folders: files, record, lock, log, listing."""

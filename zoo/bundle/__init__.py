@@ -1,1 +1,1 @@
-"""TODO zoo/bundle."""
+"""Bundles: the stripped model on disk."""

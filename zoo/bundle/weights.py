@@ -1,4 +1,4 @@
-"""The networks of a bundle: written to its folder and read back. What needs no PyTorch is in `zoo.bundle.bundle`."""
+"""Networks of a bundle: written to its folder and read back. What needs no PyTorch is in `bundle`."""
 
 from __future__ import annotations
 

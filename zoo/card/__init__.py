@@ -1,1 +1,1 @@
-"""TODO zoo/card."""
+"""Model cards."""

@@ -21,7 +21,6 @@ from zoo.commands.arguments import (
     parse_size,
 )
 from zoo.commands.console import AsJson, emit, remarks, table
-from zoo.commands.train import log_to_stderr
 from zoo.errors import RecipeError, ZooError
 
 if TYPE_CHECKING:
@@ -87,7 +86,6 @@ def compare(
     from zoo.train.compare.run_all import Facts, newest, run_all, start
     from zoo.train.loop.engine import TrainingStoppedError
 
-    log_to_stderr()
     if resume:
         if data or changes or settings or chosen or seeds or steps or device:
             raise RecipeError(

@@ -6,12 +6,14 @@ Rich is loaded when something is printed: `zoo --help` starts without it.
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Sequence
-from functools import cached_property
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from zoo.progress import stderr_console
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -26,12 +28,10 @@ PIPE_WIDTH = 1000
 class Remarks:
     """What commands say on standard error while they work."""
 
-    @cached_property
+    @property
     def console(self) -> Console:
         """Return the console of standard error."""
-        from rich.console import Console
-
-        return Console(stderr=True, soft_wrap=True, highlight=False)
+        return stderr_console()
 
     def print(self, text: str) -> None:
         """Print a remark."""
@@ -43,6 +43,23 @@ class Remarks:
 
 
 remarks = Remarks()
+
+
+class LogHandler(logging.Handler):
+    """Prints log messages on standard error, above a progress bar if one is shown."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print the message of a record."""
+        remarks.print(self.format(record))
+
+
+def log_to_stderr() -> None:
+    """Show the messages of `zoo` from INFO on, and of other libraries from WARNING on."""
+    zoo = logging.getLogger("zoo")
+    zoo.setLevel(logging.INFO)
+    if not any(isinstance(handler, LogHandler) for handler in zoo.handlers):
+        zoo.addHandler(LogHandler())
+    logging.getLogger("lightning").setLevel(logging.ERROR)
 
 
 def emit(value: object, *renderables: object, as_json: bool) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,7 +18,7 @@ from zoo.commands.arguments import (
     PretrainedOption,
     data_changes,
 )
-from zoo.commands.console import AsJson, emit, remarks, table
+from zoo.commands.console import AsJson, emit, table
 from zoo.resolve import newest_run
 
 if TYPE_CHECKING:
@@ -119,7 +118,6 @@ def train(
     from zoo.train.session import resume as resume_run
     from zoo.train.session import start as start_run
 
-    log_to_stderr()
     hardware = Hardware(device, devices)
     changes = {
         **data_changes(data, partition, imgsz, batch),
@@ -218,19 +216,6 @@ def _profile_report(found: dict[str, Any]) -> list[Any]:
 
 def _mib(value: float | None) -> str:
     return "unknown" if value is None else f"{value:.0f}"
-
-
-def log_to_stderr() -> None:
-    """Show our own remarks; other libraries only speak up from warnings on."""
-    from rich.logging import RichHandler
-
-    console = remarks.console
-    handler: logging.Handler = logging.StreamHandler()  # a line for a line, where nobody looks on
-    if console.is_terminal:
-        handler = RichHandler(console=console, show_path=False, show_time=False, show_level=False)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler], force=True)
-    logging.getLogger("zoo").setLevel(logging.INFO)
-    logging.getLogger("lightning").setLevel(logging.ERROR)
 
 
 def plan_report(found: dict[str, Any]) -> list[Any]:

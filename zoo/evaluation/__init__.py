@@ -1,1 +1,1 @@
-"""TODO zoo/evaluation."""
+"""Evaluation: metrics, protocols, sliding windows, boundary metrics."""

@@ -1,1 +1,1 @@
-"""TODO zoo/pages."""
+"""HTML and pictures for people."""

@@ -1,1 +1,1 @@
-"""TODO zoo/predict."""
+"""Prediction of many images: inputs, reading ahead, journal, outputs."""

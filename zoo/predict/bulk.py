@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING
 
-from zoo.commands.console import remarks
 from zoo.errors import BundleError, InvalidImageError, ZooError
 from zoo.predict.journal import Journal, Record
 from zoo.predict.outputs import CONFIDENCE, OVERLAY, Job, describe, write_result
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from zoo.predict.stream import Failed, Options, Streamed
     from zoo.predictors.base import Predictor
+
+log = logging.getLogger(__name__)
 
 Writing = deque[tuple[Job, Future[Record]]]
 
@@ -127,7 +129,7 @@ class Bulk:
             return
         self.failures.append({"input": name, "error": record["error"]})
         if len(self.failures) <= SHOWN:
-            remarks.print(f"error: {record['error']}")
+            log.error("error: %s", record["error"])
 
     def _salvage(self, writing: Writing) -> None:
         """Add the lines of results that were written before something went wrong."""

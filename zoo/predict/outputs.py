@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from zoo.commands.console import remarks
 from zoo.errors import ZooError
 
 if TYPE_CHECKING:
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from zoo.classes import Classes, Mask
     from zoo.predict.inputs import Input
     from zoo.predict.stream import Streamed
+
+log = logging.getLogger(__name__)
 
 MASK, OVERLAY, CONFIDENCE = ".png", ".overlay.png", ".confidence.png"
 FILES = {"mask": MASK, "overlay": OVERLAY, "confidence": CONFIDENCE}
@@ -63,9 +65,7 @@ def make_jobs(inputs: Sequence[Input], out: Path, suffixes: Sequence[str]) -> li
         if len(targets) == len(names) * len(suffixes):
             break
     if level:
-        remarks.print(
-            f"some images have the same name: results are named by more of their path, as {out / names[0]}"
-        )
+        log.info("some images share a name: results are named by more of their path, as %s", out / names[0])
     found = [_stat(input_.path) for input_ in inputs]
     originals = {(stat.st_dev, stat.st_ino) for stat in found if stat is not None}
     for target in (f"{out}{os.sep}{name}{suffix}" for name in names for suffix in suffixes):

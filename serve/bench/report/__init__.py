@@ -1,1 +1,1 @@
-"""TODO serve/bench/report."""
+"""Report of a benchmark: page, charts, tables."""

@@ -41,7 +41,7 @@ LEAST_MIOU = 0.04
 
 def html(report: Report) -> str:
     """Return the whole report as one page."""
-    page = Template((resources.files("zoo.serve") / PAGE).read_text(encoding="utf-8"))
+    page = Template((resources.files("zoo.serve.bench.report") / PAGE).read_text(encoding="utf-8"))
     labels = report.labels()
     compared = comparison(report)
     return page.substitute(

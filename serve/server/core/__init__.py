@@ -1,1 +1,1 @@
-"""TODO serve/server/core."""
+"""Core of the server: models, batching, admission control, errors. Knows no HTTP."""

@@ -15,14 +15,11 @@ from zoo.predictors.load import BACKENDS_OF_BUNDLE, BACKENDS_OF_SUFFIX, ENGINES,
 from zoo.serve.server.core.model import About, Model
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from zoo.predictors.artifact import Precision
     from zoo.predictors.base import Predictor
     from zoo.serve.server.core.settings import ServerSettings
-
-    LoadModel = Callable[["ModelSource", ServerSettings], Model]
 
 
 log = logging.getLogger(__name__)

@@ -4,18 +4,8 @@ from __future__ import annotations
 
 import ipaddress
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from zoo.serve.server.core.loading import ModelSource
-    from zoo.serve.server.core.model import Model
-
-    LoadModel = Callable[["ModelSource", ServerSettings], Model]
-
 
 API_KEY_VARIABLE = "ZOO_API_KEY"
 """Of the environment."""

@@ -1,1 +1,1 @@
-"""TODO serve/server/http."""
+"""HTTP layer of the server: app, routes, guards, codecs."""

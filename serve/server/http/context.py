@@ -26,10 +26,6 @@ T = TypeVar("T")
 LARGEST_AT_ONCE = 16
 """Bodies and decoded images may take as much memory as this many requests of the largest size."""
 
-P = ParamSpec("P")
-
-T = TypeVar("T")
-
 
 class Context:
     """What all routes of an app share.

@@ -1,1 +1,1 @@
-"""TODO serve/server/processes."""
+"""Processes of the server: supervisor, workers, the socket that they share."""

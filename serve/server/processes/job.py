@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from zoo.serve.server.core.model import Model
     from zoo.serve.server.core.settings import ServerSettings
 
-    LoadModel = Callable[["ModelSource", ServerSettings], Model]
+    LoadModel = Callable[[ModelSource, ServerSettings], Model]
 
 
 BACKLOG = 2048

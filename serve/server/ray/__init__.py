@@ -1,1 +1,1 @@
-"""TODO serve/server/ray."""
+"""The server on Ray Serve."""

@@ -156,7 +156,7 @@ def application(job: Job, cluster: Cluster) -> Application:
 
 
 def build(arguments: dict[str, Any]) -> Application:
-    """Return what Ray Serve runs, for its configuration files: `import_path: zoo.serve.server.ray.deploy:build`.
+    """Return what Ray Serve runs, for configuration files: `import_path: zoo.serve.server.ray.deploy:build`.
 
     Args:
         arguments: of `RayArguments`; a key of the API is taken from the environment, `ZOO_API_KEY`.

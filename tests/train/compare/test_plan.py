@@ -9,7 +9,7 @@ import pytest
 
 from zoo.errors import DatasetError, RecipeError, ZooError
 from zoo.models.deployable import Deployable
-from zoo.train.compare import plan
+from zoo.train.compare import plan as compare_plan
 from zoo.train.compare.plan import OWN, Request, reference_recipe, shared_settings, write_recipe
 from zoo.train.compare.run_all import Facts, start
 from zoo.train.loop.hardware import Hardware
@@ -97,9 +97,9 @@ def test_what_a_recipe_says_otherwise_is_overridden_and_told(
     write_recipe(
         own, load_recipe("eln_shapes", ["network.decoder_channels=64", "network.dropout.fuse_1=0.4"])
     )
-    default = plan.default_recipe
+    default = compare_plan.default_recipe
     monkeypatch.setattr(
-        plan, "default_recipe", lambda name, spec: str(own) if name == "eln" else default(name, spec)
+        compare_plan, "default_recipe", lambda name, spec: str(own) if name == "eln" else default(name, spec)
     )
     comparison = plan()
     assert comparison.candidates[1].overridden == {"network.decoder_channels": (64, 48)}

@@ -1,1 +1,1 @@
-"""TODO train/methods/eln."""
+"""ELN (Kwon & Kwak, CVPR 2022)."""

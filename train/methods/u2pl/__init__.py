@@ -1,1 +1,1 @@
-"""TODO train/methods/u2pl."""
+"""U2PL (Wang et al., CVPR 2022)."""

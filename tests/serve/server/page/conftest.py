@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     OpenPage = Callable[..., Page]
 
-PAGE = Path(zoo.serve.__file__).parent / "server" / "page"
+PAGE = Path(zoo.serve.__file__).parent / "server" / "http" / "page"
 CLASSES = Classes.of(("background", "disc", "ring"))
 CARD = """---
 license: mit
