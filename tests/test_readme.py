@@ -27,7 +27,7 @@ SHOWN = sorted(
     {
         found
         for text in PAGES.values()
-        for found in re.findall(rf"\bzoo ((?:{GROUP} )?[a-z]+)((?: [^\n`|#)]*)?)", text)
+        for found in re.findall(rf"\bzoo ((?:{GROUP} )?[a-z][a-z-]*)((?: [^\n`|#)]*)?)", text)
     }
 )
 
@@ -64,7 +64,7 @@ def test_a_command_that_is_shown_exists_with_its_options(command: str, rest: str
 
 def test_the_options_of_the_command_table_exist() -> None:
     for command, text in re.findall(
-        rf"^\| `zoo ((?:{GROUP} )?[a-z]+)[^`]*` \| (.*) \|$", README, re.MULTILINE
+        rf"^\| `zoo ((?:{GROUP} )?[a-z][a-z-]*)[^`]*` \| (.*) \|$", README, re.MULTILINE
     ):
         assert set(re.findall(r"--[a-z-]+", text)) <= options_of(command), command
 
@@ -87,7 +87,7 @@ def test_each_option_stands_on_a_page() -> None:
 def test_each_extra_stands_in_the_readme() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     section = README.partition("## Extras\n")[2].partition("\n## ")[0]
-    assert set(re.findall(r"`([a-z]+)`: ", section)) == set(project["optional-dependencies"])
+    assert set(re.findall(r"`([a-z][a-z-]*)`: ", section)) == set(project["optional-dependencies"])
 
 
 def test_the_two_commands_of_the_first_screen_are_targets_of_the_makefile() -> None:

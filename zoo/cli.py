@@ -17,6 +17,7 @@ from zoo.commands.console import log_to_stderr
 from zoo.commands.data import app as data_app
 from zoo.commands.evaluate import evaluate
 from zoo.commands.export import export
+from zoo.commands.load_test import load_test
 from zoo.commands.predict import predict
 from zoo.commands.pull import pull
 from zoo.commands.push import push
@@ -58,6 +59,7 @@ app.command()(export)
 app.command("bench")(benchmark)
 app.command("benchmark", hidden=True)(benchmark)
 app.command()(serve)
+app.command("load-test")(load_test)
 app.command()(pull)
 app.command()(push)
 app.command("list")(list_models)

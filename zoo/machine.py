@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-import platform
-import subprocess
 import sys
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +22,8 @@ def cuda_driver() -> ctypes.CDLL | None:
 
 def cpu_model() -> str:
     """Return the name of the processor as its maker writes it, or what the system knows of it."""
+    import platform
+
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
@@ -33,6 +32,8 @@ def cpu_model() -> str:
 
 def installed_packages() -> dict[str, str]:
     """Return the version of every installed distribution by name, in alphabetical order."""
+    from importlib import metadata
+
     found = {each.metadata["Name"]: each.version for each in metadata.distributions()}
     return {name: found[name] for name in sorted(filter(None, found), key=str.lower)}
 
@@ -45,6 +46,8 @@ def git_state(folder: Path) -> dict[str, Any] | None:
         that git tracks and that differ from the commit; `dirty` if there are any. Untracked files do not
         count: the runs themselves are such.
     """
+    import subprocess
+
     command = ["git", "status", "--porcelain=v2", "--branch", "--untracked-files=no"]
     try:
         # without the lock that status takes to refresh the index: others may be at work

@@ -1,1 +1,1 @@
-"""The load test of a running server: what `zoo bench http://host:port` measures."""
+"""Load tests of a running server."""

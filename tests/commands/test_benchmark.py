@@ -27,7 +27,7 @@ def little_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a quick look be quicker still."""
     monkeypatch.setitem(QUICK, "seconds", 0.05)
     for name, little in {"timing.WARMUP_SECONDS": 0.0, "contender.IMAGES": 2}.items():
-        monkeypatch.setattr(f"zoo.serve.{name}", little)
+        monkeypatch.setattr(f"zoo.serve.bench.{name}", little)
 
 
 def test_a_quick_look_writes_its_report_into_the_bundle(zoo: Zoo, shapes_bundle: Path) -> None:

@@ -37,7 +37,7 @@ def measure(monkeypatch: pytest.MonkeyPatch) -> Measure:
         "timing.WARMUP_RUNS": 2,
         "contender.IMAGES": 4,
     }.items():
-        monkeypatch.setattr(f"zoo.serve.{name}", little)
+        monkeypatch.setattr(f"zoo.serve.bench.{name}", little)
 
     def run(*models: Path, say: Callable[[str], None] = lambda _: None, **changes: Any) -> Report:
         quick = {"backends": ("eager",), "threads": 1, "seconds": 0.01, "min_runs": 10, "images": 0}

@@ -10,30 +10,7 @@ import typer
 
 from zoo.commands.arguments import DeviceOption, parse_size
 from zoo.commands.console import AsJson, emit, remarks, table
-from zoo.commands.load import (
-    BareOption,
-    BoundOption,
-    ClientsOption,
-    LoadOptions,
-    RatesOption,
-    RequestsOption,
-    RouteOption,
-    SecondsOption,
-    ServedOption,
-    Shared,
-    load,
-)
-from zoo.commands.parsing import parse_backends, parse_batches, parse_images
-from zoo.commands.suite import (
-    AgainOption,
-    LimitOption,
-    ListOption,
-    OutOption,
-    PartsOption,
-    SuiteOption,
-    SuiteOptions,
-    measure_suite,
-)
+from zoo.commands.parsing import parse_backends, parse_batches
 from zoo.machine import choose_device
 from zoo.resolve import is_name, is_url, resolve_bundle, resolve_model
 
@@ -50,8 +27,7 @@ def benchmark(
         typer.Argument(
             metavar="[MODEL]",
             help="Runs, bundles, .onnx or .engine files, the first of which the others are compared with; "
-            "default: the newest run under runs/. Or http://host:port, a running server, to put load on; "
-            "its API key is taken from ZOO_API_KEY.",
+            "default: the newest run under runs/.",
         ),
     ] = None,
     backends: Annotated[
@@ -76,11 +52,9 @@ def benchmark(
     ] = None,
     device: DeviceOption = None,
     images: Annotated[
-        str | None,
+        int | None,
         typer.Option(
-            metavar="N|DIR",
-            help="Labeled val images for the mIoU; default: 64, 0 leaves it out. Of a server: a folder of "
-            "images to send; default: drawn shapes.",
+            min=0, metavar="N", help="Labeled val images for the mIoU; default: 64, 0 leaves it out."
         ),
     ] = None,
     match_trtexec: Annotated[
@@ -95,71 +69,27 @@ def benchmark(
         bool,
         typer.Option(
             "--quick",
-            help="A first look: 0.5 s, 20 runs and 16 images, not 3 s, 100 and 64; no compile. Of a server: "
-            "2 s and 20 requests. Of the suite: smallest sizes, also on a CPU.",
+            help="A first look: 0.5 s, 20 runs and 16 images instead of 3 s, 100 and 64; no compile.",
         ),
     ] = False,
     report: Annotated[
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Folder of benchmark.html, .json, .md, .png; default: benchmark/ in the model's. Of a "
-            "server: of load.html and .json; default: benchmark/ here.",
+            help="Folder of benchmark.html, .json, .md, .png; default: benchmark/ in the model's.",
         ),
     ] = None,
-    clients: ClientsOption = None,
-    rates: RatesOption = None,
-    bound_ms: BoundOption = None,
-    seconds: SecondsOption = None,
-    requests: RequestsOption = None,
-    route: RouteOption = None,
-    served: ServedOption = None,
-    model: BareOption = None,
-    suite: SuiteOption = False,
-    out: OutOption = None,
-    parts: PartsOption = None,
-    limit: LimitOption = None,
-    again: AgainOption = False,
-    list_parts: ListOption = False,
     as_json: AsJson = False,
 ) -> None:
-    """Measure how fast each backend runs MODEL, and how well.
+    """Measure latency, throughput and mIoU of MODEL on each backend.
 
-    The backends take turns on the same images; the mIoU is that of the very file that is timed. Of a server:
-    its latencies under the load of clients that wait and of requests that arrive at random times. With
-    --suite: all that can be measured of this machine, training too.
+    The backends take turns on the same images; the mIoU is that of the very file that is timed.
     """
-    size = None if imgsz is None else parse_size(imgsz)
-    options = LoadOptions(clients, rates, bound_ms, seconds, requests, route, served, model)
-    of_suite = SuiteOptions(out, parts, limit, again or None, list_parts or None)
-    if suite:
-        others = {
-            "MODEL": models or None,
-            "--backends": backends,
-            "--batch": None if batch == DEFAULT_BATCH else batch,
-            "--imgsz": size,
-            "--threads": threads,
-            "--images": images,
-            "--match-trtexec": match_trtexec or None,
-            "--report": report,
-        }
-        _refuse("the suite", others | _named(options))
-        measure_suite(of_suite, data, device, quick=quick, as_json=as_json)
-        return
-    _refuse("a benchmark without --suite", _named(of_suite))
-    if url := _server(models or []):
-        _refuse(
-            "a server",
-            {
-                "--backends": backends,
-                "--batch": None if batch == DEFAULT_BATCH else batch,
-                "--data": data,
-                "--match-trtexec": match_trtexec or None,
-            },
+    if url := next(filter(is_url, models or ()), None):
+        raise typer.BadParameter(
+            f"{url} is a server, expected a model: zoo load-test {url} measures servers", param_hint="MODEL"
         )
-        load(url, options, Shared(images, size, device, threads, quick, report, as_json))
-        return
-    _refuse("a model", _named(options))
+    size = None if imgsz is None else parse_size(imgsz)
     paths = [_resolve(model) for model in models or (None,)]
 
     from rich.text import Text
@@ -171,7 +101,7 @@ def benchmark(
     from zoo.serve.bench.report.write import write_report
 
     effort = QUICK if quick else {}
-    effort = effort if images is None else effort | {"images": parse_images(images)}
+    effort = effort if images is None else effort | {"images": images}
     settings = Settings(
         backends=None if backends is None else parse_backends(backends),
         batches=parse_batches(batch),
@@ -204,33 +134,6 @@ def default_folder(paths: list[Path]) -> Path:
     from zoo.bundle.bundle import find_bundle
 
     return (find_bundle(paths[0]) or paths[0].parent) / "benchmark"
-
-
-def _server(models: list[str]) -> str | None:
-    """Return the server that MODEL is; None if it is a model.
-
-    Raises:
-        typer.BadParameter: a server and something else.
-    """
-    urls = [text for text in models if is_url(text)]
-    if urls and len(models) > 1:
-        raise typer.BadParameter(
-            f"{urls[0]} is a server, which is tested alone, got {len(models)} arguments: name what it serves "
-            f"with --model",
-            param_hint="MODEL",
-        )
-    return urls[0] if urls else None
-
-
-def _refuse(what: str, options: dict[str, object]) -> None:
-    """Raise if an option is given that says nothing of what is measured."""
-    if given := [name for name, value in options.items() if value is not None]:
-        raise typer.BadParameter(f"{what} takes no {given[0]}: leave it out", param_hint=given[0])
-
-
-def _named(options: LoadOptions | SuiteOptions) -> dict[str, object]:
-    """Return options by the name that users know."""
-    return {f"--{name.replace('_', '-')}": value for name, value in options._asdict().items()}
 
 
 def _show(report: Report, files: list[Path]) -> list[Any]:

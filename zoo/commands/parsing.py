@@ -40,20 +40,6 @@ def parse_batches(text: str) -> tuple[int, ...]:
     return tuple(dict.fromkeys(map(int, parts)))
 
 
-def parse_images(text: str) -> int:
-    """Return a number of images.
-
-    Raises:
-        typer.BadParameter: it is none.
-    """
-    if not text.isdecimal():
-        raise typer.BadParameter(
-            f"{text!r} is not a number of images greater than or equal to 0; only a server takes a folder",
-            param_hint="--images",
-        )
-    return int(text)
-
-
 def parts_of(text: str) -> list[str]:
     """Return what a comma-separated list holds."""
     return [part.strip() for part in text.split(",") if part.strip()]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from zoo.predictors.eager import has_bf16_instructions
 from zoo.predictors.load import load_predictor
 from zoo.serve.bench.queries import Query, Staged, ahead, alone
 from zoo.serve.bench.timing import ROUNDS, Budget, in_turns, repeat, settled, warm_up
@@ -98,7 +99,18 @@ def test_the_latency_of_a_query_is_what_the_gpu_does() -> None:
     assert Query(h2d=1, gpu_compute=2, d2h=3, enqueue=9).latency == 6
 
 
-@pytest.mark.parametrize("backend", ["eager", "eager-amp"])
+@pytest.mark.parametrize(
+    "backend",
+    [
+        "eager",
+        pytest.param(
+            "eager-amp",
+            marks=pytest.mark.skipif(
+                not has_bf16_instructions(), reason="the CPU has no bfloat16 instructions"
+            ),
+        ),
+    ],
+)
 def test_pytorch_runs_in_the_stages_that_a_gpu_is_timed_in(tiny_bundle: Path, backend: str) -> None:
     predictor: Any = load_predictor(tiny_bundle, backend=backend)
     assert isinstance(predictor, Staged)

@@ -9,7 +9,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from zoo.cli import app
-from zoo.commands.load import QUICK
+from zoo.commands.load_test import QUICK
 from zoo.errors import ZooError
 from zoo.serve.load import run
 
@@ -47,7 +47,7 @@ def test_a_server_gets_its_tables_and_its_report(
 ) -> None:
     Image.fromarray(pixels).save(tmp_path / "photo.png")
     server = make_server(0.002)
-    result = zoo("bench", server.url + "/", *SHORT, "--images", tmp_path)
+    result = zoo("load-test", server.url + "/", *SHORT, "--images", tmp_path)
     assert result.exit_code == 0, result.output
     for part in (
         f"eln at {server.url}, clients that wait",
@@ -73,7 +73,7 @@ def test_the_json_is_the_report_and_the_bare_model_is_in_it(
     server = make_server(0.002, key="secret")
     model = write_onnx(tmp_path / "model.onnx")
     options = ("--imgsz", "32,48", "--route", "oip", "--model", model, "--report", "here", "--json")
-    result = zoo("bench", server.url, *SHORT, *options)
+    result = zoo("load-test", server.url, *SHORT, *options)
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
     assert found == json.loads(Path("here/load.json").read_text())
@@ -84,13 +84,13 @@ def test_the_json_is_the_report_and_the_bare_model_is_in_it(
 
 def test_a_report_that_cannot_be_written_is_an_error_before_the_work(zoo: Zoo) -> None:
     Path("file").touch()
-    result = zoo("bench", "http://127.0.0.1:9", *SHORT, "--report", "file")
+    result = zoo("load-test", "http://127.0.0.1:9", *SHORT, "--report", "file")
     assert isinstance(result.exception, ZooError)
     assert "file cannot be written (Not a directory), expected a folder" in str(result.exception)
 
 
 def test_a_server_that_cannot_be_reached_is_one_line(zoo: Zoo) -> None:
-    result = zoo("bench", "http://127.0.0.1:9", *SHORT)
+    result = zoo("load-test", "http://127.0.0.1:9", *SHORT)
     assert result.exit_code == 1
     assert isinstance(result.exception, ZooError)
     assert "http://127.0.0.1:9 cannot be reached" in str(result.exception)
@@ -105,19 +105,21 @@ def test_a_server_that_cannot_be_reached_is_one_line(zoo: Zoo) -> None:
         (("http://host", "--clients", "0"), "is not a list of positive numbers, expected e.g. 1,8,32"),
         (("http://host", "--rates", "nan"), "is not a list of positive numbers, expected e.g. 20,40"),
         (("http://host", "--bound-ms", "0"), "--bound-ms"),
-        (("http://host", "--backends", "ort"), "a server takes no --backends"),
-        (("http://host", "--batch", "8"), "a server takes no --batch"),
-        (("http://host", "--match-trtexec"), "a server takes no --match-trtexec"),
-        (("http://host", "model.onnx"), "is a server, which is tested alone, got 2 arguments"),
         (("http://host", "--images", "photos", "--imgsz", "32"), "leave one of them out"),
-        (("model.onnx", "--clients", "8"), "a model takes no --clients"),
-        (("model.onnx", "--bound-ms", "8"), "a model takes no --bound-ms"),
-        (("model.onnx", "--model", "other.onnx"), "a model takes no --model"),
+        (("model.onnx",), "model.onnx is no server, expected http://host:port: zoo bench measures models"),
     ],
 )
 def test_an_option_that_does_not_fit_is_a_usage_error(
     zoo: Zoo, arguments: tuple[str, ...], message: str
 ) -> None:
-    result = zoo("bench", *arguments)
+    result = zoo("load-test", *arguments)
     assert result.exit_code == 2
     assert message in " ".join(result.stderr.replace("│", "").split())
+
+
+def test_bench_sends_a_server_to_the_load_test(zoo: Zoo) -> None:
+    result = zoo("bench", "http://host:8000")
+    assert result.exit_code == 2
+    assert "zoo load-test http://host:8000 measures servers" in " ".join(
+        result.stderr.replace("│", "").split()
+    )

@@ -86,7 +86,7 @@ def report() -> Report:
     lost = open_row(150, searched=True, errors={"503": 1}, in_time=0.8)
     return Report(
         timestamp="2026-11-21T10:00:00+00:00",
-        command="zoo bench http://localhost:8000",
+        command="zoo load-test http://localhost:8000",
         machine=machine,
         versions={"zoo": "0.1.0", "torch": None},
         settings=Settings(),
@@ -133,7 +133,7 @@ def test_the_page_tells_goodput_latency_parts_errors_and_overhead_without_a_link
         "30 x 503, 2 x timeout",
         "What the client did",
         "ONNX Runtime, no GPU",
-        "zoo bench http://localhost:8000",
+        "zoo load-test http://localhost:8000",
     ):
         assert part in text, part
     assert "<b>eln" not in page

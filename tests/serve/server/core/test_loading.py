@@ -186,7 +186,7 @@ def test_serving_an_exported_file_does_not_load_pytorch(
     program = (
         "import sys; from pathlib import Path\n"
         "from zoo.serve.server.core.loading import load_model\n"
-        "from zoo.serve.server.processes.job import ModelSource\n"
+        "from zoo.serve.server.core.loading import ModelSource\n"
         "from zoo.serve.server.core.settings import ServerSettings\n"
         f"model = load_model(ModelSource('m', Path({str(path)!r}), threads=1), ServerSettings())\n"
         "assert model.backend in ('ort', 'openvino')\n"

@@ -27,7 +27,8 @@ from ray.cluster_utils import Cluster as Nodes
 
 sys.path.insert(0, sys.argv[3])
 from conftest import ask_all_the_time
-from zoo.serve.server.processes.job import Job, ModelSource
+from zoo.serve.server.core.loading import ModelSource
+from zoo.serve.server.processes.job import Job
 from zoo.serve.server.ray.deploy import APP, application
 from zoo.serve.server.ray.cluster import connected
 from zoo.serve.server.ray.options import Cluster
