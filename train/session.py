@@ -35,7 +35,7 @@ from zoo.train.report.page import write_report
 from zoo.train.report.pictures import write_curves, write_preview, write_tag_preview
 from zoo.train.runs.folder import RunFolder, claimed_run, new_run
 from zoo.train.runs.log import read_log
-from zoo.train.runs.wandb import check_wandb, followed
+from zoo.train.runs.wandb import check_wandb, logged_to_wandb
 from zoo.train.strip import strip
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def start(recipe: Recipe, out: Path | None, hardware: Hardware, wandb: str | Non
         recipe: of the run.
         out: its folder; None for a dated one.
         hardware: where it is trained.
-        wandb: the W&B project that is told of it.
+        wandb: W&B project to log to.
 
     Raises:
         ZooError: bad data, recipe or folder; nothing is trained then.
@@ -96,7 +96,7 @@ def start(recipe: Recipe, out: Path | None, hardware: Hardware, wandb: str | Non
 def resume(path: Path, method_name: str, hardware: Hardware, wandb: str | None = None) -> dict[str, Any]:
     """Continue the run of a method in a folder to its end and return its metrics.
 
-    A W&B run goes on too; `wandb` is the project for a run that has none yet.
+    It continues its W&B run; `wandb` is the W&B project of a run that has none yet.
 
     Raises:
         ZooError: no run of this method or no checkpoint there, or data that changed.
@@ -154,7 +154,7 @@ def _recorded(
     if not engine.fabric.is_global_zero:
         return _finish(engine, validate, partition)
     try:
-        with attempt(engine), explaining(engine), followed(engine.run.path, wandb):
+        with attempt(engine), explaining(engine), logged_to_wandb(engine.run.path, wandb) as engine.also_log:
             metrics = _finish(engine, validate, partition)
     except BaseException:
         _report(engine.run.path)

@@ -80,6 +80,8 @@ class Engine:
         self.norm_statistics = NormStatistics(method)
         self.select: Callable[[Method], dict[str, float]] | None = None
         """Returns the figure by which the step that is kept is chosen; None keeps the last one."""
+        self.also_log: Callable[[int, dict[str, float]], None] | None = None
+        """Logs the figures of a step beside `log.csv` and TensorBoard, in the first process."""
         self.best: dict[str, Any] | None = None
         self.step = 0
         self.bad_steps = 0
@@ -250,6 +252,8 @@ class Engine:
             figures |= found
         if figures and log is not None:
             log.write(step, figures)
+            if self.also_log is not None:
+                self.also_log(step, figures)
         if step % recipe.checkpoint_every == 0 or step == recipe.steps:
             self.save()
 

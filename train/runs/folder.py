@@ -3,7 +3,7 @@
 recipe.json            the resolved recipe, classes included
 partition/             labeled.txt, unlabeled.txt, their digest, and held_out.txt if there are such
 log.csv, tensorboard/  losses and figures by step
-wandb.json, wandb/     the run in W&B, if it is told, and what it keeps here
+wandb.json, wandb/     ID of the W&B run and W&B's own files, with --wandb
 last.ckpt              everything needed to go on
 best.ckpt              the step that held-out images chose, if the recipe has `select_on`
 run.json               each attempt to train it: when, where, with what, how it ended

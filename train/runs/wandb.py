@@ -1,74 +1,60 @@
-"""Weights & Biases, if asked for: another process hands over what the run folder gains.
+"""Log of a run in Weights & Biases, for `zoo train --wandb PROJECT`.
 
-Training loads no W&B and does not wait for that process: whatever becomes of either or of the server, the run
-goes on, and `log.csv` holds every figure. `wandb.json` keeps which W&B run it is; a resumed run continues it.
+W&B uploads from a service process of its own. Its first error ends this log with a warning and never the
+training; `log.csv` has every figure. `wandb.json` keeps the ID of the W&B run, which a resumed run continues.
 """
 
 from __future__ import annotations
 
+import json
 import logging
-import os
-import re
 import secrets
-import subprocess
 import sys
-from contextlib import contextmanager
-from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from zoo.bundle.bundle import write_json
 from zoo.errors import BundleError, RecipeError
+from zoo.train.runs.log import read_log
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    from collections.abc import Callable, Iterator
+
+    import wandb
 
 log = logging.getLogger(__name__)
 
 FILE_NAME = "wandb.json"
-FINISHED, STOPPED = "finished\n", "stopped\n"
-"""What the process that follows a run is told at its end; nothing if this one is killed."""
-SETTINGS = {"WANDB_SILENT": "true", "WANDB_INIT_TIMEOUT": "20", "WANDB_FINISH_TIMEOUT": "15"}
-"""Of W&B, in seconds, where the environment has none of its own."""
-END_S = 45.0
-"""The longest that the end of a run waits for that process."""
-NAME = r"[^/\\#?%:]{1,128}"
-"""What W&B takes as the name of a project."""
+SETTINGS = {
+    "console": "off",
+    "silent": True,
+    "init_timeout": 20.0,
+    "finish_timeout": 15.0,
+    "finish_timeout_raises": True,
+}
+"""W&B settings where its own files and environment variables have none; timeouts in seconds."""
+PICTURES = ("preview.png", "curves.png")
 
 
 class WandbRun(BaseModel):
-    """The contents of `wandb.json`.
-
-    Args:
-        project: in W&B.
-        id: of the run in it.
-        sent: the last step whose figures were handed over.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    """Contents of `wandb.json`: project and ID of the W&B run."""
 
     project: str
     id: str
-    sent: int = 0
-
-    def write(self, folder: Path) -> None:
-        """Write `wandb.json` of a run."""
-        write_json(folder / FILE_NAME, self.model_dump())
 
 
 def read_wandb_run(folder: Path) -> WandbRun | None:
     """Return the W&B run of a run folder, None if it has none.
 
     Raises:
-        BundleError: its file cannot be read.
+        BundleError: the file is invalid.
     """
     path = folder / FILE_NAME
-    if not path.is_file():
-        return None
     try:
-        return WandbRun.model_validate_json(path.read_bytes())
+        return WandbRun.model_validate_json(path.read_bytes()) if path.is_file() else None
     except ValidationError as error:
         raise BundleError(
             f"{path} names no W&B run ({error.errors()[0]['msg']}): remove it, and give --wandb PROJECT"
@@ -76,24 +62,21 @@ def read_wandb_run(folder: Path) -> WandbRun | None:
 
 
 def check_wandb(project: str | None, folder: Path | None = None) -> None:
-    """Raise unless W&B can be asked for: nothing is loaded or sent.
-
-    Args:
-        project: None if it is not asked for.
-        folder: of a run that may have a W&B run.
+    """Raise unless a run can be logged to a W&B project, None for no logging; sends nothing.
 
     Raises:
-        RecipeError: wandb is missing, no such name is possible, or the run belongs to another project.
+        RecipeError: wandb is not installed, the name is invalid, or the run in `folder` is of another project.
     """
     if project is None:
         return
-    if find_spec("wandb") is None:
-        raise RecipeError("--wandb needs wandb, which is not installed: pip install 'semiseg-zoo[wandb]'")
-    if not re.fullmatch(NAME, project):
-        raise RecipeError(
-            rf"--wandb {project!r} is no name of a project, expected up to 128 characters without /\#?%: "
-            "(a team is named by WANDB_ENTITY)"
-        )
+    try:
+        import wandb
+    except ImportError as error:
+        raise RecipeError(f"--wandb needs wandb ({error}): pip install 'semiseg-zoo[wandb]'") from error
+    try:
+        wandb.Settings(project=project or "/")  # W&B would replace an empty name
+    except wandb.Error as error:
+        raise RecipeError(f"--wandb: {error}; the environment variable WANDB_ENTITY names a team") from error
     kept = None if folder is None else read_wandb_run(folder)
     if kept is not None and kept.project != project:
         raise RecipeError(
@@ -102,61 +85,117 @@ def check_wandb(project: str | None, folder: Path | None = None) -> None:
 
 
 @contextmanager
-def followed(folder: Path, project: str | None) -> Iterator[None]:
-    """Hand over the figures of a run to W&B while it is trained inside, if that is or was asked for.
+def logged_to_wandb(
+    folder: Path, project: str | None
+) -> Iterator[Callable[[int, dict[str, float]], None] | None]:
+    """Yield a function that logs the figures of a step, None if W&B is not asked for.
 
     Args:
-        folder: of the run.
-        project: None: only if the run has a W&B run already.
+        folder: run folder.
+        project: W&B project; None continues the W&B run of the folder, if it has one.
     """
-    process = _follow(folder, project)
-    if process is None:
-        yield
+    kept = read_wandb_run(folder)
+    if kept is None and project is None:
+        yield None
         return
-    end = STOPPED
+    wandb_log = WandbLog(folder, kept or WandbRun(project=project or "", id=secrets.token_hex(8)))
     try:
-        yield
-        end = FINISHED
-    finally:
-        _end(process, end, folder)
+        yield wandb_log.write
+    except BaseException:
+        wandb_log.close(exit_code=1)
+        raise
+    wandb_log.close(exit_code=0)
 
 
-def _follow(folder: Path, project: str | None) -> subprocess.Popen[str] | None:
-    run = read_wandb_run(folder)
-    if run is None and project is None:
-        return None
-    if find_spec("wandb") is None:
-        log.warning("W&B does not go on: pip install 'semiseg-zoo[wandb]'; the figures are in log.csv")
-        return None
-    if run is None and project is not None:
-        WandbRun(project=project, id=secrets.token_hex(8)).write(folder)
-    command = [sys.executable, "-m", "zoo.train.wandb_follow", str(folder)]
+class WandbLog:
+    """Log of a run in W&B, up to the first error of W&B."""
+
+    def __init__(self, folder: Path, kept: WandbRun) -> None:
+        self.folder, self.next_step = folder, 0
+        self.run: wandb.Run | None = None
+        self.excepthook = sys.excepthook
+        rows = read_log(folder / "log.csv")
+        if not (folder / FILE_NAME).exists():
+            write_json(folder / FILE_NAME, kept.model_dump())
+        elif rows:  # an earlier attempt logged them
+            self.next_step = int(rows[-1]["step"]) + 1
+        with self._guarded():
+            self.run = _start(folder, kept)
+            if not self.run.offline:
+                self.next_step = self.run.step  # the server knows which rows it lacks
+            for row in rows:
+                self.write(int(row.pop("step")), row)
+
+    def write(self, step: int, figures: dict[str, float]) -> None:
+        """Log the figures of a step that W&B lacks."""
+        if self.run is not None and step >= self.next_step:
+            self.next_step = step + 1
+            with self._guarded():
+                self.run.log(figures, step=step)
+
+    def close(self, exit_code: int) -> None:
+        """End the W&B run; one that succeeded with its metrics and pictures."""
+        if self.run is not None:
+            with self._guarded():
+                if exit_code == 0:
+                    self._log_results(self.run)
+                self.run.finish(exit_code)
+        with suppress(Exception, SystemExit):  # at exit W&B would do this with a traceback
+            import wandb
+
+            wandb.teardown(exit_code)
+        sys.excepthook = self.excepthook  # with W&B's, a traceback appears twice
+
+    def _log_results(self, run: wandb.Run) -> None:
+        import wandb
+
+        metrics = json.loads((self.folder / "metrics.json").read_text(encoding="utf-8"))
+        run.summary["final"] = {name: value for name, value in metrics.items() if name != "curve"}
+        pictures = [path for name in PICTURES if (path := self.folder / name).is_file()]
+        run.log({path.stem: wandb.Image(str(path)) for path in pictures})
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        """Turn an error of W&B into a warning, and end this log."""
+        try:
+            yield
+        except (Exception, SystemExit) as error:
+            sync = f"; upload what W&B has with: {_sync_command(self.run)}" if self.run else ""
+            self.run = None
+            log.warning("W&B logs no more of this run (%s); log.csv has every figure%s", _line(error), sync)
+
+
+def _start(folder: Path, kept: WandbRun) -> wandb.Run:
+    """Return the W&B run, started or resumed; offline if the server cannot be used."""
+    import wandb
+
     try:
-        # a session of its own: Ctrl-C is for the training, which then tells the process how it ended
-        return subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            text=True,
-            start_new_session=True,
-            env=SETTINGS | os.environ,
-        )
-    except OSError as error:
-        log.warning("W&B does not go on: no process can be started for it (%s)", error)
-        return None
+        run, reason = _init(folder, kept), "as configured"
+    except Exception as error:
+        wandb.teardown()  # releases the ID of the run
+        run, reason = _init(folder, kept, "offline"), _line(error)
+    if run.offline:
+        log.warning("W&B is offline (%s); upload this run with: %s", reason, _sync_command(run))
+    else:
+        log.info("W&B: %s", run.url or "disabled")
+    return run
 
 
-def _end(process: subprocess.Popen[str], word: str, folder: Path) -> None:
-    """Tell how the run ended and wait a while for the last figures to be taken."""
-    try:
-        process.communicate(word, timeout=END_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.communicate()
-    if process.returncode != 0:
-        log.warning(
-            "W&B lacks some figures: the process that hands them over ended before its time (status %d); "
-            "they are in %s, and --resume hands them over",
-            process.returncode,
-            folder / "log.csv",
-        )
+def _init(folder: Path, kept: WandbRun, mode: Literal["offline"] | None = None) -> wandb.Run:
+    import wandb
+
+    settings = wandb.setup().settings
+    defaults = SETTINGS | {"root_dir": str(folder), "run_name": folder.resolve().name}
+    unset = {name: value for name, value in defaults.items() if name not in settings.model_fields_set}
+    wandb.setup(wandb.Settings(**unset))
+    wandb.termsetup(settings, None)  # `silent` holds from here on: W&B asks nobody to log in
+    recipe = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))["recipe"]
+    return wandb.init(project=kept.project, id=kept.id, resume="allow", config=recipe, mode=mode)
+
+
+def _sync_command(run: wandb.Run) -> str:
+    return f"wandb sync {Path(run.dir).parent}"
+
+
+def _line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"

@@ -95,7 +95,7 @@ def train(
     ] = None,
     wandb: Annotated[
         str | None,
-        typer.Option(metavar="PROJECT", help="Tell this W&B project too what goes to TensorBoard."),
+        typer.Option(metavar="PROJECT", help="Also log to this W&B project."),
     ] = None,
     profile: Annotated[
         bool,

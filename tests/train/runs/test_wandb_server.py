@@ -1,4 +1,4 @@
-"""W&B beside a run, with a server on loopback that answers as far as a run asks."""
+"""Runs logged to W&B online, with a server on loopback that answers as far as a run asks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from zoo.train.runs.wandb import followed, read_wandb_run
+from zoo.train.runs.wandb import logged_to_wandb, read_wandb_run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -88,8 +88,15 @@ class Handler(BaseHTTPRequestHandler):
         """Say nothing."""
 
 
-class PowerCutError(Exception):
-    """What ends a run before its last step, in this test."""
+def write_run(folder: Path) -> None:
+    """Write what is read of a run."""
+    (folder / "recipe.json").write_text('{"recipe": {"seed": 7}}')
+    (folder / "metrics.json").write_text('{"val": {"miou": 0.5}, "curve": [[3, 0.5]]}')
+
+
+def ours(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Return our own remarks; pytest also catches what W&B writes into its own log files."""
+    return [record.getMessage() for record in caplog.records if record.name.startswith("zoo")]
 
 
 @pytest.fixture
@@ -105,20 +112,41 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbServer]:
 
 
 def test_a_server_is_told_each_step_once_whatever_this_side_remembers(
-    server: WandbServer, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    server: WandbServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (tmp_path / "recipe.json").write_text('{"recipe": {"seed": 7}}')
-    (tmp_path / "log.csv").write_text("step,loss/s\n3,0.5\n4,0.25\n")
-    with pytest.raises(PowerCutError), followed(tmp_path, "trials"):
-        raise PowerCutError
+    caplog.set_level("INFO", "zoo")
+    write_run(tmp_path)
+    with logged_to_wandb(tmp_path, "trials") as write:
+        assert write is not None
+        write(3, {"loss/s": 0.5})
+        write(4, {"loss/s": 0.25})
+    (tmp_path / "log.csv").write_text("step,loss/s\n3,0.5\n4,0.25\n5,0.125\n")  # the last is not known there
+    with logged_to_wandb(tmp_path, None) as write:
+        assert write is not None
+        write(4, {"loss/s": 0.75})
+        write(6, {"loss/s": 0.0625})
+    rows = [(row["_step"], row["loss/s"]) for row in server.rows]
+    assert rows == [(3, 0.5), (4, 0.25), (5, 0.125), (6, 0.0625)]
     kept = read_wandb_run(tmp_path)
     assert kept is not None
-    kept.model_copy(update={"sent": 0}).write(tmp_path)
-    with (tmp_path / "log.csv").open("a") as log:
-        log.write("5,0.125\n")
-    (tmp_path / "metrics.json").write_text('{"val": {"miou": 0.5}, "curve": [[3, 0.5]]}')
-    with followed(tmp_path, None):
-        pass
-    assert [(row["_step"], row["loss/s"]) for row in server.rows] == [(3, 0.5), (4, 0.25), (5, 0.125)]
     assert set(server.ids) == {kept.id}
-    assert f"W&B: {server.url}/me/trials/runs/{kept.id}" in capfd.readouterr().err
+    assert ours(caplog) == [f"W&B: {server.url}/me/trials/runs/{kept.id}"] * 2
+
+
+def test_a_server_that_goes_away_neither_stops_nor_holds_a_run(
+    server: WandbServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("WANDB_FINISH_TIMEOUT", "1")
+    write_run(tmp_path)
+    with logged_to_wandb(tmp_path, "trials") as write:
+        assert write is not None
+        server.shutdown()
+        server.server_close()
+        for step in range(1, 500):
+            write(step, {"loss/s": 1 / step})
+    (kept,) = (tmp_path / "wandb").glob("run-*")
+    (warning,) = ours(caplog)
+    why, known, remedy = warning.split("; ")
+    assert why == "W&B logs no more of this run (TimeoutError: Timed out finishing run.)"
+    assert known == "log.csv has every figure"
+    assert remedy == f"upload what W&B has with: wandb sync {kept}"
