@@ -29,6 +29,10 @@ class InvalidImageError(ZooError):
     """An image that cannot be predicted: unreadable, not RGB, not 8 bits a channel."""
 
 
+class PluginError(ZooError):
+    """A row of a table that another package adds and that cannot be loaded."""
+
+
 class RegistryError(ZooError):
     """A bundle that cannot be pulled or pushed: no such name, no network, no right, no space."""
 

@@ -65,7 +65,7 @@ def check_wandb(project: str | None, folder: Path | None = None) -> None:
     """Raise unless a run can be logged to a W&B project, None for no logging; sends nothing.
 
     Raises:
-        RecipeError: wandb is not installed, the name is invalid, or the run in `folder` is of another project.
+        RecipeError: wandb is not installed, the name is invalid, or `folder` holds another project.
     """
     if project is None:
         return
