@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict
 
 from zoo.classes import IGNORE
 from zoo.evaluation.metrics import ConfusionMatrix
+from zoo.frozen import Frozen
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -34,7 +34,7 @@ class LabeledImages(NamedTuple):
     """Where they came from, for the report."""
 
 
-class Change(BaseModel):
+class Change(Frozen):
     """How an IoU changed.
 
     Args:
@@ -44,8 +44,6 @@ class Change(BaseModel):
         low: the lower end of the 95 % interval of `artifact` - `reference`.
         high: its upper end.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     reference: float
@@ -59,7 +57,7 @@ class Change(BaseModel):
         return "{:+.2f} [{:+.2f}, {:+.2f}]".format(*points)
 
 
-class Accuracy(BaseModel):
+class Accuracy(Frozen):
     """An artifact beside the eager model, on labeled images at their own size.
 
     Args:
@@ -69,8 +67,6 @@ class Accuracy(BaseModel):
         miou: its change.
         classes: the change of each class that the labels show.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     data: str
     images: int

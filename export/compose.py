@@ -10,13 +10,12 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from pydantic import BaseModel, ConfigDict
-
 from zoo.bundle.bundle import CONFIG_NAME, MODEL_FILES, WEIGHTS_NAME, replacing
 from zoo.bundle.manifest import sha256
 from zoo.bundle.weights import load_bundle, load_classifier, save_bundle
 from zoo.card.card import model_card
 from zoo.errors import ExportError
+from zoo.frozen import Frozen
 from zoo.models.config import GatedConfig
 from zoo.models.deployable import Deployable, FusedEnsemble, Gated, Student
 
@@ -32,7 +31,7 @@ BACKGROUND = "background"
 NO_BACKGROUND = "none"
 
 
-class Composition(BaseModel):
+class Composition(Frozen):
     """What to make of a bundle; nothing by default.
 
     Args:
@@ -43,8 +42,6 @@ class Composition(BaseModel):
         background: class that the gate never removes, or `none`; None for the one called `background`, if
             there is one.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     branch: Literal["both", "1", "2"] = "both"
     fuse_weight: float | None = None

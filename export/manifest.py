@@ -10,12 +10,12 @@ import numpy as np
 import onnx
 import onnxruntime  # type: ignore[import-untyped]
 import torch
-from pydantic import BaseModel, ConfigDict
 
 from zoo import __version__
 from zoo.bundle.bundle import write_json
 from zoo.bundle.manifest import MANIFEST_NAME, FileEntry, Manifest, listed_files, read_manifest
 from zoo.export.parity import Parity
+from zoo.frozen import Frozen
 from zoo.predictors.artifact import Precision
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def versions() -> dict[str, str]:
     }
 
 
-class Artifact(BaseModel):
+class Artifact(Frozen):
     """One exported file.
 
     Args:
@@ -64,8 +64,6 @@ class Artifact(BaseModel):
         remark: why there is no parity.
         facts: what else the manifest says of it.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     precision: Precision
@@ -89,7 +87,7 @@ class Artifact(BaseModel):
         }
 
 
-class ExportReport(BaseModel):
+class ExportReport(Frozen):
     """What an export made.
 
     Args:
@@ -97,8 +95,6 @@ class ExportReport(BaseModel):
         artifacts: in the order they were made.
         files: names of the files written, the manifest among them.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     bundle: str
     artifacts: tuple[Artifact, ...]

@@ -5,16 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal, get_args
 
-from pydantic import BaseModel, ConfigDict
-
 from zoo.errors import ExportError
+from zoo.frozen import Frozen
 from zoo.predictors.artifact import OutputKind, Precision
 from zoo.preprocess import MIN_IMGSZ
 
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 
-class ExportOptions(BaseModel):
+class ExportOptions(Frozen):
     """What to make.
 
     Args:
@@ -37,8 +36,6 @@ class ExportOptions(BaseModel):
         rebuild: whether an engine is built even if the same one is there.
         out: another folder for bundle and artifacts.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     onnx: bool = True
     trt: bool = False

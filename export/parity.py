@@ -7,11 +7,11 @@ from itertools import cycle, islice
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 
 from zoo.errors import BundleError, ParityError
 from zoo.export.accuracy import Accuracy
 from zoo.export.tolerance import Gate
+from zoo.frozen import Frozen
 from zoo.models.deployable import REMOVED
 from zoo.predictors.artifact import Shape
 from zoo.preprocess import resize_image
@@ -32,7 +32,7 @@ NEAR_TIE = 0.01
 """Of the logits' range: a class that leads by less is hardly chosen at all."""
 
 
-class Difference(BaseModel):
+class Difference(Frozen):
     """How the masks of two models differ at one shape.
 
     Args:
@@ -45,8 +45,6 @@ class Difference(BaseModel):
         near_ties: how many of the differing pixels have a margin below `NEAR_TIE`.
         error: why the artifact did not run at this shape; empty if it did.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     shape: Shape
     batches: int = 1
@@ -61,7 +59,7 @@ class Difference(BaseModel):
         return not self.error and gate.allows(self.agreement, self.margin)
 
 
-class Parity(BaseModel):
+class Parity(Frozen):
     """The comparison of one artifact with the eager fp32 model.
 
     Args:
@@ -72,8 +70,6 @@ class Parity(BaseModel):
         accuracy: on labeled images; None without such, or where an artifact failed before.
         departure: the first layer of a failed file whose output is not the model's; empty if none was found.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     gate: Gate
     images: str

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ConfigDict
+from zoo.frozen import Frozen
 
 if TYPE_CHECKING:
     from zoo.export.accuracy import Accuracy
     from zoo.predictors.artifact import Precision
 
 
-class Gate(BaseModel):
+class Gate(Frozen):
     """What an artifact must reach at every shape, and on labeled images if there are any.
 
     Args:
@@ -21,8 +21,6 @@ class Gate(BaseModel):
             of its drop is more: few images, whose intervals are wide, cannot fail a good artifact by chance.
             None for any.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     min_agreement: float
     max_margin: float | None = None

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch.optim import SGD, Adam, AdamW, Optimizer
+
+from zoo.frozen import Frozen
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -23,7 +25,7 @@ SCHEDULES: dict[Schedule, Callable[[float], float]] = {
 }
 
 
-class OptimizerConfig(BaseModel):
+class OptimizerConfig(Frozen):
     """One optimiser.
 
     Args:
@@ -38,8 +40,6 @@ class OptimizerConfig(BaseModel):
         schedule: `constant`, `poly` (power 0.9) or `cosine`, over the steps of the run.
         floor: share of the learning rate at which `poly` and `cosine` end.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Literal["adamw", "adam", "sgd"] = "adamw"
     lr: float = Field(1e-4, gt=0)

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 from PIL import Image
-from pydantic import BaseModel, ConfigDict
 
 from zoo.errors import InvalidImageError
+from zoo.frozen import Frozen
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -29,7 +29,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-class Preprocessing(BaseModel):
+class Preprocessing(Frozen):
     """How an image is brought to the size and range that a network was trained on.
 
     Args:
@@ -39,8 +39,6 @@ class Preprocessing(BaseModel):
         mean: of each RGB channel, images in [0, 1].
         std: likewise.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     imgsz: tuple[int, int]
     resize: Resize = "fit"

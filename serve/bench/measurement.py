@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from zoo.frozen import Frozen
 
 ABSENT = "\N{EN DASH}"
 
@@ -13,7 +13,7 @@ Scenario = Literal["SingleStream", "Offline"]
 """Of MLPerf: one query after the other, whose figure is the latency; all at once, whose is the throughput."""
 
 
-class Settings(BaseModel):
+class Settings(Frozen):
     """What to measure and for how long.
 
     Args:
@@ -30,8 +30,6 @@ class Settings(BaseModel):
         quick: whether effort was lowered for a first look.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     backends: tuple[str, ...] | None = None
     batches: tuple[int, ...] = (1,)
     imgsz: tuple[int, int] | None = None
@@ -45,7 +43,7 @@ class Settings(BaseModel):
     quick: bool = False
 
 
-class Times(BaseModel):
+class Times(Frozen):
     """Milliseconds of every counted run; no outlier is removed.
 
     Args:
@@ -56,8 +54,6 @@ class Times(BaseModel):
         rounds: the median of each round.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     n: int
     min: float
     mean: float
@@ -67,7 +63,7 @@ class Times(BaseModel):
     rounds: tuple[float, ...]
 
 
-class Speedup(BaseModel):
+class Speedup(Frozen):
     """How many times as fast as a baseline of the same model and batch size.
 
     Args:
@@ -76,14 +72,12 @@ class Speedup(BaseModel):
         high: the largest.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     ratio: float
     low: float
     high: float
 
 
-class Throughput(BaseModel):
+class Throughput(Frozen):
     """Images over time.
 
     Args:
@@ -94,15 +88,13 @@ class Throughput(BaseModel):
             for the one before, in the runs that the latency is of (on a CPU).
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     images_per_s: float
     queries: int
     seconds: float
     pipelined: bool
 
 
-class Accuracy(BaseModel):
+class Accuracy(Frozen):
     """How good the masks of a backend are, each image brought to the measured size as in production.
 
     Args:
@@ -112,8 +104,6 @@ class Accuracy(BaseModel):
         images: how many of `val`, evenly spaced.
         available: how many there are.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     miou: float | None
     delta: float | None = None
@@ -127,7 +117,7 @@ class Accuracy(BaseModel):
         return self.model_copy(update={"delta": delta})
 
 
-class Row(BaseModel):
+class Row(Frozen):
     """The figures of one backend at one batch size, or the reason why it has none.
 
     Args:
@@ -162,8 +152,6 @@ class Row(BaseModel):
         build_s: seconds that were spent once to build the engine or to compile; None where nothing is built.
         first_run_s: seconds of the first run.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: str
     backend: str
@@ -207,7 +195,7 @@ class Row(BaseModel):
         return self.model_copy(update=changes)
 
 
-class Report(BaseModel):
+class Report(Frozen):
     """The rows of one call with what is needed to judge and repeat them.
 
     Args:
@@ -219,8 +207,6 @@ class Report(BaseModel):
         settings: as given.
         rows: by model, batch size, backend; then those that could not be loaded.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     format: int = 2
     timestamp: str

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import Field
 
+from zoo.frozen import Frozen
 from zoo.serve.bench.measurement import Times
 
 Route = Literal["predict", "oip"]
@@ -21,7 +22,7 @@ ALLOWED = 0.01
 """Share of the requests that may exceed the bound: the bound is one of p99."""
 
 
-class Settings(BaseModel):
+class Settings(Frozen):
     """How much load, for how long.
 
     Args:
@@ -38,8 +39,6 @@ class Settings(BaseModel):
         quick: whether effort was lowered for a first look.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     clients: tuple[int, ...] = (1, 8, 32)
     rates: tuple[float, ...] | None = None
     bound_ms: float = BOUND_MS
@@ -53,7 +52,7 @@ class Settings(BaseModel):
     quick: bool = False
 
 
-class Server(BaseModel):
+class Server(Frozen):
     """What answered, and to what.
 
     Args:
@@ -67,8 +66,6 @@ class Server(BaseModel):
         request_bytes: mean size of a request's body.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     url: str
     model: str
     version: str | None = None
@@ -79,7 +76,7 @@ class Server(BaseModel):
     request_bytes: float
 
 
-class Row(BaseModel):
+class Row(Frozen):
     """The figures of one load.
 
     Args:
@@ -102,18 +99,16 @@ class Row(BaseModel):
         seconds: the time that counts.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     loop: Literal["closed", "open"]
     clients: int | None = None
     rate: float | None = None
     searched: bool = False
     requests: int
-    errors: dict[str, int] = {}
+    errors: dict[str, int] = Field(default_factory=dict)
     latency_ms: Times | None
     answered_per_s: float
     in_time: float
-    parts_ms: dict[str, float] = {}
+    parts_ms: dict[str, float] = Field(default_factory=dict)
     sent_bytes: int
     received_bytes: int
     client_cpu: float
@@ -139,7 +134,7 @@ class Row(BaseModel):
         return self.failed == 0 and self.in_time >= 1 - ALLOWED
 
 
-class Goodput(BaseModel):
+class Goodput(Frozen):
     """The highest rate that keeps the bound, MLPerf's figure of its Server scenario.
 
     Args:
@@ -148,14 +143,12 @@ class Goodput(BaseModel):
         tried: how many rates.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     rate: float | None
     failing_rate: float | None
     tried: int
 
 
-class Bare(BaseModel):
+class Bare(Frozen):
     """The model without a server, in turns with the closed loop on the same images.
 
     Args:
@@ -165,15 +158,13 @@ class Bare(BaseModel):
         end_to_end_ms: from an image in memory to its mask.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     path: str
     backend: str
     description: str
     end_to_end_ms: Times
 
 
-class Report(BaseModel):
+class Report(Frozen):
     """The rows of one call with what is needed to judge and repeat them.
 
     Args:
@@ -187,8 +178,6 @@ class Report(BaseModel):
         goodput: None where the bound was not searched for.
         bare: None without a model to compare with.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     format: int = 1
     timestamp: str

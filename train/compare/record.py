@@ -18,10 +18,11 @@ try:
 except ModuleNotFoundError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from zoo.bundle.bundle import write_json
 from zoo.errors import RecipeError
+from zoo.frozen import Frozen
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,11 +35,7 @@ COMPARISON_NAME = "compare.json"
 LOCK_NAME = ".lock"
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Candidate(_Record):
+class Candidate(Frozen):
     """One method of a comparison.
 
     Args:
@@ -58,7 +55,7 @@ class Candidate(_Record):
     overridden: dict[str, tuple[Any, Any]]
 
 
-class Run(_Record):
+class Run(Frozen):
     """One run of a comparison.
 
     Args:
@@ -89,7 +86,7 @@ class Run(_Record):
         return f"{self.method}-{self.seed}"
 
 
-class Comparison(_Record):
+class Comparison(Frozen):
     """Everything that is known of a comparison.
 
     Args:

@@ -11,8 +11,7 @@ import math
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict
-
+from zoo.frozen import Frozen
 from zoo.train.compare.record import BASELINE
 
 if TYPE_CHECKING:
@@ -24,7 +23,7 @@ T_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 """Two-sided 95 % quantiles of Student's t for 1, 2, ... degrees of freedom; the last serves all above."""
 
 
-class Spread(BaseModel):
+class Spread(Frozen):
     """A figure over seeds.
 
     Args:
@@ -32,8 +31,6 @@ class Spread(BaseModel):
         mean: over them.
         sd: of the sample, None for one seed.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     n: int
     mean: float
@@ -53,7 +50,7 @@ class Spread(BaseModel):
         return self.interval is not None and not self.interval[0] <= 0 <= self.interval[1]
 
 
-class Row(BaseModel):
+class Row(Frozen):
     """A method in the table of a comparison.
 
     Args:
@@ -67,8 +64,6 @@ class Row(BaseModel):
         peak_mib: the largest of its runs.
         parameters: of what is deployed.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     method: str
     miou: Spread | None

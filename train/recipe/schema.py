@@ -7,14 +7,13 @@ from typing import Annotated, Literal
 
 import torch
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     PositiveInt,
     field_validator,
     model_validator,
 )
 
+from zoo.frozen import Frozen
 from zoo.models.config import NetworkConfig
 from zoo.preprocess import MIN_IMGSZ, Preprocessing, Resize
 from zoo.train.methods.table import AnyMethodConfig
@@ -28,7 +27,7 @@ Strength = Annotated[float, Field(ge=0)]
 HueStrength = Annotated[float, Field(ge=0, le=0.5)]
 
 
-class AugmentConfig(BaseModel):
+class AugmentConfig(Frozen):
     """Settings of both views.
 
     Args:
@@ -41,8 +40,6 @@ class AugmentConfig(BaseModel):
         blur_sigma: range of its standard deviation, in pixels.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     scale: tuple[Factor, Factor] = (0.5, 2.0)
     flip: float = Field(0.5, ge=0, le=1)
     jitter: tuple[Strength, Strength, Strength, HueStrength] = (0.4, 0.4, 0.4, 0.1)
@@ -52,7 +49,7 @@ class AugmentConfig(BaseModel):
     blur_sigma: tuple[Factor, Factor] = (0.1, 2.0)
 
 
-class ComputeConfig(BaseModel):
+class ComputeConfig(Frozen):
     """How steps are computed.
 
     Args:
@@ -64,8 +61,6 @@ class ComputeConfig(BaseModel):
         deterministic: only algorithms that give the same bits each time; those that a GPU lacks are named in
             a warning.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     compile: bool = False
     channels_last: bool | None = None
@@ -88,7 +83,7 @@ class ComputeConfig(BaseModel):
         return torch.channels_last if asked else torch.contiguous_format
 
 
-class DataConfig(BaseModel):
+class DataConfig(Frozen):
     """Which images, and how a batch is made of them.
 
     Args:
@@ -106,8 +101,6 @@ class DataConfig(BaseModel):
         cache_dir: folder of the `disk` cache; None for `semiseg-zoo/pixels` in the user's cache folder.
         augment: weak and strong view.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     spec: str = ""
     partition: str | None = None
@@ -135,7 +128,7 @@ class DataConfig(BaseModel):
         return Preprocessing(imgsz=self.imgsz, resize=self.resize)
 
 
-class Recipe(BaseModel):
+class Recipe(Frozen):
     """A complete recipe.
 
     Args:
@@ -159,8 +152,6 @@ class Recipe(BaseModel):
         method: the method's settings.
         reported: the paper's figure for this row, if it is one.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     recipe: str
     preset: Literal["default", "official"] = "default"

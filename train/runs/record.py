@@ -9,9 +9,10 @@ from __future__ import annotations
 import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from zoo.errors import BundleError
+from zoo.frozen import Frozen, first_fault
 from zoo.train.runs.lock import is_locked
 
 if TYPE_CHECKING:
@@ -24,11 +25,7 @@ KILLED = "ended without a word: killed, out of memory, or the machine stopped"
 State = Literal["running", "finished", "stopped", "failed"]
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Attempt(_Record):
+class Attempt(Frozen):
     """One process that trained a run, or the first of several on several devices.
 
     Args:
@@ -62,7 +59,7 @@ class Attempt(_Record):
     git: dict[str, Any] | None
 
 
-class RunRecord(_Record):
+class RunRecord(Frozen):
     """The contents of `run.json`.
 
     Args:
@@ -109,10 +106,8 @@ def read_record(folder: Path) -> RunRecord | None:
     except FileNotFoundError:
         return None
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "file"
         raise BundleError(
-            f"{path} is not the record of a run ({where}: {first['msg']}): remove it, the run stays"
+            f"{path} is not the record of a run ({first_fault(error)}): remove it, the run stays"
         ) from error
     return record if is_locked(folder) else record.settled(folder)
 

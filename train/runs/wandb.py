@@ -18,6 +18,7 @@ from pydantic import BaseModel, ValidationError
 
 from zoo.bundle.bundle import write_json
 from zoo.errors import BundleError, RecipeError
+from zoo.frozen import first_fault
 from zoo.train.runs.log import read_log
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def read_wandb_run(folder: Path) -> WandbRun | None:
         return WandbRun.model_validate_json(path.read_bytes()) if path.is_file() else None
     except ValidationError as error:
         raise BundleError(
-            f"{path} names no W&B run ({error.errors()[0]['msg']}): remove it, and give --wandb PROJECT"
+            f"{path} names no W&B run ({first_fault(error)}): remove it, and give --wandb PROJECT"
         ) from error
 
 

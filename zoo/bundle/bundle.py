@@ -17,10 +17,11 @@ from contextlib import contextmanager
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from zoo.classes import Classes, Color
 from zoo.errors import BundleError, ZooError
+from zoo.frozen import Frozen, first_fault
 from zoo.models.config import ClassifierConfig, DeployableConfig
 from zoo.preprocess import Preprocessing
 
@@ -36,7 +37,7 @@ MODEL_FILES = (WEIGHTS_NAME, CARD_NAME, PREPROCESSOR_NAME, CONFIG_NAME)
 """Of a bundle before anything is exported."""
 
 
-class BundleConfig(BaseModel):
+class BundleConfig(Frozen):
     """The contents of `config.json`.
 
     Args:
@@ -51,8 +52,6 @@ class BundleConfig(BaseModel):
         metrics: measured figures with split and protocol.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     format: Literal[1] = 1
     deployable: Annotated[DeployableConfig | ClassifierConfig, Field(discriminator="kind")]
     method: str
@@ -60,9 +59,9 @@ class BundleConfig(BaseModel):
     names: tuple[str, ...]
     palette: tuple[Color, ...]
     preprocessing: Preprocessing
-    recipe: dict[str, Any] = {}
-    provenance: dict[str, Any] = {}
-    metrics: dict[str, Any] = {}
+    recipe: dict[str, Any] = Field(default_factory=dict)
+    provenance: dict[str, Any] = Field(default_factory=dict)
+    metrics: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _check_lengths(self) -> BundleConfig:
@@ -99,10 +98,8 @@ def load_config(folder: Path) -> BundleConfig:
     try:
         return BundleConfig.model_validate_json(path.read_bytes())
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "file"
         raise BundleError(
-            f"{path}: {where}: {first['msg']}: export the bundle again with this version"
+            f"{path}: {first_fault(error)}: export the bundle again with this version"
         ) from error
 
 

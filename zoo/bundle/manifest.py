@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import Field, ValidationError
 
 from zoo.errors import BundleError
+from zoo.frozen import Frozen, first_fault
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,10 +22,8 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-class FileEntry(BaseModel):
+class FileEntry(Frozen):
     """One file of the bundle."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     sha256: str
     bytes: int
@@ -35,7 +34,7 @@ class FileEntry(BaseModel):
         return cls(sha256=sha256(path), bytes=path.stat().st_size)
 
 
-class Manifest(BaseModel):
+class Manifest(Frozen):
     """The contents of `manifest.json`.
 
     Args:
@@ -43,11 +42,9 @@ class Manifest(BaseModel):
         artifacts: by path inside the bundle: precision, input and output, versions, parity, engine facts.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     format: int = 1
-    files: dict[str, FileEntry] = {}
-    artifacts: dict[str, dict[str, Any]] = {}
+    files: dict[str, FileEntry] = Field(default_factory=dict)
+    artifacts: dict[str, dict[str, Any]] = Field(default_factory=dict)
 
 
 def read_manifest(bundle: Path) -> Manifest:
@@ -63,7 +60,7 @@ def read_manifest(bundle: Path) -> Manifest:
         return Manifest.model_validate_json(path.read_bytes())
     except ValidationError as error:
         raise BundleError(
-            f"{path} is no manifest ({error.errors()[0]['msg']}): delete it and export again"
+            f"{path} is no manifest ({first_fault(error)}): delete it and export again"
         ) from error
 
 

@@ -6,18 +6,19 @@ from itertools import pairwise
 from typing import Literal, NamedTuple
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo.errors import RecipeError
+from zoo.frozen import Frozen
 from zoo.models.deeplab import resize_logits
 
 SMALLEST = 32
 """Height and width in pixels under which the last convolutions have nothing to see."""
 
 
-class DiscriminatorConfig(BaseModel):
+class DiscriminatorConfig(Frozen):
     """Everything needed to rebuild a discriminator without its weights.
 
     Args:
@@ -29,8 +30,6 @@ class DiscriminatorConfig(BaseModel):
         dropout: of whole channels, after each convolution.
         dropout_last: after the fourth convolution too, as s4GAN's paper says and its code does not.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     level: Literal["image", "patch", "pixel"] = "patch"
     width: int = Field(64, ge=1)

@@ -17,6 +17,7 @@ from PIL import Image
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from zoo.classes import Classes
+from zoo.frozen import first_fault
 from zoo.predictors.artifact import INPUT_NAME, MASK
 from zoo.predictors.base import Predictor
 from zoo.predictors.connection import Connection, ServerError, parse_address
@@ -144,9 +145,7 @@ class RemotePredictor(Predictor):
             entries = TypeAdapter(list[dict[str, Any]]).validate_json(answer.content)
             models = TypeAdapter(Annotated[list[ServedModel], Field(min_length=1)]).validate_python(entries)
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"]))
-            raise self.connection.strange("/models", f"{where}: {first['msg']}") from error
+            raise self.connection.strange("/models", first_fault(error)) from error
         for model, entry in zip(models, entries, strict=True):
             if name in (None, model.name):
                 said = {key: value for key, value in entry.items() if key != "ready"}

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from filelock import FileLock
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from zoo.bundle.bundle import write_json
 from zoo.errors import RegistryError
+from zoo.frozen import Frozen, first_fault
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 LOCK_NAME = "zoo.lock"
 
 
-class LockedBundle(BaseModel):
+class LockedBundle(Frozen):
     """One model of a lock.
 
     Args:
@@ -24,19 +25,15 @@ class LockedBundle(BaseModel):
         files: SHA-256 by path; also of files that were left out.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
     files: dict[str, str]
 
 
-class Lock(BaseModel):
+class Lock(Frozen):
     """The contents of `zoo.lock`; models by their names as they were given."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     format: Literal[1] = 1
-    models: dict[str, LockedBundle] = {}
+    models: dict[str, LockedBundle] = Field(default_factory=dict)
 
 
 def read_lock(path: Path) -> Lock:
@@ -51,7 +48,7 @@ def read_lock(path: Path) -> Lock:
         return Lock.model_validate_json(path.read_bytes())
     except ValidationError as error:
         raise RegistryError(
-            f"{path} is no lock of this version ({error.errors()[0]['msg']}): delete it and pull again"
+            f"{path} is no lock of this version ({first_fault(error)}): delete it and pull again"
         ) from error
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import ipaddress
 from functools import lru_cache
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import Field, SecretStr
+
+from zoo.frozen import Frozen
 
 API_KEY_VARIABLE = "ZOO_API_KEY"
 """Of the environment."""
@@ -17,7 +19,7 @@ LEAST_HANG_S = 10.0
 """However short the timeout: a machine that has too much to do must not look like one that hangs."""
 
 
-class ServerSettings(BaseModel):
+class ServerSettings(Frozen):
     """The settings of one server, the same for each of its workers.
 
     Args:
@@ -31,8 +33,6 @@ class ServerSettings(BaseModel):
         remote: whether requests from outside this machine are let in without a key.
         json_logs: whether each line of the log is a JSON object.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     max_batch: int = Field(8, ge=1)
     max_wait_ms: float = Field(2.0, ge=0)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from zoo.frozen import Frozen
 from zoo.serve.server.core.settings import ServerSettings
 
 HEALTH_PERIOD_S = 5.0
@@ -23,7 +24,7 @@ DOOR_REQUESTS = 1000
 """That are in a door at once; more wait in the proxy of Ray."""
 
 
-class Cluster(BaseModel):
+class Cluster(Frozen):
     """How many replicas, and what each of them gets.
 
     Args:
@@ -34,8 +35,6 @@ class Cluster(BaseModel):
         host: where each machine listens.
         port: likewise.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     min_replicas: int = Field(1, ge=1)
     max_replicas: int = Field(1, ge=1)
@@ -58,7 +57,7 @@ class Cluster(BaseModel):
         return max(1, int(self.cpus))
 
 
-class RayArguments(BaseModel):
+class RayArguments(Frozen):
     """What a configuration file of Ray Serve says.
 
     Args:
@@ -66,8 +65,6 @@ class RayArguments(BaseModel):
         settings: of the server; `remote` lets in requests from other machines without a key.
         cluster: replicas; its host and port are those of `http_options` in that file.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     models: dict[str, Path] = Field(min_length=1)
     settings: ServerSettings = ServerSettings()

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 
 from zoo.classes import IGNORE
+from zoo.frozen import Frozen
 from zoo.models.deeplab import resize_logits
 from zoo.models.error_localizer import ErrorLocalizer
 from zoo.train.blocks.ema import evaluating, without_dropout
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from zoo.models.config import NetworkConfig
 
 
-class FilterConfig(BaseModel):
+class FilterConfig(Frozen):
     """Settings of the filters.
 
     Args:
@@ -31,8 +32,6 @@ class FilterConfig(BaseModel):
         batch_norm: mode of the ELN's BatchNorm when it judges unlabeled images; `train` in the code.
         void: whether pixels without label count as errors of the prediction (as in the code) or not at all.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["eln", "s-ecn", "confidence"] = "eln"
     encoder: str = "resnet34"

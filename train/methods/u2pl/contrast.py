@@ -9,11 +9,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo.classes import IGNORE
+from zoo.frozen import Frozen
 from zoo.train.methods.u2pl.memory_bank import MemoryBank
 from zoo.train.methods.u2pl.sampling import class_means, pixels_at, ranks, sample_members, sample_per_class
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-class ClassContrastConfig(BaseModel):
+class ClassContrastConfig(Frozen):
     """Settings of the loss.
 
     Args:
@@ -44,8 +45,6 @@ class ClassContrastConfig(BaseModel):
         bank_sizes: keys in the queue of class 0 and of each other class.
         pushes: keys that enter a queue, at most, in a step and process.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     loss: Literal["infonce", "bce"] = "infonce"
     class_mean: Literal["present", "all"] = "present"
