@@ -107,6 +107,9 @@ class MethodConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
+    name: str
+    """Of the method."""
+
     def at_size(self, imgsz: tuple[int, int]) -> MethodConfig:  # noqa: ARG002
         """Return the settings for training images of this (height, width); default: the same."""
         return self

@@ -1,7 +1,8 @@
-"""The published rows of the four papers, each under a short alias such as `eln-voc-1/8-resnet50`.
+"""Published results by a short alias such as `eln-voc-1/8-resnet50`, and the recipes that repeat them.
 
-They are read from the recipes that repeat them: a recipe with a table `[reported]` is a row. The figures are
-those of the papers, not measured here.
+A recipe `METHOD_DATA_[VARIANT_]PARTITION.toml` whose table `[reported]` has a figure (`miou`) is a row. All
+other keys of the table are optional: `labels_only`, `source`, and in the recipe or its base `protocol`,
+`scored`, `lists`, `spec`. The figures are those of the papers, not measured here.
 """
 
 from __future__ import annotations
@@ -10,55 +11,20 @@ import re
 import tomllib
 from difflib import get_close_matches
 from functools import cache
-from importlib import resources
+from importlib import metadata, resources
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from zoo.errors import BundleError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from importlib.resources.abc import Traversable
 
 Tree = dict[str, Any]
 
 DATA = {"voc": "voc", "cityscapes": "cityscapes", "context": "pascal-context"}
 """What a data set is called on the command line, by its name in a recipe's."""
 
-
-class Scoring(NamedTuple):
-    """How authors scored."""
-
-    protocol: str
-    """Of `zoo.evaluation.protocols`."""
-    text: str
-    """The same with their sizes."""
-
-
-SCORING = {
-    ("eln", "voc"): Scoring("resize", "image and label resized to 512 x 512"),
-    ("eln", "cityscapes"): Scoring("original", "whole image, full size"),
-    ("rrn", "voc"): Scoring("slide-logits", "windows of 512, full size"),
-    ("rrn", "cityscapes"): Scoring("slide-logits", "windows of 800, full size"),
-    ("u2pl", "voc"): Scoring("center-crop-background", "center crop of 513"),
-    ("u2pl", "cityscapes"): Scoring("slide-logits", "windows of 769, full size"),
-    ("s4gan", "voc"): Scoring("padded", "whole image, full size"),
-    ("s4gan", "cityscapes"): Scoring("half", "image and label at half size"),
-    ("s4gan", "pascal-context"): Scoring("short-side-crop", "center crop of 512, short side at 512"),
-}
-"""How the authors' code scores, by paper and data set."""
-
-LISTS = {
-    "eln": "the authors' random subsets",
-    "rrn": "CPS",
-    "u2pl": "the authors' own",
-    "s4gan": "the authors' random subsets",
-}
-"""Which images were labeled, by paper."""
-
-PSEUDOSEG_LISTS = ("u2pl_voc_92", "u2pl_voc_183", "u2pl_voc_366")
-"""Rows of U2PL whose labeled images are those of PseudoSeg."""
-
-CLASSIC = (*PSEUDOSEG_LISTS, "u2pl_voc_732", "u2pl_voc_1464")
-"""Rows whose labeled images are some of the 1,464 with VOC's own masks."""
 
 BUNDLES: dict[str, str] = {}
 """Names of the bundles that exist, by alias."""
@@ -69,9 +35,9 @@ class Entry(NamedTuple):
 
     alias: str
     method: str
-    """`eln`, `rrn`, `u2pl`, `s4gan` or `s4gan + mlmt`."""
+    """Name of the method, `s4gan + mlmt` under the gate of a classifier."""
     data: str
-    """`voc`, `cityscapes` or `pascal-context`."""
+    """Name of the data set."""
     partition: str
     """The labeled share, or the number of labeled images."""
     partition_list: str
@@ -84,20 +50,21 @@ class Entry(NamedTuple):
     labels_only: float | None
     """What the paper reports for the same network without unlabeled images, 0..100."""
     protocol: str
+    """How the paper measured, with its sizes."""
+    evaluated_by: str
+    """The same as a name of `zoo.evaluation.protocols`; empty if the recipe does not say."""
     source: str
     """Table of the paper."""
     recipe: str
+    spec: str
+    """Prefix of the data set on the command line."""
     bundle: str | None = None
     """Name of the bundle, None if there are no weights."""
 
     @property
-    def _spec(self) -> str:
-        return "voc-classic" if self.recipe in CLASSIC else self.data
-
-    @property
     def commands(self) -> tuple[str, ...]:
         """Return the commands that make the weights; DIR is the folder of the data set."""
-        data = f"--data {self._spec}:DIR"
+        data = f"--data {self.spec}:DIR"
         method, data_set, *_ = self.recipe.split("_")
         train = f"zoo train {method} --recipe {self.recipe} {data}"
         if self.method == method:
@@ -154,10 +121,34 @@ def known_data() -> set[str]:
 
 
 @cache
+def recipe_files() -> dict[str, Traversable]:
+    """Return the recipes by name: built-in ones, and those of packages with entry points in `zoo.recipes`.
+
+    An entry point names a package whose TOML files are recipes; no training code is imported.
+    """
+    plugins = [entry.value for entry in metadata.entry_points(group="zoo.recipes")]
+    folders = [resources.files("zoo").joinpath("train", "recipes"), *map(resources.files, plugins)]
+    found = {
+        file.name.removesuffix(".toml"): file
+        for folder in folders
+        for file in folder.iterdir()
+        if file.name.endswith(".toml")
+    }
+    return dict(sorted(found.items()))
+
+
 def recipe_names() -> tuple[str, ...]:
-    """Return the names of the recipes in the package, whose code is not imported."""
-    files = resources.files("zoo").joinpath("train", "recipes").iterdir()
-    return tuple(sorted(file.name.removesuffix(".toml") for file in files if file.name.endswith(".toml")))
+    """Return the names of all recipes."""
+    return tuple(recipe_files())
+
+
+def reported_protocols() -> dict[tuple[str, str], str]:
+    """Return the evaluation protocol of each paper's figures, by method and data set."""
+    return {
+        (entry.method, entry.data): entry.evaluated_by
+        for entry in entries()
+        if entry.evaluated_by and " + " not in entry.method
+    }
 
 
 def nearest(text: str, names: Iterable[str] = ()) -> tuple[str, ...]:
@@ -168,33 +159,34 @@ def nearest(text: str, names: Iterable[str] = ()) -> tuple[str, ...]:
 def _rows(recipe: str) -> Iterator[Entry]:
     """Yield the rows that a recipe repeats: its own figure, and the one under the gate of a classifier."""
     trees = list(_with_bases(recipe))
-    reported: Tree | None = trees[0].get("reported")
-    if reported is None:
-        return
-    method, data_set, *rest = recipe.split("_")
+    own: Tree = trees[0].get("reported", {})
+    method, data_set, *rest = [*recipe.split("_"), ""]
     encoder = str(_first(trees, "network", "encoder"))
-    variant = rest[0] if len(rest) == 2 else None
+    variant = rest[0] if len(rest) == 3 else None
+    data = DATA.get(data_set, data_set)
     for key, name in (("miou", method), ("with_mlmt", f"{method} + mlmt")):
-        if key in reported:
-            partition = str(_first(trees, "data", "partition"))
-            depth = _depth(encoder)
-            parts = (name.replace(" + ", "-"), data_set, partition, variant or depth)
-            alias = "-".join(parts)
-            yield Entry(
-                alias=alias,
-                method=name,
-                data=DATA[data_set],
-                partition=partition,
-                partition_list="PseudoSeg" if recipe in PSEUDOSEG_LISTS else LISTS[method],
-                architecture=str(_first(trees, "network", "architecture") or "deeplabv3plus"),
-                encoder=None if variant else depth,
-                miou=reported[key],
-                labels_only=reported.get("labels_only"),
-                protocol=SCORING[method, DATA[data_set]].text,
-                source=reported["source"],
-                recipe=recipe,
-                bundle=BUNDLES.get(alias),
-            )
+        if key not in own:
+            continue
+        partition = str(_first(trees, "data", "partition"))
+        depth = _depth(encoder)
+        alias = "-".join((name.replace(" + ", "-"), data_set, partition, variant or depth))
+        yield Entry(
+            alias=alias,
+            method=name,
+            data=data,
+            partition=partition,
+            partition_list=str(_first(trees, "reported", "lists") or ""),
+            architecture=str(_first(trees, "network", "architecture") or "deeplabv3plus"),
+            encoder=None if variant else depth,
+            miou=own[key],
+            labels_only=own.get("labels_only"),
+            protocol=str(_first(trees, "reported", "scored") or ""),
+            evaluated_by=str(_first(trees, "reported", "protocol") or ""),
+            source=str(own.get("source", "")),
+            recipe=recipe,
+            spec=str(_first(trees, "reported", "spec") or data),
+            bundle=BUNDLES.get(alias),
+        )
 
 
 def _depth(encoder: str) -> str:
@@ -212,8 +204,7 @@ def _with_bases(recipe: str) -> Iterator[Tree]:
     """Yield the tables of a recipe, then those of the one it builds on, and so on."""
     name: str | None = f"{recipe}.toml"
     while name:
-        file = resources.files("zoo").joinpath("train", "recipes", name)
-        tree = tomllib.loads(file.read_text(encoding="utf-8"))
+        tree = tomllib.loads(recipe_files()[name.removesuffix(".toml")].read_text(encoding="utf-8"))
         yield tree
         name = tree.get("base")
 

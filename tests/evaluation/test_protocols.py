@@ -12,9 +12,10 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
+from zoo.catalog import reported_protocols
 from zoo.classes import IGNORE, Classes
 from zoo.errors import ZooError
-from zoo.evaluation.protocols import ABOUT, COMMON, PAPERS, PROTOCOLS, SCALES, Slide, users
+from zoo.evaluation.protocols import ABOUT, COMMON, PROTOCOLS, SCALES, Slide, users
 from zoo.evaluation.windows import softmax, window_starts
 from zoo.predictors.base import Predictor
 from zoo.predictors.eager import load_eager
@@ -228,8 +229,8 @@ def test_what_needs_logits_says_so_and_the_rest_does_without(name: str, pair: tu
 
 def test_every_protocol_is_described_and_those_of_the_papers_exist() -> None:
     assert ABOUT.keys() == PROTOCOLS.keys()
-    assert {*PAPERS.values(), *COMMON.values()} <= PROTOCOLS.keys()
-    assert users("slide-logits") == "RRN on voc, RRN on cityscapes, U2PL on cityscapes"
+    assert {*reported_protocols().values(), *COMMON.values()} <= PROTOCOLS.keys()
+    assert users("slide-logits") == "rrn on cityscapes, rrn on voc, u2pl on cityscapes"
     assert users("whole") == ""
 
 

@@ -1,63 +1,80 @@
-"""The methods by name: their class, their settings, and the settings of the authors' code."""
+"""The table of methods: class, settings, title, and the settings of the authors' code.
+
+A method is one file (or a folder with the parts only it has) and one row here; whatever else must know the
+methods reads this table. Another package adds a row by an entry point of the group `zoo.methods`.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, get_args
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any, Union
 
 from pydantic import Field
 
+from zoo.plugins import Table
 from zoo.train.methods import mlmt, rrn, s4gan, supervised
 from zoo.train.methods.eln import eln
 from zoo.train.methods.u2pl import u2pl
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from zoo.models.config import NetworkConfig
-    from zoo.train.method import Method
-
-AnyMethodConfig = Annotated[
-    eln.ElnConfig
-    | mlmt.MlmtConfig
-    | rrn.RrnConfig
-    | s4gan.S4GanConfig
-    | supervised.SupervisedConfig
-    | u2pl.U2plConfig,
-    Field(discriminator="name"),
-]
+    from zoo.train.method import Method, MethodConfig
 
 
-class Entry(NamedTuple):
-    """One method."""
+@dataclass(frozen=True)
+class MethodRow:
+    """One method.
 
-    method: Any
-    """Class of the method, called with (config, network, pretrained=...)."""
-    official: dict[str, Any]
-    """Settings under `method` that the preset `official` changes."""
+    Args:
+        method: its class, called with (config, network, pretrained=...).
+        config: class of its settings, whose field `name` has the method's name as its only value.
+        title: how people write it, e.g. `U2PL`.
+        paper: authors, venue and year; empty for a baseline.
+        official: settings under `method` that the preset `official` changes.
+        segments: whether it leaves a model that gives masks.
+    """
+
+    method: type[Method]
+    config: type[MethodConfig]
+    title: str
+    paper: str = ""
+    official: Mapping[str, Any] = field(default_factory=dict)
     segments: bool = True
-    """Whether it leaves a model that gives masks."""
 
 
-METHODS: dict[str, Entry] = {
-    "eln": Entry(eln.Eln, eln.OFFICIAL),
-    "mlmt": Entry(mlmt.Mlmt, {}, segments=False),
-    "rrn": Entry(rrn.Rrn, rrn.OFFICIAL),
-    "s4gan": Entry(s4gan.S4Gan, s4gan.OFFICIAL),
-    "supervised": Entry(supervised.Supervised, {}),
-    "u2pl": Entry(u2pl.U2pl, u2pl.OFFICIAL),
-}
+METHODS = Table(
+    "zoo.methods",
+    MethodRow,
+    {
+        "eln": MethodRow(eln.Eln, eln.ElnConfig, "ELN", "Kwon & Kwak, CVPR 2022", eln.OFFICIAL),
+        "mlmt": MethodRow(mlmt.Mlmt, mlmt.MlmtConfig, "MLMT", "Mittal et al., TPAMI", segments=False),
+        "rrn": MethodRow(rrn.Rrn, rrn.RrnConfig, "RRN", "Region Relevance Network, 2023", rrn.OFFICIAL),
+        "s4gan": MethodRow(s4gan.S4Gan, s4gan.S4GanConfig, "s4GAN", "Mittal et al., TPAMI", s4gan.OFFICIAL),
+        "supervised": MethodRow(supervised.Supervised, supervised.SupervisedConfig, "labels only"),
+        "u2pl": MethodRow(u2pl.U2pl, u2pl.U2plConfig, "U2PL", "Wang et al., CVPR 2022", u2pl.OFFICIAL),
+    },
+)
+
+if TYPE_CHECKING:
+    AnyMethodConfig = MethodConfig
+else:
+    AnyMethodConfig = Annotated[
+        Union[tuple(row.config for row in METHODS.values())],  # noqa: UP007 - of a table
+        Field(discriminator="name"),
+    ]
 
 
 def setting_names(method: object) -> frozenset[str]:
     """Return the names of a method's settings; none if it is unknown."""
-    configs = get_args(get_args(AnyMethodConfig)[0])
-    return frozenset(
-        name
-        for config in configs
-        if config.model_fields["name"].default == method
-        for name in config.model_fields
-    )
+    if not isinstance(method, str) or method not in METHODS:
+        return frozenset()
+    return frozenset(METHODS[method].config.model_fields)
 
 
 def build_method(config: AnyMethodConfig, network: NetworkConfig, *, pretrained: bool) -> Method:
     """Return the method of these settings around this network."""
-    method: Method = METHODS[config.name].method(config, network, pretrained=pretrained)
-    return method
+    method: Any = METHODS[config.name].method  # whose subclasses take their own settings
+    built: Method = method(config, network, pretrained=pretrained)
+    return built

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import tomllib
 from difflib import get_close_matches
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from zoo.catalog import recipe_names
+from zoo.catalog import recipe_files, recipe_names
 from zoo.errors import RecipeError, without_library
 from zoo.train.methods.table import METHODS, setting_names
 from zoo.train.recipe.schema import Recipe
@@ -97,7 +96,13 @@ def default_recipe(method: str, spec: str) -> str:
     """
     if method not in METHODS:
         raise RecipeError(f"method {method} is unknown, expected one of {', '.join(METHODS)}")
-    return next(name for name in (f"{method}_{spec}", method) if name in recipe_names())
+    found = next((name for name in (f"{method}_{spec}", method) if name in recipe_names()), None)
+    if found is None:
+        raise RecipeError(
+            f"method {method} has no recipe {method}.toml: give --recipe FILE, or add one "
+            f"(entry point `zoo.recipes`)"
+        )
+    return found
 
 
 def find_recipe(name: str) -> Path:
@@ -110,17 +115,13 @@ def find_recipe(name: str) -> Path:
     if path.suffix == ".toml" and path.is_file():
         return path
     if name in recipe_names():
-        return Path(str(_folder() / f"{name}.toml"))
+        return Path(str(recipe_files()[name]))
     near = get_close_matches(name, recipe_names(), NEAR)
     hint = f"; near it: {', '.join(near)}" if near else f" such as {', '.join(METHODS)}"
     raise RecipeError(
         f"recipe {name} not found, expected a .toml file or a recipe's name{hint}; zoo list shows those of "
         f"papers"
     )
-
-
-def _folder() -> Any:
-    return resources.files("zoo.train") / "recipes"
 
 
 def _read(path: Path, above: tuple[Path, ...] = ()) -> Tree:

@@ -33,7 +33,8 @@ def train(
     method: Annotated[
         str,
         typer.Argument(
-            metavar="METHOD", help="eln, rrn, u2pl, s4gan, supervised, or mlmt, a classifier that gates."
+            metavar="METHOD",
+            help="eln, rrn, u2pl, s4gan, supervised, mlmt (a classifier for gates), or a plugin's method.",
         ),
     ],
     data: Annotated[

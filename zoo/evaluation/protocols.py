@@ -3,7 +3,7 @@
 The same network has another mIoU under each: a figure means nothing without the name of its protocol. Each
 takes an image and a label of one size and returns two masks of one size.
 
-Which paper used which: `PAPERS`. What later work settled on: `COMMON`.
+Which paper used which: `zoo.catalog.reported_protocols`. What later work settled on: `COMMON`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
-from zoo.catalog import SCORING
+from zoo.catalog import reported_protocols
 from zoo.classes import IGNORE
 from zoo.errors import ZooError
 from zoo.evaluation.windows import mean_color, middle, pad, softmax, window_starts
@@ -213,9 +213,6 @@ ABOUT = {
 COMMON = {"voc": "original", "cityscapes": "slide"}
 """What work after these papers reports, by data set."""
 
-PAPERS = {row: scoring.protocol for row, scoring in SCORING.items()}
-"""What the authors' code does, by method and data set."""
-
 
 def _logits(predictor: Predictor, image: Image) -> Logits:
     logits = predictor.logits(image[None])
@@ -243,11 +240,7 @@ def _choose(scores: Logits) -> Mask:
 
 
 def users(name: str) -> str:
-    """Return who reports figures under a protocol, e.g. `ELN on voc`; empty if none of the papers does."""
-    papers = [
-        f"{method.upper() if method != 's4gan' else 's4GAN'} on {data}"
-        for (method, data), used in PAPERS.items()
-        if used == name
-    ]
+    """Return who reports figures under a protocol, e.g. `eln on voc`; empty if none of the papers does."""
+    papers = [f"{method} on {data}" for (method, data), used in reported_protocols().items() if used == name]
     later = [f"later work on {data}" for data, used in COMMON.items() if used == name]
     return ", ".join([*papers, *later])

@@ -73,7 +73,8 @@ def test_the_reported_figures_are_those_of_the_paper(name: str) -> None:
 
 def test_no_other_recipe_of_eln_claims_a_figure() -> None:
     names = [name for name in recipe_names() if name.startswith("eln")]
-    assert {name for name in names if load_recipe(name).reported} == set(REPORTED)
+    reported = {name: load_recipe(name).reported or {} for name in names}
+    assert {name for name, figures in reported.items() if "miou" in figures} == set(REPORTED)
 
 
 @pytest.mark.parametrize("name", REPORTED)
