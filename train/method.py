@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, ClassVar, NamedTuple, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from zoo.errors import RecipeError
@@ -34,6 +35,11 @@ class Batch(NamedTuple):
     """(B, 3, H, W) labeled, weak view; uint8 from the loader, normalised float in a method."""
     label_l: Tensor
     """(B, H, W) int64, `IGNORE` where unknown or padded."""
+    valid_l: Tensor
+    """(B, H, W) bool, False where the labeled view is padding, which counts in no loss and no statistic.
+
+    Void pixels of the mask are `IGNORE` and valid: a paper may give them a meaning (ELN).
+    """
     image_u: Tensor | None = None
     """(B, 3, H, W) unlabeled, weak view."""
     valid_u: Tensor | None = None
@@ -87,6 +93,19 @@ class Phase(NamedTuple):
     """Whether the unlabeled images come with a strong view."""
     tags: bool = False
     """Whether the labeled images come with the classes they show; then the whole image must be seen."""
+    untrained: tuple[str, ...] = ()
+    """Those of the method's `weights` that mean nothing yet: a teacher before it starts."""
+
+
+class PseudoLabels(NamedTuple):
+    """What a method would teach itself of unlabeled images, and which of it it believes."""
+
+    label: Tensor
+    """(B, H, W) int64, predicted classes."""
+    keep: Tensor
+    """(B, H, W) bool, where they are learned."""
+    confidence: Tensor
+    """(B, H, W) float, the probability of the predicted class."""
 
 
 class Progress(NamedTuple):
@@ -102,8 +121,38 @@ class Progress(NamedTuple):
     """Steps taken in this phase before this one."""
 
 
+@dataclass(frozen=True)
+class ScalesWithRun:
+    """Marks a setting that counts steps: in a run of another length it keeps its share, if it is not 0.
+
+    Args:
+        at_least: where shares end; a setting below that keeps its value.
+    """
+
+    at_least: int = 1
+
+
+Steps = Annotated[int, Field(ge=0), ScalesWithRun()]
+"""A number of steps that is a share of the run."""
+
+AnyConfig = TypeVar("AnyConfig", bound=BaseModel)
+
+
+def scaled(config: AnyConfig, before: int, after: int) -> AnyConfig:
+    """Return the settings, those of its tables too, of a run of `after` steps instead of `before`."""
+    changes: dict[str, object] = {}
+    for name, field in type(config).model_fields.items():
+        value = getattr(config, name)
+        if isinstance(value, BaseModel):
+            changes[name] = scaled(value, before, after)
+        for mark in field.metadata:
+            if isinstance(mark, ScalesWithRun):
+                changes[name] = max(min(value, mark.at_least), round(value * after / before))
+    return config.model_copy(update=changes)
+
+
 class MethodConfig(BaseModel):
-    """Base of the methods' settings; a field that ends in `_steps` is scaled when a run is shortened."""
+    """Base of the methods' settings."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
@@ -122,7 +171,7 @@ class Method(nn.Module, ABC):
     """
 
     weights: ClassVar[tuple[str, ...]] = ("student",)
-    """The choices of `deployable`."""
+    """The choices of `deployable` and of the recipe's `score`."""
     of_a_batch: ClassVar[str] = ""
     """What no mean over images is, but depends on which of them share a batch; empty if nothing does."""
 
@@ -130,6 +179,19 @@ class Method(nn.Module, ABC):
     def default_weights(self) -> str:
         """Return which of `weights` a bundle holds by default: the first."""
         return self.weights[0]
+
+    def scored(self, wanted: str | None, phase: Phase) -> str:
+        """Return which of `weights` is scored and kept after a step of a phase.
+
+        It is the one wanted once that is trained, and until then the first that is.
+
+        Args:
+            wanted: one of `weights`, None for the default.
+            phase: of the step.
+        """
+        wanted = wanted or self.default_weights
+        trained = (name for name in self.weights if name not in phase.untrained)
+        return next(trained) if wanted in phase.untrained else wanted
 
     @abstractmethod
     def forward(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
@@ -142,6 +204,18 @@ class Method(nn.Module, ABC):
     @abstractmethod
     def deployable(self, weights: str | None = None) -> Deployable | ImageClassifier:
         """Return a copy of what is kept after training; one of `weights`, None for the default."""
+
+    def pseudo_labels(self, batch: Batch, progress: Progress) -> PseudoLabels | None:  # noqa: ARG002
+        """Return the pseudo-labels of weak unlabeled views, unmixed, as training would make and filter them.
+
+        None, the default, where the method makes none, or filters none. It is called without gradient, and
+        what it changes in running statistics is undone.
+
+        Args:
+            batch: labeled images and one stream of unlabeled ones in a weak view, without draws.
+            progress: of the step that was just taken.
+        """
+        return None
 
     def phases(self, steps: int) -> tuple[Phase, ...]:
         """Return the phases of a run of `steps`, in order; their steps add up to it."""

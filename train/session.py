@@ -30,17 +30,16 @@ from zoo.train.loop.checkpoint import load_checkpoint
 from zoo.train.loop.engine import Engine
 from zoo.train.loop.hardware import is_first
 from zoo.train.loop.validation import Validation, predictor_of, score
+from zoo.train.method import phase_at
 from zoo.train.methods.table import build_method
 from zoo.train.report.page import write_report
 from zoo.train.report.pictures import write_curves, write_preview, write_tag_preview
 from zoo.train.runs.folder import RunFolder, claimed_run, new_run
-from zoo.train.runs.log import read_log
+from zoo.train.runs.log import FILTER, last_figures, read_log
 from zoo.train.runs.wandb import check_wandb, logged_to_wandb
 from zoo.train.strip import strip
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from zoo.data.source import Source
     from zoo.train.loop.hardware import Hardware
     from zoo.train.method import Method, Phase
@@ -87,7 +86,7 @@ def start(recipe: Recipe, out: Path | None, hardware: Hardware, wandb: str | Non
         if partition.tags:
             log.info("%d images with classes alone; tags %s", len(partition.tags), partition.tags_digest)
     run = fabric.broadcast(run)
-    validate = Validation(recipe, source)
+    validate = Validation(recipe, source, partition)
     engine = Engine(fabric, method, recipe, run, validate)
     engine.select = _selection(recipe, source, held_out)
     return _recorded(engine, validate, partition, wandb)
@@ -110,7 +109,7 @@ def resume(path: Path, method_name: str, hardware: Hardware, wandb: str | None =
     partition = Partition.read(run.partition)
     fabric = hardware.fabric(recipe.precision)
     method = build_method(recipe.method, recipe.network, pretrained=False)
-    validate = Validation(recipe, source)
+    validate = Validation(recipe, source, partition)
     engine = Engine(fabric, method, recipe, run, validate)
     engine.select = _selection(recipe, source, read_held_out(run.partition) if recipe.select_on else ())
     engine.resume()
@@ -119,9 +118,7 @@ def resume(path: Path, method_name: str, hardware: Hardware, wandb: str | None =
     return _recorded(engine, validate, partition, wandb)
 
 
-def _selection(
-    recipe: Recipe, source: Source, held_out: tuple[str, ...]
-) -> Callable[[Method], dict[str, float]] | None:
+def _selection(recipe: Recipe, source: Source, held_out: tuple[str, ...]) -> Validation | None:
     """Return what the step that is kept is chosen by; None if that is the last one."""
     return Validation(recipe, HeldOut(source, held_out)) if held_out else None
 
@@ -186,20 +183,24 @@ def _finish(engine: Engine, validate: Validation, partition: Partition) -> dict[
     if fabric.is_global_zero:
         if engine.best is not None:
             engine.method.load_state_dict(load_checkpoint(run.best)["method"])
-        predictor = predictor_of(engine.method, recipe, source)
+        kept = recipe.steps if engine.best is None else engine.best["step"]
+        weights = engine.method.scored(recipe.score, phase_at(kept - 1, engine.phases)[0])
+        predictor = predictor_of(engine.method, recipe, source, weights)
         at_the_end = None if engine.best is not None else validate.metrics
         val = at_the_end or score(predictor, source)  # one that continues a finished run evaluated nothing
-        figures = figures_of(val)
+        figures, rows = figures_of(val), read_log(run.path / "log.csv")
         main = f"val/{figures.main}"
         metrics = {
             "val": val,
+            "weights": weights,
             "steps": recipe.steps,
             "bad_steps": engine.bad_steps,
             "selected": None if engine.best is None else engine.best | {"on": recipe.select_on},
             "partition": partition.digest,
             "peak_memory": peak_memory(fabric.device),
             "step_ms": {phase: _median_ms(seconds) for phase, seconds in engine.seconds.items()},
-            "curve": [[row["step"], row[main]] for row in read_log(run.path / "log.csv") if main in row],
+            "curve": [[row["step"], row[main]] for row in rows if main in row],
+            "filter": last_figures(rows, FILTER),
         } | ({} if engine.seconds else _measured(run))  # of a finished run no step was left to take
         write_json(run.metrics, metrics)
         if isinstance(predictor, TagPredictor):

@@ -17,6 +17,7 @@ from zoo.errors import BundleError
 from zoo.models.config import ClassifierConfig
 from zoo.models.encoder import pretrained_weights
 from zoo.train.loop.checkpoint import load_checkpoint
+from zoo.train.method import phase_at
 from zoo.train.methods.table import METHODS, build_method
 from zoo.train.runs.folder import RunFolder
 
@@ -29,8 +30,8 @@ def strip(path: Path, weights: str | None = None) -> Path:
 
     Args:
         path: folder of the run.
-        weights: which network is kept; None for the method's default, which goes to `bundle/`, others to
-            `bundle-NAME/`.
+        weights: which network is kept; None for the one that the run scores, which goes to `bundle/`, others
+            to `bundle-NAME/`.
 
     Raises:
         BundleError: no run or checkpoint there, or its method has no such network.
@@ -46,8 +47,15 @@ def strip(path: Path, weights: str | None = None) -> Path:
     state = load_checkpoint(run.best if selected else run.checkpoint)
     method = build_method(recipe.method, recipe.network, pretrained=False)
     method.load_state_dict(state["method"])
-    weights = weights or method.default_weights
-    is_default = weights == method.default_weights
+    phase, _ = phase_at(max(0, state["step"] - 1), method.phases(recipe.steps))
+    if weights in phase.untrained:
+        raise BundleError(
+            f"--weights {weights}: it is not trained at step {state['step']} of {recipe.steps}, in phase "
+            f"{phase.name}: continue the run with --resume, or take another network"
+        )
+    scored = method.scored(recipe.score, phase)
+    weights = weights or scored
+    is_default = weights == scored
     deployable = method.deployable(weights).eval()
     is_final = is_default and (state["step"] == recipe.steps or (selected and run.metrics.is_file()))
     config = BundleConfig(

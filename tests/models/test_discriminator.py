@@ -76,7 +76,7 @@ def test_the_features_are_the_mean_over_the_whole_image(level: str) -> None:
 
 def test_the_score_of_an_image_follows_from_its_features() -> None:
     discriminator = build("image").eval()
-    score, features = discriminator(torch.randn(2, 5, 64, 64))
+    score, features, _ = discriminator(torch.randn(2, 5, 64, 64))
     expected = features @ discriminator.head.weight.flatten() + discriminator.head.bias
     torch.testing.assert_close(score.flatten(), expected)
 
@@ -109,9 +109,37 @@ def test_it_has_the_number_of_parameters_that_the_papers_have() -> None:
 
 def test_a_pair_is_the_scores_and_then_the_image() -> None:
     scores, images = torch.rand(2, 4, 3, 3), torch.rand(2, 3, 3, 3)
-    joined = pair(scores, images)
+    joined = pair(scores, images, torch.ones(2, 3, 3, dtype=torch.bool))
     assert torch.equal(joined[:, :4], scores)
     assert torch.equal(joined[:, 4:], images)
+
+
+def test_a_pair_of_either_kind_is_zero_in_padding() -> None:
+    valid = torch.rand(2, 3, 3) < 0.5
+    joined = pair(torch.rand(2, 4, 3, 3), torch.rand(2, 3, 3, 3), valid)
+    assert torch.equal(joined.any(dim=1), valid)
+
+
+def test_padding_is_in_no_mean_feature() -> None:
+    discriminator = build("image").eval()
+    pairs, valid = torch.randn(1, 5, 64, 96), torch.ones(1, 64, 96, dtype=torch.bool)
+    valid[..., 40:] = False  # two cells of 16 pixels and half of the third are left of it
+    grid = discriminator.body(pairs)
+    expected = (grid[..., 0] + grid[..., 1] + grid[..., 2] / 2).sum(dim=2) / (4 * 2.5)
+    torch.testing.assert_close(discriminator(pairs, valid).features, expected)
+
+
+@pytest.mark.parametrize(
+    ("level", "expected"), [("image", [1.0]), ("patch", [1.0, 0.25, 0.0]), ("pixel", [1.0, 0.0])]
+)
+def test_a_score_weighs_as_much_as_its_pixels_that_are_no_padding(level: str, expected: list[float]) -> None:
+    valid = torch.ones(1, 32, 96, dtype=torch.bool)
+    valid[..., 40:] = False
+    judged = build(level, cell=2).eval()(torch.randn(1, 5, 32, 96), valid)
+    assert judged.weight.shape == judged.score.shape
+    assert judged.weight[0, 0].unique_consecutive().tolist() == expected
+    whole = build(level, cell=2).eval()(torch.randn(1, 5, 32, 96))
+    assert (whole.weight == 1).all()
 
 
 @pytest.mark.parametrize("size", [(16, 64), (64, 31)])

@@ -122,7 +122,8 @@ def make_batch() -> Callable[..., Batch]:
         label = torch.randint(3, (count_l, 32, 32))
         label[:, :4, :4] = IGNORE
         tags = torch.stack([(label == k).flatten(1).any(dim=1) for k in range(3)], dim=1)
-        batch = Batch(torch.randn(count_l, 3, 32, 32), label, tags_l=tags)
+        everywhere = torch.ones(count_l, 32, 32, dtype=torch.bool)
+        batch = Batch(torch.randn(count_l, 3, 32, 32), label, everywhere, tags_l=tags)
         if not unlabeled:
             return batch
         weak = torch.randn(count_u, 3, 32, 32)
@@ -198,6 +199,7 @@ METHOD_CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "rrn-cps": ("rrn", {"self_training": "none"}),
     "rrn-lplf-no-eni": ("rrn", {"self_training": "lplf", "eni": False, "cutmix": False}),
     "s4gan": ("s4gan", {}),
+    "s4gan-waiting": ("s4gan", {"adversarial_steps": 3, "selection_dropout": False}),
     "s4gan-official": ("s4gan", METHODS["s4gan"].official),
     "s4gan-sgan": ("s4gan", {"loss": "sgan", "real_stream": False}),
     "supervised": ("supervised", {}),

@@ -45,16 +45,18 @@ def frozen(module: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-def unit_range(images: Tensor, norm: ImageNorm) -> Tensor:
+def unit_range(images: Tensor, norm: ImageNorm, valid: Tensor) -> Tensor:
     """Return images brought to [0, 1] for a discriminator.
 
     Args:
         images: (B, 3, H, W) float, normalised.
         norm: `fixed` undoes the normalisation; `batch_minmax` maps the extremes of the whole batch to 0 and
             1, as the authors of s4GAN and RRN do.
+        valid: (B, H, W) bool, False in padding, which sets no extreme.
     """
     if norm == "batch_minmax":
-        low, high = images.amin(), images.amax()
+        inside = valid.unsqueeze(1)
+        low, high = images.where(inside, torch.inf).amin(), images.where(inside, -torch.inf).amax()
         return (images - low) / (high - low).clamp(min=1e-6)
     channels = zip(images.unbind(dim=1), IMAGENET_MEAN, IMAGENET_STD, strict=True)
     return torch.stack([channel * std + mean for channel, mean, std in channels], dim=1)
@@ -84,7 +86,9 @@ def feature_matching(real: Tensor, fake: Tensor) -> Tensor:
     return (real.mean(dim=0) - fake.mean(dim=0)).abs().mean()
 
 
-def discriminator_loss(discriminator: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
+def discriminator_loss(
+    discriminator: nn.Module, real: Tensor, fake: Tensor, valid: Tensor | None = None
+) -> Tensor:
     """Return the binary cross entropy of a discriminator over its decisions, half for each kind of pair.
 
     It is s4GAN's Eq. (5) with its sign turned. One pass judges both kinds; none but the discriminator gets a
@@ -94,19 +98,24 @@ def discriminator_loss(discriminator: nn.Module, real: Tensor, fake: Tensor) -> 
         discriminator: the `Discriminator` that is trained.
         real: (B, K + 3, H, W) float, pairs of label and image.
         fake: (B', K + 3, H, W) float, pairs of prediction and image.
+        valid: (B + B', H, W) bool, False in padding of the real pairs and the fake ones; None if there is
+            none.
     """
-    score = discriminator(torch.cat([real, fake.detach()])).score
-    called_real, called_fake = score.split([len(real), len(fake)])
-    return (adversarial_loss(called_real) + F.softplus(called_fake).mean()) / 2
+    judged = discriminator(torch.cat([real, fake.detach()]), valid)
+    score_real, score_fake = judged.score.split([len(real), len(fake)])
+    weight_real, weight_fake = judged.weight.split([len(real), len(fake)])
+    return (adversarial_loss(score_real, weight_real) + adversarial_loss(-score_fake, weight_fake)) / 2
 
 
-def adversarial_loss(score: Tensor) -> Tensor:
+def adversarial_loss(score: Tensor, weight: Tensor | None = None) -> Tensor:
     """Return the mean of -log p(real): a discriminator's of real pairs, a generator's of its own (SGAN).
 
     Args:
         score: logits of being real, any shape.
+        weight: of each score, of its shape; None for the same.
     """
-    return F.softplus(-score).mean()
+    loss = F.softplus(-score)
+    return loss.mean() if weight is None else (loss * weight).sum() / weight.sum().clamp(min=1e-6)
 
 
 def self_training(logits: Tensor, weight: Tensor, counted: Tensor | None = None) -> Tensor:

@@ -58,6 +58,15 @@ def entropy(logits: Tensor) -> Tensor:
     return -(log_prob.exp() * log_prob).sum(dim=1, keepdim=True)
 
 
+def most_likely(logits: Tensor) -> Tensor:
+    """Return the probability of the most likely class, (B, H, W).
+
+    Args:
+        logits: (B, K, H, W) float.
+    """
+    return logits.softmax(dim=1).amax(dim=1)
+
+
 def balanced_binary_cross_entropy(logits: Tensor, correct: Tensor, counted: Tensor) -> Tensor:
     """Return the binary cross entropy in which wrong pixels weigh as much as right ones (ELN, Eq. 5).
 

@@ -33,6 +33,7 @@ OWN = (
     "preset",
     "seed",
     "method",
+    "score",
     "reported",
     "network.dropout",
     "network.channel_dropout",
@@ -159,7 +160,7 @@ def _entrant(name: str, request: Request, shared: Tree, source: Source, partitio
         method=name,
         recipe=base,
         phases={phase.name: phase.steps for phase in phases},
-        kept=_count(method.deployable()),
+        kept=_count(method.deployable(recipe.score)),
         trained=_count(method),
         overridden={
             key: (wanted.get(key), used[key])

@@ -1,8 +1,7 @@
 """Augmentation with torchvision's transforms: a weak geometric view, and a strong photometric one of it.
 
 The strong view is made from the weak one, so both show the same pixels and pseudo-labels need no warping.
-Padding carries `IGNORE` in the mask; an unlabeled image travels with a mask of zeros, in which only padding
-is `IGNORE`.
+Padding carries `IGNORE` in the mask, as void pixels do; a boolean mask tells the two apart.
 """
 
 from __future__ import annotations
@@ -45,24 +44,29 @@ class WeakView:
         self.crop = v2.RandomCrop(imgsz, pad_if_needed=True)
         self.flip = v2.RandomHorizontalFlip(config.flip)
 
-    def __call__(self, image: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return the view of an image and of its mask.
+    def __call__(self, image: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the view of an image and of its mask, and where it is no padding.
 
         Args:
             image: (3, H, W) uint8.
-            mask: (H, W) uint8; None for zeros.
+            mask: (H, W) uint8; None if nothing is known.
 
         Returns:
-            (3, h, w) uint8, with `PADDING_COLOR` around it, and (h, w) uint8, with `IGNORE` around it.
+            (3, h, w) uint8, with `PADDING_COLOR` around it; (h, w) uint8, with `IGNORE` around it; (h, w)
+            bool, False in the padding.
         """
         size = self._draw_size(image.shape[-2], image.shape[-1])
         inside, place = self._draw_box(size)
         view = torch.tensor(PADDING_COLOR, dtype=image.dtype)[:, None, None].repeat(1, *self.imgsz)
         view[:, *place] = image_part(image, size, inside)
         label = torch.full(self.imgsz, IGNORE, dtype=torch.uint8)
-        label[place] = 0 if mask is None else mask_part(mask, size, inside)
-        flipped, flipped_label = self.flip(tv_tensors.Image(view), tv_tensors.Mask(label))
-        return flipped.as_subclass(Tensor), flipped_label.as_subclass(Tensor)
+        valid = torch.zeros(self.imgsz, dtype=torch.bool)
+        valid[place] = True
+        if mask is not None:
+            label[place] = mask_part(mask, size, inside)
+        flipped = self.flip(tv_tensors.Image(view), tv_tensors.Mask(label), tv_tensors.Mask(valid))
+        image, label, valid = (each.as_subclass(Tensor) for each in flipped)
+        return image, label, valid
 
     def _draw_size(self, height: int, width: int) -> tuple[int, int]:
         """Return height and width of the scaled image."""

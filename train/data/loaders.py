@@ -84,8 +84,8 @@ class BatchStream(Dataset[Batch]):
         """Return a batch (0-based)."""
         phase = phase_at(number // self.accumulate, self.phases)[0]
         labeled = self._places(number, phase.labeled, self.batch_l)
-        image_l, label_l, *tags = _stacked(self._labeled(*place) for place in labeled)
-        batch = Batch(image_l, label_l, tags_l=tags[0] if phase.tags else None)
+        image_l, label_l, valid_l, *tags = _stacked(self._labeled(*place) for place in labeled)
+        batch = Batch(image_l, label_l, valid_l, tags_l=tags[0] if phase.tags else None)
         if not phase.unlabeled:
             return batch
         unlabeled = self._places(number, phase.unlabeled, self.batch_u)
@@ -102,17 +102,15 @@ class BatchStream(Dataset[Batch]):
         kind = 2 * stream + LABELED
         image, mask, *tags = self.labeled[_index(self.seed, kind, position, len(self.labeled))]
         with _seeded(self.seed, kind, position):
-            image, mask = self.weak(image, mask)
-        return image, mask.long(), *tags
+            image, mask, valid = self.weak(image, mask)
+        return image, mask.long(), valid, *tags
 
     def _unlabeled(self, stream: int, position: int, *, strong: bool) -> tuple[Tensor, ...]:
         kind = 2 * stream + UNLABELED
         image = self.unlabeled[_index(self.seed, kind, position, len(self.unlabeled))]
         with _seeded(self.seed, kind, position):
-            weak, inside = self.weak(image)
-            views = (weak, self.strong(weak)) if strong else (weak,)
-        first, *others = views
-        return first, inside == 0, *others
+            weak, _, valid = self.weak(image)
+            return (weak, valid, self.strong(weak)) if strong else (weak, valid)
 
     def _draws(self, stream: int, position: int) -> Tensor:
         random = np.random.default_rng([self.seed, 2 * stream + UNLABELED, position, MIXING])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import signal
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from contextlib import closing, contextmanager, nullcontext
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -28,7 +29,7 @@ from zoo.train.optim import set_learning_rates
 from zoo.train.runs.log import TrainLog
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
     from types import FrameType
 
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
     from zoo.train.runs.folder import RunFolder
 
 LOG_EVERY = 10
+
+Evaluation = Callable[[Method, Progress], dict[str, float]]
+"""Returns the figures of a method after the step of this progress."""
 
 
 class TrainingStoppedError(ZooError):
@@ -57,7 +61,8 @@ class Engine:
         method: what is trained.
         recipe: its steps, precision and limits.
         run: where log and checkpoint are kept.
-        validate: returns the figures of the current method, the main one first, e.g. {"val/miou": 0.6}.
+        validate: returns the figures of the current method after a step, the main one first, e.g.
+            {"val/miou": 0.6}.
     """
 
     def __init__(
@@ -66,7 +71,7 @@ class Engine:
         method: Method,
         recipe: Recipe,
         run: RunFolder,
-        validate: Callable[[Method], dict[str, float]],
+        validate: Evaluation,
     ) -> None:
         self.fabric, self.method, self.recipe, self.run, self.validate = fabric, method, recipe, run, validate
         self.phases: tuple[Phase, ...] = method.phases(recipe.steps)
@@ -78,7 +83,7 @@ class Engine:
         self.wrapped: list[Any] = wrapped
         self.optimizers: list[Optimizer] = optimizers
         self.norm_statistics = NormStatistics(method)
-        self.select: Callable[[Method], dict[str, float]] | None = None
+        self.select: Evaluation | None = None
         """Returns the figure by which the step that is kept is chosen; None keeps the last one."""
         self.also_log: Callable[[int, dict[str, float]], None] | None = None
         """Logs the figures of a step beside `log.csv` and TensorBoard, in the first process."""
@@ -245,7 +250,7 @@ class Engine:
             figures |= {"images_per_s": reporter.images_per_s, "bad_steps": float(self.bad_steps)}
             figures["lr"] = self.optimizers[0].param_groups[0]["lr"]
         if step == recipe.steps or (recipe.validate_every and step % recipe.validate_every == 0):
-            found = self.validate(self.method) | self._selected()
+            found = self.validate(self.method, progress) | self._selected(progress)
             self.method.train()
             name, value = next(iter(found.items()))
             reporter.remark(f"step {step} ({progress.phase}): {name} {value:.3f}")
@@ -257,11 +262,11 @@ class Engine:
         if step % recipe.checkpoint_every == 0 or step == recipe.steps:
             self.save()
 
-    def _selected(self) -> dict[str, float]:
+    def _selected(self, progress: Progress) -> dict[str, float]:
         """Return the figure that selects; the first step that is better than all before is saved."""
         if self.select is None:
             return {}
-        name, value = next(iter(self.select(self.method).items()))
+        name, value = next(iter(self.select(self.method, progress).items()))
         value = self.fabric.broadcast(value)  # so that all processes save together
         if self.best is None or value > self.best["value"]:
             self.best = {"step": self.step, "figure": name.partition("/")[2], "value": value}

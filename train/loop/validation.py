@@ -10,10 +10,13 @@ from zoo.evaluation.figures import figures_of
 from zoo.models.classifier import ImageClassifier
 from zoo.predictors.eager import EagerPredictor
 from zoo.predictors.tags import TagPredictor
+from zoo.train.loop.filter_quality import FilterQuality
+from zoo.train.method import phase_at
 
 if TYPE_CHECKING:
+    from zoo.data.partition import Partition
     from zoo.data.source import Source
-    from zoo.train.method import Method
+    from zoo.train.method import Method, Progress
     from zoo.train.recipe.schema import Recipe
 
 
@@ -23,16 +26,21 @@ class Validation:
     Args:
         recipe: of the run.
         source: of the images.
+        partition: its unlabeled images, if they have masks, show how good pseudo-labels are; None: none do.
     """
 
-    def __init__(self, recipe: Recipe, source: Source) -> None:
+    def __init__(self, recipe: Recipe, source: Source, partition: Partition | None = None) -> None:
         self.recipe, self.source = recipe, source
+        self.quality = None if partition is None else FilterQuality(recipe, source, partition)
         self.metrics: dict[str, Any] | None = None
 
-    def __call__(self, method: Method) -> dict[str, float]:
-        """Return the figures of a method, the main one first."""
-        self.metrics = score(predictor_of(method, self.recipe, self.source), self.source)
-        return {f"val/{key}": self.metrics[key] for key in figures_of(self.metrics).overall}
+    def __call__(self, method: Method, progress: Progress) -> dict[str, float]:
+        """Return the figures of a method after a step, the main one first."""
+        phase, _ = phase_at(progress.step, method.phases(self.recipe.steps))
+        weights = method.scored(self.recipe.score, phase)
+        self.metrics = score(predictor_of(method, self.recipe, self.source, weights), self.source)
+        found = {f"val/{key}": self.metrics[key] for key in figures_of(self.metrics).overall}
+        return found if self.quality is None else found | self.quality(method, progress)
 
 
 def score(predictor: EagerPredictor | TagPredictor, source: Source) -> dict[str, Any]:
@@ -42,9 +50,11 @@ def score(predictor: EagerPredictor | TagPredictor, source: Source) -> dict[str,
     return evaluate(predictor, source)
 
 
-def predictor_of(method: Method, recipe: Recipe, source: Source) -> EagerPredictor | TagPredictor:
-    """Return the predictor of what the method would leave now."""
-    deployable = method.deployable().eval()
+def predictor_of(
+    method: Method, recipe: Recipe, source: Source, weights: str | None = None
+) -> EagerPredictor | TagPredictor:
+    """Return the predictor of what the method would leave now: these of its `weights`, or the default."""
+    deployable = method.deployable(weights).eval()
     config = BundleConfig(
         deployable=deployable.config,
         method=recipe.method.name,

@@ -35,7 +35,7 @@ from zoo.errors import RecipeError
 from zoo.models.classifier import ImageClassifier
 from zoo.models.config import ClassifierConfig
 from zoo.train.blocks.ema import teacher_of, update_teacher
-from zoo.train.method import Batch, Method, MethodConfig, Phase, Progress
+from zoo.train.method import Batch, Method, MethodConfig, Phase, Progress, Steps
 from zoo.train.optim import OptimizerConfig, Schedule
 
 if TYPE_CHECKING:
@@ -65,8 +65,8 @@ class MlmtConfig(MethodConfig):
     imgsz: tuple[PositiveInt, PositiveInt] | None = None  # what the classifier sees; None: the training size
     classification: Literal["bce", "categorical"] = "bce"
     consistency: Literal["cosine", "mse"] = "cosine"
-    burn_in_steps: int = Field(830, ge=0)  # 10 epochs
-    ramp_steps: int = Field(4_150, ge=0)  # 50 epochs
+    burn_in_steps: Steps = 830  # 10 epochs
+    ramp_steps: Steps = 4_150  # 50 epochs
     lambda_cons: float = Field(1.0, ge=0)
     ema_decay: float = Field(0.999, ge=0, lt=1)
     optimizer: MlmtOptimizerConfig = MlmtOptimizerConfig()

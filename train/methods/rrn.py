@@ -17,8 +17,10 @@ Departures from the authors' code; the preset `official` undoes those that name 
 - a discriminator's features are the mean over the whole image, the code's fixed window sees a corner.
 - L_dr divides by the pixels that any discriminator accepts, the code by those of each (`normalisation`).
 - a discriminator sees images in their own range, not in that of the batch (`image_norm`).
-- the pseudo-labels of u0 and u1 come from one pass of both (joint BatchNorm statistics), not from two.
-- padded pixels of unlabeled images take no part in L_cps and L_dr.
+- the pseudo-labels of u0 and u1 come from one pass of both (joint BatchNorm statistics), not from two; it is
+  without dropout, which the authors' network does not have.
+- padding takes no part: not in L_cps and L_dr, and pairs of both kinds are zero there and leave it out of
+  their features and regions (in the code the prediction shows in padding and the label does not).
 - no learning-rate warm-up, after which the code's rate jumps; scales are continuous.
 
 As the code, against the paper: L_cps takes no labeled images (`cps_on_labeled`); self-training waits for
@@ -52,9 +54,10 @@ from zoo.train.blocks.adversarial import (
     self_training,
     unit_range,
 )
-from zoo.train.blocks.losses import cross_entropy, ohem_cross_entropy
+from zoo.train.blocks.ema import without_dropout
+from zoo.train.blocks.losses import cross_entropy, most_likely, ohem_cross_entropy
 from zoo.train.blocks.mixing import cutmix, toggled_boxes
-from zoo.train.method import Batch, Method, MethodConfig, Phase, Progress
+from zoo.train.method import Batch, Method, MethodConfig, Phase, Progress, PseudoLabels, Steps
 from zoo.train.optim import OptimizerConfig, Schedule
 
 if TYPE_CHECKING:
@@ -85,7 +88,7 @@ class RrnConfig(MethodConfig):
     """Settings of RRN; defaults are those of PASCAL VOC."""
 
     name: Literal["rrn"] = "rrn"
-    cross_steps: int = Field(1543, ge=0)  # an epoch of VOC 1/8: 9,259 unlabeled images, 6 a step
+    cross_steps: Steps = 1543  # an epoch of VOC 1/8: 9,259 unlabeled images, 6 a step
     self_training: Literal["none", "lplf", "drlc"] = "drlc"
     eni: bool = True  # whether the default deployable is the average of the branches
     threshold: float = Field(0.6, ge=0, le=1)  # 0.7 on Cityscapes
@@ -180,7 +183,7 @@ class Rrn(Method):
             first, second = both.chunk(2)
             return cutmix(first, second, mask)
 
-        with torch.no_grad():
+        with torch.no_grad(), without_dropout(self.branch_1), without_dropout(self.branch_2):
             pseudo_label = [mix(each.argmax(dim=1)) for each in self.logits(images)]
         image = mix(images)
         return image, mix(valid), self.logits(image), pseudo_label
@@ -210,19 +213,23 @@ class Rrn(Method):
             progress: self-training comes with the phase `full`.
         """
         c = self.config
-        seen = unit_range(image, c.image_norm)
-        fake = [pair(each.softmax(dim=1), seen) for each in logits]
+        seen = unit_range(image, c.image_norm, valid)
+        fake = [pair(each.softmax(dim=1), seen, valid) for each in logits]
         label = one_hot(batch.label_l, self.num_classes, seen.dtype)
-        real = pair(label, unit_range(batch.image_l, c.image_norm))
+        real = pair(label, unit_range(batch.image_l, c.image_norm, batch.valid_l), batch.valid_l)
         losses, scores = {}, {}
         for d, other in BRANCHES:
             discriminator = self.discriminators[d]
             with frozen(discriminator):  # only the pair of its own branch needs a graph
-                own = discriminator(fake[d])
-                rest = discriminator(torch.cat([fake[other].detach(), real]))
+                own = discriminator(fake[d], valid)
+                rest = discriminator(
+                    torch.cat([fake[other].detach(), real]), torch.cat([valid, batch.valid_l])
+                )
             scores[d, d], scores[other, d] = own.score, rest.score[: len(image)]
             losses[f"fm_{d + 1}"] = c.lambda_fm * feature_matching(rest.features[len(image) :], own.features)
-            losses[f"d_{d + 1}"] = discriminator_loss(discriminator, real, fake[d])
+            losses[f"d_{d + 1}"] = discriminator_loss(
+                discriminator, real, fake[d], torch.cat([batch.valid_l, valid])
+            )
         if progress.phase == "full":
             for b, other in BRANCHES:
                 judges = (b,) if c.self_training == "lplf" else (b, other)
@@ -238,6 +245,17 @@ class Rrn(Method):
             valid: (B, H, W) bool, False in padding.
         """
         return fooled_regions(score, valid.shape[-2:], self.config.threshold, self.config.upsampling) & valid
+
+    def pseudo_labels(self, batch: Batch, progress: Progress) -> PseudoLabels | None:  # noqa: ARG002
+        """Return the first branch's own classes, kept where a discriminator that judges it is fooled."""
+        if not self.discriminators:
+            return None
+        image, valid = batch.weak
+        logits = resize_logits(self.branch_1(image).logits, image.shape[-2:])
+        fake = pair(logits.softmax(dim=1), unit_range(image, self.config.image_norm, valid), valid)
+        judges = self.discriminators[: 1 if self.config.self_training == "lplf" else 2]
+        regions = [self.fooled(judge(fake, valid).score, valid) for judge in judges]
+        return PseudoLabels(logits.argmax(dim=1), torch.stack(regions).any(dim=0), most_likely(logits))
 
     def phases(self, steps: int) -> tuple[Phase, ...]:
         """Return `cross` and, for the rest of the run, `full`; without self-training `cross` alone.

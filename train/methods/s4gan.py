@@ -7,6 +7,8 @@ self-training, which in turn keeps it from winning. (The paper's other branch, M
 
 Symbols: S segmentation network, D discriminator, gamma `threshold`, y* the classes of a prediction.
 
+Two phases: `adversarial` (L_ce and L_fm, if `adversarial_steps` asks for it), `train` (+ L_st).
+
 Departures from the authors' code; the preset `official` undoes those that name a setting:
 - the encoder learns at the paper's rate; the code lists its weights several times, so that they move some
   three times as far (`optimizer.encoder_lr_mult`). Recipes of DeepLabv2 have all four dilations, of which the
@@ -14,11 +16,14 @@ Departures from the authors' code; the preset `official` undoes those that name 
 - a discriminator sees images in their own range, not in that of the batch (`image_norm`), and real ones not
   in that of the unlabeled batch.
 - its features are the mean over the image, whatever its size.
-- padded pixels of unlabeled images take no part in L_st.
+- padding takes no part: not in L_st, and pairs of both kinds are zero there and leave it out of their
+  features (in the code the prediction shows in padding and the label does not, which tells them apart).
 
 As the code, against the paper: losses are means over pixels; an image is selected by D > gamma, none in the
-first step of a run; no dropout after the fourth convolution (`discriminator.dropout_last`); real pairs come
-from a stream of their own (`real_stream`).
+first step of a run, under dropout of D (`selection_dropout`); no dropout after the fourth convolution
+(`discriminator.dropout_last`); real pairs come from a stream of their own (`real_stream`). Recipes of short
+runs wait until the network has learned from labels (`adversarial_steps`), and select without dropout: its
+noise exceeds the spread of the scores.
 """
 
 from __future__ import annotations
@@ -26,8 +31,11 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+import torch
 from pydantic import Field
+from torch import Tensor
 
+from zoo.errors import RecipeError
 from zoo.models.deeplab import SegmentationNetwork, resize_logits
 from zoo.models.deployable import Student
 from zoo.models.discriminator import Discriminator, DiscriminatorConfig, pair
@@ -43,12 +51,12 @@ from zoo.train.blocks.adversarial import (
     self_training,
     unit_range,
 )
-from zoo.train.blocks.losses import cross_entropy
-from zoo.train.method import Batch, Method, MethodConfig, Phase, Progress
+from zoo.train.blocks.ema import without_dropout
+from zoo.train.blocks.losses import cross_entropy, most_likely
+from zoo.train.method import Batch, Method, MethodConfig, Phase, Progress, PseudoLabels, Steps
 from zoo.train.optim import OptimizerConfig, Schedule
 
 if TYPE_CHECKING:
-    from torch import Tensor
     from torch.optim import Optimizer
 
     from zoo.models.config import NetworkConfig
@@ -82,7 +90,9 @@ class S4GanConfig(MethodConfig):
     loss: Literal["fm", "sgan"] = "fm"  # Table 6: feature matching, or the generator's loss of a plain GAN
     lambda_fm: float = Field(0.1, ge=0)  # of either
     lambda_st: float = Field(1.0, ge=0)
+    adversarial_steps: Steps = 0  # before self-training; 0: it starts in the second step, as in the code
     threshold: float = Field(0.6, ge=0, le=1)  # 0.7 on Cityscapes
+    selection_dropout: bool = True  # of the discriminator when it selects images, as in the code
     real_stream: bool = True
     image_norm: ImageNorm = "fixed"
     train_bn_affine: bool = True  # False with DeepLabv2
@@ -110,33 +120,79 @@ class S4Gan(Method):
             freeze_batch_norm_affine(self.student)
 
     def forward(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
-        """Return `ce`, `fm` (or `adv`) and `st`, which train the segmentation network, Eq. (4), and `d`."""
+        """Return `ce`, `fm` (or `adv`) and in `train` `st`, which train the segmentation network, and `d`.
+
+        The sum of all but `d` is Eq. (4).
+        """
         c = self.config
         image_u, valid_u = batch.weak
-        image_l, image_r = batch.image_l.chunk(2) if c.real_stream else (batch.image_l, batch.image_l)
-        label_l, label_r = batch.label_l.chunk(2) if c.real_stream else (batch.label_l, batch.label_l)
+        (image_l, label_l, _), (image_r, label_r, valid_r) = self.labeled_streams(batch)
         logits_l = resize_logits(self.student(image_l).logits, label_l.shape[-2:])
         logits_u = resize_logits(self.student(image_u).logits, image_u.shape[-2:])
-        fake = pair(logits_u.softmax(dim=1), unit_range(image_u, c.image_norm))
-        real = pair(one_hot(label_r, self.num_classes, fake.dtype), unit_range(image_r, c.image_norm))
+        fake = pair(logits_u.softmax(dim=1), unit_range(image_u, c.image_norm, valid_u), valid_u)
+        label = one_hot(label_r, self.num_classes, fake.dtype)
+        real = pair(label, unit_range(image_r, c.image_norm, valid_r), valid_r)
 
         with frozen(self.discriminator):
-            score, features_fake = self.discriminator(fake)
-            features_real = self.discriminator(real).features
-        selected = (score.sigmoid() > c.threshold) & (progress.step > 0)  # (B, 1, 1)
+            score, features_fake, _ = self.discriminator(fake, valid_u)
+            features_real = self.discriminator(real, valid_r).features
 
         losses = {"ce": cross_entropy(logits_l, label_l)}  # Eq. (1)
         if c.loss == "fm":
             losses["fm"] = c.lambda_fm * feature_matching(features_real, features_fake)  # Eq. (2)
         else:
             losses["adv"] = c.lambda_fm * adversarial_loss(score)
-        losses["st"] = c.lambda_st * self_training(logits_u, selected & valid_u)  # Eq. (3)
-        losses["d"] = discriminator_loss(self.discriminator, real, fake)  # Eq. (5)
+        if progress.phase == "train":
+            selected = self.fooled(score, fake, valid_u) & (progress.step > 0)
+            losses["st"] = c.lambda_st * self_training(logits_u, selected & valid_u)  # Eq. (3)
+        valid = torch.cat([valid_r, valid_u])
+        losses["d"] = discriminator_loss(self.discriminator, real, fake, valid)  # Eq. (5)
         return losses
 
+    def labeled_streams(self, batch: Batch) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Return images, labels and validity that the segmentation network learns, and of the real pairs."""
+        streams = list(
+            zip(*(each.chunk(2 if self.config.real_stream else 1) for each in batch[:3]), strict=True)
+        )
+        return streams[0], streams[-1]
+
+    def fooled(self, score: Tensor, fake: Tensor, valid: Tensor) -> Tensor:
+        """Return which images the discriminator takes for real, (B, 1, 1) bool.
+
+        Args:
+            score: (B, 1, 1) logits, given with dropout.
+            fake: (B, K + 3, H, W) float, the pairs, scored anew if dropout must not select.
+            valid: (B, H, W) bool, False in padding.
+        """
+        if not self.config.selection_dropout:
+            with torch.no_grad(), without_dropout(self.discriminator):
+                score = self.discriminator(fake, valid).score
+        return score.sigmoid() > self.config.threshold
+
+    def pseudo_labels(self, batch: Batch, progress: Progress) -> PseudoLabels | None:  # noqa: ARG002
+        """Return the classes of the images, all of one kept or none."""
+        image, valid = batch.weak
+        logits = resize_logits(self.student(image).logits, image.shape[-2:])
+        fake = pair(logits.softmax(dim=1), unit_range(image, self.config.image_norm, valid), valid)
+        fooled = self.fooled(self.discriminator(fake, valid).score, fake, valid)
+        return PseudoLabels(logits.argmax(dim=1), fooled & valid, most_likely(logits))
+
     def phases(self, steps: int) -> tuple[Phase, ...]:
-        """Return one phase; the real pairs of the discriminator are a second labeled stream."""
-        return (Phase("train", steps, labeled=2 if self.config.real_stream else 1),)
+        """Return `adversarial`, if it has a step, and `train`, with self-training, for the rest of the run.
+
+        The real pairs of the discriminator are a second labeled stream.
+
+        Raises:
+            RecipeError: no step is left for `train`.
+        """
+        first, labeled = self.config.adversarial_steps, 2 if self.config.real_stream else 1
+        if first >= steps:
+            raise RecipeError(
+                f"method.adversarial_steps is {first}, expected less than the {steps} steps of the run: "
+                f"lower it, or give --steps N, which keeps its share"
+            )
+        phases = (Phase("adversarial", first, labeled), Phase("train", steps - first, labeled))
+        return tuple(phase for phase in phases if phase.steps)
 
     def optimizers(self) -> list[Optimizer]:
         """Return the segmentation network's optimiser and the discriminator's."""

@@ -90,7 +90,7 @@ def profiled_engine(fabric: Fabric, recipe: Recipe, run: RunFolder, partition: P
     fabric.seed_everything(recipe.seed, verbose=False)
     method = build_method(recipe.method, recipe.network, pretrained=False)
     check_streams(recipe, partition, method.phases(recipe.steps))
-    return ProfiledEngine(fabric, method, recipe, run, lambda _: {})
+    return ProfiledEngine(fabric, method, recipe, run, lambda *_: {})
 
 
 class ProfiledEngine(Engine):

@@ -187,7 +187,7 @@ def built_engine(fabric: Fabric, recipe: Recipe, variant: StepVariant) -> Profil
     """Return an engine whose steps take their full time and change no weight."""
     fabric.seed_everything(recipe.seed, verbose=False)
     method = build_method(recipe.method, recipe.network, pretrained=False)
-    engine = ProfiledEngine(fabric, method, recipe, RunFolder(Path()), lambda _: {})
+    engine = ProfiledEngine(fabric, method, recipe, RunFolder(Path()), lambda *_: {})
     for optimizer in engine.optimizers:
         for group in optimizer.param_groups:
             group["initial_lr"] = 0.0

@@ -36,7 +36,7 @@ def fill_banks(method: Method) -> None:
 def synthetic_batch(recipe: Recipe, phase: Phase, device: torch.device) -> Batch:
     """Return what the loader would give for a phase, on a device: images of noise, labels in squares.
 
-    A border of the labels is `IGNORE`; unlabeled images have no padding.
+    A border of the labels is void; no image has padding.
     """
     images_l, images_u = phase.labeled * recipe.data.batch_l, phase.unlabeled * recipe.data.batch_u
     size, classes = recipe.data.imgsz, recipe.network.num_classes
@@ -47,7 +47,7 @@ def synthetic_batch(recipe: Recipe, phase: Phase, device: torch.device) -> Batch
     squares = torch.randint(classes, (images_l, 1, SQUARES, SQUARES), device=device).float()
     label = F.interpolate(squares, size).squeeze(1).long()
     label[..., : size[1] // SQUARES] = IGNORE
-    batch = Batch(noise(images_l), label)
+    batch = Batch(noise(images_l), label, torch.ones_like(label, dtype=torch.bool))
     if phase.unlabeled:
         valid = torch.ones(images_u, *size, dtype=torch.bool, device=device)
         draws = torch.randint(DRAW_RANGE, (images_u, DRAWS), dtype=torch.int32, device=device)

@@ -12,7 +12,9 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
+from pydantic import (
+    ValidationError,
+)
 
 from zoo.catalog import recipe_files, recipe_names
 from zoo.errors import RecipeError, without_library
@@ -40,7 +42,7 @@ def load_recipe(
         name: of a recipe in the package (`eln_voc_1-8`), or path of a TOML file.
         settings: `key=value` with dotted keys, values as in TOML; text needs no quotes.
         changes: values by dotted key, applied before `settings`.
-        steps: shortens or lengthens the run: its `..._steps` of the method change in proportion.
+        steps: shortens or lengthens the run; settings that count steps change in proportion.
 
     Raises:
         RecipeError: no such recipe, unknown key, value out of range.

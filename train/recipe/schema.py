@@ -9,6 +9,7 @@ import torch
 from pydantic import (
     Field,
     PositiveInt,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -16,7 +17,8 @@ from pydantic import (
 from zoo.frozen import Frozen
 from zoo.models.config import NetworkConfig
 from zoo.preprocess import MIN_IMGSZ, Preprocessing, Resize
-from zoo.train.methods.table import AnyMethodConfig
+from zoo.train.method import Steps, scaled
+from zoo.train.methods.table import METHODS, AnyMethodConfig
 
 Factor = Annotated[float, Field(gt=0)]
 
@@ -150,6 +152,8 @@ class Recipe(Frozen):
         data: see `DataConfig`.
         network: the segmentation network; `num_classes` comes from the data.
         method: the method's settings.
+        score: which network is evaluated and kept in the bundle, one of `Method.weights` such as `teacher`;
+            None for the method's default. Before a teacher starts, the student stands in.
         reported: the paper's figure for this row, if it is one.
     """
 
@@ -160,7 +164,7 @@ class Recipe(Frozen):
     accumulate: int = Field(1, ge=1)
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     pretrained: bool = True
-    validate_every: int = Field(0, ge=0)
+    validate_every: Steps = 0
     checkpoint_every: int = Field(500, ge=1)
     max_bad_steps: int = Field(10, ge=1)
     select_on: str | None = None
@@ -168,6 +172,7 @@ class Recipe(Frozen):
     data: DataConfig = DataConfig()
     network: NetworkConfig = NetworkConfig()
     method: AnyMethodConfig
+    score: str | None = None
     reported: dict[str, str | float] | None = None
 
     @field_validator("select_on")
@@ -175,6 +180,17 @@ class Recipe(Frozen):
     def _check_share(cls, value: str | None) -> str | None:
         if value is not None and not re.fullmatch(r"[1-9]\d*(/[1-9]\d*)?", value):
             raise ValueError("expected 1/5 or a number of the labeled images to hold out; val never selects")
+        return value
+
+    @field_validator("score")
+    @classmethod
+    def _check_weights(cls, value: str | None, info: ValidationInfo) -> str | None:
+        method = info.data.get("method")
+        if value is None or method is None:  # a method that is wrong itself has an error of its own
+            return value
+        choices: tuple[str, ...] = METHODS[method.name].method.weights
+        if value not in choices:
+            raise ValueError(f"expected one of {', '.join(choices)}, which {method.name} has")
         return value
 
     def for_classes(self, num_classes: int) -> Recipe:
@@ -186,15 +202,5 @@ class Recipe(Frozen):
         return self.model_copy(update=update)
 
     def with_steps(self, steps: int) -> Recipe:
-        """Return the recipe for a run of `steps`; phases and evaluations keep their share of it."""
-
-        def share(value: int) -> int:
-            return max(1, round(value * steps / self.steps)) if value else 0
-
-        phases = {key: share(value) for key, value in self.method if key.endswith("_steps")}
-        update = {
-            "steps": steps,
-            "validate_every": share(self.validate_every),
-            "method": self.method.model_copy(update=phases),
-        }
-        return self.model_copy(update=update)
+        """Return the recipe for a run of `steps`; what counts steps (`ScalesWithRun`) keeps its share."""
+        return scaled(self, self.steps, steps).model_copy(update={"steps": steps})

@@ -17,6 +17,7 @@ from zoo.evaluation.figures import duration, shown
 from zoo.pages.html import definitions, embedded, table
 from zoo.train.report.plots import Curve, loss_axis, plain_axis, plot
 from zoo.train.report.story import Story, class_table, facts, names_of, read_story, warnings
+from zoo.train.runs.log import BY_CONFIDENCE, FILTER, last_figures
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -56,7 +57,7 @@ def html(story: Story) -> str:
         warnings="".join(f'<p class="{kind}">{escape(text)}</p>' for kind, text in warnings(story)),
         cards="".join(_card(*card) for card in _cards(story)),
         curves="".join(_curves(story)),
-        classes=_classes(story),
+        classes=_classes(story) + _quality(story),
         pictures=_pictures(story.folder / PREVIEW_NAME),
         facts=definitions(facts(story)),
         attempts=table(ATTEMPT_COLUMNS, map(_attempt_row, attempts)) if attempts else "",
@@ -110,8 +111,40 @@ def _curves(story: Story) -> Iterator[str]:
     speed = [Curve("images/s", _points(rows, "images_per_s"))]
     yield plot(f"On {story.run.protocol.rpartition(' ')[2]}", figures, phases, plain_axis, dots=True)
     yield plot("Loss terms, weighted", losses, phases, loss_axis)
+    quality = [Curve(name, _points(rows, f"{FILTER}{key}")) for key, name in QUALITY.items()]
+    yield plot("Pseudo-labels, on hidden masks", quality, phases, plain_axis, dots=True)
     yield plot("Learning rate", [Curve("lr", _points(rows, "lr"))], phases, plain_axis)
     yield plot("Images/s since the start", speed, phases, plain_axis)
+
+
+QUALITY = {
+    "kept": "kept",
+    "accuracy": "accuracy of kept",
+    f"{BY_CONFIDENCE}accuracy": "accuracy, by confidence",
+    "recall": "errors caught",
+    f"{BY_CONFIDENCE}recall": "errors caught, by confidence",
+}
+"""Curves of the figures of pseudo-labels."""
+CHOICE = {"accuracy": "accuracy of kept", "precision": "precision", "recall": "recall", "f1": "F1"}
+"""Columns of the table of pseudo-labels; the last three are of the dropped pixels as errors."""
+
+
+def _quality(story: Story) -> str:
+    """Return the last figures of the pseudo-labels beside those of a threshold, empty if there are none."""
+    last = last_figures(story.rows, FILTER)
+    if last is None:
+        return ""
+    rows = [
+        (name, *(shown(last.get(f"{prefix}{key}"), "{:.3f}".format) for key in CHOICE))
+        for name, prefix in ((story.run.method, ""), ("confidence, as many", BY_CONFIDENCE))
+    ]
+    remark = (
+        f"After step {last['step']:,.0f}, {last['kept']:.1%} of the pixels kept; "
+        f"{last['accuracy_of_all']:.3f} of all pseudo-labels are right. Precision, recall and F1 are of the "
+        f"dropped pixels as errors. Training never sees these masks."
+    )
+    title = "<h2>Pseudo-labels</h2>"
+    return f"<section>{title}<p>{escape(remark)}</p>{table(('kept by', *CHOICE.values()), rows)}</section>"
 
 
 def _points(rows: Iterable[Row], name: str) -> tuple[tuple[float, float], ...]:

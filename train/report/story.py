@@ -115,7 +115,7 @@ def facts(story: Story) -> list[tuple[str, str]]:
     pairs = [
         ("data", f"{run.data}, partition {data['partition']}: {run.labeled} labeled images"),
         ("lists", f"{run.partition}, in {story.folder / 'partition'}"),
-        ("evaluation", f"{run.protocol}, of {_which(story)}"),
+        ("evaluation", f"{run.protocol}, of {_which(story)}{_weights(story)}"),
         ("network", f"{network['architecture']}, {network['encoder']} from {start}"),
         ("training", f"{run.steps:,} steps, crop {height} x {width}, {batch}, {recipe['precision']}"),
         ("seed", str(run.seed)),
@@ -139,6 +139,12 @@ def _which(story: Story) -> str:
     if not story.recipe.get("select_on"):
         return "the last step"
     return f"the step that is best on {story.recipe['select_on']} of the labeled images, which are held out"
+
+
+def _weights(story: Story) -> str:
+    """Return which of the method's networks is scored, if that is known."""
+    weights = story.metrics.get("weights") or story.recipe.get("score")
+    return f", {weights}" if weights else ""
 
 
 def _code(git: dict[str, Any] | None) -> str:

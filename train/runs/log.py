@@ -12,6 +12,11 @@ if TYPE_CHECKING:
 
 Row = dict[str, float]
 
+FILTER = "filter/"
+"""Begins the figures of pseudo-labels, see `zoo.train.loop.filter_quality`."""
+BY_CONFIDENCE = "by_confidence/"
+"""Begins, after `FILTER`, those of a plain threshold of the same share."""
+
 
 class TrainLog:
     """Writes rows of named figures; a figure that a row lacks stays empty in the CSV.
@@ -63,6 +68,15 @@ def read_log(path: Path) -> list[Row]:
         lines = file.read().splitlines(keepends=True)
     whole = lines if not lines or lines[-1].endswith("\n") else lines[:-1]
     return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(whole)]
+
+
+def last_figures(rows: list[Row], prefix: str) -> Row | None:
+    """Return the last figures with this prefix, by the rest of their names, and their `step`."""
+    for row in reversed(rows):
+        found = {name.removeprefix(prefix): value for name, value in row.items() if name.startswith(prefix)}
+        if found:
+            return {"step": row["step"]} | found
+    return None
 
 
 def _text(row: Row) -> dict[str, str]:

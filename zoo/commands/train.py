@@ -94,6 +94,13 @@ def train(
             help="Hold out so many labeled images and keep the step that is best on them; default: the last.",
         ),
     ] = None,
+    score: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NETWORK",
+            help="Which network is evaluated and bundled, e.g. teacher or student; default: the recipe's.",
+        ),
+    ] = None,
     wandb: Annotated[
         str | None,
         typer.Option(metavar="PROJECT", help="Also log to this W&B project."),
@@ -131,6 +138,7 @@ def train(
         "compute.recompute": recompute or None,
         "compute.deterministic": deterministic or None,
         "select_on": select_on,
+        "score": score,
         "seed": seed,
     }
     changes = {key: value for key, value in changes.items() if value is not None}

@@ -45,6 +45,8 @@ class Judgement(NamedTuple):
     """(B, h, w) logits of being real: one for the image (1 x 1), for each patch, or for each pixel."""
     features: Tensor
     """(B, D) mean of the last features, for feature matching; D is 8 times the config's width."""
+    weight: Tensor
+    """(B, h, w) share of the pixels of each score that are no padding."""
 
 
 class Discriminator(nn.Module):
@@ -72,11 +74,12 @@ class Discriminator(nn.Module):
             "pixel": nn.Conv2d(last, 1, 4, stride=2, padding=1),
         }[config.level]
 
-    def forward(self, pairs: Tensor) -> Judgement:
-        """Return the logits of being real and the features of each pair.
+    def forward(self, pairs: Tensor, valid: Tensor | None = None) -> Judgement:
+        """Return the logits of being real and the features of each pair; padding is in no mean.
 
         Args:
             pairs: (B, K + 3, H, W) float, class probabilities or one-hot labels, then the image.
+            valid: (B, H, W) bool, False in padding; None if there is none.
 
         Raises:
             RecipeError: images are too small.
@@ -87,15 +90,19 @@ class Discriminator(nn.Module):
                 f"data.imgsz is {list(size)}, expected at least {SMALLEST} pixels each way for a "
                 f"discriminator: enlarge it"
             )
+        inside = torch.ones_like(pairs[:, :1]) if valid is None else valid.unsqueeze(1).to(pairs.dtype)
         grid = self.body(pairs)  # (B, D, H / 16, W / 16)
-        features = grid.mean(dim=(2, 3))
+        share = F.adaptive_avg_pool2d(inside, grid.shape[-2:]).to(grid.dtype)
+        features = (grid * share).sum(dim=(2, 3)) / share.sum(dim=(2, 3)).clamp(min=1e-6)
         if self.config.level == "image":
             score = self.head(features[:, :, None, None])
+            weight = torch.ones_like(score)
         elif self.config.level == "patch":
             score = self.head(self._at_least_one_patch(grid))
+            weight = F.avg_pool2d(self._at_least_one_patch(share), self.config.cell)
         else:
-            score = resize_logits(self.head(grid), size)
-        return Judgement(score.squeeze(1), features)
+            score, weight = resize_logits(self.head(grid), size), inside
+        return Judgement(score.squeeze(1), features, weight.squeeze(1))
 
     def _at_least_one_patch(self, grid: Tensor) -> Tensor:
         """Return the grid, padded with zeros to one patch: the patch is then as large as the grid."""
@@ -103,11 +110,12 @@ class Discriminator(nn.Module):
         return F.pad(grid, (0, width, 0, height))
 
 
-def pair(scores: Tensor, images: Tensor) -> Tensor:
-    """Return a discriminator's input, (B, K + 3, H, W).
+def pair(scores: Tensor, images: Tensor, valid: Tensor) -> Tensor:
+    """Return a discriminator's input, (B, K + 3, H, W), zero in padding whatever kind of pair it is.
 
     Args:
         scores: (B, K, H, W) float in [0, 1], probabilities or one-hot labels.
         images: (B, 3, H, W) float in [0, 1].
+        valid: (B, H, W) bool, False in padding.
     """
-    return torch.cat([scores, images], dim=1)
+    return torch.cat([scores, images], dim=1).where(valid.unsqueeze(1), 0)

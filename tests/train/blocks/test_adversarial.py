@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     AssertSame = Callable[..., None]
 
 
+EVERYWHERE = torch.ones(1, 1, 1, dtype=torch.bool)
+
+
 @pytest.fixture
 def discriminator() -> Discriminator:
     """Return a discriminator of four regions, in double precision, without dropout."""
@@ -93,6 +96,19 @@ def test_the_discriminators_loss_is_its_formula_for_its_weights(discriminator: D
         results.append([value.detach(), *(p.grad.clone() for p in discriminator.parameters())])
     for got, expected in zip(*results, strict=True):
         torch.testing.assert_close(got, expected, atol=1e-10, rtol=0)
+
+
+def test_regions_of_padding_are_not_learned(discriminator: Discriminator) -> None:
+    valid = torch.ones(3, 32, 32, dtype=torch.bool)
+    valid[:, :, 16:] = False  # the regions on the right
+    judged = discriminator(torch.cat([real := pairs(2), fake := pairs(1)]), valid).score[..., 0]
+    expected = (-judged[:2].sigmoid().log().mean() - (1 - judged[2:].sigmoid()).log().mean()) / 2
+    torch.testing.assert_close(discriminator_loss(discriminator, real, fake, valid), expected)
+
+
+def test_the_range_of_the_batch_is_not_that_of_padding() -> None:
+    images, valid = torch.tensor([-9.0, 0.0, 2.0, 9.0]).expand(1, 3, 1, 4), torch.tensor([0, 1, 1, 0]).bool()
+    assert unit_range(images, "batch_minmax", valid.view(1, 1, 4))[0, 0, 0, 1:3].tolist() == [0, 1]
 
 
 def test_predictions_get_no_gradient_from_the_discriminators_loss(discriminator: Discriminator) -> None:
@@ -162,13 +178,15 @@ def test_one_hot_marks_the_class_and_leaves_unknown_pixels_empty() -> None:
 def test_the_fixed_range_is_that_of_the_pixels() -> None:
     raw = torch.randint(256, (2, 3, 4, 4), dtype=torch.uint8)
     images = normalize(raw, Preprocessing(imgsz=(4, 4)))
-    torch.testing.assert_close(unit_range(images, "fixed"), raw.float() / 255, atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        unit_range(images, "fixed", EVERYWHERE.expand(2, 4, 4)), raw.float() / 255, atol=1e-6, rtol=0
+    )
 
 
 def test_the_range_of_the_batch_maps_its_extremes_to_0_and_1() -> None:
     images = torch.tensor([-2.0, 0.0, 2.0]).view(3, 1, 1, 1).expand(3, 3, 2, 2)
-    assert unit_range(images, "batch_minmax")[:, 0, 0, 0].tolist() == [0, 0.5, 1]
-    assert unit_range(torch.ones(1, 3, 2, 2), "batch_minmax").isfinite().all()
+    assert unit_range(images, "batch_minmax", EVERYWHERE.expand(3, 2, 2))[:, 0, 0, 0].tolist() == [0, 0.5, 1]
+    assert unit_range(torch.ones(1, 3, 2, 2), "batch_minmax", EVERYWHERE).isfinite().all()
 
 
 def test_a_frozen_module_passes_gradients_to_its_input_and_takes_none(discriminator: Discriminator) -> None:

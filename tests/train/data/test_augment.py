@@ -36,7 +36,7 @@ def is_padding(image: Tensor) -> Tensor:
 @pytest.mark.parametrize("seed", range(5))
 def test_without_jitter_the_strong_view_is_the_weak_one(seed: int) -> None:
     torch.manual_seed(seed)
-    weak, _ = weak_view((32, 32), "fit", config(scale=(0.5, 2.0), flip=0.5))(*scene(40, 60))
+    weak, *_ = weak_view((32, 32), "fit", config(scale=(0.5, 2.0), flip=0.5))(*scene(40, 60))
     assert torch.equal(strong_view(config(jitter_probability=1.0))(weak), weak)
 
 
@@ -52,7 +52,7 @@ def test_the_strong_view_moves_no_edge() -> None:
 
 
 def test_the_strong_view_leaves_the_weak_one_as_it_was() -> None:
-    weak, _ = weak_view((32, 32), "fit", AugmentConfig())(*scene(40, 60))
+    weak, *_ = weak_view((32, 32), "fit", AugmentConfig())(*scene(40, 60))
     before = weak.clone()
     strong = strong_view(AugmentConfig(grayscale=1.0))(weak)
     assert torch.equal(weak, before)
@@ -78,7 +78,7 @@ def test_image_and_mask_undergo_the_same_geometry(size: tuple[int, int], resize:
     torch.manual_seed(0)
     weak = weak_view((48, 48), resize, AugmentConfig(scale=(0.5, 2.0), flip=0.5))
     for _ in range(10):
-        image, mask = weak(*scene(*size, cell=10))
+        image, mask, _ = weak(*scene(*size, cell=10))
         inside = mask != IGNORE
         clear = inside & ((image[0] < 64) | (image[0] > 191))  # away from blurred edges
         assert clear.sum() > 0.5 * inside.sum()
@@ -91,7 +91,7 @@ def test_image_and_mask_undergo_the_same_geometry(size: tuple[int, int], resize:
 def test_the_view_has_the_size_of_the_crop(size: tuple[int, int], resize: Any) -> None:
     weak = weak_view((32, 48), resize, AugmentConfig())
     for _ in range(5):
-        image, mask = weak(*scene(*size))
+        image, mask, _ = weak(*scene(*size))
         assert image.shape == (3, 32, 48)
         assert mask.shape == (32, 48)
 
@@ -100,7 +100,7 @@ def test_the_view_has_the_size_of_the_crop(size: tuple[int, int], resize: Any) -
 def test_padding_is_unknown_and_nothing_else_is(size: tuple[int, int]) -> None:
     weak = weak_view((32, 48), "none", config(flip=0.5))
     for _ in range(5):
-        image, mask = weak(*scene(*size))
+        image, mask, _ = weak(*scene(*size))
         assert torch.equal(mask == IGNORE, is_padding(image))
         assert (mask != IGNORE).sum() == min(size[0], 32) * min(size[1], 48)
 
@@ -120,7 +120,7 @@ def test_without_augmentation_the_network_sees_what_it_sees_in_production(
     picture, mask = scene(*size)
     expected = resized_size(size, (48, 48), resize)
     crop = tuple(map(max, expected, (48, 48))) if resize == "none" else (48, 48)
-    got, got_mask = weak_view(crop, resize, config())(picture, mask)
+    got, got_mask, _ = weak_view(crop, resize, config())(picture, mask)
     inside = got_mask != IGNORE
     assert inside.sum() == expected[0] * expected[1]
     rows, columns = inside.any(dim=1).nonzero().flatten(), inside.any(dim=0).nonzero().flatten()
@@ -164,13 +164,13 @@ def test_without_blur_the_strong_views_of_other_recipes_are_as_before() -> None:
 
 
 def test_a_tiny_image_keeps_a_pixel() -> None:
-    _, mask = weak_view((8, 8), "none", config(scale=(0.1, 0.1)))(*scene(1, 3))
+    _, mask, _ = weak_view((8, 8), "none", config(scale=(0.1, 0.1)))(*scene(1, 3))
     assert (mask != IGNORE).sum() == 1
 
 
 def test_labels_beyond_the_classes_of_an_image_are_kept() -> None:
     mask = tv_tensors.Mask(torch.tensor([[0, 7], [IGNORE, 254]], dtype=torch.uint8).repeat(8, 8))
-    _, got = weak_view((16, 16), "none", AugmentConfig())(tv_tensors.Image(torch.zeros(3, 16, 16)), mask)
+    _, got, _ = weak_view((16, 16), "none", AugmentConfig())(tv_tensors.Image(torch.zeros(3, 16, 16)), mask)
     assert set(got.unique().tolist()) <= {0, 7, 254, IGNORE}
 
 
@@ -179,7 +179,7 @@ def test_views_are_the_same_under_a_seed() -> None:
     views = []
     for _ in range(2):
         torch.manual_seed(3)
-        weak, label = weak_view((32, 32), "fit", AugmentConfig())(image, mask)
+        weak, label, _ = weak_view((32, 32), "fit", AugmentConfig())(image, mask)
         views.append((weak, label, strong_view(AugmentConfig())(weak)))
     assert all(torch.equal(a, b) for a, b in zip(*views, strict=True))
 
@@ -214,7 +214,7 @@ def test_the_view_is_that_of_torchvisions_transforms_bit_by_bit(size: tuple[int,
     mask = tv_tensors.Mask(torch.randint(20, size, dtype=torch.uint8))
     for seed in range(12):
         torch.manual_seed(seed)
-        view, label = weak_view(imgsz, resize, settings)(picture, mask)
+        view, label, _ = weak_view(imgsz, resize, settings)(picture, mask)
         after = torch.rand(())
         torch.manual_seed(seed)
         factor = 0.3 + (2.5 - 0.3) * torch.rand(()).item()
@@ -236,7 +236,23 @@ def test_a_view_without_a_mask_tells_the_image_from_its_padding() -> None:
         for mask in (None, torch.zeros(20, 90, dtype=torch.uint8)):
             torch.manual_seed(seed)
             views.append(weak_view((32, 48), "none", config(flip=0.5))(scene(20, 90)[0], mask))
-        assert all(torch.equal(*pair) for pair in zip(*views, strict=True))
+        (image, label, valid), known = views
+        assert torch.equal(image, known[0])
+        assert torch.equal(valid, known[2])
+        assert valid.sum() == 20 * 48
+        assert (label == IGNORE).all()
+
+
+def test_void_pixels_of_a_mask_are_no_padding() -> None:
+    weak = weak_view((32, 48), "none", config(flip=0.5))
+    image, mask = scene(20, 60)
+    mask[:, ::3] = IGNORE
+    for seed in range(5):
+        torch.manual_seed(seed)
+        view, label, valid = weak(image, mask)
+        assert torch.equal(valid, ~is_padding(view))
+        assert valid.sum() == 20 * 48
+        assert (label[valid] == IGNORE).sum() == 20 * 16
 
 
 @pytest.mark.parametrize("factor", [-0.5, -0.07, 0.0, 1 / 6, 0.1, 0.5])

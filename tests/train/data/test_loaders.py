@@ -199,7 +199,7 @@ def test_each_image_brings_random_numbers_of_its_own(stream: Callable[..., Batch
 def test_a_phase_that_declares_none_has_no_unlabeled_part(stream: Callable[..., BatchStream]) -> None:
     found = read(stream(), 0, 4)
     assert [batch.image_u is None for batch in found] == [True, True, False, False]
-    assert set(found[1][2:]) == {None}
+    assert set(found[1][3:]) == {None}
 
 
 def test_a_run_that_never_asks_for_unlabeled_images_needs_none(load_tiny: Load) -> None:
@@ -215,6 +215,7 @@ def test_batches_have_the_documented_types(stream: Callable[..., BatchStream]) -
     assert [(type(value), value.dtype, tuple(value.shape)) for value in batch[:-1]] == [
         (torch.Tensor, torch.uint8, (2, 3, 32, 32)),
         (torch.Tensor, torch.int64, (2, 32, 32)),
+        (torch.Tensor, torch.bool, (2, 32, 32)),
         (torch.Tensor, torch.uint8, (2, 3, 32, 32)),
         (torch.Tensor, torch.bool, (2, 32, 32)),
         (torch.Tensor, torch.uint8, (2, 3, 32, 32)),
@@ -236,12 +237,13 @@ def test_a_phase_gets_as_many_streams_as_it_asks_for(load_tiny: Callable[..., Re
     assert not torch.equal(batch.weak[0][:2], batch.weak[0][2:4])
 
 
-def test_padding_is_unknown_in_labels_and_not_valid_in_unlabeled_images(
+def test_padding_is_unknown_in_labels_and_not_valid(
     stream: Callable[..., BatchStream],
 ) -> None:
     changes = PLAIN | {"data.augment.scale": [0.5, 0.5]}
     batch = stream(changes)[2]
     assert batch.label_l[0].ne(IGNORE).sum() == 16 * 16
+    assert torch.equal(batch.valid_l, batch.label_l != IGNORE)  # these masks have no void pixel
     assert batch.valid_u is not None
     assert batch.valid_u[0].sum() == 16 * 16
     assert batch.image_u is not None

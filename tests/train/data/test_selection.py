@@ -43,10 +43,10 @@ SCORES = [0.1, 0.4, 0.9, 0.9, 0.2]
 def _scripted(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Let held-out images give `SCORES`, whatever the weights; `val` is evaluated as always."""
 
-    def validation(recipe: Recipe, source: Any) -> Any:
+    def validation(recipe: Recipe, source: Any, *rest: Any) -> Any:
         if type(source).__name__ != "HeldOut":
-            return Validation(recipe, source)
-        return lambda _: {"val/miou": SCORES[scripted.pop(0)]}
+            return Validation(recipe, source, *rest)
+        return lambda *_: {"val/miou": SCORES[scripted.pop(0)]}
 
     scripted = list(range(len(SCORES)))
     monkeypatch.setattr("zoo.train.session.Validation", validation)

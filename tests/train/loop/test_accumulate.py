@@ -36,12 +36,12 @@ def large() -> Batch:
     image = torch.randint(256, (PARTS * IMAGES, 3, 32, 32), dtype=torch.uint8)
     label = torch.randint(3, (PARTS * IMAGES, 32, 32))
     label[:, :4, :4] = IGNORE
-    return Batch(image, label)
+    return Batch(image, label, torch.ones_like(label, dtype=torch.bool))
 
 
 def split(batch: Batch) -> list[Batch]:
-    pairs = zip(batch.image_l.split(IMAGES), batch.label_l.split(IMAGES), strict=True)
-    return [Batch(*pair) for pair in pairs]
+    parts = zip(*(value.split(IMAGES) for value in batch[:3]), strict=True)
+    return [Batch(*part) for part in parts]
 
 
 def gradients(
@@ -59,7 +59,7 @@ def gradients(
         return False
 
     fabric = Fabric(accelerator="cpu", devices=1)
-    engine = Engine(fabric, method, recipe, RunFolder(folder), lambda _: {})
+    engine = Engine(fabric, method, recipe, RunFolder(folder), lambda *_: {})
     mean, std = engine.statistics
     engine.statistics = mean.double(), std.double()
     with monkeypatch.context() as patch:

@@ -82,7 +82,7 @@ def make_engine(load_tiny: Load, tmp_path: Path) -> MakeEngine:
     """Return a builder of the engine of a method in `tmp_path`; evaluation gives 0.5 and the step."""
 
     def make(method: Method, **changes: Any) -> Engine:
-        def validate(method: Method) -> dict[str, float]:
+        def validate(method: Method, _: Progress) -> dict[str, float]:
             method.eval()
             return {"val/miou": 0.5}
 
@@ -98,7 +98,8 @@ def stream() -> list[Batch]:
     images = [torch.full((2, 3, 4, 4), 128, dtype=torch.uint8) for _ in range(10)]
     for step, image in enumerate(images):
         image[:, :, 0, 0] = step
-    return [Batch(image, torch.zeros(2, 4, 4, dtype=torch.int64)) for image in images]
+    label, valid = torch.zeros(2, 4, 4, dtype=torch.int64), torch.ones(2, 4, 4, dtype=torch.bool)
+    return [Batch(image, label, valid) for image in images]
 
 
 def test_a_step_descends_the_sum_of_the_terms(make_engine: MakeEngine, stream: Any) -> None:
@@ -125,7 +126,8 @@ def fit_pairs(make_engine: MakeEngine, method: Weighing, *, resume: bool = False
     engine = make_engine(method, accumulate=2, **changes)
     if resume:
         engine.resume()
-    engine.fit([Batch(image, torch.tensor([number])) for number in range(20)])  # type: ignore[arg-type]
+    valid = torch.ones(1, 4, 4, dtype=torch.bool)
+    engine.fit([Batch(image, torch.tensor([number]), valid) for number in range(20)])  # type: ignore[arg-type]
     return engine
 
 

@@ -80,7 +80,7 @@ def make_engine(load_tiny: Load, tmp_path: Path) -> MakeEngine:
 
     def make(method: Method, fabric: Fabric, precision: str = "fp32") -> Engine:
         recipe = load_tiny({"precision": precision}, steps=STEPS)
-        return Engine(fabric, method, recipe, RunFolder(tmp_path), lambda _: {"val/miou": 0})
+        return Engine(fabric, method, recipe, RunFolder(tmp_path), lambda *_: {"val/miou": 0})
 
     return make
 
@@ -95,7 +95,8 @@ def scaled() -> tuple[Fabric, torch.amp.GradScaler]:
 
 def stream(**more: Any) -> Any:
     image = torch.randint(100, (2, 3, 4, 4), dtype=torch.uint8)
-    return [Batch(image, torch.zeros(2, 4, 4, dtype=torch.int64), **more) for _ in range(STEPS)]
+    label, valid = torch.zeros(2, 4, 4, dtype=torch.int64), torch.ones(2, 4, 4, dtype=torch.bool)
+    return [Batch(image, label, valid, **more) for _ in range(STEPS)]
 
 
 def test_the_scale_of_gradients_grows_once_a_step_however_many_optimisers(

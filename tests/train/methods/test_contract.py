@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from zoo.classes import IGNORE
 from zoo.errors import RecipeError
-from zoo.models.deeplab import resize_logits
+from zoo.models.deeplab import DecoderV3Plus, Output, resize_logits
 from zoo.train.method import Batch, Method, Phase, Progress, progress_at
 from zoo.train.methods.mlmt import Mlmt
 from zoo.train.methods.supervised import Supervised
@@ -39,6 +40,7 @@ TERMS = {
     "rrn-cps": CROSS_TERMS,
     "rrn-lplf-no-eni": CROSS_TERMS | {"fm_1", "fm_2", "st_1", "st_2", "d_1", "d_2"},
     "s4gan": {"ce", "fm", "st", "d"},
+    "s4gan-waiting": {"ce", "fm", "st", "d"},
     "s4gan-official": {"ce", "fm", "st", "d"},
     "s4gan-sgan": {"ce", "adv", "st", "d"},
     "supervised": {"sup"},
@@ -104,8 +106,40 @@ def test_the_terms_have_the_documented_names(case: str, method: Method, batch: B
 
 def test_every_phase_works_with_the_streams_it_declares(method: Method, batch: Batch) -> None:
     for phase, progress in zip(method.phases(STEPS), progresses(method), strict=True):
-        seen = batch if phase.unlabeled else Batch(*batch[:2])
+        seen = batch if phase.unlabeled else Batch(*batch[:3])
         assert all(term.isfinite() for term in method(seen, progress).values())
+
+
+SEEN_BY_A_LOCALIZER = {"eln", "pseudo", "pseudo_s", "con", "con_s"}
+"""Terms that depend on a network whose receptive field reaches from the padding into the image."""
+
+
+def test_what_networks_say_of_padding_changes_no_term(
+    case: str, build_method: Callable[[], Method], batch: Batch
+) -> None:
+    valid = torch.ones(len(batch.image_l), 32, 32, dtype=torch.bool)
+    valid[..., 16:] = False
+    padded = batch._replace(label_l=batch.label_l.where(valid, IGNORE), valid_l=valid)
+    if batch.image_u is not None:
+        padded = padded._replace(valid_u=valid[:1].expand(len(batch.image_u), -1, -1))
+
+    def disturb(module: torch.nn.Module, args: object, output: Output) -> Output:  # noqa: ARG001
+        noise = 20 * torch.randn(output.logits.shape, generator=torch.Generator().manual_seed(1))
+        noise[..., :5] = 0  # columns of the 8 x 8 grid from which pixels of the image are interpolated
+        return output._replace(logits=output.logits + noise)
+
+    terms = []
+    for is_disturbed in (False, True):
+        torch.manual_seed(0)
+        method = build_method().eval()
+        for module in method.modules():
+            if is_disturbed and isinstance(module, DecoderV3Plus):
+                module.register_forward_hook(disturb)
+        torch.manual_seed(0)
+        terms.append(method(padded, last_phase(method)))
+    exempt = SEEN_BY_A_LOCALIZER if case.startswith("eln") and case != "eln-confidence" else {"cls", "cons"}
+    for name in set(TERMS[case]) - exempt:
+        assert torch.equal(terms[0][name], terms[1][name]), name
 
 
 def test_phases_add_up_to_the_run(method: Method) -> None:

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from zoo.bundle.bundle import load_config
 from zoo.bundle.weights import load_bundle
@@ -84,6 +84,22 @@ def test_each_branch_learns_the_mixed_classes_of_the_other(build_rrn: Build, bat
         labels = (resize_logits(teacher(image).logits, (32, 32)).argmax(dim=1) for image in (first, second))
         logits = resize_logits(learner(cutmix(first, second, mask)).logits, (32, 32))
         torch.testing.assert_close(losses[name], cross_entropy(logits, cutmix(*labels, mask)))
+
+
+def test_pseudo_labels_are_made_without_dropout_and_in_training_mode(build_rrn: Build, batch: Batch) -> None:
+    method = build_rrn()
+    dropouts, norms = (
+        [each for each in method.branch_1.modules() if isinstance(each, kind)]
+        for kind in (nn.Dropout, nn.BatchNorm2d)
+    )
+    modes = []
+    method.branch_1.register_forward_pre_hook(
+        lambda *_: modes.append([each.training for each in (*dropouts, *norms)])
+    )
+    method.mixed(batch)
+    pseudo_labels, mixed_images = modes
+    assert pseudo_labels == [False] * len(dropouts) + [True] * len(norms)
+    assert all(mixed_images)
 
 
 def test_without_cutmix_the_classes_are_those_of_the_same_pass(

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from zoo.catalog import recipe_names
 from zoo.classes import IGNORE
+from zoo.errors import RecipeError
 from zoo.models.deeplab import resize_logits
 from zoo.train.blocks.losses import cross_entropy
-from zoo.train.method import Batch, Progress
+from zoo.train.method import Batch, Progress, progress_at
 from zoo.train.methods.s4gan import OFFICIAL, S4Gan, S4GanConfig
 from zoo.train.recipe.read import load_recipe
 
@@ -137,6 +138,49 @@ def test_the_first_step_of_a_run_has_no_self_training(build_s4gan: Build, batch:
     assert method(batch, Progress(1, 100, "train", 1))["st"].item() > 0
 
 
+def test_self_training_waits_for_its_phase(build_s4gan: Build, batch: Batch) -> None:
+    method = with_score(build_s4gan(adversarial_steps=3), 5.0)
+    phases = method.phases(10)
+    assert [(phase.name, phase.steps, phase.labeled) for phase in phases] == [
+        ("adversarial", 3, 2),
+        ("train", 7, 2),
+    ]
+    assert set(method(batch, progress_at(2, phases))) == {"ce", "fm", "d"}
+    assert method(batch, progress_at(3, phases))["st"] > 0
+    assert [phase.name for phase in build_s4gan().phases(10)] == ["train"]
+    with pytest.raises(RecipeError, match="adversarial_steps is 3, expected less than the 3 steps"):
+        method.phases(3)
+
+
+@pytest.mark.parametrize(("dropout", "kinds"), [(True, {False, True}), (False, {False})])
+def test_dropout_of_the_discriminator_selects_by_setting_alone(
+    dropout: bool, kinds: set[bool], build_s4gan: Build, batch: Batch
+) -> None:
+    method = build_s4gan(selection_dropout=dropout)
+    method.discriminator.requires_grad_(False)
+    nn.init.normal_(method.discriminator.head.weight, std=100.0)
+    pairs, valid = torch.rand(2, 6, 32, 32), batch.weak[1]
+    with torch.no_grad():
+        method.discriminator.head.bias.zero_()
+        method.discriminator.eval()
+        method.discriminator.head.bias.sub_(method.discriminator(pairs, valid).score.max() + 0.5)
+        method.train()
+        chosen = {
+            bool(method.fooled(method.discriminator(pairs, valid).score, pairs, valid).any())
+            for _ in range(30)
+        }
+    assert chosen == kinds
+    assert all(module.training for module in method.discriminator.modules())
+
+
+def test_the_paper_self_trains_from_the_second_step_and_short_runs_wait() -> None:
+    for name in (each for each in recipe_names() if each.startswith("s4gan")):
+        method = load_recipe(name).method
+        is_paper = name not in ("s4gan", "s4gan_shapes")
+        assert (method.adversarial_steps == 0) == is_paper
+        assert method.selection_dropout == is_paper
+
+
 def test_padded_pixels_take_no_part_in_self_training(build_s4gan: Build, batch: Batch) -> None:
     half = torch.ones(2, 32, 32, dtype=torch.bool)
     half[:, :, 16:] = False
@@ -160,8 +204,9 @@ def test_real_pairs_come_from_the_second_labeled_stream(build_s4gan: Build, batc
 
 
 def test_without_a_second_stream_the_labeled_batch_is_the_real_one(build_s4gan: Build, batch: Batch) -> None:
-    one = batch._replace(image_l=batch.image_l[:2], label_l=batch.label_l[:2])
+    one = batch._replace(image_l=batch.image_l[:2], label_l=batch.label_l[:2], valid_l=batch.valid_l[:2])
     twice = one._replace(image_l=one.image_l.repeat(2, 1, 1, 1), label_l=one.label_l.repeat(2, 1, 1))
+    twice = twice._replace(valid_l=one.valid_l.repeat(2, 1, 1))
     losses = []
     for real_stream, given in ((False, one), (True, twice)):
         torch.manual_seed(0)

@@ -180,6 +180,6 @@ def make_uint8_batch() -> Callable[[], Batch]:
         images = torch.randint(256, (3, 2, 3, 32, 32), dtype=torch.uint8)
         label = torch.randint(3, (2, 32, 32))
         valid = torch.ones(2, 32, 32, dtype=torch.bool)
-        return Batch(images[0], label, images[1], valid, images[2], torch.rand(2, DRAWS))
+        return Batch(images[0], label, valid, images[1], valid, images[2], torch.rand(2, DRAWS))
 
     return make

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import pytest
+from pydantic import BaseModel
 
 from zoo.catalog import recipe_names
 from zoo.errors import RecipeError
+from zoo.train.method import ScalesWithRun, Steps, scaled
 from zoo.train.recipe.read import default_recipe, find_recipe, load_recipe, validate_recipe
 from zoo.train.recipe.schema import Recipe
 
@@ -138,6 +140,48 @@ def test_a_run_of_other_length_keeps_the_shares(steps: int, expected: tuple[int,
     recipe = load_recipe(write(MINE), steps=steps)
     assert recipe.steps == steps
     assert (recipe.method.pretrain_steps, recipe.method.localize_steps, recipe.validate_every) == expected
+
+
+@pytest.mark.parametrize(("steps", "expected"), [(133_000, 266), (266_000, 532), (13_300, 200), (100, 200)])
+def test_the_epoch_of_eln_keeps_its_share_down_to_what_its_teacher_averages_over(
+    steps: int, expected: int
+) -> None:
+    assert load_recipe("eln_voc_1-8", steps=steps).method.reset_every == expected
+
+
+class Table(BaseModel):
+    length: Steps = 10
+    wait_steps: int = 10
+
+
+class Settings(BaseModel):
+    length: Steps = 10
+    pause: Annotated[int, ScalesWithRun(at_least=4)] = 6
+    short: Annotated[int, ScalesWithRun(at_least=4)] = 3
+    none: Steps = 0
+    wait_steps: int = 10
+    table: Table = Table()
+
+
+def test_what_is_scaled_is_declared_whatever_its_name_and_wherever_it_stands() -> None:
+    half, twice = (scaled(Settings(), 100, steps) for steps in (50, 200))
+    assert half == Settings(length=5, pause=4, short=3, table=Table(length=5))
+    assert twice == Settings(length=20, pause=12, short=6, table=Table(length=20))
+
+
+@pytest.mark.parametrize(
+    ("method", "dropout", "of_channels"),
+    [("rrn", (0, 0, 0), False), ("s4gan", (0, 0, 0), False), ("u2pl", (0.1, 0.1, 0.1), True)],
+)
+def test_a_method_has_the_dropout_of_its_own_paper_wherever_its_decoder_is_deeplabv3plus(
+    method: str, dropout: tuple[float, ...], of_channels: bool
+) -> None:
+    recipes = [load_recipe(name) for name in recipe_names() if name.partition("_")[0] == method]
+    networks = [each.network for each in recipes if each.network.architecture == "deeplabv3plus"]
+    assert len(networks) > 1
+    for network in networks:
+        assert tuple(network.dropout.model_dump().values()) == dropout
+        assert network.channel_dropout == of_channels
 
 
 def test_no_evaluation_and_no_phase_stay_none_in_a_run_of_other_length(write: Any) -> None:

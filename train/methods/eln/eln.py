@@ -22,20 +22,22 @@ Departures from the authors' code; the preset `official` undoes those that name 
   trained with weight 1.
 - the ELN's projection shortcuts start from ImageNet weights too (the code misses their names), its last
   stage is dilated as timm does it, and decoder convolutions start with zero bias.
-- padded pixels of unlabeled images take no part (the code never pads).
+- padding takes no part: not in L_pseudo, not in the contrast, and in L_ELN neither as an error nor in the
+  balance of Eq. 5 (the code never pads).
 
 As the code, against the paper: logits (not probabilities) feed the ELN; losses are means over pixels; the
 aux gate is `>=` and, like the balance of Eq. 5, per batch; both views are trained (`views`); pseudo-labels
-live on the decoder's grid (`pseudo_label_grid`); contrast is taken in windows; void pixels count as errors
-(`filter.void`); the teacher's BatchNorm keeps its own statistics (`teacher_batch_norm`); the student is
-overwritten by the teacher every `reset_every` steps (confirmed by the authors, issue 1 of their tracker).
+live on the decoder's grid (`pseudo_label_grid`); contrast is taken in windows; void pixels of a mask count
+as errors (`filter.void`); the teacher's BatchNorm keeps its own statistics (`teacher_batch_norm`); the
+student is overwritten by the teacher after each epoch of self-training but the last, `reset_every` steps
+(confirmed by the authors, issue 1 of their tracker).
 """
 
 from __future__ import annotations
 
 import copy
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -47,9 +49,9 @@ from zoo.errors import RecipeError
 from zoo.models.deeplab import SegmentationNetwork, resize_logits
 from zoo.models.deployable import Student
 from zoo.models.encoder import freeze_batch_norm_affine
-from zoo.train.blocks.ema import copy_state, set_dropout, teacher_of, update_teacher
-from zoo.train.blocks.losses import cross_entropy
-from zoo.train.method import Batch, Method, MethodConfig, Phase, Progress
+from zoo.train.blocks.ema import copy_state, set_dropout, teacher_of, update_teacher, without_dropout
+from zoo.train.blocks.losses import cross_entropy, most_likely
+from zoo.train.method import Batch, Method, MethodConfig, Phase, Progress, PseudoLabels, ScalesWithRun, Steps
 from zoo.train.methods.eln.contrast import FORMS, mean_over_windows, random_windows
 from zoo.train.methods.eln.filters import FILTERS, ErrorLocalizationFilter, FilterConfig
 from zoo.train.optim import OptimizerConfig
@@ -64,9 +66,11 @@ class ElnConfig(MethodConfig):
     """Settings of ELN; defaults are those of PASCAL VOC."""
 
     name: Literal["eln"] = "eln"
-    pretrain_steps: int = Field(18_620, ge=0)  # 70 of the authors' epochs of 266 steps
-    localize_steps: int = Field(13_300, ge=0)  # 50 of them
-    reset_every: int = Field(266, ge=0)  # 0: the student is never overwritten
+    pretrain_steps: Steps = 18_620  # 70 of the authors' epochs of 266 steps
+    localize_steps: Steps = 13_300  # 50 of them
+    # an epoch; 0: the student is never overwritten. The teacher of the default decay averages over 200 steps:
+    # put back to it sooner, the student would lose most of what it learned
+    reset_every: Annotated[int, Field(ge=0), ScalesWithRun(at_least=200)] = 266
     alphas: tuple[float, ...] = (20.0, 50.0)  # Table 5
     filter: FilterConfig = FilterConfig()
     views: Literal["both", "strong"] = "both"
@@ -135,7 +139,7 @@ class Eln(Method):
             inferior = [decoder(low.detach(), high.detach()).logits for decoder in self.auxiliary]
             inferior = [resize_logits(each, size) for each in inferior]
             losses["aux"] = self.auxiliary_loss(inferior, batch.label_l, losses["sup"])
-            losses["eln"] = self.filter.loss(batch.image_l, [logits, *inferior], batch.label_l)
+            losses["eln"] = self.filter.loss(batch.image_l, [logits, *inferior], batch.label_l, batch.valid_l)
         return losses
 
     def auxiliary_loss(self, inferior: list[Tensor], label: Tensor, main: Tensor) -> Tensor:
@@ -155,7 +159,7 @@ class Eln(Method):
     def unlabeled_losses(self, batch: Batch) -> dict[str, Tensor]:
         """Return the self-training terms, Eq. (9), and the contrastive terms, Eq. (10), of the two views."""
         image, valid = batch.weak
-        teacher_embedding, pseudo_label = self.pseudo_labels(image, valid)
+        teacher_embedding, pseudo_label = self.teach(image, valid)
         views = {"_s": batch.strong} | ({"": image} if self.config.views == "both" else {})
         losses = {}
         for suffix, view in views.items():
@@ -166,8 +170,22 @@ class Eln(Method):
                 losses[f"con{suffix}"] = self.contrast(teacher_embedding, embedding, pseudo_label)
         return losses
 
+    def pseudo_labels(self, batch: Batch, progress: Progress) -> PseudoLabels | None:
+        """Return the teacher's classes; before it starts, the student's under the filter in training."""
+        image, valid = batch.weak
+        if progress.phase == "pretrain":
+            return None
+        network = self.teacher if progress.phase == "semi" else self.student
+        with without_dropout(network):
+            logits = network(image).logits
+        label, keep, confidence = (
+            F.interpolate(value.unsqueeze(1).float(), size=image.shape[-2:]).squeeze(1)  # nearest
+            for value in (logits.argmax(dim=1), self.filter.trusted(image, logits), most_likely(logits))
+        )
+        return PseudoLabels(label.long(), (keep == 1) & valid, confidence)
+
     @torch.no_grad()
-    def pseudo_labels(self, image: Tensor, valid: Tensor) -> tuple[Tensor | None, Tensor]:
+    def teach(self, image: Tensor, valid: Tensor) -> tuple[Tensor | None, Tensor]:
         """Return the teacher's embedding (B, D, h, w) and its classes, `IGNORE` where not to be believed.
 
         The classes are (B, h, w) on the decoder's grid, or (B, H, W) by `pseudo_label_grid`.
@@ -216,8 +234,8 @@ class Eln(Method):
                 f"{steps} steps of the run: shorten the phases, or give --steps N, which keeps their shares"
             )
         phases = (
-            Phase("pretrain", first, unlabeled=0),
-            Phase("localize", second, unlabeled=0),
+            Phase("pretrain", first, unlabeled=0, untrained=("teacher",)),
+            Phase("localize", second, unlabeled=0, untrained=("teacher",)),
             Phase("semi", steps - first - second, strong=True),
         )
         return tuple(phase for phase in phases if phase.steps)
@@ -228,14 +246,17 @@ class Eln(Method):
             copy_state(self.student, self.teacher)
 
     def after_step(self, progress: Progress) -> None:
-        """Move the teacher, Eq. (8), and now and then put the student back to it."""
+        """Move the teacher, Eq. (8), and put the student back to it before each further period of a run.
+
+        The period must be a whole one: a student that is put back just before the end would be the teacher.
+        """
         if progress.phase != "semi":
             return
         with_buffers = self.config.teacher_batch_norm == "ema"
         update_teacher(self.teacher, self.student, self.config.ema_decay, with_buffers=with_buffers)
-        is_last = progress.step + 1 == progress.steps
+        left = progress.steps - progress.step - 1
         period = self.config.reset_every
-        if period and (progress.phase_step + 1) % period == 0 and not is_last:
+        if period and (progress.phase_step + 1) % period == 0 and left >= period:
             copy_state(self.teacher, self.student)
 
     def train(self, mode: bool = True) -> Eln:

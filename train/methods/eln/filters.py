@@ -13,7 +13,7 @@ from zoo.frozen import Frozen
 from zoo.models.deeplab import resize_logits
 from zoo.models.error_localizer import ErrorLocalizer
 from zoo.train.blocks.ema import evaluating, without_dropout
-from zoo.train.blocks.losses import balanced_binary_cross_entropy, cross_entropy, entropy
+from zoo.train.blocks.losses import balanced_binary_cross_entropy, cross_entropy, entropy, most_likely
 
 if TYPE_CHECKING:
     from zoo.models.config import NetworkConfig
@@ -30,7 +30,8 @@ class FilterConfig(Frozen):
         scores: what the ELN sees of a prediction; the paper writes probabilities, the code feeds logits.
         reduction: `mean` over the K + 1 predictions as in Eq. (6), or `sum` as in the code.
         batch_norm: mode of the ELN's BatchNorm when it judges unlabeled images; `train` in the code.
-        void: whether pixels without label count as errors of the prediction (as in the code) or not at all.
+        void: whether void pixels, labeled `IGNORE` by the user's mask, count as errors of the prediction (as
+            in the code) or not at all; padding never counts.
     """
 
     kind: Literal["eln", "s-ecn", "confidence"] = "eln"
@@ -57,7 +58,7 @@ class ConfidenceFilter(nn.Module):
             image: (B, 3, H, W) float, normalised.
             logits: (B, K, h, w) float.
         """
-        return logits.softmax(dim=1).amax(dim=1) > self.config.confidence_threshold
+        return most_likely(logits) > self.config.confidence_threshold
 
 
 class ErrorLocalizationFilter(nn.Module):
@@ -72,30 +73,32 @@ class ErrorLocalizationFilter(nn.Module):
     def _outputs(self, network: NetworkConfig) -> int:  # noqa: ARG002
         return 1
 
-    def loss(self, image: Tensor, predictions: list[Tensor], label: Tensor) -> Tensor:
+    def loss(self, image: Tensor, predictions: list[Tensor], label: Tensor, valid: Tensor) -> Tensor:
         """Return the loss on the main and all auxiliary predictions, Eq. (6); it trains this network only.
 
         Args:
             image: (B, 3, H, W) float, normalised.
             predictions: K + 1 times (B, K, H, W) logits.
             label: (B, H, W) int64.
+            valid: (B, H, W) bool, False in padding.
         """
         scores = torch.cat(predictions).detach()  # ((K + 1) B, K, H, W)
         judged = self.judge(image.repeat(len(predictions), 1, 1, 1), scores)
         judged = resize_logits(judged, label.shape[-2:])
         of_each = zip(judged.chunk(len(predictions)), scores.chunk(len(predictions)), strict=True)
-        losses = torch.stack([self.term(b, p.argmax(dim=1), label) for b, p in of_each])
+        losses = torch.stack([self.term(b, p.argmax(dim=1), label, valid) for b, p in of_each])
         return losses.sum() if self.config.reduction == "sum" else losses.mean()
 
-    def term(self, judged: Tensor, predicted: Tensor, label: Tensor) -> Tensor:
+    def term(self, judged: Tensor, predicted: Tensor, label: Tensor, valid: Tensor) -> Tensor:
         """Return the balanced binary cross entropy for one prediction, Eq. (5).
 
         Args:
             judged: (B, 1, H, W) logits of this network.
             predicted: (B, H, W) int64, the classes it judges.
             label: (B, H, W) int64.
+            valid: (B, H, W) bool, False in padding.
         """
-        counted = torch.ones_like(label, dtype=torch.bool) if self.config.void == "error" else label != IGNORE
+        counted = valid if self.config.void == "error" else valid & (label != IGNORE)
         return balanced_binary_cross_entropy(judged.squeeze(1), predicted == label, counted)
 
     def judge(self, image: Tensor, logits: Tensor) -> Tensor:
@@ -135,13 +138,14 @@ class ErrorCorrectionFilter(ErrorLocalizationFilter):
     def _outputs(self, network: NetworkConfig) -> int:
         return network.num_classes
 
-    def term(self, judged: Tensor, predicted: Tensor, label: Tensor) -> Tensor:  # noqa: ARG002
+    def term(self, judged: Tensor, predicted: Tensor, label: Tensor, valid: Tensor) -> Tensor:  # noqa: ARG002
         """Return the cross entropy of the corrected map.
 
         Args:
             judged: (B, K, H, W) logits of this network.
             predicted: not used.
-            label: (B, H, W) int64.
+            label: (B, H, W) int64, `IGNORE` in padding.
+            valid: not used.
         """
         return cross_entropy(judged, label)
 

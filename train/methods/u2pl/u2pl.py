@@ -19,9 +19,13 @@ Departures from the authors' code; the preset `official` undoes those that name 
   indexes anchors by their place among the classes present but queues by class.
 - the code's teacher is the student throughout the first epoch, and before that a network of its own; here it
   starts as a copy of the student, BatchNorm statistics included, and the ramp of the decay acts.
-- padding is `IGNORE`, not class 0; padded and void pixels take no part, as negatives neither.
-- alpha_t falls with each step of the run, not each epoch; each image, not each batch, draws whether it gets
-  a box; one class alone still has a contrastive loss.
+- padding is `IGNORE`, not class 0; padded and void pixels take no part, as negatives neither; nor is padding
+  in the B x H x W of Eq. 8 (`weight_over`).
+- alpha_t falls from the start of `semi`, not of the run (`alpha_from`): the paper's warm start is one epoch
+  of 80, a longer one would leave little of alpha_0; and it falls with each step, not each epoch.
+- each image, not each batch, draws whether it gets a box; one class alone still has a contrastive loss.
+- images are scaled by U[0.5, 2], of which a third makes them smaller (`data.augment.scale`); the code draws
+  from [0.5, 1] and from [1, 2] half of the time each.
 - at most `contrast.pushes` keys of a class, step and process are queued: all of them would renew a queue
   every second step. The anchors of a class share one draw of negatives: each anchor's are even draws from
   the queue all the same, so the expected loss is that of separate draws, without a (K, M, N, D) tensor.
@@ -49,7 +53,7 @@ from zoo.train.blocks.ema import copy_state, evaluating, teacher_of, update_teac
 from zoo.train.blocks.gather import gathered
 from zoo.train.blocks.losses import cross_entropy, entropy, ohem_cross_entropy
 from zoo.train.blocks.mixing import cutmix, half_area_box
-from zoo.train.method import Batch, Method, MethodConfig, Phase, Progress
+from zoo.train.method import Batch, Method, MethodConfig, Phase, Progress, PseudoLabels, Steps
 from zoo.train.methods.u2pl.contrast import ClassContrast, ClassContrastConfig, Taught
 from zoo.train.methods.u2pl.sampling import on_grid, quantiles
 from zoo.train.optim import OptimizerConfig, Schedule
@@ -73,7 +77,7 @@ class U2plConfig(MethodConfig):
     """Settings of U2PL; defaults are those of PASCAL VOC."""
 
     name: Literal["u2pl"] = "u2pl"
-    warm_start_steps: int = Field(578, ge=0)  # one epoch of the partition 1/8
+    warm_start_steps: Steps = 578  # one epoch of the partition 1/8
     ohem_threshold: float | None = Field(None, gt=0, le=1)  # 0.7 on Cityscapes; None: plain cross entropy
     ohem_min_kept: int = Field(100_000, ge=1)  # pixels of a process
     auxiliary_weight: float = Field(0.0, ge=0)  # 0.4 on Cityscapes, in the code alone
@@ -81,8 +85,10 @@ class U2plConfig(MethodConfig):
     single_pass: bool = False
     alpha_0: float = Field(0.2, ge=0, lt=1)
     dynamic_partition: bool = True  # False: alpha_t stays alpha_0
+    alpha_from: Literal["semi", "start"] = "semi"  # when t is 0: where self-training starts, or the run
     quantile: Literal["global", "local"] = "global"
     eta: float = Field(1.0, ge=0)
+    weight_over: Literal["valid", "all"] = "valid"  # B x H x W of Eq. 8: without padding, or with it
     lambda_c: float = Field(0.1, ge=0)
     contrast: ClassContrastConfig = ClassContrastConfig()
     ema_decay: float = Field(0.99, ge=0, lt=1)
@@ -92,7 +98,9 @@ class U2plConfig(MethodConfig):
 
 
 OFFICIAL: dict[str, Any] = {
+    "alpha_from": "start",
     "quantile": "local",
+    "weight_over": "all",
     "lambda_c": 0.25,  # 1 / number of processes on VOC
     "contrast": {"anchors": "lowest", "positive": "class"},
 }
@@ -163,9 +171,12 @@ class U2pl(Method):
         return [logits, *([] if self.auxiliary is None else [self.auxiliary(middle)])], embedding
 
     def alpha(self, progress: Progress) -> float:
-        """Return the share of unreliable pixels, Eq. (7), which falls to zero over the whole run."""
+        """Return the share of unreliable pixels, Eq. (7), which falls to zero until the end of the run."""
         c = self.config
-        return c.alpha_0 * (1 - progress.step / progress.steps) if c.dynamic_partition else c.alpha_0
+        if not c.dynamic_partition:
+            return c.alpha_0
+        before = progress.step - progress.phase_step if c.alpha_from == "semi" else 0  # the warm start
+        return c.alpha_0 * (1 - (progress.step - before) / (progress.steps - before))
 
     @torch.no_grad()
     def teach(self, batch: Batch, alpha: float) -> Lesson:
@@ -175,8 +186,27 @@ class U2pl(Method):
             batch: with a weak view.
             alpha: share of unreliable pixels.
         """
+        box = half_area_box(batch.draws, batch.weak[0].shape[-2:], self.config.cutmix_probability)
+        return self.teach_mixed(batch, box, alpha)
+
+    def pseudo_labels(self, batch: Batch, progress: Progress) -> PseudoLabels | None:
+        """Return the teacher's classes of images without boxes, kept where its entropy is low."""
+        if progress.phase == "sup":
+            return None
+        no_box = torch.zeros_like(batch.weak[1])
+        lesson = self.teach_mixed(batch, no_box, self.alpha(progress))
+        prob = resize_logits(lesson.prob[len(batch.label_l) :], no_box.shape[-2:])
+        return PseudoLabels(lesson.label, lesson.reliable, prob.amax(dim=1))
+
+    def teach_mixed(self, batch: Batch, box: Tensor, alpha: float) -> Lesson:
+        """Return the teacher's predictions of labeled images, and of unlabeled ones mixed by a box each.
+
+        Args:
+            batch: with a weak view.
+            box: (B_u, H, W) bool.
+            alpha: share of unreliable pixels.
+        """
         (image, valid), labeled = batch.weak, len(batch.label_l)
-        box = half_area_box(batch.draws, image.shape[-2:], self.config.cutmix_probability)
         images, valid = torch.cat([batch.image_l, mixed(image, box)]), mixed(valid, box)
         if self.config.single_pass:
             with without_dropout(self.teacher):
@@ -211,7 +241,7 @@ class U2pl(Method):
         return main + c.auxiliary_weight * others[0] if others else main
 
     def unsupervised(self, logits: Tensor, lesson: Lesson) -> Tensor:
-        """Return the loss on reliable pseudo-labels, Eq. (3), with its weight, Eq. (8); padding is left out.
+        """Return the loss on reliable pseudo-labels, Eq. (3), with its weight, Eq. (8).
 
         Args:
             logits: (B_u, K, h, w) of the student.
@@ -219,7 +249,8 @@ class U2pl(Method):
         """
         label = lesson.label.where(lesson.reliable, IGNORE)
         loss = cross_entropy(resize_logits(logits, label.shape[-2:]), label)
-        return self.config.eta * loss * lesson.valid.sum() / lesson.reliable.sum().clamp(min=1)
+        pixels = lesson.valid.sum() if self.config.weight_over == "valid" else lesson.valid.numel()
+        return self.config.eta * loss * pixels / lesson.reliable.sum().clamp(min=1)
 
     def taught(self, label_l: Tensor, lesson: Lesson) -> Taught:
         """Return labels and the teacher's predictions as the contrastive loss needs them.
@@ -247,7 +278,7 @@ class U2pl(Method):
                 f"method.warm_start_steps is {first}, expected less than the {steps} steps of the run: "
                 f"shorten it, or give --steps N, which keeps its share"
             )
-        phases = (Phase("sup", first, unlabeled=0), Phase("semi", steps - first))
+        phases = (Phase("sup", first, unlabeled=0, untrained=("teacher",)), Phase("semi", steps - first))
         return tuple(phase for phase in phases if phase.steps)
 
     def start_phase(self, progress: Progress) -> None:
@@ -277,7 +308,7 @@ class U2pl(Method):
         return [optimizer.build(groups + ([] if self.auxiliary is None else [(self.auxiliary, 1.0)]))]
 
     def deployable(self, weights: str | None = None) -> Student:
-        """Return a copy of the student or of the teacher, which the authors score."""
+        """Return a copy of the student or of the teacher, which the authors and the paper's recipes score."""
         networks = {None: self.student, "student": self.student, "teacher": self.teacher}
         return Student(copy.deepcopy(networks[weights]))
 

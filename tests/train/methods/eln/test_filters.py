@@ -42,6 +42,11 @@ def with_constant_logit(localization: ErrorLocalizationFilter, logit: float) -> 
     return localization
 
 
+def everywhere(*shape: int) -> Tensor:
+    """Return that no pixel is padding."""
+    return torch.ones(shape, dtype=torch.bool)
+
+
 def running_statistics(module: nn.Module) -> Tensor:
     means = [m.running_mean for m in module.modules() if isinstance(m, nn.BatchNorm2d)]
     return torch.cat([mean for mean in means if mean is not None]).clone()
@@ -73,7 +78,9 @@ def test_the_judgement_comes_on_the_grid_of_the_prediction(build: Build, image: 
 def test_the_loss_trains_the_localizer_and_nothing_else(kind: str, build: Build, image: Tensor) -> None:
     localization = build(kind=kind)
     predictions = [torch.randn(2, 3, 32, 32, requires_grad=True) for _ in range(3)]
-    localization.loss(image.requires_grad_(), predictions, torch.randint(3, (2, 32, 32))).backward()
+    localization.loss(
+        image.requires_grad_(), predictions, torch.randint(3, (2, 32, 32)), everywhere(2, 32, 32)
+    ).backward()
     assert all(p.grad is not None for p in localization.localizer.parameters())
     assert all(prediction.grad is None for prediction in predictions)
 
@@ -82,10 +89,12 @@ def test_the_loss_is_eq_6_over_all_predictions(build: Build, image: Tensor) -> N
     localization = with_constant_logit(build(), 0.7)
     predictions = [torch.randn(2, 3, 32, 32) for _ in range(3)]
     label = torch.randint(3, (2, 32, 32))
-    everywhere = torch.ones_like(label, dtype=torch.bool)
+    counted = everywhere(2, 32, 32)
     judged = torch.full((2, 32, 32), 0.7)
-    terms = [balanced_binary_cross_entropy(judged, p.argmax(dim=1) == label, everywhere) for p in predictions]
-    torch.testing.assert_close(localization.loss(image, predictions, label), torch.stack(terms).mean())
+    terms = [balanced_binary_cross_entropy(judged, p.argmax(dim=1) == label, counted) for p in predictions]
+    torch.testing.assert_close(
+        localization.loss(image, predictions, label, everywhere(*label.shape)), torch.stack(terms).mean()
+    )
 
 
 def test_the_sum_of_the_authors_code_is_the_mean_times_the_number_of_predictions(
@@ -95,23 +104,53 @@ def test_the_sum_of_the_authors_code_is_the_mean_times_the_number_of_predictions
     losses = []
     for reduction in ("mean", "sum"):
         torch.manual_seed(1)  # the same weights and dropout
-        losses.append(build(reduction=reduction).loss(image, predictions, label))
+        losses.append(build(reduction=reduction).loss(image, predictions, label, everywhere(*label.shape)))
     torch.testing.assert_close(losses[1], 3 * losses[0])
 
 
 def test_a_void_pixel_counts_as_an_error_of_the_prediction(build: Build) -> None:
     judged = torch.tensor([[[[2.0, 2.0, 2.0]]]], requires_grad=True)
     predicted, label = torch.tensor([[[1, 1, 0]]]), torch.tensor([[[1, 1, IGNORE]]])
-    build(void="error").term(judged, predicted, label).backward()
+    build(void="error").term(judged, predicted, label, everywhere(*label.shape)).backward()
     right, wrong = torch.tensor([-2.0, 2.0]).sigmoid().tolist()
     expected = torch.tensor([[[[-right, -right, 2 * wrong]]]]) / 3  # two right pixels, one wrong one
     torch.testing.assert_close(judged.grad, expected)
 
 
+@pytest.mark.parametrize("void", ["error", "ignore"])
+def test_padding_is_neither_an_error_nor_in_the_balance(void: str, build: Build) -> None:
+    judged = torch.randn(1, 1, 4, 9, requires_grad=True)
+    predicted, label = torch.randint(2, (1, 4, 9)), torch.randint(2, (1, 4, 9))
+    label[..., 6:] = IGNORE
+    valid = label != IGNORE
+    label[..., 0] = IGNORE  # void, which is no padding
+    localization = build(void=void)
+    term = localization.term(judged, predicted, label, valid)
+    inside = [value[..., :6] for value in (judged, predicted, label, valid)]
+    torch.testing.assert_close(term, localization.term(*inside))
+    term.backward()
+    assert judged.grad is not None
+    assert not judged.grad[..., 6:].any()
+    assert judged.grad[..., 0].any() == (void == "error")
+
+
+def test_the_localizer_is_trained_without_the_padding_of_labeled_images(build: Build, image: Tensor) -> None:
+    localization = with_constant_logit(build(), 0.7)
+    predictions = [torch.randn(2, 3, 32, 32) for _ in range(2)]
+    label = torch.randint(3, (2, 32, 32))
+    label[:, 20:] = IGNORE
+    judged = torch.full((2, 32, 32), 0.7)
+    terms = [
+        balanced_binary_cross_entropy(judged, p.argmax(dim=1) == label, label != IGNORE) for p in predictions
+    ]
+    loss = localization.loss(image, predictions, label, label != IGNORE)
+    torch.testing.assert_close(loss, torch.stack(terms).mean())
+
+
 def test_a_void_pixel_can_be_left_out(build: Build) -> None:
     judged = torch.tensor([[[[2.0, 2.0, 2.0]]]], requires_grad=True)
     predicted, label = torch.tensor([[[1, 0, 0]]]), torch.tensor([[[1, 1, IGNORE]]])
-    build(void="ignore").term(judged, predicted, label).backward()
+    build(void="ignore").term(judged, predicted, label, everywhere(*label.shape)).backward()
     right, wrong = torch.tensor([-2.0, 2.0]).sigmoid().tolist()
     torch.testing.assert_close(judged.grad, torch.tensor([[[[-right, wrong, 0.0]]]]) / 2)
 
@@ -153,7 +192,7 @@ def test_judging_uses_no_dropout_and_leaves_the_modes(batch_norm: str, build: Bu
 def test_s_ecn_learns_the_labels_and_leaves_void_pixels_out(build: Build) -> None:
     judged, label = torch.randn(1, 3, 4, 4), torch.randint(3, (1, 4, 4))
     label[0, 0] = IGNORE
-    term = build(kind="s-ecn").term(judged, torch.zeros(1, 4, 4), label)
+    term = build(kind="s-ecn").term(judged, torch.zeros(1, 4, 4), label, everywhere(1, 4, 4))
     torch.testing.assert_close(term, cross_entropy(judged, label))
 
 

@@ -67,6 +67,7 @@ def compared() -> Iterator[dict[str, Any]]:
     for method in ("u2pl", "supervised"):
         recipe = load_recipe(f"{method}_shapes").model_dump()
         del recipe["recipe"], recipe["data"]["batch_u"], recipe["network"]["separate_embedding"]
+        assert recipe["network"].pop("channel_dropout") == (method == "u2pl")
         yield recipe | {"method": recipe["method"]["optimizer"]}
 
 

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from zoo.classes import IGNORE
 from zoo.errors import RecipeError
 from zoo.train.blocks.losses import cross_entropy, ohem_cross_entropy
-from zoo.train.method import Batch, Progress
+from zoo.train.method import Batch, Progress, progress_at
 from zoo.train.methods.table import build_method
-from zoo.train.methods.u2pl.u2pl import Lesson, U2pl, U2plConfig
+from zoo.train.methods.u2pl.u2pl import OFFICIAL, Lesson, U2pl, U2plConfig
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,7 +45,7 @@ def test_a_run_starts_with_labels_alone(build_u2pl: Build, batch: Batch, at: At)
     first, second = method.phases(20)
     assert (first.name, first.steps, first.unlabeled) == ("sup", 2, 0)
     assert (second.name, second.steps, second.unlabeled, second.strong) == ("semi", 18, 1, False)
-    assert set(method(Batch(*batch[:2]), at("sup"))) == {"s"}
+    assert set(method(Batch(*batch[:3]), at("sup"))) == {"s"}
 
 
 def test_without_a_warm_start_there_is_one_phase(build_u2pl: Build) -> None:
@@ -57,18 +57,23 @@ def test_a_warm_start_as_long_as_the_run_is_an_error(build_u2pl: Build) -> None:
         build_u2pl(warm_start_steps=5).phases(5)
 
 
-@pytest.mark.parametrize(("step", "expected"), [(0, 0.2), (25, 0.15), (99, 0.002)])
-def test_the_share_of_unreliable_pixels_falls_to_zero(step: int, expected: float, build_u2pl: Build) -> None:
-    progress = Progress(step, 100, "semi", 0)
-    assert build_u2pl().alpha(progress) == pytest.approx(expected)
+@pytest.mark.parametrize(
+    ("start", "step", "expected"),
+    [("semi", 40, 0.2), ("semi", 55, 0.15), ("semi", 70, 0.1), ("start", 40, 0.12), ("start", 99, 0.002)],
+)
+def test_the_share_of_unreliable_pixels_falls_to_zero_from_the_start_of_self_training_or_of_the_run(
+    start: str, step: int, expected: float, build_u2pl: Build
+) -> None:
+    progress = progress_at(step, build_u2pl(warm_start_steps=40).phases(100))
+    assert build_u2pl(alpha_from=start).alpha(progress) == pytest.approx(expected)
     assert build_u2pl(dynamic_partition=False).alpha(progress) == 0.2
 
 
-def literal_unsupervised(logits: Tensor, lesson: Lesson, eta: float) -> Tensor:
-    """Eq. (3) with Eq. (8), one pixel at a time, padding left out."""
+def literal_unsupervised(logits: Tensor, lesson: Lesson, eta: float, over: str = "valid") -> Tensor:
+    """Eq. (3) with Eq. (8), one pixel at a time, padding left out of the loss, by setting of its weight."""
     total, kept, pixels = logits.new_zeros(()), 0, 0
     for b, y, x in torch.cartesian_prod(*map(torch.arange, lesson.label.shape)).tolist():
-        pixels += int(lesson.valid[b, y, x])
+        pixels += int(lesson.valid[b, y, x]) if over == "valid" else 1
         if lesson.reliable[b, y, x]:
             scores = logits[b, :, y, x]
             total = total - (scores[lesson.label[b, y, x]] - scores.exp().sum().log())
@@ -76,14 +81,18 @@ def literal_unsupervised(logits: Tensor, lesson: Lesson, eta: float) -> Tensor:
     return eta * (pixels / kept) * total / kept
 
 
-@pytest.mark.parametrize("eta", [1.0, 0.5])
+@pytest.mark.parametrize(
+    ("settings", "over"),
+    [({"eta": 1.0}, "valid"), ({"eta": 0.5}, "valid"), ({"weight_over": "all"}, "all"), (OFFICIAL, "all")],
+)
 def test_the_loss_on_pseudo_labels_equals_its_formula(
-    eta: float, build_u2pl: Build, assert_same: Callable[..., None]
+    settings: dict[str, Any], over: str, build_u2pl: Build, assert_same: Callable[..., None]
 ) -> None:
-    method, lesson = build_u2pl(eta=eta), some_lesson()
+    method, lesson = build_u2pl(**settings), some_lesson()
     logits = torch.randn(2, 3, 6, 6, dtype=torch.float64)
     fast = partial(method.unsupervised, lesson=lesson)
-    assert_same(fast, partial(literal_unsupervised, lesson=lesson, eta=eta), logits)
+    eta = settings.get("eta", 1.0)
+    assert_same(fast, partial(literal_unsupervised, lesson=lesson, eta=eta, over=over), logits)
 
 
 def test_without_a_reliable_pixel_the_loss_is_a_zero_with_a_gradient(build_u2pl: Build) -> None:
