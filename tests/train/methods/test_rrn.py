@@ -204,7 +204,7 @@ REPORTED = {  # methods.md, B8: RRN, CPS
 
 def test_the_reported_figures_are_those_of_the_paper_and_of_its_rows_alone() -> None:
     recipes = {name: load_recipe(name) for name in recipe_names() if name.startswith("rrn")}
-    figures = {name: recipe.reported for name, recipe in recipes.items() if recipe.reported}
+    figures = {name: recipe.reported for name, recipe in recipes.items() if "miou" in (recipe.reported or {})}
     assert {name: (each["miou"], each["cps"]) for name, each in figures.items()} == REPORTED
     for name in REPORTED:
         recipe = recipes[name]

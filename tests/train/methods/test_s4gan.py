@@ -276,7 +276,11 @@ REPORTED = {  # methods.md, D8: s4GAN, s4GAN + MLMT, labels only
 
 def test_the_reported_figures_are_those_of_the_paper_and_of_its_rows_alone() -> None:
     recipes = {name: load_recipe(name) for name in recipe_names() if name.startswith("s4gan")}
-    figures = {name: recipe.reported for name, recipe in recipes.items() if recipe.reported}
+    figures = {
+        name: recipe.reported
+        for name, recipe in recipes.items()
+        if {"miou", "with_mlmt"} & set(recipe.reported or ())
+    }
     keys = ("miou", "with_mlmt", "labels_only")
     assert {name: tuple(each.get(key) for key in keys) for name, each in figures.items()} == REPORTED
     for name in REPORTED:
