@@ -22,8 +22,9 @@ from zoo.faults import is_full_disk, is_full_memory
 from zoo.machine import cpu_model, git_state, installed_packages
 from zoo.train.data.loaders import WORKER
 from zoo.train.loop.engine import DivergedError, TrainingStoppedError
+from zoo.train.runs.folder import RunFolder
 from zoo.train.runs.lock import locked
-from zoo.train.runs.record import RECORD_NAME, Attempt, RunRecord, State, read_record
+from zoo.train.runs.record import Attempt, RunRecord, State, read_record
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -127,7 +128,7 @@ def _in_a_line(error: BaseException) -> str:
 
 def _write(folder: Path, before: RunRecord, latest: Attempt) -> None:
     record = before.model_copy(update={"attempts": (*before.attempts, latest)})
-    write_json(folder / RECORD_NAME, record.model_dump(mode="json"))
+    write_json(RunFolder(folder).record, record.model_dump(mode="json"))
 
 
 def _write_packages(folder: Path) -> None:

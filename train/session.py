@@ -188,7 +188,7 @@ def _finish(engine: Engine, validate: Validation, partition: Partition) -> dict[
         predictor = predictor_of(engine.method, recipe, source, weights)
         at_the_end = None if engine.best is not None else validate.metrics
         val = at_the_end or score(predictor, source)  # one that continues a finished run evaluated nothing
-        figures, rows = figures_of(val), read_log(run.path / "log.csv")
+        figures, rows = figures_of(val), read_log(run.log)
         main = f"val/{figures.main}"
         metrics = {
             "val": val,
@@ -204,10 +204,10 @@ def _finish(engine: Engine, validate: Validation, partition: Partition) -> dict[
         } | ({} if engine.seconds else _measured(run))  # of a finished run no step was left to take
         write_json(run.metrics, metrics)
         if isinstance(predictor, TagPredictor):
-            write_tag_preview(run.path / "preview.png", predictor, source)
+            write_tag_preview(run.preview, predictor, source)
         else:
-            write_preview(run.path / "preview.png", predictor, source)
-        write_curves(run.path / "curves.png", run.path / "log.csv", engine.phases, figures)
+            write_preview(run.preview, predictor, source)
+        write_curves(run.curves, run.log, engine.phases, figures)
         metrics["run"], metrics["bundle"] = str(run.path), str(strip(run.path))
     fabric.barrier()
     return metrics

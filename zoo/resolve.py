@@ -28,12 +28,14 @@ def resolve_model(text: str | None, weights: str | None = None) -> Path:
     """
     if text is not None and weights is None and is_name(text):
         return _pull(text)
+    from zoo.train.runs.folder import RunFolder
+
     path = newest_run() if text is None else Path(text)
     if not path.exists():
         raise BundleError(
             f"{path} does not exist, expected a run, a bundle or an artifact: see {RUNS}/ for yours"
         )
-    if (path / "recipe.json").is_file():
+    if RunFolder(path).is_run:
         return _bundle_of_run(path, weights)
     if weights is not None:
         raise BundleError(
@@ -117,14 +119,17 @@ def _pull(name: str, *, writable: bool = False) -> Path:
 
 def _bundle_of_run(run: Path, weights: str | None) -> Path:
     """Return the bundle of a run, stripped now if training did not come so far."""
-    if weights is None and (run / "bundle" / "config.json").is_file():
-        return run / "bundle"
-    if not (run / "last.ckpt").is_file():
-        raise BundleError(f"{run} holds no checkpoint yet, expected last.ckpt: train it longer")
+    from zoo.train.runs.folder import RunFolder
+
+    files = RunFolder(run)
+    if weights is None and (files.bundle / "config.json").is_file():
+        return files.bundle
+    if not files.checkpoint.is_file():
+        raise BundleError(f"{run} holds no checkpoint yet, expected {files.checkpoint.name}: train it longer")
     from zoo.train.strip import strip
 
     bundle = strip(run, weights)
-    log.info("stripped %s to %s", run / "last.ckpt", bundle)
+    log.info("stripped %s to %s", files.checkpoint, bundle)
     return bundle
 
 
@@ -134,10 +139,12 @@ def newest_run(method: str | None = None) -> Path:
     Raises:
         BundleError: there is none.
     """
+    from zoo.train.runs.folder import RunFolder
+
     runs = [folder.parent for folder in RUNS.glob(f"{method or ''}*/recipe.json")]
     if not runs:
         raise BundleError(
             f"no run of {method or 'any method'} under {RUNS.absolute()}: name one, or make one with "
             f"zoo train eln"
         )
-    return max(runs, key=lambda run: (run / "recipe.json").stat().st_mtime)
+    return max(runs, key=lambda run: RunFolder(run).recipe_file.stat().st_mtime)

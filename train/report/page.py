@@ -17,6 +17,7 @@ from zoo.evaluation.figures import duration, shown
 from zoo.pages.html import definitions, embedded, table
 from zoo.train.report.plots import Curve, loss_axis, plain_axis, plot
 from zoo.train.report.story import Story, class_table, facts, names_of, read_story, warnings
+from zoo.train.runs.folder import RunFolder
 from zoo.train.runs.log import BY_CONFIDENCE, FILTER, last_figures
 
 if TYPE_CHECKING:
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     from zoo.train.runs.record import Attempt
 
 PAGE = "run.html"
-REPORT_NAME = "report.html"
-PREVIEW_NAME = "preview.png"
 ABSENT = "\N{EN DASH}"
 
 
@@ -38,7 +37,7 @@ def write_report(folder: Path) -> Path:
     Raises:
         BundleError: no run there, or its files cannot be read.
     """
-    path = folder / REPORT_NAME
+    path = RunFolder(folder).report
     text = html(read_story(folder))
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
@@ -58,7 +57,7 @@ def html(story: Story) -> str:
         cards="".join(_card(*card) for card in _cards(story)),
         curves="".join(_curves(story)),
         classes=_classes(story) + _quality(story),
-        pictures=_pictures(story.folder / PREVIEW_NAME),
+        pictures=_pictures(RunFolder(story.folder).preview),
         facts=definitions(facts(story)),
         attempts=table(ATTEMPT_COLUMNS, map(_attempt_row, attempts)) if attempts else "",
         commands=escape("\n".join(each.command for each in attempts)),

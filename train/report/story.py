@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from zoo.data.partition import Partition
 from zoo.errors import BundleError, DatasetError
 from zoo.evaluation.figures import MASKS, TAGS, Figures, figures_of
-from zoo.train.runs.listing import LOG_NAME, METRICS_NAME, RECIPE_NAME, Run, read_run
+from zoo.train.runs.folder import RunFolder
+from zoo.train.runs.listing import Run, read_run
 from zoo.train.runs.log import Row, read_log
 from zoo.train.runs.record import RunRecord, read_record
 
@@ -49,11 +50,12 @@ def read_story(folder: Path) -> Story:
     Raises:
         BundleError: no run there, or its files cannot be read.
     """
-    if not (folder / RECIPE_NAME).is_file():
-        raise BundleError(f"{folder} holds no {RECIPE_NAME}, expected the folder of a run")
-    run, metrics = read_run(folder), folder / METRICS_NAME
+    files = RunFolder(folder)
+    if not files.is_run:
+        raise BundleError(f"{folder} holds no {files.recipe_file.name}, expected the folder of a run")
+    run, metrics = read_run(folder), files.metrics
     try:
-        value = json.loads((folder / RECIPE_NAME).read_bytes())
+        value = json.loads(files.recipe_file.read_bytes())
         classes = [
             (name, (r, g, b)) for name, (r, g, b) in zip(value["names"], value["palette"], strict=True)
         ]
@@ -62,7 +64,7 @@ def read_story(folder: Path) -> Story:
         raise BundleError(
             f"{folder} holds files that are not those of a run ({error!r}): train again"
         ) from error
-    rows = read_log(folder / LOG_NAME)
+    rows = read_log(files.log)
     return Story(folder, run, value["recipe"], classes, read_record(folder), rows, figures)
 
 

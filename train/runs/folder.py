@@ -22,19 +22,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zoo.bundle.bundle import CONFIG_NAME, check_writable, write_json
-from zoo.classes import Classes
 from zoo.errors import BundleError, RecipeError
-from zoo.train.recipe.read import validate_recipe
 from zoo.train.runs.lock import locked
 
 if TYPE_CHECKING:
+    from zoo.classes import Classes
     from zoo.train.recipe.schema import Recipe
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The paths of a run."""
+    """Paths of a run: the only place that spells their names. Needs no PyTorch until a recipe is read."""
 
     path: Path
 
@@ -49,19 +47,34 @@ class RunFolder:
         return self.path / "partition"
 
     @property
+    def log(self) -> Path:
+        """Return the path of losses and figures by step."""
+        return self.path / "log.csv"
+
+    @property
+    def record(self) -> Path:
+        """Return the path of the attempts to train the run."""
+        return self.path / "run.json"
+
+    @property
     def checkpoint(self) -> Path:
         """Return the path of the resumable state."""
         return self.path / "last.ckpt"
 
     @property
     def best(self) -> Path:
-        """Return the path of the state that held-out images chose, if the recipe lets them."""
+        """Return the path of the state that held-out images selected, if the recipe has `select_on`."""
         return self.path / "best.ckpt"
 
     @property
     def metrics(self) -> Path:
-        """Return the path of the figures."""
+        """Return the path of the final figures."""
         return self.path / "metrics.json"
+
+    @property
+    def curves(self) -> Path:
+        """Return the path of the learning curves."""
+        return self.path / "curves.png"
 
     @property
     def preview(self) -> Path:
@@ -69,17 +82,31 @@ class RunFolder:
         return self.path / "preview.png"
 
     @property
+    def report(self) -> Path:
+        """Return the path of the report page."""
+        return self.path / "report.html"
+
+    @property
     def bundle(self) -> Path:
         """Return the folder of the stripped model."""
         return self.path / "bundle"
 
     @property
+    def is_run(self) -> bool:
+        """Return whether the folder holds a run."""
+        return self.recipe_file.is_file()
+
+    @property
     def is_finished(self) -> bool:
         """Return whether it has its figures and its bundle, which come last."""
+        from zoo.bundle.bundle import CONFIG_NAME
+
         return self.metrics.is_file() and (self.bundle / CONFIG_NAME).is_file()
 
     def write_recipe(self, recipe: Recipe, classes: Classes) -> None:
         """Create the folder and write the resolved recipe with the classes of its data."""
+        from zoo.bundle.bundle import write_json
+
         self.path.mkdir(parents=True, exist_ok=True)
         value = {
             "recipe": recipe.model_dump(mode="json"),
@@ -94,7 +121,10 @@ class RunFolder:
         Raises:
             BundleError: not a run, or one of another version.
         """
-        if not self.recipe_file.is_file():
+        from zoo.classes import Classes
+        from zoo.train.recipe.read import validate_recipe
+
+        if not self.is_run:
             raise BundleError(f"{self.path} holds no {self.recipe_file.name}, expected the folder of a run")
         try:
             value = json.loads(self.recipe_file.read_text(encoding="utf-8"))
@@ -118,6 +148,8 @@ def new_run(out: Path | None, recipe: Recipe) -> RunFolder:
         stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
         source = Path(recipe.data.spec).stem or "data"
         out = Path("runs") / f"{recipe.method.name}-{source}-{stamp}"
+    from zoo.bundle.bundle import check_writable
+
     check_writable(out)
     run = RunFolder(out)
     if run.recipe_file.exists():

@@ -6,16 +6,14 @@ import csv
 import datetime
 import json
 from itertools import tee
-from typing import TYPE_CHECKING, Any, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from zoo.errors import BundleError
 from zoo.evaluation.figures import MASKS, TAGS
+from zoo.train.runs.folder import RunFolder
 from zoo.train.runs.record import RunRecord, State, last_written, read_record
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-RECIPE_NAME, LOG_NAME, METRICS_NAME = "recipe.json", "log.csv", "metrics.json"
 PLACES = ("", "*/", "*/runs/*/")
 """Where runs lie under a folder: itself, those of `zoo train`, those of `zoo compare`."""
 TAIL = 2**16
@@ -65,7 +63,9 @@ class Run(NamedTuple):
 def find_runs(folder: Path) -> tuple[list[Run], list[str]]:
     """Return the runs under a folder, the newest first, and why others cannot be read."""
     runs, unreadable = list[Run](), list[str]()
-    for path in sorted({path.parent for place in PLACES for path in folder.glob(f"{place}{RECIPE_NAME}")}):
+    for path in sorted(
+        {path.parent for place in PLACES for path in folder.glob(f"{place}{RunFolder(Path()).recipe_file}")}
+    ):
         try:
             runs.append(read_run(path))
         except BundleError as error:
@@ -82,7 +82,7 @@ def read_run(folder: Path) -> Run:
     recipe = _recipe(folder)
     record = read_record(folder)
     last = record.last if record else None
-    row, evaluated = last_figures(folder / LOG_NAME)
+    row, evaluated = last_figures(RunFolder(folder).log)
     figures = next((each for each in (MASKS, TAGS) if f"val/{each.main}" in evaluated), MASKS)
     partition = _partition(folder)
     kept = _kept(folder) if recipe.get("select_on") else {}
@@ -102,7 +102,9 @@ def read_run(folder: Path) -> Run:
         value=kept.get("val", {}).get(figures.main) or evaluated.get(f"val/{figures.main}"),
         evaluated=kept.get("selected", {}).get("step") or (int(evaluated["step"]) if evaluated else None),
         protocol=_protocol(record),
-        begun=record.attempts[0].begun if record and record.attempts else _written(folder / RECIPE_NAME),
+        begun=record.attempts[0].begun
+        if record and record.attempts
+        else _written(RunFolder(folder).recipe_file),
         seconds=_seconds(folder, record),
     )
 
@@ -133,7 +135,7 @@ def _row(columns: list[str], cells: list[str] | None) -> dict[str, float]:
 
 
 def _recipe(folder: Path) -> dict[str, Any]:
-    path = folder / RECIPE_NAME
+    path = RunFolder(folder).recipe_file
     try:
         recipe: dict[str, Any] = json.loads(path.read_bytes())["recipe"]
         if recipe["method"]["name"] and recipe["data"]["spec"] and {"seed", "steps"} <= recipe.keys():
@@ -145,7 +147,7 @@ def _recipe(folder: Path) -> dict[str, Any]:
 
 def _partition(folder: Path) -> dict[str, Any]:
     try:
-        record: dict[str, Any] = json.loads((folder / "partition" / "partition.json").read_bytes())
+        record: dict[str, Any] = json.loads((RunFolder(folder).partition / "partition.json").read_bytes())
     except (OSError, ValueError):
         return {}
     return record
@@ -154,7 +156,7 @@ def _partition(folder: Path) -> dict[str, Any]:
 def _kept(folder: Path) -> dict[str, Any]:
     """Return the metrics of a run that selected a step, empty before its end."""
     try:
-        metrics: dict[str, Any] = json.loads((folder / METRICS_NAME).read_bytes())
+        metrics: dict[str, Any] = json.loads(RunFolder(folder).metrics.read_bytes())
     except (OSError, ValueError):
         return {}
     return metrics
@@ -165,13 +167,13 @@ def _protocol(record: RunRecord | None) -> str:
 
 
 def _old_state(folder: Path) -> str:
-    return "finished" if (folder / METRICS_NAME).is_file() else "unknown"
+    return "finished" if RunFolder(folder).metrics.is_file() else "unknown"
 
 
 def _seconds(folder: Path, record: RunRecord | None) -> float:
     """Return how long a run was trained; where that is not recorded, up to its last file."""
     if record is None or not record.attempts:
-        return _between(_written(folder / RECIPE_NAME), last_written(folder))
+        return _between(_written(RunFolder(folder).recipe_file), last_written(folder))
     now = datetime.datetime.now(datetime.UTC).isoformat()
     return sum(_between(each.begun, each.ended or now) for each in record.attempts)
 

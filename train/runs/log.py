@@ -6,6 +6,7 @@ import csv
 from typing import TYPE_CHECKING
 
 from zoo.bundle.bundle import replacing
+from zoo.train.runs.folder import RunFolder
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,7 +30,7 @@ class TrainLog:
     def __init__(self, folder: Path, step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter  # those who only read need no torch
 
-        self.path = folder / "log.csv"
+        self.path = RunFolder(folder).log
         self.rows = [row for row in read_log(self.path) if row["step"] <= step]
         self.columns = list(dict.fromkeys(key for row in self.rows for key in row))
         self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step)

@@ -13,13 +13,12 @@ from pydantic import ValidationError
 
 from zoo.errors import BundleError
 from zoo.frozen import Frozen, first_fault
+from zoo.train.runs.folder import RunFolder
 from zoo.train.runs.lock import is_locked
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-RECORD_NAME = "run.json"
-WRITTEN = ("recipe.json", "log.csv", "last.ckpt", "metrics.json")
 KILLED = "ended without a word: killed, out of memory, or the machine stopped"
 
 State = Literal["running", "finished", "stopped", "failed"]
@@ -100,7 +99,7 @@ def read_record(folder: Path) -> RunRecord | None:
     Raises:
         BundleError: it cannot be read.
     """
-    path = folder / RECORD_NAME
+    path = RunFolder(folder).record
     try:
         record = RunRecord.model_validate_json(path.read_bytes())
     except FileNotFoundError:
@@ -114,6 +113,7 @@ def read_record(folder: Path) -> RunRecord | None:
 
 def last_written(folder: Path) -> str:
     """Return when a run last wrote one of its files, in UTC, ISO 8601."""
-    paths = (folder / name for name in WRITTEN)
+    run = RunFolder(folder)
+    paths = (run.recipe_file, run.log, run.checkpoint, run.metrics)
     newest = max((path.stat().st_mtime for path in paths if path.is_file()), default=0.0)
     return datetime.datetime.fromtimestamp(newest, datetime.UTC).isoformat(timespec="seconds")

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ValidationError
 from zoo.bundle.bundle import write_json
 from zoo.errors import BundleError, RecipeError
 from zoo.frozen import first_fault
+from zoo.train.runs.folder import RunFolder
 from zoo.train.runs.log import read_log
 
 if TYPE_CHECKING:
@@ -37,7 +38,6 @@ SETTINGS = {
     "finish_timeout_raises": True,
 }
 """W&B settings where its own files and environment variables have none; timeouts in seconds."""
-PICTURES = ("preview.png", "curves.png")
 
 
 class WandbRun(BaseModel):
@@ -115,7 +115,7 @@ class WandbLog:
         self.folder, self.next_step = folder, 0
         self.run: wandb.Run | None = None
         self.excepthook = sys.excepthook
-        rows = read_log(folder / "log.csv")
+        rows = read_log(RunFolder(folder).log)
         if not (folder / FILE_NAME).exists():
             write_json(folder / FILE_NAME, kept.model_dump())
         elif rows:  # an earlier attempt logged them
@@ -150,9 +150,10 @@ class WandbLog:
     def _log_results(self, run: wandb.Run) -> None:
         import wandb
 
-        metrics = json.loads((self.folder / "metrics.json").read_text(encoding="utf-8"))
+        metrics = json.loads(RunFolder(self.folder).metrics.read_text(encoding="utf-8"))
         run.summary["final"] = {name: value for name, value in metrics.items() if name != "curve"}
-        pictures = [path for name in PICTURES if (path := self.folder / name).is_file()]
+        files = RunFolder(self.folder)
+        pictures = [path for path in (files.preview, files.curves) if path.is_file()]
         run.log({path.stem: wandb.Image(str(path)) for path in pictures})
 
     @contextmanager
@@ -190,7 +191,7 @@ def _init(folder: Path, kept: WandbRun, mode: Literal["offline"] | None = None) 
     unset = {name: value for name, value in defaults.items() if name not in settings.model_fields_set}
     wandb.setup(wandb.Settings(**unset))
     wandb.termsetup(settings, None)  # `silent` holds from here on: W&B asks nobody to log in
-    recipe = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))["recipe"]
+    recipe = json.loads(RunFolder(folder).recipe_file.read_text(encoding="utf-8"))["recipe"]
     return wandb.init(project=kept.project, id=kept.id, resume="allow", config=recipe, mode=mode)
 
 

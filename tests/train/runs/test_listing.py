@@ -17,10 +17,11 @@ from zoo.machine import git_state
 from zoo.train.attempt import PACKAGES_NAME
 from zoo.train.loop.engine import DivergedError, TrainingStoppedError
 from zoo.train.loop.hardware import Hardware
-from zoo.train.report.page import REPORT_NAME, write_report
+from zoo.train.report.page import write_report
 from zoo.train.report.story import read_story, warnings
+from zoo.train.runs.folder import RunFolder
 from zoo.train.runs.listing import find_runs, read_run
-from zoo.train.runs.record import KILLED, RECORD_NAME, read_record
+from zoo.train.runs.record import KILLED, read_record
 from zoo.train.session import resume, start
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def stopped(load_tiny: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def edit(folder: Path, **changes: Any) -> None:
     """Change the last attempt in the record of a run."""
-    path = folder / RECORD_NAME
+    path = RunFolder(folder).record
     record = json.loads(path.read_text())
     record["attempts"][-1] |= changes
     path.write_text(json.dumps(record))
@@ -111,7 +112,7 @@ def test_a_stopped_run_says_so_and_goes_on_in_a_second_attempt(stopped: Path) ->
     assert (run.state, run.step) == ("stopped", 4)
     assert run.reason is not None
     assert run.reason.startswith("stopped after step 4 of 10")
-    assert (stopped / REPORT_NAME).is_file()
+    assert RunFolder(stopped).report.is_file()
     resume(stopped, "eln", CPU)
     record = read_record(stopped)
     assert record is not None
@@ -133,7 +134,7 @@ def test_a_run_that_breaks_for_an_unknown_reason_is_recorded_with_the_name_of_it
         start(load_tiny(), tmp_path / "run", CPU)
     run = read_run(tmp_path / "run")
     assert (run.state, run.reason) == ("failed", "ValueError: two lines")
-    assert "ValueError: two lines" in (tmp_path / "run" / REPORT_NAME).read_text()
+    assert "ValueError: two lines" in RunFolder(tmp_path / "run").report.read_text()
 
 
 def test_a_loss_that_stays_bad_is_a_failure_and_not_a_stop(
@@ -146,14 +147,14 @@ def test_a_loss_that_stays_bad_is_a_failure_and_not_a_stop(
 
 
 def test_an_attempt_that_was_killed_has_failed_and_its_time_ends_with_its_last_file(finished: Path) -> None:
-    before = (finished / RECORD_NAME).read_text()
+    before = RunFolder(finished).record.read_text()
     ended = json.loads(before)["attempts"][0]["ended"]
     try:
         edit(finished, state="running", ended=None, last=None, pid=1)
         run = read_run(finished)
         record = read_record(finished)
     finally:
-        (finished / RECORD_NAME).write_text(before)
+        RunFolder(finished).record.write_text(before)
     assert (run.state, run.reason, run.step) == ("failed", KILLED, 10)
     assert record is not None
     assert record.last is not None
@@ -163,7 +164,7 @@ def test_an_attempt_that_was_killed_has_failed_and_its_time_ends_with_its_last_f
 
 @pytest.mark.slow
 def test_a_run_is_running_as_long_as_its_process_lives_and_nobody_else_trains_in_it(finished: Path) -> None:
-    before = (finished / RECORD_NAME).read_text()
+    before = RunFolder(finished).record.read_text()
     edit(finished, state="running", ended=None, last=None)
     child = subprocess.Popen([sys.executable, "-c", HOLD, str(finished)], stdout=subprocess.PIPE, text=True)
     try:
@@ -178,12 +179,12 @@ def test_a_run_is_running_as_long_as_its_process_lives_and_nobody_else_trains_in
     finally:
         child.kill()
         child.wait()
-        (finished / RECORD_NAME).write_text(before)
+        RunFolder(finished).record.write_text(before)
 
 
 def test_two_hundred_runs_are_listed_within_a_second_newest_first(tmp_path: Path, finished: Path) -> None:
     names = ("recipe.json", "metrics.json", "partition/partition.json")
-    record = json.loads((finished / RECORD_NAME).read_text())
+    record = json.loads(RunFolder(finished).record.read_text())
     rows = "".join(f"{step},0.5,,1e-3\n" for step in range(10, 20_000, 10))
     log = tmp_path / "log.csv"
     log.write_text(f"step,loss/sup,val/miou,lr\n{rows}20000,0.25,0.5,1e-3\n")
@@ -194,7 +195,7 @@ def test_two_hundred_runs_are_listed_within_a_second_newest_first(tmp_path: Path
             (folder / name).hardlink_to(finished / name)
         (folder / "log.csv").hardlink_to(log)
         record["attempts"][0]["begun"] = f"2026-11-{number % 28 + 1:02}T10:00:00+00:00"
-        (folder / RECORD_NAME).write_text(json.dumps(record))
+        RunFolder(folder).record.write_text(json.dumps(record))
     began = time.thread_time()
     runs, unreadable = find_runs(tmp_path)
     assert time.thread_time() - began < 1
@@ -222,7 +223,7 @@ def test_the_table_loads_no_torch(finished: Path) -> None:
 
 
 def test_the_report_stands_alone_with_curves_phases_classes_pictures_and_recipe(finished: Path) -> None:
-    page = (finished / REPORT_NAME).read_text()
+    page = RunFolder(finished).report.read_text()
     assert re.findall(r"(?:href)=|https?:|url\(|<script", page) == []
     assert re.findall(r'src="(?!data:image/png;base64,)', page) == []
     for text in ("Loss terms, weighted", "Learning rate", "Images/s", "pretrain", "localize", "semi"):

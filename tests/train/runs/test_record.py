@@ -10,9 +10,10 @@ import pytest
 
 from zoo.errors import BundleError
 from zoo.machine import git_state
+from zoo.train.runs.folder import RunFolder
 from zoo.train.runs.listing import last_figures
 from zoo.train.runs.lock import LOCK_NAME, is_locked, locked
-from zoo.train.runs.record import RECORD_NAME, read_record
+from zoo.train.runs.record import read_record
 
 
 def test_looking_at_a_lock_of_this_process_does_not_give_it_up(tmp_path: Path) -> None:
@@ -33,7 +34,7 @@ def test_the_last_evaluation_is_found_above_later_rows_and_half_a_row(tmp_path: 
 
 
 def test_a_record_that_is_none_is_an_error_of_one_line(tmp_path: Path) -> None:
-    (tmp_path / RECORD_NAME).write_text('{"phases": 1}')
+    RunFolder(tmp_path).record.write_text('{"phases": 1}')
     with pytest.raises(BundleError, match=r"run\.json is not the record of a run \(phases") as caught:
         read_record(tmp_path)
     assert "\n" not in str(caught.value)
