@@ -26,7 +26,7 @@ help:
 	@echo 'make lint       ruff, mypy and the import rules'
 	@echo 'make test-fast  unit tests            make test-slow  pipeline and wheel tests'
 	@echo 'make test-gpu   tests on a GPU        make coverage   unit tests with coverage'
-	@echo 'make gpu        every figure of this GPU, in parts that are kept; into docs/results/'
+	@echo 'make gpu        tests, training steps and latencies of this GPU, into docs/results/'
 	@echo 'make clean      remove what was made  make distclean  the environment too'
 
 install: $(STAMP)
@@ -52,9 +52,9 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" sh docs/demo.sh
 
-# make gpu SUITE="--parts train-* --data camvid"
+# make gpu SUITE="--parts 'train-*-bf16'"
 gpu: $(STAMP)
-	@PATH="$(CURDIR)/$(BIN):$$PATH" zoo bench --suite $(SUITE)
+	$(BIN)/python tests/gpu/suite.py $(SUITE)
 
 PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
 

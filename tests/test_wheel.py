@@ -92,7 +92,7 @@ def build(folder: Path) -> Path:
     source.mkdir()
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
-    for name in ("zoo", *STAGES):
+    for name in ("zoo", *STAGES, "tests/gpu"):
         shutil.copytree(
             ROOT / name, source / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__")
         )
@@ -167,6 +167,13 @@ def test_types_and_licence_are_in_the_wheel(installed: Installed) -> None:
 
 def test_the_command_runs_from_the_wheel(installed: Installed) -> None:
     assert "benchmark" in installed.run("zoo", "--help")
+
+
+def test_the_measurements_of_a_gpu_are_not_in_the_wheel(installed: Installed) -> None:
+    drivers = {path.name for path in (ROOT / "tests" / "gpu").glob("*.py")}
+    assert "suite.py" in drivers
+    assert [name for name in installed.files if "suite" in name or name.startswith("tests")] == []
+    assert "suite" not in installed.run("zoo", "bench", "--help").lower()
 
 
 def test_only_zoo_is_installed_at_the_top_level(installed: Installed) -> None:

@@ -11,6 +11,8 @@ import torch
 from lightning.fabric import Fabric
 
 from zoo.errors import RecipeError
+from zoo.train.loop import compute
+from zoo.train.loop.compute import compiled_parts, recompute_activations
 from zoo.train.loop.engine import Engine
 from zoo.train.loop.hardware import Hardware
 from zoo.train.method import DRAWS, Batch, progress_at
@@ -152,6 +154,48 @@ def test_the_outermost_calls_are_the_passes_and_hooks_can_be_removed(
     assert not any(each._forward_hooks or each._forward_pre_hooks for each in method.modules())
 
 
+def test_the_contrastive_loss_is_a_part_with_its_gradient(
+    build: Callable[..., Method], make_batch: Callable[..., Batch]
+) -> None:
+    assert cuts(build("u2pl"), make_batch) == [
+        "losses", "teacher", "losses", "teacher", "losses", "student", "losses", "student", "losses",
+        "contrast", "losses", "backward", "contrast", "backward",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("change", ["recompute", "compile"])
+def test_parts_are_the_same_however_a_step_is_computed(
+    change: str, build: Callable[..., Method], make_batch: Callable[..., Batch]
+) -> None:
+    method, changed = build("eln"), build("eln")
+    if change == "recompute":
+        recompute_activations(changed.student.encoder.body)  # type: ignore[union-attr, arg-type]
+    else:
+        for part in compiled_parts(changed):
+            part.compile(disable=True)  # called as compiled code is, without the minutes that it takes
+    assert cuts(changed, make_batch) == cuts(method, make_batch)
+    assert not any(each._forward_hooks for each in changed.modules())
+
+
+@pytest.mark.slow
+def test_compiled_steps_have_the_parts_of_eager_ones(
+    load_tiny: Load, found: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compute, "BACKEND", "eager")  # all of torch.compile but the making of kernels
+    compiled = profile(load_tiny({"compute.compile": True}), tmp_path / "run", CPU, steps=STEPS)
+    assert compiled["recipe"]["compute"]["compile"]
+    for name, phase in found["phases"].items():
+        assert list(compiled["phases"][name]["parts"]) == list(phase["parts"])
+
+
+@pytest.mark.gpu
+def test_the_parts_of_a_step_on_a_gpu_have_their_peaks(load_tiny: Load, tmp_path: Path) -> None:
+    recipe = load_tiny({"precision": "bf16"})
+    for phase in profile(recipe, tmp_path / "run", Hardware("cuda"), steps=STEPS)["phases"].values():
+        assert phase["uncut_step_ms"] > 0
+        assert all(part["peak_mib"] > 0 for part in phase["parts"].values())
+
+
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_measuring_changes_no_weight(
     accumulate: int, load_tiny: Load, make_uint8_batch: Callable[[], Batch], tmp_path: Path
@@ -183,3 +227,31 @@ def make_uint8_batch() -> Callable[[], Batch]:
         return Batch(images[0], label, valid, images[1], valid, images[2], torch.rand(2, DRAWS))
 
     return make
+
+
+class Cuts(Watch):
+    """Notes which part each cut ends."""
+
+    def __init__(self) -> None:
+        super().__init__(torch.device("cpu"))
+        self.names: list[str] = []
+
+    def cut(self, part: str) -> None:
+        self.names.append(part)
+
+
+def cuts(method: Method, make_batch: Callable[..., Batch]) -> list[str]:
+    """Return the parts of a step of the last phase in their order, up to the end of the backward pass."""
+    phases = method.phases(20)
+    progress, watch = progress_at(19, phases), Cuts()
+    passes = Passes(method, watch)
+    batch = make_batch()
+    torch.stack(list(method(batch, progress).values())).sum().backward()
+    passes.keep_outermost()
+    watch.names.clear()
+    losses = torch.stack(list(method(batch, progress).values())).sum()
+    watch.cut("losses")
+    losses.backward()
+    watch.cut("backward")
+    passes.remove()
+    return watch.names
