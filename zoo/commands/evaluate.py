@@ -7,10 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import typer
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
-from zoo.bundle.bundle import replacing
 from zoo.commands.arguments import DeviceOption, ModelArgument
 from zoo.commands.console import AsJson, emit, remarks, table
 from zoo.errors import BundleError
@@ -276,11 +273,12 @@ def write_confusion(counts: NDArray[np.int64], names: tuple[str, ...], title: st
         title: above the picture.
         path: of the PNG.
     """
+    from zoo.pages.plots import INK, PAPER, new_figure, write_png
+
     total = counts.sum(axis=1, keepdims=True)
     share = np.divide(counts, total, out=np.zeros(counts.shape), where=total > 0)
     side = CELL * len(names)
-    figure = Figure((side + 3.2, side + 2.2), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(side + 2.2, side + 3.2)
     axes = figure.add_subplot()
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     axes.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor")
@@ -292,7 +290,6 @@ def write_confusion(counts: NDArray[np.int64], names: tuple[str, ...], title: st
     if len(names) <= MAX_WRITTEN:
         for row, column in np.argwhere(share >= 0.005):
             value = share[row, column]
-            color = "white" if value > DARK else "#202124"
+            color = PAPER if value > DARK else INK
             axes.text(column, row, f"{100 * value:.0f}", ha="center", va="center", fontsize=8, color=color)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=120, format="png")
+    write_png(figure, path)
