@@ -121,16 +121,17 @@ def test_labels_cover_neither_each_other_nor_points() -> None:
         "trt:fp16",
     ]
     points = [(0.1 + 0.11 * index, 0.4 + 0.01 * (index % 3), name) for index, name in enumerate(names)]
-    axes = new_figure(3.4).subplots()
+    figure = new_figure(3.4)
+    axes = figure.subplots()
     axes.set(xlim=(0, 1), ylim=(0, 1))
-    label(axes, points)
+    label(figure, axes, points)
     texts = [text for text in axes.texts if text.get_text()]
     assert [text.get_text() for text in texts] == names
     boxes = [text.get_window_extent() for text in texts]
     assert not any(one.overlaps(other) for one, other in combinations(boxes, 2))
     places = axes.transData.transform([point[:2] for point in points])
     assert not any(box.contains(*place) for box in boxes for place in places)
-    assert all(box.x0 >= 0 and box.x1 <= axes.figure.bbox.x1 for box in boxes)
+    assert all(box.x0 >= 0 and box.x1 <= figure.bbox.x1 for box in boxes)
 
 
 def test_a_png_is_on_white_in_the_light_colors(tmp_path: Path) -> None:

@@ -157,7 +157,7 @@ def draw(axes: Axes, panel: Panel, phases: Mapping[str, int]) -> None:
 def _is_wide(values: Sequence[float]) -> bool:
     """Return whether values, most of them positive and none negative, differ so much."""
     positive = [value for value in values if value > 0]
-    return min(values) >= 0 and 2 * len(positive) > len(values) and max(positive) > WIDE * min(positive)
+    return min(values) >= 0 and 2 * len(positive) >= len(values) and max(positive) > WIDE * min(positive)
 
 
 def thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

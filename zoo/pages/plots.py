@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from io import StringIO
 from textwrap import fill
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from markupsafe import Markup, escape
 from matplotlib import rc_context
@@ -109,7 +109,7 @@ def draw_bars(axes: Axes, bars: Sequence[Bar], title: str) -> None:
         if len(bar.ends) > 1:
             axes.barh(bar.y, bar.ends[1] - bar.ends[0], 0.7, left=bar.ends[0], color=bar.color, alpha=0.35)
             axes.hlines(bar.y, bar.ends[1], bar.ends[-1], color=bar.color, linewidth=1)
-        beside = {"textcoords": "offset points", "va": "center", "fontsize": 9, "color": INK}
+        beside: dict[str, Any] = {"textcoords": "offset points", "va": "center", "fontsize": 9, "color": INK}
         text = axes.annotate(bar.text, (bar.ends[-1], bar.y), (5, 0), **beside)
         axes.annotate(bar.bold, (1, 0.5), (6, 0), xycoords=text, fontweight="bold", **beside)
     finish(axes, title)
@@ -126,9 +126,8 @@ def bars(entries: Sequence[Bar], title: str) -> Markup:
     return svg(figure)
 
 
-def label(axes: Axes, points: Sequence[tuple[float, float, str]]) -> None:
+def label(figure: Figure, axes: Axes, points: Sequence[tuple[float, float, str]]) -> None:
     """Label points, (x, y, text), so that labels cover neither each other nor points where possible."""
-    figure = axes.figure
     figure.draw_without_rendering()  # places the axes, which labels then leave as they are
     figure.set_layout_engine("none")
     places = axes.transData.transform([point[:2] for point in points])

@@ -96,7 +96,7 @@ def tradeoff(report: Report) -> Markup | None:
     logarithmic(axes, "x")
     middle, least = (min(y) + max(y)) / 2, 0.6 * max(LEAST_MIOU, max(y) - min(y))
     axes.set_ylim(middle - least, middle + least)
-    label(axes, [point[:3] for point in points])
+    label(figure, axes, [point[:3] for point in points])
     return svg(figure)
 
 
