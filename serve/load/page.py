@@ -1,30 +1,29 @@
-"""A load test as one HTML page that needs nothing else: no other file, no host, no script."""
+"""A load test as one HTML page, and its JSON."""
 
 from __future__ import annotations
 
-from html import escape
-from importlib import resources
-from string import Template
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from zoo.bundle.bundle import replacing, write_json
-from zoo.pages.axes import axis_from_zero, logarithmic_axis
-from zoo.pages.html import bullets, definitions, table
+from zoo.bundle.bundle import write_json, write_text
+from zoo.pages.html import render
+from zoo.pages.plots import BAR, LIGHT, Bar, bars, finish, legend, logarithmic, new_figure, svg
 from zoo.serve.bench.measurement import number
-from zoo.serve.bench.report.charts import Bar, Point, bars, curves, percentile_bar
-from zoo.serve.bench.report.page import DOT, PAGE, RIGHT, UP
+from zoo.serve.bench.report.page import DOT
+from zoo.serve.bench.report.plots import LATENCY, ends_of
 from zoo.serve.load.measurement import PARTS, REST
 from zoo.serve.load.reading import READING, facts, warnings
-from zoo.serve.load.table import CLOSED, COST, OPEN, SPENT, goodput, lines, overhead, percent
+from zoo.serve.load.table import CLOSED, COST, OPEN, SPENT, goodput, kinds, lines, overhead, percent
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
+
+    from markupsafe import Markup
 
     from zoo.serve.load.measurement import Report, Row
 
-
-STATISTICS = ("p50", "p90", "p99")
+STATISTICS = {"p50": "teal", "p90": "orange", "p99": "purple"}
+PART_COLORS = dict(zip((*PARTS, REST), ("blue", "orange", "teal", "purple", "gray"), strict=True))
 
 
 def _kept(row: Row) -> float:
@@ -33,201 +32,11 @@ def _kept(row: Row) -> float:
     return row.in_time * row.requests / good if good else 0.0
 
 
-SERVED: dict[str, Callable[[Row], float]] = {"answered": lambda _: 1.0, "in-time": _kept}
-"""Share of the answers that each line of the plot shows."""
-
-
-def html(report: Report) -> str:
-    """Return the whole report as one page."""
-    page = Template((resources.files("zoo.serve.bench.report") / PAGE).read_text(encoding="utf-8"))
-    server = report.server
-    return page.substitute(
-        title=escape(f"Load test of {server.model}"),
-        warnings="".join(f'<p class="warning">{escape(text)}</p>' for text in warnings(report)),
-        tradeoff=_summary(report),
-        models=_clients(report) + _arrivals(report),
-        comparison=_errors(report) + _work(report),
-        facts=definitions(facts(report)),
-        notes=bullets(READING),
-    )
-
-
-def _summary(report: Report) -> str:
-    """Return what the test came to, as cards."""
-    server, bound = report.server, f"p99 within {report.settings.bound_ms:g} ms, no errors"
-    best = max(report.closed, key=lambda row: row.answered_per_s)
-    first = report.fewest_clients
-    cards = [
-        _card("answered", "Throughput, clients that wait", f"{number(best.answered_per_s)}/s", best.name),
-    ]
-    if report.goodput is not None:
-        rate = report.goodput.rate
-        figure = "none" if rate is None else f"{number(rate)}/s"
-        cards.insert(0, _card("in-time", "Goodput, arrivals at random", figure, bound))
-    if first.latency_ms is not None:
-        times = first.latency_ms
-        cards.append(_card("p50", f"Latency, {first.name}", f"{number(times.p50)} ms", _tail(first)))
-    if first.parts_ms:
-        whole = sum(first.parts_ms.values())
-        share = 1 - first.parts_ms["compute"] / whole
-        text = f"{number(share * whole)} of {number(whole)} ms, {first.name}"
-        cards.append(_card("queue", "Not the model", percent(share), text))
-    subtitle = DOT.join(filter(None, (server.url, server.description or server.backend, server.images)))
-    return f'<p class="subtitle">{escape(subtitle)}</p><div class="cards">{"".join(cards)}</div>'
-
-
-def _tail(row: Row) -> str:
-    times = row.latency_ms
-    assert times is not None
-    p99 = "" if times.p99 is None else f", p99 {number(times.p99)}"
-    return f"p50; p90 {number(times.p90)}{p99}"
-
-
-def _card(style: str, title: str, figure: str, text: str) -> str:
-    return (
-        f'<div class="card {style}"><h4>{escape(title)}</h4><b>{escape(figure)}</b>'
-        f"<span>{escape(text)}</span></div>"
-    )
-
-
-def _clients(report: Report) -> str:
-    """Return the section of the closed loop."""
-    rows = report.closed
-    latencies = [percentile_bar(row.name, "p50", row.latency_ms) for row in rows if row.latency_ms]
-    rates = [
-        Bar(row.name, "answered", (row.answered_per_s,), number(row.answered_per_s), " /s", row.name)
-        for row in rows
-    ]
-    plots = [f"<h3>Latency</h3>{bars(latencies)}" if latencies else ""]
-    plots += [f"<h3>Answers a second</h3>{bars(rates)}" if any(row.answered_per_s for row in rows) else ""]
-    hint = (
-        "Each client sends its next request when it has the answer. "
-        "Latency in ms: solid to the median, light to p90, thin to p99 if there are enough requests."
-    )
-    spent = [row for row in rows if row.parts_ms]
-    return "".join(
-        [
-            f'<section><h2>Clients that wait</h2><p class="hint">{hint}</p>',
-            f'<div class="charts">{"".join(f"<div>{plot}</div>" for plot in plots)}</div>',
-            table(*lines(rows, CLOSED)),
-            f"<h3>Where the time goes</h3>{_legend()}{_stacks(spent)}" if spent else "",
-            bullets(overhead(report)),
-            f"<details><summary>Means in ms</summary>{table(*lines(spent, SPENT))}</details>"
-            if spent
-            else "",
-            "</section>",
-        ]
-    )
-
-
-def _legend() -> str:
-    entries = (f'<span class="{part}"><i></i>{part}</span>' for part in (*PARTS, REST))
-    return f'<p class="legend">{"".join(entries)}</p>'
-
-
-def _stacks(rows: Sequence[Row]) -> str:
-    """Return the mean latency of each row, part behind part, all to one scale."""
-    longest = max(sum(row.parts_ms.values()) for row in rows)
-    return f'<div class="bars" style="--value:9ch">{"".join(_stack(row, longest) for row in rows)}</div>'
-
-
-def _stack(row: Row, longest: float) -> str:
-    parts, start = [], 0.0
-    for part in (*PARTS, REST):
-        milliseconds = max(row.parts_ms[part], 0.0)
-        parts.append(
-            f'<i class="{part}" title="{part} {number(milliseconds)} ms" '
-            f'style="left:{start / longest:.2%};width:{milliseconds / longest:.2%}"></i>'
-        )
-        start += milliseconds
-    return (
-        f'<div class="bar"><span>{row.name}</span><span class="track">{"".join(parts)}</span>'
-        f'<span class="value"><b>{number(sum(row.parts_ms.values()))}</b> ms</span></div>'
-    )
-
-
-def _arrivals(report: Report) -> str:
-    """Return the section of the open loop."""
-    whole = [row for row in report.open if row.holds or not row.searched]  # the others were left early
-    rows = list({row.rate: row for row in sorted(whole, key=lambda row: row.searched)}.values())
-    rows.sort(key=lambda row: row.rate or 0)
-    hint = "Requests arrive whether or not earlier ones were answered; latency counts from when each was due."
-    plots = f"<div>{_latency_plot(report, rows)}</div><div>{_served_plot(rows)}</div>" if rows else ""
-    return (
-        f'<section><h2>Arrivals at random times</h2><p class="hint">{hint}</p>'
-        f'<div class="charts">{plots}</div><p>{escape(goodput(report))}</p>'
-        f"{table(*lines(report.open, OPEN))}</section>"
-    )
-
-
-def _latency_plot(report: Report, rows: Sequence[Row]) -> str:
-    bound = report.settings.bound_ms
-    series = [points for statistic in STATISTICS if (points := list(_points(rows, statistic)))]
-    if not series:
-        return ""
-    x = axis_from_zero([row.rate or 0 for row in rows])
-    y = logarithmic_axis([bound, *(point.y for points in series for point in points)])
-    title = f"bound: {bound:g} ms"
-    limit = [Point(place, bound, f"{bound:g} ms", "bound", title) for place in (x.low, x.high)]
-    titles = f"arrivals/s {RIGHT}", f"{UP} ms, logarithmic"
-    return f"<h3>Latency against arrivals</h3>{curves([*series, limit], x, y, titles)}"
-
-
-def _points(rows: Sequence[Row], statistic: str) -> Iterator[Point]:
-    for row in rows:
-        milliseconds = getattr(row.latency_ms, statistic, None)
-        if milliseconds is not None:
-            title = f"{row.name}: {statistic} {number(milliseconds)} ms"
-            yield Point(row.rate or 0, milliseconds, statistic, statistic, title)
-
-
-def _served_plot(rows: Sequence[Row]) -> str:
-    series = [
-        [
-            Point(row.rate or 0, rate, name.replace("-", " "), name, f"{row.name}: {number(rate)}/s {name}")
-            for row, rate in ((row, row.answered_per_s * share(row)) for row in rows)
-        ]
-        for name, share in SERVED.items()
-    ]
-    largest = [row.rate or 0 for row in rows]
-    x, y = axis_from_zero(largest), axis_from_zero([*largest, *(point.y for point in series[0])])
-    titles = f"arrivals/s {RIGHT}", f"{UP} answers/s"
-    return f"<h3>Answers against arrivals</h3>{curves(series, x, y, titles)}"
-
-
-def _errors(report: Report) -> str:
-    """Return how many requests of each load failed, and how; a sentence where none did.
-
-    A rate that was tried for the bound ends with its first error: its share says nothing.
-    """
-    loads = [row for row in report.rows if not row.searched]
-    rows = [row for row in loads if row.failed]
-    if not rows:
-        sent = sum(row.requests for row in loads)
-        return (
-            f"<section><h2>Errors</h2><p>None of {sent} requests failed, the search left out.</p></section>"
-        )
-    kinds = [
-        Bar(
-            f"{row.name}",
-            "failed",
-            (100 * row.failed / row.requests,),
-            percent(row.failed / row.requests),
-            f" {text}",
-            text,
-        )
-        for row in rows
-        for text in [", ".join(f"{count} x {kind}" for kind, count in row.errors.items())]
-    ]
-    hint = "Share of the requests that failed, by status or kind."
-    return f'<section><h2>Errors</h2><p class="hint">{hint}</p>{bars(kinds)}</section>'
-
-
-def _work(report: Report) -> str:
-    cost = table(*lines(report.rows, COST))
-    return (
-        f"<section><h2>What the client did</h2><details><summary>Figures</summary>{cost}</details></section>"
-    )
+SERVED: dict[str, tuple[str, Callable[[Row], float]]] = {
+    "answered": ("teal", lambda _: 1.0),
+    "in time": ("blue", _kept),
+}
+"""Color of each line of a plot, and the share of the answers that it shows."""
 
 
 def write_report(report: Report, folder: Path) -> list[Path]:
@@ -235,6 +44,157 @@ def write_report(report: Report, folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     page, data = folder / "load.html", folder / "load.json"
     write_json(data, report.model_dump(mode="json"))
-    with replacing(page) as temporary:
-        temporary.write_text(html(report), encoding="utf-8")
+    write_text(page, html(report))
     return [page, data]
+
+
+def html(report: Report) -> str:
+    """Return the whole report as one page."""
+    server, closed = report.server, report.closed
+    spent = [row for row in closed if row.parts_ms]
+    loads = [row for row in report.rows if not row.searched]  # the others end with their first error
+    return render(
+        "serve/load/load.html",
+        title=f"Load test of {server.model}",
+        warnings=[("warning", text) for text in warnings(report)],
+        subtitle=DOT.join(filter(None, (server.url, server.description or server.backend, server.images))),
+        summary=list(_cards(report)),
+        closed={
+            "plots": [*_latencies(closed), *_rates(closed), *_stacks(spent)],
+            "figures": lines(closed, CLOSED),
+            "overhead": overhead(report),
+            "spent": lines(spent, SPENT),
+        },
+        arrivals={
+            "plots": [*_latency_curves(report), *_served_curves(report)],
+            "goodput": goodput(report),
+            "figures": lines(report.open, OPEN),
+        },
+        errors=list(_errors(loads)),
+        sent=sum(row.requests for row in loads),
+        work=lines(report.rows, COST),
+        facts=facts(report),
+        notes=READING,
+    )
+
+
+def _cards(report: Report) -> Iterator[tuple[str, ...]]:
+    """Yield what the test came to: title, figure, remark and color of each card."""
+    best, first = max(report.closed, key=lambda row: row.answered_per_s), report.fewest_clients
+    if report.goodput is not None:
+        rate = report.goodput.rate
+        figure = "none" if rate is None else f"{number(rate)}/s"
+        bound = f"p99 within {report.settings.bound_ms:g} ms, no errors"
+        yield "Goodput, arrivals at random", figure, bound, "blue"
+    yield "Throughput, clients that wait", f"{number(best.answered_per_s)}/s", best.name, "teal"
+    if times := first.latency_ms:
+        p99 = "" if times.p99 is None else f", p99 {number(times.p99)}"
+        yield (
+            f"Latency, {first.name}",
+            f"{number(times.p50)} ms",
+            f"p50; p90 {number(times.p90)}{p99}",
+            "teal",
+        )
+    if first.parts_ms:
+        whole = sum(first.parts_ms.values())
+        share = 1 - first.parts_ms["compute"] / whole
+        yield (
+            "Not the model",
+            percent(share),
+            f"{number(share * whole)} of {number(whole)} ms, {first.name}",
+            "orange",
+        )
+
+
+def _latencies(rows: Sequence[Row]) -> Iterator[Markup]:
+    found = [(row.name, row.latency_ms) for row in rows if row.latency_ms]
+    if found:
+        entries = [
+            Bar(y, name, LIGHT["teal"], ends_of(times), number(times.p50))
+            for y, (name, times) in enumerate(found)
+        ]
+        yield bars(entries, f"Latency: {LATENCY}")
+
+
+def _rates(rows: Sequence[Row]) -> Iterator[Markup]:
+    if any(row.answered_per_s for row in rows):
+        rates = [(row.name, row.answered_per_s) for row in rows]
+        entries = [Bar(y, name, LIGHT["teal"], (rate,), number(rate)) for y, (name, rate) in enumerate(rates)]
+        yield bars(entries, "Answers a second")
+
+
+def _errors(rows: Sequence[Row]) -> Iterator[Markup]:
+    """Yield the share of the requests of each load that failed, if any did."""
+    failed = [row for row in rows if row.failed]
+    if failed:
+        entries = [
+            Bar(y, row.name, LIGHT["red"], (100 * share,), f"{percent(share)}: {kinds(row)}")
+            for y, (row, share) in enumerate((row, row.failed / row.requests) for row in failed)
+        ]
+        yield bars(entries, "% of the requests that failed")
+
+
+def _stacks(rows: Sequence[Row]) -> Iterator[Markup]:
+    """Yield the mean latency of each row, part behind part, to one scale."""
+    if not rows:
+        return
+    figure = new_figure(BAR * len(rows) + 1.1)
+    axes = figure.subplots()
+    starts = [0.0] * len(rows)
+    for part, color in PART_COLORS.items():
+        lengths = [max(row.parts_ms[part], 0.0) for row in rows]
+        axes.barh(range(len(rows)), lengths, 0.7, left=starts, color=LIGHT[color], label=part)
+        starts = [start + length for start, length in zip(starts, lengths, strict=True)]
+    axes.set_yticks(range(len(rows)), [row.name for row in rows])
+    axes.invert_yaxis()
+    finish(axes, "Where the time goes: ms, mean")
+    axes.grid(axis="y", visible=False)
+    legend(axes)
+    yield svg(figure)
+
+
+def plotted(report: Report) -> list[Row]:
+    """Return a row for each rate that was not left early, in their order."""
+    whole = [row for row in report.open if row.holds or not row.searched]
+    rows = {row.rate: row for row in sorted(whole, key=lambda row: row.searched)}
+    return sorted(rows.values(), key=lambda row: row.rate or 0)
+
+
+def _latency_curves(report: Report) -> Iterator[Markup]:
+    bound = report.settings.bound_ms
+    rows = plotted(report)
+    found = {name: [(row.rate, getattr(row.latency_ms, name, None)) for row in rows] for name in STATISTICS}
+    curves = {
+        name: (STATISTICS[name], [(x, y) for x, y in points if y is not None])
+        for name, points in found.items()
+    }
+    if any(points for _, points in curves.values()):
+        yield _curves("Latency against arrivals: ms, logarithmic", curves, bound)
+
+
+def _served_curves(report: Report) -> Iterator[Markup]:
+    rows = plotted(report)
+    curves = {
+        name: (color, [(row.rate, row.answered_per_s * share(row)) for row in rows])
+        for name, (color, share) in SERVED.items()
+    }
+    if rows:
+        yield _curves("Answers against arrivals: answers/s", curves)
+
+
+def _curves(title: str, curves: Mapping[str, tuple[str, list[Any]]], bound: float | None = None) -> Markup:
+    """Return figures against arrivals; with a bound, which is a line across, on a logarithmic axis."""
+    figure = new_figure(2.8)
+    axes = figure.subplots()
+    for name, (color, points) in curves.items():
+        if points:
+            axes.plot(*zip(*points, strict=True), "o-", markersize=4, color=LIGHT[color], label=name)
+    axes.set(xlim=(0, None), xlabel="arrivals/s")
+    finish(axes, title)
+    if bound is None:
+        axes.set_ylim(0, 1.08 * axes.dataLim.y1 or 1)
+    else:
+        axes.axhline(bound, color=LIGHT["red"], linestyle="--", label=f"bound: {bound:g} ms")
+        logarithmic(axes, "y")
+    legend(axes)
+    return svg(figure)

@@ -80,7 +80,8 @@ def _part(name: str) -> Column:
     return Column(f"{name} ms", lambda row: number(row.parts_ms.get(name)))
 
 
-def _errors(row: Row) -> str:
+def kinds(row: Row) -> str:
+    """Return how many requests failed of each status or kind."""
     return ", ".join(f"{count} x {kind}" for kind, count in row.errors.items()) or "0"
 
 
@@ -93,7 +94,7 @@ FIGURES = (
     _ms("p99"),
     Column("in time", lambda row: percent(row.in_time)),
     Column("requests", lambda row: str(row.requests)),
-    Column("errors", _errors),
+    Column("errors", kinds),
 )
 CLOSED = (CLIENTS, *FIGURES)
 OPEN = (

@@ -20,7 +20,7 @@ from zoo.export.pipeline import export_bundle
 from zoo.export.tolerance import GATES
 from zoo.export.verify import verify_bundle
 from zoo.serve.bench.measurement import Report, Row, Settings, Speedup, Throughput, Times
-from zoo.serve.bench.report.write import write_report
+from zoo.serve.bench.report.page import write_report
 
 if TYPE_CHECKING:
     from pathlib import Path

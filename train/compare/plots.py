@@ -5,13 +5,12 @@ from __future__ import annotations
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from zoo.bundle.bundle import replacing
 from zoo.pages.overlay import grid
+from zoo.pages.plots import INK, LIGHT, QUIET, SERIES, finish, legend, new_figure
 from zoo.predictors.load import load_predictor
 from zoo.train.compare.record import BASELINE
 from zoo.train.compare.stats import class_iou, curve
@@ -21,17 +20,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
     from zoo.data.source import Source
     from zoo.train.compare.record import Comparison, ComparisonFolder
 
-BASELINE_COLOR = "#80868b"
-COLORS = ("#1a73e8", "#e8710a", "#188038", "#9334e6", "#c5221f", "#129eaf")
-INK, QUIET, GRID = "#202124", "#5f6368", "#e8eaed"
-DPI = 180
-WIDTH = 7.0
-"""Of a plot, in inches: narrow enough to be read on a phone."""
-BAR = 0.17
+COLORS = SERIES[:6]
+BAR = 0.16
 """Height of a bar, in inches."""
 GAP = 1.2
 """Room between two classes, in bars."""
@@ -39,15 +34,15 @@ IMAGES = 4
 
 
 def colors(comparison: Comparison) -> dict[str, str]:
-    """Return a colour for each method; labels only is grey."""
+    """Return a color for each method; labels only is grey."""
     others = [method for method in comparison.methods if method != BASELINE]
     palette = {method: COLORS[index % len(COLORS)] for index, method in enumerate(others)}
-    return {method: palette.get(method, BASELINE_COLOR) for method in comparison.methods}
+    return {method: palette.get(method, LIGHT["gray"]) for method in comparison.methods}
 
 
-def write_curves(path: Path, comparison: Comparison) -> None:
-    """Write the mIoU of each method by step: a line for the mean, a band over the range of the seeds."""
-    figure = Figure(figsize=(WIDTH, 3.8), layout="constrained", facecolor="white")
+def curves(comparison: Comparison) -> Figure:
+    """Return the mIoU of each method by step: a line for the mean, a band over the range of the seeds."""
+    figure = new_figure(3.4)
     axes = figure.subplots()
     highest = 0.0
     for method, color in colors(comparison).items():
@@ -57,22 +52,21 @@ def write_curves(path: Path, comparison: Comparison) -> None:
         axes.fill_between(steps, low, high, color=color, alpha=0.1, linewidth=0)
         axes.plot(steps, mean, color=color, marker="o", markersize=4, linewidth=2, label=method)
         highest = max(highest, *high)
-    axes.set_xlabel("step", color=QUIET)
+    axes.set_xlabel("step")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlim(0, comparison.settings["steps"] * 1.02)
     axes.set_ylim(0, min(1.0, 1.15 * highest) or 1.0)
-    _finish(axes, f"mIoU on val: {_seeds(comparison)}")
-    axes.legend(frameon=False, loc="upper left", labelcolor=INK)
-    _save(figure, path)
+    finish(axes, f"mIoU on val: {_seeds(comparison)}")
+    legend(axes)
+    return figure
 
 
-def write_classes(path: Path, comparison: Comparison) -> None:
-    """Write the IoU of each class and method: a bar for the mean, a whisker over the range of the seeds."""
+def classes(comparison: Comparison) -> Figure:
+    """Return the IoU of each class and method: a bar for the mean, a whisker over the range of the seeds."""
     methods = colors(comparison)
     names = comparison.data["classes"]
     pitch = len(methods) + GAP
-    size = (WIDTH, len(names) * pitch * BAR + 1.3)
-    figure = Figure(figsize=size, layout="constrained", facecolor="white")
+    figure = new_figure(len(names) * pitch * BAR + 1.1)
     axes = figure.subplots()
     for index, (method, color) in enumerate(methods.items()):
         found = class_iou(comparison, method)
@@ -82,11 +76,11 @@ def write_classes(path: Path, comparison: Comparison) -> None:
     axes.set_yticks([pitch * row + middle for row in range(len(names))], names)
     axes.set_ylim(pitch * len(names) - GAP + 0.3, -0.8)
     axes.set_xlim(0, 1.06)
-    _finish(axes, f"IoU by class on val: {_seeds(comparison)}")
+    finish(axes, f"IoU by class on val: {_seeds(comparison)}")
     axes.grid(axis="y", visible=False)
-    axes.tick_params(axis="y", labelcolor=INK, labelsize=9.5)
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=6, frameon=False)
-    _save(figure, path)
+    axes.tick_params(axis="y", labelcolor=INK)
+    legend(axes)
+    return figure
 
 
 def _draw_bars(axes: Axes, bars: list[tuple[float, list[float]]], color: str, label: str) -> None:
@@ -141,18 +135,3 @@ def evenly_spaced(ids: tuple[str, ...], count: int) -> tuple[str, ...]:
 def _seeds(comparison: Comparison) -> str:
     seeds = ", ".join(map(str, comparison.seeds))
     return f"mean and range of seeds {seeds}" if len(comparison.seeds) > 1 else f"seed {seeds} alone"
-
-
-def _finish(axes: Axes, title: str) -> None:
-    axes.set_title(title, loc="left", fontsize=10.5, color=INK)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(GRID)
-    axes.tick_params(length=0, colors=QUIET, labelsize=9)
-    axes.grid(color=GRID)
-    axes.set_axisbelow(True)
-
-
-def _save(figure: Figure, path: Path) -> None:
-    FigureCanvasAgg(figure)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=DPI, format="png")

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from html import escape
-from importlib import resources
-from string import Template
 from typing import TYPE_CHECKING
 
-from zoo.bundle.bundle import replacing
+from zoo.bundle.bundle import write_text
 from zoo.data.open import open_source
 from zoo.evaluation.figures import duration
-from zoo.pages.html import bullets, definitions, embedded, table_row
-from zoo.train.compare.plots import write_classes, write_curves, write_pictures
+from zoo.pages.html import data_uri, render
+from zoo.pages.plots import svg, write_png
+from zoo.train.compare.plots import classes, curves, write_pictures
 from zoo.train.compare.stats import Row, headline, rows, verdicts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
+
+    from matplotlib.figure import Figure
 
     from zoo.train.compare.record import Comparison, ComparisonFolder
     from zoo.train.compare.stats import Spread
@@ -36,12 +36,8 @@ COLUMNS = (
 )
 QUALITY = 6
 """How many of the columns say how good a method is; the others say what it costs."""
-PICTURES = {
-    "curves.png": "Learning curves: mIoU on val",
-    "classes.png": "IoU by class on val",
-    "pictures.png": "Pictures: val images, evenly spaced, as predicted by the first finished seed",
-}
-PAGE = "compare.html"
+PICTURES = {"curves.png": curves, "classes.png": classes}
+GRID = "pictures.png"
 READING = (
     "mIoU: on all val images after the last step, never the best one; mean ± sample sd over the seeds.",
     "Gain: mIoU above labels only, by seed, as runs of a seed share their labeled images; mean ± sample sd.",
@@ -54,17 +50,16 @@ READING = (
 
 def write_report(folder: ComparisonFolder, comparison: Comparison) -> list[Path]:
     """Write the files of a report and return their paths; pictures need a finished run."""
-    pictures = [folder.path / name for name in PICTURES] if comparison.finished else []
-    if pictures:
-        curves, classes, grid = pictures
-        write_curves(curves, comparison)
-        write_classes(classes, comparison)
+    page, table, grid = (folder.path / name for name in ("report.html", "table.md", GRID))
+    figures = {}
+    if comparison.finished:
+        figures = {folder.path / name: draw(comparison) for name, draw in PICTURES.items()}
+        for path, figure in figures.items():
+            write_png(figure, path)
         write_pictures(grid, folder, comparison, open_source(comparison.data["spec"]))
-    table, page = folder.path / "table.md", folder.path / "report.html"
-    for path, text in ((table, markdown(comparison)), (page, html(comparison, pictures))):
-        with replacing(path) as temporary:
-            temporary.write_text(text, encoding="utf-8")
-    return [page, table, *pictures]
+    write_text(table, markdown(comparison))
+    write_text(page, html(comparison, list(figures.values()), grid if figures else None))
+    return [page, table, *figures, *([grid] if figures else [])]
 
 
 def cells(comparison: Comparison) -> list[tuple[str, ...]]:
@@ -146,20 +141,21 @@ def markdown(comparison: Comparison) -> str:
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
-def html(comparison: Comparison, pictures: Sequence[Path]) -> str:
+def html(comparison: Comparison, figures: Sequence[Figure], grid: Path | None) -> str:
     """Return the whole report as one page, pictures included."""
-    page = Template((resources.files("zoo.train.compare") / PAGE).read_text(encoding="utf-8"))
-    return page.substitute(
-        title=escape(_title(comparison)),
-        headline=escape(headline(comparison)),
-        head="".join(f"<th>{escape(column)}</th>" for column in COLUMNS),
-        rows="".join(table_row(line) for line in cells(comparison)),
-        verdicts=bullets(verdicts(comparison)),
-        failures=_html_failures(comparison),
-        pictures="".join(_html_picture(path) for path in pictures),
-        facts=definitions(facts(comparison)),
-        notes=bullets(notes(comparison)),
-        commands=escape("\n".join(run.command for run in comparison.runs)),
+    return render(
+        "train/compare/compare.html",
+        title=_title(comparison),
+        headline=headline(comparison),
+        head=COLUMNS,
+        rows=cells(comparison),
+        verdicts=verdicts(comparison),
+        failures=failures(comparison),
+        plots=[svg(figure) for figure in figures],
+        grid=data_uri(grid.read_bytes(), "png") if grid else "",
+        facts=facts(comparison),
+        notes=notes(comparison),
+        commands="\n".join(run.command for run in comparison.runs),
     )
 
 
@@ -199,13 +195,3 @@ def _interval(gap: Spread | None) -> tuple[str, str]:
 
 def _listed(lines: Sequence[str]) -> str:
     return "\n".join(f"- {line}" for line in lines)
-
-
-def _html_failures(comparison: Comparison) -> str:
-    lines = failures(comparison)
-    return f'<section class="failed"><h2>Runs without figures</h2>{bullets(lines)}</section>' if lines else ""
-
-
-def _html_picture(path: Path) -> str:
-    title = escape(PICTURES[path.name])
-    return f'<section class="{path.stem}"><h2>{title}</h2>{embedded(path, PICTURES[path.name])}</section>'

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from itertools import compress
+import math
+from itertools import compress, cycle
+from statistics import fmean
 from textwrap import fill
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from PIL import Image
 
 from zoo.bundle.bundle import replacing
@@ -15,10 +15,14 @@ from zoo.data.tags import tags_of_mask
 from zoo.evaluation.figures import MASKS
 from zoo.evaluation.tag_metrics import THRESHOLD
 from zoo.pages.overlay import triptych
-from zoo.train.runs.log import read_log
+from zoo.pages.plots import QUIET, SERIES, finish, legend, logarithmic, new_figure, write_png
+from zoo.train.runs.log import BY_CONFIDENCE, FILTER, read_log
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
+
+    from matplotlib.axes import Axes
 
     from zoo.data.source import Source
     from zoo.evaluation.figures import Figures
@@ -28,6 +32,12 @@ if TYPE_CHECKING:
     from zoo.train.runs.log import Row
 
 PREVIEW_IMAGES = 4
+STYLES = tuple((color, line) for line in ("-", "--") for color in SERIES)
+MOST_POINTS = 400
+WIDE = 30.0
+"""Values of which the largest is so many times the smallest are shown on a logarithmic axis."""
+NAME = 46
+"""Characters of phase names that fit above a plot."""
 
 
 def write_preview(path: Path, predictor: Predictor, source: Source) -> None:
@@ -44,7 +54,7 @@ def write_tag_preview(path: Path, predictor: TagPredictor, source: Source) -> No
     """Write a picture of `val` images, each above its true and its predicted classes."""
     names = source.classes.names
     ids = _preview_ids(source)
-    figure = Figure(figsize=(4 * len(ids), 5), layout="constrained")
+    figure = new_figure(5, 4 * len(ids))
     for axes, id_ in zip(figure.subplots(1, len(ids), squeeze=False)[0], ids, strict=True):
         image = source.read_image(id_)
         truth = tags_of_mask(source.read_mask(id_), len(names))
@@ -53,7 +63,7 @@ def write_tag_preview(path: Path, predictor: TagPredictor, source: Source) -> No
         axes.imshow(image)
         axes.set_xlabel("\n".join(fill(text, 40) for text in texts), loc="left")
         axes.set(xticks=[], yticks=[], anchor="N")
-    _save(figure, path)
+    write_png(figure, path)
 
 
 def _preview_ids(source: Source) -> tuple[str, ...]:
@@ -62,42 +72,120 @@ def _preview_ids(source: Source) -> tuple[str, ...]:
 
 
 def write_curves(path: Path, log: Path, phases: tuple[Phase, ...], figures: Figures = MASKS) -> None:
-    """Write a picture of the loss terms and of the main figure on `val`, by step."""
-    rows = read_log(log)
-    figure = Figure(figsize=(11, 4), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    for name in sorted({key for row in rows for key in row if key.startswith("loss/")}):
-        steps, values = _curve([row for row in rows if row.get(name) != 0], name)
-        left.plot(steps, values, label=name.removeprefix("loss/"), linewidth=1)
-    left.set(xlabel="step", yscale="log")
-    left.set_title("Loss terms, weighted", pad=16)
-    left.legend(fontsize=8)
-    steps, values = _curve(rows, f"val/{figures.main}")
-    right.plot(steps, values, marker="o")
-    for step, value in zip(steps, values, strict=True):
-        right.annotate(f"{value:.3f}", (step, value), xytext=(0, 6), textcoords="offset points", ha="center")
-    right.set(xlabel="step", ylim=(0, min(1.0, max([0.5, *values]) + 0.1)))
-    right.set_title(f"{figures.overall[figures.main]} on val", pad=16)
-    for axes in (left, right):
-        start = 0
-        for phase in phases:
-            axes.axvline(start, color="grey", linestyle=":", linewidth=1)
-            axes.text(
-                start, 1.01, f" {phase.name}", transform=axes.get_xaxis_transform(), fontsize=8, color="grey"
-            )
-            start += phase.steps
-        axes.set_xlim(0, sum(phase.steps for phase in phases))
-        axes.grid(alpha=0.3)
-    _save(figure, path)
+    """Write a picture of the figures on `val` and of the loss terms, by step."""
+    figure = new_figure(3.4, 11)
+    lengths = {phase.name: phase.steps for phase in phases}
+    for axes, panel in zip(figure.subplots(1, 2), panels(read_log(log), figures, "val"), strict=False):
+        draw(axes, panel, lengths)
+    write_png(figure, path)
 
 
-def _save(figure: Figure, path: Path) -> None:
-    FigureCanvasAgg(figure)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=110, format="png")
+QUALITY = {
+    "kept": "kept",
+    "accuracy": "accuracy of kept",
+    f"{BY_CONFIDENCE}accuracy": "accuracy, by confidence",
+    "recall": "errors caught",
+    f"{BY_CONFIDENCE}recall": "errors caught, by confidence",
+}
+"""Curves of the figures of pseudo-labels."""
 
 
-def _curve(rows: list[Row], name: str) -> tuple[list[float], list[float]]:
-    """Return the steps at which a figure was logged, and its values."""
-    points = [(row["step"], row[name]) for row in rows if name in row]
-    return [step for step, _ in points], [value for _, value in points]
+class Panel(NamedTuple):
+    """A plot of curves, points (step, value) by name."""
+
+    title: str
+    curves: dict[str, list[tuple[float, float]]]
+    dots: bool = False
+    """Whether each point is marked."""
+    may_be_logarithmic: bool = False
+    """If the values differ much."""
+
+
+def panels(rows: Sequence[Row], figures: Figures, split: str) -> list[Panel]:
+    """Return what a log has points for: figures, loss terms, learning rate, speed."""
+    losses = dict.fromkeys(key for row in rows for key in row if key.startswith("loss/"))
+    found = [
+        Panel(
+            f"On {split}",
+            {name: _points(rows, f"val/{key}") for key, name in figures.overall.items()},
+            dots=True,
+        ),
+        Panel(
+            "Loss terms, weighted",
+            {key.removeprefix("loss/"): _points(rows, key) for key in losses},
+            may_be_logarithmic=True,
+        ),
+        Panel(
+            "Pseudo-labels, on hidden masks",
+            {name: _points(rows, f"{FILTER}{key}") for key, name in QUALITY.items()},
+            dots=True,
+        ),
+        Panel("Learning rate", {"lr": _points(rows, "lr")}),
+        Panel("Images/s since the start", {"images/s": _points(rows, "images_per_s")}),
+    ]
+    shown = (
+        each._replace(curves={name: points for name, points in each.curves.items() if points})
+        for each in found
+    )
+    return [each for each in shown if each.curves]
+
+
+def draw(axes: Axes, panel: Panel, phases: Mapping[str, int]) -> None:
+    """Draw curves with their last values, below the phases of the run.
+
+    Args:
+        axes: to draw on.
+        panel: what to draw.
+        phases: steps by phase.
+    """
+    values = [value for points in panel.curves.values() for _, value in points]
+    wide = panel.may_be_logarithmic and _is_wide(values)
+    for (name, points), (color, line) in zip(panel.curves.items(), cycle(STYLES)):
+        shown = thinned([point for point in points if point[1] > 0 or not wide])
+        mark = "o" if panel.dots or len(shown) == 1 else None
+        axes.plot(
+            [step for step, _ in shown],
+            [value for _, value in shown],
+            line,
+            color=color,
+            linewidth=1.3,
+            marker=mark,
+            markersize=4,
+            label=f"{name} {points[-1][1]:.3g}",
+        )
+    steps = sum(phases.values())
+    start = 0
+    for name, count in phases.items() if len(phases) > 1 else ():
+        axes.axvline(start, color=QUIET, linestyle=":", linewidth=1)
+        text = shortened(name, round(NAME * count / steps))
+        axes.text(start, 1.01, f" {text}", transform=axes.get_xaxis_transform(), fontsize=8, color=QUIET)
+        start += count
+    finish(axes, panel.title + ", logarithmic" * wide, pad=16)  # leaves room for the phases
+    if wide:
+        logarithmic(axes, "y")
+    elif min(values) >= 0:
+        axes.set_ylim(0, 1.05 * max(values) or 1)
+    axes.set(xlabel="step", xlim=(0, steps))
+    legend(axes)
+
+
+def _is_wide(values: Sequence[float]) -> bool:
+    """Return whether values, most of them positive and none negative, differ so much."""
+    positive = [value for value in values if value > 0]
+    return min(values) >= 0 and 2 * len(positive) >= len(values) and max(positive) > WIDE * min(positive)
+
+
+def thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Return the points, or means of so many neighbors that no more than `MOST_POINTS` are left."""
+    size = max(1, math.ceil(len(points) / MOST_POINTS))
+    blocks = [points[start : start + size] for start in range(0, len(points), size)]
+    return [(fmean(x for x, _ in block), fmean(y for _, y in block)) for block in blocks]
+
+
+def shortened(name: str, width: int) -> str:
+    """Return a name, or as much of it as a width in characters allows."""
+    return name if len(name) <= width else name[: width - 1] + "\N{HORIZONTAL ELLIPSIS}" if width > 2 else ""
+
+
+def _points(rows: Sequence[Row], name: str) -> list[tuple[float, float]]:
+    return [(row["step"], row[name]) for row in rows if math.isfinite(row.get(name, math.nan))]

@@ -98,7 +98,7 @@ def benchmark(
     from zoo.card.card import refresh_card
     from zoo.serve.bench.benchmark import benchmark as measure
     from zoo.serve.bench.measurement import Settings
-    from zoo.serve.bench.report.write import write_report
+    from zoo.serve.bench.report.page import write_report
 
     effort = QUICK if quick else {}
     effort = effort if images is None else effort | {"images": images}

@@ -84,12 +84,11 @@ def _write_proposal(inspection: Inspection, write: Path | None) -> Path | None:
 
 
 def _write_report(inspection: Inspection, folder: Path) -> Path:
-    from zoo.bundle.bundle import replacing
+    from zoo.bundle.bundle import write_text
     from zoo.data.inspect.page import html
 
     folder.mkdir(parents=True, exist_ok=True)
-    with replacing(folder / REPORT) as temporary:
-        temporary.write_text(html(inspection), encoding="utf-8")
+    write_text(folder / REPORT, html(inspection))
     return folder / REPORT
 
 

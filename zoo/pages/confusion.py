@@ -5,10 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
-from zoo.bundle.bundle import replacing
+from zoo.pages.plots import INK, PAPER, new_figure, write_png
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,8 +35,7 @@ def write_confusion(counts: NDArray[np.int64], names: tuple[str, ...], title: st
     total = counts.sum(axis=1, keepdims=True)
     share = np.divide(counts, total, out=np.zeros(counts.shape), where=total > 0)
     side = CELL * len(names)
-    figure = Figure((side + 3.2, side + 2.2), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(side + 2.2, side + 3.2)
     axes = figure.add_subplot()
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     axes.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor")
@@ -50,7 +47,6 @@ def write_confusion(counts: NDArray[np.int64], names: tuple[str, ...], title: st
     if len(names) <= MAX_WRITTEN:
         for row, column in np.argwhere(share >= 0.005):
             value = share[row, column]
-            color = "white" if value > DARK else "#202124"
+            color = PAPER if value > DARK else INK
             axes.text(column, row, f"{100 * value:.0f}", ha="center", va="center", fontsize=8, color=color)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=120, format="png")
+    write_png(figure, path)

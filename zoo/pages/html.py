@@ -1,45 +1,53 @@
-"""Parts of the HTML pages that need nothing else: no other file, no host, no script. All text is escaped."""
+"""HTML pages that need nothing else: no other file, no host, no script. All text is escaped."""
 
 from __future__ import annotations
 
 import base64
-from html import escape
-from typing import TYPE_CHECKING
+from functools import cache
+from typing import Any
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-    from pathlib import Path
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+COLORS = {
+    "ink": ("#202124", "#e8eaed"),
+    "quiet": ("#5f6368", "#9aa0a6"),
+    "line": ("#dadce0", "#3c4043"),
+    "paper": ("#ffffff", "#17191c"),
+    "soft": ("#f6f8fa", "#202327"),
+    "warn": ("#8a5a00", "#fdd663"),
+    "warn-paper": ("#fff6e0", "#2e2a1c"),
+    "bad-paper": ("#fce8e6", "#321d1b"),
+    "good": ("#137333", "#81c995"),
+    "good-paper": ("#e6f4ea", "#1b2a20"),
+    "blue": ("#1a73e8", "#8ab4f8"),
+    "orange": ("#e8710a", "#fcad70"),
+    "green": ("#188038", "#81c995"),
+    "purple": ("#9334e6", "#c58af9"),
+    "red": ("#c5221f", "#f28b82"),
+    "teal": ("#129eaf", "#78d9ec"),
+    "gray": ("#80868b", "#bdc1c6"),
+    "pink": ("#d01884", "#ff8bcb"),
+    "olive": ("#8d6e00", "#fdd663"),
+    "navy": ("#174ea6", "#c6dafc"),
+}
+"""On light and on dark pages. Plots are drawn in the first, in which no two are the same."""
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a table that scrolls inside the page where it is wider; the first cell of a row is its name."""
-    heads = "".join(f"<th>{escape(name)}</th>" for name in head)
-    body = "".join(map(table_row, rows))
-    return f'<div class="scroll"><table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>'
+def render(template: str, **values: Any) -> str:
+    """Return a page from a template, named by its path in the package."""
+    return _environment().get_template(template).render(values)
 
 
-def table_row(cells: Sequence[str]) -> str:
-    """Return a row of a table."""
-    first, *others = map(escape, cells)
-    return f"<tr><th>{first}</th>{''.join(f'<td>{text}</td>' for text in others)}</tr>"
+def data_uri(data: bytes, kind: str) -> str:
+    """Return an image of a kind (`png`, `jpeg`) as a URL that contains it."""
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
 
 
-def bullets(lines: Sequence[str]) -> str:
-    """Return a list, nothing if it is empty."""
-    return f"<ul>{''.join(f'<li>{escape(line)}</li>' for line in lines)}</ul>" if lines else ""
-
-
-def definitions(pairs: Iterable[tuple[str, str]]) -> str:
-    """Return names and values, the inside of a `<dl>`."""
-    return "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in pairs)
-
-
-def embedded(path: Path, alternative: str) -> str:
-    """Return a PNG as part of the page.
-
-    Args:
-        path: of the PNG.
-        alternative: text for those who do not see it.
-    """
-    data = base64.b64encode(path.read_bytes()).decode("ascii")
-    return f'<img alt="{escape(alternative)}" src="data:image/png;base64,{data}">'
+@cache
+def _environment() -> Environment:
+    loader = PackageLoader("zoo", "")
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.globals["colors"] = COLORS
+    return environment

@@ -58,7 +58,7 @@ def test_the_batch_is_told_as_it_was(compared: Compared) -> None:
 
 
 def test_the_page_stands_alone_and_quotes_what_it_shows(compared: Compared) -> None:
-    page = html(compared(supervised=[0.5], eln=[None]), [])
+    page = html(compared(supervised=[0.5], eln=[None]), [], None)
     assert re.findall(r"(?:src|href)=|https?:|url\(|<script", page) == []
     assert "<b>resnet" not in page
     assert "&lt;b&gt;resnet&lt;/b&gt;" in page
@@ -67,7 +67,7 @@ def test_the_page_stands_alone_and_quotes_what_it_shows(compared: Compared) -> N
 
 
 def test_the_page_begins_with_what_the_figures_say(compared: Compared) -> None:
-    page = html(compared(supervised=[0.5, 0.25], eln=[0.75, 0.5]), [])
+    page = html(compared(supervised=[0.5, 0.25], eln=[0.75, 0.5]), [], None)
     assert page.index("told apart from all others") < page.index("<table>")
 
 
@@ -83,7 +83,12 @@ def test_all_files_are_written_with_the_pictures_in_the_page(
     assert [path.name for path in paths] == names
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*names, "runs"])
     page = paths[0].read_text()
-    assert page.count('src="data:image/png;base64,') == len(re.findall(r"src=", page)) == 3
+    assert page.count('src="data:image/png;base64,') == len(re.findall(r"src=", page)) == 1
+    titles = (
+        "mIoU on val: mean and range of seeds 0, 1",
+        "IoU by class on val: mean and range of seeds 0, 1",
+    )
+    assert [re.sub(r"\s", " ", title) for title in re.findall(r'aria-label="([^"]*)"', page)] == list(titles)
     for path in paths[2:]:
         assert np.asarray(Image.open(path).convert("L")).std() > 0
     columns = round(Image.open(paths[4]).width / 300)

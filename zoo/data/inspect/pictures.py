@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -15,6 +14,7 @@ from zoo.data.files import read_image_file
 from zoo.data.labels import packed
 from zoo.errors import DatasetError
 from zoo.images import READ_ERRORS
+from zoo.pages.html import data_uri
 from zoo.pages.overlay import overlay
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def _encoded(pixels: NDArray[np.uint8]) -> str:
     image = Image.fromarray(pixels)
     buffer = io.BytesIO()
     image.resize(_fitting(*image.size)).save(buffer, "JPEG", quality=QUALITY)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return data_uri(buffer.getvalue(), "jpeg")
 
 
 def _fitting(width: int, height: int) -> tuple[int, int]:

@@ -5,13 +5,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageColor
 
+from zoo.pages.html import COLORS
 from zoo.serve.bench.measurement import Report, Row, Settings, Speedup, number
-from zoo.serve.bench.report.plot import write_plot
+from zoo.serve.bench.report.page import markdown, write_report
+from zoo.serve.bench.report.plots import write_plot
 from zoo.serve.bench.report.reading import notes, warnings
 from zoo.serve.bench.report.table import GPU, comparison, lines, on_gpu, why_no_miou, why_not
-from zoo.serve.bench.report.write import markdown, write_report
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -220,13 +221,13 @@ def test_numbers_have_three_digits() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_the_picture_grows_with_the_models_and_has_the_colours_of_the_backends(
+def test_the_picture_grows_with_the_models_and_has_the_colors_of_the_backends(
     count: int, some_rows: tuple[Row, ...], make_report: MakeReport, tmp_path: Path
 ) -> None:
     rows = [row.updated(model=f"model-{index}") for index in range(count) for row in some_rows]
     write_plot(make_report(*rows), tmp_path / "picture")
     pixels = np.asarray(Image.open(tmp_path / "picture").convert("RGB"))
-    assert pixels.shape[1] == 1650
+    assert pixels.shape[1] == 1980
     assert pixels.shape[0] > 400 * count
-    for color in ((0x9A, 0xA0, 0xA6), (0x2A, 0x9D, 0x8F)):
+    for color in (ImageColor.getrgb(COLORS[name][0]) for name in ("gray", "teal")):
         assert (pixels == color).all(axis=2).sum() > 1000
