@@ -186,7 +186,7 @@ def _rows(recipe: str) -> Iterator[Entry]:
                 data=DATA[data_set],
                 partition=partition,
                 partition_list="PseudoSeg" if recipe in PSEUDOSEG_LISTS else LISTS[method],
-                architecture=str(_first(trees, "network", "architecture") or "deeplabv3plus"),
+                architecture=_decoder(trees),
                 encoder=None if variant else depth,
                 miou=reported[key],
                 labels_only=reported.get("labels_only"),
@@ -216,6 +216,12 @@ def _with_bases(recipe: str) -> Iterator[Tree]:
         tree = tomllib.loads(file.read_text(encoding="utf-8"))
         yield tree
         name = tree.get("base")
+
+
+def _decoder(trees: list[Tree]) -> str:
+    """Return the name of the first decoder that a table names, the default if none does."""
+    decoders = (tree.get("network", {}).get("decoder", {}) for tree in trees)
+    return next((str(decoder["name"]) for decoder in decoders if "name" in decoder), "deeplabv3plus")
 
 
 def _first(trees: list[Tree], table: str, key: str) -> object:

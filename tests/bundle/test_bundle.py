@@ -12,8 +12,8 @@ from zoo.bundle.weights import load_bundle, save_bundle
 from zoo.errors import BundleError, ZooError
 from zoo.models.classifier import ImageClassifier
 from zoo.models.config import ClassifierConfig, EnsembleConfig, GatedConfig, NetworkConfig
-from zoo.models.deeplab import SegmentationNetwork
 from zoo.models.deployable import Deployable, FusedEnsemble, Gated, Student
+from zoo.models.segmentation import SegmentationNetwork
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from zoo.models.deeplab import SegmentationNetwork
+    from zoo.models.segmentation import SegmentationNetwork
 
 
 @pytest.mark.parametrize("model", ["deeplabv3plus-tiny", "deeplabv2-tiny"])

@@ -39,9 +39,10 @@ from torch.nn import functional as F
 from zoo.classes import IGNORE
 from zoo.errors import RecipeError
 from zoo.models.config import EnsembleConfig, NetworkConfig
-from zoo.models.deeplab import SegmentationNetwork, resize_logits
+from zoo.models.decoders.decoder import resize_logits
 from zoo.models.deployable import Deployable, FusedEnsemble, Student
 from zoo.models.discriminator import Discriminator, DiscriminatorConfig, pair
+from zoo.models.segmentation import SegmentationNetwork
 from zoo.train.blocks.adversarial import (
     DiscriminatorOptimizerConfig,
     ImageNorm,
@@ -210,10 +211,10 @@ class Rrn(Method):
             progress: self-training comes with the phase `full`.
         """
         c = self.config
-        seen = unit_range(image, c.image_norm)
+        seen = unit_range(image, c.image_norm, self.branch_1.encoder)
         fake = [pair(each.softmax(dim=1), seen) for each in logits]
         label = one_hot(batch.label_l, self.num_classes, seen.dtype)
-        real = pair(label, unit_range(batch.image_l, c.image_norm))
+        real = pair(label, unit_range(batch.image_l, c.image_norm, self.branch_1.encoder))
         losses, scores = {}, {}
         for d, other in BRANCHES:
             discriminator = self.discriminators[d]

@@ -28,10 +28,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from zoo.models.deeplab import SegmentationNetwork, resize_logits
+from zoo.models.decoders.decoder import resize_logits
 from zoo.models.deployable import Student
 from zoo.models.discriminator import Discriminator, DiscriminatorConfig, pair
 from zoo.models.encoder import freeze_batch_norm_affine
+from zoo.models.segmentation import SegmentationNetwork
 from zoo.train.blocks.adversarial import (
     DiscriminatorOptimizerConfig,
     ImageNorm,
@@ -117,8 +118,11 @@ class S4Gan(Method):
         label_l, label_r = batch.label_l.chunk(2) if c.real_stream else (batch.label_l, batch.label_l)
         logits_l = resize_logits(self.student(image_l).logits, label_l.shape[-2:])
         logits_u = resize_logits(self.student(image_u).logits, image_u.shape[-2:])
-        fake = pair(logits_u.softmax(dim=1), unit_range(image_u, c.image_norm))
-        real = pair(one_hot(label_r, self.num_classes, fake.dtype), unit_range(image_r, c.image_norm))
+        fake = pair(logits_u.softmax(dim=1), unit_range(image_u, c.image_norm, self.student.encoder))
+        real = pair(
+            one_hot(label_r, self.num_classes, fake.dtype),
+            unit_range(image_r, c.image_norm, self.student.encoder),
+        )
 
         with frozen(self.discriminator):
             score, features_fake = self.discriminator(fake)

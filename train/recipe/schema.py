@@ -16,7 +16,8 @@ from pydantic import (
 )
 
 from zoo.models.config import NetworkConfig
-from zoo.preprocess import MIN_IMGSZ, Preprocessing, Resize
+from zoo.models.encoder import normalization_of
+from zoo.preprocess import MIN_IMGSZ, Channels, Preprocessing, Resize
 from zoo.train.methods.table import AnyMethodConfig
 
 Factor = Annotated[float, Field(gt=0)]
@@ -97,6 +98,8 @@ class DataConfig(BaseModel):
         tags: file of the classes of unlabeled images, for methods that learn them; see `zoo.data.tags`.
         imgsz: height and width of the training crop, `MIN_IMGSZ` or more.
         resize: see `zoo.preprocess.Preprocessing`.
+        mean: see `zoo.preprocess.Preprocessing`; None, until a run starts, for that of the encoder's weights.
+        std: see `mean`.
         batch_l: labeled images of a batch and process.
         batch_u: unlabeled ones.
         workers: processes that prepare batches; 0 does it in the training process.
@@ -114,6 +117,8 @@ class DataConfig(BaseModel):
     tags: str | None = None
     imgsz: tuple[PositiveInt, PositiveInt] = (512, 512)
     resize: Resize = "fit"
+    mean: Channels | None = None
+    std: Channels | None = None
     batch_l: int = Field(6, ge=1)
     batch_u: int = Field(6, ge=1)
     workers: int = Field(2, ge=0)
@@ -128,11 +133,6 @@ class DataConfig(BaseModel):
         if min(value) < MIN_IMGSZ:
             raise ValueError(f"expected {MIN_IMGSZ} or more pixels a side")
         return value
-
-    @property
-    def preprocessing(self) -> Preprocessing:
-        """Return how an image reaches the network outside training."""
-        return Preprocessing(imgsz=self.imgsz, resize=self.resize)
 
 
 class Recipe(BaseModel):
@@ -186,9 +186,20 @@ class Recipe(BaseModel):
             raise ValueError("expected 1/5 or a number of the labeled images to hold out; val never selects")
         return value
 
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """Return how an image reaches the network."""
+        data = self.data
+        mean, std = normalization_of(self.network.encoder)
+        return Preprocessing(
+            imgsz=data.imgsz, resize=data.resize, mean=data.mean or mean, std=data.std or std
+        )
+
     def for_classes(self, num_classes: int) -> Recipe:
-        """Return the recipe with what follows from its data: the classes, the size of the training images."""
+        """Return the recipe with what follows from its data and encoder: classes, normalization, sizes."""
+        normalization = self.preprocessing.model_dump(include={"mean", "std"})
         update = {
+            "data": self.data.model_copy(update=normalization),
             "network": self.network.model_copy(update={"num_classes": num_classes}),
             "method": self.method.at_size(self.data.imgsz),
         }

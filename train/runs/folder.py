@@ -25,11 +25,15 @@ from typing import TYPE_CHECKING
 from zoo.bundle.bundle import CONFIG_NAME, check_writable, write_json
 from zoo.classes import Classes
 from zoo.errors import BundleError, RecipeError
+from zoo.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from zoo.train.recipe.read import validate_recipe
 from zoo.train.runs.lock import locked
 
 if TYPE_CHECKING:
     from zoo.train.recipe.schema import Recipe
+
+IMAGENET = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
+"""What runs of version 0.1, whose recipes do not say it, normalized images by."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +104,7 @@ class RunFolder:
             value = json.loads(self.recipe_file.read_text(encoding="utf-8"))
             classes = Classes(tuple(value["names"]), tuple((r, g, b) for r, g, b in value["palette"]))
             recipe = value["recipe"]
+            recipe["data"] = IMAGENET | recipe["data"]
         except (ValueError, KeyError, TypeError) as error:
             raise BundleError(
                 f"{self.recipe_file} is not the recipe of a run ({error!r}): train again"

@@ -53,7 +53,7 @@ class BundleConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     deployable: Annotated[DeployableConfig | ClassifierConfig, Field(discriminator="kind")]
     method: str
     weights: str = "student"
@@ -63,6 +63,12 @@ class BundleConfig(BaseModel):
     recipe: dict[str, Any] = {}
     provenance: dict[str, Any] = {}
     metrics: dict[str, Any] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_format_1(cls, value: object) -> object:
+        """Return contents of version 0.1 as today's; their networks are converted by `NetworkConfig`."""
+        return {**value, "format": 2} if isinstance(value, dict) and value.get("format", 1) == 1 else value
 
     @model_validator(mode="after")
     def _check_lengths(self) -> BundleConfig:

@@ -26,9 +26,9 @@ QUICK: dict[str, Any] = {
     "data.batch_l": 2,
     "data.workers": 0,
     "network.encoder": "test_resnet",
-    "network.decoder_channels": 16,
-    "network.low_level_channels": 8,
-    "network.rates": [1, 2],
+    "network.decoder.decoder_channels": 16,
+    "network.decoder.low_level_channels": 8,
+    "network.decoder.rates": [1, 2],
 }
 QUICK_STEPS = 4
 

@@ -31,8 +31,9 @@ from zoo.export.to_tensorrt import (
     plan_engine,
 )
 from zoo.models.config import ClassifierConfig, EnsembleConfig, GatedConfig, NetworkConfig, StudentConfig
-from zoo.models.deeplab import SegmentationNetwork
 from zoo.models.deployable import build_deployable
+from zoo.models.encoder import normalization_of
+from zoo.models.segmentation import SegmentationNetwork
 from zoo.predictors.artifact import ONNX_NAMES, ArtifactMetadata, info_path
 from zoo.predictors.load import ENGINES
 from zoo.preprocess import Preprocessing, normalize
@@ -55,12 +56,9 @@ SAMPLES, SAMPLE_SIZE = 8, (128, 128)
 
 TINY: dict[str, Any] = {
     "encoder": "test_resnet",
-    "decoder_channels": 16,
-    "low_level_channels": 8,
-    "rates": (1, 2),
+    "decoder": {"decoder_channels": 16, "low_level_channels": 8, "rates": (1, 2)},
     "output_stride": 8,
 }
-DEEPLABV2: dict[str, Any] = {"architecture": "deeplabv2", "output_stride": 8}
 
 
 class Exported(NamedTuple):
@@ -80,10 +78,11 @@ def config_of(model: str) -> DeployableConfig:
     """
     tiny = model.endswith("-tiny")
     kind = model.removesuffix("-tiny")
-    encoder: dict[str, Any] = TINY if tiny else {"encoder": "resnet101" if "r101" in kind else "resnet50"}
+    settings: dict[str, Any] = TINY if tiny else {"encoder": "resnet101" if "r101" in kind else "resnet50"}
     if kind.startswith("deeplabv2"):
-        encoder = encoder | DEEPLABV2 | ({} if tiny else {"rates": (6, 12, 18, 24)})
-    network = NetworkConfig(num_classes=NUM_CLASSES, **encoder)
+        rates = (1, 2) if tiny else (6, 12, 18, 24)
+        settings = settings | {"decoder": {"name": "deeplabv2", "rates": rates}, "output_stride": 8}
+    network = NetworkConfig(num_classes=NUM_CLASSES, **settings)
     if kind == "ensemble":
         return EnsembleConfig(branches=(network, network))
     if kind == "gated":
@@ -106,7 +105,7 @@ def write_model(model: str, imgsz: tuple[int, int], folder: Path) -> tuple[Path,
     """
     torch.manual_seed(0)
     deployable = build_deployable(config_of(model))
-    images = sample_images()
+    images = sample_images(deployable)
     settle(deployable, images)
     for network in (each for each in deployable.modules() if isinstance(each, SegmentationNetwork)):
         balance(network, images)
@@ -116,7 +115,7 @@ def write_model(model: str, imgsz: tuple[int, int], folder: Path) -> tuple[Path,
         method="random weights",
         names=classes.names,
         palette=classes.palette,
-        preprocessing=Preprocessing(imgsz=imgsz),
+        preprocessing=preprocessing_of(deployable, imgsz),
         recipe={"data": {"spec": "shapes"}},
     )
     save_bundle(folder, deployable, config, f"# {model}, random weights\n")
@@ -144,7 +143,7 @@ def export_model(
     log.info("making %s", model)
     bundle, deployable = write_model(model, imgsz, folder)
     config = BundleConfig.model_validate_json((bundle / "config.json").read_bytes())
-    prepared = prepare(deployable.eval(), sample_images()[:2])
+    prepared = prepare(deployable.eval(), sample_images(deployable)[:2])
     missing: dict[str, str] = {}
     for precision in precisions:
         log.info("exporting %s in %s", model, precision)
@@ -196,11 +195,19 @@ def write_engine(bundle: Path, metadata: ArtifactMetadata, profile: Profile, sm:
     write_json(info_path(path), info.model_dump(mode="json"))
 
 
-def sample_images() -> Tensor:
-    """Return drawn images, (B, 3, H, W) float, normalised."""
+def preprocessing_of(deployable: Deployable, imgsz: tuple[int, int]) -> Preprocessing:
+    """Return how images of a size reach a model."""
+    mean, std = normalization_of(deployable.config.networks[0].encoder)
+    return Preprocessing(imgsz=imgsz, mean=mean, std=std)
+
+
+def sample_images(deployable: Deployable) -> Tensor:
+    """Return drawn images as a model takes them, (B, 3, H, W) float, normalized."""
     source = ShapesSource(SAMPLE_SIZE)
     images = np.stack([source.read_image(id_) for id_ in source.ids("val")[:SAMPLES]])
-    planes: Tensor = normalize(torch.from_numpy(images).permute(0, 3, 1, 2), Preprocessing(imgsz=SAMPLE_SIZE))
+    planes: Tensor = normalize(
+        torch.from_numpy(images).permute(0, 3, 1, 2), preprocessing_of(deployable, SAMPLE_SIZE)
+    )
     return planes
 
 

@@ -76,7 +76,7 @@ def facts(recipe: Recipe) -> dict[str, Any]:
     """Return what decides how long a step takes."""
     return {
         "name": recipe.recipe,
-        "architecture": recipe.network.architecture,
+        "architecture": recipe.network.decoder.name,
         "encoder": recipe.network.encoder,
         "output_stride": recipe.network.output_stride,
         "imgsz": list(recipe.data.imgsz),

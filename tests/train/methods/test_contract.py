@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from zoo.errors import RecipeError
-from zoo.models.deeplab import resize_logits
+from zoo.models.decoders.decoder import resize_logits
 from zoo.train.method import Batch, Method, Phase, Progress, progress_at
 from zoo.train.methods.mlmt import Mlmt
 from zoo.train.methods.supervised import Supervised

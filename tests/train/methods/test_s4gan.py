@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from zoo.catalog import recipe_names
 from zoo.classes import IGNORE
-from zoo.models.deeplab import resize_logits
+from zoo.models.decoders.decoder import resize_logits
 from zoo.train.blocks.losses import cross_entropy
 from zoo.train.method import Batch, Progress
 from zoo.train.methods.s4gan import OFFICIAL, S4Gan, S4GanConfig

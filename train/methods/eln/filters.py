@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from zoo.classes import IGNORE
-from zoo.models.deeplab import resize_logits
+from zoo.models.decoders.decoder import resize_logits
 from zoo.models.error_localizer import ErrorLocalizer
 from zoo.train.blocks.ema import evaluating, without_dropout
 from zoo.train.blocks.losses import balanced_binary_cross_entropy, cross_entropy, entropy
