@@ -51,7 +51,7 @@ def test_methods_are_trained_at_the_size_of_their_papers_with_encoders_of_their_
 def test_every_model_has_a_configuration() -> None:
     kinds = {model: config_of(model) for model in MODELS}
     assert {config.kind for config in kinds.values()} == {"student", "ensemble", "gated"}
-    assert kinds["deeplabv2-r101"].networks[0].architecture == "deeplabv2"
+    assert kinds["deeplabv2-r101"].networks[0].decoder.name == "deeplabv2"
     assert kinds["deeplabv2-r101"].networks[0].encoder == "resnet101"
     assert kinds["ensemble"].networks == (*kinds["deeplabv3plus-r50"].networks,) * 2
 

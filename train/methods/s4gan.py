@@ -10,7 +10,7 @@ Symbols: S segmentation network, D discriminator, gamma `threshold`, y* the clas
 Departures from the authors' code; the preset `official` undoes those that name a setting:
 - the encoder learns at the paper's rate; the code lists its weights several times, so that they move some
   three times as far (`optimizer.encoder_lr_mult`). Recipes of DeepLabv2 have all four dilations, of which the
-  code uses two (`network.rates`).
+  code uses two (`network.decoder.rates`).
 - a discriminator sees images in their own range, not in that of the batch (`image_norm`), and real ones not
   in that of the unlabeled batch.
 - its features are the mean over the image, whatever its size.

@@ -251,7 +251,7 @@ def test_the_authors_settings_use_two_dilations_of_deeplabv2(
     name: str, rates: tuple[int, ...], official_rates: tuple[int, ...], frozen: bool
 ) -> None:
     default, official = load_recipe(name), load_recipe(name, ["preset=official"])
-    assert (default.network.rates, official.network.rates) == (rates, official_rates)
+    assert (default.network.decoder.rates, official.network.decoder.rates) == (rates, official_rates)
     assert default.method.train_bn_affine is not frozen
     assert official.method.optimizer.encoder_lr_mult == pytest.approx(0.3)
 

@@ -208,7 +208,7 @@ def test_a_wait_is_laid_to_the_line_that_caused_it(
     outside, inside = found
     assert outside.place.startswith(__file__)
     assert (outside.in_method, inside.in_method) == (False, True)
-    assert inside.place.startswith("zoo/models/deeplab.py:")
+    assert inside.place.startswith("zoo/models/segmentation.py:")
     assert [str(each.message) for each in recwarn] == ["something else"]
 
 
