@@ -13,7 +13,7 @@ from zoo.data.files import IMAGE_SUFFIXES, read_image_file
 from zoo.data.open import open_source
 from zoo.data.partition import make_partition
 from zoo.errors import DatasetError, ExportError
-from zoo.models.deeplab import SegmentationNetwork
+from zoo.models.segmentation import SegmentationNetwork
 from zoo.preprocess import normalize, resize_image
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def _features(
     network = next(module for module in deployable.modules() if isinstance(module, SegmentationNetwork))
     height, width = preprocessing.model_size(image.shape[0], image.shape[1])
     small = torch.from_numpy(resize_image(image, (max(32, height // 2), max(32, width // 2))).copy())
-    features = network.encoder.stages(normalize(small.permute(2, 0, 1)[None], preprocessing))[-1]
+    features = network.encoder(normalize(small.permute(2, 0, 1)[None], preprocessing))[-1]
     result: NDArray[np.float32] = features.mean(dim=(0, 2, 3)).numpy()
     return result
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from zoo.bundle.bundle import BundleConfig
     from zoo.models.classifier import ImageClassifier
-    from zoo.models.deeplab import SegmentationNetwork
+    from zoo.models.segmentation import SegmentationNetwork
 
 
 BACKGROUND = "background"

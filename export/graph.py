@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from zoo.models.deeplab import resize_logits
+from zoo.models.decoders.decoder import resize_logits
 from zoo.predictors.artifact import CONFIDENCE, LOGITS, MASK
 from zoo.predictors.decision import choose, confidence
 from zoo.preprocess import normalize

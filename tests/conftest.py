@@ -21,8 +21,8 @@ from zoo.bundle.bundle import BundleConfig
 from zoo.bundle.weights import save_bundle
 from zoo.classes import Classes
 from zoo.models.config import NetworkConfig
-from zoo.models.deeplab import SegmentationNetwork
 from zoo.models.deployable import Student
+from zoo.models.segmentation import SegmentationNetwork
 from zoo.predictors.artifact import METADATA_KEY, ArtifactMetadata
 from zoo.preprocess import Preprocessing
 

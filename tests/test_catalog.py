@@ -33,7 +33,7 @@ def test_a_row_says_what_its_recipe_says(entry: Entry) -> None:
     assert recipe.reported is not None
     assert entry.method.partition(" + ")[0] == recipe.method.name
     assert entry.partition == recipe.data.partition
-    assert entry.architecture == recipe.network.architecture
+    assert entry.architecture == recipe.network.decoder.name
     assert entry.encoder is None or re.match(rf"{entry.encoder}(?!\d)", recipe.network.encoder)
     assert (entry.labels_only, entry.source) == (
         recipe.reported.get("labels_only"),

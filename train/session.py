@@ -15,6 +15,7 @@ from zoo.data.tags import with_tags
 from zoo.errors import RecipeError, ZooError
 from zoo.evaluation.figures import figures_of
 from zoo.memory import peak_memory
+from zoo.models.segmentation import SegmentationNetwork
 from zoo.predictors.tags import TagPredictor
 from zoo.train.attempt import attempt, explaining
 from zoo.train.data.loaders import BatchStream
@@ -73,6 +74,7 @@ def start(recipe: Recipe, out: Path | None, hardware: Hardware, wandb: str | Non
     phases = method.phases(recipe.steps)
     check_streams(recipe, partition, phases)
     _remark_accumulation(recipe, method)
+    _remark_strides(recipe, method)
     partition = _with_tags(recipe, partition, phases, source)
     partition, held_out = hold_out(recipe, partition)
     if fabric.is_global_zero:
@@ -131,6 +133,19 @@ def _remark_accumulation(recipe: Recipe, method: Method) -> None:
             "accumulate %d: each batch has BatchNorm statistics of its own and weighs the same%s",
             recipe.accumulate,
             own,
+        )
+
+
+def _remark_strides(recipe: Recipe, method: Method) -> None:
+    """Say so if the encoder has not the output stride that the recipe names."""
+    network = next((part for part in method.modules() if isinstance(part, SegmentationNetwork)), None)
+    wanted, strides = recipe.network.output_stride, () if network is None else network.encoder.strides
+    if strides and strides[-1] != wanted:
+        log.warning(
+            "network.output_stride %d cannot be set for %s: its features have strides %s",
+            wanted,
+            recipe.network.encoder,
+            ", ".join(map(str, strides)),
         )
 
 

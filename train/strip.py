@@ -64,7 +64,7 @@ def strip(path: Path, weights: str | None = None) -> Path:
         weights=weights,
         names=classes.names,
         palette=classes.palette,
-        preprocessing=recipe.data.preprocessing,
+        preprocessing=recipe.preprocessing,
         recipe=recipe.model_dump(mode="json"),
         provenance={
             "step": state["step"],

@@ -176,7 +176,7 @@ def _rows(recipe: str) -> Iterator[Entry]:
             data=data,
             partition=partition,
             partition_list=str(_first(trees, "reported", "lists") or ""),
-            architecture=str(_first(trees, "network", "architecture") or "deeplabv3plus"),
+            architecture=_decoder(trees),
             encoder=None if variant else depth,
             miou=own[key],
             labels_only=own.get("labels_only"),
@@ -207,6 +207,12 @@ def _with_bases(recipe: str) -> Iterator[Tree]:
         tree = tomllib.loads(recipe_files()[name.removesuffix(".toml")].read_text(encoding="utf-8"))
         yield tree
         name = tree.get("base")
+
+
+def _decoder(trees: list[Tree]) -> str:
+    """Return the name of the first decoder that a table names, the default if none does."""
+    decoders = (tree.get("network", {}).get("decoder", {}) for tree in trees)
+    return next((str(decoder["name"]) for decoder in decoders if "name" in decoder), "deeplabv3plus")
 
 
 def _first(trees: list[Tree], table: str, key: str) -> object:

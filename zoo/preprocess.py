@@ -25,8 +25,11 @@ Label = TypeVar("Label", bound=np.integer)
 MIN_IMGSZ = 32
 """Pixels a side of the smallest images that a network is trained or exported for."""
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+Channels = tuple[float, float, float]
+"""A number for each RGB channel."""
+
+IMAGENET_MEAN: Channels = (0.485, 0.456, 0.406)
+IMAGENET_STD: Channels = (0.229, 0.224, 0.225)
 
 
 class Preprocessing(Frozen):
@@ -36,14 +39,21 @@ class Preprocessing(Frozen):
         imgsz: height and width of the training crop, in pixels.
         resize: `fit` scales an image, keeping its aspect, to the largest size inside `imgsz`; `stretch` to
             exactly `imgsz`; `none` leaves it.
-        mean: of each RGB channel, images in [0, 1].
-        std: likewise.
+        mean: mean of each RGB channel, images in [0, 1], as the encoder's weights expect it
+            (`zoo.models.encoder.normalization_of`).
+        std: standard deviation of each RGB channel, images in [0, 1].
     """
 
     imgsz: tuple[int, int]
     resize: Resize = "fit"
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
+    mean: Channels = IMAGENET_MEAN
+    std: Channels = IMAGENET_STD
+
+    @property
+    def color(self) -> tuple[int, int, int]:
+        """Return the mean color in 0..255, which pads images: the network sees about zero there."""
+        red, green, blue = (round(255 * mean) for mean in self.mean)
+        return red, green, blue
 
     def model_size(self, height: int, width: int) -> tuple[int, int]:
         """Return the (height, width) at which the network sees an image of this size."""

@@ -12,8 +12,8 @@ from zoo.bundle.weights import load_bundle, save_bundle
 from zoo.errors import BundleError, ZooError
 from zoo.models.classifier import ImageClassifier
 from zoo.models.config import ClassifierConfig, EnsembleConfig, GatedConfig, NetworkConfig
-from zoo.models.deeplab import SegmentationNetwork
 from zoo.models.deployable import Deployable, FusedEnsemble, Gated, Student
+from zoo.models.segmentation import SegmentationNetwork
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -159,7 +159,7 @@ def test_a_bundle_with_a_name_too_many_is_an_error(bundle_copy: Path) -> None:
 
 
 def test_a_bundle_of_a_later_format_is_an_error(bundle_copy: Path) -> None:
-    change_config(bundle_copy, format=2)
+    change_config(bundle_copy, format=3)
     with pytest.raises(BundleError, match="format"):
         load_bundle(bundle_copy)
 
@@ -201,7 +201,7 @@ def test_truncated_weights_are_an_error(size: int, bundle_copy: Path) -> None:
 
 def test_weights_of_another_network_are_an_error(bundle_copy: Path) -> None:
     deployable = json.loads((bundle_copy / "config.json").read_text())["deployable"]
-    network = deployable["network"] | {"decoder_channels": 16}
+    network = deployable["network"] | {"decoder": {"decoder_channels": 16}}
     change_config(bundle_copy, deployable=deployable | {"network": network})
     with pytest.raises(BundleError, match=r"model\.safetensors does not fit config\.json") as caught:
         load_bundle(bundle_copy)

@@ -15,8 +15,8 @@ from zoo.classes import Classes
 from zoo.data.shapes import NAMES, ShapesSource
 from zoo.models.classifier import ImageClassifier
 from zoo.models.config import ClassifierConfig, EnsembleConfig, NetworkConfig
-from zoo.models.deeplab import SegmentationNetwork
 from zoo.models.deployable import FusedEnsemble, Student
+from zoo.models.segmentation import SegmentationNetwork
 from zoo.preprocess import Preprocessing, normalize, resize_image
 
 if TYPE_CHECKING:

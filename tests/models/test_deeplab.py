@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -7,9 +8,12 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from zoo.models.config import NetworkConfig
-from zoo.models.deeplab import Aspp, DecoderV2, DecoderV3Plus, JointAspp, SegmentationNetwork, resize_logits
+from zoo.models.config import DECODER_KEYS, DeepLabV2Config, DeepLabV3PlusConfig, NetworkConfig
+from zoo.models.decoders.decoder import resize_logits
+from zoo.models.decoders.deeplabv2 import DeepLabV2
+from zoo.models.decoders.deeplabv3plus import Aspp, DeepLabV3Plus, JointAspp
 from zoo.models.error_localizer import ErrorLocalizer
+from zoo.models.segmentation import SegmentationNetwork
 
 TINY: dict[str, Any] = {
     "encoder": "mobilenetv3_small_050",
@@ -22,6 +26,17 @@ TINY: dict[str, Any] = {
 
 def tiny(**changes: Any) -> NetworkConfig:
     return NetworkConfig(**(TINY | changes))
+
+
+FEATURES: Any = SimpleNamespace(channels=(4, 6), strides=(4, 16))
+
+
+def settings(**changes: Any) -> DeepLabV3PlusConfig:
+    return DeepLabV3PlusConfig(**({key: TINY[key] for key in DECODER_KEYS & TINY.keys()} | changes))
+
+
+def decoder_of(**changes: Any) -> DeepLabV3Plus:
+    return DeepLabV3Plus(FEATURES, settings(**changes), num_classes=3)
 
 
 def dropouts(module: nn.Module) -> list[nn.Module]:
@@ -49,13 +64,13 @@ def test_v2_returns_logits_and_embedding_at_the_output_stride(output_stride: int
 
 
 def test_v2_sums_all_branches() -> None:
-    decoder = DecoderV2(4, 6, tiny(rates=(6, 12, 18, 24)))
+    decoder = DeepLabV2(FEATURES, DeepLabV2Config(rates=(6, 12, 18, 24)), num_classes=3)
     high = torch.randn(1, 6, 5, 5)
     by_hand = torch.zeros(1, 3, 5, 5)
     for branch in decoder.branches:
         by_hand = by_hand + branch(high)
     assert len(decoder.branches) == 4
-    torch.testing.assert_close(decoder(torch.empty(0), high).logits, by_hand)
+    torch.testing.assert_close(decoder([torch.empty(0), high]).logits, by_hand)
 
 
 @pytest.mark.parametrize("architecture", ["deeplabv3plus", "deeplabv2"])
@@ -74,7 +89,7 @@ def test_the_projected_aspp_trains_with_one_image_and_the_neck_does_not() -> Non
 
 
 def test_the_projected_aspp_is_that_of_the_authors_of_eln() -> None:
-    aspp = Aspp(10, tiny(aspp="projected", rates=(6, 12, 18)))
+    aspp = Aspp(10, settings(aspp="projected", rates=(6, 12, 18)))
     convs = [m for m in aspp.modules() if isinstance(m, nn.Conv2d)]
     assert [(c.kernel_size[0], c.dilation[0]) for c in convs] == [
         (1, 1),
@@ -90,13 +105,13 @@ def test_the_projected_aspp_is_that_of_the_authors_of_eln() -> None:
 
 
 def test_the_neck_reduces_by_a_3x3_convolution_and_normalises_the_pooled_features() -> None:
-    aspp = Aspp(10, tiny(aspp="neck"))
+    aspp = Aspp(10, settings(aspp="neck"))
     assert [m.kernel_size for m in aspp.reduce.modules() if isinstance(m, nn.Conv2d)] == [(3, 3)]
     assert [m for m in aspp.pool.modules() if isinstance(m, nn.BatchNorm2d)]
 
 
 def test_the_joint_aspp_normalises_all_branches_at_once_and_adds_the_pooled_one() -> None:
-    aspp = JointAspp(10, tiny(aspp="joint", rates=(6, 12, 18))).eval()
+    aspp = JointAspp(10, settings(aspp="joint", rates=(6, 12, 18))).eval()
     convs = [m for m in aspp.branches if isinstance(m, nn.Conv2d)]
     assert [(c.kernel_size[0], c.dilation[0], c.bias) for c in convs] == [
         (1, 1, None),
@@ -112,15 +127,17 @@ def test_the_joint_aspp_normalises_all_branches_at_once_and_adds_the_pooled_one(
 
 
 def test_a_linear_head_is_two_3x3_blocks_and_one_1x1_convolution() -> None:
-    decoder = DecoderV3Plus(4, 6, tiny(head="linear"))
+    decoder = decoder_of(head="linear")
     assert [m.kernel_size for m in decoder.fuse.modules() if isinstance(m, nn.Conv2d)] == [(3, 3), (3, 3)]
     assert [m.kernel_size for m in decoder.segment.modules() if isinstance(m, nn.Conv2d)] == [(1, 1)]
 
 
 @pytest.mark.parametrize("head", ["mlp", "linear"])
 def test_a_separate_embedding_shares_nothing_with_the_classes_after_the_join(head: str) -> None:
-    decoder = DecoderV3Plus(4, 6, tiny(head=head, embedding_channels=5, separate_embedding=True))
-    output = decoder(torch.randn(2, 4, 12, 12), torch.randn(2, 6, 3, 3))
+    decoder = DeepLabV3Plus(
+        FEATURES, settings(head=head, separate_embedding=True), num_classes=3, embedding_channels=5
+    )
+    output = decoder([torch.randn(2, 4, 12, 12), torch.randn(2, 6, 3, 3)])
     assert output.embedding.shape == (2, 5, 12, 12)
     output.embedding.sum().backward()
     reached = {name.split(".")[0] for name, p in decoder.named_parameters() if p.grad is not None}
@@ -128,7 +145,7 @@ def test_a_separate_embedding_shares_nothing_with_the_classes_after_the_join(hea
 
 
 def test_pooled_features_are_the_same_everywhere() -> None:
-    aspp = Aspp(4, tiny()).eval()
+    aspp = Aspp(4, settings()).eval()
     high = torch.randn(1, 4, 5, 7)
     pooled: Tensor = aspp.pool(high)
     assert pooled.shape == (1, 16, 1, 1)
@@ -136,24 +153,24 @@ def test_pooled_features_are_the_same_everywhere() -> None:
 
 
 def test_dropout_rates_are_those_of_the_configuration_in_order() -> None:
-    decoder = DecoderV3Plus(4, 4, tiny(dropout={"aspp": 0.2, "fuse_1": 0.3, "fuse_2": 0.4}))
+    decoder = DeepLabV3Plus(
+        FEATURES, settings(dropout={"aspp": 0.2, "fuse_1": 0.3, "fuse_2": 0.4}), num_classes=3
+    )
     assert [layer.p for layer in dropouts(decoder)] == [0.2, 0.3, 0.4]
     assert {type(layer) for layer in dropouts(decoder)} == {nn.Dropout}
 
 
 def test_channel_dropout_drops_whole_channels() -> None:
-    assert {type(layer) for layer in dropouts(DecoderV3Plus(4, 4, tiny(channel_dropout=True)))} == {
-        nn.Dropout2d
-    }
+    assert {type(layer) for layer in dropouts(decoder_of(channel_dropout=True))} == {nn.Dropout2d}
 
 
 def test_a_new_decoder_fits_the_same_features_and_has_its_own_weights() -> None:
     network = SegmentationNetwork(tiny(embedding_channels=5)).eval()
     other = network.new_decoder(embedding_channels=0).eval()
     features = network.encoder(torch.randn(1, 3, 64, 64))
-    assert other(*features).logits.shape == network.decoder(*features).logits.shape
+    assert other(features).logits.shape == network.decoder(features).logits.shape
     assert other.embed is None
-    assert not torch.equal(other(*features).logits, network.decoder(*features).logits)
+    assert not torch.equal(other(features).logits, network.decoder(features).logits)
 
 
 def test_resizing_keeps_the_corners() -> None:

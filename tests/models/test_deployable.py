@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from zoo.models.classifier import ImageClassifier
 from zoo.models.config import ClassifierConfig, EnsembleConfig, GatedConfig, NetworkConfig, StudentConfig
-from zoo.models.deeplab import SegmentationNetwork, resize_logits
+from zoo.models.decoders.decoder import resize_logits
 from zoo.models.deployable import (
     REMOVED,
     Deployable,
@@ -19,6 +19,7 @@ from zoo.models.deployable import (
     build_deployable,
     log_add_exp,
 )
+from zoo.models.segmentation import SegmentationNetwork
 
 SIZES = [(64, 64), (65, 49), (34, 71)]
 

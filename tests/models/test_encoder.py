@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import huggingface_hub.constants
 import pytest
@@ -10,7 +10,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from zoo.errors import RecipeError
-from zoo.models.encoder import Encoder, freeze_batch_norm_affine, kaiming_normal
+from zoo.models.decoders.decoder import kaiming_normal
+from zoo.models.encoder import TimmEncoder, build_encoder, freeze_batch_norm_affine, normalization_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,73 +40,68 @@ def put_weights(cache: Path, name: str) -> dict[str, Tensor]:
     return weights
 
 
-def dilations(encoder: Encoder, stage: str) -> list[int]:
+def dilations(encoder: TimmEncoder, stage: str) -> list[int]:
     return [block.conv2.dilation[0] for block in encoder.body.get_submodule(stage)]
 
 
 @pytest.mark.parametrize("output_stride", [8, 16, 32])
 @pytest.mark.parametrize("name", ["resnet18", SMALL, "convnext_atto"])
 def test_features_come_at_stride_4_and_at_the_output_stride(name: str, output_stride: int) -> None:
-    encoder = Encoder(name, output_stride=output_stride)
-    low, high = encoder(torch.zeros(2, 3, 64, 96))
-    assert low.shape == (2, encoder.low_channels, 16, 24)
-    assert high.shape == (2, encoder.high_channels, 64 // output_stride, 96 // output_stride)
-
-
-def test_the_last_stage_but_one_comes_between_those_of_forward() -> None:
-    encoder = Encoder("resnet18", output_stride=16).eval()
-    images = torch.randn(1, 3, 64, 64)
-    low, middle, high = encoder.stages(images)
-    assert middle.shape == (1, encoder.middle_channels, 4, 4)
-    assert (encoder.middle_channels, encoder.high_channels) == (256, 512)
-    assert all(torch.equal(*pair) for pair in zip((low, high), encoder(images), strict=True))
+    encoder = build_encoder(name, output_stride=output_stride)
+    features = encoder(torch.zeros(2, 3, 64, 96))
+    assert [each.shape for each in features] == [
+        (2, channels, 64 // stride, 96 // stride)
+        for channels, stride in zip(encoder.channels, encoder.strides, strict=True)
+    ]
+    assert 4 in encoder.strides
+    assert encoder.strides[-1] == output_stride
+    assert sorted(encoder.strides) == list(encoder.strides)
 
 
 def test_odd_sizes_are_rounded_up() -> None:
-    low, high = Encoder("resnet18")(torch.zeros(1, 3, 65, 49))
-    assert low.shape[-2:] == (17, 13)
-    assert high.shape[-2:] == (5, 4)
+    features = build_encoder("resnet18")(torch.zeros(1, 3, 65, 49))
+    assert [tuple(each.shape[-2:]) for each in features] == [(33, 25), (17, 13), (9, 7), (5, 4), (5, 4)]
 
 
 @pytest.mark.parametrize(("output_stride", "expected"), [(16, [2, 4, 8]), (8, [4, 8, 16])])
 def test_multi_grid_multiplies_the_dilations_of_resnets_last_stage(
     output_stride: int, expected: list[int]
 ) -> None:
-    encoder = Encoder("resnet50", output_stride=output_stride, multi_grid=(1, 2, 4))
+    encoder = build_encoder("resnet50", output_stride=output_stride, multi_grid=(1, 2, 4))
     assert dilations(encoder, "layer4") == expected
     assert [block.conv2.padding[0] for block in encoder.body.get_submodule("layer4")] == expected
     assert [block.conv2.stride for block in encoder.body.get_submodule("layer4")] == [(1, 1)] * 3
-    assert encoder(torch.zeros(1, 3, 64, 64))[1].shape[-1] == 64 // output_stride
+    assert encoder(torch.zeros(1, 3, 64, 64))[-1].shape[-1] == 64 // output_stride
 
 
 @pytest.mark.parametrize("name", ["resnet18", SMALL])
 def test_multi_grid_needs_a_resnet_with_as_many_blocks(name: str) -> None:
     with pytest.raises(RecipeError, match=r"leave network\.multi_grid out"):
-        Encoder(name, multi_grid=(1, 2, 4))
+        build_encoder(name, multi_grid=(1, 2, 4))
 
 
 @pytest.mark.parametrize("name", ["resnet18", SMALL, "tf_mobilenetv3_small_075", "convnext_atto"])
 def test_an_input_of_other_channels_changes_no_size(name: str) -> None:
-    usual = Encoder(name)(torch.zeros(1, 3, 65, 49))
-    other = Encoder(name, in_channels=25)(torch.zeros(1, 25, 65, 49))
+    usual = build_encoder(name)(torch.zeros(1, 3, 65, 49))
+    other = build_encoder(name, in_channels=25)(torch.zeros(1, 25, 65, 49))
     assert [each.shape for each in other] == [each.shape for each in usual]
 
 
 def test_without_pretraining_nobody_asks_the_hub(hub_cache: Path) -> None:
-    Encoder(SMALL)
+    build_encoder(SMALL)
     assert not list(hub_cache.iterdir())
 
 
 def test_a_pretrained_encoder_has_the_weights_of_the_cache(hub_cache: Path) -> None:
     weights = put_weights(hub_cache, SMALL)
-    for name, value in Encoder(SMALL, pretrained=True).body.state_dict().items():
+    for name, value in build_encoder(SMALL, pretrained=True).body.state_dict().items():
         assert torch.equal(value, weights[name]), name
 
 
 def test_a_pretrained_encoder_of_other_channels_draws_its_first_convolution_anew(hub_cache: Path) -> None:
     weights = put_weights(hub_cache, SMALL)
     torch.manual_seed(0)
-    state = Encoder(SMALL, pretrained=True, in_channels=7).body.state_dict()
+    state = build_encoder(SMALL, pretrained=True, in_channels=7).body.state_dict()
     stem = state.pop("conv_stem.weight")
     assert all(torch.equal(value, weights[name]) for name, value in state.items())
     bound = 1 / (7 * 3 * 3) ** 0.5  # the uniform default of PyTorch
@@ -117,20 +113,87 @@ def test_weights_that_cannot_be_had_are_an_error_with_the_ways_out(hub_cache: Pa
     with pytest.raises(
         RecipeError, match=r"weights of resnet18 could not be had .*--no-pretrained"
     ) as caught:
-        Encoder("resnet18", pretrained=True)
+        build_encoder("resnet18", pretrained=True)
     assert "\n" not in str(caught.value)
     assert not list(hub_cache.rglob("*.safetensors"))
 
 
 def test_an_unknown_encoder_is_an_error_that_names_near_ones() -> None:
     with pytest.raises(RecipeError, match=r"encoder resnet_50 is unknown, .*; near it: .*\bresnet50\b"):
-        Encoder("resnet_50")
+        build_encoder("resnet_50")
 
 
-@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "vgg11", "densenet121"])
-def test_an_encoder_without_an_output_stride_is_an_error_that_names_others(name: str) -> None:
-    with pytest.raises(RecipeError, match=rf"{name} cannot be built with features_only.* \(.+\): use a CNN"):
-        Encoder(name)
+@pytest.mark.parametrize(
+    "name", ["hrnet_w18_small", "densenet121", "pvt_v2_b0", "swin_s3_tiny_224", "mambaout_femto"]
+)
+def test_an_encoder_whose_strides_cannot_be_chosen_keeps_its_own(name: str) -> None:
+    encoder = build_encoder(name, output_stride=8).eval()
+    assert encoder.strides[-4:] == (4, 8, 16, 32)
+    found = [tuple(each.shape[1:]) for each in encoder(torch.zeros(1, 3, 70, 97))]
+    sizes = [(-(-70 // stride), -(-97 // stride)) for stride in encoder.strides]
+    if name == "densenet121":  # its pooling rounds down
+        sizes[2:] = [(9, 12), (4, 6), (2, 3)]
+    assert found == [(channels, *size) for channels, size in zip(encoder.channels, sizes, strict=True)]
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "maxvit_tiny_tf_224"])
+def test_an_encoder_of_one_size_of_images_is_an_error_that_names_others(name: str) -> None:
+    with pytest.raises(RecipeError, match=rf"{name} takes images of its own size only \(.+\): use"):
+        build_encoder(name)
+
+
+@pytest.mark.parametrize(("name", "multiple"), [("hrnet_w18_small", 32), ("dla34", 32), ("resnet18", 1)])
+def test_the_multiple_that_sizes_of_images_must_be_is_found(name: str, multiple: int) -> None:
+    assert build_encoder(name).size_multiple == multiple
+
+
+@torch.no_grad()
+def test_padding_goes_right_and_below_and_is_cut_off() -> None:
+    encoder = build_encoder("dla34").eval()
+    images = torch.randn(2, 3, 40, 70)
+    padded = torch.zeros(2, 3, 64, 96)
+    padded[:, :, :40, :70] = images
+    expected = encoder.encode(padded)
+    for got, whole, stride in zip(encoder(images), expected, encoder.strides, strict=True):
+        height, width = -(-40 // stride), -(-70 // stride)
+        assert torch.equal(got, whole[:, :, :height, :width])
+
+
+def test_trying_an_encoder_leaves_its_statistics_and_mode() -> None:
+    encoder = build_encoder("resnet18")
+    assert all(module.training for module in encoder.modules())
+    assert {int(value) for name, value in encoder.state_dict().items() if "num_batches" in name} == {0}
+
+
+def test_random_weights_are_those_of_timm_bit_by_bit() -> None:
+    torch.manual_seed(3)
+    encoder = build_encoder("resnet18", output_stride=8)
+    after = torch.rand(())
+    torch.manual_seed(3)
+    body = timm.create_model("resnet18", features_only=True, output_stride=8, in_chans=3)
+    assert torch.equal(torch.rand(()), after)
+    assert all(torch.equal(*pair) for pair in zip(encoder.body.parameters(), body.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("name", "mean", "std"),
+    [
+        ("resnet18", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        ("tf_efficientnet_lite0", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+        (
+            "convnext_base.clip_laion2b",
+            (0.48145466, 0.4578275, 0.40821073),
+            (0.26862954, 0.26130258, 0.27577711),
+        ),
+    ],
+)
+def test_the_normalization_is_that_of_the_weights(name: str, mean: Any, std: Any) -> None:
+    assert normalization_of(name) == (mean, std)
+
+
+def test_an_encoder_carries_the_normalization_of_its_weights() -> None:
+    encoder = build_encoder("tf_efficientnet_lite0")
+    assert (encoder.mean, encoder.std) == normalization_of("tf_efficientnet_lite0")
 
 
 def test_freezing_leaves_batch_statistics_running() -> None:

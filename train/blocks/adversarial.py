@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo.classes import IGNORE
-from zoo.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from zoo.train.optim import Beta, OptimizerConfig
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from zoo.models.encoder import Encoder
 
 ImageNorm = Literal["fixed", "batch_minmax"]
 
@@ -45,20 +46,21 @@ def frozen(module: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-def unit_range(images: Tensor, norm: ImageNorm, valid: Tensor) -> Tensor:
+def unit_range(images: Tensor, norm: ImageNorm, encoder: Encoder, valid: Tensor) -> Tensor:
     """Return images brought to [0, 1] for a discriminator.
 
     Args:
         images: (B, 3, H, W) float, normalised.
         norm: `fixed` undoes the normalisation; `batch_minmax` maps the extremes of the whole batch to 0 and
             1, as the authors of s4GAN and RRN do.
+        encoder: whose `mean` and `std` the images are normalised by.
         valid: (B, H, W) bool, False in padding, which sets no extreme.
     """
     if norm == "batch_minmax":
         inside = valid.unsqueeze(1)
         low, high = images.where(inside, torch.inf).amin(), images.where(inside, -torch.inf).amax()
         return (images - low) / (high - low).clamp(min=1e-6)
-    channels = zip(images.unbind(dim=1), IMAGENET_MEAN, IMAGENET_STD, strict=True)
+    channels = zip(images.unbind(dim=1), encoder.mean, encoder.std, strict=True)
     return torch.stack([channel * std + mean for channel, mean, std in channels], dim=1)
 
 

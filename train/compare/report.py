@@ -81,6 +81,8 @@ def facts(comparison: Comparison) -> list[tuple[str, str]]:
     data, settings = comparison.data, comparison.settings
     height, width = settings["data.imgsz"]
     start = "ImageNet weights" if settings["pretrained"] else "random weights"
+    # comparisons of version 0.1 have `network.architecture`
+    decoder = settings.get("network.decoder.name") or settings["network.architecture"]
     gpu = comparison.machine.get("gpu") if comparison.device == "cuda" else None
     versions = [f"{name} {version}" for name, version in comparison.versions.items() if version]
     counts = ", ".join(f"{data[kind]} {kind} images" for kind in ("labeled", "unlabeled", "val"))
@@ -92,7 +94,7 @@ def facts(comparison: Comparison) -> list[tuple[str, str]]:
             "data",
             f"{data['spec']}, partition {data['partition']}: {counts}, {len(data['classes'])} classes",
         ),
-        ("network", f"{settings['network.architecture']}, {settings['network.encoder']} from {start}"),
+        ("network", f"{decoder}, {settings['network.encoder']} from {start}"),
         ("training", f"{settings['steps']} steps, crop {height} x {width}, {batch}, {settings['precision']}"),
         ("seeds", ", ".join(map(str, comparison.seeds))),
         (

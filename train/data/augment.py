@@ -15,13 +15,11 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from zoo.classes import IGNORE
-from zoo.preprocess import IMAGENET_MEAN, Resize, resized_size
 from zoo.train.data.fast_transforms import Box, adjust_hue, image_part, mask_part
 
 if TYPE_CHECKING:
+    from zoo.preprocess import Preprocessing
     from zoo.train.recipe.schema import AugmentConfig
-
-PADDING_COLOR = tuple(round(255 * mean) for mean in IMAGENET_MEAN)
 
 BLUR_REACH = 3
 """Standard deviations at which the kernel of a blur ends."""
@@ -34,14 +32,13 @@ class WeakView:
     after the other.
 
     Args:
-        imgsz: (height, width) of the training crop.
-        resize: how an image is brought to `imgsz`, see `zoo.preprocess.Preprocessing`.
+        preprocessing: size of the training crop, how an image is brought to it, and the color of padding.
         config: see `AugmentConfig`.
     """
 
-    def __init__(self, imgsz: tuple[int, int], resize: Resize, config: AugmentConfig) -> None:
-        self.imgsz, self.resize, self.scale = imgsz, resize, config.scale
-        self.crop = v2.RandomCrop(imgsz, pad_if_needed=True)
+    def __init__(self, preprocessing: Preprocessing, config: AugmentConfig) -> None:
+        self.preprocessing, self.imgsz, self.scale = preprocessing, preprocessing.imgsz, config.scale
+        self.crop = v2.RandomCrop(self.imgsz, pad_if_needed=True)
         self.flip = v2.RandomHorizontalFlip(config.flip)
 
     def __call__(self, image: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
@@ -52,12 +49,12 @@ class WeakView:
             mask: (H, W) uint8; None if nothing is known.
 
         Returns:
-            (3, h, w) uint8, with `PADDING_COLOR` around it; (h, w) uint8, with `IGNORE` around it; (h, w)
-            bool, False in the padding.
+            (3, h, w) uint8, the color of padding around it; (h, w) uint8, `IGNORE` around it; (h, w) bool, False
+            in the padding.
         """
         size = self._draw_size(image.shape[-2], image.shape[-1])
         inside, place = self._draw_box(size)
-        view = torch.tensor(PADDING_COLOR, dtype=image.dtype)[:, None, None].repeat(1, *self.imgsz)
+        view = torch.tensor(self.preprocessing.color, dtype=image.dtype)[:, None, None].repeat(1, *self.imgsz)
         view[:, *place] = image_part(image, size, inside)
         label = torch.full(self.imgsz, IGNORE, dtype=torch.uint8)
         valid = torch.zeros(self.imgsz, dtype=torch.bool)
@@ -72,7 +69,7 @@ class WeakView:
         """Return height and width of the scaled image."""
         low, high = self.scale
         factor = low + (high - low) * torch.rand(()).item()
-        base = resized_size((height, width), self.imgsz, self.resize)
+        base = self.preprocessing.model_size(height, width)
         return max(1, round(base[0] * factor)), max(1, round(base[1] * factor))
 
     def _draw_box(self, size: tuple[int, int]) -> tuple[Box, tuple[slice, slice]]:
@@ -107,9 +104,9 @@ class ColorJitter(v2.ColorJitter):  # type: ignore[misc] # torchvision has no ty
         return inpt
 
 
-def weak_view(imgsz: tuple[int, int], resize: Resize, config: AugmentConfig) -> WeakView:
-    """Return the transform of (image, mask) to (height, width) `imgsz`: scale, crop with padding, flip."""
-    return WeakView(imgsz, resize, config)
+def weak_view(preprocessing: Preprocessing, config: AugmentConfig) -> WeakView:
+    """Return the transform of (image, mask) to the training size: scale, crop with padding, flip."""
+    return WeakView(preprocessing, config)
 
 
 def strong_view(config: AugmentConfig) -> v2.Transform:

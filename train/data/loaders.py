@@ -77,7 +77,7 @@ class BatchStream(Dataset[Batch]):
         self.unlabeled = UnlabeledImages(source, partition.unlabeled)
         self.phases, self.accumulate = phases, recipe.accumulate
         self.batch_l, self.batch_u = data.batch_l, data.batch_u
-        self.weak = weak_view(data.imgsz, data.resize, data.augment)
+        self.weak = weak_view(recipe.preprocessing, data.augment)
         self.strong = strong_view(data.augment)
 
     def __getitem__(self, number: int) -> Batch:

@@ -19,7 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from zoo.models.classifier import ImageClassifier
-from zoo.models.deeplab import DECODERS
+from zoo.models.decoders.decoder import Decoder
 from zoo.models.discriminator import Discriminator
 from zoo.models.encoder import Encoder
 
@@ -45,7 +45,7 @@ def prepare(method: nn.Module, config: ComputeConfig, device: torch.device, proc
     method.to(memory_format=config.layout(device))
     if config.recompute:
         for encoder in (module for module in method.modules() if isinstance(module, Encoder)):
-            recompute_activations(encoder.body)
+            recompute_activations(_body(encoder))
     if config.compile:
         torch._dynamo.config.recompile_limit = RECOMPILE_LIMIT
         for network in compiled_parts(method):
@@ -54,12 +54,19 @@ def prepare(method: nn.Module, config: ComputeConfig, device: torch.device, proc
 
 def compiled_parts(method: nn.Module) -> Iterator[nn.Module]:
     """Yield what is compiled: all that has no branches in Python which depend on the step."""
-    decoders = tuple(DECODERS.values())
     for module in method.modules():
-        if isinstance(module, Encoder | Discriminator | ImageClassifier):
+        if isinstance(module, Encoder):
+            yield _body(module)
+        elif isinstance(module, Discriminator | ImageClassifier):
             yield module.body
-        elif isinstance(module, decoders):
+        elif isinstance(module, Decoder):
             yield module
+
+
+def _body(encoder: Encoder) -> nn.Module:
+    """Return the network that an encoder wraps, or the encoder if it wraps none."""
+    body: nn.Module = getattr(encoder, "body", encoder)
+    return body
 
 
 def _set_algorithms(config: ComputeConfig) -> None:

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from zoo.errors import ZooError
-from zoo.preprocess import channel_statistics
+from zoo.models.encoder import Encoder
+from zoo.preprocess import Preprocessing, channel_statistics
 from zoo.train.data.loaders import BatchStream, batches
 from zoo.train.loop import compute
 from zoo.train.loop.checkpoint import load_checkpoint, restore, save_checkpoint
@@ -77,7 +78,8 @@ class Engine:
         self.phases: tuple[Phase, ...] = method.phases(recipe.steps)
         compute.prepare(method, recipe.compute, fabric.device, fabric.world_size)
         self.layout = recipe.compute.layout(fabric.device)
-        self.statistics = channel_statistics(recipe.data.preprocessing, torch.zeros((), device=fabric.device))
+        self.statistics = channel_statistics(recipe.preprocessing, torch.zeros((), device=fabric.device))
+        _tell_encoders(method, recipe.preprocessing)
         optimizers = method.optimizers()
         self.module, *wrapped = _listed(fabric.setup(method, *optimizers))
         self.wrapped: list[Any] = wrapped
@@ -272,6 +274,12 @@ class Engine:
             self.best = {"step": self.step, "figure": name.partition("/")[2], "value": value}
             self.save(self.run.best)
         return {f"held_out/{name.partition('/')[2]}": value}
+
+
+def _tell_encoders(method: Method, preprocessing: Preprocessing) -> None:
+    """Set what images are normalized by: runs of version 0.1 used ImageNet's statistics for all weights."""
+    for encoder in (module for module in method.modules() if isinstance(module, Encoder)):
+        encoder.mean, encoder.std = preprocessing.mean, preprocessing.std
 
 
 def _listed(value: Any) -> list[Any]:

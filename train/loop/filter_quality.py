@@ -84,7 +84,7 @@ class FilterQuality:
 
     def _prepared(self, batch: Batch, device: torch.device) -> Batch:
         """Return the batch on the device, images normalized."""
-        mean, std = channel_statistics(self.recipe.data.preprocessing, torch.zeros((), device=device))
+        mean, std = channel_statistics(self.recipe.preprocessing, torch.zeros((), device=device))
         moved = {name: value.to(device) for name, value in batch._asdict().items() if value is not None}
         images = {n: (v.float() - mean) / std for n, v in moved.items() if n.startswith("image")}
         return batch._replace(**moved | images)

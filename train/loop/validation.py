@@ -60,7 +60,7 @@ def predictor_of(
         method=recipe.method.name,
         names=source.classes.names,
         palette=source.classes.palette,
-        preprocessing=recipe.data.preprocessing,
+        preprocessing=recipe.preprocessing,
     )
     device = str(next(method.parameters()).device)
     if isinstance(deployable, ImageClassifier):

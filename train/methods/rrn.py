@@ -41,9 +41,10 @@ from torch.nn import functional as F
 from zoo.classes import IGNORE
 from zoo.errors import RecipeError
 from zoo.models.config import EnsembleConfig, NetworkConfig
-from zoo.models.deeplab import SegmentationNetwork, resize_logits
+from zoo.models.decoders.decoder import resize_logits
 from zoo.models.deployable import Deployable, FusedEnsemble, Student
 from zoo.models.discriminator import Discriminator, DiscriminatorConfig, pair
+from zoo.models.segmentation import SegmentationNetwork
 from zoo.train.blocks.adversarial import (
     DiscriminatorOptimizerConfig,
     ImageNorm,
@@ -213,10 +214,11 @@ class Rrn(Method):
             progress: self-training comes with the phase `full`.
         """
         c = self.config
-        seen = unit_range(image, c.image_norm, valid)
+        encoder = self.branch_1.encoder
+        seen = unit_range(image, c.image_norm, encoder, valid)
         fake = [pair(each.softmax(dim=1), seen, valid) for each in logits]
         label = one_hot(batch.label_l, self.num_classes, seen.dtype)
-        real = pair(label, unit_range(batch.image_l, c.image_norm, batch.valid_l), batch.valid_l)
+        real = pair(label, unit_range(batch.image_l, c.image_norm, encoder, batch.valid_l), batch.valid_l)
         losses, scores = {}, {}
         for d, other in BRANCHES:
             discriminator = self.discriminators[d]
@@ -252,7 +254,8 @@ class Rrn(Method):
             return None
         image, valid = batch.weak
         logits = resize_logits(self.branch_1(image).logits, image.shape[-2:])
-        fake = pair(logits.softmax(dim=1), unit_range(image, self.config.image_norm, valid), valid)
+        seen = unit_range(image, self.config.image_norm, self.branch_1.encoder, valid)
+        fake = pair(logits.softmax(dim=1), seen, valid)
         judges = self.discriminators[: 1 if self.config.self_training == "lplf" else 2]
         regions = [self.fooled(judge(fake, valid).score, valid) for judge in judges]
         return PseudoLabels(logits.argmax(dim=1), torch.stack(regions).any(dim=0), most_likely(logits))

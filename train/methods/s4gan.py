@@ -12,7 +12,7 @@ Two phases: `adversarial` (L_ce and L_fm, if `adversarial_steps` asks for it), `
 Departures from the authors' code; the preset `official` undoes those that name a setting:
 - the encoder learns at the paper's rate; the code lists its weights several times, so that they move some
   three times as far (`optimizer.encoder_lr_mult`). Recipes of DeepLabv2 have all four dilations, of which the
-  code uses two (`network.rates`).
+  code uses two (`network.decoder.rates`).
 - a discriminator sees images in their own range, not in that of the batch (`image_norm`), and real ones not
   in that of the unlabeled batch.
 - its features are the mean over the image, whatever its size.
@@ -36,10 +36,11 @@ from pydantic import Field
 from torch import Tensor
 
 from zoo.errors import RecipeError
-from zoo.models.deeplab import SegmentationNetwork, resize_logits
+from zoo.models.decoders.decoder import resize_logits
 from zoo.models.deployable import Student
 from zoo.models.discriminator import Discriminator, DiscriminatorConfig, pair
 from zoo.models.encoder import freeze_batch_norm_affine
+from zoo.models.segmentation import SegmentationNetwork
 from zoo.train.blocks.adversarial import (
     DiscriminatorOptimizerConfig,
     ImageNorm,
@@ -129,9 +130,10 @@ class S4Gan(Method):
         (image_l, label_l, _), (image_r, label_r, valid_r) = self.labeled_streams(batch)
         logits_l = resize_logits(self.student(image_l).logits, label_l.shape[-2:])
         logits_u = resize_logits(self.student(image_u).logits, image_u.shape[-2:])
-        fake = pair(logits_u.softmax(dim=1), unit_range(image_u, c.image_norm, valid_u), valid_u)
+        encoder = self.student.encoder
+        fake = pair(logits_u.softmax(dim=1), unit_range(image_u, c.image_norm, encoder, valid_u), valid_u)
         label = one_hot(label_r, self.num_classes, fake.dtype)
-        real = pair(label, unit_range(image_r, c.image_norm, valid_r), valid_r)
+        real = pair(label, unit_range(image_r, c.image_norm, encoder, valid_r), valid_r)
 
         with frozen(self.discriminator):
             score, features_fake, _ = self.discriminator(fake, valid_u)
@@ -173,7 +175,8 @@ class S4Gan(Method):
         """Return the classes of the images, all of one kept or none."""
         image, valid = batch.weak
         logits = resize_logits(self.student(image).logits, image.shape[-2:])
-        fake = pair(logits.softmax(dim=1), unit_range(image, self.config.image_norm, valid), valid)
+        seen = unit_range(image, self.config.image_norm, self.student.encoder, valid)
+        fake = pair(logits.softmax(dim=1), seen, valid)
         fooled = self.fooled(self.discriminator(fake, valid).score, fake, valid)
         return PseudoLabels(logits.argmax(dim=1), fooled & valid, most_likely(logits))
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING, Literal
 
-from zoo.models.deeplab import SegmentationNetwork, resize_logits
+from zoo.models.decoders.decoder import resize_logits
 from zoo.models.deployable import Student
+from zoo.models.segmentation import SegmentationNetwork
 from zoo.train.blocks.losses import cross_entropy
 from zoo.train.method import Batch, Method, MethodConfig, Phase, Progress
 from zoo.train.optim import OptimizerConfig

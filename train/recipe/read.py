@@ -18,6 +18,7 @@ from pydantic import (
 
 from zoo.catalog import recipe_files, recipe_names
 from zoo.errors import RecipeError, without_library
+from zoo.models.config import DECODERS, DEFAULT_DECODER, nest_decoder
 from zoo.train.methods.table import METHODS, setting_names
 from zoo.train.recipe.schema import Recipe
 
@@ -53,12 +54,12 @@ def load_recipe(
     official = tree.pop("official", {})
     if preset == "official":
         method = METHODS.get(tree.get("method", {}).get("name", ""))
-        tree = _merge(_merge(tree, {"method": method.official if method else {}}), official)
+        tree = _over(_over(tree, {"method": method.official if method else {}}), official)
     tree = {"recipe": Path(name).stem} | tree
     if steps is not None:
         tree = validate_recipe(tree).with_steps(steps).model_dump(mode="json")
     for key, value in overrides:
-        tree = _merge(tree, _nested(key, value))
+        tree = _over(tree, _nested(key, value))
     return validate_recipe(tree)
 
 
@@ -83,6 +84,8 @@ def _told(error: ErrorDetails, method: object) -> str:
         return f"{key}: this setting is required"
     if error["type"] != "extra_forbidden":
         return f"{key} is {error['input']!r}: {without_library(error['msg'])}"
+    if error["loc"][:2] == ("network", "decoder"):
+        return f"{key}: the decoder has no such setting; check its spelling, and network.decoder.name"
     if key in setting_names(method):
         return (
             f"{key}: no such setting here, expected method.{key}: settings of a method stand under `method.`"
@@ -137,7 +140,33 @@ def _read(path: Path, above: tuple[Path, ...] = ()) -> Tree:
     below = path.parent / base if isinstance(base, str) else path
     if not below.is_file() or below in (path, *above):
         raise RecipeError(f"{path}: base is {base!r}, expected the name of another recipe file in its folder")
-    return _merge(_read(below, (path, *above)), tree)
+    return _over(_read(below, (path, *above)), tree)
+
+
+def _over(below: Tree, above: Tree) -> Tree:
+    """Return a recipe's settings `below` with those of `above`.
+
+    Where `above` names another decoder, of the settings of the former one those are kept that both have.
+    """
+    below, above = ({**tree, **_with_nested_decoder(tree)} for tree in (below, above))
+    former, decoder = (_decoder_of(tree) for tree in (below, above))
+    name = decoder.get("name", former.get("name", DEFAULT_DECODER))
+    if name in DECODERS and name != former.get("name", DEFAULT_DECODER):
+        known = DECODERS[name].config.model_fields
+        below["network"] |= {"decoder": {key: value for key, value in former.items() if key in known}}
+    return _merge(below, above)
+
+
+def _with_nested_decoder(tree: Tree) -> Tree:
+    network = tree.get("network")
+    return {"network": nest_decoder(network)} if isinstance(network, dict) else {}
+
+
+def _decoder_of(tree: Tree) -> Tree:
+    """Return the settings of the decoder, as far as a recipe gives them."""
+    network = tree.get("network")
+    decoder = network.get("decoder") if isinstance(network, dict) else None
+    return decoder if isinstance(decoder, dict) else {}
 
 
 def _merge(below: Tree, above: Tree) -> Tree:

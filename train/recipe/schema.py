@@ -16,7 +16,8 @@ from pydantic import (
 
 from zoo.frozen import Frozen
 from zoo.models.config import NetworkConfig
-from zoo.preprocess import MIN_IMGSZ, Preprocessing, Resize
+from zoo.models.encoder import normalization_of
+from zoo.preprocess import MIN_IMGSZ, Channels, Preprocessing, Resize
 from zoo.train.method import Steps, scaled
 from zoo.train.methods.table import METHODS, AnyMethodConfig
 
@@ -94,6 +95,8 @@ class DataConfig(Frozen):
         tags: file of the classes of unlabeled images, for methods that learn them; see `zoo.data.tags`.
         imgsz: height and width of the training crop, `MIN_IMGSZ` or more.
         resize: see `zoo.preprocess.Preprocessing`.
+        mean: see `zoo.preprocess.Preprocessing`; None, until a run starts, for that of the encoder's weights.
+        std: see `mean`.
         batch_l: labeled images of a batch and process.
         batch_u: unlabeled ones.
         workers: processes that prepare batches; 0 does it in the training process.
@@ -109,6 +112,8 @@ class DataConfig(Frozen):
     tags: str | None = None
     imgsz: tuple[PositiveInt, PositiveInt] = (512, 512)
     resize: Resize = "fit"
+    mean: Channels | None = None
+    std: Channels | None = None
     batch_l: int = Field(6, ge=1)
     batch_u: int = Field(6, ge=1)
     workers: int = Field(2, ge=0)
@@ -123,11 +128,6 @@ class DataConfig(Frozen):
         if min(value) < MIN_IMGSZ:
             raise ValueError(f"expected {MIN_IMGSZ} or more pixels a side")
         return value
-
-    @property
-    def preprocessing(self) -> Preprocessing:
-        """Return how an image reaches the network outside training."""
-        return Preprocessing(imgsz=self.imgsz, resize=self.resize)
 
 
 class Recipe(Frozen):
@@ -193,9 +193,20 @@ class Recipe(Frozen):
             raise ValueError(f"expected one of {', '.join(choices)}, which {method.name} has")
         return value
 
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """Return how an image reaches the network."""
+        data = self.data
+        mean, std = normalization_of(self.network.encoder)
+        return Preprocessing(
+            imgsz=data.imgsz, resize=data.resize, mean=data.mean or mean, std=data.std or std
+        )
+
     def for_classes(self, num_classes: int) -> Recipe:
-        """Return the recipe with what follows from its data: the classes, the size of the training images."""
+        """Return the recipe with what follows from its data and encoder: classes, normalization, sizes."""
+        normalization = self.preprocessing.model_dump(include={"mean", "std"})
         update = {
+            "data": self.data.model_copy(update=normalization),
             "network": self.network.model_copy(update={"num_classes": num_classes}),
             "method": self.method.at_size(self.data.imgsz),
         }

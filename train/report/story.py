@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from zoo.data.partition import Partition
 from zoo.errors import BundleError, DatasetError
 from zoo.evaluation.figures import MASKS, TAGS, Figures, figures_of
+from zoo.models.config import nest_decoder
 from zoo.train.runs.folder import RunFolder
 from zoo.train.runs.listing import Run, read_run
 from zoo.train.runs.log import Row, read_log
@@ -108,7 +109,7 @@ def _changes(story: Story) -> Iterator[tuple[str, str]]:
 def facts(story: Story) -> list[tuple[str, str]]:
     """Return what was trained on what, by name."""
     run, recipe = story.run, story.recipe
-    data, network = recipe["data"], recipe["network"]
+    data, network = recipe["data"], nest_decoder(recipe["network"])
     last = story.record.last if story.record else None
     height, width = data["imgsz"]
     batch = f"{data['batch_l']} labeled and {data['batch_u']} unlabeled images"
@@ -118,7 +119,7 @@ def facts(story: Story) -> list[tuple[str, str]]:
         ("data", f"{run.data}, partition {data['partition']}: {run.labeled} labeled images"),
         ("lists", f"{run.partition}, in {story.folder / 'partition'}"),
         ("evaluation", f"{run.protocol}, of {_which(story)}{_weights(story)}"),
-        ("network", f"{network['architecture']}, {network['encoder']} from {start}"),
+        ("network", f"{network['decoder']['name']}, {network['encoder']} from {start}"),
         ("training", f"{run.steps:,} steps, crop {height} x {width}, {batch}, {recipe['precision']}"),
         ("seed", str(run.seed)),
         ("phases", ", ".join(f"{name} {steps:,}" for name, steps in story.phases.items())),

@@ -20,7 +20,7 @@ import itertools
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from zoo.errors import BundleError, RecipeError
 from zoo.train.runs.lock import locked
@@ -130,11 +130,30 @@ class RunFolder:
             value = json.loads(self.recipe_file.read_text(encoding="utf-8"))
             classes = Classes(tuple(value["names"]), tuple((r, g, b) for r, g, b in value["palette"]))
             recipe = value["recipe"]
+            if "architecture" in recipe["network"]:
+                recipe = _of_version_0_1(recipe)
         except (ValueError, KeyError, TypeError) as error:
             raise BundleError(
                 f"{self.recipe_file} is not the recipe of a run ({error!r}): train again"
             ) from error
         return validate_recipe(recipe), classes
+
+
+def _of_version_0_1(recipe: dict[str, Any]) -> dict[str, Any]:
+    """Return the recipe of a run of version 0.1 with what is a setting today.
+
+    It normalized images by ImageNet's statistics whatever the weights; the decoder of the localizer, always a
+    DeepLabv3+, had the settings of the student's, whatever that was.
+    """
+    from zoo.models.config import DECODER_KEYS
+    from zoo.preprocess import IMAGENET_MEAN, IMAGENET_STD
+
+    network, method = recipe["network"], recipe["method"]
+    if method["name"] == "eln":
+        decoder = {key: network[key] for key in DECODER_KEYS}
+        method = method | {"filter": {"decoder": decoder} | method["filter"]}
+    normalization = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
+    return recipe | {"data": normalization | recipe["data"], "method": method}
 
 
 def new_run(out: Path | None, recipe: Recipe) -> RunFolder:

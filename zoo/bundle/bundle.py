@@ -52,7 +52,7 @@ class BundleConfig(Frozen):
         metrics: measured figures with split and protocol.
     """
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     deployable: Annotated[DeployableConfig | ClassifierConfig, Field(discriminator="kind")]
     method: str
     weights: str = "student"
@@ -62,6 +62,12 @@ class BundleConfig(Frozen):
     recipe: dict[str, Any] = Field(default_factory=dict)
     provenance: dict[str, Any] = Field(default_factory=dict)
     metrics: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_format_1(cls, value: object) -> object:
+        """Return contents of version 0.1 as today's; their networks are converted by `NetworkConfig`."""
+        return {**value, "format": 2} if isinstance(value, dict) and value.get("format", 1) == 1 else value
 
     @model_validator(mode="after")
     def _check_lengths(self) -> BundleConfig:

@@ -41,11 +41,11 @@ def describe(deployable: DeployableConfig | ClassifierConfig) -> str:
         return describe(deployable.segmentation)
     if deployable.kind == "ensemble":
         return _describe_ensemble(deployable)
-    return f"{deployable.network.architecture} with {deployable.network.encoder}"
+    return f"{deployable.network.decoder.name} with {deployable.network.encoder}"
 
 
 def _describe_ensemble(ensemble: EnsembleConfig) -> str:
-    first, second = (f"{network.architecture} with {network.encoder}" for network in ensemble.branches)
+    first, second = (f"{network.decoder.name} with {network.encoder}" for network in ensemble.branches)
     networks = f"two networks, {first} each" if first == second else f"{first} and {second}"
     weight = ensemble.weight_1
     weights = "" if weight == 0.5 else f", weighted {weight:g} to {1 - weight:g},"

@@ -229,7 +229,7 @@ def _enlarged(logits: Logits, size: tuple[int, ...]) -> Logits:
     """Return (K, H, W) logits at another size, as the networks resize theirs."""
     import torch
 
-    from zoo.models.deeplab import resize_logits
+    from zoo.models.decoders.decoder import resize_logits
 
     return resize_logits(torch.from_numpy(logits)[None], (size[0], size[1]))[0].numpy()
 

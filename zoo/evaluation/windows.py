@@ -41,7 +41,7 @@ def pad(image: Image, preprocessing: Preprocessing) -> Image:
 
 def mean_color(preprocessing: Preprocessing) -> Image:
     """Return the (3,) uint8 color that is nothing to the network, up to rounding."""
-    return np.round(np.array(preprocessing.mean) * 255).astype(np.uint8)
+    return np.array(preprocessing.color, np.uint8)
 
 
 def softmax(logits: Logits) -> Logits:

@@ -2,11 +2,39 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    SerializeAsAny,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 AsppStyle = Literal["projected", "neck", "joint"]
+
+
+class DecoderConfig(BaseModel):
+    """Settings that every decoder has; each decoder adds its own in a subclass.
+
+    Args:
+        name: of the decoder, its key in `DECODERS`.
+        decoder_channels: width of the decoder and of the heads that methods put beside it (ELN's localizer,
+            U2PL's auxiliary head).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    decoder_channels: int = Field(256, ge=1)
 
 
 class Dropouts(BaseModel):
@@ -19,43 +47,128 @@ class Dropouts(BaseModel):
     fuse_2: float = Field(0.1, ge=0, lt=1)
 
 
-class NetworkConfig(BaseModel):
-    """Everything needed to rebuild a segmentation network without its weights.
+class DeepLabV3PlusConfig(DecoderConfig):
+    """Settings of DeepLabv3+.
 
     Args:
-        architecture: `deeplabv3plus` or `deeplabv2`.
-        encoder: name of a timm model.
-        num_classes: K.
-        output_stride: input size over the size of the encoder's last features.
-        multi_grid: factors on the dilation of the last ResNet stage's blocks.
         aspp: `projected` concatenates the branches and projects them by a 1x1 convolution (ELN);
             `neck` reduces the concatenation by a 3x3 convolution (U2PL); `joint` has one BatchNorm for all
             branches and adds the image-level one (RRN).
         rates: dilations of the atrous branches.
         low_level_channels: width of the projected low-level features.
-        decoder_channels: width of the ASPP branches and of the decoder.
         dropout: see `Dropouts`; `channel_dropout` drops whole channels (U2PL).
         head: `mlp` is ELN's *Seg*, three 1x1 convolutions; `linear` is one 1x1 convolution (U2PL, RRN).
-        embedding_channels: width of the pixel embedding used by contrastive losses; 0 leaves the head out.
         separate_embedding: the embedding has 3x3 convolutions of its own (U2PL's representation head).
+    """
+
+    name: Literal["deeplabv3plus"] = "deeplabv3plus"
+    aspp: AsppStyle = "projected"
+    rates: tuple[int, ...] = (6, 12, 18)
+    low_level_channels: int = Field(48, ge=1)
+    dropout: Dropouts = Dropouts()
+    channel_dropout: bool = False
+    head: Literal["mlp", "linear"] = "mlp"
+    separate_embedding: bool = False
+
+
+class DeepLabV2Config(DecoderConfig):
+    """Settings of DeepLabv2.
+
+    Args:
+        rates: dilations of the atrous branches.
+    """
+
+    name: Literal["deeplabv2"] = "deeplabv2"
+    rates: tuple[int, ...] = (6, 12, 18)
+
+
+class DecoderEntry(NamedTuple):
+    """One decoder."""
+
+    config: type[DecoderConfig]
+    module: str
+    """Where its class is, `package.module:Class`; imported when a network is built."""
+
+
+DECODERS: dict[str, DecoderEntry] = {
+    "deeplabv3plus": DecoderEntry(DeepLabV3PlusConfig, "zoo.models.decoders.deeplabv3plus:DeepLabV3Plus"),
+    "deeplabv2": DecoderEntry(DeepLabV2Config, "zoo.models.decoders.deeplabv2:DeepLabV2"),
+}
+"""The decoders by name; code outside the package may add rows."""
+
+DEFAULT_DECODER = "deeplabv3plus"
+
+
+def _read_decoder(value: object) -> object:
+    """Return the settings of a decoder as the class that its name stands for."""
+    if not isinstance(value, dict):
+        return value
+    name = value.get("name", DEFAULT_DECODER)
+    if name not in DECODERS:
+        message = f"expected {' or '.join(DECODERS)}, or the package imported first that adds this decoder"
+        error = PydanticCustomError("unknown_decoder", message)
+        details = InitErrorDetails(type=error, loc=("name",), input=name)
+        raise ValidationError.from_exception_data("decoder", [details])
+    return DECODERS[name].config.model_validate(value)
+
+
+DECODER_KEYS = {
+    "aspp",
+    "channel_dropout",
+    "decoder_channels",
+    "dropout",
+    "head",
+    "low_level_channels",
+    "rates",
+    "separate_embedding",
+}
+"""Settings of decoders that version 0.1 had beside those of the encoder."""
+
+
+def nest_decoder(network: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a network with those of its decoder under `decoder`.
+
+    Version 0.1 kept both on one level, `architecture` for the decoder's name, and gave every decoder the
+    settings of DeepLabv3+: settings that name an `architecture` lose those that this decoder lacks. Without
+    it, `network.decoder_channels` and the like are short for `network.decoder.decoder_channels`.
+    """
+    tree = dict(network)
+    decoder = {key: tree.pop(key) for key in DECODER_KEYS & tree.keys()}
+    if "architecture" in tree:
+        name = tree.pop("architecture")
+        known = DECODERS[name].config.model_fields if name in DECODERS else decoder
+        decoder = {"name": name, **{key: value for key, value in decoder.items() if key in known}}
+    if decoder:
+        tree["decoder"] = {**tree.get("decoder", {}), **decoder}
+    return tree
+
+
+class NetworkConfig(BaseModel):
+    """Everything needed to rebuild a segmentation network without its weights.
+
+    Args:
+        encoder: name of a timm model, or of a row of `zoo.models.encoder.ENCODERS`.
+        num_classes: K.
+        output_stride: input size over the size of the encoder's last features, where the encoder lets it be
+            chosen.
+        multi_grid: factors on the dilation of the last ResNet stage's blocks.
+        decoder: settings of one of `DECODERS`.
+        embedding_channels: width of the pixel embedding used by contrastive losses; 0 leaves the head out.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    architecture: Literal["deeplabv3plus", "deeplabv2"] = "deeplabv3plus"
     encoder: str = "resnet50"
     num_classes: int = Field(2, ge=2, le=255)  # 255 is `IGNORE`
     output_stride: Literal[8, 16, 32] = 16
     multi_grid: tuple[int, ...] | None = None
-    aspp: AsppStyle = "projected"
-    rates: tuple[int, ...] = (6, 12, 18)
-    low_level_channels: int = Field(48, ge=1)
-    decoder_channels: int = Field(256, ge=1)
-    dropout: Dropouts = Dropouts()
-    channel_dropout: bool = False
-    head: Literal["mlp", "linear"] = "mlp"
+    decoder: Annotated[SerializeAsAny[DecoderConfig], BeforeValidator(_read_decoder)] = DeepLabV3PlusConfig()
     embedding_channels: int = Field(0, ge=0)
-    separate_embedding: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _nest_decoder(cls, value: object) -> object:
+        return nest_decoder(value) if isinstance(value, dict) else value
 
 
 class ClassifierConfig(BaseModel):

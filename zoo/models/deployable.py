@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from zoo.models.classifier import ImageClassifier
 from zoo.models.config import EnsembleConfig, StudentConfig
-from zoo.models.deeplab import SegmentationNetwork, resize_logits
+from zoo.models.decoders.decoder import resize_logits
+from zoo.models.segmentation import SegmentationNetwork
 
 if TYPE_CHECKING:
     from zoo.models.config import DeployableConfig, GatedConfig

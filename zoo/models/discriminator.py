@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from zoo.errors import RecipeError
 from zoo.frozen import Frozen
-from zoo.models.deeplab import resize_logits
+from zoo.models.decoders.decoder import resize_logits
 
 SMALLEST = 32
 """Height and width in pixels under which the last convolutions have nothing to see."""

@@ -1,34 +1,108 @@
-"""Encoders: any CNN of timm that can return its stages and keep a chosen output stride."""
+"""Encoders: image classification networks without their heads, which return features at several strides."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 import timm
 import torch
+from timm.layers import Format  # type: ignore[attr-defined]
+from timm.models import PretrainedCfg
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from zoo.errors import RecipeError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-LOW_LEVEL_STRIDE = 4
+    from zoo.preprocess import Channels
+
+EXAMPLES = "resnet50, mobilenetv3_large_100, convnext_tiny, pvt_v2_b0 or hrnet_w18"
+
+PROBE_SIZES = ((64, 96), (128, 192))
+"""Heights and widths, rounded up to the largest stride, that encoders are tried with: some need more than the
+first."""
 
 
-class Encoder(nn.Module):
-    """An image classification network without its head, cut into a low-level and a high-level output.
+class UnsuitableError(RecipeError):
+    """A model of timm that cannot be built with the options that it was asked for."""
+
+
+class Encoder(nn.Module, ABC):
+    """The part of a segmentation network that sees the image.
+
+    Encoders are constructed with these arguments; one that wraps another network calls it `body`, which is
+    what `torch.compile` compiles.
 
     Args:
-        name: a timm model with `features_only` (ResNet, MobileNetV3, EfficientNet, ConvNeXt, ...).
-        output_stride: 8, 16 or 32: input size over the size of the high-level features.
-        pretrained: start from the ImageNet weights of timm.
-        in_channels: channels of the input; the first convolution is a new one unless it is 3.
-        multi_grid: factors on the dilation of the last stage's blocks (ResNets only), e.g. (1, 2, 4).
+        name: of the encoder.
+        output_stride: 8, 16 or 32, wanted of the last features; an encoder may have strides of its own.
+        pretrained: start from pretrained weights.
+        in_channels: channels of the input; ELN's localizer sees more than an image.
+        multi_grid: factors on the dilation of the last stage's blocks, e.g. (1, 2, 4).
 
     Raises:
-        RecipeError: no such encoder, or its weights cannot be had.
+        RecipeError: the encoder cannot be built so.
+    """
+
+    channels: tuple[int, ...]
+    """Channels of each of the features, fine to coarse."""
+    strides: tuple[int, ...]
+    """Size of the image over the size of each of the features."""
+    size_multiple: int = 1
+    """`encode` takes images whose height and width are multiples of it."""
+    mean: Channels
+    """Mean of each RGB channel, images in [0, 1], that the weights expect images to be normalized by."""
+    std: Channels
+    """Standard deviation of each RGB channel, images in [0, 1]."""
+
+    @abstractmethod
+    def __init__(
+        self,
+        name: str,
+        *,
+        output_stride: int = 16,
+        pretrained: bool = False,
+        in_channels: int = 3,
+        multi_grid: tuple[int, ...] | None = None,
+    ) -> None:
+        super().__init__()
+
+    @abstractmethod
+    def encode(self, images: Tensor) -> list[Tensor]:
+        """Return the features of images, (B, C, h, w) each, fine to coarse.
+
+        Args:
+            images: (B, in_channels, H, W) float, H and W multiples of `size_multiple`.
+        """
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Return the features of images of any size, (B, C, h, w) each, fine to coarse.
+
+        Images are padded with zeros, the mean color, at the right and the bottom to multiples of
+        `size_multiple`; the features of the padding are cut off.
+
+        Args:
+            images: (B, in_channels, H, W) float.
+        """
+        multiple = self.size_multiple
+        if multiple == 1:
+            return self.encode(images)
+        height, width = images.shape[-2:]
+        padded = F.pad(images, (0, -width % multiple, 0, -height % multiple))
+        return [
+            each[..., : (height + stride - 1) // stride, : (width + stride - 1) // stride]
+            for each, stride in zip(self.encode(padded), self.strides, strict=True)
+        ]
+
+
+class TimmEncoder(Encoder):
+    """A model of timm that returns its stages: a CNN, or a pyramid of transformer blocks.
+
+    A model whose strides cannot be chosen keeps its own.
     """
 
     def __init__(
@@ -40,48 +114,58 @@ class Encoder(nn.Module):
         in_channels: int = 3,
         multi_grid: tuple[int, ...] | None = None,
     ) -> None:
-        super().__init__()
-        self.body = create_timm(
-            name,
-            pretrained=pretrained,
-            features_only=True,
-            output_stride=output_stride,
-            in_chans=in_channels,
+        super().__init__(name)
+        self.body, self.size_multiple = _create_stages(
+            name, output_stride, in_channels, pretrained=pretrained
         )
-        feature_info: Any = self.body.feature_info  # of timm; the type of a module's attribute is not known
-        reductions = feature_info.reduction()
-        if LOW_LEVEL_STRIDE not in reductions:
-            raise RecipeError(
-                f"encoder {name} has features at strides {reductions}, expected one at {LOW_LEVEL_STRIDE}: "
-                f"use a CNN such as resnet18, mobilenetv3_large_100 or convnext_tiny"
-            )
-        self.low_index = reductions.index(LOW_LEVEL_STRIDE)
-        channels = feature_info.channels()
-        self.low_channels: int = channels[self.low_index]
-        self.middle_channels: int = channels[-2]
-        self.high_channels: int = channels[-1]
+        self.channels, self.strides = _channels_and_strides(self.body)
+        self.mean, self.std = normalization_of(name)
         if in_channels != 3:
             _renew_first_conv(self.body)
         if multi_grid is not None:
             _apply_multi_grid(self.body, multi_grid, name)
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the features at stride 4 and at the output stride.
+    def encode(self, images: Tensor) -> list[Tensor]:
+        """Return the features of each stage, (B, C, h, w).
 
         Args:
             images: (B, in_channels, H, W) float.
         """
-        low, _, high = self.stages(images)
-        return low, high
+        stages: list[Tensor] = self.body(images)
+        if getattr(self.body, "output_fmt", None) == Format.NHWC:
+            return [stage.permute(0, 3, 1, 2) for stage in stages]
+        return stages
 
-    def stages(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the features at stride 4, of the last stage but one, and at the output stride.
 
-        Args:
-            images: (B, in_channels, H, W) float.
-        """
-        stages = self.body(images)
-        return stages[self.low_index], stages[-2], stages[-1]
+ENCODERS: dict[str, type[Encoder]] = {}
+"""Encoders that are no models of timm, by name; code outside the package may add rows."""
+
+
+def build_encoder(name: str, **options: Any) -> Encoder:
+    """Return a new encoder: one of `ENCODERS`, or else a model of timm.
+
+    Args:
+        name: of the encoder.
+        options: of `Encoder`.
+
+    Raises:
+        RecipeError: no such encoder, or its weights cannot be had.
+    """
+    return ENCODERS.get(name, TimmEncoder)(name, **options)
+
+
+def normalization_of(name: str) -> tuple[Channels, Channels]:
+    """Return the mean and standard deviation that an encoder's weights expect, without building it.
+
+    Raises:
+        RecipeError: no such encoder.
+    """
+    if name in ENCODERS:
+        return ENCODERS[name].mean, ENCODERS[name].std
+    _check_name(name)
+    weights = timm.get_pretrained_cfg(name) or PretrainedCfg()
+    (red, green, blue), (std_red, std_green, std_blue) = weights.mean, weights.std
+    return (red, green, blue), (std_red, std_green, std_blue)
 
 
 def create_timm(name: str, *, pretrained: bool, **options: Any) -> nn.Module:
@@ -89,22 +173,20 @@ def create_timm(name: str, *, pretrained: bool, **options: Any) -> nn.Module:
 
     Args:
         name: of the model.
-        pretrained: with its ImageNet weights.
+        pretrained: with its pretrained weights.
         options: of `timm.create_model`.
 
     Raises:
-        RecipeError: no such model, or none with these options, or its weights cannot be had.
+        UnsuitableError: the model has none of these options.
+        RecipeError: no such model, or its weights cannot be had.
     """
-    if not timm.is_model(name):
-        near = get_close_matches(name, timm.list_models(), n=5)
-        hint = f"; near it: {', '.join(near)}" if near else ""
-        raise RecipeError(f"encoder {name} is unknown, expected a timm model such as resnet50{hint}")
+    _check_name(name)
     try:
         return timm.create_model(name, pretrained=pretrained, **options)
     except (NotImplementedError, AssertionError, TypeError, AttributeError, KeyError) as error:
-        raise RecipeError(
-            f"encoder {name} cannot be built with {_listed(options)} ({_first_line(error)}): "
-            f"use a CNN such as resnet18, mobilenetv3_large_100 or convnext_tiny"
+        listed = ", ".join(f"{key}={value}" for key, value in options.items())
+        raise UnsuitableError(
+            f"encoder {name} cannot be built with {listed} ({_first_line(error)}): use one such as {EXAMPLES}"
         ) from error
     except (OSError, RuntimeError) as error:
         if not pretrained:
@@ -116,8 +198,63 @@ def create_timm(name: str, *, pretrained: bool, **options: Any) -> nn.Module:
         ) from error
 
 
-def _listed(options: dict[str, Any]) -> str:
-    return ", ".join(f"{key}={value}" for key, value in options.items())
+def _check_name(name: str) -> None:
+    if not timm.is_model(name):
+        near = get_close_matches(name, timm.list_models(), n=5)
+        hint = f"; near it: {', '.join(near)}" if near else ""
+        raise RecipeError(f"encoder {name} is unknown, expected a timm model such as resnet50{hint}")
+
+
+def _create_stages(
+    name: str, output_stride: int, in_channels: int, *, pretrained: bool
+) -> tuple[nn.Module, int]:
+    """Return a model of timm that returns its stages, and what sizes of images must be multiples of.
+
+    Raises:
+        RecipeError: no such model, or none that takes images of any size.
+    """
+    refusals = []
+    for options in ({"output_stride": output_stride}, {}, {"strict_img_size": False}):
+        try:
+            body = create_timm(
+                name, pretrained=pretrained, features_only=True, in_chans=in_channels, **options
+            )
+            return body, _size_multiple(body, name, in_channels)
+        except UnsuitableError as error:
+            refusals.append(error)
+    raise refusals[1]  # of the model as timm builds it by itself
+
+
+def _channels_and_strides(body: nn.Module) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return channels and strides of each stage."""
+    info: Any = body.feature_info  # of timm; the type of a module's attribute is not known
+    return tuple(info.channels()), tuple(info.reduction())
+
+
+@torch.no_grad()
+def _size_multiple(body: nn.Module, name: str, in_channels: int) -> int:
+    """Return what height and width of images must be multiples of, found by running a model on zeros.
+
+    Raises:
+        UnsuitableError: the model takes no image of `PROBE_SIZES`, rounded up, nor of sizes beside them.
+    """
+    multiple = max(_channels_and_strides(body)[1])
+    reasons: list[Exception] = []
+    body.eval()
+    for size in PROBE_SIZES:
+        height, width = (-(-length // multiple) * multiple for length in size)
+        for found, shape in ((1, (height + 1, width - 1)), (multiple, (height, width))):
+            try:
+                body(next(body.parameters()).new_zeros(1, in_channels, *shape))
+            except (RuntimeError, ValueError, AssertionError) as error:
+                reasons.append(error)
+            else:
+                body.train()
+                return found
+    raise UnsuitableError(
+        f"encoder {name} takes images of its own size only ({_first_line(reasons[-1])}): use one such as "
+        f"{EXAMPLES}"
+    ) from reasons[-1]
 
 
 def _first_line(error: Exception) -> str:
@@ -151,30 +288,18 @@ def freeze_batch_norm_affine(module: nn.Module) -> None:
                 parameter.requires_grad_(False)
 
 
-def kaiming_normal(module: nn.Module) -> None:
-    """Draw the convolutions of a decoder Kaiming-normal (fan-in, ReLU); BatchNorm starts at 1 and 0."""
-    for child in module.modules():
-        if isinstance(child, nn.Conv2d):
-            nn.init.kaiming_normal_(child.weight, mode="fan_in", nonlinearity="relu")
-            if child.bias is not None:
-                torch.nn.init.zeros_(child.bias)
-        elif isinstance(child, nn.BatchNorm2d):
-            nn.init.ones_(child.weight)
-            nn.init.zeros_(child.bias)
-
-
 def pretrained_weights(encoders: Iterable[str]) -> dict[str, str | None]:
     """Return the license of the weights that encoders start from, as timm states it, by their full name.
 
     Args:
-        encoders: names of timm models; one without a tag starts from timm's default for it.
+        encoders: names of encoders; a model of timm without a tag starts from timm's default for it.
 
     Returns:
-        None for weights whose license timm does not state.
+        None for weights whose license timm does not state, and those of other encoders.
     """
     found: dict[str, str | None] = {}
     for encoder in encoders:
-        weights = timm.get_pretrained_cfg(encoder)
+        weights = None if encoder in ENCODERS else timm.get_pretrained_cfg(encoder)
         if weights is None:
             found[encoder] = None
         else:

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from zoo.models.deeplab import DecoderV3Plus, mlp_head
-from zoo.models.encoder import Encoder
+from zoo.models.config import DeepLabV2Config, DeepLabV3PlusConfig
+from zoo.models.decoders.decoder import mlp_head
+from zoo.models.decoders.deeplabv3plus import DeepLabV3Plus
+from zoo.models.encoder import build_encoder
 
 if TYPE_CHECKING:
-    from zoo.models.config import NetworkConfig
+    from zoo.models.config import DecoderConfig, NetworkConfig
 
 
 class ErrorLocalizer(nn.Module):
@@ -30,20 +32,11 @@ class ErrorLocalizer(nn.Module):
 
     def __init__(self, encoder: str, network: NetworkConfig, *, pretrained: bool, outputs: int = 1) -> None:
         super().__init__()
-        self.encoder = Encoder(
+        self.encoder = build_encoder(
             encoder, output_stride=16, pretrained=pretrained, in_channels=3 + 1 + network.num_classes
         )
-        dropout = network.dropout.model_copy(update={"aspp": self.ASPP_DROPOUT})
-        config = network.model_copy(
-            update={
-                "dropout": dropout,
-                "embedding_channels": 0,
-                "aspp": "projected",
-                "head": "mlp",
-                "channel_dropout": False,
-            }
-        )
-        self.decoder = DecoderV3Plus(self.encoder.low_channels, self.encoder.high_channels, config)
+        config = _decoder_like(network.decoder)
+        self.decoder = DeepLabV3Plus(self.encoder, config, num_classes=network.num_classes)
         self.decoder.segment = mlp_head(config.decoder_channels, outputs)
 
     def forward(self, images: Tensor, entropy: Tensor, scores: Tensor) -> Tensor:
@@ -54,6 +47,16 @@ class ErrorLocalizer(nn.Module):
             entropy: (B, 1, H, W) float, of the prediction, in nats.
             scores: (B, K, H, W) float, logits or probabilities of the prediction.
         """
-        low, high = self.encoder(torch.cat([images, entropy, scores], dim=1))
-        logits: Tensor = self.decoder(low, high).logits
+        features = self.encoder(torch.cat([images, entropy, scores], dim=1))
+        logits: Tensor = self.decoder(features).logits
         return logits
+
+
+def _decoder_like(student: DecoderConfig) -> DeepLabV3PlusConfig:
+    """Return the settings of the localizer's decoder: widths, rates and dropout are the student's."""
+    if not isinstance(student, DeepLabV3PlusConfig):
+        rates = {"rates": student.rates} if isinstance(student, DeepLabV2Config) else {}
+        student = DeepLabV3PlusConfig(decoder_channels=student.decoder_channels, **rates)
+    dropout = student.dropout.model_copy(update={"aspp": ErrorLocalizer.ASPP_DROPOUT})
+    style = {"aspp": "projected", "head": "mlp", "channel_dropout": False}
+    return student.model_copy(update={"dropout": dropout, **style})

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from functools import partial
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -177,16 +178,20 @@ def test_one_hot_marks_the_class_and_leaves_unknown_pixels_empty() -> None:
 
 def test_the_fixed_range_is_that_of_the_pixels() -> None:
     raw = torch.randint(256, (2, 3, 4, 4), dtype=torch.uint8)
-    images = normalize(raw, Preprocessing(imgsz=(4, 4)))
-    torch.testing.assert_close(
-        unit_range(images, "fixed", EVERYWHERE.expand(2, 4, 4)), raw.float() / 255, atol=1e-6, rtol=0
-    )
+    encoder = SimpleNamespace(mean=(0.5, 0.4, 0.3), std=(0.1, 0.2, 0.3))
+    images = normalize(raw, Preprocessing(imgsz=(4, 4), mean=encoder.mean, std=encoder.std))
+    seen = unit_range(images, "fixed", encoder, EVERYWHERE.expand(2, 4, 4))
+    torch.testing.assert_close(seen, raw.float() / 255, atol=1e-6, rtol=0)
 
 
 def test_the_range_of_the_batch_maps_its_extremes_to_0_and_1() -> None:
     images = torch.tensor([-2.0, 0.0, 2.0]).view(3, 1, 1, 1).expand(3, 3, 2, 2)
-    assert unit_range(images, "batch_minmax", EVERYWHERE.expand(3, 2, 2))[:, 0, 0, 0].tolist() == [0, 0.5, 1]
-    assert unit_range(torch.ones(1, 3, 2, 2), "batch_minmax", EVERYWHERE).isfinite().all()
+    assert unit_range(images, "batch_minmax", None, EVERYWHERE.expand(3, 2, 2))[:, 0, 0, 0].tolist() == [
+        0,
+        0.5,
+        1,
+    ]
+    assert unit_range(torch.ones(1, 3, 2, 2), "batch_minmax", None, EVERYWHERE).isfinite().all()
 
 
 def test_a_frozen_module_passes_gradients_to_its_input_and_takes_none(discriminator: Discriminator) -> None:

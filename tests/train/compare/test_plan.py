@@ -83,7 +83,7 @@ def test_data_network_and_steps_are_alike_and_the_method_is_its_own(plan: Plan, 
     first, second = (recipe_of(tmp_path, method) for method in BOTH)
     for key in ("steps", "validate_every", "precision", "pretrained", "data", "network"):
         assert first[key] == second[key], key
-    assert first["network"]["decoder_channels"] == 24
+    assert first["network"]["decoder"]["decoder_channels"] == 24
     assert first["data"]["batch_u"] == first["data"]["batch_l"] == 3
     assert (first["method"]["name"], second["method"]["name"]) == BOTH
     assert second["method"]["pretrain_steps"] == 18  # 180 of 400, of 40
@@ -102,8 +102,8 @@ def test_what_a_recipe_says_otherwise_is_overridden_and_told(
         compare_plan, "default_recipe", lambda name, spec: str(own) if name == "eln" else default(name, spec)
     )
     comparison = plan()
-    assert comparison.candidates[1].overridden == {"network.decoder_channels": (64, 48)}
-    network = recipe_of(tmp_path, "eln")["network"]
+    assert comparison.candidates[1].overridden == {"network.decoder.decoder_channels": (64, 48)}
+    network = recipe_of(tmp_path, "eln")["network"]["decoder"]
     assert (network["decoder_channels"], network["dropout"]["fuse_1"]) == (48, 0.4)
 
 

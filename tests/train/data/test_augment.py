@@ -10,8 +10,8 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from zoo.classes import IGNORE
-from zoo.preprocess import resize_image, resize_mask, resized_size
-from zoo.train.data.augment import PADDING_COLOR, ColorJitter, strong_view, weak_view
+from zoo.preprocess import Preprocessing, resize_image, resize_mask, resized_size
+from zoo.train.data.augment import ColorJitter, strong_view, weak_view
 from zoo.train.data.fast_transforms import Box, adjust_hue, image_part
 from zoo.train.recipe.schema import AugmentConfig
 
@@ -29,14 +29,18 @@ def scene(height: int, width: int, cell: int = 8) -> tuple[tv_tensors.Image, tv_
     return tv_tensors.Image((255 * mask).expand(3, -1, -1).clone()), tv_tensors.Mask(mask)
 
 
-def is_padding(image: Tensor) -> Tensor:
-    return (image == torch.tensor(PADDING_COLOR, dtype=torch.uint8).view(3, 1, 1)).all(dim=0)
+def seen(imgsz: tuple[int, int], resize: Any, **changes: Any) -> Preprocessing:
+    return Preprocessing(imgsz=imgsz, resize=resize, **changes)
+
+
+def is_padding(image: Tensor, color: tuple[int, int, int] = (124, 116, 104)) -> Tensor:
+    return (image == torch.tensor(color, dtype=torch.uint8).view(3, 1, 1)).all(dim=0)
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_without_jitter_the_strong_view_is_the_weak_one(seed: int) -> None:
     torch.manual_seed(seed)
-    weak, *_ = weak_view((32, 32), "fit", config(scale=(0.5, 2.0), flip=0.5))(*scene(40, 60))
+    weak, *_ = weak_view(seen((32, 32), "fit"), config(scale=(0.5, 2.0), flip=0.5))(*scene(40, 60))
     assert torch.equal(strong_view(config(jitter_probability=1.0))(weak), weak)
 
 
@@ -52,7 +56,7 @@ def test_the_strong_view_moves_no_edge() -> None:
 
 
 def test_the_strong_view_leaves_the_weak_one_as_it_was() -> None:
-    weak, *_ = weak_view((32, 32), "fit", AugmentConfig())(*scene(40, 60))
+    weak, *_ = weak_view(seen((32, 32), "fit"), AugmentConfig())(*scene(40, 60))
     before = weak.clone()
     strong = strong_view(AugmentConfig(grayscale=1.0))(weak)
     assert torch.equal(weak, before)
@@ -65,7 +69,7 @@ def test_probabilities_of_zero_and_one_are_never_and_always(probability: float) 
     colored = tv_tensors.Image(torch.randint(256, (3, 8, 8), dtype=torch.uint8))
     gray = strong_view(config(grayscale=probability))
     jitter = strong_view(config(jitter=(0.4, 0.4, 0.4, 0.1), jitter_probability=probability))
-    flip = weak_view((8, 8), "none", config(flip=probability))
+    flip = weak_view(seen((8, 8), "none"), config(flip=probability))
     for _ in range(5):
         assert bool((gray(colored) == gray(colored)[:1]).all()) == probability
         assert torch.equal(jitter(colored), colored) != probability
@@ -76,7 +80,7 @@ def test_probabilities_of_zero_and_one_are_never_and_always(probability: float) 
 @pytest.mark.parametrize("size", [(40, 60), (90, 50), (33, 31)])
 def test_image_and_mask_undergo_the_same_geometry(size: tuple[int, int], resize: Any) -> None:
     torch.manual_seed(0)
-    weak = weak_view((48, 48), resize, AugmentConfig(scale=(0.5, 2.0), flip=0.5))
+    weak = weak_view(seen((48, 48), resize), AugmentConfig(scale=(0.5, 2.0), flip=0.5))
     for _ in range(10):
         image, mask, _ = weak(*scene(*size, cell=10))
         inside = mask != IGNORE
@@ -89,7 +93,7 @@ def test_image_and_mask_undergo_the_same_geometry(size: tuple[int, int], resize:
 @pytest.mark.parametrize("resize", ["fit", "stretch", "none"])
 @pytest.mark.parametrize("size", [(20, 12), (12, 20), (64, 100), (100, 64), (48, 20), (32, 32)])
 def test_the_view_has_the_size_of_the_crop(size: tuple[int, int], resize: Any) -> None:
-    weak = weak_view((32, 48), resize, AugmentConfig())
+    weak = weak_view(seen((32, 48), resize), AugmentConfig())
     for _ in range(5):
         image, mask, _ = weak(*scene(*size))
         assert image.shape == (3, 32, 48)
@@ -98,7 +102,7 @@ def test_the_view_has_the_size_of_the_crop(size: tuple[int, int], resize: Any) -
 
 @pytest.mark.parametrize("size", [(20, 12), (12, 20), (100, 12), (12, 100)])
 def test_padding_is_unknown_and_nothing_else_is(size: tuple[int, int]) -> None:
-    weak = weak_view((32, 48), "none", config(flip=0.5))
+    weak = weak_view(seen((32, 48), "none"), config(flip=0.5))
     for _ in range(5):
         image, mask, _ = weak(*scene(*size))
         assert torch.equal(mask == IGNORE, is_padding(image))
@@ -106,7 +110,7 @@ def test_padding_is_unknown_and_nothing_else_is(size: tuple[int, int]) -> None:
 
 
 def test_an_image_that_fills_the_crop_is_not_padded() -> None:
-    weak = weak_view((32, 48), "none", config(flip=0.5))
+    weak = weak_view(seen((32, 48), "none"), config(flip=0.5))
     for _ in range(10):
         assert (weak(*scene(60, 50))[1] != IGNORE).all()
 
@@ -120,7 +124,7 @@ def test_without_augmentation_the_network_sees_what_it_sees_in_production(
     picture, mask = scene(*size)
     expected = resized_size(size, (48, 48), resize)
     crop = tuple(map(max, expected, (48, 48))) if resize == "none" else (48, 48)
-    got, got_mask, _ = weak_view(crop, resize, config())(picture, mask)
+    got, got_mask, _ = weak_view(seen(crop, resize), config())(picture, mask)
     inside = got_mask != IGNORE
     assert inside.sum() == expected[0] * expected[1]
     rows, columns = inside.any(dim=1).nonzero().flatten(), inside.any(dim=0).nonzero().flatten()
@@ -131,7 +135,7 @@ def test_without_augmentation_the_network_sees_what_it_sees_in_production(
 
 
 def test_the_scale_is_drawn_from_its_range() -> None:
-    weak = weak_view((64, 64), "none", config(scale=(0.5, 1.0)))
+    weak = weak_view(seen((64, 64), "none"), config(scale=(0.5, 1.0)))
     areas = [(weak(*scene(64, 64))[1] != IGNORE).sum().item() for _ in range(60)]
     sides = torch.tensor(areas).sqrt()
     assert sides.min() >= 32
@@ -164,13 +168,15 @@ def test_without_blur_the_strong_views_of_other_recipes_are_as_before() -> None:
 
 
 def test_a_tiny_image_keeps_a_pixel() -> None:
-    _, mask, _ = weak_view((8, 8), "none", config(scale=(0.1, 0.1)))(*scene(1, 3))
+    _, mask, _ = weak_view(seen((8, 8), "none"), config(scale=(0.1, 0.1)))(*scene(1, 3))
     assert (mask != IGNORE).sum() == 1
 
 
 def test_labels_beyond_the_classes_of_an_image_are_kept() -> None:
     mask = tv_tensors.Mask(torch.tensor([[0, 7], [IGNORE, 254]], dtype=torch.uint8).repeat(8, 8))
-    _, got, _ = weak_view((16, 16), "none", AugmentConfig())(tv_tensors.Image(torch.zeros(3, 16, 16)), mask)
+    _, got, _ = weak_view(seen((16, 16), "none"), AugmentConfig())(
+        tv_tensors.Image(torch.zeros(3, 16, 16)), mask
+    )
     assert set(got.unique().tolist()) <= {0, 7, 254, IGNORE}
 
 
@@ -179,7 +185,7 @@ def test_views_are_the_same_under_a_seed() -> None:
     views = []
     for _ in range(2):
         torch.manual_seed(3)
-        weak, label, _ = weak_view((32, 32), "fit", AugmentConfig())(image, mask)
+        weak, label, _ = weak_view(seen((32, 32), "fit"), AugmentConfig())(image, mask)
         views.append((weak, label, strong_view(AugmentConfig())(weak)))
     assert all(torch.equal(a, b) for a, b in zip(*views, strict=True))
 
@@ -208,13 +214,13 @@ def test_settings_out_of_range_are_refused(settings: dict[str, Any]) -> None:
 def test_the_view_is_that_of_torchvisions_transforms_bit_by_bit(size: tuple[int, int], resize: Any) -> None:
     """The whole image is scaled, padded, cropped and flipped; that only the crop is made must not show."""
     imgsz, settings = (48, 64), config(scale=(0.3, 2.5), flip=0.5)
-    fill = {tv_tensors.Image: PADDING_COLOR, tv_tensors.Mask: IGNORE}
+    fill = {tv_tensors.Image: (124, 116, 104), tv_tensors.Mask: IGNORE}
     crop = v2.RandomCrop(imgsz, pad_if_needed=True, fill=fill)
     picture = tv_tensors.Image(torch.randint(256, (*size, 3), dtype=torch.uint8).permute(2, 0, 1))
     mask = tv_tensors.Mask(torch.randint(20, size, dtype=torch.uint8))
     for seed in range(12):
         torch.manual_seed(seed)
-        view, label, _ = weak_view(imgsz, resize, settings)(picture, mask)
+        view, label, _ = weak_view(seen(imgsz, resize), settings)(picture, mask)
         after = torch.rand(())
         torch.manual_seed(seed)
         factor = 0.3 + (2.5 - 0.3) * torch.rand(()).item()
@@ -235,7 +241,7 @@ def test_a_view_without_a_mask_tells_the_image_from_its_padding() -> None:
         views = []
         for mask in (None, torch.zeros(20, 90, dtype=torch.uint8)):
             torch.manual_seed(seed)
-            views.append(weak_view((32, 48), "none", config(flip=0.5))(scene(20, 90)[0], mask))
+            views.append(weak_view(seen((32, 48), "none"), config(flip=0.5))(scene(20, 90)[0], mask))
         (image, label, valid), known = views
         assert torch.equal(image, known[0])
         assert torch.equal(valid, known[2])
@@ -244,7 +250,7 @@ def test_a_view_without_a_mask_tells_the_image_from_its_padding() -> None:
 
 
 def test_void_pixels_of_a_mask_are_no_padding() -> None:
-    weak = weak_view((32, 48), "none", config(flip=0.5))
+    weak = weak_view(seen((32, 48), "none"), config(flip=0.5))
     image, mask = scene(20, 60)
     mask[:, ::3] = IGNORE
     for seed in range(5):

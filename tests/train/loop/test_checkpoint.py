@@ -151,7 +151,7 @@ def test_the_bundle_tells_where_it_comes_from(run: Path) -> None:
     recipe, classes = RunFolder(run).read_recipe()
     assert config.recipe == recipe.model_dump(mode="json")
     assert config.classes == classes
-    assert config.preprocessing == recipe.data.preprocessing
+    assert config.preprocessing == recipe.preprocessing
     assert config.provenance["step"] == 10
     assert config.provenance["partition"]["counts"] == {"labeled": 4, "unlabeled": 6}
     parameters = config.provenance["parameters"]

@@ -10,7 +10,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, distributed, nn
 
-from zoo.models.encoder import Encoder
+from zoo.models.encoder import TimmEncoder, build_encoder
 from zoo.train.blocks.ema import set_dropout
 from zoo.train.loop import compute
 from zoo.train.loop.compute import CpuSyncBatchNorm, prepare, synchronize_batch_norm
@@ -109,13 +109,13 @@ def test_a_compiled_step_is_the_same_step(
 
 
 def test_what_is_compiled_has_no_breaks(tiny_network: Any) -> None:
-    encoder = Encoder(tiny_network.encoder)
+    encoder = build_encoder(tiny_network.encoder)
     prepare(encoder, ComputeConfig(compile=True), CPU, 1)
     explained = torch._dynamo.explain(encoder.body.forward)(torch.zeros(2, 3, 32, 32))
     assert (explained.graph_break_count, explained.graph_count) == (0, 1)
 
 
-def kept_bytes(encoder: Encoder) -> int:
+def kept_bytes(encoder: TimmEncoder) -> int:
     """Return the bytes that a forward pass keeps for the backward pass, parameters aside."""
     kept = {}
     own = {p.data_ptr() for p in encoder.parameters()}
@@ -133,7 +133,7 @@ def kept_bytes(encoder: Encoder) -> int:
 
 def test_activations_that_are_computed_again_are_not_kept() -> None:
     torch.manual_seed(0)
-    encoder = Encoder("resnet18").train()
+    encoder = build_encoder("resnet18").train()
     before = kept_bytes(encoder)
     prepare(encoder, ComputeConfig(recompute=True), CPU, 1)
     assert kept_bytes(encoder) < before / 2
@@ -220,7 +220,7 @@ def test_batch_norm_of_one_process_counts_in_float32_where_features_are_halves()
 def test_synchronizing_keeps_names_parameters_and_activations(
     tiny_network: Any, device: str, kind: type[nn.Module]
 ) -> None:
-    encoder = Encoder(tiny_network.encoder).eval()
+    encoder = build_encoder(tiny_network.encoder).eval()
     image, names = torch.randn(1, 3, 32, 32), list(encoder.state_dict())
     parameters = list(encoder.parameters())
     before = encoder(image)

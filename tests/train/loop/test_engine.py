@@ -170,7 +170,7 @@ def test_a_method_sees_the_batch_of_its_step_with_normalised_images(
     engine = make_engine(method)
     engine.fit(stream)
     for got, raw in zip(method.batches, stream, strict=True):
-        assert torch.equal(got.image_l, normalize(raw.image_l, engine.recipe.data.preprocessing))
+        assert torch.equal(got.image_l, normalize(raw.image_l, engine.recipe.preprocessing))
         assert torch.equal(got.label_l, raw.label_l)
         assert got.image_u is None
 

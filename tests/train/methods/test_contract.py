@@ -12,7 +12,8 @@ from torch import Tensor
 
 from zoo.classes import IGNORE
 from zoo.errors import RecipeError
-from zoo.models.deeplab import DecoderV3Plus, Output, resize_logits
+from zoo.models.decoders.decoder import Output, resize_logits
+from zoo.models.decoders.deeplabv3plus import DecoderV3Plus
 from zoo.train.method import Batch, Method, Phase, Progress, progress_at
 from zoo.train.methods.mlmt import Mlmt
 from zoo.train.methods.supervised import Supervised

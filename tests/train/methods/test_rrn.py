@@ -11,7 +11,7 @@ from zoo.bundle.weights import load_bundle
 from zoo.catalog import recipe_names
 from zoo.classes import IGNORE
 from zoo.errors import RecipeError
-from zoo.models.deeplab import resize_logits
+from zoo.models.decoders.decoder import resize_logits
 from zoo.models.deployable import FusedEnsemble, Student
 from zoo.train.blocks.losses import cross_entropy, ohem_cross_entropy
 from zoo.train.blocks.mixing import cutmix, toggled_boxes

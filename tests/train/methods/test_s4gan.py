@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from zoo.catalog import recipe_names
 from zoo.classes import IGNORE
 from zoo.errors import RecipeError
-from zoo.models.deeplab import resize_logits
+from zoo.models.decoders.decoder import resize_logits
 from zoo.train.blocks.losses import cross_entropy
 from zoo.train.method import Batch, Progress, progress_at
 from zoo.train.methods.s4gan import OFFICIAL, S4Gan, S4GanConfig
@@ -300,7 +300,7 @@ def test_the_authors_settings_use_two_dilations_of_deeplabv2(
     name: str, rates: tuple[int, ...], official_rates: tuple[int, ...], frozen: bool
 ) -> None:
     default, official = load_recipe(name), load_recipe(name, ["preset=official"])
-    assert (default.network.rates, official.network.rates) == (rates, official_rates)
+    assert (default.network.decoder.rates, official.network.decoder.rates) == (rates, official_rates)
     assert default.method.train_bn_affine is not frozen
     assert official.method.optimizer.encoder_lr_mult == pytest.approx(0.3)
 

@@ -46,9 +46,10 @@ from torch.nn import functional as F
 
 from zoo.classes import IGNORE
 from zoo.errors import RecipeError
-from zoo.models.deeplab import SegmentationNetwork, resize_logits
+from zoo.models.decoders.decoder import resize_logits
 from zoo.models.deployable import Student
 from zoo.models.encoder import freeze_batch_norm_affine
+from zoo.models.segmentation import SegmentationNetwork
 from zoo.train.blocks.ema import copy_state, set_dropout, teacher_of, update_teacher, without_dropout
 from zoo.train.blocks.losses import cross_entropy, most_likely
 from zoo.train.method import Batch, Method, MethodConfig, Phase, Progress, PseudoLabels, ScalesWithRun, Steps
@@ -131,12 +132,13 @@ class Eln(Method):
 
     def labeled_losses(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
         """Return the terms of the labeled images, Eq. (2), (3) and (6)."""
-        low, high = self.student.encoder(batch.image_l)
+        features = self.student.encoder(batch.image_l)
         size = batch.label_l.shape[-2:]
-        logits = resize_logits(self.student.decoder(low, high).logits, size)
+        logits = resize_logits(self.student.decoder(features).logits, size)
         losses = {"sup": cross_entropy(logits, batch.label_l)}  # Eq. (2)
         if progress.phase != "pretrain" and isinstance(self.filter, ErrorLocalizationFilter):
-            inferior = [decoder(low.detach(), high.detach()).logits for decoder in self.auxiliary]
+            detached = [each.detach() for each in features]
+            inferior = [decoder(detached).logits for decoder in self.auxiliary]
             inferior = [resize_logits(each, size) for each in inferior]
             losses["aux"] = self.auxiliary_loss(inferior, batch.label_l, losses["sup"])
             losses["eln"] = self.filter.loss(batch.image_l, [logits, *inferior], batch.label_l, batch.valid_l)

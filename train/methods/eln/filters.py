@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from zoo.classes import IGNORE
 from zoo.frozen import Frozen
-from zoo.models.deeplab import resize_logits
+from zoo.models.config import DeepLabV3PlusConfig
+from zoo.models.decoders.decoder import resize_logits
 from zoo.models.error_localizer import ErrorLocalizer
 from zoo.train.blocks.ema import evaluating, without_dropout
 from zoo.train.blocks.losses import balanced_binary_cross_entropy, cross_entropy, entropy, most_likely
@@ -25,6 +26,7 @@ class FilterConfig(Frozen):
     Args:
         kind: `eln`; `s-ecn`, a network that corrects the prediction; `confidence`, no network.
         encoder: of the ELN, a timm model.
+        decoder: of the ELN; None for the settings of the student's decoder, as far as they are DeepLabv3+'s.
         threshold: of the ELN's probability that a pixel is right; 0.5 is the rounding of Eq. (9).
         confidence_threshold: of the teacher's largest probability (`confidence`); not given by the paper.
         scores: what the ELN sees of a prediction; the paper writes probabilities, the code feeds logits.
@@ -36,6 +38,7 @@ class FilterConfig(Frozen):
 
     kind: Literal["eln", "s-ecn", "confidence"] = "eln"
     encoder: str = "resnet34"
+    decoder: DeepLabV3PlusConfig | None = None
     threshold: float = Field(0.5, gt=0, lt=1)
     confidence_threshold: float = Field(0.9, gt=0, lt=1)
     scores: Literal["logits", "probabilities"] = "logits"
@@ -68,6 +71,7 @@ class ErrorLocalizationFilter(nn.Module):
         super().__init__()
         self.config = config
         outputs = self._outputs(network)
+        network = network.model_copy(update={"decoder": config.decoder or network.decoder})
         self.localizer = ErrorLocalizer(config.encoder, network, pretrained=pretrained, outputs=outputs)
 
     def _outputs(self, network: NetworkConfig) -> int:  # noqa: ARG002

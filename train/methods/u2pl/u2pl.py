@@ -47,8 +47,9 @@ from torch import Tensor, nn
 
 from zoo.classes import IGNORE
 from zoo.errors import RecipeError
-from zoo.models.deeplab import SegmentationNetwork, conv_bn_relu, resize_logits
+from zoo.models.decoders.decoder import conv_bn_relu, resize_logits
 from zoo.models.deployable import Student
+from zoo.models.segmentation import SegmentationNetwork
 from zoo.train.blocks.ema import copy_state, evaluating, teacher_of, update_teacher, without_dropout
 from zoo.train.blocks.gather import gathered
 from zoo.train.blocks.losses import cross_entropy, entropy, ohem_cross_entropy
@@ -141,7 +142,7 @@ class U2pl(Method):
             pretrained=pretrained,
         )
         self.teacher = teacher_of(self.student)
-        middle = self.student.encoder.middle_channels
+        middle = self.student.encoder.channels[-2]
         self.auxiliary = auxiliary_head(middle, network) if config.auxiliary_weight else None
         self.contrast = ClassContrast(config.contrast, network.num_classes)
         # all processes fill the same queues: DDP need not send their 300 MB around at every step
@@ -166,9 +167,9 @@ class U2pl(Method):
 
     def predict(self, image: Tensor) -> tuple[list[Tensor], Tensor]:
         """Return the student's logits, those of the auxiliary head last, and its embedding (B, D, h, w)."""
-        low, middle, high = self.student.encoder.stages(image)
-        logits, embedding = self.student.decoder(low, high)
-        return [logits, *([] if self.auxiliary is None else [self.auxiliary(middle)])], embedding
+        features = self.student.encoder(image)
+        logits, embedding = self.student.decoder(features)
+        return [logits, *([] if self.auxiliary is None else [self.auxiliary(features[-2])])], embedding
 
     def alpha(self, progress: Progress) -> float:
         """Return the share of unreliable pixels, Eq. (7), which falls to zero until the end of the run."""
@@ -325,7 +326,7 @@ def mixed(value: Tensor, box: Tensor) -> Tensor:
 
 def auxiliary_head(in_channels: int, network: NetworkConfig) -> nn.Sequential:
     """Return the head on the encoder's last stage but one: 3x3 convolution, channel dropout, classes."""
-    width = network.decoder_channels
+    width = network.decoder.decoder_channels
     return nn.Sequential(
         conv_bn_relu(in_channels, width, 3), nn.Dropout2d(0.1), nn.Conv2d(width, network.num_classes, 1)
     )

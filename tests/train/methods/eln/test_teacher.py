@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.classes import IGNORE
-from zoo.models.deeplab import resize_logits
+from zoo.models.decoders.decoder import resize_logits
 from zoo.train.method import Batch, Phase, Progress, progress_at
 
 if TYPE_CHECKING:

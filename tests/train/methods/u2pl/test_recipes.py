@@ -50,8 +50,8 @@ def test_the_papers_rows_have_its_figures_partition_and_length(name: str) -> Non
     assert "R101" in str(recipe.reported["source"])
     epochs = 80 if "voc" in name else 200 / 20
     assert recipe.steps / recipe.method.warm_start_steps == epochs
-    assert recipe.network.head == "linear"
-    assert recipe.network.separate_embedding
+    assert recipe.network.decoder.head == "linear"
+    assert recipe.network.decoder.separate_embedding
     rates = recipe.method.optimizer
     assert (rates.name, rates.lr, rates.schedule) == ("sgd", 1e-2, "poly")
 
@@ -66,8 +66,8 @@ def compared() -> Iterator[dict[str, Any]]:
     """Return the recipes on shapes of U2PL and of labels only, without what the method needs."""
     for method in ("u2pl", "supervised"):
         recipe = load_recipe(f"{method}_shapes").model_dump()
-        del recipe["recipe"], recipe["data"]["batch_u"], recipe["network"]["separate_embedding"]
-        assert recipe["network"].pop("channel_dropout") == (method == "u2pl")
+        del recipe["recipe"], recipe["data"]["batch_u"], recipe["network"]["decoder"]["separate_embedding"]
+        assert recipe["network"]["decoder"].pop("channel_dropout") == (method == "u2pl")
         yield recipe | {"method": recipe["method"]["optimizer"]}
 
 

@@ -1,0 +1,61 @@
+"""Segmentation networks: an encoder and a decoder.
+
+The two parts are separate modules, so that a method can run one encoder pass under several decoders (ELN's
+auxiliary decoders).
+"""
+
+from __future__ import annotations
+
+import pkgutil
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+
+from zoo.models.config import DECODERS
+from zoo.models.encoder import build_encoder
+
+if TYPE_CHECKING:
+    from zoo.models.config import NetworkConfig
+    from zoo.models.decoders.decoder import Decoder, Output
+
+
+class SegmentationNetwork(nn.Module):
+    """An encoder and a decoder.
+
+    Args:
+        config: see `NetworkConfig`.
+        pretrained: start the encoder from its pretrained weights.
+    """
+
+    def __init__(self, config: NetworkConfig, *, pretrained: bool = False) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = build_encoder(
+            config.encoder,
+            output_stride=config.output_stride,
+            pretrained=pretrained,
+            multi_grid=config.multi_grid,
+        )
+        self.decoder = self.new_decoder()
+
+    def new_decoder(self, *, embedding_channels: int | None = None) -> Decoder:
+        """Return another, newly initialized decoder for this encoder, its embedding of another width."""
+        config = self.config
+        decoder: Decoder = pkgutil.resolve_name(DECODERS[config.decoder.name].module)(
+            self.encoder,
+            config.decoder,
+            num_classes=config.num_classes,
+            embedding_channels=config.embedding_channels
+            if embedding_channels is None
+            else embedding_channels,
+        )
+        return decoder
+
+    def forward(self, images: Tensor) -> Output:
+        """Return logits and embedding at the decoder's resolution.
+
+        Args:
+            images: (B, 3, H, W) float, normalized; any size.
+        """
+        output: Output = self.decoder(self.encoder(images))
+        return output
