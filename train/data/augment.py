@@ -49,8 +49,8 @@ class WeakView:
             mask: (H, W) uint8; None if nothing is known.
 
         Returns:
-            (3, h, w) uint8, the color of padding around it; (h, w) uint8, `IGNORE` around it; (h, w) bool, False
-            in the padding.
+            (3, h, w) uint8, padding color around it; (h, w) uint8, `IGNORE` around it; (h, w) bool, False in
+            the padding.
         """
         size = self._draw_size(image.shape[-2], image.shape[-1])
         inside, place = self._draw_box(size)

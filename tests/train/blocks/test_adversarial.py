@@ -109,7 +109,7 @@ def test_regions_of_padding_are_not_learned(discriminator: Discriminator) -> Non
 
 def test_the_range_of_the_batch_is_not_that_of_padding() -> None:
     images, valid = torch.tensor([-9.0, 0.0, 2.0, 9.0]).expand(1, 3, 1, 4), torch.tensor([0, 1, 1, 0]).bool()
-    assert unit_range(images, "batch_minmax", valid.view(1, 1, 4))[0, 0, 0, 1:3].tolist() == [0, 1]
+    assert unit_range(images, "batch_minmax", None, valid.view(1, 1, 4))[0, 0, 0, 1:3].tolist() == [0, 1]
 
 
 def test_predictions_get_no_gradient_from_the_discriminators_loss(discriminator: Discriminator) -> None:

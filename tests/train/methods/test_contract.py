@@ -13,7 +13,7 @@ from torch import Tensor
 from zoo.classes import IGNORE
 from zoo.errors import RecipeError
 from zoo.models.decoders.decoder import Output, resize_logits
-from zoo.models.decoders.deeplabv3plus import DecoderV3Plus
+from zoo.models.decoders.deeplabv3plus import DeepLabV3Plus
 from zoo.train.method import Batch, Method, Phase, Progress, progress_at
 from zoo.train.methods.mlmt import Mlmt
 from zoo.train.methods.supervised import Supervised
@@ -134,7 +134,7 @@ def test_what_networks_say_of_padding_changes_no_term(
         torch.manual_seed(0)
         method = build_method().eval()
         for module in method.modules():
-            if is_disturbed and isinstance(module, DecoderV3Plus):
+            if is_disturbed and isinstance(module, DeepLabV3Plus):
                 module.register_forward_hook(disturb)
         torch.manual_seed(0)
         terms.append(method(padded, last_phase(method)))

@@ -177,11 +177,11 @@ def test_a_method_has_the_dropout_of_its_own_paper_wherever_its_decoder_is_deepl
     method: str, dropout: tuple[float, ...], of_channels: bool
 ) -> None:
     recipes = [load_recipe(name) for name in recipe_names() if name.partition("_")[0] == method]
-    networks = [each.network for each in recipes if each.network.architecture == "deeplabv3plus"]
-    assert len(networks) > 1
-    for network in networks:
-        assert tuple(network.dropout.model_dump().values()) == dropout
-        assert network.channel_dropout == of_channels
+    decoders = [each.network.decoder for each in recipes if each.network.decoder.name == "deeplabv3plus"]
+    assert len(decoders) > 1
+    for decoder in decoders:
+        assert tuple(decoder.dropout.model_dump().values()) == dropout
+        assert decoder.channel_dropout == of_channels
 
 
 def test_no_evaluation_and_no_phase_stay_none_in_a_run_of_other_length(write: Any) -> None:
