@@ -88,6 +88,19 @@ def test_one_kind_of_faults_is_one(zoo, folder):
     assert "1 kind of faults that would spoil training, 0 of warnings, in 8 images." in result.stdout
 
 
+@pytest.mark.parametrize("odd", [1, 127])
+def test_a_fault_of_the_masks_stops_training_too(zoo, folder, odd):
+    path = folder / "train" / "masks" / "0.png"
+    mask = np.asarray(Image.open(path))
+    Image.fromarray(np.where(mask, odd, 0).astype(np.uint8)).save(path)
+    assert zoo("data", "check", folder, "--no-write").exit_code == 1
+    result = zoo("train", "supervised", "--data", folder, "--partition", "full", "--no-pretrained")
+    assert result.exit_code == 1
+    assert f"values 0, {odd})" in str(result.exception)
+    assert f"(zoo data check {folder} shows all and proposes a data.toml)" in str(result.exception)
+    assert not (folder.parent / "work" / "runs").exists()
+
+
 def test_without_images_there_is_no_table(zoo, tmp_path):
     (tmp_path / "empty").mkdir()
     result = zoo("data", "check", tmp_path / "empty")

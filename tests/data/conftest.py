@@ -9,10 +9,16 @@ import pytest
 from PIL import Image
 
 from zoo.classes import default_palette
+from zoo.data.check import check_source
+from zoo.data.folder import FolderSource
+from zoo.data.inspect.inspection import inspect
+from zoo.errors import DatasetError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
+
+    MakeMasks = Callable[..., str]
 
 HEIGHT, WIDTH = 6, 8
 
@@ -38,6 +44,45 @@ class Disk(NamedTuple):
 
     def names(self, name: str, names: Iterable[str]) -> None:
         self.path(name).write_text("".join(f"{line}\n" for line in names))
+
+
+@pytest.fixture
+def make_masks(tmp_path: Path) -> MakeMasks:
+    """Return a function that writes masks of 64x48 pixels with images, the last of them as val."""
+
+    def make(masks: Sequence[Image.Image], toml: str = "", suffix: str = "png", *, val: int = 1) -> str:
+        random, folder = np.random.default_rng(0), tmp_path / f"data{len(list(tmp_path.iterdir()))}"
+        for number, mask in enumerate(masks):
+            split = folder / ("train" if number < len(masks) - val else "val")
+            for name in ("images", "masks"):
+                (split / name).mkdir(parents=True, exist_ok=True)
+            cells = Image.fromarray(random.integers(0, 256, (6, 8, 3), np.uint8))
+            cells.resize((64, 48)).save(split / "images" / f"{number}.png")
+            mask.save(split / "masks" / f"{number}.{suffix}")
+        if toml:
+            (folder / "data.toml").write_text(toml)
+        return str(folder)
+
+    return make
+
+
+@pytest.fixture
+def fault_of() -> Callable[[str], str]:
+    """Return a function that gives the error that stops training on a folder, empty if nothing does.
+
+    What `zoo data check` says agrees with it.
+    """
+
+    def fault(spec: str) -> str:
+        try:
+            check_source(FolderSource(spec))
+        except DatasetError as error:
+            assert inspect(spec).has_faults
+            return str(error)
+        assert not inspect(spec).has_faults
+        return ""
+
+    return fault
 
 
 OWN, VAL, ADDED = ("2007_000032", "2007_000039"), ("2007_000033",), ("2008_000008", "2008_000015")

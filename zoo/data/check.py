@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
+import logging
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from zoo.classes import IGNORE
-from zoo.data.files import FileSource, check_labels
-from zoo.data.shapes import ShapesSource
+from zoo.data.data_file import DataFile
+from zoo.data.files import FileSource
+from zoo.data.folder import FolderSource
+from zoo.data.inspect.findings import faults, message
+from zoo.data.inspect.judge import judge_mask, judge_published, judge_together, with_example
+from zoo.data.inspect.meaning import find_meaning, meaning_of
+from zoo.data.masks import DRAWN, read_mask
 from zoo.errors import DatasetError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
-    from numpy.typing import NDArray
-
+    from zoo.data.masks import NamedMask
     from zoo.data.source import Source, Split
 
+log = logging.getLogger(__name__)
+
 SPLITS: tuple[Split, ...] = ("train", "unlabeled", "val")
+MASKED: tuple[Split, ...] = ("train", "val")
 
 
 def check_source(source: Source, on_progress: Callable[[int, int], None] | None = None) -> None:
     """Decode every image and mask and raise the first error in the order of the ids.
+
+    What masks mean is judged as `zoo data check` judges it: its faults are errors, its warnings are logged.
 
     Args:
         source: a source that is drawn rather than read is not decoded.
@@ -31,21 +38,27 @@ def check_source(source: Source, on_progress: Callable[[int, int], None] | None 
 
     Raises:
         DatasetError: an empty train or val split, a file that cannot be read, a mask of another size than its
-            image, a label that is no class, masks that show a single class.
+            image, values or colors that are no class, masks that disagree or hide a class.
     """
     _check_not_empty(source, "train")
     _check_not_empty(source, "val")
-    if isinstance(source, ShapesSource):
+    if not isinstance(source, FileSource):
         return
     jobs = [(split, id_) for split in SPLITS for id_ in source.ids(split)]
-    seen = np.zeros(256, np.bool_)
+    meaning, data = meaning_of(source), _description(source)
+    masks: list[NamedMask] = []
     with ThreadPoolExecutor() as pool:
         # map, not as_completed: the first error in order, whatever the speed of the threads
-        for done, labels in enumerate(pool.map(lambda job: _check_id(source, *job), jobs), start=1):
-            seen |= labels
+        for done, mask in enumerate(pool.map(lambda job: _check_id(source, *job), jobs), start=1):
+            if mask is not None:
+                for finding in faults(judge_mask(mask.name, mask.facts, meaning, data)):
+                    others = (read_mask(split, source.files[id_]) for split, id_ in jobs if split in MASKED)
+                    raise DatasetError(message(with_example(finding, others, meaning), source.spec))
+                masks.append(mask)
             if on_progress:
                 on_progress(done, len(jobs))
-    check_labels(seen, source.spec)
+    if masks:
+        _check_together(source, masks)
 
 
 def _check_not_empty(source: Source, split: Split) -> None:
@@ -56,30 +69,35 @@ def _check_not_empty(source: Source, split: Split) -> None:
         )
 
 
-def _check_id(source: Source, split: Split, id_: str) -> NDArray[np.bool_]:
-    """Return which of the 256 values the mask of an id holds: none, if it is unlabeled."""
-    image = source.read_image(id_)
-    if split == "unlabeled":
-        return np.zeros(256, np.bool_)
-    mask = source.read_mask(id_)
-    if mask.shape != image.shape[:2]:
+def _check_id(source: FileSource, split: Split, id_: str) -> NamedMask | None:
+    """Return the mask of an id, None if it is unlabeled."""
+    height, width, _ = source.read_image(id_).shape
+    if split not in MASKED:
+        return None
+    mask = read_mask(split, source.files[id_])
+    if mask.facts.size != (width, height):
+        got = "{}x{}".format(*mask.facts.size)
         raise DatasetError(
-            f"{_mask_name(source, id_)}: got a mask of {mask.shape[1]}x{mask.shape[0]} pixels, expected "
-            f"{image.shape[1]}x{image.shape[0]} as its image: export it again at the image's size"
+            f"{mask.name}: got a mask of {got} pixels, expected {width}x{height} as its image: export it "
+            f"again at the image's size"
         )
-    seen = np.bincount(mask.ravel(), minlength=256) > 0
-    count = len(source.classes)
-    beyond = np.flatnonzero(seen[count:IGNORE])
-    if beyond.size:
-        raise DatasetError(
-            f"{_mask_name(source, id_)}: got the value {count + beyond[0]}, expected 0..{count - 1} or "
-            f"{IGNORE} (ignore): name every class in data.toml, or relabel the mask"
-        )
-    return seen
+    return mask
 
 
-def _mask_name(source: Source, id_: str) -> str:
-    if not isinstance(source, FileSource):
-        return f"mask of {id_}"
-    pair = source.files[id_]
-    return str(pair.mask) if pair.drawing is None else pair.drawing.where
+def _check_together(source: FileSource, masks: Sequence[NamedMask]) -> None:
+    """Raise the first fault of masks that are sound on their own, else log the warnings."""
+    meaning, data = meaning_of(source), _description(source)
+    if not isinstance(source, FolderSource):
+        meaning = meaning._replace(findings=tuple(judge_published(masks, meaning, data)))
+    elif masks[0].facts.mode != DRAWN:
+        meaning = find_meaning(data, source.toml, masks)
+    findings = [*meaning.findings, *judge_together(masks, meaning_of(source))]
+    for finding in faults(findings):
+        raise DatasetError(message(finding, source.spec, has_proposal=meaning.proposal is not None))
+    for finding in findings:
+        log.warning(message(finding, source.spec))
+
+
+def _description(source: FileSource) -> DataFile:
+    """Return the description of a folder, or one of a published data set."""
+    return source.data if isinstance(source, FolderSource) else DataFile(names=list(source.classes.names))

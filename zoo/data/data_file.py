@@ -14,7 +14,7 @@ or, for masks in colors, `[colors]` with one color, or a list of colors, for eac
 
 `ignore = [7]` or `ignore = [[224, 224, 192]]` lists what no class is learned from. A value or a color that is
 listed nowhere is an error, unless `unknown = "ignore"`; 255 in an index mask is always ignored unless
-`[labels]` gives it a class.
+`[labels]` gives it a class. `ignore = [255]` states that it has none, where masks raise doubts.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ class DataFile(BaseModel):
         val_list: text file, relative to this one, of the images of `train` and `val` that are to be `val`.
         names: one for each label; left out, those of `labels` or `colors` in their order, else the labels
             are counted in the masks.
-        palette: one RGB color for each label; left out, those of `colors`, else those of PASCAL VOC.
+        palette: one RGB color for each label; left out, those of `colors`, else those of PASCAL VOC. Masks
+            whose own palettes differ are read by it.
         labels: of each value in the mask files, its class.
         colors: of each class, its color or colors in the mask files.
         ignore: values, or colors if `colors` are given, that become `IGNORE`.

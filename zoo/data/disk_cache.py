@@ -1,7 +1,7 @@
 """Decoded pixels in a folder, for this run and later ones.
 
 A file holds the pixels of one image or mask as they are, and is named after all that they depend on: path,
-size and time of the original, the label map of a mask, the version of the decoder. A changed original has
+size and time of the original, how a mask is read, the version of the decoder. A changed original has
 another name, so nothing is ever out of date; the folder may be removed at any time.
 """
 
@@ -110,7 +110,7 @@ class DiskCache:
     def _path(self, kind: Kind, id_: str) -> Path:
         image, mask, drawing = self.source.files[id_]
         original = image if kind == "image" or mask is None else mask
-        meaning = "" if kind == "image" else repr((self.source.labels, drawing))
+        meaning = "" if kind == "image" else repr((self.source.labels, self.source.palettes, drawing))
         found = original.stat()
         parts = (DECODER, kind, os.fspath(original.resolve()), found.st_size, found.st_mtime_ns, meaning)
         return self.folder / (hashlib.sha256(repr(parts).encode()).hexdigest()[:32] + SUFFIX)

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 
-from zoo.classes import IGNORE
-from zoo.data.labels import packed
+from zoo.data.labels import LabelMap, gray_levels, packed, white_of
 from zoo.data.source import Source, Split
 from zoo.errors import DatasetError
 from zoo.images import READ_ERRORS
@@ -21,11 +20,14 @@ if TYPE_CHECKING:
 
     from zoo.classes import Classes
     from zoo.data.coco import Drawing
-    from zoo.data.labels import LabelMap
+    from zoo.data.labels import Palettes
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")
 """Suffixes of formats without loss: JPEG moves the labels."""
+
+BMP_BITS = {"1": 1, "L": 8}
+"""Of the modes that Pillow gives to gray BMP files, the bits of a pixel."""
 
 
 class Pair(NamedTuple):
@@ -45,6 +47,7 @@ class FileSource(Source):
         classes: names and colours of the labels.
         files: of each split, the files of each id, in order.
         labels: what the values or colors of the masks mean; None if the values are the labels.
+        palettes: how masks with a palette are read, unless `labels` are of colors.
     """
 
     def __init__(
@@ -53,9 +56,10 @@ class FileSource(Source):
         classes: Classes,
         files: Mapping[Split, Mapping[str, Pair]],
         labels: LabelMap | None = None,
+        palettes: Palettes = "index",
     ) -> None:
         super().__init__(spec, classes)
-        self.labels = labels
+        self.labels, self.palettes = labels, palettes
         self._ids: dict[Split, tuple[str, ...]] = {split: tuple(pairs) for split, pairs in files.items()}
         self.files = {id_: pair for pairs in files.values() for id_, pair in pairs.items()}
 
@@ -71,7 +75,7 @@ class FileSource(Source):
             return drawing.draw()
         if path is None:
             raise DatasetError(f"{id_}: got an image without a mask, expected an id of train or val")
-        return read_mask_file(path, self.labels)
+        return read_mask_file(path, self.labels, self.palettes)
 
 
 def read_image_file(path: Path) -> NDArray[np.uint8]:
@@ -87,19 +91,22 @@ def read_image_file(path: Path) -> NDArray[np.uint8]:
                 ImageOps.exif_transpose(image, in_place=True)
                 return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
     except READ_ERRORS as error:
-        raise _unreadable(path, "an image", error) from error
+        raise unreadable(path, "an image", error) from error
     raise DatasetError(
         f"{path}: got an image of mode {mode}, expected RGB, grey (L) or palette (P) at 8 bits: "
         f"convert it to 8-bit RGB"
     )
 
 
-def read_mask_file(path: Path, labels: LabelMap | None = None) -> NDArray[np.uint8]:
+def read_mask_file(
+    path: Path, labels: LabelMap | None = None, palettes: Palettes = "index"
+) -> NDArray[np.uint8]:
     """Return a mask file as (H, W) uint8 labels.
 
     Args:
         path: of the file.
         labels: what its values or colors mean; None if the values are the labels.
+        palettes: how it is read if it has a palette, unless `labels` are of colors.
 
     Raises:
         DatasetError: unreadable, or its pixels are no labels.
@@ -108,26 +115,36 @@ def read_mask_file(path: Path, labels: LabelMap | None = None) -> NDArray[np.uin
     try:
         with Image.open(path) as image:
             mode = stored_mode(image)
-            codes = _codes(image, mode, is_color)
+            if mode == "P" and not is_color and isinstance(palettes, LabelMap):
+                labels, is_color = palettes, True
+            codes = _codes(image, mode, labels, palettes)
     except READ_ERRORS as error:
-        raise _unreadable(path, "a mask", error) from error
+        raise unreadable(path, "a mask", error) from error
     if codes is None:
         raise _wrong_mask_mode(path, mode, is_color)
     return codes if labels is None else labels.apply(codes, path)  # type: ignore[return-value]
 
 
-def _codes(image: Image.Image, mode: str, is_color: bool) -> NDArray[np.uint8 | np.uint32] | None:
+def _codes(
+    image: Image.Image, mode: str, labels: LabelMap | None, palettes: Palettes
+) -> NDArray[np.uint8 | np.uint32] | None:
     """Return the values or packed colors of a mask, None if its mode holds none."""
-    if mode not in ("1", "L", "P", *(("RGB", "RGBA") if is_color else ())):
+    is_color = labels is not None and labels.kind == "color"
+    if mode not in ("1", "L", "P", *(("RGB", "RGBA", "LA") if is_color else ())):
         return None
-    return packed(image) if is_color else np.asarray(image, np.uint8)
+    if is_color:
+        return packed(image)
+    if mode == "P" and palettes == "gray":
+        return gray_levels(image)
+    values = np.asarray(image, np.uint8)
+    return values * np.uint8(white_of(labels)) if mode == "1" else values
 
 
 def _wrong_mask_mode(path: Path, mode: str, is_color: bool) -> DatasetError:
     if is_color:
         return DatasetError(
-            f"{path}: got a mask of mode {mode}, expected one color a pixel (mode RGB, RGBA, P, L or 1), as "
-            f"data.toml has colors: save it as 8-bit RGB"
+            f"{path}: got a mask of mode {mode}, expected one color a pixel (mode RGB, RGBA, LA, P, L or 1), "
+            f"as data.toml has colors: save it as 8-bit RGB"
         )
     remedy = (
         "list the colors of the classes under [colors] in data.toml (zoo data check writes them)"
@@ -142,37 +159,22 @@ def _wrong_mask_mode(path: Path, mode: str, is_color: bool) -> DatasetError:
 def stored_mode(image: Image.Image) -> str:
     """Return Pillow's mode, or the file's own where Pillow would change the pixels.
 
-    Pillow reads 16-bit RGB as 8-bit RGB and spreads 2- and 4-bit grey over 0..255.
+    Pillow reads 16-bit RGB as 8-bit RGB, spreads 2- and 4-bit grey over 0..255, and takes a BMP file whose
+    palette is a gray ramp of 2 or 16 colors for one of 1 or 8 bits, whatever its bits are.
     """
     tile = getattr(image, "tile", None)  # how the format stores the pixels, until they are loaded
     stored = tile[0].args if tile else None
     raw = stored[0] if isinstance(stored, tuple) and stored else stored
+    if image.format == "BMP" and isinstance(stored, tuple) and raw in BMP_BITS:
+        stride = (image.width * BMP_BITS[raw] + 31) // 32 * 4  # bytes of a row
+        is_right = isinstance(stored[1], bool) or stored[1] == stride  # a bool: the kind of run lengths
+        return image.mode if is_right else f"{image.mode};BMP"
     changed = isinstance(raw, str) and (";16" in raw or raw in ("L;2", "L;4"))
     return str(raw) if changed else image.mode
 
 
-def check_labels(seen: NDArray[np.bool_], where: str) -> None:
-    """Raise if masks show background alone, as they do when the foreground is stored as 255.
-
-    Args:
-        seen: (256,) which values any of the masks holds.
-        where: the data set or the folder of the masks.
-    """
-    values = set(np.flatnonzero(seen).tolist())
-    if IGNORE in values and values <= {0, IGNORE}:
-        raise DatasetError(
-            f"{where}: got masks with no values but {sorted(values)}, expected labels 0..K-1: 255 means "
-            f"ignore, so they show no foreground; give 255 a class under [labels] in data.toml "
-            f"(zoo data check writes one)"
-        )
-    if values == {0}:
-        raise DatasetError(
-            f"{where}: got masks with no value but 0, expected at least two classes: "
-            f"save the labels as 0..K-1"
-        )
-
-
-def _unreadable(path: Path, kind: str, error: Exception) -> DatasetError:
+def unreadable(path: Path, kind: str, error: Exception) -> DatasetError:
+    """Return the error of a file that Pillow cannot read."""
     return DatasetError(
         f"{path}: got a file that cannot be read ({error}), expected {kind}: save it again or remove it"
     )

@@ -10,28 +10,31 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from zoo.classes import IGNORE
 from zoo.data.coco import ANNOTATIONS, read_annotations
 from zoo.data.data_file import DATA_FILE, DataFile, build_classes, class_names, label_map, read_data_file
-from zoo.data.files import IMAGE_SUFFIXES, MASK_SUFFIXES, FileSource, Pair, check_labels, read_mask_file
+from zoo.data.files import IMAGE_SUFFIXES, MASK_SUFFIXES, FileSource, Pair
 from zoo.data.held_out import hold_out
+from zoo.data.inspect.findings import UNKNOWN_CLASSES, message
+from zoo.data.inspect.judge import judge_mask, judge_together, with_example
+from zoo.data.inspect.meaning import find_meaning
+from zoo.data.masks import read_mask
+from zoo.data.palettes import find_palettes, read_indexed
 from zoo.errors import DatasetError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from numpy.typing import NDArray
+    from collections.abc import Iterable, Mapping, Sequence
 
     from zoo.classes import Classes
     from zoo.data.coco import Annotations
-    from zoo.data.labels import LabelMap
+    from zoo.data.inspect.meaning import Meaning
+    from zoo.data.labels import LabelMap, Palettes
+    from zoo.data.masks import NamedMask
     from zoo.data.source import Split
+
+MASKED: tuple[Split, ...] = ("train", "val")
 
 
 class FolderSource(FileSource):
@@ -46,6 +49,7 @@ class FolderSource(FileSource):
 
     def __init__(self, spec: str) -> None:
         root, data, toml = describe_folder(spec)
+        self.data, self.toml = data, toml
         check_named_folders(data, root, toml)
         annotations = _annotations(data, root, toml)
         files: dict[Split, dict[str, Pair]] = {
@@ -65,9 +69,8 @@ class FolderSource(FileSource):
             names = next(iter(annotations.values())).names
             super().__init__(spec, build_classes(data, toml, names), files)
             return
-        masks = [pair.mask for pair in (*files["train"].values(), *files["val"].values()) if pair.mask]
-        labels = label_map(data, toml)
-        super().__init__(spec, _classes(data, toml, masks, labels), files, labels)
+        classes, labels, palettes = _meaning(spec, data, toml, files)
+        super().__init__(spec, classes, files, labels, palettes)
 
 
 def describe_folder(spec: str) -> tuple[Path, DataFile, Path]:
@@ -206,21 +209,39 @@ def _no_mask(image: Path, stem: str, folder: Path, split: Split) -> DatasetError
     )
 
 
-def _classes(data: DataFile, toml: Path, masks: list[Path], labels: LabelMap | None) -> Classes:
-    names = class_names(data, toml)
+def _meaning(
+    spec: str, data: DataFile, toml: Path, files: Mapping[Split, Mapping[str, Pair]]
+) -> tuple[Classes, LabelMap | None, Palettes]:
+    """Return the classes of mask files and how these are read.
+
+    Raises:
+        DatasetError: a bad `data.toml`, or masks that need one.
+    """
+    labels, names = label_map(data, toml), class_names(data, toml)
+    pairs = [(split, pair) for split in MASKED for pair in files[split].values()]
     if names is None:
-        names = tuple(f"class_{label}" for label in range(_count_labels(masks, labels)))
-    return build_classes(data, toml, names)
+        with ThreadPoolExecutor() as pool:
+            meaning = _shown_meaning(spec, data, toml, list(pool.map(read_mask, *zip(*pairs, strict=True))))
+        return meaning.classes, labels, meaning.palettes
+    palettes: Palettes = "index"
+    if labels is None or labels.kind != "color":
+        masks = read_indexed([pair.mask for _, pair in pairs if pair.mask])
+        palettes, conflict = find_palettes(masks, data)
+        if conflict is not None:
+            raise DatasetError(message(conflict, spec))
+    return build_classes(data, toml, names), labels, palettes
 
 
-def _count_labels(masks: list[Path], labels: LabelMap | None) -> int:
-    """Return the number of classes that the masks show: their highest label and one."""
-    with ThreadPoolExecutor() as pool:
-        seen = np.logical_or.reduce(list(pool.map(partial(_labels, labels=labels), masks)))
-    check_labels(seen, str(masks[0].parent))
-    return int(np.flatnonzero(seen[:IGNORE]).max()) + 1
+def _shown_meaning(spec: str, data: DataFile, toml: Path, masks: Sequence[NamedMask]) -> Meaning:
+    """Return the meaning of masks whose classes no description names.
 
-
-def _labels(mask: Path, labels: LabelMap | None) -> NDArray[np.bool_]:
-    """Return which of the 256 labels a mask holds."""
-    return np.bincount(read_mask_file(mask, labels).ravel(), minlength=256) > 0
+    Raises:
+        DatasetError: their classes cannot be told.
+    """
+    meaning = find_meaning(data, toml, masks)
+    findings = [one for mask in masks for one in judge_mask(mask.name, mask.facts, meaning, data)]
+    for finding in (*findings, *meaning.findings, *judge_together(masks, meaning)):
+        if finding.kind in UNKNOWN_CLASSES:
+            finding = with_example(finding, masks, meaning)
+            raise DatasetError(message(finding, spec, has_proposal=meaning.proposal is not None))
+    return meaning

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from zoo.classes import IGNORE
+from zoo.classes import IGNORE, Color
 from zoo.errors import DatasetError
 
 if TYPE_CHECKING:
@@ -17,12 +17,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image
 
-    from zoo.classes import Color
-
     Codes = NDArray[np.uint8 | np.uint32]
 
 VALUES, COLORS = 2**8, 2**24
 """How many values a pixel of an index mask, or of a color mask, can have."""
+
+VOID: Color = (224, 224, 192)
+"""The color of PASCAL VOC's borders."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,16 @@ class LabelMap:
         )
 
 
+Palettes = Literal["index", "gray"] | LabelMap
+"""How a mask with a palette is read: by index, as the gray levels of its palette, or by color."""
+
+
+def white_of(labels: LabelMap | None) -> int:
+    """Return the value of white in a 1-bit mask: 1, or 255 where a table gives that a class and 1 none."""
+    label_of = dict(() if labels is None else labels.codes)
+    return IGNORE if label_of.get(IGNORE, IGNORE) != IGNORE and 1 not in label_of else 1
+
+
 def pack(color: Color) -> int:
     """Return a color as one number of 24 bits, red the lowest byte.
 
@@ -87,6 +98,14 @@ def pack(color: Color) -> int:
 def unpack(code: int) -> Color:
     """Return the color that a number of 24 bits holds."""
     return code & 255, code >> 8 & 255, code >> 16 & 255
+
+
+def gray_levels(image: Image.Image) -> NDArray[np.uint8]:
+    """Return the pixels of an image with a gray palette as gray levels, (H, W) uint8."""
+    table = np.zeros(VALUES, np.uint8)  # as Pillow shows an index beyond the palette
+    reds = (image.getpalette("RGB") or [])[::3]
+    table[: len(reds)] = reds
+    return table.take(np.asarray(image, np.uint8))
 
 
 def packed(image: Image.Image) -> NDArray[np.uint32]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import io
 import warnings
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from zoo.data.files import stored_mode
-from zoo.data.labels import pack
+from zoo.data.masks import MaskFacts, drawn_facts, read_mask_facts
 from zoo.errors import DatasetError
 from zoo.images import READ_ERRORS
 
@@ -20,11 +20,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from zoo.classes import Color
     from zoo.data.coco import Drawing
 
 READABLE = ("1", "L", "P", "RGB")
-MOST_COLORS = 256
 THUMB_PX = 32
 ORIENTATION = 0x0112
 
@@ -35,8 +33,6 @@ class Job(NamedTuple):
     image: Path | None
     mask: Path | None
     drawing: Drawing | None
-    in_colors: bool
-    """Whether masks of any mode are read in colors, as `data.toml` has some."""
 
 
 class ImageFacts(NamedTuple):
@@ -55,17 +51,6 @@ class ImageFacts(NamedTuple):
     """(32, 32) uint8 grey."""
 
 
-class MaskFacts(NamedTuple):
-    """What a mask says."""
-
-    error: str = ""
-    mode: str = ""
-    size: tuple[int, int] = (0, 0)
-    is_color: bool = False
-    pixels: dict[int, int] | None = None
-    """Of each value or packed color, its pixels; None of more colors than `MOST_COLORS`, or another mode."""
-
-
 class Facts(NamedTuple):
     """What the files of one image say; None of a file that is not there."""
 
@@ -80,7 +65,7 @@ def read_facts(job: Job) -> Facts:
         image = None if job.image is None else _image(job.image)
         if job.drawing is not None:
             return Facts(image, _drawn(job.drawing))
-        return Facts(image, None if job.mask is None else _mask(job.mask, job.in_colors))
+        return Facts(image, None if job.mask is None else _mask(job.mask))
 
 
 def _image(path: Path) -> ImageFacts:
@@ -107,17 +92,9 @@ def _image(path: Path) -> ImageFacts:
         return ImageFacts(error=_reason(error, path))
 
 
-def _mask(path: Path, in_colors: bool) -> MaskFacts:
+def _mask(path: Path) -> MaskFacts:
     try:
-        with Image.open(path) as image:
-            mode = stored_mode(image)
-            is_color = mode in ("RGB", "RGBA") or (in_colors and mode in READABLE)
-            image.load()
-            if is_color:
-                return MaskFacts("", mode, image.size, True, _colors(image))
-            if mode not in READABLE:
-                return MaskFacts("", mode, image.size)
-            return MaskFacts("", mode, image.size, False, _counted(np.asarray(image, np.uint8)))
+        return read_mask_facts(path)
     except READ_ERRORS as error:
         return MaskFacts(error=_reason(error, path))
 
@@ -130,19 +107,6 @@ def _reason(error: Exception, path: Path) -> str:
 
 def _drawn(drawing: Drawing) -> MaskFacts:
     try:
-        return MaskFacts("", "COCO", (drawing.width, drawing.height), False, _counted(drawing.draw()))
+        return drawn_facts(drawing)
     except DatasetError as error:
         return MaskFacts(error=str(error))
-
-
-def _counted(values: NDArray[np.uint8]) -> dict[int, int]:
-    counts = np.bincount(values.ravel(), minlength=256)
-    return {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
-
-
-def _colors(image: Image.Image) -> dict[int, int] | None:
-    """Return the pixels of each packed color, None if there are too many colors."""
-    counted = image.convert("RGB").getcolors(MOST_COLORS)
-    if counted is None:
-        return None
-    return {pack(cast("Color", color)): count for count, color in counted}

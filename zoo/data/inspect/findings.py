@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from shlex import quote
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
 
 Severity = Literal["fault", "warning"]
 
@@ -52,7 +56,14 @@ KINDS: dict[str, Kind] = {
         "fault", "images of another mode than 8-bit RGB, grey or palette", "convert them to 8-bit RGB"
     ),
     "mask-mode": Kind(
-        "fault", "masks of another mode than the others or than can be read", "save them as 8-bit index PNG"
+        "fault",
+        "masks of another mode than the others or than can be read",
+        "save them as 8-bit index PNG, or give masks in color a table of [colors] in data.toml",
+    ),
+    "palettes-differ": Kind(
+        "fault",
+        "masks with palettes that differ, so that their indices mean different classes",
+        "list the colors of the classes under [colors] in data.toml, or save the masks with one palette",
     ),
     "size-mismatch": Kind(
         "fault", "masks of another size than their image", "export them at the image's size"
@@ -61,15 +72,35 @@ KINDS: dict[str, Kind] = {
         "fault", "images turned by EXIF, whose masks are not", "turn the mask, or save the image upright"
     ),
     "binary-masks": Kind(
-        "fault", "masks of 0 and 255, where 255 means ignore", "use the [labels] of the proposed data.toml"
+        "fault",
+        "masks of 0 and 255, where 255 means ignore",
+        "give 255 a class under [labels] in data.toml, or list it under ignore if it has none",
+    ),
+    "mixed-values": Kind(
+        "fault",
+        "masks of 0 and 255 among masks of class numbers, where 255 means ignore",
+        "save all masks with the same values, or give 255 a class under [labels] in data.toml; list it under "
+        "ignore if it has none",
+    ),
+    "mixed-modes": Kind(
+        "fault",
+        "1-bit masks among masks of more values, so that white is 1 or 255",
+        "save them as 8-bit index PNG like the others",
+    ),
+    "hidden-class": Kind(
+        "fault",
+        "255, which means ignore, covers most of what is not background",
+        "give 255 a class under [labels] in data.toml, or write ignore = [255] there if it has none",
     ),
     "sparse-values": Kind(
         "fault",
         "mask values that leave out most labels",
-        "use the [labels] of the proposed data.toml, or relabel",
+        "give each value a class under [labels] in data.toml, or save the labels as 0..K-1",
     ),
     "color-masks": Kind(
-        "fault", "masks in colors, whose classes are not known", "use the [colors] of the proposed data.toml"
+        "fault",
+        "masks in colors, whose classes are not known",
+        "give each color a class under [colors] in data.toml",
     ),
     "unknown-value": Kind(
         "fault",
@@ -84,7 +115,7 @@ KINDS: dict[str, Kind] = {
         "masks with edges between classes or of a picture",
         "export hard labels, without anti-aliasing",
     ),
-    "one-class": Kind("fault", "masks that show a single class", "label at least two"),
+    "one-class": Kind("fault", "masks that show a single class", "label at least two classes"),
     "leakage": Kind("fault", "images of val that are in train or unlabeled too", "remove them from one side"),
     "near-leakage": Kind(
         "warning", "images of val that nearly equal one of train or unlabeled", "look at them; remove copies"
@@ -100,6 +131,16 @@ KINDS: dict[str, Kind] = {
     "other-file": Kind("warning", "files that are not used", "convert or remove them"),
     "all-background": Kind("warning", "masks of label 0 alone", "look whether they were forgotten"),
     "all-ignored": Kind("warning", "masks that are ignored throughout", "label or remove them"),
+    "mostly-ignored": Kind(
+        "warning",
+        "255, which means ignore, covers more than all classes but background",
+        "look whether 255 is a class; write ignore = [255] in data.toml if it is not",
+    ),
+    "wide-void": Kind(
+        "warning",
+        "masks of 0 and 255 in which 255, which means ignore, covers much more than in others",
+        "look whether 255 is a class there",
+    ),
     "absent-class": Kind("warning", "classes that a split does not show", "move images that show them"),
     "blank-image": Kind("warning", "images of a single color", "remove them"),
     "tiny-image": Kind("warning", "tiny images", "remove them, or use larger ones"),
@@ -112,9 +153,46 @@ OF_MANY = frozenset({"binary-masks", "sparse-values", "color-masks"})
 """Kinds of which one finding is about many masks."""
 
 
+UNKNOWN_CLASSES = frozenset(
+    {
+        "binary-masks",
+        "sparse-values",
+        "color-masks",
+        "palettes-differ",
+        "one-class",
+        "mask-mode",
+        "soft-masks",
+    }
+)
+"""Kinds of which the classes cannot be told."""
+OF_FILES = frozenset({"mask-mode", "unknown-value", "unknown-color", "soft-masks"})
+"""Kinds that are about a mask on its own."""
+
+
 def severity(finding: Finding) -> Severity:
     """Return how grave a finding is."""
     return KINDS[finding.kind].severity
+
+
+def faults(findings: Iterable[Finding]) -> Iterator[Finding]:
+    """Yield the findings that stop training."""
+    return (finding for finding in findings if severity(finding) == "fault")
+
+
+def message(finding: Finding, spec: str, *, has_proposal: bool = False) -> str:
+    """Return a finding as one line: what was got, what to do.
+
+    Args:
+        finding: with files as the line is to name them.
+        spec: of the data set.
+        has_proposal: whether a `data.toml` can be proposed.
+    """
+    place = finding.files[0] if finding.kind in OF_FILES else spec
+    kind, more = KINDS[finding.kind], " and proposes a data.toml" if has_proposal else ""
+    return (
+        f"{place}: got {finding.detail or kind.title}: {kind.remedy} "
+        f"(zoo data check {quote(spec)} shows all{more})"
+    )
 
 
 def grouped(findings: list[Finding]) -> list[dict[str, Any]]:

@@ -15,9 +15,17 @@ from zoo.data.folder import FolderSource, check_named_folders
 from zoo.data.inspect.duplicates import find_duplicates
 from zoo.data.inspect.facts import READABLE, Facts, Job, read_facts
 from zoo.data.inspect.findings import Finding, grouped, severity
-from zoo.data.inspect.judge import judge_image, judge_mask, judge_pair, labels_of
+from zoo.data.inspect.judge import (
+    judge_image,
+    judge_mask,
+    judge_pair,
+    judge_published,
+    judge_together,
+    with_example,
+)
 from zoo.data.inspect.layout import FolderLayout, Item, Layout, relative_name
-from zoo.data.inspect.meaning import Meaning, find_meaning
+from zoo.data.inspect.meaning import Meaning, find_meaning, meaning_of
+from zoo.data.masks import NamedMask
 from zoo.data.open import is_published, open_source
 from zoo.errors import DatasetError
 
@@ -67,7 +75,8 @@ class Inspection:
         images: Counter[int] = Counter()
         for item, facts in zip(self.items, self.facts, strict=True):
             if item.split == split and facts.mask is not None:
-                found = labels_of(facts.mask, self.meaning)
+                seen = self.meaning.see(facts.mask)
+                found = Counter() if seen is None else seen.labels
                 pixels.update(found)
                 images.update(found.keys())
         return pixels, images
@@ -135,7 +144,7 @@ def inspect(spec: str, on_file: Callable[[int, int], None] | None = None) -> Ins
     root = folder / data.root
     layout = FolderLayout(root, data)
     findings += _refused(spec, layout, data, toml)
-    facts = _read(layout.items, data.colors is not None, on_file)
+    facts = _read(layout.items, on_file)
     meaning = _meaning(data, toml, layout, facts, findings)
     findings += [*layout.findings, *meaning.findings, *_judged(layout, facts, meaning, data)]
     inspection = Inspection(spec, toml, root, layout.items, facts, meaning, findings)
@@ -150,10 +159,12 @@ def _inspect_published(spec: str, on_file: Callable[[int, int], None] | None) ->
     root = Path(spec.partition(":")[2]).expanduser()
     pairs = [(split, source.files[id_]) for split in SPLITS for id_ in source.ids(split)]
     layout = Layout(root, [Item(split, *pair) for split, pair in pairs])
-    meaning = Meaning(source.classes, source.labels, is_color=False)
-    data = DataFile(names=list(source.classes.names))
-    facts = _read(layout.items, False, on_file)
-    findings = list(_judged(layout, facts, meaning, data))
+    meaning, data = meaning_of(source), DataFile(names=list(source.classes.names))
+    facts = _read(layout.items, on_file)
+    findings = [
+        *_judged(layout, facts, meaning, data),
+        *judge_published(_masks(layout, facts), meaning, data),
+    ]
     inspection = Inspection(spec, root / DATA_FILE, root, layout.items, facts, meaning, findings)
     findings += _absent(inspection)
     return inspection
@@ -178,9 +189,9 @@ def _refused(spec: str, layout: Layout, data: DataFile, toml: Path) -> Iterator[
         yield Finding("data-file", (), str(error))
 
 
-def _read(items: list[Item], in_colors: bool, on_file: Callable[[int, int], None] | None) -> list[Facts]:
+def _read(items: list[Item], on_file: Callable[[int, int], None] | None) -> list[Facts]:
     """Return the facts of each item, read by threads: Pillow decodes without Python's lock."""
-    jobs = [Job(item.image, item.mask, item.drawing, in_colors) for item in items]
+    jobs = [Job(item.image, item.mask, item.drawing) for item in items]
     found = []
     with ThreadPoolExecutor() as pool:
         for done, facts in enumerate(pool.map(read_facts, jobs), start=1):
@@ -197,11 +208,7 @@ def _meaning(
     if layout.annotated:
         names = next(iter(layout.annotated.values())).names
         return Meaning(Classes.of(names), None, is_color=False)
-    masks = [
-        (layout.name(item.mask), both.mask)
-        for item, both in zip(layout.items, facts, strict=True)
-        if item.mask and both.mask
-    ]
+    masks = _masks(layout, facts)
     try:
         return find_meaning(data, toml, masks)
     except DatasetError as error:
@@ -210,9 +217,25 @@ def _meaning(
         return find_meaning(DataFile(**folders), toml, masks)
 
 
+def _masks(layout: Layout, facts: list[Facts]) -> list[NamedMask]:
+    """Return the masks that can be read."""
+    return [
+        NamedMask(item.split, _mask_name(layout, item), both.mask)
+        for item, both in zip(layout.items, facts, strict=True)
+        if item.mask and both.mask and not both.mask.error
+    ]
+
+
+def _mask_name(layout: Layout, item: Item) -> str:
+    """Return a mask as findings name it."""
+    if item.drawing is not None:
+        return item.drawing.where
+    return "" if item.mask is None else layout.name(item.mask)
+
+
 def _judged(layout: Layout, facts: list[Facts], meaning: Meaning, data: DataFile) -> Iterator[Finding]:
     """Yield what is wrong with the files, one by one and among each other."""
-    images = []
+    images, masks = [], _masks(layout, facts)
     for item, (image, mask) in zip(layout.items, facts, strict=True):
         name = layout.name(item.image)
         if image is not None:
@@ -220,20 +243,20 @@ def _judged(layout: Layout, facts: list[Facts], meaning: Meaning, data: DataFile
             yield from judge_image(name, image)
         if mask is None or item.mask is None:
             continue
-        mask_name = layout.name(item.mask) if item.drawing is None else item.drawing.where
+        mask_name = _mask_name(layout, item)
         if image and not image.error and not mask.error and image.mode in READABLE:
             yield from judge_pair(mask_name, image, mask)
-        yield from judge_mask(mask_name, mask, meaning, data)
+        for finding in judge_mask(mask_name, mask, meaning, data):
+            yield with_example(finding, masks, meaning)
     yield from find_duplicates(images)
+    yield from judge_together(masks, meaning)
 
 
 def _absent(inspection: Inspection) -> Iterator[Finding]:
-    """Yield the classes that a split does not show, and whether there is but one."""
+    """Yield the classes that a split does not show, unless there is but one."""
     names = inspection.meaning.classes.names
     shown = {split: set(inspection.pixels(split)[0]) - {IGNORE} for split in MASKED}
-    every = set().union(*shown.values())
-    if len(every) == 1:
-        yield Finding("one-class", (), f"label {next(iter(every))} alone")
+    if any(finding.kind == "one-class" for finding in inspection.findings):
         return
     for split, labels in shown.items():
         missing = [name for label, name in enumerate(names) if label not in labels]

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from zoo.classes import IGNORE
 from zoo.data.inspect.facts import READABLE
 from zoo.data.inspect.findings import Finding
+from zoo.data.inspect.hidden import find_hidden
 from zoo.data.inspect.meaning import is_soft
 from zoo.data.labels import unpack
+from zoo.data.masks import MOST_COLORS, in_words
+from zoo.data.palettes import find_palettes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from zoo.data.data_file import DataFile
-    from zoo.data.inspect.facts import ImageFacts, MaskFacts
-    from zoo.data.inspect.meaning import Meaning
+    from zoo.data.inspect.facts import ImageFacts
+    from zoo.data.inspect.meaning import Meaning, Seen
+    from zoo.data.masks import MaskFacts, NamedMask
 
 TINY_PX = 32
 """Images with a shorter side than this are tiny."""
@@ -84,36 +88,71 @@ def judge_mask(name: str, mask: MaskFacts, meaning: Meaning, data: DataFile) -> 
         yield Finding("unreadable-mask", (name,), mask.error)
         return
     if is_soft(mask, data):
-        many = f"{len(mask.pixels)} values" if mask.pixels else "more than 256 colors"
-        yield Finding("soft-masks", (name,), many)
+        many = f"{len(mask.pixels)} values" if mask.pixels else f"more than {MOST_COLORS} colors"
+        yield Finding("soft-masks", (name,), f"a mask of mode {mask.mode} with {many}")
         return
-    if mask.pixels is None or mask.is_color != meaning.is_color:
-        yield Finding("mask-mode", (name,), f"mode {mask.mode}")
+    seen = meaning.see(mask)
+    is_guessed = meaning.is_color and data.colors is None
+    if seen is None or (seen.unknown and is_guessed and not mask.is_color):
+        if not mask.is_color or not meaning.is_color:  # else more colors than are counted, which are ignored
+            yield Finding("mask-mode", (name,), _of_mode(mask, meaning))
         return
-    unknown = [code for code in mask.pixels if meaning.label_of(code) is None]
-    if unknown:
-        yield Finding(*_unknown(name, unknown, meaning))
-    shown = set(labels_of(mask, meaning))
+    if seen.unknown:
+        yield _of_unknown(name, seen, meaning)
+    shown = set(seen.labels)
     if shown == {IGNORE}:
         yield Finding("all-ignored", (name,))
-    elif not unknown and shown - {IGNORE} == {0}:
+    elif not seen.unknown and shown - {IGNORE} == {0}:
         yield Finding("all-background", (name,))
 
 
-def labels_of(mask: MaskFacts, meaning: Meaning) -> Counter[int]:
-    """Return the pixels of each label that a mask shows."""
-    pixels: Counter[int] = Counter()
-    if mask.is_color == meaning.is_color:
-        for code, count in (mask.pixels or {}).items():
-            label = meaning.label_of(code)
-            if label is not None:
-                pixels[label] += count
-    return pixels
+def judge_published(masks: Sequence[NamedMask], meaning: Meaning, data: DataFile) -> Iterator[Finding]:
+    """Yield what is wrong with the masks of a published data set, which are read by value or index.
+
+    Args:
+        masks: that can be read.
+        meaning: as published.
+        data: the names of its classes.
+    """
+    palettes, conflict = find_palettes(masks, data)
+    if conflict is not None:
+        yield conflict
+    elif palettes != "index":
+        yield Finding("palettes-differ", (), "palettes of gray levels in place of the published ones")
+    yield from find_hidden(masks, meaning, data)
 
 
-def _unknown(name: str, codes: list[int], meaning: Meaning) -> tuple[str, tuple[str, ...], str]:
-    if meaning.is_color:
-        shown = ", ".join(str(list(unpack(code))) for code in codes[:MOST_SHOWN])
-        return "unknown-color", (name,), f"the color {shown}"
-    values = ", ".join(map(str, codes[:MOST_SHOWN]))
-    return "unknown-value", (name,), f"the value {values}, of {len(meaning.classes)} classes"
+def judge_together(masks: Sequence[NamedMask], meaning: Meaning) -> Iterator[Finding]:
+    """Yield whether masks show less than two classes."""
+    seen = [found.labels for mask in masks if (found := meaning.see(mask.facts))]
+    labels = set().union(*seen) - {IGNORE}
+    if seen and len(labels) < 2:
+        got = f"label {next(iter(labels))} alone" if labels else "no label at all"
+        yield Finding("one-class", (), f"masks of {got}")
+
+
+def with_example(finding: Finding, masks: Iterable[NamedMask], meaning: Meaning) -> Finding:
+    """Return a finding about the mode of a mask with an example of one that can be read, if there is one."""
+    for mask in masks if finding.kind == "mask-mode" else ():
+        seen = meaning.see(mask.facts)
+        if seen is not None and not seen.unknown:
+            example = mask.in_words(seen.codes, is_color=seen.is_color)
+            return replace(finding, detail=f"{finding.detail}, as {example}")
+    return finding
+
+
+def _of_mode(mask: MaskFacts, meaning: Meaning) -> str:
+    held = f" with the {in_words(mask.pixels or mask.others, is_color=mask.is_color)}"
+    expected = "RGB, RGBA, LA, L, P or 1" if meaning.is_color else "L, P or 1"
+    return f"a mask of mode {mask.mode}{held if mask.pixels or mask.others else ''}, expected {expected}"
+
+
+def _of_unknown(name: str, seen: Seen, meaning: Meaning) -> Finding:
+    if seen.is_color:
+        shown = ", ".join(str(list(unpack(code))) for code in seen.unknown[:MOST_SHOWN])
+        return Finding("unknown-color", (name,), f"the color {shown}")
+    expected = f"0..{len(meaning.classes) - 1} or 255 (ignore)"
+    if meaning.labels is not None:
+        expected = in_words((code for code, _ in meaning.labels.codes), is_color=False)
+    got = ", ".join(map(str, seen.unknown[:MOST_SHOWN]))
+    return Finding("unknown-value", (name,), f"the value {got}, expected {expected}")

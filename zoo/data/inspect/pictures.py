@@ -10,8 +10,7 @@ import numpy as np
 from PIL import Image
 
 from zoo.classes import IGNORE
-from zoo.data.files import read_image_file
-from zoo.data.labels import packed
+from zoo.data.files import read_image_file, read_mask_file
 from zoo.errors import DatasetError
 from zoo.images import READ_ERRORS
 from zoo.pages.html import data_uri
@@ -81,26 +80,20 @@ def _any(path: Path) -> NDArray[np.uint8] | None:
 
 def _mask(item: Item, meaning: Meaning) -> NDArray[np.uint8] | None:
     """Return the labels of a mask, or its own colors, (H, W, 3), if they are not known."""
+    if item.mask is None:
+        return None
+    labels = None if meaning.labels is None else replace(meaning.labels, unknown="ignore")
     try:
         if item.drawing is not None:
             return item.drawing.draw()
-        if item.mask is None:
-            return None
-        with Image.open(item.mask) as image:
-            if not meaning.is_color and image.mode in ("1", "L", "P"):
-                return _labels(np.asarray(image, np.uint8), item, meaning)
-            if meaning.is_color and meaning.labels is not None:
-                return _labels(packed(image), item, meaning)
-            return np.asarray(image.convert("RGB"))
-    except (DatasetError, *READ_ERRORS):
-        return None
-
-
-def _labels(codes: NDArray[np.uint8 | np.uint32], item: Item, meaning: Meaning) -> NDArray[np.uint8]:
-    if meaning.labels is None:
-        return np.where(codes < len(meaning.classes), codes, IGNORE).astype(np.uint8)
-    assert item.mask is not None
-    return replace(meaning.labels, unknown="ignore").apply(codes, item.mask)
+        mask = read_mask_file(item.mask, labels, meaning.palettes)
+    except DatasetError:
+        return _any(item.mask)
+    if meaning.is_color and labels is None:
+        return _any(item.mask)
+    if labels is None:
+        mask = np.where(mask < len(meaning.classes), mask, IGNORE).astype(np.uint8)
+    return mask
 
 
 def _encoded(pixels: NDArray[np.uint8]) -> str:

@@ -1,0 +1,154 @@
+"""What the files of masks hold, before their values or colors have a meaning."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, NamedTuple, cast
+
+import numpy as np
+from PIL import Image
+
+from zoo.data.files import stored_mode, unreadable
+from zoo.data.labels import pack, unpack
+from zoo.errors import DatasetError
+from zoo.images import READ_ERRORS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from zoo.classes import Color
+    from zoo.data.coco import Drawing
+    from zoo.data.files import Pair
+    from zoo.data.source import Split
+
+VALUE_MODES = ("1", "L", "P")
+COLOR_MODES = ("RGB", "RGBA", "LA")
+DRAWN = "COCO"
+"""The mode of masks that are no files."""
+MOST_COLORS = 256
+MOST_SHOWN = 6
+"""Values or colors in a message."""
+BLACK, WHITE = (0, 0, 0), (255, 255, 255)
+
+
+class MaskFacts(NamedTuple):
+    """What a mask holds."""
+
+    error: str = ""
+    mode: str = ""
+    size: tuple[int, int] = (0, 0)
+    is_color: bool = False
+    pixels: dict[int, int] | None = None
+    """Of each value, index or packed color, its pixels; None of more than `MOST_COLORS`, or another mode."""
+    palette: tuple[Color, ...] = ()
+    """Of mode P, as it is stored."""
+    others: tuple[int, ...] = ()
+    """The first values of a mode that cannot be read."""
+
+    def color_of(self, code: int) -> Color:
+        """Return the color that a value, an index or a packed color is shown in."""
+        if self.is_color:
+            return unpack(code)
+        if self.mode == "P":
+            return self.palette[code] if code < len(self.palette) else BLACK
+        return WHITE if self.mode == "1" and code else (code, code, code)
+
+    def colors(self) -> dict[int, int]:
+        """Return the pixels of each packed color that is shown."""
+        counted: Counter[int] = Counter()
+        for code, count in (self.pixels or {}).items():
+            counted[pack(self.color_of(code))] += count
+        return dict(counted)
+
+    def levels(self) -> dict[int, int]:
+        """Return the pixels of each gray level that is shown in gray."""
+        return {unpack(color)[0]: count for color, count in self.colors().items()}
+
+
+class NamedMask(NamedTuple):
+    """A mask of a data set."""
+
+    split: Split
+    name: str
+    """As messages name its file."""
+    facts: MaskFacts
+
+    def in_words(self, codes: Iterable[int], *, is_color: bool = False) -> str:
+        """Return the mask with its mode and what it holds, values or packed colors."""
+        return f"{self.name} (mode {self.facts.mode}, {in_words(codes, is_color=is_color)})"
+
+
+def read_mask_facts(path: Path) -> MaskFacts:
+    """Return what a mask file holds.
+
+    Raises:
+        READ_ERRORS: what Pillow raises of a file that it cannot read.
+    """
+    with Image.open(path) as image:
+        mode = stored_mode(image)
+        image.load()
+        if mode in COLOR_MODES:
+            return MaskFacts("", mode, image.size, True, _colors(image))
+        if mode not in VALUE_MODES:
+            return MaskFacts("", mode, image.size, others=_other_values(image, mode))
+        palette = np.reshape(image.getpalette("RGB") or [], (-1, 3)).tolist() if mode == "P" else []
+        pixels = _count(np.asarray(image, np.uint8))
+        return MaskFacts("", mode, image.size, False, pixels, tuple(map(tuple, palette)))
+
+
+def read_mask(split: Split, pair: Pair) -> NamedMask:
+    """Return the mask of an image, read or drawn.
+
+    Raises:
+        DatasetError: there is none, or it cannot be read or drawn.
+    """
+    if pair.drawing is not None:
+        return NamedMask(split, pair.drawing.where, drawn_facts(pair.drawing))
+    if pair.mask is None:
+        raise DatasetError(f"{pair.image}: got an image without a mask, expected one in {split}: draw it")
+    try:
+        return NamedMask(split, str(pair.mask), read_mask_facts(pair.mask))
+    except READ_ERRORS as error:
+        raise unreadable(pair.mask, "a mask", error) from error
+
+
+def drawn_facts(drawing: Drawing) -> MaskFacts:
+    """Return what a mask that is drawn holds.
+
+    Raises:
+        DatasetError: it cannot be drawn.
+    """
+    return MaskFacts("", DRAWN, (drawing.width, drawing.height), False, _count(drawing.draw()))
+
+
+def _count(values: NDArray[np.uint8]) -> dict[int, int]:
+    """Return the pixels of each value."""
+    counts = np.bincount(values.ravel(), minlength=256)
+    return {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
+
+
+def in_words(codes: Iterable[int], *, is_color: bool) -> str:
+    """Return values or colors in words, the first of them."""
+    every = sorted(codes)
+    words = [str(list(unpack(code)) if is_color else code) for code in every[:MOST_SHOWN]]
+    more = f" and {len(every) - MOST_SHOWN} more" if len(every) > MOST_SHOWN else ""
+    return f"{'color' if is_color else 'value'}{'s' * (len(every) > 1)} {', '.join(words)}{more}"
+
+
+def _other_values(image: Image.Image, mode: str) -> tuple[int, ...]:
+    """Return the first values of an image of one band that is no mask; none if Pillow changes them."""
+    if len(image.getbands()) > 1 or (mode != image.mode and not mode.startswith("I;16")):
+        return ()
+    values = np.unique(np.asarray(image))
+    return tuple(values[: MOST_SHOWN + 1].tolist()) if np.issubdtype(values.dtype, np.integer) else ()
+
+
+def _colors(image: Image.Image) -> dict[int, int] | None:
+    """Return the pixels of each packed color, None if there are too many colors."""
+    counted = image.convert("RGB").getcolors(MOST_COLORS)
+    if counted is None:
+        return None
+    return {pack(cast("Color", color)): count for count, color in counted}
