@@ -12,7 +12,7 @@ from zoo.pages.axes import axis_from_zero, logarithmic_axis
 from zoo.pages.html import bullets, definitions, table
 from zoo.serve.bench.measurement import number
 from zoo.serve.bench.report.charts import Bar, Point, bars, curves, percentile_bar
-from zoo.serve.bench.report.page import DOT, PAGE, RIGHT, UP
+from zoo.serve.bench.report.page import DOT, PAGE, RIGHT, UP, palette
 from zoo.serve.load.measurement import PARTS, REST
 from zoo.serve.load.reading import READING, facts, warnings
 from zoo.serve.load.table import CLOSED, COST, OPEN, SPENT, goodput, lines, overhead, percent
@@ -42,6 +42,7 @@ def html(report: Report) -> str:
     page = Template((resources.files("zoo.serve.bench.report") / PAGE).read_text(encoding="utf-8"))
     server = report.server
     return page.substitute(
+        palette(),
         title=escape(f"Load test of {server.model}"),
         warnings="".join(f'<p class="warning">{escape(text)}</p>' for text in warnings(report)),
         tradeoff=_summary(report),

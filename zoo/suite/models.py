@@ -34,7 +34,7 @@ from zoo.models.config import ClassifierConfig, EnsembleConfig, GatedConfig, Net
 from zoo.models.deeplab import SegmentationNetwork
 from zoo.models.deployable import build_deployable
 from zoo.predictors.artifact import ONNX_NAMES, ArtifactMetadata, info_path
-from zoo.predictors.load import ENGINES
+from zoo.predictors.backends import ENGINES
 from zoo.preprocess import Preprocessing, normalize
 
 if TYPE_CHECKING:

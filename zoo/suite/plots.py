@@ -8,6 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from zoo.bundle.bundle import replacing
+from zoo.predictors.backends import color_of
 from zoo.serve.bench.measurement import number
 from zoo.suite.reading import queries_of, steps_of
 
@@ -22,15 +23,6 @@ if TYPE_CHECKING:
 
 INK, QUIET, GRID = "#202124", "#5f6368", "#e8eaed"
 PALETTE = ("#9aa0a6", "#1a73e8", "#188038", "#e8710a", "#9334e6", "#129eaf")
-BACKENDS = {
-    "eager": "#9aa0a6",
-    "eager-amp": "#d9973d",
-    "compile": "#5b8fd9",
-    "compile-amp": "#2f62b3",
-    "ort:fp32": "#8ccfc6",
-    "ort:fp16": "#2a9d8f",
-    "trt:fp16": "#76a832",
-}
 CEILINGS = {"bf16": "-", "fp16": "--", "tf32": "-.", "fp32": ":"}
 MARKERS = "osD^v*"
 APART = 1.3
@@ -86,7 +78,7 @@ def latency(queries: Sequence[Query], title: str) -> Figure:
     sizes = list(dict.fromkeys(query.size for query in alone))
     models = list(dict.fromkeys(query.model for query in alone))
     names = list(dict.fromkeys(query.row.name for query in alone))
-    colors = {name: BACKENDS.get(name, PALETTE[-1]) for name in names}
+    colors = {name: color_of(name) for name in names}
     figure = _figure(len(models), len(names), f"One image, from host memory to host memory · {title}")
     panels = figure.subplots(1, len(sizes), sharey=True, squeeze=False)[0]
     for axes, size in zip(panels, sizes, strict=True):
@@ -114,7 +106,7 @@ def roofline(queries: Sequence[Query], machine: dict[str, Any], title: str) -> F
             x,
             query.flops / query.ms / 1e9,
             s=22 + 9 * (query.row.batch or 1),
-            color=BACKENDS.get(query.row.name, PALETTE[-1]),
+            color=color_of(query.row.name),
             marker=MARKERS[models.index(query.model) % len(MARKERS)],
             alpha=0.8,
             linewidth=0,
@@ -149,7 +141,7 @@ def _ceilings(axes: Axes, machine: dict[str, Any], low: float, high: float) -> N
 def _legends(figure: Figure, axes: Axes, names: list[str], models: list[str]) -> None:
     """Explain colors and marks below the plot."""
     for name in names:
-        axes.scatter([], [], color=BACKENDS.get(name, PALETTE[-1]), label=name)
+        axes.scatter([], [], color=color_of(name), label=name)
     for index, model in enumerate(models):
         axes.scatter([], [], color=QUIET, marker=MARKERS[index % len(MARKERS)], label=model)
     handles, labels = axes.get_legend_handles_labels()

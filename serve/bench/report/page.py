@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from zoo.pages.axes import axis_from_zero, linear_axis, logarithmic_axis
 from zoo.pages.html import bullets, definitions, table
+from zoo.predictors.backends import BACKENDS
 from zoo.serve.bench.measurement import number
 from zoo.serve.bench.report.charts import Bar, Point, bars, curves, percentile_bar, scatter
 from zoo.serve.bench.report.reading import facts, notes, warnings
@@ -39,12 +40,22 @@ LEAST_MIOU = 0.04
 """An axis of mIoU is at least so long, so that chance does not look large."""
 
 
+def palette() -> dict[str, str]:
+    """Return the parts of the page's style that give each backend its colors."""
+    return {
+        "light": "; ".join(f"--{name}: {row.colors[0]}" for name, row in BACKENDS.items()),
+        "dark": "; ".join(f"--{name}: {row.colors[1]}" for name, row in BACKENDS.items()),
+        "backends": " ".join(f".{name} {{ --c: var(--{name}) }}" for name in BACKENDS),
+    }
+
+
 def html(report: Report) -> str:
     """Return the whole report as one page."""
     page = Template((resources.files("zoo.serve.bench.report") / PAGE).read_text(encoding="utf-8"))
     labels = report.labels()
     compared = comparison(report)
     return page.substitute(
+        palette(),
         title=escape(f"Benchmark of {', '.join(labels.values())}"),
         warnings="".join(f'<p class="warning">{escape(text)}</p>' for text in warnings(report)),
         tradeoff=_tradeoff(report),

@@ -9,6 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
+from zoo.predictors.backends import color_of
 from zoo.serve.bench.measurement import number
 from zoo.serve.bench.report.table import miou, throughput
 
@@ -19,15 +20,6 @@ if TYPE_CHECKING:
 
     from zoo.serve.bench.measurement import Report, Row, Times
 
-COLORS = {
-    "eager": "#9aa0a6",
-    "eager-amp": "#d9973d",
-    "compile": "#5b8fd9",
-    "compile-amp": "#2f62b3",
-    "ort": "#2a9d8f",
-    "openvino": "#a06cd5",
-    "trt": "#76a832",
-}
 INK, QUIET, GRID = "#202124", "#5f6368", "#e8eaed"
 
 WIDTH = 11.0
@@ -123,7 +115,7 @@ def _prepare(axes: Axes, bars: list[Bar], title: str) -> None:
 
 
 def _fill(axes: Axes, bars: list[Bar], widths: list[float], whiskers: list[float] | None = None) -> None:
-    colors = [COLORS.get(bar.row.backend, QUIET) for bar in bars]
+    colors = [color_of(bar.row.backend) for bar in bars]
     axes.barh(
         [bar.y for bar in bars],
         widths,

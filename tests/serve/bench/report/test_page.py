@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from zoo.pages.axes import axis_from_zero, linear_axis, logarithmic_axis
-from zoo.predictors.load import BACKENDS_OF_BUNDLE
+from zoo.predictors.backends import BACKENDS
 from zoo.serve.bench.benchmark import scenarios
 from zoo.serve.bench.measurement import Row, Times
 from zoo.serve.bench.report.charts import Point, bars, curves, percentile_bar, scatter
@@ -88,7 +88,7 @@ def test_the_page_suits_a_phone_and_the_dark(page: str) -> None:
 
 
 def test_every_colour_of_a_backend_is_there_in_light_and_dark(page: str) -> None:
-    for backend in BACKENDS_OF_BUNDLE:
+    for backend in BACKENDS:
         assert page.count(f" --{backend}: #") == 2
         assert f".{backend} {{ --c: var(--{backend}) }}" in page
 
