@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from zoo.models.decoders.decoder import resize_logits
-from zoo.predictors.artifact import CONFIDENCE, LOGITS, MASK
-from zoo.predictors.decision import choose, confidence
+from zoo.predictors.outputs import LOGITS, derive
 from zoo.preprocess import normalize
 
 if TYPE_CHECKING:
@@ -58,8 +57,8 @@ class ExportGraph(nn.Module):
         pixels = image.float().permute(0, 3, 1, 2)  # (B, 3, H, W); float first, or TensorRT refuses it
         images = normalize(pixels, self.metadata.preprocessing).to(self.dtype)
         logits = resize_logits(self.deployable.decoder_logits(images).float(), image.shape[1:3])
-        make = {LOGITS: lambda: logits, MASK: lambda: choose(logits), CONFIDENCE: lambda: confidence(logits)}
-        return tuple(make[output.name]() for output in self.metadata.outputs)
+        names = [output.name for output in self.metadata.outputs]
+        return tuple(derive({LOGITS: logits}, names).values())
 
 
 class HardSwish(nn.Module):

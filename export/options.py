@@ -24,7 +24,8 @@ class ExportOptions(Frozen):
         batch: smallest, usual and largest batch of an engine; the largest is compared with the model.
         sm: compute capabilities that an engine is built for; empty for the default.
         images: folder or data source to compare on; None for the data the model was trained on.
-        output: `mask`, `mask+confidence`, or `logits` for post-processing of one's own.
+        output: names of `zoo.predictors.outputs` joined by `+`, e.g. `mask`, `mask+confidence`, or `logits`
+            for post-processing of one's own.
         min_agreement: replaces the gates' own, between 0 and 1.
         max_drop: of mIoU, replaces the gates' own, between 0 and 1.
         calibration_data: folder of images or data source that int8 ranges are taken from; None for the

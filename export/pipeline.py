@@ -39,7 +39,7 @@ from zoo.predictors.artifact import (
     info_path,
     read_engine_info,
 )
-from zoo.predictors.load import ENGINES
+from zoo.predictors.backends import ENGINES
 from zoo.predictors.ort import OrtPredictor
 from zoo.predictors.trt import TrtPredictor, why_not_here
 from zoo.preprocess import normalize, resize_image

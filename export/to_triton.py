@@ -23,7 +23,7 @@ from zoo.export.triton_config import (
     parse_config,
 )
 from zoo.predictors.artifact import ONNX_NAMES, ArtifactMetadata, EngineInfo, Precision, read_engine_info
-from zoo.predictors.load import ENGINES
+from zoo.predictors.backends import ENGINES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

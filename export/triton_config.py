@@ -12,11 +12,13 @@ from zoo import __version__
 from zoo.bundle.manifest import sha256
 from zoo.errors import ExportError
 from zoo.predictors.artifact import INPUT_NAME
+from zoo.predictors.outputs import MASK
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from zoo.predictors.artifact import ArtifactMetadata, Output
+    from zoo.predictors.artifact import ArtifactMetadata
+    from zoo.predictors.outputs import Output
 
 CONFIG_NAME = "config.pbtxt"
 LABELS_NAME = "labels.txt"
@@ -115,7 +117,6 @@ def _new_config() -> Any:
 def _config(model: Served) -> dict[str, Any]:
     flavor, metadata = model.flavor, model.metadata
     largest = model.batch[2]
-    output, *others = (_tensor(output) for output in metadata.outputs)
     image = {"name": INPUT_NAME, "data_type": "TYPE_UINT8", "dims": [DYNAMIC, DYNAMIC, 3]}
     config = {
         "name": model.name,
@@ -123,7 +124,7 @@ def _config(model: Served) -> dict[str, Any]:
         "backend": flavor.backend,
         "max_batch_size": largest,
         "input": [image],
-        "output": [{**output, "label_filename": LABELS_NAME}, *others],
+        "output": [_tensor(output) for output in metadata.outputs],
         "instance_group": [{"kind": flavor.kind, "count": 1}],
         "version_policy": {"latest": {"num_versions": 1}},
         "parameters": {key: {"string_value": value} for key, value in _parameters(model).items()},
@@ -140,7 +141,8 @@ def _config(model: Served) -> dict[str, Any]:
 def _tensor(output: Output) -> dict[str, Any]:
     """Return what an output is, without its batch dimension, which `max_batch_size` stands for."""
     dims = output.size(DYNAMIC, DYNAMIC, DYNAMIC)[1:]
-    return {"name": output.name, "data_type": TYPES[output.dtype], "dims": list(dims)}
+    labels = {"label_filename": LABELS_NAME} if output.name == MASK or output.channels else {}
+    return {"name": output.name, "data_type": TYPES[output.dtype], "dims": list(dims), **labels}
 
 
 def _warmup(batch: int, metadata: ArtifactMetadata) -> dict[str, Any]:

@@ -17,6 +17,8 @@ from zoo.predictors.load import load_predictor
 from zoo.resolve import is_url
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from zoo.classes import Color, Mask
@@ -81,6 +83,19 @@ class Model:
         """
         return self.predictor.predict_with_confidence(read_image(image))
 
+    def predict_outputs(self, image: Picture, outputs: Sequence[str]) -> dict[str, NDArray[Any]]:
+        """Return outputs of an image by name, e.g. `mask` and `confidence`, at the image's size.
+
+        Args:
+            image: as for a call.
+            outputs: some of `model.predictor.available`; all there are: `zoo.predictors.outputs`.
+
+        Raises:
+            InvalidImageError: not such an image, or a file that cannot be read.
+            BundleError: an output that this model does not give.
+        """
+        return self.predictor.predict_outputs(read_image(image), outputs).outputs
+
     def overlay(self, image: Picture, mask: Mask | None = None, alpha: float = 0.5) -> Image.Image:
         """Return the image in the colors of its mask, with lines between classes, to save or to show.
 
@@ -121,10 +136,10 @@ def load(
             the `zoo.lock` of the current folder: the revision and files that says), a run or
             bundle folder, an `.onnx` or `.engine` file, or `http://host:port[/NAME]` of `zoo serve` (its key
             in the environment variable `ZOO_API_KEY`).
-        backend: `eager` (default of a bundle), `eager-amp`, `compile`, `compile-amp`, `ort` (default of an
-            `.onnx` file), `openvino` or `trt`.
+        backend: a name that `zoo bench --help` lists; None for `eager` of a bundle, `ort` of an `.onnx` and
+            `trt` of an `.engine` file.
         device: `cpu` or `cuda`; None for a GPU if PyTorch finds one.
-        precision: of the exported file that `ort`, `openvino` or `trt` runs.
+        precision: of the exported file, for a backend that runs one.
         threads: of the CPU; None for one on each core.
         offline: take a Hub model from the cache, without a look at the network.
 

@@ -11,8 +11,10 @@ when it is first asked for.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
+from functools import lru_cache
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from zoo.errors import PluginError
@@ -35,6 +37,7 @@ class Table(Mapping[str, Row], Generic[Row]):
     def __init__(self, group: str, kind: type[Row], rows: Mapping[str, Row]) -> None:
         self.group, self.kind = group, kind
         self._rows = dict(rows)
+        self._loaded: dict[metadata.EntryPoint, Row] = {}
 
     def add(self, name: str, row: Row) -> None:
         """Add a row to the table of this process, or replace it."""
@@ -47,15 +50,21 @@ class Table(Mapping[str, Row], Generic[Row]):
             KeyError: no such row.
             PluginError: a row of another package that cannot be loaded.
         """
-        if name not in self._rows:
-            for entry in self._entries():
-                if entry.name == name:
-                    self._rows[name] = self._load(entry)
-        return self._rows[name]
+        if name in self._rows:
+            return self._rows[name]
+        entry = self._entries()[name]
+        if entry not in self._loaded:
+            self._loaded[entry] = self._load(entry)
+        return self._loaded[entry]
 
     def __iter__(self) -> Iterator[str]:
         """Return the names, the built-in ones first."""
-        return iter(dict.fromkeys([*self._rows, *(entry.name for entry in self._entries())]))
+        return iter(dict.fromkeys([*self._rows, *self._entries()]))
+
+    @property
+    def built_in(self) -> tuple[str, ...]:
+        """Return the names of the rows of this process, for help texts: entry points take time to find."""
+        return tuple(self._rows)
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -65,10 +74,8 @@ class Table(Mapping[str, Row], Generic[Row]):
         """Return the names to suggest for an unknown one: similar ones, or all."""
         return ", ".join(get_close_matches(name, self) or self)
 
-    def _entries(self) -> list[metadata.EntryPoint]:
-        from importlib import metadata
-
-        return list(metadata.entry_points(group=self.group))
+    def _entries(self) -> Mapping[str, metadata.EntryPoint]:
+        return _entry_points(self.group, tuple(sys.path))
 
     def _load(self, entry: metadata.EntryPoint) -> Row:
         """Return the row that an entry point names."""
@@ -85,3 +92,11 @@ class Table(Mapping[str, Row], Generic[Row]):
                 f"expected a {self.kind.__name__}"
             )
         return row
+
+
+@lru_cache(maxsize=64)
+def _entry_points(group: str, path: tuple[str, ...]) -> Mapping[str, metadata.EntryPoint]:  # noqa: ARG001
+    """Return the entry points of a group by name, read again when `sys.path` changes: reading is slow."""
+    from importlib import metadata
+
+    return {entry.name: entry for entry in metadata.entry_points(group=group)}

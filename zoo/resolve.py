@@ -12,7 +12,6 @@ log = logging.getLogger(__name__)
 
 RUNS = Path("runs")
 SCHEMES = ("http://", "https://")
-ARTIFACT_SUFFIXES = (".onnx", ".engine")
 
 
 def resolve_model(text: str | None, weights: str | None = None) -> Path:
@@ -42,9 +41,9 @@ def resolve_model(text: str | None, weights: str | None = None) -> Path:
             f"--weights {weights} needs the folder of a run, got {path}: only runs keep all networks"
         )
     if path.is_file():
-        if path.suffix not in ARTIFACT_SUFFIXES:
+        if path.suffix not in artifact_suffixes():
             raise BundleError(
-                f"{path} ends in {path.suffix!r}, expected one of {', '.join(ARTIFACT_SUFFIXES)}"
+                f"{path} ends in {path.suffix!r}, expected one of {', '.join(artifact_suffixes())}"
             )
         return path
     if not (path / "config.json").is_file():
@@ -61,6 +60,13 @@ def resolve_predictor(text: str | None) -> Path | str:
         BundleError: nothing of that name, or a folder that is neither run nor bundle.
     """
     return text if text is not None and is_url(text) else resolve_model(text)
+
+
+def artifact_suffixes() -> tuple[str, ...]:
+    """Return the suffixes of the files that a backend runs."""
+    from zoo.predictors.backends import file_suffixes
+
+    return file_suffixes()
 
 
 def is_url(text: str) -> bool:
@@ -88,7 +94,9 @@ def is_name(text: str) -> bool:
     """Return whether MODEL is the name of a bundle in a registry, and not a path or a mistake in one."""
     path = Path(text)
     # runs/elm is a slip of runs/eln, not a model of the owner called runs
-    is_path = path.exists() or path.suffix in ARTIFACT_SUFFIXES or path.parent.exists() or path.parent == RUNS
+    is_path = (
+        path.exists() or path.suffix in artifact_suffixes() or path.parent.exists() or path.parent == RUNS
+    )
     if is_path and not text.startswith(FOLDER_PREFIX):
         return False
     from zoo.catalog import resolve_alias

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from zoo.errors import ZooError
+from zoo.predictors.backends import BACKENDS
 from zoo.serve.bench.accuracy import measure_accuracy
 from zoo.serve.bench.choices import AMP, REFERENCE, parse_choice
 from zoo.serve.bench.contender import Contender, load_contenders, reason
@@ -152,7 +153,7 @@ def prepare(contender: Contender, images: Images, *, resident: bool) -> tuple[Ro
         first_run_s = warm_up(run)
     row = row.updated(
         first_run_s=first_run_s,
-        build_s=first_run_s if row.backend.startswith("compile") else row.build_s,
+        build_s=first_run_s if BACKENDS[row.backend].compiles else row.build_s,
         agreement=contender.samples.agreement(predictor, len(images)),
         device_memory_bytes=memory.peak if memory else None,
     )

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, get_args
+from typing import TYPE_CHECKING, NamedTuple
 
 from zoo.bundle.bundle import find_bundle
-from zoo.errors import BundleError, ZooError
-from zoo.predictors.artifact import ONNX_NAMES, Precision, read_engine_info
-from zoo.predictors.load import BACKENDS_OF_BUNDLE, BACKENDS_OF_SUFFIX, ENGINES
+from zoo.errors import ZooError
+from zoo.predictors.backends import BACKENDS, backends_of, file_backends
+from zoo.predictors.backends import files_of as files_of_backend
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from zoo.predictors.artifact import Precision
+
 REFERENCE, AMP = "eager", "eager-amp"
 BASELINES = (REFERENCE, AMP)
 """Measured wherever the bundle is at hand: what PyTorch gives without an export, as it is and made fast."""
-
-FROM_FILES = ("ort", "openvino", "trt")
-"""Backends that run an exported file, which has a precision."""
 
 
 class Choice(NamedTuple):
@@ -40,15 +39,15 @@ def parse_choice(text: str) -> Choice:
         ZooError: no such backend or precision, or a precision for a backend that runs no file.
     """
     backend, colon, precision = text.partition(":")
-    if backend not in BACKENDS_OF_BUNDLE:
-        raise ZooError(f"{text!r} is no backend, expected some of {','.join(BACKENDS_OF_BUNDLE)}")
+    if backend not in BACKENDS:
+        raise ZooError(f"{text!r} is no backend, expected some of {','.join(BACKENDS)}")
     if not colon:
         return Choice(backend)
-    if backend not in FROM_FILES:
+    known = BACKENDS[backend].precisions
+    if not known:
         raise ZooError(
             f"{text!r} names a precision, but {backend} runs no exported file: leave out :{precision}"
         )
-    known: tuple[Precision, ...] = get_args(Precision)
     found = next((one for one in known if one == precision), None)
     if found is None:
         raise ZooError(f"{text!r} has no precision, expected {backend}:{' or :'.join(known)}")
@@ -65,8 +64,8 @@ def choices(model: Path, asked: Sequence[str] | None) -> list[tuple[Choice, Path
         asked: names; None for all of which the file is there.
     """
     bundle = find_bundle(model)
-    own = () if model.is_dir() else BACKENDS_OF_SUFFIX[model.suffix]
-    wanted = [parse_choice(name) for name in asked or own or BACKENDS_OF_BUNDLE]
+    own = () if model.is_dir() else backends_of(model)
+    wanted = [parse_choice(name) for name in asked or own or BACKENDS]
     if bundle is not None:
         wanted = [*map(Choice, BASELINES), *wanted]
     found: list[tuple[Choice, Path]] = []
@@ -76,25 +75,15 @@ def choices(model: Path, asked: Sequence[str] | None) -> list[tuple[Choice, Path
         else:
             there = files_of(choice, bundle) or ([choice] if asked else [])
             found += [(each, bundle) for each in there]
-    if not asked and bundle is not None and not any(choice.backend in FROM_FILES for choice, _ in found):
-        found.append((Choice("ort"), bundle))  # whose row says how a file is made
+    from_files = file_backends()
+    if not asked and bundle is not None and not any(choice.backend in from_files for choice, _ in found):
+        found.append((Choice(from_files[0]), bundle))  # whose row says how a file is made
     return list(dict.fromkeys(found))
 
 
 def files_of(choice: Choice, bundle: Path) -> list[Choice]:
     """Return a choice for each file of a bundle that its backend can run, or itself if it is a single one."""
-    if choice.backend not in FROM_FILES or choice.precision is not None:
+    if not BACKENDS[choice.backend].suffix or choice.precision is not None:
         return [choice]
-    if choice.backend == "trt":
-        engines = sorted(bundle.glob(f"{ENGINES}/*.engine"))
-        return [Choice("trt", precision) for precision in dict.fromkeys(map(_engine_precision, engines))]
-    names = ((precision, bundle / name) for precision, name in ONNX_NAMES.items())
-    return [Choice(choice.backend, precision) for precision, path in names if path.is_file()]
-
-
-def _engine_precision(engine: Path) -> Precision | None:
-    """Return the precision of an engine, None if it does not say; loading it then tells why."""
-    try:
-        return read_engine_info(engine).metadata.precision
-    except BundleError:
-        return None
+    found = files_of_backend(choice.backend, bundle)
+    return [Choice(choice.backend, precision) for precision in dict.fromkeys(each for each, _ in found)]

@@ -14,10 +14,9 @@ import torch
 from zoo.bundle.bundle import WEIGHTS_NAME, find_bundle, load_config
 from zoo.data.open import open_source
 from zoo.errors import DatasetError, ZooError
-from zoo.predictors.eager import AmpPredictor
+from zoo.predictors.backends import BACKENDS
 from zoo.predictors.exported import ExportedPredictor
 from zoo.predictors.load import load_predictor
-from zoo.predictors.trt import TrtPredictor
 from zoo.preprocess import resize_image
 from zoo.serve.bench.choices import REFERENCE, choices
 from zoo.serve.bench.gpu import MemoryMeter
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
 
     from zoo.classes import Mask
     from zoo.data.source import Source
+    from zoo.predictors.backends import Device
     from zoo.predictors.base import Predictor
     from zoo.serve.bench.choices import Choice
     from zoo.serve.bench.measurement import Settings
@@ -113,16 +113,17 @@ def load_contenders(model: Path, settings: Settings, say: Say) -> tuple[list[Con
 
 def left_out(settings: Settings) -> dict[str, str]:
     """Return which backends are measured only if they are asked for, and why."""
+    device: Device = "cpu" if settings.device == "cpu" else "cuda"
     reasons = {}
-    if settings.device != "cpu":
-        reasons["openvino"] = "runs on the CPU, measure it with --device cpu"
-    if settings.device == "cpu":
-        reasons["compile-amp"] = "left out on a CPU, where few have bfloat16: ask with --backends compile-amp"
-    if settings.quick:
-        for backend in ("compile", "compile-amp"):
-            reasons[backend] = (
-                f"left out of a quick look, as compiling takes longest: ask with --backends {backend}"
+    for name, row in BACKENDS.items():
+        if device == "cuda" and device not in row.devices:
+            reasons[name] = "runs on the CPU, measure it with --device cpu"
+        elif settings.quick and row.compiles:
+            reasons[name] = (
+                f"left out of a quick look, as compiling takes longest: ask with --backends {name}"
             )
+        elif device in row.left_out:
+            reasons[name] = f"{row.left_out[device]}: ask with --backends {name}"
     return reasons
 
 
@@ -134,7 +135,9 @@ def load_backend(
     Raises:
         BundleError: it cannot be loaded, or the file has another precision than the one chosen.
     """
-    on_gpu = torch.cuda.is_available() and (settings.device != "cpu" or choice.backend == "trt")
+    on_gpu = torch.cuda.is_available() and (
+        settings.device != "cpu" or "cpu" not in BACKENDS[choice.backend].devices
+    )
     memory = MemoryMeter() if on_gpu else None
     options = {"device": settings.device, "threads": settings.threads, **choice._asdict()}
     start = time.perf_counter()
@@ -146,23 +149,14 @@ def load_backend(
         predictor.preprocessing = predictor.preprocessing.model_copy(update=size)
     artifact = predictor.path if isinstance(predictor, ExportedPredictor) else path / WEIGHTS_NAME
     facts = {
-        "precision": precision_of(predictor),
+        "precision": predictor.precision,
         "runtime": predictor.description,
         "artifact": str(artifact),
         "artifact_bytes": artifact.stat().st_size,
         "load_s": load_s,
-        "build_s": predictor.info.build_seconds if isinstance(predictor, TrtPredictor) else None,
+        "build_s": predictor.build_seconds,
     }
     return predictor, memory, facts
-
-
-def precision_of(predictor: Predictor) -> str:
-    """Return the precision of weights and activations; of the convolutions for mixed precision."""
-    if isinstance(predictor, ExportedPredictor):
-        return predictor.metadata.precision
-    if isinstance(predictor, AmpPredictor):
-        return {torch.bfloat16: "bf16", torch.float16: "fp16"}[predictor.dtype]
-    return "fp32"
 
 
 def image_source(model: Path, spec: str | None) -> Source:

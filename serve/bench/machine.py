@@ -14,19 +14,11 @@ import torch._dynamo  # not part of `import torch`
 
 from zoo import __version__
 from zoo.machine import cpu_model
+from zoo.predictors.backends import BACKENDS
 from zoo.serve.bench.gpu import describe_gpu
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-PACKAGES = {
-    "torch": ("torch",),
-    "onnxruntime": ("onnxruntime-gpu", "onnxruntime"),
-    "openvino": ("openvino",),
-    "tensorrt": ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"),
-    "tensorrt_rtx": ("tensorrt-rtx", "tensorrt-rtx-cu13"),
-}
-"""The names under which each runtime is distributed."""
 
 
 def describe_machine() -> dict[str, Any]:
@@ -47,7 +39,8 @@ def load_average() -> float | None:
 
 def versions() -> dict[str, str | None]:
     """Return the version of this package, of Python and of each runtime, None where it is not installed."""
-    found = {name: next(filter(None, map(_version, names)), None) for name, names in PACKAGES.items()}
+    packages = {name: names for row in BACKENDS.values() for name, names in row.packages.items()}
+    found = {name: next(filter(None, map(_version, names)), None) for name, names in packages.items()}
     return {"zoo": __version__, "python": platform.python_version(), **found}
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from zoo.frozen import Frozen
+from zoo.predictors.backends import BACKENDS
 
 ABSENT = "\N{EN DASH}"
 
@@ -187,8 +188,9 @@ class Row(Frozen):
     @property
     def name(self) -> str:
         """Return what `--backends` takes: the backend, with the precision of the file it runs."""
-        is_pytorch = self.precision is None or self.backend.startswith(("eager", "compile"))
-        return self.backend if is_pytorch else f"{self.backend}:{self.precision}"
+        row = BACKENDS.get(self.backend)  # None of a report of another machine
+        runs_bundle = self.precision is None or (row is not None and not row.suffix)
+        return self.backend if runs_bundle else f"{self.backend}:{self.precision}"
 
     def updated(self, **changes: Any) -> Row:
         """Return a copy with some fields changed."""

@@ -14,7 +14,7 @@ from zoo.data.shapes import ShapesSource
 from zoo.errors import BundleError, ZooError
 from zoo.images import read_rgb
 from zoo.predict.inputs import find_inputs
-from zoo.predict.outputs import make_jobs, write_mask
+from zoo.predict.outputs import make_jobs, write_output
 from zoo.predictors.load import load_predictor
 from zoo.serve.server.http.encode import encoder
 
@@ -101,13 +101,13 @@ def test_a_mask_is_the_file_that_a_server_answers_with(count: int, tmp_path: Pat
     mask = (
         np.random.default_rng(0).integers(count, size=(9, 12)).astype(np.uint8 if count < 256 else np.int32)
     )
-    write_mask(tmp_path / "mask.png", mask, classes)
+    write_output(tmp_path / "mask.png", "mask", mask, classes)
     assert (tmp_path / "mask.png").read_bytes() == encoder("png", classes, "", "")(None, mask)
 
 
 def test_a_mask_of_many_classes_is_a_16_bit_image(tmp_path: Path) -> None:
     mask = np.array([[0, 255, 299]], np.int32)
-    write_mask(tmp_path / "mask.png", mask, Classes.of(tuple(map(str, range(300)))))
+    write_output(tmp_path / "mask.png", "mask", mask, Classes.of(tuple(map(str, range(300)))))
     assert pixels(tmp_path / "mask.png").tolist() == mask.tolist()
 
 

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -15,6 +15,7 @@ from zoo.predictors.eager import load_eager
 from zoo.preprocess import Preprocessing, resize_image, resize_mask
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -53,14 +54,14 @@ class Brightness(Predictor):
         super().__init__(Classes.of(("dark", "bright")), Preprocessing(imgsz=(6, 4), resize="none"))
         self.with_logits = with_logits
 
-    def run(self, images: Images) -> Masks:
-        return (images[..., 0] >= 128).astype(np.uint8)
+    @property
+    def available(self) -> tuple[str, ...]:
+        return ("mask", "logits") if self.with_logits else ("mask",)
 
-    def logits(self, images: Images) -> NDArray[np.float32] | None:
-        if not self.with_logits:
-            return None
+    def infer(self, images: Images, outputs: Sequence[str] = ("mask",)) -> dict[str, NDArray[Any]]:
         red = images[..., 0].astype(np.float32) - 127.5
-        return np.stack([-red, red], axis=1)
+        found = {"mask": (images[..., 0] >= 128).astype(np.uint8), "logits": np.stack([-red, red], axis=1)}
+        return {name: found[name] for name in outputs}
 
 
 class Checkers(Source):

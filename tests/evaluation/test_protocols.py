@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -22,6 +22,7 @@ from zoo.predictors.eager import load_eager
 from zoo.preprocess import Preprocessing
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -214,8 +215,9 @@ class MasksOnly(Predictor):
     def __init__(self) -> None:
         super().__init__(Classes.of(("dark", "bright")), Preprocessing(imgsz=(6, 4), resize="none"))
 
-    def run(self, images: Images) -> Masks:
-        return (images[..., 0] >= 128).astype(np.uint8)
+    def infer(self, images: Images, outputs: Sequence[str] = ("mask",)) -> dict[str, NDArray[Any]]:
+        assert outputs == ("mask",)
+        return {"mask": (images[..., 0] >= 128).astype(np.uint8)}
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)

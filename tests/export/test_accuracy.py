@@ -12,6 +12,8 @@ from zoo.predictors.base import Predictor
 from zoo.preprocess import Preprocessing
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
 NAMES = ("road", "sky", "pole")
@@ -91,8 +93,9 @@ class Constant(Predictor):
         super().__init__(Classes.of(NAMES), Preprocessing(imgsz=(32, 32), resize="none"))
         self.label = label
 
-    def run(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        return np.full(images.shape[:3], self.label, np.uint8)
+    def infer(self, images: NDArray[np.uint8], outputs: Sequence[str] = ("mask",)) -> dict[str, NDArray[Any]]:
+        assert outputs == ("mask",)
+        return {"mask": np.full(images.shape[:3], self.label, np.uint8)}
 
 
 def test_the_judge_counts_labeled_pixels_alone() -> None:

@@ -20,6 +20,7 @@ from zoo.export.to_tensorrt import Target, build_engine, load_builder, make_prof
 from zoo.models.config import NetworkConfig, StudentConfig
 from zoo.models.deployable import Deployable
 from zoo.predictors.artifact import ArtifactMetadata
+from zoo.predictors.base import Prediction
 from zoo.predictors.eager import EagerPredictor
 from zoo.predictors.openvino import OpenVinoPredictor
 from zoo.predictors.ort import OrtPredictor
@@ -110,7 +111,10 @@ def test_mask_and_confidence_are_the_eager_models(
     artifact = runtime(exported.path, threads=1)
     for size in SIZES:
         images = photos(4, size)
-        got, expected = artifact.run_with_confidence(images), exported.reference.run_with_confidence(images)
+        got, expected = (
+            Prediction(artifact.infer(images, artifact.available)),
+            Prediction(exported.reference.infer(images, exported.reference.available)),
+        )
         assert got.confidence is not None
         assert expected.confidence is not None
         assert (got.mask != expected.mask).sum() <= 2
@@ -147,7 +151,9 @@ def test_tensorrt_builds_an_int32_mask_beside_a_uint8_confidence(
     metadata = many_classes(student_bundle, 300)
     facts = export_onnx(Network(300), metadata, tmp_path / "model.onnx")
     assert facts.output == "mask int32(b, h, w) and confidence uint8(b, h, w)"
-    mask, confidence = OrtPredictor(tmp_path / "model.onnx").run_with_confidence(photos(2))
+    mask, confidence = Prediction(
+        OrtPredictor(tmp_path / "model.onnx").infer(photos(2), ("mask", "confidence"))
+    )
     assert confidence is not None
     assert (mask.dtype, confidence.dtype) == (np.int32, np.uint8)
     assert mask.max() > 255
@@ -169,8 +175,8 @@ def test_half_precision_stops_before_the_softmax(
     types = {value.name: value.type.tensor_type.elem_type for value in model.graph.value_info}
     assert types[exponential.output[0]] == onnx.TensorProto.FLOAT
     images = photos(4)
-    got = OrtPredictor(path, threads=1).run_with_confidence(images).confidence
-    expected = EagerPredictor(deployable, config).run_with_confidence(images).confidence
+    got = Prediction(OrtPredictor(path, threads=1).infer(images, ("mask", "confidence"))).confidence
+    expected = Prediction(EagerPredictor(deployable, config).infer(images, ("mask", "confidence"))).confidence
     assert got is not None
     assert expected is not None
     assert np.abs(got.astype(int) - expected).max() <= 3

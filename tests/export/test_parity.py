@@ -22,6 +22,7 @@ from zoo.predictors.ort import OrtPredictor
 from zoo.preprocess import Preprocessing
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -38,8 +39,9 @@ class Threshold(Predictor):
         super().__init__(Classes.of(("dark", "bright")), Preprocessing(imgsz=(64, 64)))
         self.level = level
 
-    def run(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        return self.logits(images).argmax(axis=1).astype(np.uint8)
+    def infer(self, images: NDArray[np.uint8], outputs: Sequence[str] = ("mask",)) -> dict[str, NDArray[Any]]:
+        assert outputs == ("mask",)
+        return {"mask": self.logits(images).argmax(axis=1).astype(np.uint8)}
 
     def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         brightness = images.astype(np.float32).sum(axis=3)

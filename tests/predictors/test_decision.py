@@ -14,6 +14,7 @@ from zoo.classes import Classes
 from zoo.models.classifier import ImageClassifier
 from zoo.models.config import ClassifierConfig, EnsembleConfig, GatedConfig, NetworkConfig, StudentConfig
 from zoo.models.deployable import REMOVED, Deployable, FusedEnsemble, Gated, Student
+from zoo.predictors.base import Prediction
 from zoo.predictors.decision import choose, confidence
 from zoo.predictors.eager import EagerPredictor
 from zoo.preprocess import Preprocessing, normalize
@@ -104,7 +105,7 @@ def test_eager_masks_of_many_classes_are_not_cut_to_a_byte() -> None:
 def test_eager_gives_the_mask_and_its_confidence_in_one_pass(tiny_bundle: Path) -> None:
     predictor = EagerPredictor(*load_bundle(tiny_bundle))
     images = np.random.default_rng(0).integers(0, 256, (2, 33, 47, 3), np.uint8)
-    mask, sure = predictor.run_with_confidence(images)
+    mask, sure = Prediction(predictor.infer(images, predictor.available))
     assert np.array_equal(mask, predictor.run(images))
     expected = max_prob(torch.from_numpy(predictor.logits(images)).softmax(dim=1))
     assert sure is not None
@@ -134,7 +135,7 @@ def test_a_gated_model_is_as_sure_as_the_model_without_the_removed_classes(tiny_
     kept = gated.kept(classifier.prob(classifier(planes)))
     assert 0 < (~kept).sum() < kept.numel()
     odds = student(planes).exp() * kept[:, :, None, None]
-    _, sure = EagerPredictor(gated, config).run_with_confidence(images)
+    _, sure = Prediction(EagerPredictor(gated, config).infer(images, ("mask", "confidence")))
     np.testing.assert_allclose(sure, max_prob(odds / odds.sum(dim=1, keepdim=True)), atol=0.51)
 
 
@@ -158,6 +159,6 @@ def test_an_ensemble_is_as_sure_as_its_average_probability(tiny_bundle: Path) ->
     images = np.random.default_rng(0).integers(0, 256, (2, 32, 48, 3), np.uint8)
     planes = normalize(torch.from_numpy(images).permute(0, 3, 1, 2), config.preprocessing)
     average = 0.3 * first.eval()(planes).softmax(dim=1) + 0.7 * second.eval()(planes).softmax(dim=1)
-    mask, sure = EagerPredictor(ensemble, config).run_with_confidence(images)
+    mask, sure = Prediction(EagerPredictor(ensemble, config).infer(images, ("mask", "confidence")))
     np.testing.assert_allclose(sure, max_prob(average), atol=0.51)
     assert (mask == average.argmax(dim=1).numpy()).mean() > 0.999

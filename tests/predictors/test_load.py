@@ -13,16 +13,16 @@ import torch
 from zoo.bundle.bundle import write_json
 from zoo.bundle.manifest import sha256
 from zoo.errors import BundleError
-from zoo.predictors import load as loading
-from zoo.predictors import trt
+from zoo.predictors import trt, trt_api
 from zoo.predictors.artifact import ONNX_NAMES, EngineInfo, Profile, info_path
+from zoo.predictors.backends import newest_engine
 from zoo.predictors.eager import (
     CompiledAmpPredictor,
     CompiledPredictor,
     EagerPredictor,
     has_bf16_instructions,
 )
-from zoo.predictors.load import load_predictor, newest_engine
+from zoo.predictors.load import load_predictor
 from zoo.predictors.openvino import OpenVinoPredictor
 from zoo.predictors.ort import OrtPredictor
 
@@ -135,7 +135,7 @@ class TestEngines:
     @pytest.fixture(autouse=True)
     def _with_a_gpu(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(trt, "why_not_here", lambda _: "")
-        monkeypatch.setattr(loading, "installed_flavors", lambda: ("rtx",))
+        monkeypatch.setattr(trt_api, "installed_flavors", lambda: ("rtx",))
 
     def write_engine(self, bundle: Path, name: str, onnx: Path, age: int) -> Path:
         path = bundle / "engines" / name

@@ -11,6 +11,7 @@ import torch
 from onnx.helper import make_graph, make_node, make_tensor, make_tensor_value_info
 
 from zoo.errors import BundleError
+from zoo.predictors.base import Prediction
 from zoo.predictors.bound import KEPT_SHAPES
 from zoo.predictors.load import load_predictor
 from zoo.predictors.ort import OrtPredictor
@@ -138,7 +139,10 @@ def test_cuda_gives_the_masks_of_the_cpu(
         for shape in SHAPES:
             images = images_of(shape)
             assert (on_gpu.run(images) == reference.run(images)).mean() > 0.999
-            got, expected = on_gpu.run_with_confidence(images), reference.run_with_confidence(images)
+            got, expected = (
+                Prediction(on_gpu.infer(images, on_gpu.available)),
+                Prediction(reference.infer(images, reference.available)),
+            )
             if expected.confidence is not None:
                 assert np.abs(got.confidence.astype(int) - expected.confidence).max() <= 1
 

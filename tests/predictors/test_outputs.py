@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from zoo.predictors.base import Prediction
 from zoo.predictors.openvino import OpenVinoPredictor
 from zoo.predictors.ort import OrtPredictor
 from zoo.predictors.ort_cuda import OrtCudaPredictor
@@ -43,7 +44,7 @@ def test_a_file_with_confidence_gives_both(
 ) -> None:
     predictor = load(write_linear(tmp_path / "model.onnx", "mask+confidence"))
     logits = linear(noise)
-    mask, confidence = predictor.run_with_confidence(noise)
+    mask, confidence = Prediction(predictor.infer(noise, predictor.available))
     assert confidence is not None
     assert mask.dtype == confidence.dtype == np.uint8
     assert np.array_equal(mask, logits.argmax(axis=1))
@@ -57,8 +58,9 @@ def test_confidence_follows_from_logits(
     load: Load, write_linear: WriteLinear, linear: Linear, noise: NDArray[np.uint8], tmp_path: Path
 ) -> None:
     predictor = load(write_linear(tmp_path / "model.onnx", "logits"))
-    given = load(write_linear(tmp_path / "other.onnx", "mask+confidence")).run_with_confidence(noise)
-    mask, confidence = predictor.run_with_confidence(noise)
+    other = load(write_linear(tmp_path / "other.onnx", "mask+confidence"))
+    given = Prediction(other.infer(noise, other.available))
+    mask, confidence = Prediction(predictor.infer(noise, predictor.available))
     assert np.array_equal(mask, given.mask)
     assert np.array_equal(predictor.run(noise), mask)
     assert confidence is not None
@@ -73,7 +75,7 @@ def test_a_file_of_masks_alone_has_no_confidence(
     load: Load, write_linear: WriteLinear, noise: NDArray[np.uint8], tmp_path: Path
 ) -> None:
     predictor = load(write_linear(tmp_path / "model.onnx", "mask"))
-    assert predictor.run_with_confidence(noise).confidence is None
+    assert Prediction(predictor.infer(noise, predictor.available)).confidence is None
     assert predictor.predict_with_confidence(noise[0]).confidence is None
 
 
@@ -109,9 +111,9 @@ def test_results_are_the_callers_own(
     load: Load, write_linear: WriteLinear, noise: NDArray[np.uint8], tmp_path: Path
 ) -> None:
     predictor = load(write_linear(tmp_path / "model.onnx"))
-    first = predictor.run_with_confidence(noise)
+    first = Prediction(predictor.infer(noise, predictor.available))
     kept = [array.copy() for array in first if array is not None]
-    predictor.run_with_confidence(255 - noise)
+    predictor.infer(255 - noise, predictor.available)
     predictor.run(255 - noise)
     assert all(np.array_equal(array, copy) for array, copy in zip(first, kept, strict=True))
     first.mask[:] = 0

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -13,12 +13,10 @@ from zoo.predictors.load import load_predictor
 from zoo.predictors.ort import OrtPredictor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
-
-    from zoo.classes import Mask
 
     Image = NDArray[np.uint8]
     WriteLinear = Callable[..., Path]
@@ -39,10 +37,10 @@ class Watched(OrtPredictor):
         self.shapes: list[tuple[int, ...]] = []
         self.threads: set[threading.Thread] = set()
 
-    def run(self, images: Image) -> Mask:
+    def infer(self, images: Image, outputs: Sequence[str] = ("mask",)) -> dict[str, NDArray[Any]]:
         self.shapes.append(images.shape[:3])
         self.threads.add(threading.current_thread())
-        return super().run(images)
+        return super().infer(images, outputs)
 
 
 @pytest.fixture
@@ -55,7 +53,7 @@ def test_the_masks_of_images_of_all_sizes_are_those_of_predict(tiny_bundle: Path
     predictor = load_predictor(tiny_bundle)
     pictures = images(24)
     seen = set()
-    options = Options(batch=batch, confidence=True)
+    options = Options(batch=batch, outputs=("mask", "confidence"))
     for result in stream(predictor, range(24), pictures.__getitem__, options):
         assert not isinstance(result, Failed)
         expected = predictor.predict_with_confidence(pictures[result.item])
@@ -134,12 +132,12 @@ def test_an_image_that_cannot_be_read_fails_alone(watched: Watched) -> None:
 class Tight(Watched):
     """Has memory for two images, and none for one that is black."""
 
-    def run(self, images: Image) -> Mask:
+    def infer(self, images: Image, outputs: Sequence[str] = ("mask",)) -> dict[str, NDArray[Any]]:
         if len(images) > 2:
             raise RuntimeError("out of memory")
         if not images.any(axis=(1, 2, 3)).all():
             raise BundleError("black")
-        return super().run(images)
+        return super().infer(images, outputs)
 
 
 def test_a_batch_that_fails_is_run_image_by_image(write_linear: WriteLinear, tmp_path: Path) -> None:

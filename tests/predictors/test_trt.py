@@ -11,6 +11,7 @@ from zoo.errors import BundleError, ExportError
 from zoo.export.to_tensorrt import build_engine, build_targets, load_builder, make_profile, plan_engine
 from zoo.predictors import trt_api
 from zoo.predictors.artifact import EngineInfo, info_path
+from zoo.predictors.base import Prediction
 from zoo.predictors.ort import OrtPredictor
 from zoo.predictors.trt import TrtPredictor, check_engine, check_shape, deserialize, load_trt
 from zoo.predictors.trt_api import installed_flavors, load_tensorrt
@@ -193,7 +194,10 @@ def test_an_engine_gives_every_output_again_and_again(
     for _ in range(3):
         for shape in ((1, 64, 96), (4, 32, 57), (2, 40, 40), (1, 33, 32), (3, 64, 64)):
             images = random.integers(0, 256, (*shape, 3), np.uint8)
-            got, expected = predictor.run_with_confidence(images), reference.run_with_confidence(images)
+            got, expected = (
+                Prediction(predictor.infer(images, predictor.available)),
+                Prediction(reference.infer(images, reference.available)),
+            )
             assert got.mask.dtype == expected.mask.dtype
             assert (got.mask == expected.mask).mean() > 0.99
             assert np.array_equal(predictor.run(images), got.mask)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -127,15 +126,16 @@ def _measure(bundle: Path, made: dict[str, Artifact], device: str, say: Say) -> 
 def _names(made: dict[str, Artifact], device: str) -> dict[str, Artifact]:
     """Return which runtimes of this machine run what was made, by the name that `--backends` takes."""
     from zoo.predictors.artifact import ONNX_NAMES
+    from zoo.predictors.backends import BACKENDS, ONNX
 
     names = {}
     for file, artifact in made.items():
-        if file.endswith(".engine"):
-            names[f"trt:{artifact.precision}"] = artifact
-        elif file == ONNX_NAMES[artifact.precision]:
-            names[f"ort:{artifact.precision}"] = artifact
-            if device == "cpu" and importlib.util.find_spec("openvino"):
-                names[f"openvino:{artifact.precision}"] = artifact
+        suffix = Path(file).suffix
+        if suffix == ONNX and file != ONNX_NAMES[artifact.precision]:
+            continue  # of which an engine is built
+        for name, row in BACKENDS.items():
+            if suffix == row.suffix and device in row.devices and row.is_installed:
+                names[f"{name}:{artifact.precision}"] = artifact
     return names
 
 

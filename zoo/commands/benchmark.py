@@ -12,6 +12,7 @@ from zoo.commands.arguments import DeviceOption, parse_size
 from zoo.commands.console import AsJson, emit, remarks, table
 from zoo.commands.parsing import parse_backends, parse_batches
 from zoo.machine import choose_device
+from zoo.predictors.backends import BACKENDS
 from zoo.resolve import is_name, is_url, resolve_bundle, resolve_model
 
 if TYPE_CHECKING:
@@ -34,9 +35,9 @@ def benchmark(
         str | None,
         typer.Option(
             metavar="ort,trt:fp16",
-            help="Some of eager, eager-amp, compile, compile-amp, ort, openvino, trt, the last three also as "
-            "ort:int8 for one precision; default: all whose file is there. eager and eager-amp are measured "
-            "in any case.",
+            help=f"Some of {', '.join(BACKENDS.built_in)} or a plugin's; those that run exported files also "
+            "as ort:int8 for one precision; default: all whose file is there. eager and eager-amp are "
+            "measured in any case.",
         ),
     ] = None,
     batch: Annotated[str, typer.Option(metavar="1,8", help="Batch sizes.")] = DEFAULT_BATCH,

@@ -51,8 +51,11 @@ def export(
         ),
     ] = None,
     output: Annotated[
-        Literal["mask", "logits", "mask+confidence"],
-        typer.Option(help="What the artifact returns; confidence is uint8, 255 for certain."),
+        str,
+        typer.Option(
+            metavar="mask|logits|mask+confidence|...",
+            help="What the artifact returns, joined by +; confidence is uint8, 255 for certain.",
+        ),
     ] = "mask",
     weights: Annotated[
         str | None,
@@ -135,6 +138,7 @@ def export(
     if len(batches) != 3:
         raise typer.BadParameter(f"{batch!r} is not MIN,OPT,MAX, expected e.g. 1,1,4", param_hint="--batch")
     capabilities = _numbers(sm, "--sm")
+    _check_outputs(output)
     size = None if imgsz is None else parse_size(imgsz)
     bundle = resolve_bundle(model, weights)
     classifier = None if gate is None else resolve_bundle(gate)
@@ -253,6 +257,16 @@ def _verify(bundle: Path, *, as_json: bool) -> None:
 def _names(text: str | None) -> tuple[str, ...]:
     """Return the names of a comma-separated list, none if it is absent."""
     return tuple(part.strip() for part in (text or "").split(",") if part.strip())
+
+
+def _check_outputs(text: str) -> None:
+    """Raise unless text names outputs."""
+    from zoo.predictors.outputs import parse_outputs
+
+    try:
+        parse_outputs(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--output") from error
 
 
 def _numbers(text: str, option: str) -> tuple[int, ...]:

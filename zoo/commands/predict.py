@@ -14,8 +14,9 @@ from zoo.commands.console import AsJson, emit, remarks, table
 from zoo.machine import choose_device
 from zoo.predict.inputs import find_inputs, is_image_name, is_source
 from zoo.predict.journal import NAME, Journal, Record
-from zoo.predict.outputs import CONFIDENCE, FILES, MASK, OVERLAY, Job, is_done, make_jobs
-from zoo.resolve import ARTIFACT_SUFFIXES, is_url, resolve_model, resolve_predictor
+from zoo.predict.outputs import MASK, OVERLAY, Job, files, is_done, make_jobs
+from zoo.predictors.outputs import CONFIDENCE, written_outputs
+from zoo.resolve import artifact_suffixes, is_url, resolve_model, resolve_predictor
 
 if TYPE_CHECKING:
     from zoo.predictors.base import Predictor
@@ -44,6 +45,12 @@ def predict(
             "--confidence", help="Also write the probability of each pixel's class, grey from 0 to 255."
         ),
     ] = False,
+    output: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME", help="Also write these outputs, joined by +; --output confidence is --confidence."
+        ),
+    ] = "",
     limit: Annotated[
         int, typer.Option(min=1, help="How many images are taken of built-in data or a data.toml.")
     ] = 8,
@@ -69,7 +76,8 @@ def predict(
 
     check_writable(out)
     model, texts = split_arguments(arguments)
-    suffixes = (MASK, *[OVERLAY] * overlay, *[CONFIDENCE] * confidence)
+    wanted = _wanted(output, confidence=confidence)
+    suffixes = tuple(dict.fromkeys((MASK, *[OVERLAY] * overlay, *wanted)))
     jobs = make_jobs(find_inputs(texts, limit, out), out, suffixes)
 
     from zoo.predict.bulk import Bulk
@@ -105,6 +113,22 @@ def predict(
     emit(result, *_report(result), as_json=as_json)
     if bulk.failures:
         raise typer.Exit(1)
+
+
+def _wanted(text: str, *, confidence: bool) -> list[str]:
+    """Return the suffixes of the outputs that are asked for beside the mask.
+
+    Raises:
+        typer.BadParameter: one is unknown, or not written.
+    """
+    written = written_outputs()
+    names = [*filter(None, text.split("+")), *[CONFIDENCE] * confidence]
+    for name in names:
+        if name not in written:
+            raise typer.BadParameter(
+                f"got {name!r}, expected some of {', '.join(written)}, joined by +", param_hint="--output"
+            )
+    return [written[name] for name in names]
 
 
 def fingerprint(model: Path | str, predictor: Predictor) -> str:
@@ -149,7 +173,7 @@ def _shown(job: Job, journal: Journal, out: Path) -> dict[str, Any] | None:
     record = journal.record(f"{job.name}{MASK}")
     if record is None:
         return None
-    paths = {kind: record[kind] and str(out / record[kind]) for kind in FILES}
+    paths = {kind: record.get(kind) and str(out / record[kind]) for kind in files()}
     return {**record, "input": job.input.name, **paths}
 
 
@@ -177,7 +201,7 @@ def _is_model(text: str) -> bool:
     if path.is_dir():
         return (path / "recipe.json").is_file() or (path / "config.json").is_file()
     if path.exists() or is_source(text) or any(sign in text for sign in "*?["):
-        return path.suffix in ARTIFACT_SUFFIXES
+        return path.suffix in artifact_suffixes()
     return not is_image_name(path)
 
 

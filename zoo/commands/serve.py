@@ -14,6 +14,7 @@ from zoo.commands.arguments import DeviceOption
 from zoo.commands.console import AsJson, emit, remarks
 from zoo.commands.replicas import CpusOption, GpusOption, OnRay, ReplicasOption, check_replicas, cluster_of
 from zoo.errors import ZooError
+from zoo.predictors.backends import BACKENDS
 from zoo.resolve import is_name, resolve_model
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def serve(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="trt, ort, openvino, eager, eager-amp, compile or compile-amp; default: the best there is.",
+            help=f"{', '.join(BACKENDS.built_in)} or a plugin's; default: the best there is.",
         ),
     ] = None,
     precision: Annotated[

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from zoo.errors import BundleError, InvalidImageError, ZooError
 from zoo.predict.journal import Journal, Record
-from zoo.predict.outputs import CONFIDENCE, OVERLAY, Job, describe, write_result
+from zoo.predict.outputs import OVERLAY, Job, describe, outputs_of, write_result
+from zoo.predictors.outputs import MASK
 from zoo.progress import Progress
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class Bulk:
             batch: images that run together; None for what is sensible.
 
         Raises:
-            ZooError: the model does not run, or gives no confidence where it is wanted; a result cannot be
+            ZooError: the model does not run, or does not give an output that is wanted; a result cannot be
                 written.
         """
         from zoo.predict.stream import THREADS, stream
@@ -85,12 +86,20 @@ class Bulk:
     def _options(self, batch: int | None) -> Options:
         from zoo.predict.stream import Options
 
+        outputs, available = outputs_of(self.suffixes), self.predictor.available
+        for name in outputs:
+            if name not in available:
+                given = "masks" if available == (MASK,) else " and ".join(available)
+                raise BundleError(
+                    f"{name} is wanted, but this {self.predictor.backend} artifact gives {given} only: "
+                    f"predict with the bundle, or export again with --output {MASK}+{name}"
+                )
         low, high = self.predictor.limits
         return Options(
             batch=batch,
             least=low[0],
             most=high[0],
-            confidence=CONFIDENCE in self.suffixes,
+            outputs=outputs,
             keep_images=OVERLAY in self.suffixes,
         )
 
@@ -103,11 +112,6 @@ class Bulk:
                 raise result.error
             return
         self._runs = True
-        if CONFIDENCE in self.suffixes and result.raw.confidence is None:
-            raise BundleError(
-                f"--confidence needs probabilities, but this {self.predictor.backend} artifact gives masks "
-                f"only: predict with the bundle, or export again with --output mask+confidence"
-            )
 
     def _finish(self, result: Streamed[Job] | Failed[Job]) -> Record:
         """Write the files of a result, if there are any, and return its line; runs in a thread."""

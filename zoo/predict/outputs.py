@@ -1,4 +1,4 @@
-"""What `zoo predict` writes for an image: mask, overlay, confidence, and what there is to tell of them."""
+"""What `zoo predict` writes for an image: mask, overlay, other outputs, and what there is to tell of them."""
 
 from __future__ import annotations
 
@@ -8,20 +8,33 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from zoo.errors import ZooError
+from zoo.predictors import outputs
+from zoo.predictors.outputs import OUTPUTS, draw_output, written_outputs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from numpy.typing import NDArray
     from PIL import Image
 
-    from zoo.classes import Classes, Mask
+    from zoo.classes import Classes
     from zoo.predict.inputs import Input
     from zoo.predict.stream import Streamed
 
 log = logging.getLogger(__name__)
 
-MASK, OVERLAY, CONFIDENCE = ".png", ".overlay.png", ".confidence.png"
-FILES = {"mask": MASK, "overlay": OVERLAY, "confidence": CONFIDENCE}
+MASK, OVERLAY = OUTPUTS[outputs.MASK].suffix, ".overlay.png"
+"""Suffixes; the other outputs have theirs in the table."""
+
+
+def files() -> dict[str, str]:
+    """Return the suffix of each kind of result: the mask, its overlay, then the other outputs."""
+    return {outputs.MASK: MASK, "overlay": OVERLAY} | written_outputs()
+
+
+def outputs_of(suffixes: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of the outputs that results of these suffixes are drawn from."""
+    return tuple(name for name, suffix in written_outputs().items() if suffix in suffixes)
 
 
 class Stamp(NamedTuple):
@@ -91,9 +104,9 @@ def write_result(
     """Write the mask of an image and what else is wanted, and return what there is to tell.
 
     Args:
-        result: of the image; with the image if `OVERLAY` is wanted, with confidence if `CONFIDENCE` is.
+        result: of the image; with the image if `OVERLAY` is wanted, with the outputs of all other suffixes.
         out: folder of all results.
-        suffixes: of the results: `MASK`, `OVERLAY`, `CONFIDENCE`.
+        suffixes: of the results, `MASK` among them.
         classes: of the mask.
 
     Raises:
@@ -104,20 +117,21 @@ def write_result(
     from zoo.pages.overlay import areas, picture
 
     job = result.item
-    mask, confidence = result.prediction()
+    found = dict(result.prediction().outputs)
+    mask = found.pop(outputs.MASK)
     paths = {suffix: out / f"{job.name}{suffix}" for suffix in suffixes}
     paths[MASK].parent.mkdir(parents=True, exist_ok=True)
-    if confidence is not None:
-        write_png(paths[CONFIDENCE], Image.fromarray(confidence))
+    for name, values in found.items():
+        write_output(paths[OUTPUTS[name].suffix], name, values, classes)
     if result.image is not None:
         write_png(paths[OVERLAY], Image.fromarray(picture(result.image, mask, classes)))
-    write_mask(paths[MASK], mask, classes)
+    write_output(paths[MASK], outputs.MASK, mask, classes)
     return {
         **describe(job),
         "size": list(mask.shape),
         "areas": {classes.names[label]: share for label, share in areas(mask).items()},
         "ms": result.seconds * 1000,
-        **{kind: f"{job.name}{suffix}" if suffix in paths else None for kind, suffix in FILES.items()},
+        **{kind: f"{job.name}{suffix}" if suffix in paths else None for kind, suffix in files().items()},
     }
 
 
@@ -129,27 +143,27 @@ def describe(job: Job) -> dict[str, Any]:
 
 def is_done(job: Job, record: dict[str, Any], out: Path, suffixes: Sequence[str]) -> bool:
     """Return whether the results that a record tells of are there, and of the file as it is now."""
-    wanted = [kind for kind, suffix in FILES.items() if suffix in suffixes]
+    wanted = [kind for kind, suffix in files().items() if suffix in suffixes]
     same = job.stamp is not None and describe(job).items() <= record.items()
-    if not same or not all(record[kind] for kind in wanted):
+    if not same or not all(record.get(kind) for kind in wanted):
         return False
     found = (_stat(f"{out}{os.sep}{job.name}{suffix}") for suffix in suffixes)
     return all(stat is not None and stat.st_size > 0 for stat in found)
 
 
-def write_mask(path: Path, mask: Mask, classes: Classes) -> None:
-    """Write a mask as PNG at once or not at all; see `zoo.images.mask_png`.
+def write_output(path: Path, name: str, values: NDArray[Any], classes: Classes) -> None:
+    """Write the drawing of an output as PNG at once or not at all.
 
     Args:
         path: in a folder that exists.
-        mask: (H, W), labels.
-        classes: whose colours become the palette.
+        name: of the output.
+        values: (H, W).
+        classes: whose colours a mask has.
     """
     from zoo.bundle.bundle import replacing
-    from zoo.images import mask_png
 
     with replacing(path) as temporary:
-        temporary.write_bytes(mask_png(mask, classes))
+        temporary.write_bytes(draw_output(name, values, classes))
 
 
 def write_png(path: Path, image: Image.Image) -> None:

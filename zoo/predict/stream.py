@@ -17,7 +17,8 @@ import numpy as np
 
 from zoo.errors import BundleError, InvalidImageError, ZooError
 from zoo.predictors.base import Prediction
-from zoo.preprocess import check_image, resize_image, resize_mask
+from zoo.predictors.outputs import MASK
+from zoo.preprocess import check_image, resize_image
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable
@@ -58,11 +59,8 @@ class Streamed(NamedTuple, Generic[T]):
     """(H, W, 3) uint8 RGB, if it was to be kept."""
 
     def prediction(self) -> Prediction:
-        """Return the mask and the confidence (None if not asked for) at the image's size, (H, W)."""
-        mask, confidence = self.raw
-        return Prediction(
-            resize_mask(mask, self.size), None if confidence is None else resize_mask(confidence, self.size)
-        )
+        """Return the outputs that were asked for, at the image's size, (H, W)."""
+        return self.raw.resized(self.size)
 
 
 class Failed(NamedTuple, Generic[T]):
@@ -89,14 +87,14 @@ class Options(NamedTuple):
         batch: images in a batch; None for `BATCH`, fewer of large images.
         least: that the artifact takes at once; a smaller batch is filled up.
         most: likewise.
-        confidence: whether it is wanted, too.
+        outputs: names of those that are wanted, of `zoo.predictors.outputs`.
         keep_images: whether results carry the image.
     """
 
     batch: int | None = None
     least: int = 1
     most: int = sys.maxsize
-    confidence: bool = False
+    outputs: tuple[str, ...] = (MASK,)
     keep_images: bool = False
 
     def batch_of(self, size: Size) -> int:
@@ -171,11 +169,7 @@ def _run(
     images = np.stack([*(each.pixels for each in group), *padding])
     begin = time.perf_counter()
     try:
-        mask, confidence = (
-            predictor.run_with_confidence(images)
-            if options.confidence
-            else Prediction(predictor.run(images), None)
-        )
+        found = Prediction(predictor.infer(images, options.outputs))
     except (InvalidImageError, BundleError, RuntimeError) as error:  # RuntimeError: no memory for so many
         if len(group) > 1:
             for each in group:
@@ -187,5 +181,4 @@ def _run(
         return
     seconds = (time.perf_counter() - begin) / len(group)
     for index, each in enumerate(group):
-        raw = Prediction(mask[index], None if confidence is None else confidence[index])
-        yield Streamed(each.item, each.size, raw, seconds, each.image)
+        yield Streamed(each.item, each.size, found.at(index), seconds, each.image)

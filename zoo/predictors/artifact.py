@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from zoo.classes import Classes, Color
 from zoo.errors import BundleError
+from zoo.predictors.outputs import Output, mask_dtype, output_of, parse_outputs
 from zoo.preprocess import Preprocessing
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
-OutputKind = Literal["mask", "logits", "mask+confidence"]
 Flavor = Literal["trt", "rtx"]
+
+
+def _check_outputs(text: str) -> str:
+    parse_outputs(text)
+    return text
+
+
+OutputKind = Annotated[str, AfterValidator(_check_outputs)]
+"""Names of `zoo.predictors.outputs`, joined by `+`."""
+
 Shape = tuple[int, int, int]
 """Batch, height, width."""
 
@@ -30,36 +40,11 @@ ONNX_NAMES: dict[Precision, str] = {
 TRT_ONNX_NAMES: dict[Precision, str] = {**ONNX_NAMES, "int8": "model.int8.trt.onnx"}
 """Of those that engines are built from: TensorRT takes signed activations only, which are slow on a CPU."""
 
-Dim = TypeVar("Dim", int, str)
-
 METADATA_KEY = "zoo"
 """Of the ONNX model's `metadata_props`."""
 
 INPUT_NAME = "image"
 """(B, H, W, 3) uint8 RGB."""
-
-MASK, LOGITS, CONFIDENCE = "mask", "logits", "confidence"
-"""Names of outputs."""
-
-MAX_UINT8_CLASSES = 255
-
-
-def mask_dtype(num_classes: int) -> Literal["uint8", "int32"]:
-    """Return the element type of a mask of this many classes."""
-    return "uint8" if num_classes <= MAX_UINT8_CLASSES else "int32"
-
-
-class Output(NamedTuple):
-    """What one output of an artifact is."""
-
-    name: str
-    dtype: str
-    channels: tuple[int, ...] = ()
-    """(K,) of logits."""
-
-    def size(self, batch: Dim, height: Dim, width: Dim) -> tuple[int | Dim, ...]:
-        """Return its sizes for a batch: of numbers, or of the names of dynamic dimensions."""
-        return batch, *self.channels, height, width
 
 
 class ArtifactMetadata(BaseModel):
@@ -70,8 +55,8 @@ class ArtifactMetadata(BaseModel):
         palette: RGB colours in label order.
         preprocessing: what brings an image to the network's size; the normalisation is part of the file.
         precision: of the network's weights and activations.
-        output: `mask` (B, H, W), `logits` (B, K, H, W), or beside the mask a `confidence` (B, H, W): the
-            probability of each pixel's class, 0..255.
+        output: names of `zoo.predictors.outputs` in the file's order, joined by `+`: `mask` (B, H, W),
+            `logits` (B, K, H, W), `mask+confidence`, ...
         weights_sha256: of the bundle's `model.safetensors`.
     """
 
@@ -98,13 +83,7 @@ class ArtifactMetadata(BaseModel):
     @property
     def outputs(self) -> tuple[Output, ...]:
         """Return what the artifact gives, in its order."""
-        mask = Output(MASK, self.mask_dtype)
-        kinds: dict[OutputKind, tuple[Output, ...]] = {
-            "mask": (mask,),
-            "logits": (Output(LOGITS, "float32", (len(self.names),)),),
-            "mask+confidence": (mask, Output(CONFIDENCE, "uint8")),
-        }
-        return kinds[self.output]
+        return tuple(output_of(name, len(self.names)) for name in parse_outputs(self.output))
 
 
 class Profile(BaseModel):

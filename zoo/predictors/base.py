@@ -3,31 +3,59 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from zoo.predictors.limits import Limits
-from zoo.preprocess import Preprocessing, check_image, resize_image, resize_mask
+from zoo.predictors.outputs import CONFIDENCE, LOGITS, MASK, resize_output
+from zoo.preprocess import Preprocessing, check_image, resize_image
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     import numpy as np
     from numpy.typing import NDArray
 
     from zoo.classes import Classes, Mask
 
 
-class Prediction(NamedTuple):
-    """A mask, of one image or of a batch, and how sure the model is of it."""
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What a model gives for one image or for a batch; `mask, confidence = prediction` takes it apart.
 
-    mask: Mask
-    confidence: NDArray[np.uint8] | None
-    """The probability of each pixel's class, 0..255, of the mask's shape; None from a file of masks only."""
+    Args:
+        outputs: by name, see `zoo.predictors.outputs`.
+    """
+
+    outputs: dict[str, NDArray[Any]]
+
+    @property
+    def mask(self) -> Mask:
+        """Return the class of each pixel."""
+        return self.outputs[MASK]
+
+    @property
+    def confidence(self) -> NDArray[np.uint8] | None:
+        """Return the probability of each pixel's class, 0..255; None if it is not there."""
+        return self.outputs.get(CONFIDENCE)
+
+    def __iter__(self) -> Iterator[NDArray[Any] | None]:
+        """Return mask and confidence."""
+        return iter((self.mask, self.confidence))
+
+    def at(self, index: int) -> Prediction:
+        """Return the prediction of one image of a batch."""
+        return Prediction({name: values[index] for name, values in self.outputs.items()})
+
+    def resized(self, size: tuple[int, int]) -> Prediction:
+        """Return the prediction of one image at (height, width) `size`."""
+        return Prediction({name: resize_output(name, values, size) for name, values in self.outputs.items()})
 
 
 class Predictor(ABC):
     """A model that is ready to predict, for one thread at a time.
 
-    A backend implements `run` on a batch at the network's size, and `run_with_confidence` if it can;
-    `predict` adds what is the same for all.
+    A backend implements `infer` on a batch at the network's size; all else is the same for all.
 
     Args:
         classes: names and colours of the labels in the masks.
@@ -35,7 +63,7 @@ class Predictor(ABC):
     """
 
     backend: str
-    """Short name in tables: `eager`, `compile`, `ort`, `openvino`, `trt`."""
+    """Name in `zoo.predictors.backends`."""
 
     def __init__(self, classes: Classes, preprocessing: Preprocessing) -> None:
         self.classes = classes
@@ -51,7 +79,36 @@ class Predictor(ABC):
         """Return the shapes that are taken: any, unless a backend's file says otherwise."""
         return Limits()
 
+    @property
+    def available(self) -> tuple[str, ...]:
+        """Return the names of the outputs that `infer` gives: masks only, unless a backend has more."""
+        return (MASK,)
+
+    @property
+    def precision(self) -> str:
+        """Return the precision of weights and activations."""
+        return "fp32"
+
+    @property
+    def build_seconds(self) -> float | None:
+        """Return how long it took to build the file, None where nothing is built."""
+        return None
+
     @abstractmethod
+    def infer(self, images: NDArray[np.uint8], outputs: Sequence[str] = (MASK,)) -> dict[str, NDArray[Any]]:
+        """Return outputs of a batch at its own size, by name: one pass, no resizing.
+
+        Args:
+            images: (B, H, W, 3) uint8 RGB.
+            outputs: some of `available`.
+
+        Returns:
+            (B, H, W), of logits (B, K, H, W); types as `zoo.predictors.outputs` says.
+
+        Raises:
+            BundleError: an output that is not available.
+        """
+
     def run(self, images: NDArray[np.uint8]) -> Mask:
         """Return the masks of a batch at its own size: no resizing.
 
@@ -61,14 +118,11 @@ class Predictor(ABC):
         Returns:
             (B, H, W) uint8, or int32 above 255 classes.
         """
+        return self.infer(images)[MASK]
 
-    def run_with_confidence(self, images: NDArray[np.uint8]) -> Prediction:
-        """Return the (B, H, W) masks of a batch at its own size and their confidence, in one pass."""
-        return Prediction(self.run(images), None)
-
-    def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32] | None:  # noqa: ARG002
-        """Return (B, K, H, W) float32 class scores of a batch, or None if this artifact gives masks only."""
-        return None
+    def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32] | None:
+        """Return (B, K, H, W) float32 class scores of a batch, or None if this model does not give them."""
+        return self.infer(images, (LOGITS,))[LOGITS] if LOGITS in self.available else None
 
     def predict(self, image: NDArray[np.uint8]) -> Mask:
         """Return the mask of an image of any size, at the image's size.
@@ -82,23 +136,26 @@ class Predictor(ABC):
         Raises:
             InvalidImageError: not a (H, W, 3) uint8 array.
         """
-        return resize_mask(self.run(self._batch(image))[0], image.shape[:2])
+        return self.predict_outputs(image).mask
 
-    def predict_with_confidence(self, image: NDArray[np.uint8]) -> Prediction:
-        """Return the mask and the confidence of an image of any size, both (H, W), at the image's size.
+    def predict_outputs(self, image: NDArray[np.uint8], outputs: Sequence[str] = (MASK,)) -> Prediction:
+        """Return outputs of an image of any size, at the image's size.
 
         Args:
             image: (H, W, 3) uint8 RGB.
+            outputs: some of `available`.
 
         Raises:
             InvalidImageError: not a (H, W, 3) uint8 array.
+            BundleError: an output that is not available.
         """
-        mask, confidence = self.run_with_confidence(self._batch(image))
-        size = image.shape[:2]
-        of_image = (
-            None if confidence is None else resize_mask(confidence[0], size)
-        )  # of the pixel it came from
-        return Prediction(resize_mask(mask[0], size), of_image)
+        found = Prediction(self.infer(self._batch(image), outputs))
+        return found.at(0).resized((image.shape[0], image.shape[1]))
+
+    def predict_with_confidence(self, image: NDArray[np.uint8]) -> Prediction:
+        """Return mask and, if available, confidence of an image; see `predict_outputs`."""
+        names = tuple(name for name in (MASK, CONFIDENCE) if name in self.available)
+        return self.predict_outputs(image, names)
 
     def _batch(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Return an image at the network's size, as a batch of one."""

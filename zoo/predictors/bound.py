@@ -15,17 +15,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zoo.predictors.artifact import LOGITS, MASK
-from zoo.predictors.decision import choose
 from zoo.predictors.exported import ExportedPredictor
+from zoo.predictors.outputs import MASK, derive
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
-    from zoo.classes import Mask
     from zoo.predictors.artifact import ArtifactMetadata, Shape
 
 KEPT_SHAPES = 4
@@ -93,21 +91,21 @@ class BoundPredictor(ExportedPredictor):
         Args:
             batch: (B, H, W, 3) uint8 RGB, on the device.
         """
-        outputs = self._execute(batch)
-        return outputs[MASK] if MASK in outputs else choose(outputs[LOGITS])
+        return derive(self._execute(batch), (MASK,))[MASK]
 
-    def download(self, masks: Tensor) -> Mask:
-        """Return masks in host memory."""
-        array: Mask = masks.cpu().numpy()
+    def download(self, values: Tensor) -> NDArray[Any]:
+        """Return an output in host memory."""
+        array: NDArray[Any] = values.cpu().numpy()
         return array
 
-    def run(self, images: NDArray[np.uint8]) -> Mask:
-        """Return the masks of a batch at its own size.
+    def infer(self, images: NDArray[np.uint8], outputs: Sequence[str] = (MASK,)) -> dict[str, NDArray[Any]]:
+        """Return outputs of a batch at its own size, by name; only they leave the device.
 
         Raises:
-            BundleError: the file does not take this shape.
+            BundleError: the file does not take this shape, or does not have this output.
         """
-        return self.download(self.compute(self.upload(images)))
+        found = derive(self._execute(self.upload(images)), outputs)
+        return {name: self.download(values) for name, values in found.items()}
 
     def outputs(self, images: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
         """Return what the file gives for a batch, by name."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from zoo.predictors.artifact import mask_dtype
+from zoo.predictors.outputs import mask_dtype
 
 
 def choose(logits: Tensor) -> Tensor:

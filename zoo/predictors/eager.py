@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -11,17 +11,17 @@ from torch import Tensor, nn
 
 from zoo.bundle.weights import load_bundle
 from zoo.errors import BundleError
-from zoo.predictors.base import Prediction, Predictor
-from zoo.predictors.decision import choose, confidence
+from zoo.predictors.base import Predictor
+from zoo.predictors.outputs import LOGITS, MASK, OUTPUTS, derive
 from zoo.preprocess import Preprocessing, normalize
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
     from zoo.bundle.bundle import BundleConfig
-    from zoo.classes import Mask
     from zoo.models.deployable import Deployable
 
 
@@ -77,26 +77,31 @@ class EagerPredictor(Predictor):
 
     def compute(self, batch: Tensor) -> Tensor:
         """Return the (B, H, W) masks of a batch, on the device."""
-        return choose(self.scores(batch))
+        return self._derived(batch, (MASK,))[MASK]
 
-    def download(self, masks: Tensor) -> Mask:
-        """Return masks in host memory."""
-        array: Mask = masks.cpu().numpy()
+    def download(self, values: Tensor) -> NDArray[Any]:
+        """Return an output in host memory."""
+        array: NDArray[Any] = values.cpu().numpy()
         return array
 
-    def run(self, images: NDArray[np.uint8]) -> Mask:
-        """Return the masks of a batch at its own size."""
-        return self.download(self.compute(self.upload(images)))
+    @property
+    def available(self) -> tuple[str, ...]:
+        """Return the names of all outputs: they follow from logits."""
+        return tuple(OUTPUTS)
 
-    def run_with_confidence(self, images: NDArray[np.uint8]) -> Prediction:
-        """Return the masks of a batch at its own size and their confidence, in one pass."""
-        scores = self.scores(self.upload(images))
-        return Prediction(self.download(choose(scores)), confidence(scores).cpu().numpy())
+    def infer(self, images: NDArray[np.uint8], outputs: Sequence[str] = (MASK,)) -> dict[str, NDArray[Any]]:
+        """Return outputs of a batch at its own size, by name."""
+        found = self._derived(self.upload(images), outputs)
+        return {name: self.download(values) for name, values in found.items()}
 
     def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return (B, K, H, W) float32 class scores of a batch."""
-        scores: NDArray[np.float32] = self.scores(self.upload(images)).float().cpu().numpy()
-        return scores
+        return self.infer(images, (LOGITS,))[LOGITS]
+
+    @torch.inference_mode()
+    def _derived(self, batch: Tensor, outputs: Sequence[str]) -> dict[str, Tensor]:
+        scores = self.scores(batch)
+        return derive({LOGITS: scores.float() if LOGITS in outputs else scores}, outputs)
 
 
 class CompiledPredictor(EagerPredictor):
@@ -126,6 +131,11 @@ class AmpPredictor(EagerPredictor):
     def description(self) -> str:
         """Return PyTorch's version, the device and the type of the convolutions."""
         return f"{super().description}, AMP {str(self.dtype).removeprefix('torch.')}"
+
+    @property
+    def precision(self) -> str:
+        """Return the precision of the convolutions."""
+        return {torch.bfloat16: "bf16", torch.float16: "fp16"}[self.dtype]
 
     def scores(self, batch: Tensor) -> Tensor:
         """Return (B, K, H, W) logits on the device, in half precision."""

@@ -5,16 +5,16 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any
 
-from zoo.predictors.artifact import CONFIDENCE, LOGITS, MASK
-from zoo.predictors.base import Prediction, Predictor
+from zoo.predictors.base import Predictor
+from zoo.predictors.outputs import LOGITS, MASK, check_given, derivable, derive
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     import numpy as np
     from numpy.typing import NDArray
 
-    from zoo.classes import Mask
     from zoo.predictors.artifact import ArtifactMetadata
 
 
@@ -42,32 +42,32 @@ class ExportedPredictor(Predictor):
             BundleError: the file does not take this shape.
         """
 
-    def run(self, images: NDArray[np.uint8]) -> Mask:
-        """Return the masks of a batch at its own size.
+    @property
+    def available(self) -> tuple[str, ...]:
+        """Return the names of the file's outputs; with logits, of all that follow from them."""
+        return derivable([output.name for output in self.metadata.outputs])
+
+    @property
+    def precision(self) -> str:
+        """Return the precision of weights and activations."""
+        return self.metadata.precision
+
+    def infer(self, images: NDArray[np.uint8], outputs: Sequence[str] = (MASK,)) -> dict[str, NDArray[Any]]:
+        """Return outputs of a batch at its own size, by name.
 
         Raises:
-            BundleError: the file does not take this shape.
+            BundleError: the file does not take this shape, or does not have this output.
         """
-        outputs = self.outputs(images)
-        return decide(outputs[LOGITS]).mask if LOGITS in outputs else outputs[MASK]
-
-    def run_with_confidence(self, images: NDArray[np.uint8]) -> Prediction:
-        """Return the masks of a batch at its own size and their confidence, in one pass."""
-        outputs = self.outputs(images)
-        if LOGITS not in outputs:
-            return Prediction(outputs[MASK], outputs.get(CONFIDENCE))
-        return decide(outputs[LOGITS])
-
-    def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32] | None:
-        """Return (B, K, H, W) float32 class scores of a batch, or None if the file gives masks."""
-        return self.outputs(images)[LOGITS] if self.metadata.output == "logits" else None
+        check_given([output.name for output in self.metadata.outputs], outputs)
+        found = self.outputs(images)
+        if missing := [name for name in outputs if name not in found]:
+            found |= from_logits(found[LOGITS], missing)
+        return {name: found[name] for name in outputs}
 
 
-def decide(logits: NDArray[np.float32]) -> Prediction:
-    """Return what (B, K, H, W) logits say: the only outputs for which an exported file needs PyTorch."""
+def from_logits(logits: NDArray[np.float32], names: Sequence[str]) -> dict[str, NDArray[Any]]:
+    """Return outputs that follow from (B, K, H, W) logits: all for which an exported file needs PyTorch."""
     import torch
 
-    from zoo.predictors.decision import choose, confidence
-
-    tensor = torch.from_numpy(logits)
-    return Prediction(choose(tensor).numpy(), confidence(tensor).numpy())
+    derived = derive({LOGITS: torch.from_numpy(logits)}, names)
+    return {name: values.numpy() for name, values in derived.items()}

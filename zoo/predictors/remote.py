@@ -1,6 +1,6 @@
-"""A running server (`zoo serve`) as a predictor: images over HTTP, masks back.
+"""A running server (`zoo serve`) as a predictor: images over HTTP, masks and other outputs back.
 
-`predict` sends the image and the server resizes; `run` sends a batch at the network's size by the Open
+`predict` sends the image and the server resizes; `infer` sends a batch at the network's size by the Open
 Inference Protocol with binary tensors (REST, version 2).
 """
 
@@ -18,12 +18,15 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from zoo.classes import Classes
 from zoo.frozen import first_fault
-from zoo.predictors.artifact import INPUT_NAME, MASK
+from zoo.predictors.artifact import INPUT_NAME
 from zoo.predictors.base import Predictor
 from zoo.predictors.connection import Connection, ServerError, parse_address
+from zoo.predictors.outputs import MASK, OUTPUTS, check_given, output_of
 from zoo.preprocess import Preprocessing, Resize, check_image
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from zoo.classes import Mask
@@ -37,7 +40,7 @@ BATCH_BYTES = 16 * 2**20
 REQUESTS = 4
 """At once: a server batches those of all clients, and may have more than one worker."""
 
-DTYPES = {"UINT8": "u1", "INT32": "<i4"}
+DTYPES = {"UINT8": "u1", "INT32": "<i4", "FP32": "<f4"}
 
 
 class ServedClass(BaseModel):
@@ -60,6 +63,8 @@ class ServedModel(BaseModel):
     std: tuple[float, float, float]
     classes: list[ServedClass]
     output: Literal["uint8", "int32"]
+    outputs: list[str] = [MASK]
+    """Servers of earlier versions give masks only."""
     max_batch: Annotated[int, Field(ge=1)]
 
 
@@ -92,21 +97,28 @@ class RemotePredictor(Predictor):
         served = self.served
         return f"{served.name} {served.version} of {self.connection.server}, {served.description}"
 
-    def run(self, images: NDArray[np.uint8]) -> Mask:
-        """Return the masks of a batch at its own size, in as many requests as the server's limits take.
+    @property
+    def available(self) -> tuple[str, ...]:
+        """Return the names of the outputs that the server gives and that are known here."""
+        return tuple(name for name in self.served.outputs if name in OUTPUTS)
+
+    def infer(self, images: NDArray[np.uint8], outputs: Sequence[str] = (MASK,)) -> dict[str, NDArray[Any]]:
+        """Return outputs of a batch at its own size, in as many requests as the server's limits take.
 
         Raises:
             InvalidImageError: the server does not take these images.
-            BundleError: the model fails on them.
+            BundleError: the model fails on them, or does not give an output.
             ServerError: no answer.
         """
+        check_given(self.available, outputs)
         count = max(1, min(self.served.max_batch, BATCH_BYTES // max(1, images[0].nbytes)))
         parts = [images[start : start + count] for start in range(0, len(images), count)]
         try:
-            return np.concatenate(list(self._pool.map(self._infer, parts)))
+            found = list(self._pool.map(lambda part: self._infer(part, outputs), parts))
         except KeyboardInterrupt:
             self.connection.give_up()
             raise
+        return {name: np.concatenate([values[name] for values in found]) for name in outputs}
 
     def predict(self, image: NDArray[np.uint8]) -> Mask:
         """Return the mask of an image of any size, at the image's size, (H, W).
@@ -131,7 +143,8 @@ class RemotePredictor(Predictor):
             mask = np.load(io.BytesIO(answer.content), allow_pickle=False)
         except (ValueError, EOFError, OSError) as error:
             raise self.connection.strange("/predict", str(error)) from error
-        return self._checked(mask, image.shape[:2], "/predict")
+        checked: Mask = self._checked(MASK, mask[None], (1, *image.shape[:2]), "/predict")[0]
+        return checked
 
     def close(self) -> None:
         """Close the connections."""
@@ -155,26 +168,47 @@ class RemotePredictor(Predictor):
             f"{' or '.join(model.name for model in models)}: name one of these in the URL"
         )
 
-    def _infer(self, images: NDArray[np.uint8]) -> Mask:
-        """Return the (B, H, W) masks of a batch from one request."""
+    def _infer(self, images: NDArray[np.uint8], outputs: Sequence[str]) -> dict[str, NDArray[Any]]:
+        """Return outputs of a batch from one request, by name."""
         tensor = {"name": INPUT_NAME, "datatype": "UINT8", "shape": images.shape}
         request = {
             "inputs": [{**tensor, "parameters": {"binary_data_size": images.nbytes}}],
-            "outputs": [{"name": MASK, "parameters": {"binary_data": True}}],
+            "outputs": [{"name": name, "parameters": {"binary_data": True}} for name in outputs],
         }
         text = json.dumps(request).encode()
         headers = {JSON_LENGTH: str(len(text)), "Content-Type": "application/octet-stream"}
         path = f"/v2/models/{self.served.name}/versions/{self.served.version}/infer"
         answer = self.connection.send("POST", path, headers=headers, content=text + images.tobytes())
         try:
-            end = int(answer.headers[JSON_LENGTH])
-            [output] = json.loads(answer.content[:end])["outputs"]
-            mask = np.frombuffer(answer.content[end:], DTYPES[output["datatype"]]).reshape(output["shape"])
+            found = tensors_of(answer.content, int(answer.headers[JSON_LENGTH]))
+            shape = images.shape[0], images.shape[1], images.shape[2]
+            return {name: self._checked(name, found[name], shape, path) for name in outputs}
         except (ValueError, KeyError, TypeError) as error:
             raise self.connection.strange(path, str(error)) from error
-        return self._checked(mask, images.shape[:3], path)
 
-    def _checked(self, mask: Mask, shape: tuple[int, ...], path: str) -> Mask:
-        if mask.shape != shape or mask.dtype.name != self.served.output:
-            raise self.connection.strange(path, f"a mask of shape {mask.shape} and {mask.dtype}, not {shape}")
-        return mask
+    def _checked(
+        self, name: str, values: NDArray[Any], shape: tuple[int, int, int], path: str
+    ) -> NDArray[Any]:
+        expected = output_of(name, len(self.classes))
+        if values.shape != expected.size(*shape) or values.dtype.name != expected.dtype:
+            raise self.connection.strange(
+                path, f"a {name} of shape {values.shape} and {values.dtype}, not {expected.size(*shape)}"
+            )
+        return values
+
+
+def tensors_of(body: bytes, json_length: int) -> dict[str, NDArray[Any]]:
+    """Return the binary tensors of an answer of the Open Inference Protocol, by name.
+
+    Raises:
+        ValueError, KeyError, TypeError: not such an answer.
+    """
+    found, start = {}, json_length
+    for tensor in json.loads(body[:json_length])["outputs"]:
+        end = start + tensor["parameters"]["binary_data_size"]
+        values = np.frombuffer(body[start:end], DTYPES[tensor["datatype"]])
+        found[tensor["name"]] = values.reshape(tensor["shape"])
+        start = end
+    if start != len(body):
+        raise ValueError(f"{len(body)} bytes, not {start}")
+    return found

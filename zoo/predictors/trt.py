@@ -66,6 +66,11 @@ class TrtPredictor(BoundPredictor):
         """Return the shapes that the file takes."""
         return Limits(self.info.profile.min, self.info.profile.max)
 
+    @property
+    def build_seconds(self) -> float:
+        """Return how long the build of the engine took."""
+        return self.info.build_seconds
+
     def bind(self, shape: Shape, buffers: Buffers) -> Callable[[], None]:
         """Return what runs one shape, after a first run of it.
 

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from zoo.bundle.bundle import write_json, write_text
 from zoo.pages.html import render
+from zoo.predictors.backends import color_of
 from zoo.serve.bench.measurement import number
-from zoo.serve.bench.report.plots import COLORS, model_plots, tradeoff, write_plot
+from zoo.serve.bench.report.plots import model_plots, tradeoff, write_plot
 from zoo.serve.bench.report.reading import facts, notes, warnings
 from zoo.serve.bench.report.table import (
     COMPARED,
@@ -133,7 +134,7 @@ def _card(title: str, row: Row, text: str) -> tuple[str, ...]:
         if value is not None and row.backend != name
     ]
     accuracy = [] if row.accuracy is None else [f"mIoU {miou(row)}"]
-    return title, row.name, DOT.join([text, *over, *accuracy]), COLORS[row.backend]
+    return title, row.name, DOT.join([text, *over, *accuracy]), color_of(row.backend)
 
 
 def _markdown(head: list[str], table: list[list[str]]) -> str:

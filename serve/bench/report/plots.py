@@ -22,6 +22,7 @@ from zoo.pages.plots import (
     svg,
     write_png,
 )
+from zoo.predictors.backends import color_of
 from zoo.serve.bench.measurement import Times, number
 from zoo.serve.bench.report.table import measured, miou, throughput
 
@@ -34,16 +35,6 @@ if TYPE_CHECKING:
 
     from zoo.serve.bench.measurement import Report, Row
 
-COLORS = {
-    "eager": "gray",
-    "eager-amp": "orange",
-    "compile": "blue",
-    "compile-amp": "navy",
-    "ort": "teal",
-    "openvino": "purple",
-    "trt": "green",
-}
-"""Of backends, by name."""
 LATENCY = "ms, end to end: solid to p50, light to p90, thin to p99"
 THROUGHPUT = "images/s"
 CARD_WIDTH = 11.0
@@ -79,7 +70,7 @@ def tradeoff(report: Report) -> Markup | None:
             row.end_to_end_ms.p50,
             row.accuracy.miou,
             row.name if len(labels) == 1 else f"{row.name} {labels[row.model]}",
-            LIGHT[COLORS[row.backend]],
+            LIGHT[color_of(row.backend)],
         )
         for row in rows
         if row.batch == smallest and row.end_to_end_ms and row.accuracy and row.accuracy.miou is not None
@@ -140,14 +131,15 @@ def _draw_latency(axes: Axes, rows: Rows) -> None:
         times = row.end_to_end_ms
         over = row.speedup
         speedup = "" if over is None or over.ratio == 1 else f"{over.ratio:.2f}\N{MULTIPLICATION SIGN}"
-        bars.append(Bar(y, row.name, LIGHT[COLORS[row.backend]], ends_of(times), number(times.p50), speedup))
+        color = LIGHT[color_of(row.backend)]
+        bars.append(Bar(y, row.name, color, ends_of(times), number(times.p50), speedup))
     draw_bars(axes, bars, LATENCY)
     _head(axes, rows)
 
 
 def _draw_throughput(axes: Axes, rows: Rows) -> None:
     rates = [(y, row, throughput(row) or 0.0) for y, row in rows]
-    bars = [Bar(y, row.name, LIGHT[COLORS[row.backend]], (rate,), number(rate)) for y, row, rate in rates]
+    bars = [Bar(y, row.name, LIGHT[color_of(row.backend)], (rate,), number(rate)) for y, row, rate in rates]
     draw_bars(axes, bars, THROUGHPUT)
     _head(axes, rows)
 

@@ -10,8 +10,8 @@ import numpy as np
 from zoo.bundle.bundle import CARD_NAME, find_bundle
 from zoo.errors import BundleError, ZooError
 from zoo.machine import gpu_count
-from zoo.predictors.artifact import ONNX_NAMES
-from zoo.predictors.load import BACKENDS_OF_BUNDLE, BACKENDS_OF_SUFFIX, ENGINES, load_predictor
+from zoo.predictors.backends import BACKENDS, backends_of, missing_file
+from zoo.predictors.load import load_predictor
 from zoo.serve.server.core.model import About, Model
 
 if TYPE_CHECKING:
@@ -26,8 +26,6 @@ log = logging.getLogger(__name__)
 
 REASON_LENGTH = 200
 
-FROM_ONNX = ("ort", "openvino")
-
 
 class Candidate(NamedTuple):
     """A backend on a device."""
@@ -35,24 +33,6 @@ class Candidate(NamedTuple):
     title: str
     backend: str
     device: str
-
-
-ORDER = (
-    Candidate("TensorRT", "trt", "cuda"),
-    Candidate("ONNX Runtime CUDA", "ort", "cuda"),
-    Candidate("OpenVINO", "openvino", "cpu"),
-    Candidate("ONNX Runtime CPU", "ort", "cpu"),
-    Candidate("PyTorch on the GPU", "eager", "cuda"),
-    Candidate("PyTorch on the CPU", "eager", "cpu"),
-)
-"""The fastest first; PyTorch runs where nothing was exported."""
-
-ON_REQUEST = tuple(
-    Candidate(f"PyTorch ({backend})", backend, device)
-    for backend in ("eager-amp", "compile", "compile-amp")
-    for device in ("cuda", "cpu")
-)
-"""Never chosen by themselves."""
 
 
 class Loaded(NamedTuple):
@@ -80,7 +60,7 @@ def load_model(source: ModelSource, settings: ServerSettings) -> Model:
     )
     own = settings if on_gpu else settings.on_cpu()
     return Model(
-        source.name, predictor, own, about, few_shapes=on_gpu or candidate.backend.startswith("compile")
+        source.name, predictor, own, about, few_shapes=on_gpu or BACKENDS[candidate.backend].compiles
     )
 
 
@@ -103,20 +83,24 @@ def load_best(source: ModelSource) -> Loaded:
 
 
 def candidates(source: ModelSource) -> list[Candidate]:
-    """Return the backends that may run a model, the best first.
+    """Return the backends that may run a model, the best first; those without a rank only on request.
 
     Raises:
         BundleError: the backend that is asked for cannot run such a file.
     """
-    known = BACKENDS_OF_BUNDLE if source.path.is_dir() else BACKENDS_OF_SUFFIX.get(source.path.suffix, ())
+    known = backends_of(source.path)
     if source.backend not in (None, *known):
         raise BundleError(
             f"backend {source.backend} cannot run {source.name}, expected {' or '.join(known) or 'a model'}"
         )
-    if source.backend in {each.backend for each in ON_REQUEST}:
-        found = [each for each in ON_REQUEST if each.backend == source.backend]
-    else:
-        found = [each for each in ORDER if each.backend in known and source.backend in (None, each.backend)]
+    ranked = [
+        (row.rank.get(device, 0), Candidate(title, name, device))
+        for name, row in BACKENDS.items()
+        if name == source.backend or (source.backend is None and name in known)
+        for device, title in row.devices.items()
+        if source.backend or device in row.rank
+    ]
+    found = [candidate for _, candidate in sorted(ranked, key=lambda each: each[0])]
     return [each for each in found if source.device in (None, each.device)]
 
 
@@ -124,16 +108,7 @@ def why_not(candidate: Candidate, source: ModelSource, gpus: int) -> str:
     """Return why there is no point in loading a candidate; empty to try."""
     if candidate.device == "cuda" and not gpus:
         return "no NVIDIA GPU"
-    if candidate.backend in FROM_ONNX and source.path.is_dir():
-        onnx = ONNX_NAMES[source.precision or "fp32"]
-        return "" if (source.path / onnx).is_file() else f"no {onnx}, zoo export makes it"
-    if (
-        candidate.backend == "trt"
-        and source.path.is_dir()
-        and not any(source.path.glob(f"{ENGINES}/*.engine"))
-    ):
-        return "no engine, zoo export --trt makes one"
-    return ""
+    return missing_file(candidate.backend, source.path, source.precision) if source.path.is_dir() else ""
 
 
 def _try(candidate: Candidate, source: ModelSource) -> Predictor | str:
@@ -160,7 +135,7 @@ def _try(candidate: Candidate, source: ModelSource) -> Predictor | str:
 def _reason(candidate: Candidate, source: ModelSource, skipped: list[str]) -> str:
     """Return why a candidate was chosen, for people."""
     asked = "as asked" if source.backend or source.device else ""
-    slow = "" if candidate.backend in (*FROM_ONNX, "trt") else "zoo export makes it faster"
+    slow = "" if BACKENDS[candidate.backend].suffix else "zoo export makes it faster"
     return "; ".join(filter(None, (candidate.title, asked, slow, *skipped)))
 
 

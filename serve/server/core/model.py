@@ -6,24 +6,26 @@ import asyncio
 import logging
 import time
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from zoo.errors import InvalidImageError
-from zoo.preprocess import check_image, resize_image, resize_mask
+from zoo.predictors.outputs import MASK, OUTPUTS, resize_output
+from zoo.preprocess import check_image, resize_image
 from zoo.serve.server.core.batcher import Batcher
 from zoo.serve.server.core.errors import DeadlineError, ModelFailedError, QueueFullError, TooLargeError
-from zoo.serve.server.core.runner import Runner
+from zoo.serve.server.core.runner import Ask, Runner
 from zoo.serve.server.core.timing import Timings
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from zoo.classes import Classes, Mask
+    from zoo.classes import Classes
     from zoo.predictors.base import Predictor
     from zoo.preprocess import Preprocessing
     from zoo.serve.server.core.admission import Place
+    from zoo.serve.server.core.runner import Values
     from zoo.serve.server.core.settings import ServerSettings
     from zoo.serve.server.core.timing import Observer
 
@@ -74,10 +76,12 @@ class Model:
         self.ready = False
         self._predictor = predictor
         self._settings = settings
+        self.outputs = tuple(name for name in predictor.available if OUTPUTS[name].formats)
+        """Names of those that clients may ask for."""
         self._runner = Runner(predictor, settings.max_batch, few_shapes=few_shapes)
-        self._batcher: Batcher[Image, Mask] = Batcher(
+        self._batcher: Batcher[Ask, Values] = Batcher(
             name,
-            self._runner.run,
+            self._runner.answer,
             max_batch=self._runner.max_batch,
             max_wait_s=settings.max_wait_ms / 1000,
             queue=settings.queue,
@@ -162,17 +166,19 @@ class Model:
         deadline: float,
         timings: Timings | None = None,
         place: Place | None = None,
-    ) -> Mask:
-        """Return the mask of an image of any size, at the image's size.
+        output: str = MASK,
+    ) -> NDArray[Any]:
+        """Return an output of an image of any size, at the image's size.
 
         Args:
             image: (H, W, 3) uint8 RGB.
             deadline: of `time.monotonic()`.
             timings: filled.
             place: of `admit`; None to ask for one now.
+            output: one of `outputs`.
 
         Returns:
-            (H, W) uint8, or int32 above 255 classes.
+            (H, W); of masks uint8, or int32 above 255 classes.
 
         Raises:
             InvalidImageError: not such an image, or one of a size that the file does not take.
@@ -186,12 +192,11 @@ class Model:
         self._runner.check_size(size)
         with self.admit() if place is None else nullcontext():
             if size == (height, width):
-                return await self._submit(image, deadline, timings)
+                return (await self._submit(Ask(image, (output,)), deadline, timings))[output]
             loop = asyncio.get_running_loop()
             resized = await loop.run_in_executor(None, resize_image, image, size)
-            mask = await self._submit(resized, deadline, timings)
-            resized_mask: Mask = await loop.run_in_executor(None, resize_mask, mask, (height, width))
-            return resized_mask
+            found = await self._submit(Ask(resized, (output,)), deadline, timings)
+            return await loop.run_in_executor(None, resize_output, output, found[output], (height, width))
 
     async def run(
         self,
@@ -200,17 +205,19 @@ class Model:
         deadline: float,
         timings: Timings | None = None,
         place: Place | None = None,
-    ) -> Mask:
-        """Return the masks of a batch at its own size: no resizing. Each image passes through the queue.
+        outputs: tuple[str, ...] = (MASK,),
+    ) -> Values:
+        """Return outputs of a batch at its own size, by name: no resizing. Each image is queued.
 
         Args:
             images: (B, H, W, 3) uint8 RGB.
             deadline: of `time.monotonic()`.
             timings: filled: those of the image that waited longest.
             place: of `admit`, for one image; None to ask for all now.
+            outputs: some of `outputs`.
 
         Returns:
-            (B, H, W) uint8, or int32 above 255 classes.
+            (B, H, W); of masks uint8, or int32 above 255 classes.
 
         Raises:
             TooLargeError: more images than there is room for.
@@ -227,14 +234,18 @@ class Model:
             raise TooLargeError(f"got {len(images)} images at once, expected at most {limit}: send fewer")
         each = [Timings() for _ in images]
         with self.admit(len(images) - (place is not None)):
-            masks = await asyncio.gather(
-                *(self._submit(image, deadline, times) for image, times in zip(images, each, strict=True)),
+            answers = await asyncio.gather(
+                *(
+                    self._submit(Ask(image, outputs), deadline, times)
+                    for image, times in zip(images, each, strict=True)
+                ),
                 return_exceptions=True,
             )
         if timings is not None:
             slowest = max(each, key=lambda times: times.queue_s + times.compute_s)
             timings.queue_s, timings.compute_s = slowest.queue_s, slowest.compute_s
-        return np.stack([_mask_or_raise(mask) for mask in masks])
+        found = [_values_or_raise(answer) for answer in answers]
+        return {name: np.stack([values[name] for values in found]) for name in outputs}
 
     async def probe(self) -> None:
         """Run a blank image, before all that waits and beyond the limit of the queue.
@@ -243,26 +254,27 @@ class Model:
             DeadlineError: no mask within the timeout of the settings.
             ModelFailedError: the backend failed.
         """
-        await self._submit(self._runner.blank(), time.monotonic() + self._settings.timeout, None, urgent=True)
+        ask = Ask(self._runner.blank())
+        await self._submit(ask, time.monotonic() + self._settings.timeout, None, urgent=True)
 
     async def _submit(
-        self, image: Image, deadline: float, timings: Timings | None, *, urgent: bool = False
-    ) -> Mask:
+        self, ask: Ask, deadline: float, timings: Timings | None, *, urgent: bool = False
+    ) -> Values:
         try:
             return await self._batcher.submit(
-                image, image.shape, deadline=deadline, timings=timings, urgent=urgent
+                ask, ask.image.shape, deadline=deadline, timings=timings, urgent=urgent
             )
         except (DeadlineError, QueueFullError):
             raise
         except Exception as error:
-            height, width = image.shape[:2]
+            height, width = ask.image.shape[:2]
             log.error("%s failed on an image of %d x %d", self.name, height, width, exc_info=error)
             raise ModelFailedError(
                 f"{self.name} failed on this image, {height} x {width} for the network: see the server's log"
             ) from error
 
 
-def _mask_or_raise(outcome: Mask | BaseException) -> Mask:
+def _values_or_raise(outcome: Values | BaseException) -> Values:
     if isinstance(outcome, BaseException):
         raise outcome
     return outcome

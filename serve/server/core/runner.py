@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from zoo.errors import InvalidImageError
+from zoo.predictors.outputs import MASK
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from zoo.classes import Mask
     from zoo.predictors.base import Predictor
 
     Image = NDArray[np.uint8]
+    Values = dict[str, NDArray[Any]]
+    """Outputs by name."""
 
 WARM_RUNS = 3
 """Of each shape on a GPU: ONNX Runtime captures the graph of a shape at its second run."""
+
+
+class Ask(NamedTuple):
+    """An image, and the outputs that are asked for of it."""
+
+    image: Image
+    outputs: tuple[str, ...] = (MASK,)
 
 
 class Runner:
@@ -38,15 +47,22 @@ class Runner:
         self.max_batch = min(max_batch, self.limits.high[0])
         self._few_shapes = few_shapes
 
-    def run(self, images: Sequence[Image]) -> Mask:
-        """Return the (B, H, W) masks of images, (H, W, 3) of one shape."""
+    def answer(self, asks: Sequence[Ask]) -> list[Values]:
+        """Return what is asked for of each image, by one run of all; the images are of one shape."""
+        names = tuple(dict.fromkeys(name for ask in asks for name in ask.outputs))
+        found = self.run([ask.image for ask in asks], names)
+        return [{name: found[name][index] for name in ask.outputs} for index, ask in enumerate(asks)]
+
+    def run(self, images: Sequence[Image], outputs: Sequence[str] = (MASK,)) -> Values:
+        """Return outputs of images, (H, W, 3) of one shape, by name: (B, H, W) or (B, K, H, W)."""
         count = len(images)
         size = self._batch_size(count)
         batch = images[0][None] if size == 1 else np.stack([*images, *[images[-1]] * (size - count)])
-        masks = self.predictor.run(batch)
-        if masks.shape != batch.shape[:3]:
-            raise ValueError(f"got masks of shape {masks.shape} for images of {batch.shape}")
-        return masks[:count]
+        found = self.predictor.infer(batch, outputs)
+        for name, values in found.items():
+            if (len(values), *values.shape[-2:]) != batch.shape[:3]:
+                raise ValueError(f"got {name} of shape {values.shape} for images of {batch.shape}")
+        return {name: values[:count] for name, values in found.items()}
 
     def _batch_size(self, count: int) -> int:
         least = max(count, self.limits.low[0])

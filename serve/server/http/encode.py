@@ -1,15 +1,16 @@
-"""A mask as an answer: PNG, NumPy file, JSON of runs and areas, or painted over its image."""
+"""An output as an answer: PNG or NumPy file; a mask also as JSON of runs and areas, or over its image."""
 
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
-from zoo.images import DEFLATE, mask_png
+from zoo.images import DEFLATE
 from zoo.pages.overlay import overlay
+from zoo.predictors.outputs import MASK, Format, draw_output
 from zoo.serve.server.http.schemas import Area, MaskAnswer, Runs
 
 if TYPE_CHECKING:
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
 
     from zoo.classes import Classes, Color, Mask
 
-Format = Literal["png", "npy", "json", "overlay"]
-
 MEDIA_TYPES: dict[Format, str] = {
     "png": "image/png",
     "npy": "application/x-npy",
@@ -29,10 +28,10 @@ MEDIA_TYPES: dict[Format, str] = {
 }
 
 
-def as_npy(mask: Mask) -> bytes:
-    """Return the bytes of a `.npy` file of the (H, W) mask."""
+def as_npy(values: NDArray[Any]) -> bytes:
+    """Return the bytes of a `.npy` file of the (H, W) values of an output."""
     file = io.BytesIO()
-    np.save(file, mask, allow_pickle=False)
+    np.save(file, values, allow_pickle=False)
     return file.getvalue()
 
 
@@ -94,11 +93,13 @@ def hex_color(color: Color) -> str:
     return f"#{red:02x}{green:02x}{blue:02x}"
 
 
-def encoder(format_: Format, classes: Classes, model: str, version: str) -> Callable[..., bytes]:
-    """Return the function of (image, mask) that makes the body of an answer."""
-    encoders: dict[Format, Callable[[NDArray[np.uint8], Mask], bytes]] = {
-        "png": lambda _, mask: mask_png(mask, classes),
-        "npy": lambda _, mask: as_npy(mask),
+def encoder(
+    format_: Format, classes: Classes, model: str, version: str, output: str = MASK
+) -> Callable[..., bytes]:
+    """Return the function of (image, values of an output) that makes the body of an answer."""
+    encoders: dict[Format, Callable[[NDArray[np.uint8], NDArray[Any]], bytes]] = {
+        "png": lambda _, values: draw_output(output, values, classes),
+        "npy": lambda _, values: as_npy(values),
         "json": lambda _, mask: as_json(mask, classes, model, version),
         "overlay": lambda image, mask: as_overlay(image, mask, classes),
     }

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from zoo.predictors.artifact import INPUT_NAME, MASK, mask_dtype
+from zoo.predictors.artifact import INPUT_NAME
+from zoo.predictors.outputs import MASK
 from zoo.serve.server.core.errors import BadRequestError, TooLargeError
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from collections.abc import Mapping, Sequence
 
-    from zoo.classes import Mask
+    from numpy.typing import NDArray
 
 JSON_LENGTH = "Inference-Header-Content-Length"
 """Header: bytes of JSON before the binary tensors."""
@@ -32,7 +33,7 @@ FAST = 1
 MAX_JSON_BYTES = 16_000_000
 """Room for the numbers of 1024 x 1024 pixels; reading more would hold up all other requests."""
 
-DATATYPES = {"uint8": "UINT8", "int32": "INT32"}
+DATATYPES = {"uint8": "UINT8", "int32": "INT32", "float32": "FP32"}
 
 Encoding = Literal["gzip", "deflate"]
 
@@ -84,13 +85,13 @@ class InferRequest(BaseModel):
 
 
 class OutputTensor(BaseModel):
-    """The masks, in `data` or after the JSON."""
+    """An output, in `data` or after the JSON."""
 
     name: str
     datatype: str
     shape: list[int] = Field(description="(B, H, W)")
     parameters: dict[str, int] | None = None
-    data: list[int] | None = None
+    data: list[int] | list[float] | None = None
 
 
 class InferAnswer(BaseModel):
@@ -110,8 +111,8 @@ class Asked(NamedTuple):
     images: NDArray[np.uint8]
     """(B, H, W, 3)"""
     id: str | None
-    binary: bool
-    """Whether the answer's tensor is binary."""
+    binary: dict[str, bool]
+    """Whether an output is binary in the answer, by the names of those that are asked for."""
 
 
 class Rendered(NamedTuple):
@@ -122,15 +123,16 @@ class Rendered(NamedTuple):
     """None if there is nothing after the JSON."""
 
 
-def parse(body: bytes, json_length: int | None) -> Asked:
+def parse(body: bytes, json_length: int | None, outputs: Sequence[str] = (MASK,)) -> Asked:
     """Return what a request asks for.
 
     Args:
         body: JSON, and binary tensors after it.
         json_length: bytes of JSON; None if it is all.
+        outputs: that the model has; a request that names none gets the mask.
 
     Raises:
-        BadRequestError: not such a request, or not of one input `image`.
+        BadRequestError: not such a request, not of one input `image`, or of an unknown output.
         TooLargeError: more JSON than `MAX_JSON_BYTES`.
     """
     end = len(body) if json_length is None else json_length
@@ -147,27 +149,26 @@ def parse(body: bytes, json_length: int | None) -> Asked:
     except ValidationError as error:
         raise BadRequestError(_first(error)) from error
     tensor = _only_input(request)
+    _check_outputs(request, outputs)
     _check_shape(tensor)
     images = _from_binary(tensor, body[end:]) if tensor.data is None else _from_json(tensor, len(body) - end)
     return Asked(images, request.id, _wants_binary(request))
 
 
-def render(asked: Asked, masks: Mask, model: str, version: str) -> Rendered:
-    """Return the answer with the (B, H, W) masks."""
-    tensor = OutputTensor(
-        name=MASK,
-        datatype=DATATYPES[masks.dtype.name],
-        shape=list(masks.shape),
-        parameters={"binary_data_size": masks.nbytes} if asked.binary else None,
-        data=None,
-    )
-    if not asked.binary:
-        tensor.data = masks.ravel().tolist()  # not validated: a list of millions
-    answer = InferAnswer(model_name=model, model_version=version, id=asked.id, outputs=[tensor])
+def render(asked: Asked, outputs: Mapping[str, NDArray[Any]], model: str, version: str) -> Rendered:
+    """Return the answer with the outputs, each (B, H, W) or (B, K, H, W), in their order."""
+    tensors, binary = [], b""
+    for name, values in outputs.items():
+        tensor = OutputTensor(name=name, datatype=DATATYPES[values.dtype.name], shape=list(values.shape))
+        if asked.binary[name]:
+            tensor.parameters = {"binary_data_size": values.nbytes}
+            binary += np.ascontiguousarray(values).tobytes()
+        else:
+            tensor.data = values.ravel().tolist()  # not validated: a list of millions
+        tensors.append(tensor)
+    answer = InferAnswer(model_name=model, model_version=version, id=asked.id, outputs=tensors)
     text = answer.model_dump_json(exclude_none=True).encode()
-    if not asked.binary:
-        return Rendered(text, None)
-    return Rendered(text + np.ascontiguousarray(masks).tobytes(), len(text))
+    return Rendered(text + binary, len(text) if any(asked.binary.values()) else None)
 
 
 def decompress(body: bytes, encoding: Encoding, limit: int) -> bytes:
@@ -197,18 +198,19 @@ def compress(body: bytes, encoding: Encoding) -> bytes:
     return stream.compress(body) + stream.flush()
 
 
-def output_datatype(num_classes: int) -> str:
-    """Return the type of masks of this many classes."""
-    return DATATYPES[mask_dtype(num_classes)]
-
-
 def _only_input(request: InferRequest) -> InputTensor:
     if len(request.inputs) != 1:
         raise BadRequestError(f"got {len(request.inputs)} inputs, expected one, {INPUT_NAME!r}: send that")
-    unknown = [output.name for output in request.outputs or () if output.name != MASK]
-    if unknown:
-        raise BadRequestError(f"got output {unknown[0][:50]!r}, expected {MASK!r}: ask for that, or for none")
     return request.inputs[0]
+
+
+def _check_outputs(request: InferRequest, outputs: Sequence[str]) -> None:
+    for output in request.outputs or ():
+        if output.name not in outputs:
+            raise BadRequestError(
+                f"got output {output.name[:50]!r}, expected {' or '.join(map(repr, outputs))}: ask for that, "
+                f"or for none"
+            )
 
 
 def _check_shape(tensor: InputTensor) -> None:
@@ -262,10 +264,13 @@ def _count(tensor: InputTensor) -> int:
     return count
 
 
-def _wants_binary(request: InferRequest) -> bool:
-    """Return whether the mask is asked for in binary, by itself or for all outputs."""
-    own = request.outputs[0].parameters.binary_data if request.outputs else None
-    return request.parameters.binary_data_output if own is None else own
+def _wants_binary(request: InferRequest) -> dict[str, bool]:
+    """Return whether each output is asked for in binary, by itself or for all of them."""
+    default = request.parameters.binary_data_output
+    if not request.outputs:
+        return {MASK: default}
+    own = {output.name: output.parameters.binary_data for output in request.outputs}
+    return {name: default if binary is None else binary for name, binary in own.items()}
 
 
 def _first(error: ValidationError) -> str:

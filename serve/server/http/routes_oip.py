@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, get_args
 from starlette.requests import Request  # noqa: TC002 -- FastAPI evaluates annotations
 from starlette.responses import Response
 
-from zoo.predictors.artifact import INPUT_NAME, MASK
+from zoo.predictors.artifact import INPUT_NAME
+from zoo.predictors.outputs import output_of
 from zoo.serve.server.core.errors import BadRequestError, NotReadyError, UnsupportedFormatError
 from zoo.serve.server.http import oip
 from zoo.serve.server.http.context import Stopwatch
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
 
     from fastapi import FastAPI
 
-    from zoo.classes import Mask
     from zoo.serve.server.core.model import Model
+    from zoo.serve.server.core.runner import Values
     from zoo.serve.server.http.context import Context
     from zoo.serve.server.http.routes_health import Readiness
 
@@ -108,12 +109,12 @@ def _add_model(app: FastAPI, path: str, context: Context) -> None:
 
 
 async def answer(context: Context, model: Model, request: Request) -> Response:
-    """Return the masks of the images in a request.
+    """Return the outputs of the images in a request.
 
     Raises:
         ZooError: whatever is wrong with the request, or no room, time or luck.
     """
-    parse, stopwatch = _parser(request, context.settings.max_body_bytes), Stopwatch(context)
+    parse, stopwatch = _parser(request, context.settings.max_body_bytes, model.outputs), Stopwatch(context)
     with model.admit():  # a request that would be refused sends its body for nothing
         pass
     body = await request.body()
@@ -121,25 +122,34 @@ async def answer(context: Context, model: Model, request: Request) -> Response:
         asked = await stopwatch.run("decode", parse, body)
         with context.budget.holding(asked.images.nbytes):
             deadline = trace_of(request.scope).deadline
-            masks = await model.run(asked.images, deadline=deadline, timings=stopwatch.timings, place=place)
-            response = await stopwatch.run("encode", _response, asked, masks, model, _accepted(request))
+            found = await model.run(
+                asked.images,
+                deadline=deadline,
+                timings=stopwatch.timings,
+                place=place,
+                outputs=tuple(asked.binary),
+            )
+            response = await stopwatch.run("encode", _response, asked, found, model, _accepted(request))
     response.headers.update(stopwatch.headers)
     return response
 
 
 def model_metadata(model: Model) -> OipModel:
     """Return what the protocol says of a model."""
-    datatype = oip.output_datatype(len(model.classes))
+    outputs = [output_of(name, len(model.classes)) for name in model.outputs]
     return OipModel(
         name=model.name,
         versions=[model.version],
         platform=f"zoo_{model.backend}",
         inputs=[Tensor(name=INPUT_NAME, datatype="UINT8", shape=[-1, -1, -1, 3])],
-        outputs=[Tensor(name=MASK, datatype=datatype, shape=[-1, -1, -1])],
+        outputs=[
+            Tensor(name=each.name, datatype=oip.DATATYPES[each.dtype], shape=list(each.size(-1, -1, -1)))
+            for each in outputs
+        ],
     )
 
 
-def _parser(request: Request, limit: int) -> Callable[[bytes], oip.Asked]:
+def _parser(request: Request, limit: int, outputs: tuple[str, ...]) -> Callable[[bytes], oip.Asked]:
     """Return what makes sense of the body of a request with these headers."""
     text = request.headers.get(oip.JSON_LENGTH)
     if text is not None and not (text.isascii() and text.isdigit() and len(text) < 12):
@@ -152,7 +162,7 @@ def _parser(request: Request, limit: int) -> Callable[[bytes], oip.Asked]:
 
     def parse(body: bytes) -> oip.Asked:
         plain = body if encoding == "identity" else oip.decompress(body, encoding, limit)  # type: ignore[arg-type]
-        return oip.parse(plain, None if text is None else int(text))
+        return oip.parse(plain, None if text is None else int(text), outputs)
 
     return parse
 
@@ -167,8 +177,8 @@ def _accepted(request: Request) -> oip.Encoding | None:
     return None
 
 
-def _response(asked: oip.Asked, masks: Mask, model: Model, encoding: oip.Encoding | None) -> Response:
-    rendered = oip.render(asked, masks, model.name, model.version)
+def _response(asked: oip.Asked, found: Values, model: Model, encoding: oip.Encoding | None) -> Response:
+    rendered = oip.render(asked, found, model.name, model.version)
     headers = {"X-Zoo-Model": model.name, "Vary": "Accept-Encoding"}
     media_type = "application/json"
     if rendered.json_length is not None:

@@ -8,11 +8,12 @@ from fastapi import Query
 from starlette.requests import Request  # noqa: TC002 -- FastAPI evaluates annotations
 from starlette.responses import Response
 
-from zoo.predictors.artifact import mask_dtype
-from zoo.serve.server.core.errors import UnknownNameError
+from zoo.predictors import outputs
+from zoo.predictors.outputs import OUTPUTS, Format, mask_dtype
+from zoo.serve.server.core.errors import BadRequestError, UnknownNameError
 from zoo.serve.server.http.context import Stopwatch
 from zoo.serve.server.http.decode import decode, image_bytes
-from zoo.serve.server.http.encode import MEDIA_TYPES, Format, encoder, hex_color
+from zoo.serve.server.http.encode import MEDIA_TYPES, encoder, hex_color
 from zoo.serve.server.http.problems import responses
 from zoo.serve.server.http.request import trace_of
 from zoo.serve.server.http.schemas import ClassInfo, MaskAnswer, ModelInfo
@@ -81,10 +82,14 @@ def add_predict_routes(app: FastAPI, context: Context) -> None:
         request: Request,
         format: Annotated[Format, Query(description="`png`: class numbers, indexed.")] = "png",
         model: Annotated[str | None, Query(description="Name; the first if left out.")] = None,
+        output: Annotated[
+            str, Query(description="One of the model's `outputs`; all but the mask as `png` or `npy`.")
+        ] = outputs.MASK,
     ) -> Response:
         served = context.model(model)
         trace_of(request.scope).model = served.name
-        return await answer(context, served, request, format)
+        check_output(served, output, format)
+        return await answer(context, served, request, format, output)
 
     @app.get("/models", tags=["predict"], summary="List the models")
     async def models() -> list[ModelInfo]:
@@ -104,8 +109,25 @@ def add_predict_routes(app: FastAPI, context: Context) -> None:
         return Response(served.card, media_type="text/markdown")
 
 
-async def answer(context: Context, model: Model, request: Request, format_: Format) -> Response:
-    """Return the mask of the image in a request.
+def check_output(model: Model, output: str, format_: Format) -> None:
+    """Raise unless a model gives an output in a format.
+
+    Raises:
+        BadRequestError: says what it gives.
+    """
+    if output not in model.outputs:
+        raise BadRequestError(
+            f"got output {output[:50]!r}, expected {' or '.join(model.outputs)}: {model.name} gives no others"
+        )
+    formats = OUTPUTS[output].formats
+    if format_ not in formats:
+        raise BadRequestError(
+            f"got format {format_!r} for output {output!r}, expected {' or '.join(formats)}: ask for that"
+        )
+
+
+async def answer(context: Context, model: Model, request: Request, format_: Format, output: str) -> Response:
+    """Return an output of the image in a request.
 
     Raises:
         ZooError: whatever is wrong with the request, or no room, time or luck.
@@ -118,9 +140,11 @@ async def answer(context: Context, model: Model, request: Request, format_: Form
         image = await stopwatch.run("decode", decode, body, context.settings.max_pixels)
         with context.budget.holding(image.nbytes):
             deadline = trace_of(request.scope).deadline
-            mask = await model.predict(image, deadline=deadline, timings=stopwatch.timings, place=place)
-            encode = encoder(format_, model.classes, model.name, model.version)
-            content = await stopwatch.run("encode", encode, image, mask)
+            values = await model.predict(
+                image, deadline=deadline, timings=stopwatch.timings, place=place, output=output
+            )
+            encode = encoder(format_, model.classes, model.name, model.version, output)
+            content = await stopwatch.run("encode", encode, image, values)
     headers = {**stopwatch.headers, "X-Zoo-Model": model.name}
     return Response(content, headers=headers, media_type=MEDIA_TYPES[format_])
 
@@ -143,6 +167,7 @@ def model_info(model: Model) -> ModelInfo:
             for label, (name, color) in enumerate(zip(classes.names, classes.palette, strict=True))
         ],
         output=mask_dtype(len(classes)),
+        outputs=list(model.outputs),
         max_batch=model.max_batch,
         ready=model.ready,
     )

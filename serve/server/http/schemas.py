@@ -54,6 +54,7 @@ class ModelInfo(BaseModel):
     std: tuple[float, float, float]
     classes: list[ClassInfo]
     output: str = Field(description="Element type of a mask: uint8 or int32.", examples=["uint8"])
+    outputs: list[str] = Field(description="What `/predict` and `/v2` give.", examples=[["mask"]])
     max_batch: int = Field(description="Images that run together.")
     ready: bool
 

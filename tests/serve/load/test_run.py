@@ -19,7 +19,9 @@ from zoo.serve.load.run import SHARES, TRIES, BareModel, LoadTest, load_test, of
 from zoo.serve.load.target import Asked, find
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
+
+    from numpy.typing import NDArray
 
     MakeServer = Callable[..., Any]
     Start = Callable[..., LoadTest]
@@ -38,10 +40,11 @@ class Constant(Predictor):
         self.seconds = seconds
         self.seen: list[tuple[int, ...]] = []
 
-    def run(self, images: np.ndarray[Any, np.dtype[np.uint8]]) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    def infer(self, images: NDArray[np.uint8], outputs: Sequence[str] = ("mask",)) -> dict[str, NDArray[Any]]:
+        assert tuple(outputs) == ("mask",)
         time.sleep(self.seconds)
         self.seen.append(images.shape)
-        return np.zeros(images.shape[:3], np.uint8)
+        return {"mask": np.zeros(images.shape[:3], np.uint8)}
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from zoo.serve.server.processes.port import Port
 from zoo.serve.server.processes.uvicorn_protocol import guarded_protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from fastapi import FastAPI
     from numpy.typing import NDArray
@@ -65,7 +65,8 @@ class StandInPredictor(Predictor):
         self.shapes: list[tuple[int, ...]] = []
         """Of all batches."""
 
-    def run(self, images: NDArray[np.uint8]) -> Mask:
+    def infer(self, images: NDArray[np.uint8], outputs: Sequence[str] = ("mask",)) -> dict[str, NDArray[Any]]:
+        assert tuple(outputs) == ("mask",)
         end = time.perf_counter() + self.base_s + self.image_s * len(images)
         self.shapes.append(images.shape)
         if (images[:, 0, 0] == (0, 255, 0)).all(axis=1).any():
@@ -74,7 +75,7 @@ class StandInPredictor(Predictor):
         time.sleep(max(0.0, end - time.perf_counter()))
         if (images[:, 0, 0] == (255, 0, 0)).all(axis=1).any():
             raise RuntimeError("a red corner in /srv/secret/model.onnx")
-        return mask
+        return {"mask": mask}
 
 
 class Pictures:

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from zoo.pages.html import COLORS as PAGE_COLORS
-from zoo.predictors.load import BACKENDS_OF_BUNDLE
+from zoo.predictors.backends import BACKENDS
 from zoo.serve.bench.benchmark import scenarios
 from zoo.serve.bench.measurement import Row
 from zoo.serve.bench.report.page import html
-from zoo.serve.bench.report.plots import COLORS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -86,9 +85,9 @@ def test_the_page_suits_a_phone_and_the_dark(page: str) -> None:
 
 
 def test_every_backend_has_a_color_of_its_own_in_light_and_dark(page: str) -> None:
-    assert set(COLORS) == set(BACKENDS_OF_BUNDLE)
-    assert len(set(COLORS.values())) == len(COLORS)
-    for name in COLORS.values():
+    colors = [row.color for row in BACKENDS.values()]
+    assert len(set(colors)) == len(colors)
+    for name in colors:
         light, dark = PAGE_COLORS[name]
         assert f"--{name}: {light};" in page
         assert f"--{name}: {dark};" in page

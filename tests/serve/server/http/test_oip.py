@@ -264,8 +264,8 @@ def test_no_more_is_decompressed_than_is_allowed() -> None:
 
 def test_a_mask_of_many_classes_is_int32() -> None:
     masks = np.array([[[0, 299]]], np.int32)
-    asked = oip.Asked(IMAGES, None, binary=True)
-    rendered = oip.render(asked, masks, "m", "2")
+    asked = oip.Asked(IMAGES, None, {"mask": True})
+    rendered = oip.render(asked, {"mask": masks}, "m", "2")
     assert rendered.json_length is not None
     head = json.loads(rendered.body[: rendered.json_length])
     assert head["outputs"] == [

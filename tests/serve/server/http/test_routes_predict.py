@@ -18,13 +18,13 @@ from zoo.preprocess import Preprocessing
 from zoo.serve.server.core.model import About
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
     from tests.conftest import WriteOnnx
     from tests.serve.server.conftest import Running, ServeApp
-    from zoo.classes import Mask
 
 
 class Many(Predictor):
@@ -38,8 +38,9 @@ class Many(Predictor):
             Preprocessing(imgsz=(32, 32), resize="none"),
         )
 
-    def run(self, images: NDArray[np.uint8]) -> Mask:
-        return images[..., 0].astype(np.int32) + 44
+    def infer(self, images: NDArray[np.uint8], outputs: Sequence[str] = ("mask",)) -> dict[str, NDArray[Any]]:
+        assert tuple(outputs) == ("mask",)
+        return {"mask": images[..., 0].astype(np.int32) + 44}
 
 
 @pytest.fixture
@@ -191,6 +192,7 @@ def test_models_are_listed_with_all_that_a_client_needs(server: Running) -> None
             {"label": 1, "name": "bright", "color": "#800000"},
         ],
         "output": "uint8",
+        "outputs": ["mask"],
         "max_batch": 8,
         "ready": True,
     }
