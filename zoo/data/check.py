@@ -10,8 +10,9 @@ from zoo.data.data_file import DataFile
 from zoo.data.files import FileSource
 from zoo.data.folder import FolderSource
 from zoo.data.inspect.findings import faults, message
+from zoo.data.inspect.interpretation import find_meaning
 from zoo.data.inspect.judge import judge_mask, judge_published, judge_together, with_example
-from zoo.data.inspect.meaning import find_meaning, meaning_of
+from zoo.data.inspect.meaning import meaning_of
 from zoo.data.masks import DRAWN, read_mask
 from zoo.errors import DatasetError
 

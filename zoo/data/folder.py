@@ -18,8 +18,8 @@ from zoo.data.data_file import DATA_FILE, DataFile, build_classes, class_names, 
 from zoo.data.files import IMAGE_SUFFIXES, MASK_SUFFIXES, FileSource, Pair
 from zoo.data.held_out import hold_out
 from zoo.data.inspect.findings import UNKNOWN_CLASSES, message
+from zoo.data.inspect.interpretation import find_meaning
 from zoo.data.inspect.judge import judge_mask, judge_together, with_example
-from zoo.data.inspect.meaning import find_meaning
 from zoo.data.masks import read_mask
 from zoo.data.palettes import find_palettes, read_indexed
 from zoo.errors import DatasetError

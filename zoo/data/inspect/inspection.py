@@ -15,6 +15,7 @@ from zoo.data.folder import FolderSource, check_named_folders
 from zoo.data.inspect.duplicates import find_duplicates
 from zoo.data.inspect.facts import READABLE, Facts, Job, read_facts
 from zoo.data.inspect.findings import Finding, grouped, severity
+from zoo.data.inspect.interpretation import find_meaning
 from zoo.data.inspect.judge import (
     judge_image,
     judge_mask,
@@ -24,7 +25,7 @@ from zoo.data.inspect.judge import (
     with_example,
 )
 from zoo.data.inspect.layout import FolderLayout, Item, Layout, relative_name
-from zoo.data.inspect.meaning import Meaning, find_meaning, meaning_of
+from zoo.data.inspect.meaning import Meaning, meaning_of
 from zoo.data.masks import NamedMask
 from zoo.data.open import is_published, open_source
 from zoo.errors import DatasetError
