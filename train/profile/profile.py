@@ -136,7 +136,7 @@ class ProfiledEngine(Engine):
         return {
             "step_ms": 1000 * sum(self.watch.seconds.values()) / steps,
             "uncut_step_ms": 1000 * uncut / steps,
-            "streams": phase._asdict(),
+            "streams": {key: value for key, value in phase._asdict().items() if key != "untrained"},
             "parts": parts,
         }
 
