@@ -112,6 +112,97 @@ def write_threshold_onnx(path: Path, metadata: str | None = None, height: int | 
     return path
 
 
+FRAGILE = 4
+"""Red of the first pixel with which the file of `write_fragile_onnx` does not fail."""
+
+PATCHES = 8
+"""Pixels a side of the smallest image that the file of `write_patches_onnx` takes."""
+
+
+def write_fragile_onnx(path: Path) -> Path:
+    """Write an ONNX file as `write_threshold_onnx` does, which fails while it runs for most first pixels.
+
+    0, 1, ..., red - 1 are added to four numbers, so that red must be 4, and the sum of all, 0, to each pixel.
+
+    Args:
+        path: of the file.
+    """
+    model = onnx.load(write_threshold_onnx(path))
+    graph = model.graph
+    cast, total, *rest = graph.node
+    total.output[0] = "plain"
+    del graph.node[:]
+    graph.node.extend(
+        [
+            make_node("Slice", ["image", "starts", "ends", "axes"], ["corner"]),
+            make_node("Reshape", ["corner", "flat"], ["red"]),
+            make_node("Squeeze", ["red"], ["scalar"]),
+            make_node("Cast", ["scalar"], ["count"], to=TensorProto.INT64),
+            make_node("Range", ["begin", "count", "step"], ["numbers"]),
+            make_node("Cast", ["numbers"], ["floats"], to=TensorProto.FLOAT),
+            make_node("Add", ["floats", "four"], ["added"]),
+            make_node("ReduceSum", ["added"], ["nothing"], keepdims=0),
+            cast,
+            total,
+            make_node("Add", ["plain", "nothing"], ["sum"]),
+            *rest,
+        ]
+    )
+    integers = {"starts": [0, 0, 0, 0], "ends": [1, 1, 1, 1], "axes": [0, 1, 2, 3], "flat": [1]}
+    for name, values in integers.items():
+        graph.initializer.append(make_tensor(name, TensorProto.INT64, [len(values)], values))
+    graph.initializer.append(make_tensor("begin", TensorProto.INT64, [], [0]))
+    graph.initializer.append(make_tensor("step", TensorProto.INT64, [], [1]))
+    graph.initializer.append(make_tensor("four", TensorProto.FLOAT, [FRAGILE], [-1.5] * FRAGILE))
+    onnx.save(model, path)
+    return path
+
+
+def write_patches_onnx(path: Path, resize: str = "fit") -> Path:
+    """Write an ONNX file that cuts images into patches, as ConvNeXt does, so that it takes no small ones.
+
+    Convolutions of 4 x 4 and 2 x 2 give the mean red of each 8 x 8 pixels; the mask is 1 where that is > 127.
+
+    Args:
+        path: of the file.
+        resize: of the preprocessing.
+    """
+    metadata = threshold_metadata()
+    preprocessing = metadata.preprocessing.model_copy(update={"resize": resize})
+    metadata = metadata.model_copy(update={"preprocessing": preprocessing})
+    first, second = np.zeros((2, 3, 4, 4), np.float32), np.full((1, 2, 2, 2), 1 / 8, np.float32)
+    first[:, 0] = 1 / 16
+    floats = {"first": first, "second": second, "bound": np.float32(127)}
+    nodes = [
+        make_node("Cast", ["image"], ["pixels"], to=TensorProto.FLOAT),
+        make_node("Transpose", ["pixels"], ["planes"], perm=[0, 3, 1, 2]),
+        make_node("Conv", ["planes", "first"], ["low"], strides=[4, 4]),
+        make_node("Conv", ["low", "second"], ["high"], strides=[2, 2]),
+        make_node("Shape", ["planes"], ["batch"], start=0, end=1),
+        make_node("Shape", ["planes"], ["size"], start=2),
+        make_node("Concat", ["batch", "one", "size"], ["sizes"], axis=0),
+        make_node("Resize", ["high", "", "", "sizes"], ["logits"], mode="nearest"),
+        make_node("Greater", ["logits", "bound"], ["bright"]),
+        make_node("Cast", ["bright"], ["label"], to=TensorProto.UINT8),
+        make_node("Squeeze", ["label", "axis"], ["mask"]),
+    ]
+    graph = make_graph(
+        nodes,
+        "patches",
+        [make_tensor_value_info("image", TensorProto.UINT8, ["b", "h", "w", 3])],
+        [make_tensor_value_info("mask", TensorProto.UINT8, ["b", "h", "w"])],
+        [
+            *(onnx.numpy_helper.from_array(np.asarray(value), name) for name, value in floats.items()),
+            *(make_tensor(name, TensorProto.INT64, [1], [1]) for name in ("one", "axis")),
+        ],
+    )
+    model = make_model(graph, opset_imports=[make_opsetid("", 18)], ir_version=10)
+    model.metadata_props.add(key=METADATA_KEY, value=metadata.model_dump_json())
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, path)
+    return path
+
+
 def threshold_metadata() -> ArtifactMetadata:
     """Return the metadata of `write_threshold_onnx`."""
     classes = Classes.of(("dark", "bright"))
@@ -153,6 +244,18 @@ def make_bundle() -> MakeBundle:
 def write_onnx() -> WriteOnnx:
     """Return `write_threshold_onnx`."""
     return write_threshold_onnx
+
+
+@pytest.fixture(scope="session")
+def write_fragile() -> WriteOnnx:
+    """Return `write_fragile_onnx`."""
+    return write_fragile_onnx
+
+
+@pytest.fixture(scope="session")
+def write_patches() -> WriteOnnx:
+    """Return `write_patches_onnx`."""
+    return write_patches_onnx
 
 
 @pytest.fixture(scope="session")

@@ -30,7 +30,10 @@ if TYPE_CHECKING:
 
 
 class Model:
-    """A model that is ready to predict, for one thread at a time.
+    """A model that is ready to predict, for any number of threads.
+
+    In a process that was forked it runs on the CPU only, and what is compiled not at all. A copy, or one that
+    was pickled for a process that is spawned, is loaded once more from the same path.
 
     Args:
         predictor: what runs it.

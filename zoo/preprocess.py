@@ -102,7 +102,7 @@ def resize_image(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.
 
 
 def resize_mask(mask: NDArray[Label], size: tuple[int, int]) -> NDArray[Label]:
-    """Return the mask at (height, width) `size`, nearest neighbour, of the same type.
+    """Return the mask at (height, width) `size`, nearest neighbour, of the same type; it may be written to.
 
     Args:
         mask: (H, W) uint8 or int32.
@@ -110,16 +110,16 @@ def resize_mask(mask: NDArray[Label], size: tuple[int, int]) -> NDArray[Label]:
     """
     if mask.shape == size:
         return mask
-    return np.asarray(Image.fromarray(mask).resize((size[1], size[0]), Image.Resampling.NEAREST))
+    return np.array(Image.fromarray(mask).resize((size[1], size[0]), Image.Resampling.NEAREST))
 
 
 def check_image(image: NDArray[np.uint8]) -> None:
     """Raise unless `image` is one RGB image.
 
     Raises:
-        InvalidImageError: not a (H, W, 3) uint8 array.
+        InvalidImageError: not a (H, W, 3) uint8 array, or one without a pixel.
     """
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
         raise InvalidImageError(
             f"got an image of shape {tuple(image.shape)} and dtype {image.dtype}, "
             f"expected (height, width, 3) uint8: convert it to 8-bit RGB"

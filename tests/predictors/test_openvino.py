@@ -8,7 +8,7 @@ import onnx
 import pytest
 from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
 
-from zoo.errors import BundleError
+from zoo.errors import BundleError, InvalidImageError
 from zoo.predictors.artifact import METADATA_KEY
 from zoo.predictors.openvino import OpenVinoPredictor
 from zoo.predictors.ort import OrtPredictor
@@ -57,9 +57,10 @@ def test_an_fp32_file_is_not_run_in_bfloat16(write_linear: WriteLinear, tmp_path
     predictor = OpenVinoPredictor(write_linear(tmp_path / "model.onnx"), threads=1)
     assert predictor.description.startswith("OpenVINO 20")
     assert predictor.description.endswith("CPU f32")
-    assert predictor.model.get_property("INFERENCE_PRECISION_HINT").to_string() == "f32"
-    assert predictor.model.get_property("INFERENCE_NUM_THREADS") == 1
-    assert str(predictor.model.get_property("PERFORMANCE_HINT")).endswith("LATENCY")
+    with predictor.session.use() as compiled:
+        assert compiled.model.get_property("INFERENCE_PRECISION_HINT").to_string() == "f32"
+        assert compiled.model.get_property("INFERENCE_NUM_THREADS") == 1
+        assert str(compiled.model.get_property("PERFORMANCE_HINT")).endswith("LATENCY")
 
 
 def test_an_int8_file_is_run_in_int8(
@@ -83,8 +84,10 @@ def test_kernels_of_another_precision_than_the_files_are_an_error(
 
 def test_a_shape_that_the_file_does_not_take_is_an_error(write_linear: WriteLinear, tmp_path: Path) -> None:
     predictor = OpenVinoPredictor(write_linear(tmp_path / "model.onnx", height=64))
-    with pytest.raises(BundleError, match=r"takes images of shape \[\?,64,\?,3\], got \(1, 63, 64, 3\)"):
+    with pytest.raises(InvalidImageError, match=r"got an image of 63 x 64, expected 64 x 1\.\.any: crop or"):
         predictor.run(np.zeros((1, 63, 64, 3), np.uint8))
+    with pytest.raises(BundleError, match=r"takes images of shape \[\?,64,\?,3\], got \(1, 64, 64, 4\)"):
+        predictor.run(np.zeros((1, 64, 64, 4), np.uint8))
 
 
 def test_a_file_without_our_metadata_is_refused(write_onnx: Any, tmp_path: Path) -> None:

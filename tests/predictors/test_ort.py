@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from zoo.errors import BundleError
+from zoo.errors import BundleError, InvalidImageError
 from zoo.predictors.ort import OrtPredictor
 
 if TYPE_CHECKING:
@@ -60,5 +60,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 def test_a_shape_that_the_file_does_not_take_is_an_error(write_onnx: Any, tmp_path: Path) -> None:
     predictor = OrtPredictor(write_onnx(tmp_path / "model.onnx", height=64))
-    with pytest.raises(BundleError, match=r"shape \(1, 63, 64, 3\).*invalid dimensions"):
+    with pytest.raises(InvalidImageError, match=r"got an image of 63 x 64, expected 64 x 1\.\.any: crop or"):
         predictor.run(np.zeros((1, 63, 64, 3), np.uint8))
+    with pytest.raises(BundleError, match=r"shape \(1, 64, 64, 4\).*invalid dimensions"):
+        predictor.run(np.zeros((1, 64, 64, 4), np.uint8))

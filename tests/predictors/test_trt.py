@@ -231,8 +231,9 @@ def test_compiled_kernels_are_kept_beside_the_engine_and_taken_again(
     (cache,) = tmp_path.glob(".*.cache")
     assert cache.stat().st_size > 100
     again = TrtPredictor(path, info)
-    assert again.runtime is not None
-    assert len(bytes(memoryview(again.runtime.cache.serialize()))) > 100  # before anything ran
+    with again.session.use() as opened:
+        assert opened.runtime.rtx is not None
+        assert len(bytes(memoryview(opened.runtime.rtx.cache.serialize()))) > 100  # before anything ran
     assert np.array_equal(again.run(images), expected)
     cache.write_bytes(b"of another GPU")
     assert np.array_equal(TrtPredictor(path, info).run(images), expected)

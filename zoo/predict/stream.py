@@ -123,10 +123,12 @@ def stream(
         try:
             image = read(item)
             check_image(image)
+            size = image.shape[0], image.shape[1]
+            network_size = predictor.preprocessing.model_size(*size)
+            predictor.limits.check(network_size, size)
         except InvalidImageError as error:
             return Failed(item, error)
-        size = image.shape[0], image.shape[1]
-        pixels = resize_image(image, predictor.preprocessing.model_size(*size))
+        pixels = resize_image(image, network_size)
         return Loaded(item, size, pixels, image if options.keep_images else None)
 
     pending = AHEAD * max(options.batch or BATCH, options.least)

@@ -6,12 +6,13 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from zoo.errors import BundleError
 from zoo.predictors.limits import Limits
 from zoo.predictors.outputs import CONFIDENCE, LOGITS, MASK, resize_output
 from zoo.preprocess import Preprocessing, check_image, resize_image
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -53,9 +54,13 @@ class Prediction:
 
 
 class Predictor(ABC):
-    """A model that is ready to predict, for one thread at a time.
+    """A model that is ready to predict, for any number of threads.
 
-    A backend implements `infer` on a batch at the network's size; all else is the same for all.
+    A backend implements `infer` on a batch at the network's size; all else is the same for all. What it
+    returns is the caller's: no later call changes it.
+
+    In a process that was forked it runs on the CPU only, and what is compiled not at all. A copy, or one that
+    was pickled, is loaded from where this one was.
 
     Args:
         classes: names and colours of the labels in the masks.
@@ -68,6 +73,21 @@ class Predictor(ABC):
     def __init__(self, classes: Classes, preprocessing: Preprocessing) -> None:
         self.classes = classes
         self.preprocessing = preprocessing
+        self.loader: Callable[[], Predictor] | None = None
+        """Loads this model once more; None for one that was not loaded from a path."""
+
+    def __reduce__(self) -> tuple[Callable[[], Predictor], tuple[Any, ...]]:
+        """Return how a copy is made.
+
+        Raises:
+            BundleError: it was not loaded from a path.
+        """
+        if self.loader is None:
+            raise BundleError(
+                f"this {self.backend} model was not loaded from a path and cannot be copied or pickled: load "
+                f"it with zoo.load"
+            )
+        return self.loader, ()
 
     @property
     def description(self) -> str:
@@ -76,7 +96,7 @@ class Predictor(ABC):
 
     @property
     def limits(self) -> Limits:
-        """Return the shapes that are taken: any, unless a backend's file says otherwise."""
+        """Return the shapes that are taken: any, unless the network or a backend's file says otherwise."""
         return Limits()
 
     @property
@@ -134,7 +154,7 @@ class Predictor(ABC):
             (H, W) uint8, or int32 above 255 classes: labels 0..K-1.
 
         Raises:
-            InvalidImageError: not a (H, W, 3) uint8 array.
+            InvalidImageError: not a (H, W, 3) uint8 array, or of a size that is not taken.
         """
         return self.predict_outputs(image).mask
 
@@ -146,7 +166,7 @@ class Predictor(ABC):
             outputs: some of `available`.
 
         Raises:
-            InvalidImageError: not a (H, W, 3) uint8 array.
+            InvalidImageError: not a (H, W, 3) uint8 array, or of a size that is not taken.
             BundleError: an output that is not available.
         """
         found = Prediction(self.infer(self._batch(image), outputs))
@@ -160,4 +180,7 @@ class Predictor(ABC):
     def _batch(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Return an image at the network's size, as a batch of one."""
         check_image(image)
-        return resize_image(image, self.preprocessing.model_size(*image.shape[:2]))[None]
+        height, width, _ = image.shape
+        size = self.preprocessing.model_size(height, width)
+        self.limits.check(size, (height, width))
+        return resize_image(image, size)[None]

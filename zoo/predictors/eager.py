@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import os
 import platform
+import threading
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from zoo.bundle.weights import load_bundle
 from zoo.errors import BundleError
+from zoo.faults import is_full_memory
 from zoo.predictors.base import Predictor
+from zoo.predictors.limits import Limits, smallest
 from zoo.predictors.outputs import LOGITS, MASK, OUTPUTS, derive
+from zoo.predictors.session import renew_after_fork
+from zoo.predictors.upload import forked, upload
 from zoo.preprocess import Preprocessing, normalize
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from zoo.bundle.bundle import BundleConfig
@@ -50,6 +58,10 @@ class EagerPredictor(Predictor):
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.model: nn.Module = Normalized(deployable, config.preprocessing).eval()
         self.model = self.model.to(self.device, memory_format=self.memory_format)  # type: ignore[call-overload]
+        self._limits: Limits | None = None
+        self._turn: AbstractContextManager[Any] = nullcontext()
+        self._compiled_by: int | None = None
+        renew_after_fork(self)
 
     @property
     def description(self) -> str:
@@ -62,18 +74,61 @@ class EagerPredictor(Predictor):
         Args:
             images: (B, H, W, 3) uint8 RGB.
         """
-        return torch.from_numpy(np.array(images)).to(self.device)
+        return upload(images, self.device)
 
-    @torch.inference_mode()
+    @property
+    def limits(self) -> Limits:
+        """Return the shapes that the network takes; the smallest are found by runs, when first asked for."""
+        if self._limits is None:
+            self._limits = smallest(self._takes, Limits())
+        return self._limits
+
+    def renew(self) -> None:
+        """Run in one thread: others would wait for those of the parent for ever."""
+        if self.device.type == "cpu":
+            torch.set_num_threads(1)
+
     def scores(self, batch: Tensor) -> Tensor:
         """Return (B, K, H, W) logits on the device.
 
         Args:
             batch: (B, H, W, 3) uint8 RGB, on the device.
+
+        Raises:
+            InvalidImageError: images of a size that the network does not take.
+            BundleError: the network fails on them.
         """
+        self.limits.check((batch.shape[1], batch.shape[2]))
+        if self._compiled_by not in (None, os.getpid()):
+            raise forked("a compiled model")
+        try:
+            with self._turn:
+                return self._forward(self.model, batch)
+        except RuntimeError as error:
+            if is_full_memory(error):
+                raise
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise BundleError(f"PyTorch failed on images of shape {tuple(batch.shape)}: {reason}") from error
+
+    def compile(self) -> None:
+        """Compile for each shape when it is first run; threads take turns, for PyTorch compiles in one."""
+        self.model.compile(dynamic=False)
+        self._turn = threading.Lock()
+        self._compiled_by = os.getpid()
+
+    @torch.inference_mode()
+    def _forward(self, model: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
         planes = batch.permute(0, 3, 1, 2)
-        logits: Tensor = self.model(planes.contiguous(memory_format=self.memory_format))
-        return logits
+        return model(planes.contiguous(memory_format=self.memory_format))
+
+    def _takes(self, size: tuple[int, int]) -> bool:
+        """Return whether the network itself, not what is compiled of it, runs on images of a size."""
+        batch = torch.zeros((1, *size, 3), dtype=torch.uint8, device=self.device)
+        try:
+            self._forward(self.model.forward, batch)
+        except (RuntimeError, ValueError, AssertionError):  # what layers of PyTorch and timm raise
+            return False
+        return True
 
     def compute(self, batch: Tensor) -> Tensor:
         """Return the (B, H, W) masks of a batch, on the device."""
@@ -111,7 +166,7 @@ class CompiledPredictor(EagerPredictor):
 
     def __init__(self, deployable: Deployable, config: BundleConfig, device: str = "cpu") -> None:
         super().__init__(deployable, config, device, channels_last=True)
-        self.model.compile(dynamic=False)
+        self.compile()
 
 
 class AmpPredictor(EagerPredictor):
@@ -154,7 +209,7 @@ class CompiledAmpPredictor(AmpPredictor):
 
     def __init__(self, deployable: Deployable, config: BundleConfig, device: str = "cpu") -> None:
         super().__init__(deployable, config, device)
-        self.model.compile(dynamic=False)
+        self.compile()
 
 
 def amp_dtype(device: torch.device) -> torch.dtype:

@@ -5,12 +5,14 @@ A backend is imported when it is asked for: an exported file is run, and served,
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from zoo.errors import BundleError
 from zoo.predictors.backends import BACKENDS, Request, backends_of, file_suffixes
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from zoo.predictors.artifact import Precision
@@ -42,7 +44,7 @@ def load_predictor(
         ServerError: no such server.
     """
     if isinstance(path, str):
-        return _connect(path, backend or precision)
+        return _again(_connect(path, backend or precision), partial(load_predictor, path))
     backends = backends_of(path)
     if not backends:
         raise BundleError(
@@ -51,7 +53,15 @@ def load_predictor(
     backend = backend or backends[0]
     if backend not in backends:
         raise BundleError(f"backend {backend} cannot run {path}, expected {' or '.join(backends)}")
-    return BACKENDS[backend].load(Request(path, device, threads, precision))
+    options = {"backend": backend, "device": device, "threads": threads, "precision": precision}
+    predictor = BACKENDS[backend].load(Request(path, device, threads, precision))
+    return _again(predictor, partial(load_predictor, path.absolute(), **options))  # type: ignore[arg-type]
+
+
+def _again(predictor: Predictor, loader: Callable[[], Predictor]) -> Predictor:
+    """Return a predictor that knows how it was loaded."""
+    predictor.loader = loader
+    return predictor
 
 
 def _connect(url: str, wanted: str | None) -> Predictor:

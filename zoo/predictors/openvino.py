@@ -7,14 +7,16 @@ It is compiled once for all shapes: on 2 cores at 512x512 a compilation for one 
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from zoo.errors import BundleError
 from zoo.predictors.artifact import INPUT_NAME, METADATA_KEY, parse_metadata
 from zoo.predictors.exported import ExportedPredictor
-from zoo.predictors.limits import limits_of_sizes
+from zoo.predictors.limits import Limits, limits_of_sizes, smallest
+from zoo.predictors.session import Session
 from zoo.predictors.signal_stack import same_signal_stack
 
 if TYPE_CHECKING:
@@ -22,8 +24,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from zoo.predictors.artifact import Precision
-    from zoo.predictors.limits import Limits
+    from zoo.predictors.artifact import ArtifactMetadata, Precision
 
 PACKAGE = "openvino"
 DEVICE = "CPU"
@@ -43,8 +44,19 @@ LAYERS = ("Convolution", "FullyConnected", "MatMul")
 """Beginnings of the types of layers that have weights."""
 
 
+class Compiled(NamedTuple):
+    """A file as OpenVINO runs it."""
+
+    model: Any
+    request: Any
+    """Runs one batch at a time. More requests gain nothing: they wait for the one stream of the model."""
+    metadata: ArtifactMetadata
+    limits: Limits
+    kernels: str
+
+
 class OpenVinoPredictor(ExportedPredictor):
-    """An ONNX file that `zoo export` made.
+    """An ONNX file that `zoo export` made; threads take turns.
 
     Args:
         path: of the file; the bundle is not needed.
@@ -60,28 +72,12 @@ class OpenVinoPredictor(ExportedPredictor):
         if not path.is_file():
             raise BundleError(f"{path} does not exist, expected an ONNX file: zoo export --onnx makes one")
         self.api = load_openvino()
-        core = self.api.Core()
-        try:
-            model = core.read_model(path)
-            place = ["framework", METADATA_KEY]
-            text = model.get_rt_info(place).astype(str) if model.has_rt_info(place) else None
-            super().__init__(path, parse_metadata(text, path))
-            options = {
-                "PERFORMANCE_HINT": "LATENCY",
-                "INFERENCE_PRECISION_HINT": HINTS[self.metadata.precision],
-            }
-            if threads is not None:
-                options["INFERENCE_NUM_THREADS"] = str(threads)
-            with same_signal_stack():
-                self.model = core.compile_model(model, DEVICE, options)
-        except RuntimeError as error:
-            raise BundleError(
-                f"{path} cannot be loaded by OpenVINO ({_reason(error)}): export it again, or use another "
-                f"precision or backend"
-            ) from error
+        self.session = Session(path, partial(compile_file, self.api, path, threads), alone=True)
+        with self.session.use() as compiled:
+            super().__init__(path, compiled.metadata)
+            self.kernels, self._limits = compiled.kernels, compiled.limits
+            self._sizes = compiled.model.input(0).partial_shape
         self.version = ".".join(self.api.__version__.split("-")[0].split(".")[:3])
-        self.kernels = check_kernels(self.model, path, self.metadata.precision)
-        self.request = self.model.create_infer_request()
 
     @property
     def description(self) -> str:
@@ -91,23 +87,93 @@ class OpenVinoPredictor(ExportedPredictor):
     @property
     def limits(self) -> Limits:
         """Return the shapes that the file takes."""
-        sizes = self.model.input(0).partial_shape
-        return limits_of_sizes([None if size.is_dynamic else size.get_length() for size in sizes])
+        return self._limits
 
     def outputs(self, images: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
         """Return what the file gives for a batch, by name."""
-        sizes = self.model.input(0).partial_shape
-        if not sizes.compatible(self.api.PartialShape(list(images.shape))):
+        self.limits.check((images.shape[1], images.shape[2]))
+        if not self._sizes.compatible(self.api.PartialShape(list(images.shape))):
             raise BundleError(
-                f"{self.path} takes images of shape {sizes}, got {tuple(images.shape)}: export it again"
+                f"{self.path} takes images of shape {self._sizes}, got {tuple(images.shape)}: export it again"
             )
+        with self.session.use() as compiled:
+            request = compiled.request
+            try:
+                request.start_async({INPUT_NAME: np.ascontiguousarray(images)}, share_inputs=True)
+                request.wait()  # raises; `infer` swallows errors where it has one thread
+                return {
+                    output.name: _copied(request.get_tensor(output.name), output.size(*images.shape[:3]))
+                    for output in self.metadata.outputs
+                }
+            except RuntimeError as error:
+                raise BundleError(
+                    f"OpenVINO failed on images of shape {tuple(images.shape)}: {_reason(error)}"
+                ) from error
+
+
+def compile_file(api: Any, path: Path, threads: int | None) -> Compiled:
+    """Return a file that is ready to run.
+
+    Args:
+        api: OpenVINO.
+        path: of an ONNX file.
+        threads: of the CPU; None for one on each physical core.
+
+    Raises:
+        BundleError: not a file of `zoo export`, or one that does not compute in its precision here.
+    """
+    core = api.Core()
+    try:
+        source = core.read_model(path)
+        place = ["framework", METADATA_KEY]
+        text = source.get_rt_info(place).astype(str) if source.has_rt_info(place) else None
+        metadata = parse_metadata(text, path)
+        options = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": HINTS[metadata.precision],
+        }
+        if threads is not None:
+            options["INFERENCE_NUM_THREADS"] = str(threads)
+        with same_signal_stack():
+            model = core.compile_model(source, DEVICE, options)
+    except RuntimeError as error:
+        raise BundleError(
+            f"{path} cannot be loaded by OpenVINO ({_reason(error)}): export it again, or use another "
+            f"precision or backend"
+        ) from error
+    kernels = check_kernels(model, path, metadata.precision)
+    return Compiled(model, model.create_infer_request(), metadata, limits_of(source), kernels)
+
+
+def limits_of(source: Any) -> Limits:
+    """Return the shapes that a file takes; the smallest are those whose layers OpenVINO can give a shape.
+
+    Args:
+        source: of the file; its input gets another shape.
+    """
+    sizes = source.input(0).partial_shape
+    limits = limits_of_sizes([None if size.is_dynamic else size.get_length() for size in sizes])
+
+    def takes(size: tuple[int, int]) -> bool:
         try:
-            values = self.request.infer({INPUT_NAME: np.ascontiguousarray(images)}, share_inputs=True)
-        except RuntimeError as error:
-            raise BundleError(
-                f"OpenVINO failed on images of shape {tuple(images.shape)}: {_reason(error)}"
-            ) from error
-        return {output.name: values[output.name] for output in self.metadata.outputs}
+            source.reshape([limits.low[0], *size, 3])
+        except RuntimeError:
+            return False
+        return True
+
+    return smallest(takes, limits)
+
+
+def _copied(tensor: Any, shape: tuple[int, ...]) -> NDArray[Any]:
+    """Return the values of an output, which the next batch overwrites.
+
+    Raises:
+        RuntimeError: they are not of this batch.
+    """
+    values: NDArray[Any] = tensor.data.copy()
+    if values.shape != shape:
+        raise RuntimeError(f"got an output of shape {values.shape}, expected {shape}")
+    return values
 
 
 def load_openvino() -> Any:

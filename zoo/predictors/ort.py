@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from contextlib import redirect_stdout
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +14,8 @@ from onnxruntime.capi import onnxruntime_pybind11_state  # type: ignore[import-u
 from zoo.errors import BundleError
 from zoo.predictors.artifact import INPUT_NAME, METADATA_KEY, parse_metadata
 from zoo.predictors.exported import ExportedPredictor
-from zoo.predictors.limits import limits_of_sizes
+from zoo.predictors.limits import limits_of_sizes, smallest
+from zoo.predictors.session import Session
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,6 +39,8 @@ ORT_ERRORS: tuple[type[Exception], ...] = tuple(  # they share no base of their 
 class OrtPredictor(ExportedPredictor):
     """An ONNX file that `zoo export` made, on the CPU; `zoo.predictors.ort_cuda` runs it on a GPU.
 
+    Threads run side by side: a session keeps nothing of a run.
+
     Args:
         path: of the file; the bundle is not needed.
         threads: of the CPU; None for one on each core.
@@ -48,8 +52,10 @@ class OrtPredictor(ExportedPredictor):
     backend = "ort"
 
     def __init__(self, path: Path, threads: int | None = None) -> None:
-        self.session = open_session(path, "cpu", threads)
-        super().__init__(path, metadata_of(self.session, path))
+        self.session = Session(path, partial(open_session, path, "cpu", threads), alone=False)
+        with self.session.use() as session:
+            super().__init__(path, metadata_of(session, path))
+            self._limits = limits_of(session)
 
     @property
     def description(self) -> str:
@@ -59,15 +65,17 @@ class OrtPredictor(ExportedPredictor):
     @property
     def limits(self) -> Limits:
         """Return the shapes that the file takes."""
-        return limits_of_sizes(self.session.get_inputs()[0].shape)
+        return self._limits
 
     def outputs(self, images: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
         """Return what the file gives for a batch, by name."""
+        self.limits.check((images.shape[1], images.shape[2]))
         names = [output.name for output in self.metadata.outputs]
-        try:
-            values = self.session.run(names, {INPUT_NAME: np.ascontiguousarray(images)})
-        except ORT_ERRORS as error:
-            raise run_error(images.shape, error) from error
+        with self.session.use() as session:
+            try:
+                values = session.run(names, {INPUT_NAME: np.ascontiguousarray(images)})
+            except ORT_ERRORS as error:
+                raise run_error(images.shape, error) from error
         return dict(zip(names, values, strict=True))
 
 
@@ -124,6 +132,25 @@ def metadata_of(session: onnxruntime.InferenceSession, path: Path) -> ArtifactMe
         BundleError: not a file that `zoo export` made.
     """
     return parse_metadata(session.get_modelmeta().custom_metadata_map.get(METADATA_KEY), path)
+
+
+def limits_of(session: onnxruntime.InferenceSession, options: onnxruntime.RunOptions | None = None) -> Limits:
+    """Return the shapes that a file takes; the smallest are found by runs.
+
+    Args:
+        session: of the file.
+        options: of the runs.
+    """
+    limits = limits_of_sizes(session.get_inputs()[0].shape)
+
+    def takes(size: tuple[int, int]) -> bool:
+        try:
+            session.run(None, {INPUT_NAME: np.zeros((limits.low[0], *size, 3), np.uint8)}, options)
+        except ORT_ERRORS:
+            return False
+        return True
+
+    return smallest(takes, limits)
 
 
 def run_error(shape: tuple[int, ...], error: Exception) -> BundleError:

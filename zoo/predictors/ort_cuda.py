@@ -9,8 +9,10 @@ so that many images of different sizes take none.
 from __future__ import annotations
 
 import logging
+from collections import OrderedDict
+from functools import partial
 from itertools import count
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import onnxruntime  # type: ignore[import-untyped]
@@ -18,12 +20,13 @@ import torch
 
 from zoo.errors import BundleError
 from zoo.predictors.artifact import INPUT_NAME
-from zoo.predictors.bound import BoundPredictor, new_stream
-from zoo.predictors.limits import limits_of_sizes
-from zoo.predictors.ort import ORT_ERRORS, PROVIDERS, metadata_of, open_session, run_error
+from zoo.predictors.bound import BoundPredictor, Opened, new_stream
+from zoo.predictors.ort import ORT_ERRORS, PROVIDERS, limits_of, metadata_of, open_session, run_error
+from zoo.predictors.session import Session
+from zoo.predictors.upload import forked
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from torch import Tensor
@@ -39,6 +42,14 @@ MAX_GRAPHS = 16
 NO_GRAPH = -1
 REFUSAL = "graph capture"
 """Part of what ONNX Runtime says of a model that it cannot capture."""
+
+
+class Runtime(NamedTuple):
+    """A session, and the numbers of graphs that it has not captured yet."""
+
+    session: onnxruntime.InferenceSession
+    cuda_graph: bool
+    graphs: Iterator[int]
 
 
 class OrtCudaPredictor(BoundPredictor):
@@ -60,20 +71,15 @@ class OrtCudaPredictor(BoundPredictor):
             open_session(path, device)  # knows what is missing
             raise BundleError(f"device {device} cannot be used: PyTorch finds no NVIDIA GPU; run on the CPU")
         stream = new_stream(device)
-        self.cuda_graph = cuda_graph and stream is not None
-        options = {} if stream is None else {"user_compute_stream": str(stream.cuda_stream)}
-        try:
-            self.session = open_session(
-                path, device, cuda={**options, "enable_cuda_graph": f"{self.cuda_graph:d}"}
-            )
-        except BundleError as error:
-            if not self.cuda_graph or REFUSAL not in str(error):
-                raise
-            log.warning("running without CUDA graphs: %s", error)
-            self.cuda_graph = False
-            self.session = open_session(path, device, cuda=options)
-        super().__init__(path, metadata_of(self.session, path), device, stream)
-        self.graphs = iter(range(MAX_GRAPHS))
+        wanted = cuda_graph and stream is not None
+        session = Session(path, partial(open_on, path, device, stream, cuda_graph=wanted), alone=True)
+        with session.use() as opened:
+            runtime: Runtime = opened.runtime
+            super().__init__(path, metadata_of(runtime.session, path), device, stream, session)
+            self.cuda_graph = runtime.cuda_graph
+            self._limits = limits_of(runtime.session, run_options(NO_GRAPH, wait=True))
+            if max(self._limits.low[1:]) > 1:
+                session.forget(opened)  # runs of smaller images have failed
 
     @property
     def description(self) -> str:
@@ -84,11 +90,12 @@ class OrtCudaPredictor(BoundPredictor):
     @property
     def limits(self) -> Limits:
         """Return the shapes that the file takes."""
-        return limits_of_sizes(self.session.get_inputs()[0].shape)
+        return self._limits
 
-    def bind(self, shape: Shape, buffers: Buffers) -> Callable[[], None]:
+    def bind(self, runtime: Runtime, shape: Shape, buffers: Buffers) -> Callable[[], None]:
         """Return what runs one shape."""
-        binding = self.session.io_binding()
+        session, _, graphs = runtime
+        binding = session.io_binding()
         binding.bind_input(INPUT_NAME, *_place(buffers.image))
         for name, output in buffers.outputs.items():
             binding.bind_output(name, *_place(output))
@@ -96,27 +103,52 @@ class OrtCudaPredictor(BoundPredictor):
 
         def launch() -> None:
             nonlocal options
-            if next(runs) == 1 and self.cuda_graph:
-                options = run_options(next(self.graphs, NO_GRAPH))
+            if next(runs) == 1:
+                options = run_options(next(graphs, NO_GRAPH))
             try:
-                self.session.run_with_iobinding(binding, options)
+                session.run_with_iobinding(binding, options)
             except BINDING_ERRORS as error:
                 raise run_error((*shape, 3), error) from error
 
         return launch
 
 
-def run_options(graph: int) -> onnxruntime.RunOptions:
-    """Return the options of runs that capture or replay a graph and do not wait for the GPU.
+def open_on(path: Path, device: str, stream: torch.cuda.Stream | None, *, cuda_graph: bool) -> Opened:
+    """Return a session that runs on a device, on a stream.
+
+    Args:
+        path: of an ONNX file.
+        device: `cuda` or `cuda:N`; `cpu` has no stream.
+        stream: of PyTorch.
+        cuda_graph: whether graphs are captured; a model of which none can be is opened without.
+
+    Raises:
+        BundleError: not such a file, or the device cannot be had, as in a process that was forked.
+    """
+    if stream is not None and torch.cuda._is_in_bad_fork():
+        raise forked("a model on a GPU")
+    options = {} if stream is None else {"user_compute_stream": str(stream.cuda_stream)}
+    try:
+        session = open_session(path, device, cuda={**options, "enable_cuda_graph": f"{cuda_graph:d}"})
+    except BundleError as error:
+        if not cuda_graph or REFUSAL not in str(error):
+            raise
+        log.warning("running without CUDA graphs: %s", error)
+        return open_on(path, device, stream, cuda_graph=False)
+    graphs = range(MAX_GRAPHS if cuda_graph else 0)
+    return Opened(Runtime(session, cuda_graph, iter(graphs)), OrderedDict())
+
+
+def run_options(graph: int, *, wait: bool = False) -> onnxruntime.RunOptions:
+    """Return the options of runs that capture or replay a graph.
 
     Args:
         graph: its number; `NO_GRAPH` for none.
+        wait: whether for the GPU; else PyTorch's stream orders all.
     """
     options = onnxruntime.RunOptions()
     options.add_run_config_entry("gpu_graph_id", str(graph))
-    options.add_run_config_entry(
-        "disable_synchronize_execution_providers", "1"
-    )  # PyTorch's stream orders all
+    options.add_run_config_entry("disable_synchronize_execution_providers", f"{not wait:d}")
     return options
 
 

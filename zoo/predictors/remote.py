@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
@@ -22,6 +23,7 @@ from zoo.predictors.artifact import INPUT_NAME
 from zoo.predictors.base import Predictor
 from zoo.predictors.connection import Connection, ServerError, parse_address
 from zoo.predictors.outputs import MASK, OUTPUTS, check_given, output_of
+from zoo.predictors.session import renew_after_fork
 from zoo.preprocess import Preprocessing, Resize, check_image
 
 if TYPE_CHECKING:
@@ -83,13 +85,19 @@ class RemotePredictor(Predictor):
 
     def __init__(self, url: str, key: str | None = None) -> None:
         server, name = parse_address(url)
-        self.connection = Connection(server, key)
-        self._pool = ThreadPoolExecutor(REQUESTS, thread_name_prefix="zoo-remote")
+        self._connect = partial(Connection, server, key)
+        self.renew()
+        renew_after_fork(self)
         self.served, self.fingerprint = self._find(name)
         names = tuple(each.name for each in self.served.classes)
         palette = tuple(tuple(bytes.fromhex(each.color[1:])) for each in self.served.classes)
         fields = self.served.model_dump(include={"imgsz", "resize", "mean", "std"})
         super().__init__(Classes(names, palette), Preprocessing(**fields))  # type: ignore[arg-type]
+
+    def renew(self) -> None:
+        """Connect anew: a process does not share sockets and threads with the one it was forked from."""
+        self.connection = self._connect()
+        self._pool = ThreadPoolExecutor(REQUESTS, thread_name_prefix="zoo-remote")
 
     @property
     def description(self) -> str:

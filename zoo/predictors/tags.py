@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
 from zoo.bundle.weights import load_classifier
+from zoo.predictors.session import renew_after_fork
+from zoo.predictors.upload import upload
 from zoo.preprocess import check_image, normalize, resize_image
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from zoo.bundle.bundle import BundleConfig
@@ -34,6 +36,7 @@ class TagPredictor:
         self.classes, self.preprocessing = config.classes, config.preprocessing
         self.device = torch.device(device)
         self.classifier = classifier.eval().to(self.device)
+        renew_after_fork(self)
 
     @property
     def description(self) -> str:
@@ -52,10 +55,15 @@ class TagPredictor:
         """
         check_image(image)
         resized = resize_image(image, self.preprocessing.model_size(*image.shape[:2]))
-        planes = torch.from_numpy(np.array(resized)).to(self.device).permute(2, 0, 1)[None]
+        planes = upload(resized[None], self.device).permute(0, 3, 1, 2)
         prob = self.classifier.prob(self.classifier(normalize(planes, self.preprocessing)))
         array: NDArray[np.float32] = prob[0].float().cpu().numpy()
         return array
+
+    def renew(self) -> None:
+        """Run in one thread: others would wait for those of the parent for ever."""
+        if self.device.type == "cpu":
+            torch.set_num_threads(1)
 
 
 def load_tag_predictor(folder: Path, device: str = "cpu") -> TagPredictor:

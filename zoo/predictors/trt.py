@@ -5,16 +5,20 @@ from __future__ import annotations
 import logging
 import re
 import weakref
-from typing import TYPE_CHECKING, Any
+from collections import OrderedDict
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
 from zoo.bundle.bundle import replacing
 from zoo.errors import BundleError, ExportError
 from zoo.predictors.artifact import INPUT_NAME, EngineInfo, read_engine_info
-from zoo.predictors.bound import BoundPredictor, new_stream
+from zoo.predictors.bound import BoundPredictor, Opened, new_stream
 from zoo.predictors.limits import Limits
+from zoo.predictors.session import Session
 from zoo.predictors.trt_api import TITLES, TensorRt, load_tensorrt
+from zoo.predictors.upload import forked
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,6 +28,23 @@ if TYPE_CHECKING:
     from zoo.predictors.bound import Buffers
 
 log = logging.getLogger(__name__)
+
+
+class Opening(NamedTuple):
+    """What opens an engine."""
+
+    api: TensorRt
+    path: Path
+    info: EngineInfo
+    device: torch.device
+    cuda_graph: bool
+
+
+class Runtime(NamedTuple):
+    """An engine, and how TensorRT-RTX is to run it; None for TensorRT."""
+
+    engine: Any
+    rtx: RtxRuntime | None
 
 
 class TrtPredictor(BoundPredictor):
@@ -48,12 +69,11 @@ class TrtPredictor(BoundPredictor):
             raise BundleError(f"{path} cannot run here: {reason}")
         self.api = load_runtime(path, info)
         check_engine(path, info, self.api)
-        super().__init__(path, info.metadata, device, new_stream(device))
         self.info = info
         self.cuda_graph = cuda_graph
-        with torch.cuda.device(self.device):
-            self.engine = deserialize(self.api, path)
-            self.runtime = RtxRuntime(self, self.engine) if info.flavor == "rtx" else None
+        opening = Opening(self.api, path, info, torch.device(device), cuda_graph)
+        session = Session(path, partial(open_engine, opening), alone=True)
+        super().__init__(path, info.metadata, device, new_stream(device), session)
 
     @property
     def description(self) -> str:
@@ -71,13 +91,20 @@ class TrtPredictor(BoundPredictor):
         """Return how long the build of the engine took."""
         return self.info.build_seconds
 
-    def bind(self, shape: Shape, buffers: Buffers) -> Callable[[], None]:
+    def check(self, shape: Shape) -> None:
+        """Raise unless the engine takes a shape.
+
+        Raises:
+            BundleError: names its limits.
+        """
+        check_shape(shape, self.info, self.path)
+
+    def bind(self, runtime: Runtime, shape: Shape, buffers: Buffers) -> Callable[[], None]:
         """Return what runs one shape, after a first run of it.
 
         A captured graph holds the state of its context: each shape has a context of its own.
         """
-        check_shape(shape, self.info, self.path)
-        context = self._new_context()
+        context = self._new_context(runtime)
         context.set_input_shape(INPUT_NAME, (*shape, 3))
         context.set_tensor_address(INPUT_NAME, buffers.image.data_ptr())
         for name, output in buffers.outputs.items():
@@ -90,15 +117,15 @@ class TrtPredictor(BoundPredictor):
                 raise BundleError(f"{self.path} failed on images of shape {(*shape, 3)}: {self.api.drain()}")
 
         enqueue()  # what TensorRT sets up, and TensorRT-RTX compiles, at the first run of a shape
-        if self.runtime is not None:
+        if runtime.rtx is not None:
             self.stream.synchronize()
-            self.runtime.save()
+            runtime.rtx.save()
             return enqueue
         return self._captured(enqueue)
 
-    def _new_context(self) -> Any:
-        make = self.engine.create_execution_context
-        context = make() if self.runtime is None else make(self.runtime.config)
+    def _new_context(self, runtime: Runtime) -> Any:
+        make = runtime.engine.create_execution_context
+        context = make() if runtime.rtx is None else make(runtime.rtx.config)
         if context is None:
             raise BundleError(f"{self.path} cannot be run ({self.api.drain()}): free memory of the GPU")
         return context
@@ -126,33 +153,52 @@ class RtxRuntime:
     """How TensorRT-RTX is to run an engine: with CUDA graphs of its own and the kernels of earlier runs.
 
     It compiles kernels for this GPU when shapes are first run; they are kept in a hidden file beside the
-    engine. What TensorRT-RTX compiles later in the background is written when the predictor is gone.
+    engine. What TensorRT-RTX compiles later in the background is written when this object is gone.
 
     Args:
-        predictor: of the engine.
+        opening: of the engine.
         engine: whose execution contexts take `config`.
     """
 
-    def __init__(self, predictor: TrtPredictor, engine: Any) -> None:
-        gpu = re.sub(r"[^A-Za-z0-9]+", "-", torch.cuda.get_device_name(predictor.device))
-        self.path = predictor.path.with_name(f".{predictor.info.onnx_sha256[:16]}.{gpu}.cache")
+    def __init__(self, opening: Opening, engine: Any) -> None:
+        gpu = re.sub(r"[^A-Za-z0-9]+", "-", torch.cuda.get_device_name(opening.device))
+        self.path = opening.path.with_name(f".{opening.info.onnx_sha256[:16]}.{gpu}.cache")
         self.config = engine.create_runtime_config()
-        strategy = predictor.api.module.CudaGraphStrategy
-        graphs = strategy.WHOLE_GRAPH_CAPTURE if predictor.cuda_graph else strategy.DISABLED
+        strategy = opening.api.module.CudaGraphStrategy
+        graphs = strategy.WHOLE_GRAPH_CAPTURE if opening.cuda_graph else strategy.DISABLED
         self.config.cuda_graph_strategy = graphs
         self.cache = self.config.create_runtime_cache()
         if self.path.is_file() and not self.cache.deserialize(self.path.read_bytes()):
-            predictor.api.drain()  # of another driver, say: all is compiled anew
+            opening.api.drain()  # of another driver, say: all is compiled anew
         self.config.set_runtime_cache(self.cache)
-        weakref.finalize(predictor, self.save)
+        weakref.finalize(self, save_kernels, self.cache, self.path)
 
     def save(self) -> None:
         """Write all kernels."""
-        try:
-            with replacing(self.path) as path:
-                path.write_bytes(memoryview(self.cache.serialize()))
-        except OSError as error:
-            log.warning("%s cannot be written (%s): each start compiles anew", self.path, error)
+        save_kernels(self.cache, self.path)
+
+
+def save_kernels(cache: Any, path: Path) -> None:
+    """Write all kernels of a cache to a file."""
+    try:
+        with replacing(path) as temporary:
+            temporary.write_bytes(memoryview(cache.serialize()))
+    except OSError as error:
+        log.warning("%s cannot be written (%s): each start compiles anew", path, error)
+
+
+def open_engine(opening: Opening) -> Opened:
+    """Return an engine that is ready to run.
+
+    Raises:
+        BundleError: TensorRT refuses it, or this process was forked from one that used the GPU.
+    """
+    if torch.cuda._is_in_bad_fork():
+        raise forked("a model on a GPU")
+    with torch.cuda.device(opening.device):
+        engine = deserialize(opening.api, opening.path)
+        rtx = RtxRuntime(opening, engine) if opening.info.flavor == "rtx" else None
+    return Opened(Runtime(engine, rtx), OrderedDict())
 
 
 def load_trt(path: Path, device: str = "cuda") -> TrtPredictor:

@@ -123,6 +123,11 @@ class Model:
         return self._batcher.waiting
 
     @property
+    def failing(self) -> bool:
+        """Return whether the backend fails again and again, whatever it is given."""
+        return self._runner.failing
+
+    @property
     def running_s(self) -> float:
         """Return how long the batch that runs now has run, 0 if none does."""
         return self._batcher.running_s
@@ -189,7 +194,7 @@ class Model:
         check_image(image)
         height, width = image.shape[:2]
         size = self.preprocessing.model_size(height, width)
-        self._runner.check_size(size)
+        self._runner.limits.check(size, (height, width))
         with self.admit() if place is None else nullcontext():
             if size == (height, width):
                 return (await self._submit(Ask(image, (output,)), deadline, timings))[output]
@@ -228,7 +233,7 @@ class Model:
                 f"got images of shape {images.shape}, expected (batch, height, width, 3): send at least one"
             )
         check_image(images[0])
-        self._runner.check_size((images.shape[1], images.shape[2]))
+        self._runner.limits.check((images.shape[1], images.shape[2]))
         limit = self._batcher.places.limit
         if len(images) > limit:
             raise TooLargeError(f"got {len(images)} images at once, expected at most {limit}: send fewer")
@@ -252,8 +257,10 @@ class Model:
 
         Raises:
             DeadlineError: no mask within the timeout of the settings.
-            ModelFailedError: the backend failed.
+            ModelFailedError: the backend failed, or has failed again and again on images of another size.
         """
+        if self.failing:
+            raise ModelFailedError(f"{self.name} has failed again and again: see the server's log")
         ask = Ask(self._runner.blank())
         await self._submit(ask, time.monotonic() + self._settings.timeout, None, urgent=True)
 
@@ -264,7 +271,7 @@ class Model:
             return await self._batcher.submit(
                 ask, ask.image.shape, deadline=deadline, timings=timings, urgent=urgent
             )
-        except (DeadlineError, QueueFullError):
+        except (DeadlineError, QueueFullError, InvalidImageError):
             raise
         except Exception as error:
             height, width = ask.image.shape[:2]

@@ -1,7 +1,11 @@
-"""A predictor that gets lists of images: stacks them, and fills batches up where shapes are dear."""
+"""A predictor that gets lists of images: stacks them, fills batches up where shapes are dear.
+
+It counts failures in a row, which tell whether an image or the predictor is at fault.
+"""
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -20,8 +24,17 @@ if TYPE_CHECKING:
     Values = dict[str, NDArray[Any]]
     """Outputs by name."""
 
+log = logging.getLogger(__name__)
+
+BLANK = 127
+"""Of all channels of a blank image."""
+
 WARM_RUNS = 3
 """Of each shape on a GPU: ONNX Runtime captures the graph of a shape at its second run."""
+
+
+MAX_FAILURES = 3
+"""In a row, of any images and of a blank one: what the predictor made anew after each does not help."""
 
 
 class Ask(NamedTuple):
@@ -33,6 +46,9 @@ class Ask(NamedTuple):
 
 class Runner:
     """Runs batches of a predictor, in one thread.
+
+    A predictor that fails may have met an odd image: after `MAX_FAILURES` in a row a blank image of that size
+    is run, and if it succeeds the count begins anew.
 
     Args:
         predictor: what runs them.
@@ -46,6 +62,13 @@ class Runner:
         self.limits = predictor.limits
         self.max_batch = min(max_batch, self.limits.high[0])
         self._few_shapes = few_shapes
+        self.failures = 0
+        """In a row."""
+
+    @property
+    def failing(self) -> bool:
+        """Return whether the predictor fails again and again, also on a blank image."""
+        return self.failures > MAX_FAILURES
 
     def answer(self, asks: Sequence[Ask]) -> list[Values]:
         """Return what is asked for of each image, by one run of all; the images are of one shape."""
@@ -55,6 +78,29 @@ class Runner:
 
     def run(self, images: Sequence[Image], outputs: Sequence[str] = (MASK,)) -> Values:
         """Return outputs of images, (H, W, 3) of one shape, by name: (B, H, W) or (B, K, H, W)."""
+        try:
+            found = self._run(images, outputs)
+        except InvalidImageError:
+            raise
+        except Exception:
+            self.failures += 1
+            if self.failures == MAX_FAILURES:
+                self._try_blank((images[0].shape[0], images[0].shape[1]))
+            raise
+        self.failures = 0
+        return found
+
+    def _try_blank(self, size: tuple[int, int]) -> None:
+        """Run a blank image of a size: it succeeds, or is one more failure."""
+        try:
+            self._run([np.full((*size, 3), BLANK, np.uint8)], (MASK,))
+        except Exception as error:  # the caller raises what the image before it raised
+            log.error("a blank image of %d x %d fails, too", *size, exc_info=error)
+            self.failures += 1
+        else:
+            self.failures = 0
+
+    def _run(self, images: Sequence[Image], outputs: Sequence[str]) -> Values:
         count = len(images)
         size = self._batch_size(count)
         batch = images[0][None] if size == 1 else np.stack([*images, *[images[-1]] * (size - count)])
@@ -79,16 +125,4 @@ class Runner:
 
     def blank(self) -> Image:
         """Return a grey image of a size that the network takes, (H, W, 3)."""
-        return np.full((*self.limits.clamp(self.predictor.preprocessing.imgsz), 3), 127, np.uint8)
-
-    def check_size(self, size: tuple[int, int]) -> None:
-        """Raise unless the network takes images of (height, width) `size`.
-
-        Raises:
-            InvalidImageError: says which it takes.
-        """
-        if not self.limits.fits(size):
-            raise InvalidImageError(
-                f"got an image of {size[0]} x {size[1]} for the network, expected {self.limits}: resize it, "
-                f"or serve a file that takes any size"
-            )
+        return np.full((*self.limits.clamp(self.predictor.preprocessing.imgsz), 3), BLANK, np.uint8)

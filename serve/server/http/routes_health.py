@@ -62,7 +62,8 @@ async def _probe(model: Model) -> NotReadyError | None:
         await model.probe()
     except ZooError as error:
         log.warning("probe of %s: %s", model.name, error)
-        return NotReadyError(f"{model.name} failed on a blank image: the log of the server says why")
+        what = "on all images of late" if model.failing else "on a blank image"
+        return NotReadyError(f"{model.name} failed {what}: the log of the server says why")
     return None
 
 

@@ -54,8 +54,8 @@ class Served(NamedTuple):
 
 
 class Message(NamedTuple):
-    """What a worker tells its parent: how its start ended, then that it lives until a batch hangs."""
+    """What a worker tells its parent: how its start ended, then that it lives until it does not serve."""
 
-    kind: Literal["ready", "failed", "alive", "hangs"]
+    kind: Literal["ready", "failed", "alive", "hangs", "fails"]
     models: tuple[Served, ...] = ()
     error: str = ""

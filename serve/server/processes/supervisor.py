@@ -180,6 +180,9 @@ class Supervisor:
             return
         if message.kind == "hangs":
             self._kill(worker, f"hangs: {message.error}")
+        elif message.kind == "fails":
+            log.error("worker %d fails: %s: ending it", worker.number, message.error)
+            worker.process.terminate()  # what its other models have in hand is finished
         elif message.kind == "ready":
             worker.ready, self._served = True, message.models
             if self._announced:

@@ -156,21 +156,29 @@ def _end_with(parent: Connection, timeout_s: float) -> None:
 
 
 def tell_that_it_lives(parent: Connection, models: Sequence[Model], hang_s: float) -> None:
-    """Tell the parent once in `BEAT_S` that this process lives, until a batch hangs; a thread runs it.
+    """Tell the parent once in `BEAT_S` that this process lives, until it is to be replaced; a thread runs it.
+
+    That is when a batch hangs, or a model fails again and again.
 
     Args:
         parent: is told.
         models: that run batches.
         hang_s: seconds after which a batch hangs.
     """
-    while all(model.running_s <= hang_s for model in models):
+    while True:
+        hanging = ", ".join(model.name for model in models if model.running_s > hang_s)
+        failing = ", ".join(model.name for model in models if model.failing)
+        if hanging or failing:
+            break
         try:
             parent.send(Message("alive"))
         except OSError:  # the parent is gone
             return
         time.sleep(BEAT_S)
-    names = ", ".join(model.name for model in models if model.running_s > hang_s)
-    _tell(parent, Message("hangs", error=f"a batch of {names} has run for more than {hang_s:g} s"))
+    if hanging:
+        _tell(parent, Message("hangs", error=f"a batch of {hanging} has run for more than {hang_s:g} s"))
+    else:
+        _tell(parent, Message("fails", error=f"{failing} has failed on all images of late"))
 
 
 def _tell(parent: Connection, message: Message) -> None:

@@ -11,7 +11,7 @@ def test_a_worker_says_that_it_lives_until_a_batch_hangs() -> None:
     hangs, stopped = threading.Event(), threading.Event()
 
     class Stuck:
-        name = "m"
+        name, failing = "m", False
 
         @property
         def running_s(self) -> float:
@@ -27,3 +27,21 @@ def test_a_worker_says_that_it_lives_until_a_batch_hangs() -> None:
         message = ours.recv()
     assert message == Message("hangs", error="a batch of m has run for more than 2 s")
     assert stopped.wait(5)
+
+
+def test_a_worker_says_that_it_lives_until_a_model_fails_again_and_again() -> None:
+    class Failing:
+        name, running_s, failing = "m", 0.0, False
+
+    model = Failing()
+    ours, theirs = Pipe()
+    arguments = (theirs, [model], 2.0)
+    thread = threading.Thread(target=tell_that_it_lives, args=arguments, daemon=True)
+    thread.start()
+    message = ours.recv()
+    while message.kind == "alive":
+        model.failing = True
+        message = ours.recv()
+    assert message == Message("fails", error="m has failed on all images of late")
+    thread.join(5)
+    assert not thread.is_alive()
