@@ -10,14 +10,15 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from zoo.bundle.bundle import CONFIG_NAME, MODEL_FILES, WEIGHTS_NAME, replacing
-from zoo.bundle.manifest import sha256
+from zoo.bundle.bundle import CONFIG_NAME, MODEL_FILES, WEIGHTS_NAME, load_config, replacing
+from zoo.bundle.manifest import read_manifest, sha256
 from zoo.bundle.weights import load_bundle, load_classifier, save_bundle
 from zoo.card.card import model_card
-from zoo.errors import ExportError
+from zoo.errors import BundleError, ExportError
 from zoo.frozen import Frozen
 from zoo.models.config import GatedConfig
 from zoo.models.deployable import Deployable, FusedEnsemble, Gated, Student
+from zoo.outputs import MOVE, exists, is_unchanged, refusal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -100,10 +101,10 @@ def compose(
     if not composition.suffix:
         return bundle
     folder = out or _beside(bundle, composition.suffix)
-    check_out(folder)
     sources = (bundle,) if composition.gate is None else (bundle, composition.gate)
     if folder.resolve() in [source.resolve() for source in sources]:
         raise ExportError(f"--out {folder} is a part of the new bundle, expected a folder of its own")
+    check_out(folder, bundle)
     deployable, config = load_bundle(bundle)
     parts = {"segmentation": origin(bundle, config)}
     if composition.branch != "both":
@@ -247,25 +248,48 @@ def _updated(config: BundleConfig, **changes: Any) -> BundleConfig:
     return config.model_copy(update=changes)
 
 
-def check_out(out: Path) -> None:
-    """Raise unless a bundle can be written to a folder.
+def check_out(out: Path, bundle: Path) -> None:
+    """Raise unless a bundle can be written to a folder without losing what is there.
+
+    Args:
+        out: that is new, empty, or holds an earlier export of the same run.
+        bundle: that is exported.
 
     Raises:
-        ExportError: other contents are there.
+        ExportError: other contents are there, or another model.
+        ZooError: its files were edited since.
     """
-    if out.exists() and not (out / CONFIG_NAME).is_file() and (out.is_file() or any(out.iterdir())):
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not (out / CONFIG_NAME).is_file():
         raise ExportError(f"{out} exists and is no bundle: name a new folder with --out, or delete it")
+    try:
+        recipe, listed = load_config(out).recipe, read_manifest(out).files
+    except BundleError as error:
+        raise ExportError(f"{error}; expected a bundle in --out {out}: name a new folder") from error
+    if recipe != load_config(bundle).recipe:
+        raise ExportError(
+            f"--out {out} holds the bundle of another run, expected one of the run of {bundle}: name a new "
+            f"folder"
+        )
+    edited = [
+        name
+        for name in MODEL_FILES
+        if name in listed and exists(out / name) and not is_unchanged(out / name, [listed[name].sha256])
+    ]
+    if edited:
+        raise refusal(out, edited, "--out", MOVE)
 
 
 def copy_bundle(bundle: Path, out: Path) -> Path:
     """Copy the model, not its artifacts, and return the new folder.
 
     Raises:
-        ExportError: a folder with other contents is there.
+        ZooError: a folder with other contents is there.
     """
-    check_out(out)
     if out.exists() and out.samefile(bundle):
         return bundle
+    check_out(out, bundle)
     out.mkdir(parents=True, exist_ok=True)
     for name in MODEL_FILES:
         if (bundle / name).is_file():

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 STATISTICS = {"p50": "teal", "p90": "orange", "p99": "purple"}
 PART_COLORS = dict(zip((*PARTS, REST), ("blue", "orange", "teal", "purple", "gray"), strict=True))
 
+NAMES = ("load.html", "load.json")
+
 
 def _kept(row: Row) -> float:
     """Return the share of the good answers that kept the bound."""
@@ -42,7 +44,7 @@ SERVED: dict[str, tuple[str, Callable[[Row], float]]] = {
 def write_report(report: Report, folder: Path) -> list[Path]:
     """Write a report as page and JSON and return the paths; none is ever half written."""
     folder.mkdir(parents=True, exist_ok=True)
-    page, data = folder / "load.html", folder / "load.json"
+    page, data = (folder / name for name in NAMES)
     write_json(data, report.model_dump(mode="json"))
     write_text(page, html(report))
     return [page, data]

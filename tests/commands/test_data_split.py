@@ -33,7 +33,7 @@ def test_a_list_is_taken_by_partition_as_it_is(zoo: Zoo, tmp_path: Path) -> None
         partition = make_partition(ShapesSource(), each["file"], 0)
         assert (len(partition.labeled), partition.digest) == (count, each["digest"])
         assert min(each["classes"].values()) > 0
-    assert sorted(path.name for path in out.iterdir()) == ["1-32.txt", "10.txt"]
+    assert sorted(path.name for path in out.glob("[!.]*")) == ["1-32.txt", "10.txt"]
     table = zoo("data", "split", "shapes", "1/32", "--out", out).stdout
     assert "15 (3%)" in table
     assert f"--partition {out / '1-32.txt'}" in table

@@ -84,6 +84,46 @@ def test_a_run_that_was_killed_goes_on_where_it_was(zoo: Zoo, model: Path) -> No
     assert all(np.array_equal(pixels(path), expected) for path in Path("predictions").glob("*.png"))
 
 
+KILLED = """
+import os, pathlib
+replace, names = pathlib.Path.replace, []
+def until_killed(self, target):
+    names.append(str(target).endswith(".png"))
+    if sum(names) == 2 and {before}:
+        os._exit(9)
+    replace(self, target)
+    if sum(names) == 2:
+        os._exit(9)
+pathlib.Path.replace = until_killed
+"""
+"""Kills a process where its second mask gets its name."""
+
+
+@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize("others", [True, False])
+def test_a_run_that_was_killed_is_not_refused_for_its_own_masks(
+    zoo: Zoo, model: Path, shapes_bundle: Path, before: bool, others: bool
+) -> None:
+    Path("in").mkdir()
+    random = np.random.default_rng(0)
+    for index in range(3):
+        Image.fromarray(random.integers(0, 256, (64, 48, 3), np.uint8)).save(f"in/{index}.png")
+    if others:  # masks of another model, which are replaced
+        zoo("predict", shapes_bundle, "in", "--overlay")
+    process = start("predict", model, "in", "--batch", 1, setup=KILLED.format(before=before))
+    process.communicate(timeout=60)
+    assert process.returncode == 9
+    for predicted in ({1, 2}, {0}):
+        result = zoo("predict", model, "in", "--json")
+        assert result.exit_code == 0, result.output
+        assert json.loads(result.stdout)["predicted"] in predicted
+    predictor = load_predictor(model)
+    for index in range(3):
+        expected = predictor.predict(read_rgb(Path(f"in/{index}.png")))
+        assert np.array_equal(pixels(Path(f"predictions/{index}.png")), expected)
+    assert leftovers(Path("predictions")) == []
+
+
 def test_ctrl_c_ends_in_one_line_and_leaves_whole_files(zoo: Zoo, model: Path) -> None:
     process = start_many(model, 2500)
     process.send_signal(signal.SIGINT)

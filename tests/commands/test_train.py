@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import html
 import json
 import shutil
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from zoo.errors import BundleError, DatasetError, RecipeError, ZooError
 from zoo.train.methods.table import METHODS
+from zoo.train.runs.folder import CONTENTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,11 +50,16 @@ def test_a_run_ends_with_its_figures_its_files_and_what_to_do_next(zoo: Zoo, tin
     assert run.name.startswith("eln-cracks-")
     files = [run / name for name in ("metrics.json", "log.csv", "curves.png", "preview.png", "bundle")]
     assert all(path.exists() for path in files)
+    assert {path.name for path in run.glob("[!.]*")} <= {"recipe.json", *CONTENTS}
     out = result.stdout.splitlines()
     assert "IoU after step 6 on 2 val images" in " ".join(result.stdout.split())
     assert [name for name in ("ground", "crack[1]", "hole", "mean") if name not in result.stdout] == []
     assert out[-2:] == [f"Made {', '.join(map(str, files))}", f"Next: zoo export {run} --onnx --trt"]
     assert "1 labeled, 9 unlabeled images, 3 classes" in result.stderr
+    [note] = [line for line in result.stderr.splitlines()[:2] if line.startswith("warning: ")]
+    assert "9 of 10 training masks are not used" in note
+    assert note.removeprefix("warning: ") in html.unescape((run / "report.html").read_text())
+    assert json.loads((run / "recipe.json").read_bytes())["recipe"]["data"]["partition"] == "1/8"
 
 
 def test_the_json_is_all_that_stands_on_standard_output(train: Zoo) -> None:

@@ -82,6 +82,53 @@ def test_all_training_images_can_be_labeled(spec):
     assert partition.unlabeled == ("unlabeled/x",)
 
 
+def source_named(spec, unlabeled):
+    source = source_of([f"train/{number}" for number in range(16)], unlabeled=unlabeled)
+    source.spec = spec
+    return source
+
+
+@pytest.mark.parametrize(
+    ("data", "unlabeled", "needed", "spec"),
+    [
+        ("mine", ["unlabeled/x"], True, "full"),
+        ("mine", ["unlabeled/x"], False, "full"),
+        ("mine", [], True, "1/8"),
+        ("mine", [], False, "full"),
+        ("voc-classic:DIR", ["unlabeled/x"], True, "1/8"),
+        ("cityscapes:DIR", [], False, "1/8"),
+    ],
+)
+def test_the_automatic_partition_hides_masks_only_where_it_must(data, unlabeled, needed, spec):
+    source = source_named(data, unlabeled)
+    partition = make_partition(source, "auto", 3, needs_unlabeled=needed)
+    chosen = make_partition(source, spec, 3)
+    assert (partition.spec, partition.labeled, partition.unlabeled) == (
+        spec,
+        chosen.labeled,
+        chosen.unlabeled,
+    )
+
+
+def test_masks_that_nobody_asked_to_hide_are_told_and_kept_in_the_record(tmp_path):
+    partition = make_partition(source_named("mine", []), "auto", 0)
+    assert partition.hidden == (14, 16)
+    note = partition.hidden_note("mine")
+    assert note.startswith("14 of 16 training masks are not used")
+    assert "mine has none, and so --partition 1/8 is the default" in note
+    assert "--partition full" in note
+    partition.write(tmp_path)
+    assert Partition.read(tmp_path) == partition
+
+
+@pytest.mark.parametrize(
+    ("data", "unlabeled", "spec"),
+    [("mine", [], "1/8"), ("mine", ["unlabeled/x"], "auto"), ("voc:DIR", [], "auto")],
+)
+def test_masks_that_are_used_or_hidden_on_purpose_are_not_told(data, unlabeled, spec):
+    assert make_partition(source_named(data, unlabeled), spec, 0).hidden_note(data) is None
+
+
 @pytest.mark.parametrize(
     ("spec", "message"),
     [

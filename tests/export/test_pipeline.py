@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from zoo.bundle.bundle import MODEL_FILES, load_config
 from zoo.bundle.manifest import MANIFEST_NAME, read_manifest, sha256
 from zoo.commands.export import export
-from zoo.errors import BundleError, ExportError, ParityError
+from zoo.errors import BundleError, ExportError, ParityError, ZooError
 from zoo.export import graph, pipeline
 from zoo.export.compose import copy_bundle
 from zoo.export.manifest import update_manifest
@@ -270,6 +270,35 @@ def test_a_folder_with_other_contents_is_not_written_to(bundle_copy: Path, tmp_p
     (tmp_path / "mine" / "notes.txt").write_text("keep")
     with pytest.raises(ExportError, match="exists and is no bundle"):
         copy_bundle(bundle_copy, tmp_path / "mine")
+
+
+def test_a_copy_replaces_its_own_files_but_no_edited_one(bundle_copy: Path, tmp_path: Path) -> None:
+    copy = copy_bundle(bundle_copy, tmp_path / "copy")
+    update_manifest(copy, {})
+    assert copy_bundle(bundle_copy, copy) == copy
+    (copy / "README.md").write_text("mine")
+    with pytest.raises(ZooError, match=r"1 file in .*copy would be overwritten, .* \(README\.md\)"):
+        copy_bundle(bundle_copy, copy)
+    assert (copy / "README.md").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"architectures": ["Segformer"]}, "expected a bundle in --out"),
+        ({"recipe": {"seed": 1}}, "holds the bundle of another run, expected one of the run of"),
+    ],
+)
+def test_another_model_is_not_replaced(
+    bundle_copy: Path, tmp_path: Path, config: dict[str, Any], message: str
+) -> None:
+    other = copy_bundle(bundle_copy, tmp_path / "other")
+    own = json.loads((other / "config.json").read_bytes()) if "recipe" in config else {}
+    (other / "config.json").write_text(json.dumps(own | config))
+    before = {path: path.read_bytes() for path in other.iterdir()}
+    with pytest.raises(ExportError, match=message):
+        copy_bundle(bundle_copy, other)
+    assert {path: path.read_bytes() for path in other.iterdir()} == before
 
 
 def test_a_manifest_forgets_files_that_are_gone(bundle_copy: Path) -> None:

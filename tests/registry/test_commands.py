@@ -69,6 +69,7 @@ def test_locked_pulls_everything_in_the_lock(name: str) -> None:
 
 def test_a_model_is_carried_to_a_machine_without_a_network(name: str) -> None:
     assert zoo("pull", name, "--bundle", "out/tiny.tar").exit_code == 0
+    assert zoo("pull", name, "--bundle", "out/tiny.tar").exit_code == 0  # replaces its own file
     result = zoo("pull", "out/tiny.tar", "--out", "tiny", "--json")
     assert json.loads(result.stdout)[0]["folder"] == "tiny"
     assert (Path("tiny") / "model.safetensors").is_file()

@@ -47,6 +47,7 @@ OWN = (
 )
 """Settings that each method takes from its own recipe; a key stands for those below it."""
 
+PARTITION_KEY = "data.partition"
 UNREMARKABLE = ("steps", "validate_every", "checkpoint_every", "max_bad_steps", "data.workers")
 """Shared settings whose difference from a method's recipe decides nothing."""
 
@@ -95,6 +96,12 @@ def reference_recipe(request: Request) -> Recipe:
     base = default_recipe(BASELINE, request.spec)
     recipe = load_recipe(base, settings, request.steps, request.wanted)
     return load_recipe(base, settings, request.steps, {"data.batch_u": recipe.data.batch_l, **request.wanted})
+
+
+def with_partition(request: Request, spec: str) -> Request:
+    """Return the request for a partition: all methods have the same, also where `auto` differs by method."""
+    settings = tuple(text for text in request.settings if text.partition("=")[0].strip() != PARTITION_KEY)
+    return request._replace(settings=settings, changes={**request.changes, PARTITION_KEY: spec})
 
 
 def shared_settings(reference: Recipe) -> Tree:

@@ -95,7 +95,8 @@ class Comparison(Frozen):
         machine: that it was planned on.
         versions: of the packages.
         device: `cpu` or `cuda`.
-        data: spec, partition, class names and the number of labeled, unlabeled and `val` images.
+        data: spec, partition, class names, the number of labeled, unlabeled and `val` images, and the warning
+            of masks that are hidden though nobody asked for it.
         settings: in which all methods agree, by dotted key.
         candidates: the methods, labels only first.
         runs: seed by seed.

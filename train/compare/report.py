@@ -129,6 +129,12 @@ def notes(comparison: Comparison) -> list[str]:
     return lines
 
 
+def warnings(comparison: Comparison) -> list[str]:
+    """Return what a reader must know before the figures."""
+    note = comparison.data.get("hidden_note")
+    return [] if note is None else [note]
+
+
 def markdown(comparison: Comparison) -> str:
     """Return the table with what was compared and how to read it, as Markdown."""
     rule = ["---", *["--:"] * (len(COLUMNS) - 1)]
@@ -139,7 +145,8 @@ def markdown(comparison: Comparison) -> str:
     ]
     shared = _listed([f"{name}: {value}" for name, value in facts(comparison)])
     title = f"# {_title(comparison)}"
-    parts = [title, headline(comparison), table, *listed, shared, _listed(notes(comparison))]
+    notices = [f"**{text}**" for text in warnings(comparison)]
+    parts = [title, *notices, headline(comparison), table, *listed, shared, _listed(notes(comparison))]
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
@@ -148,6 +155,7 @@ def html(comparison: Comparison, figures: Sequence[Figure], grid: Path | None) -
     return render(
         "train/compare/compare.html",
         title=_title(comparison),
+        warnings=warnings(comparison),
         headline=headline(comparison),
         head=COLUMNS,
         rows=cells(comparison),

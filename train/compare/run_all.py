@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from zoo.bundle.bundle import check_writable
 from zoo.child import StopRequests
-from zoo.data.partition import make_partition
+from zoo.data.partition import AUTO, make_partition
 from zoo.errors import RecipeError
 from zoo.train.compare.plan import (
     Request,
@@ -18,6 +18,7 @@ from zoo.train.compare.plan import (
     find_entrants,
     reference_recipe,
     shared_settings,
+    with_partition,
     write_recipe,
 )
 from zoo.train.compare.record import COMPARISON_NAME, Candidate, Comparison, ComparisonFolder, Run
@@ -26,6 +27,8 @@ from zoo.train.compare.stats import summary
 from zoo.train.data.streams import checked_source
 from zoo.train.loop.engine import TrainingStoppedError
 from zoo.train.loop.hardware import Hardware
+from zoo.train.methods.table import METHODS
+from zoo.train.session import warn_of_hidden
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +54,13 @@ def start(request: Request, out: Path | None, facts: Facts) -> ComparisonFolder:
     reference = reference_recipe(request)
     device = Hardware(request.device).accelerator(reference.precision)
     source = checked_source(reference)
-    partition = make_partition(source, reference.data.partition, request.seeds[0])
+    needed = any(METHODS[name].needs_unlabeled for name in names)
+    spec, seed = reference.data.partition, request.seeds[0]
+    partition = make_partition(source, spec, seed, needs_unlabeled=needed)
+    warn_of_hidden(partition, source)
+    if spec == AUTO:
+        request = with_partition(request, partition.spec)
+        reference = reference_recipe(request)
     entrants = find_entrants(names, request, shared_settings(reference), source, partition)
     folder.path.mkdir(parents=True, exist_ok=True)
     for entrant in entrants:
@@ -68,6 +77,7 @@ def start(request: Request, out: Path | None, facts: Facts) -> ComparisonFolder:
             "labeled": len(partition.labeled),
             "unlabeled": len(partition.unlabeled),
             "val": len(source.ids("val")),
+            "hidden_note": partition.hidden_note(source.spec),
         },
         settings=shared_settings(reference),
         candidates=candidates,

@@ -34,6 +34,7 @@ class MethodRow:
         paper: authors, venue and year; empty for a baseline.
         official: settings under `method` that the preset `official` changes.
         segments: whether it leaves a model that gives masks.
+        needs_unlabeled: whether it learns from unlabeled images.
     """
 
     method: type[Method]
@@ -42,6 +43,7 @@ class MethodRow:
     paper: str = ""
     official: Mapping[str, Any] = field(default_factory=dict)
     segments: bool = True
+    needs_unlabeled: bool = True
 
 
 METHODS = Table(
@@ -52,7 +54,9 @@ METHODS = Table(
         "mlmt": MethodRow(mlmt.Mlmt, mlmt.MlmtConfig, "MLMT", "Mittal et al., TPAMI", segments=False),
         "rrn": MethodRow(rrn.Rrn, rrn.RrnConfig, "RRN", "Region Relevance Network, 2023", rrn.OFFICIAL),
         "s4gan": MethodRow(s4gan.S4Gan, s4gan.S4GanConfig, "s4GAN", "Mittal et al., TPAMI", s4gan.OFFICIAL),
-        "supervised": MethodRow(supervised.Supervised, supervised.SupervisedConfig, "labels only"),
+        "supervised": MethodRow(
+            supervised.Supervised, supervised.SupervisedConfig, "labels only", needs_unlabeled=False
+        ),
         "u2pl": MethodRow(u2pl.U2pl, u2pl.U2plConfig, "U2PL", "Wang et al., CVPR 2022", u2pl.OFFICIAL),
     },
 )

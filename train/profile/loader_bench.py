@@ -19,12 +19,13 @@ import torch
 
 from zoo.data.cached import GB
 from zoo.data.files import FileSource
-from zoo.data.partition import make_partition
+from zoo.data.partition import AUTO
 from zoo.memory import MIB, free_mib
 from zoo.train.data.cache import DEFAULT_SHARE, cache_folder
 from zoo.train.data.streams import check_streams
 from zoo.train.profile.loading import HEADROOM, cores, endless_stream, part_seconds, rate_of, widest_phase
 from zoo.train.profile.memory_fit import images_of
+from zoo.train.session import drawn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -40,8 +41,6 @@ if TYPE_CHECKING:
 ROUNDS = 3
 MOST_IMAGES = 96
 """Of a kind that are asked for: the caches hold them all."""
-DEFAULT_PARTITION = "1/8"
-"""Of recipes without one."""
 TIMED_BATCHES = 6
 CACHES = ("none", "memory", "disk")
 ENOUGH = 0.9
@@ -67,7 +66,7 @@ def bench(
     """Return what the loader of a recipe gives, ready for JSON.
 
     Args:
-        recipe: for the classes of the source.
+        recipe: of a method.
         source: of the images; the first of each kind are used.
         workers: numbers of data workers to compare.
         seconds: that each variant is looked at, over all rounds.
@@ -82,7 +81,9 @@ def bench(
         ZooError: the method needs images that the partition lacks, or an image cannot be read.
     """
     phase = widest_phase(recipe)
-    partition = make_partition(source, recipe.data.partition or DEFAULT_PARTITION, recipe.seed)
+    if recipe.data.partition is None:
+        recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"partition": AUTO})})
+    recipe, partition = drawn(recipe, source)
     check_streams(recipe, partition, (phase,))
     sample = _sample(partition)
     caches = _caches(source)

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from zoo.data.partition import make_partition
 from zoo.errors import RecipeError
 from zoo.memory import KIND, free_mib, held_mib, release
 from zoo.train.data.streams import checked_source, hold_out
@@ -35,6 +34,7 @@ from zoo.train.profile.memory_fit import (
 from zoo.train.profile.parts import DATA
 from zoo.train.profile.profile import WARM_STEPS, profiled_engine
 from zoo.train.runs.folder import RunFolder
+from zoo.train.session import drawn
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -72,8 +72,7 @@ def plan(recipe: Recipe, hardware: Hardware, steps: int = TIMED_STEPS) -> dict[s
     if hardware.devices != 1:
         raise RecipeError(f"--plan measures one process, got --devices {hardware.devices}: leave it out")
     source = checked_source(recipe)
-    partition = make_partition(source, recipe.data.partition, recipe.seed)
-    recipe = recipe.for_classes(len(source.classes))
+    recipe, partition = drawn(recipe, source)
     partition, held_out = hold_out(recipe, partition)
     # a cache in memory would count as memory of the steps
     plain = recipe.model_copy(update={"data": recipe.data.model_copy(update={"cache": "none"})})

@@ -15,9 +15,9 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from zoo.bundle.bundle import write_json
-from zoo.data.partition import make_partition
 from zoo.errors import RecipeError
 from zoo.memory import KIND
+from zoo.outputs import MOVE, exists, is_record, refusal
 from zoo.train.data.loaders import BatchStream, batches
 from zoo.train.data.streams import check_streams, checked_source
 from zoo.train.loop.engine import Engine
@@ -25,6 +25,7 @@ from zoo.train.method import Phase, progress_at
 from zoo.train.methods.table import build_method
 from zoo.train.profile.parts import BACKWARD, DATA, LOSSES, OPTIMIZER, UPDATE, Passes, Watch
 from zoo.train.runs.folder import new_run
+from zoo.train.session import drawn
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -64,9 +65,11 @@ def profile(recipe: Recipe, out: Path | None, hardware: Hardware, steps: int = T
     if hardware.devices != 1:
         raise RecipeError(f"--profile times one process, got --devices {hardware.devices}: leave it out")
     source = checked_source(recipe)
-    partition = make_partition(source, recipe.data.partition, recipe.seed)
-    recipe = recipe.for_classes(len(source.classes))
+    recipe, partition = drawn(recipe, source)
     run = new_run(out, recipe)
+    path = run.path / PROFILE_NAME
+    if exists(path) and not is_record(path, ("recipe", "timed_steps", "phases")):
+        raise refusal(run.path, [PROFILE_NAME], "--out", MOVE)
     fabric = hardware.fabric(recipe.precision)
     engine = profiled_engine(fabric, recipe, run, partition)
     found = {
@@ -77,7 +80,7 @@ def profile(recipe: Recipe, out: Path | None, hardware: Hardware, steps: int = T
         "phases": engine.profile(source, partition, steps),
     }
     run.path.mkdir(parents=True, exist_ok=True)
-    write_json(run.path / PROFILE_NAME, found)
+    write_json(path, found)
     return found | {"run": str(run.path)}
 
 

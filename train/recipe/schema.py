@@ -91,7 +91,8 @@ class DataConfig(Frozen):
 
     Args:
         spec: `shapes`, a folder or a `data.toml`.
-        partition: `1/8`, a number of images, a list file, or None for all labels.
+        partition: `auto`, `1/8`, a number of images, a list file, or None for all labels; see
+            `zoo.data.partition`. A run keeps what `auto` stood for.
         tags: file of the classes of unlabeled images, for methods that learn them; see `zoo.data.tags`.
         imgsz: height and width of the training crop, `MIN_IMGSZ` or more.
         resize: see `zoo.preprocess.Preprocessing`.

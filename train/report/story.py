@@ -86,10 +86,18 @@ def warnings(story: Story) -> Iterator[tuple[str, str]]:
     absent = [name for name, value in class_table(story, 0).items() if value is None]
     if absent:
         yield "warning", f"Not on any val image, so not in the mean: {', '.join(absent)}."
+    yield from _partition(story)
+
+
+def _partition(story: Story) -> Iterator[tuple[str, str]]:
+    """Yield what is wrong with the lists of images, or that masks are hidden though nobody asked for it."""
     try:
-        Partition.read(story.folder / "partition")
+        note = Partition.read(story.folder / "partition").hidden_note(story.run.data)
     except DatasetError as error:
         yield "bad", str(error)
+        return
+    if note is not None:
+        yield "warning", note
 
 
 def _changes(story: Story) -> Iterator[tuple[str, str]]:

@@ -23,11 +23,30 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.errors import BundleError, RecipeError
+from zoo.outputs import MOVE, exists, refusal
 from zoo.train.runs.lock import locked
 
 if TYPE_CHECKING:
     from zoo.classes import Classes
     from zoo.train.recipe.schema import Recipe
+
+CONTENTS = (
+    "partition",
+    "log.csv",
+    "tensorboard",
+    "wandb.json",
+    "wandb",
+    "last.ckpt",
+    "best.ckpt",
+    "run.json",
+    "packages.txt",
+    "metrics.json",
+    "curves.png",
+    "preview.png",
+    "report.html",
+    "bundle",
+)
+"""What a run writes to its folder after `recipe.json`."""
 
 
 @dataclass(frozen=True)
@@ -161,7 +180,7 @@ def new_run(out: Path | None, recipe: Recipe) -> RunFolder:
 
     Raises:
         RecipeError: `out` holds a run already.
-        ZooError: it cannot be written.
+        ZooError: it cannot be written, or holds files that the run would overwrite.
     """
     if out is None:
         stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
@@ -173,6 +192,8 @@ def new_run(out: Path | None, recipe: Recipe) -> RunFolder:
     run = RunFolder(out)
     if run.recipe_file.exists():
         raise _taken(run)
+    if foreign := [name for name in CONTENTS if exists(out / name)]:  # a run writes its recipe first
+        raise refusal(out, foreign, "--out", MOVE)
     return run
 
 

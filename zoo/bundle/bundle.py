@@ -130,10 +130,15 @@ def check_writable(folder: Path) -> None:
         ) from error
 
 
+def temporary_name(path: Path) -> Path:
+    """Return the name beside `path` under which this process writes it."""
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Give a temporary name beside `path`, moved to `path` when the block ends well and removed otherwise."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_name(path)
     try:
         yield temporary
         temporary.replace(path)

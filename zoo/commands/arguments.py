@@ -9,8 +9,9 @@ import typer
 PartitionOption = Annotated[
     str | None,
     typer.Option(
-        metavar="full|1/8|N|FILE",
-        help="Which training images are labeled: all, a share, a number or a list of ids.",
+        metavar="full|1/8|N|FILE|auto",
+        help="Which training images are labeled: all, a share, a number or a list of ids. auto, the default "
+        "of folders, is all, but 1/8 where a method needs images without masks and there are none.",
     ),
 ]
 EncoderOption = Annotated[str | None, typer.Option(help="A timm CNN, e.g. resnet50.")]

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import os
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from zoo.commands.arguments import DeviceOption, parse_size
-from zoo.commands.console import AsJson, emit, remarks, table
+from zoo.commands.console import AsJson, Overwrite, emit, remarks, table
 from zoo.commands.parsing import parse_backends, parse_batches
 from zoo.machine import choose_device
 from zoo.predictors.backends import BACKENDS
 from zoo.resolve import is_name, is_url, resolve_bundle, resolve_model
 
 if TYPE_CHECKING:
-    from zoo.serve.bench.measurement import Report
+    from zoo.serve.bench.measurement import Report, Settings
 
 DEFAULT_BATCH = "1"
 QUICK: dict[str, Any] = {"seconds": 0.5, "min_runs": 20, "images": 16, "quick": True}
@@ -80,6 +81,7 @@ def benchmark(
             help="Folder of benchmark.html, .json, .md, .png; default: benchmark/ in the model's.",
         ),
     ] = None,
+    overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
     """Measure latency, throughput and mIoU of MODEL on each backend.
@@ -93,13 +95,7 @@ def benchmark(
     size = None if imgsz is None else parse_size(imgsz)
     paths = [_resolve(model) for model in models or (None,)]
 
-    from rich.text import Text
-
-    from zoo.bundle.bundle import check_writable
-    from zoo.card.card import refresh_card
-    from zoo.serve.bench.benchmark import benchmark as measure
     from zoo.serve.bench.measurement import Settings
-    from zoo.serve.bench.report.page import write_report
 
     effort = QUICK if quick else {}
     effort = effort if images is None else effort | {"images": images}
@@ -113,13 +109,40 @@ def benchmark(
         match_trtexec=match_trtexec,
         **effort,
     )
-    check_writable(folder := report or default_folder(paths))
+    result, files = _measured(paths, settings, report, overwrite=overwrite)
+    emit(result.model_dump(mode="json"), *_show(result, files), as_json=as_json)
+
+
+def _measured(
+    paths: list[Path], settings: Settings, report: Path | None, *, overwrite: bool
+) -> tuple[Report, list[Path]]:
+    """Measure models, write the report, and return it with its files.
+
+    Raises:
+        ZooError: the report cannot be written, or would overwrite files that zoo did not write.
+    """
+    from rich.text import Text
+
+    from zoo.bundle.bundle import check_writable
+    from zoo.card.card import refresh_card
+    from zoo.outputs import Outputs
+    from zoo.serve.bench.benchmark import benchmark as measure
+    from zoo.serve.bench.report.page import NAMES, write_report
+
+    folder = report or default_folder(paths)
+    has_card = (folder.parent / "config.json").is_file()
+    if has_card and report is None:  # benchmark/ is part of the bundle
+        check_writable(folder)
+        recording: AbstractContextManager[None] = nullcontext()
+    else:
+        recording = Outputs(folder, NAMES, "--report", overwrite=overwrite).writing()
     with remarks.status("loading") as status:
         result = measure(paths, settings, lambda text: status.update(Text(text)))
-    files = write_report(result, folder)
-    if (folder.parent / "config.json").is_file():  # the card tells the figures of its bundle
+    with recording:
+        files = write_report(result, folder)
+    if has_card:  # which tells the figures of its bundle
         refresh_card(folder.parent)
-    emit(result.model_dump(mode="json"), *_show(result, files), as_json=as_json)
+    return result, files
 
 
 def _resolve(model: str | None) -> Path:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from zoo.errors import ZooError
 from zoo.predict.bulk import Bulk
-from zoo.predict.journal import Journal, Record
-from zoo.predict.outputs import Job
+from zoo.predict.journal import Journal
+from zoo.predict.outputs import Job, Result
 from zoo.progress import Progress
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class Actor(Bulk):
         self.batch = batch
 
     def __call__(self, rows: dict[str, NDArray[Any]]) -> dict[str, list[str]]:
-        """Return the lines of the journal of some images, as JSON.
+        """Write the outputs of some images to temporary files and return the results, as JSON.
 
         Args:
             rows: `id`: their places among the jobs.
@@ -61,13 +61,14 @@ class Actor(Bulk):
         from zoo.predict.stream import stream
 
         jobs = [self.jobs[index] for index in rows["id"]]
+        places = {self.jobs[index].name: int(index) for index in rows["id"]}
         results = stream(self.predictor, jobs, lambda job: job.input.read(), self._options(self.batch))
         records = []
         with closing(results):
             for result in results:
                 self._check(result)
-                records.append({"input": result.item.input.name, "line": self._finish(result)})
-        return {"record": [json.dumps(record) for record in records]}
+                records.append([places[result.item.name], *self._finish(result)])
+        return {"result": [json.dumps(record) for record in records]}
 
 
 class BulkOnRay(Bulk):
@@ -104,10 +105,10 @@ class BulkOnRay(Bulk):
             from ray.exceptions import RayError
 
             try:
+                self.journal.start()  # which removes temporary files, before there are new ones
                 with Progress(len(jobs)) as progress:
-                    for record in self._records(jobs, batch):
-                        self.journal.start()
-                        self._add(record["input"], record["line"])
+                    for job, result in self._results(jobs, batch):
+                        self._add(job, result)
                         progress.advance()
             except RayError as error:
                 raise ZooError(
@@ -116,8 +117,8 @@ class BulkOnRay(Bulk):
                     f"again, it goes on from here"
                 ) from error
 
-    def _records(self, jobs: Sequence[Job], batch: int | None) -> Iterator[Record]:
-        """Yield the input and the line of each image when its results are written, in any order."""
+    def _results(self, jobs: Sequence[Job], batch: int | None) -> Iterator[tuple[Job, Result]]:
+        """Yield each image and its result when its outputs are written, in any order."""
         import ray
         from ray.data import ActorPoolStrategy, DataContext, from_items
 
@@ -136,8 +137,8 @@ class BulkOnRay(Bulk):
             num_gpus=1 if on_gpu else 0,
         )
         for row in done.iter_rows():
-            record: Record = json.loads(row["record"])
-            yield record
+            index, record, files = json.loads(row["result"])
+            yield jobs[index], Result(record, files)
 
 
 def _reason(error: Exception) -> str:

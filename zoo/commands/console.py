@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Overwrite = Annotated[
+    bool,
+    typer.Option("--overwrite", help="Replace files of the same names in DIR that zoo did not write."),
+]
 
 PIPE_WIDTH = 1000
 

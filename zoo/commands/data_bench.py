@@ -54,7 +54,7 @@ def bench(
     changes = {key: value for key, value in given.items() if value is not None}
     name = recipe or default_recipe(DEFAULT_METHOD, spec)
     source = open_source(spec)
-    resolved = load_recipe(name, settings or [], changes=changes).for_classes(len(source.classes))
+    resolved = load_recipe(name, settings or [], changes=changes)
     with ExitStack() as stack:
         bars: list[Progress] = []
 

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from zoo.commands.console import AsJson, emit, remarks, table
+from zoo.commands.console import AsJson, Overwrite, emit, remarks, table
 from zoo.progress import Progress
 
 if TYPE_CHECKING:
     from zoo.data.inspect.inspection import Inspection
+    from zoo.outputs import Outputs
 
 REPORT = "report.html"
 MOST_SHOWN = 3
@@ -33,17 +34,17 @@ def check(
     report: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write a page with pictures, report.html, there.")
     ] = None,
+    overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
     """Read every image and mask of SPEC and say what would spoil training; exit 1 if something would.
 
     A plain folder without a data.toml is given one, if its masks suggest what it should say.
     """
-    from zoo.bundle.bundle import check_writable
     from zoo.data.inspect.inspection import inspect
+    from zoo.outputs import Outputs
 
-    if report is not None:
-        check_writable(report)
+    outputs = None if report is None else Outputs(report, (REPORT,), "--report", overwrite=overwrite)
     with ExitStack() as stack:
         bars: list[Progress] = []
 
@@ -54,7 +55,7 @@ def check(
 
         inspection = inspect(spec, on_file)
     written = None if no_write and write is None else _write_proposal(inspection, write)
-    page = None if report is None else _write_report(inspection, report)
+    page = None if outputs is None else _write_report(inspection, outputs)
     value = inspection.as_json() | {
         "written": None if written is None else str(written),
         "report": None if page is None else str(page),
@@ -83,13 +84,14 @@ def _write_proposal(inspection: Inspection, write: Path | None) -> Path | None:
     return path
 
 
-def _write_report(inspection: Inspection, folder: Path) -> Path:
+def _write_report(inspection: Inspection, outputs: Outputs) -> Path:
     from zoo.bundle.bundle import write_text
     from zoo.data.inspect.page import html
 
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / REPORT, html(inspection))
-    return folder / REPORT
+    path = outputs.folder / REPORT
+    with outputs.writing():
+        write_text(path, html(inspection))
+    return path
 
 
 def _shown(inspection: Inspection, value: dict[str, Any], page: Path | None) -> list[Any]:

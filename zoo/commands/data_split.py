@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from zoo.commands.console import AsJson, emit, remarks, table
+from zoo.commands.console import AsJson, Overwrite, emit, remarks, table
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,6 +37,7 @@ def split(
         ),
     ] = None,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where the lists go.")] = Path("splits"),
+    overwrite: Overwrite = False,
     seed: Annotated[int, typer.Option(help="Another seed draws other images.")] = 0,
     groups: Annotated[
         str | None,
@@ -55,12 +56,13 @@ def split(
     """
     sizes = _check_sizes(sizes or [], val)
 
-    from zoo.bundle.bundle import check_writable
     from zoo.data.open import open_source
     from zoo.data.partition import count_of
     from zoo.data.split import SEQUENCE, make_groups, order_units, take
+    from zoo.outputs import Outputs
 
-    check_writable(out)
+    names = ["val.txt" if val else f"{size.replace('/', '-')}.txt" for size in sizes]
+    outputs = Outputs(out, names, "--out", overwrite=overwrite)
     source = open_source(spec)
     ids = source.ids("train") + (source.ids("val") if val else ())
     asked = ("--val", "train and val have") if val else ("SIZE", "split train has")
@@ -69,21 +71,21 @@ def split(
     presence = _presence(source, ids)
     order = order_units(presence, units, ids, seed)
     lists = []
-    for size, count in zip(sizes, wanted, strict=True):
-        chosen = take(order, units, count)
-        path = out / ("val.txt" if val else f"{size.replace('/', '-')}.txt")
-        how = f"{size} of {source.spec}, seed {seed}" + (f", groups {groups}" if groups else "")
-        _write(path, [ids[index] for index in chosen], f"zoo data split: {how}")
-        lists.append(
-            {
-                "size": size,
-                "file": str(path),
-                "wanted": count,
-                "images": len(chosen),
-                "classes": _count(source, presence[chosen]),
-                "digest": None if val else _digest(source, path, seed),
-            }
-        )
+    with outputs.writing():
+        for size, name, count in zip(sizes, names, wanted, strict=True):
+            chosen, path = take(order, units, count), out / name
+            how = f"{size} of {source.spec}, seed {seed}" + (f", groups {groups}" if groups else "")
+            _write(path, [ids[index] for index in chosen], f"zoo data split: {how}")
+            lists.append(
+                {
+                    "size": size,
+                    "file": str(path),
+                    "wanted": count,
+                    "images": len(chosen),
+                    "classes": _count(source, presence[chosen]),
+                    "digest": None if val else _digest(source, path, seed),
+                }
+            )
     value = {
         "data": source.spec,
         "images": len(ids),
@@ -127,7 +129,6 @@ def _digest(source: Source, path: Path, seed: int) -> str:
 def _write(path: Path, ids: Sequence[str], remark: str) -> None:
     from zoo.bundle.bundle import replacing
 
-    path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
         temporary.write_text("".join(f"{line}\n" for line in (f"# {remark}", *ids)), encoding="utf-8")
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from zoo.commands.arguments import DeviceOption, ModelArgument
-from zoo.commands.console import AsJson, emit, remarks, table
+from zoo.commands.console import AsJson, Overwrite, emit, remarks, table
 from zoo.errors import BundleError
 from zoo.machine import choose_device
 from zoo.resolve import resolve_predictor
@@ -50,6 +50,7 @@ def evaluate(
         Path | None,
         typer.Option(metavar="DIR", help="Also write metrics.json and, of masks, the confusion matrices."),
     ] = None,
+    overwrite: Overwrite = False,
     device: DeviceOption = None,
     as_json: AsJson = False,
 ) -> None:
@@ -60,14 +61,15 @@ def evaluate(
     names = parse_protocols(protocol)
     path = resolve_predictor(model)
 
-    from zoo.bundle.bundle import check_writable
     from zoo.data.open import open_source
     from zoo.evaluation.evaluate import evaluate_tags
+    from zoo.outputs import Outputs
     from zoo.predictors.load import load_predictor
     from zoo.predictors.tags import load_tag_predictor
 
-    if report is not None:
-        check_writable(report)
+    tells_tags = isinstance(path, Path) and is_classifier(path, names)
+    files = (REPORT_NAME, *(() if tells_tags else map(confusion_name, names)))
+    outputs = None if report is None else Outputs(report, files, "--report", overwrite=overwrite)
     source = open_source(data or training_data(path))
     where = choose_device(device)
     facts = {"model": str(path), **model_facts(path)}
@@ -76,16 +78,16 @@ def evaluate(
         def on_progress(done: int, total: int) -> None:
             status.update(f"evaluated {done} of {total} images")
 
-        if isinstance(path, Path) and is_classifier(path, names):
+        scores: list[Scores] = []
+        if isinstance(path, Path) and tells_tags:
             results = [facts | evaluate_tags(load_tag_predictor(path, where), source, split, on_progress)]
         else:
             predictor = load_predictor(path, device=where)
             scores = _scores(predictor, source, split, names, on_progress)
             results = [facts | each.as_dict(predictor.classes) for each in scores]
-            if report is not None:
-                _write_confusions(report, results, scores, predictor.classes.names)
-        if report is not None:
-            _write_results(report, results)
+    if outputs is not None:
+        with outputs.writing():
+            _write(outputs.folder, results, scores, source.classes.names)
     shown = _report(results[0]) if len(results) == 1 else [*_side_by_side(results)]
     emit(results[0] if len(results) == 1 else results, *shown, as_json=as_json)
 
@@ -182,24 +184,23 @@ def _scores(
     return found
 
 
-def _write_confusions(
+def confusion_name(protocol: str) -> str:
+    """Return the name of the picture of a confusion matrix."""
+    return f"confusion.{protocol}.png"
+
+
+def _write(
     folder: Path, results: Sequence[dict[str, Any]], scores: Sequence[Scores], names: tuple[str, ...]
 ) -> None:
-    """Write a picture of the confusion matrix of each protocol."""
+    """Write the figures, and the confusion matrix of each of `scores`, which are none of a classifier."""
+    from zoo.bundle.bundle import write_json
     from zoo.pages.confusion import write_confusion
 
-    folder.mkdir(parents=True, exist_ok=True)
-    for result, each in zip(results, scores, strict=True):
-        path = folder / f"confusion.{result['protocol']}.png"
+    for result, each in zip(results, scores, strict=False):
+        path = folder / confusion_name(result["protocol"])
         title = f"{result['model']} on {result['data']} {result['split']}, protocol {result['protocol']}"
         write_confusion(each.confusion.counts.cpu().numpy(), names, title, path)
         remarks.print(f"wrote {path}")
-
-
-def _write_results(folder: Path, results: Sequence[dict[str, Any]]) -> None:
-    from zoo.bundle.bundle import write_json
-
-    folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / REPORT_NAME, list(results))
     remarks.print(f"wrote {folder / REPORT_NAME}")
 

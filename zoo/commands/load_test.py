@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from zoo.commands.arguments import DeviceOption, parse_size
-from zoo.commands.console import AsJson, emit, remarks, table
+from zoo.commands.console import AsJson, Overwrite, emit, remarks, table
 from zoo.machine import choose_device
 from zoo.resolve import is_url, resolve_model
 
@@ -99,6 +99,7 @@ def load_test(
         Path,
         typer.Option(metavar="DIR", help="Folder of load.html and load.json."),
     ] = FOLDER,
+    overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
     """Measure how a running server bears load: closed loop, open loop, and goodput under a latency bound."""
@@ -124,17 +125,17 @@ def load_test(
 
     from rich.text import Text
 
-    from zoo.bundle.bundle import check_writable
+    from zoo.outputs import Outputs
     from zoo.serve.load import run
     from zoo.serve.load.inputs import SIZE, drawn, of_folder
     from zoo.serve.load.measurement import Settings
-    from zoo.serve.load.page import write_report
+    from zoo.serve.load.page import NAMES, write_report
     from zoo.serve.load.target import KEY_VARIABLE, Asked, find
 
     settings = Settings(
         **(QUICK if quick else {}) | {name: value for name, value in given.items() if value is not None}
     )
-    check_writable(report)
+    outputs = Outputs(report, NAMES, "--report", overwrite=overwrite)
     key = os.environ.get(KEY_VARIABLE) or None
     asked = Asked(url.rstrip("/"), key, served, settings.route, settings.timeout)
     with remarks.status("asking the server") as status:
@@ -144,7 +145,8 @@ def load_test(
         if model is not None:
             bare = _bare(model, found.server.backend, choose_device(device), threads)
         result = run.load_test(found, bare, settings, lambda text: status.update(Text(text)))
-    files = write_report(result, report)
+    with outputs.writing():
+        files = write_report(result, report)
     emit(result.model_dump(mode="json"), *_show(result, files), as_json=as_json)
 
 

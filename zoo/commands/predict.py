@@ -13,8 +13,8 @@ from zoo.commands.arguments import DeviceOption
 from zoo.commands.console import AsJson, emit, remarks, table
 from zoo.machine import choose_device
 from zoo.predict.inputs import find_inputs, is_image_name, is_source
-from zoo.predict.journal import NAME, Journal, Record
-from zoo.predict.outputs import MASK, OVERLAY, Job, files, is_done, make_jobs
+from zoo.predict.journal import NAME, Journal
+from zoo.predict.outputs import MASK, OVERLAY, Job, files, foreign_outputs, is_done, make_jobs
 from zoo.predictors.outputs import CONFIDENCE, written_outputs
 from zoo.resolve import artifact_suffixes, is_url, resolve_model, resolve_predictor
 
@@ -58,7 +58,11 @@ def predict(
         int | None, typer.Option(min=1, help="Images that run together; default: 8, fewer if they are large.")
     ] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Predict also what DIR holds already of this model.")
+        bool,
+        typer.Option(
+            "--overwrite",
+            help="Predict all images again, and replace files of these names that zoo predict did not write.",
+        ),
     ] = False,
     device: DeviceOption = None,
     ray: Annotated[
@@ -69,8 +73,9 @@ def predict(
 ) -> None:
     """Write the masks of images.
 
-    A mask is an indexed PNG: its pixel values are class numbers, its colours those of the classes. What was
-    made is listed in DIR/predictions.jsonl; a command that was stopped goes on where it was.
+    A mask is an indexed PNG: its pixel values are class numbers, its colors those of the classes. Outputs
+    are listed in DIR/predictions.jsonl: a command that was stopped resumes there, and a file that is not
+    listed, or that was edited since, is not replaced.
     """
     from zoo.bundle.bundle import check_writable
 
@@ -149,15 +154,27 @@ def fingerprint(model: Path | str, predictor: Predictor) -> str:
 
 
 def _not_yet(jobs: Sequence[Job], journal: Journal, out: Path, suffixes: Sequence[str]) -> list[Job]:
-    """Return the jobs that the journal does not hold as they are now, and say how many it does."""
-    by_mask = {f"{job.name}{MASK}": job for job in jobs}
+    """Return the jobs whose outputs are not there as they would be now, and say how many are.
 
-    def is_right(record: Record) -> bool:
-        job = by_mask.get(record["mask"])
-        return job is None or is_done(job, record, out, suffixes)
+    Raises:
+        ZooError: files would be overwritten that zoo predict did not write.
+    """
+    from zoo.outputs import refusal
 
-    journal.keep(is_right)
-    waiting = [job for mask, job in by_mask.items() if mask not in journal.lines]
+    waiting: list[Job] = []
+    foreign: list[str] = []
+    others = 0
+    for job in jobs:
+        mask = f"{job.name}{MASK}"
+        record = journal.latest(mask)
+        if record is not None and journal.is_current(record) and is_done(job, record, out, suffixes):
+            journal.keep(mask)
+            continue
+        waiting.append(job)
+        foreign += foreign_outputs(job, record, out, suffixes)
+        others += record is not None and record.get("input") not in (job.input.path, job.input.name, None)
+    if foreign and not journal.fresh:
+        raise refusal(out, foreign, "--out")
     if kept := len(jobs) - len(waiting):
         remarks.print(
             f"kept {kept:,} of {len(jobs):,} images: this model made them of the same files (size and time), "
@@ -165,6 +182,8 @@ def _not_yet(jobs: Sequence[Job], journal: Journal, out: Path, suffixes: Sequenc
         )
     if journal.other_model:
         remarks.print(f"{out} holds predictions of another model: they are made anew")
+    if others:
+        remarks.print(f"{others:,} predictions of other images of the same name are replaced in {out}")
     return waiting
 
 
@@ -174,7 +193,8 @@ def _shown(job: Job, journal: Journal, out: Path) -> dict[str, Any] | None:
     if record is None:
         return None
     paths = {kind: record.get(kind) and str(out / record[kind]) for kind in files()}
-    return {**record, "input": job.input.name, **paths}
+    kept = {key: value for key, value in record.items() if key not in ("written", "model")}
+    return {**kept, "input": job.input.name, **paths}
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[Path | str, list[str]]:

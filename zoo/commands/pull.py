@@ -48,9 +48,12 @@ def pull(
         names = _locked_names()
     names = _check(names or [], is_one=out is not None or bundle is not None)
 
-    from zoo.registry.archive import write_archive
+    from zoo.outputs import MOVE, exists, refusal
+    from zoo.registry.archive import is_archive, write_archive
     from zoo.registry.pull import copy_to, fetch, unpack
 
+    if bundle is not None and exists(bundle) and not is_archive(bundle):
+        raise refusal(bundle.parent, [bundle.name], "--bundle", MOVE)
     _set_up_bars()
     results: list[dict[str, Any]] = []
     for name in names:

@@ -1,4 +1,8 @@
-"""Which training images count as labelled: a seeded fraction, a number, or a published list."""
+"""Which training images count as labelled: a seeded fraction, a number, or a published list.
+
+`auto` is the default for folders. It uses all masks where none has to be hidden: where the data have
+unlabeled images of their own, or the method needs none. Otherwise it is a fraction, and a warning says so.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +10,14 @@ import hashlib
 import json
 import logging
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import sqrt
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.bundle.bundle import replacing, write_json
 from zoo.data.lists import IdFinder, read_list
+from zoo.data.open import is_published
 from zoo.errors import DatasetError
 
 if TYPE_CHECKING:
@@ -20,11 +25,13 @@ if TYPE_CHECKING:
 
     from zoo.data.source import Source
 
-FULL = "full"
+AUTO, FULL = "auto", "full"
+SHARE = "1/8"
+"""What `auto` stands for where masks have to be hidden, and for published data sets, whose papers do so."""
 PARTITION = "--partition"
 LABELED_NAME, UNLABELED_NAME, RECORD_NAME = "labeled.txt", "unlabeled.txt", "partition.json"
 TAGS_NAME = "tags.json"
-HIGH_QUALITY = "high_quality_masks"
+HIGH_QUALITY, HIDDEN = "high_quality_masks", "hidden_masks"
 
 CHANCE = 5.0
 """Standard deviations from the mean within which the high-quality masks of a random list number."""
@@ -44,6 +51,8 @@ class Partition:
         tags: the classes of those unlabeled images whose classes are known; see `zoo.data.tags`.
         high_quality: number of labeled images whose masks are the better ones of two kinds, None if the data
             set has one kind.
+        hidden: number of masks that are hidden though nobody asked for it, and of all masks; None if somebody
+            did, or none are.
     """
 
     spec: str
@@ -52,6 +61,7 @@ class Partition:
     unlabeled: tuple[str, ...]
     tags: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     high_quality: int | None = None
+    hidden: tuple[int, int] | None = None
 
     @property
     def digest(self) -> str:
@@ -74,10 +84,28 @@ class Partition:
         record |= {"counts": counts, "digest": self.digest}
         if self.high_quality is not None:
             record[HIGH_QUALITY] = self.high_quality
+        if self.hidden is not None:
+            record[HIDDEN] = self.hidden
         if self.tags:
             record["tags"] = {"images": len(self.tags), "digest": self.tags_digest}
             write_json(folder / TAGS_NAME, self.tags)
         write_json(folder / RECORD_NAME, record)
+
+    def hidden_note(self, data: str) -> str | None:
+        """Return the warning of masks that are hidden though nobody asked for it, None if there are none.
+
+        Args:
+            data: spec of the source.
+        """
+        if self.hidden is None:
+            return None
+        hidden, masks = self.hidden
+        return (
+            f"{hidden:,} of {masks:,} training masks are not used: semi-supervised training needs images "
+            f"without masks, {data} has none, and so {PARTITION} {self.spec} is the default. To use all "
+            f"masks, add such images in unlabeled/ ({PARTITION} {FULL} is the default then), or train "
+            f"supervised; {PARTITION} 1/2 uses half of them."
+        )
 
     @classmethod
     def read(cls, folder: Path) -> Partition:
@@ -92,7 +120,9 @@ class Partition:
             tags = json.loads((folder / TAGS_NAME).read_text(encoding="utf-8")) if "tags" in record else {}
             tags = {id_: tuple(labels) for id_, labels in tags.items()}
             known = record["spec"], record["seed"]
-            partition = cls(*known, labeled, unlabeled, tags, record.get(HIGH_QUALITY))
+            hidden = record.get(HIDDEN)
+            quality = record.get(HIGH_QUALITY)
+            partition = cls(*known, labeled, unlabeled, tags, quality, hidden and tuple(hidden))
             digests = record["digest"], record.get("tags", {}).get("digest", _digest([]))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DatasetError(
@@ -108,20 +138,24 @@ class Partition:
         return partition
 
 
-def make_partition(source: Source, spec: str | None, seed: int) -> Partition:
+def make_partition(source: Source, spec: str | None, seed: int, *, needs_unlabeled: bool = True) -> Partition:
     """Return the partition of a source's training images; those of the split `unlabeled` join the unlabelled.
 
     Samples of one seed are nested: 1/16 is part of 1/8. They depend on the ids alone.
 
     Args:
         source: its split `train` is divided.
-        spec: `1/8`, a number of images, a text file of ids, or None or `full` for all.
+        spec: `1/8`, a number of images, a text file of ids, `auto`, or None or `full` for all.
         seed: of the random sample.
+        needs_unlabeled: whether something is to be learned from unlabeled images; decides what `auto` is.
 
     Raises:
         DatasetError: the spec cannot be read or asks for images that are not there.
     """
     train = source.ids("train")
+    is_auto = spec == AUTO
+    if is_auto:
+        spec = _automatic(source, needs_unlabeled=needs_unlabeled)
     if spec is None:
         spec = FULL
     if not train:
@@ -136,12 +170,20 @@ def make_partition(source: Source, spec: str | None, seed: int) -> Partition:
         chosen = _listed(Path(spec), source)
     labeled = tuple(id_ for id_ in train if id_ in chosen)
     rest = tuple(id_ for id_ in train if id_ not in chosen)
+    hidden = (len(rest), len(train)) if is_auto and rest and not is_published(source.spec) else None
+    partition = Partition(spec, seed, labeled, rest + source.ids("unlabeled"), hidden=hidden)
     precise = source.precise_ids()
     if precise is None:
-        return Partition(spec, seed, labeled, rest + source.ids("unlabeled"))
+        return partition
     count = len(precise & chosen)
     _warn_if_not_random(spec, count, len(chosen), len(precise), len(train))
-    return Partition(spec, seed, labeled, rest + source.ids("unlabeled"), high_quality=count)
+    return replace(partition, high_quality=count)
+
+
+def _automatic(source: Source, *, needs_unlabeled: bool) -> str:
+    """Return the partition that `auto` stands for."""
+    has_to_hide = needs_unlabeled and not source.ids("unlabeled")
+    return SHARE if has_to_hide or is_published(source.spec) else FULL
 
 
 def _warn_if_not_random(spec: str, count: int, chosen: int, precise: int, train: int) -> None:

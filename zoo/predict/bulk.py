@@ -9,8 +9,7 @@ from contextlib import closing, suppress
 from typing import TYPE_CHECKING
 
 from zoo.errors import BundleError, InvalidImageError, ZooError
-from zoo.predict.journal import Journal, Record
-from zoo.predict.outputs import OVERLAY, Job, describe, outputs_of, write_result
+from zoo.predict.outputs import OVERLAY, Job, Result, describe, outputs_of, write_result
 from zoo.predictors.outputs import MASK
 from zoo.progress import Progress
 
@@ -18,12 +17,13 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from zoo.predict.journal import Journal
     from zoo.predict.stream import Failed, Options, Streamed
     from zoo.predictors.base import Predictor
 
 log = logging.getLogger(__name__)
 
-Writing = deque[tuple[Job, Future[Record]]]
+Writing = deque[tuple[Job, Future[Result]]]
 
 SHOWN = 20
 """Failures that are printed when they happen; the journal has all."""
@@ -73,10 +73,10 @@ class Bulk:
                     self.journal.start()
                     writing.append((result.item, pool.submit(self._finish, result)))
                     while writing and (len(writing) > 2 * THREADS or writing[0][1].done()):
-                        self._note(*writing.popleft())
+                        self._note(writing)
                     progress.advance()
                 while writing:
-                    self._note(*writing.popleft())
+                    self._note(writing)
         except BaseException as error:
             self._salvage(writing)
             if isinstance(error, OSError):
@@ -113,36 +113,52 @@ class Bulk:
             return
         self._runs = True
 
-    def _finish(self, result: Streamed[Job] | Failed[Job]) -> Record:
-        """Write the files of a result, if there are any, and return its line; runs in a thread."""
+    def _finish(self, result: Streamed[Job] | Failed[Job]) -> Result:
+        """Write the outputs of an image, if there are any, to temporary files; runs in a thread."""
         from zoo.predict.stream import Failed
 
         if isinstance(result, Failed):
-            return {**describe(result.item), "error": str(result.error)}
+            return _failure(result.item, result.error)
         return write_result(result, self.out, self.suffixes, self.predictor.classes)
 
-    def _note(self, job: Job, writing: Future[Record]) -> None:
-        """Add a line to the journal when the files are there."""
-        self._add(job.input.name, writing.result())
+    def _note(self, writing: Writing) -> None:
+        """Add the first result to the journal when its files are written; an interrupt leaves it first."""
+        job, future = writing[0]
+        self._add(job, future.result())
+        writing.popleft()
 
-    def _add(self, name: str, record: Record) -> None:
-        """Add the line of an image to the journal."""
-        self.journal.add(record)
-        if "error" not in record:
+    def _add(self, job: Job, result: Result) -> None:
+        """Add the line of an image to the journal and give its outputs their names."""
+        try:
+            self.journal.add(*result)
+        except ZooError as error:
+            result.discard()
+            result = _failure(job, error)
+            self.journal.add(*result)
+        except OSError:
+            result.discard()
+            raise
+        if "error" not in result.record:
             self.done += 1
             return
-        self.failures.append({"input": name, "error": record["error"]})
+        self.failures.append({"input": job.input.name, "error": result.record["error"]})
         if len(self.failures) <= SHOWN:
-            log.error("error: %s", record["error"])
+            log.error("error: %s", result.record["error"])
 
     def _salvage(self, writing: Writing) -> None:
-        """Add the lines of results that were written before something went wrong."""
-        for each in writing:
+        """Add the results that were written before something went wrong."""
+        while writing:
             with suppress(OSError):
-                self._note(*each)
+                self._note(writing)
+                continue
+            writing.popleft()
 
     def _unwritable(self, error: OSError, total: int) -> ZooError:
         return ZooError(
             f"{self.out} cannot be written to ({error.strerror or error}) after {self.done:,} of {total:,} "
             f"images: make room there and run the same command again, it goes on from here"
         )
+
+
+def _failure(job: Job, error: ZooError) -> Result:
+    return Result({**describe(job), "error": str(error)}, {})

@@ -106,6 +106,8 @@ def _files(text: str, out: Path) -> Iterator[tuple[str, str]]:
         found = [name for name in sorted(_match(path, root, out)) if os.path.isfile(name)]  # noqa: PTH113
     else:
         raise ZooError(f"{text} does not exist, expected an image, a folder of images, a pattern or shapes")
+    if not path.is_file():
+        found = _without_results(found, out)
     if not found:
         raise ZooError(
             f"{text} names no images, expected files such as photo.jpg or photo.png: check the path"
@@ -134,6 +136,17 @@ def _match(pattern: Path, root: Path, out: Path) -> Iterator[str]:
     for name in glob.iglob(str(pattern), recursive=True):  # noqa: PTH207
         if not (inside and os.path.abspath(name).startswith(results)):  # noqa: PTH100
             yield name
+
+
+def _without_results(names: list[str], out: Path) -> list[str]:
+    """Return the files that were found, without our own results beside them."""
+    from zoo.predict.outputs import results_in
+
+    above = os.path.join(os.path.abspath(out), "")  # noqa: PTH100, PTH118
+    if not any(os.path.abspath(name).startswith(above) for name in names):  # noqa: PTH100
+        return names
+    results = {above + name for name in results_in(out)}
+    return [name for name in names if os.path.abspath(name) not in results]  # noqa: PTH100
 
 
 def _same(folder: Path, out: Path) -> bool:

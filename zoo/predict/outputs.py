@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from zoo.errors import ZooError
+from zoo.predict.journal import NAME, listed, written_of
 from zoo.predictors import outputs
 from zoo.predictors.outputs import OUTPUTS, draw_output, written_outputs
 
@@ -98,10 +99,25 @@ def _stat(path: str | None) -> os.stat_result | None:
         return None
 
 
-def write_result(
-    result: Streamed[Job], out: Path, suffixes: Sequence[str], classes: Classes
-) -> dict[str, Any]:
-    """Write the mask of an image and what else is wanted, and return what there is to tell.
+class Result(NamedTuple):
+    """What an image gave.
+
+    Args:
+        record: its line in the journal.
+        files: path of the temporary file and SHA-256 of each output, by kind; see `files`.
+    """
+
+    record: dict[str, Any]
+    files: dict[str, tuple[str, str]]
+
+    def discard(self) -> None:
+        """Remove the temporary files."""
+        for temporary, _ in self.files.values():
+            Path(temporary).unlink(missing_ok=True)
+
+
+def write_result(result: Streamed[Job], out: Path, suffixes: Sequence[str], classes: Classes) -> Result:
+    """Write the mask of an image and what else is wanted to temporary files beside their places.
 
     Args:
         result: of the image; with the image if `OVERLAY` is wanted, with the outputs of all other suffixes.
@@ -110,29 +126,38 @@ def write_result(
         classes: of the mask.
 
     Raises:
-        OSError: a file cannot be written; none is left half-written.
+        OSError: a file cannot be written; none is left.
     """
     from PIL import Image
 
+    from zoo.bundle.bundle import temporary_name
+    from zoo.bundle.manifest import sha256
     from zoo.pages.overlay import areas, picture
 
     job = result.item
     found = dict(result.prediction().outputs)
-    mask = found.pop(outputs.MASK)
-    paths = {suffix: out / f"{job.name}{suffix}" for suffix in suffixes}
-    paths[MASK].parent.mkdir(parents=True, exist_ok=True)
-    for name, values in found.items():
-        write_output(paths[OUTPUTS[name].suffix], name, values, classes)
-    if result.image is not None:
-        write_png(paths[OVERLAY], Image.fromarray(picture(result.image, mask, classes)))
-    write_output(paths[MASK], outputs.MASK, mask, classes)
-    return {
+    mask = found[outputs.MASK]
+    names = {kind: f"{job.name}{suffix}" for kind, suffix in files().items() if suffix in suffixes}
+    paths = {kind: temporary_name(out / name) for kind, name in names.items()}
+    paths[outputs.MASK].parent.mkdir(parents=True, exist_ok=True)
+    try:
+        for name, values in found.items():
+            write_output(paths[name], name, values, classes)
+        if result.image is not None:
+            write_png(paths["overlay"], Image.fromarray(picture(result.image, mask, classes)))
+        written = {kind: (str(path), sha256(path)) for kind, path in paths.items()}
+    except BaseException:
+        for path in paths.values():
+            path.unlink(missing_ok=True)
+        raise
+    record = {
         **describe(job),
         "size": list(mask.shape),
         "areas": {classes.names[label]: share for label, share in areas(mask).items()},
         "ms": result.seconds * 1000,
-        **{kind: f"{job.name}{suffix}" if suffix in paths else None for kind, suffix in files().items()},
+        **{kind: names.get(kind) for kind in files()},
     }
+    return Result(record, written)
 
 
 def describe(job: Job) -> dict[str, Any]:
@@ -142,17 +167,62 @@ def describe(job: Job) -> dict[str, Any]:
 
 
 def is_done(job: Job, record: dict[str, Any], out: Path, suffixes: Sequence[str]) -> bool:
-    """Return whether the results that a record tells of are there, and of the file as it is now."""
-    wanted = [kind for kind, suffix in files().items() if suffix in suffixes]
+    """Return whether the results that a line tells of are there, and of the file as it is now.
+
+    One that was edited by hand is there. One of an earlier prediction is not: a run was killed after it wrote
+    the line and before it replaced the file.
+    """
     same = job.stamp is not None and describe(job).items() <= record.items()
-    if not same or not all(record.get(kind) for kind in wanted):
+    if not same:
         return False
-    found = (_stat(f"{out}{os.sep}{job.name}{suffix}") for suffix in suffixes)
-    return all(stat is not None and stat.st_size > 0 for stat in found)
+    written = written_of(record)
+    for kind, suffix in files().items():
+        if suffix in suffixes and not (record.get(kind) and _is_there(out, record[kind], written.get(kind))):
+            return False
+    return True
+
+
+def _is_there(out: Path, name: str, hashes: list[str] | None) -> bool:
+    from zoo.outputs import is_unchanged
+
+    stat = _stat(f"{out}{os.sep}{name}")
+    return stat is not None and stat.st_size > 0 and not is_unchanged(out / name, (hashes or [])[1:])
+
+
+def foreign_outputs(job: Job, record: dict[str, Any] | None, out: Path, suffixes: Sequence[str]) -> list[str]:
+    """Return the results that a job would overwrite though `zoo predict` did not write what is there.
+
+    Args:
+        job: the image.
+        record: the last line of its mask in the journal, None if there is none.
+        out: folder of all results.
+        suffixes: of the results.
+    """
+    from zoo.outputs import exists, is_unchanged
+
+    written = written_of(record)
+    names = {kind: f"{job.name}{suffix}" for kind, suffix in files().items() if suffix in suffixes}
+    return [
+        name
+        for kind, name in names.items()
+        if exists(out / name) and not is_unchanged(out / name, written.get(kind, ()))
+    ]
+
+
+def results_in(out: Path) -> frozenset[str]:
+    """Return what `zoo predict` wrote to a folder: its journal, and the results that are listed there."""
+    suffix_of = files()
+    results = {
+        f"{record['mask'].removesuffix(MASK)}{suffix_of[kind]}"
+        for record in listed(out)
+        for kind in written_of(record)
+        if kind in suffix_of
+    }
+    return frozenset({NAME, *results})
 
 
 def write_output(path: Path, name: str, values: NDArray[Any], classes: Classes) -> None:
-    """Write the drawing of an output as PNG at once or not at all.
+    """Write the drawing of an output as PNG.
 
     Args:
         path: in a folder that exists.
@@ -160,20 +230,14 @@ def write_output(path: Path, name: str, values: NDArray[Any], classes: Classes) 
         values: (H, W).
         classes: whose colours a mask has.
     """
-    from zoo.bundle.bundle import replacing
-
-    with replacing(path) as temporary:
-        temporary.write_bytes(draw_output(name, values, classes))
+    path.write_bytes(draw_output(name, values, classes))
 
 
 def write_png(path: Path, image: Image.Image) -> None:
-    """Write a PNG at once or not at all.
+    """Write a PNG.
 
     Args:
         path: in a folder that exists.
         image: of any mode of PNG.
     """
-    from zoo.bundle.bundle import replacing
-
-    with replacing(path) as temporary:
-        image.save(temporary, format="PNG")
+    image.save(path, format="PNG")

@@ -40,6 +40,16 @@ def write_archive(path: Path, name: str, locked: LockedBundle, folder: Path) -> 
                     _add(archive, file, source, (folder / file).stat().st_size)
 
 
+def is_archive(path: Path) -> bool:
+    """Return whether a file is a tar file of `write_archive`."""
+    try:
+        with tarfile.open(path, "r:") as archive:
+            first = archive.next()
+    except (OSError, tarfile.TarError):
+        return False
+    return first is not None and first.name == LOCK_NAME
+
+
 def read_archive(path: Path, folder: Path) -> tuple[str, LockedBundle]:
     """Unpack a bundle into an empty folder and return its name and lock; nothing is trusted yet.
 

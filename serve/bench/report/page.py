@@ -35,10 +35,14 @@ if TYPE_CHECKING:
 DOT = " \N{MIDDLE DOT} "
 
 
+NAMES = ("benchmark.html", "benchmark.json", "benchmark.md", "benchmark.png")
+"""Files of a report."""
+
+
 def write_report(report: Report, folder: Path) -> list[Path]:
     """Write a report as page, JSON, Markdown and picture and return the paths; none is ever half written."""
     folder.mkdir(parents=True, exist_ok=True)
-    page, data, text, picture = (folder / f"benchmark.{suffix}" for suffix in ("html", "json", "md", "png"))
+    page, data, text, picture = (folder / name for name in NAMES)
     write_json(data, report.model_dump(mode="json"))
     write_text(text, markdown(report))
     write_text(page, html(report))

@@ -62,6 +62,25 @@ def test_all_methods_that_segment_are_compared_by_default(plan: Plan) -> None:
     assert set(comparison.methods) == segmenting
 
 
+@pytest.mark.parametrize("settings", [(), ("data.partition=auto",)])
+def test_all_methods_get_the_partition_that_the_automatic_one_stands_for(
+    settings: tuple[str, ...], plan: Plan, tmp_path: Path, tiny_folder: Path
+) -> None:
+    small = ("network.encoder=test_resnet", "method.optimizer.lr=0.1", *settings)
+    options = {"spec": str(tiny_folder), "changes": {"pretrained": False}}
+    comparison = plan(BOTH, *small, **options)
+    assert [recipe_of(tmp_path, method)["data"]["partition"] for method in BOTH] == ["1/8", "1/8"]
+    assert (comparison.data["partition"], comparison.data["labeled"]) == ("1/8", 1)
+    assert "9 of 10 training masks are not used" in comparison.data["hidden_note"]
+    assert "data.partition" not in comparison.candidates[1].overridden
+
+
+def test_labels_only_alone_use_all_masks(plan: Plan, tmp_path: Path, tiny_folder: Path) -> None:
+    comparison = plan(("supervised",), "network.encoder=test_resnet", spec=str(tiny_folder))
+    assert recipe_of(tmp_path, "supervised")["data"]["partition"] == "full"
+    assert (comparison.data["labeled"], comparison.data["hidden_note"]) == (10, None)
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [

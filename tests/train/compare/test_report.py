@@ -71,6 +71,15 @@ def test_the_page_begins_with_what_the_figures_say(compared: Compared) -> None:
     assert page.index("told apart from all others") < page.index("<table>")
 
 
+def test_masks_that_are_hidden_by_default_are_told_before_the_figures(compared: Compared) -> None:
+    comparison = compared(supervised=[0.5])
+    assert 'class="warning"' not in html(comparison, [])
+    noted = comparison.model_copy(update={"data": comparison.data | {"hidden_note": "7 of 8 <masks>"}})
+    page, text = html(noted, []), markdown(noted)
+    assert page.index('<p class="warning">7 of 8 &lt;masks&gt;</p>') < page.index("<table>")
+    assert text.index("**7 of 8 <masks>**") < text.index("| method |")
+
+
 def test_all_files_are_written_with_the_pictures_in_the_page(
     compared: Compared, make_bundle: Callable[..., Path], tmp_path: Path
 ) -> None:

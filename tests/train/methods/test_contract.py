@@ -17,6 +17,7 @@ from zoo.models.decoders.deeplabv3plus import DeepLabV3Plus
 from zoo.train.method import Batch, Method, Phase, Progress, progress_at
 from zoo.train.methods.mlmt import Mlmt
 from zoo.train.methods.supervised import Supervised
+from zoo.train.methods.table import METHODS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -52,6 +53,11 @@ TERMS = {
     "u2pl-ohem-auxiliary": {"s", "u", "c"},
 }
 """Terms of the last phase, as the methods' docstrings name them."""
+
+
+def test_the_table_says_whether_a_method_needs_unlabeled_images(method: Method) -> None:
+    [entry] = [entry for entry in METHODS.values() if type(method) is entry.method]
+    assert any(phase.unlabeled for phase in method.phases(STEPS)) == entry.needs_unlabeled
 
 
 @pytest.fixture

@@ -1,16 +1,20 @@
 from __future__ import annotations
 
 import json
+import shutil
 from typing import TYPE_CHECKING, Annotated, Any
 
 import pytest
 from pydantic import BaseModel
 
 from zoo.catalog import recipe_names
+from zoo.data.open import open_source
 from zoo.errors import RecipeError
 from zoo.train.method import ScalesWithRun, Steps, scaled
+from zoo.train.methods.table import METHODS
 from zoo.train.recipe.read import default_recipe, find_recipe, load_recipe, validate_recipe
 from zoo.train.recipe.schema import Recipe
+from zoo.train.session import drawn
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -45,6 +49,48 @@ name = "eln"
 pretrain_steps = 20
 localize_steps = 10
 """
+
+
+@pytest.fixture
+def folder(tiny_folder: Path, tmp_path: Path) -> Path:
+    """Return a folder of ten masks and, under another name than usual, two images without masks."""
+    shutil.copytree(tiny_folder, tmp_path / "data")
+    (tmp_path / "data" / "others").mkdir()
+    for name in ("0.png", "1.png"):
+        shutil.copy(tiny_folder / "val/images" / name, tmp_path / "data" / "others" / name)
+    (tmp_path / "data" / "data.toml").write_text('unlabeled = "others"\n')
+    return tmp_path / "data"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_all_masks_of_a_folder_are_used_unless_a_method_needs_some_without(
+    method: str, folder: Path, tiny_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    needed = METHODS[method].needs_unlabeled
+    for data, count, told in ((folder, 10, False), (tiny_folder, 1 if needed else 10, needed)):
+        caplog.clear()
+        recipe = load_recipe(default_recipe(method, str(data)), changes={"data.spec": str(data)})
+        recipe, partition = drawn(recipe, open_source(str(data)))
+        assert len(partition.labeled) == count
+        assert recipe.data.partition == ("full" if count == 10 else "1/8")
+        assert [record.levelname for record in caplog.records] == ["WARNING"] * told
+        assert all("warning: 9 of 10 training masks" in text for text in caplog.messages)
+
+
+@pytest.mark.parametrize("partition", ["1/2", "5"])
+def test_a_partition_that_is_given_is_taken(
+    partition: str, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    recipe = load_recipe("eln", changes={"data.partition": partition})
+    recipe, found = drawn(recipe, open_source(str(folder)))
+    assert (len(found.labeled), found.hidden, caplog.messages) == (5, None, [])
+    assert recipe.data.partition == partition
+
+
+def test_a_recipe_of_ones_own_decides_by_itself(write: Any, tiny_folder: Path) -> None:
+    own = write(MINE + '[data]\npartition = "1/5"\n')
+    assert len(drawn(load_recipe(own), open_source(str(tiny_folder)))[1].labeled) == 2
+    assert len(drawn(load_recipe(write(MINE)), open_source(str(tiny_folder)))[1].labeled) == 10
 
 
 @pytest.mark.parametrize("name", recipe_names())

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from zoo.classes import Classes
-from zoo.errors import BundleError, RecipeError
+from zoo.errors import BundleError, RecipeError, ZooError
 from zoo.train.runs.folder import RunFolder, claimed_run, new_run
 
 if TYPE_CHECKING:
@@ -57,6 +57,13 @@ def test_runs_without_names_that_begin_at_one_time_get_numbers(load_tiny: Load, 
 def test_a_folder_with_other_files_is_no_obstacle(load_tiny: Load, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     assert new_run(tmp_path, load_tiny()).path == tmp_path
+
+
+def test_files_that_a_run_would_overwrite_are_refused(load_tiny: Load, tmp_path: Path) -> None:
+    (tmp_path / "metrics.json").write_text("mine")
+    (tmp_path / "partition").mkdir()
+    with pytest.raises(ZooError, match=r"2 files .*\(partition, metrics\.json\): choose another --out"):
+        new_run(tmp_path, load_tiny())
 
 
 def test_a_run_without_a_name_is_called_after_method_data_and_time(

@@ -60,6 +60,11 @@ def test_a_folder_is_predicted_by_the_app(
     local = load_predictor(tiny_bundle)
     for index, image in enumerate(IMAGES):
         assert np.array_equal(np.asarray(Image.open(f"out/{index}.png")), local.predict(image))
+    (tmp_path / "masks").mkdir()
+    (tmp_path / "masks/0.png").write_bytes(b"drawn by hand")
+    result = CliRunner().invoke(app, ["predict", url, "in", "--out", "masks"])
+    assert "1 file in masks would be overwritten" in str(result.exception)
+    assert [path.name for path in (tmp_path / "masks").iterdir()] == ["0.png"]
 
 
 def test_a_key_and_an_image_over_the_limit(serve_app: ServeApp, monkeypatch: pytest.MonkeyPatch) -> None:
