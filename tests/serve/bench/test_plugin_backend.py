@@ -8,14 +8,9 @@ import numpy as np
 import pytest
 
 import zoo
-from zoo.bundle.weights import load_bundle
 from zoo.errors import BundleError
-from zoo.export.fold import prepare
 from zoo.export.parity import Images, compare
-from zoo.export.to_onnx import export_onnx
 from zoo.export.tolerance import GATES
-from zoo.predictors.artifact import ArtifactMetadata
-from zoo.predictors.eager import EagerPredictor
 from zoo.predictors.load import load_predictor
 from zoo.serve.bench.choices import choices
 from zoo.serve.bench.report.page import html
@@ -26,6 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.conftest import Install
+    from tests.serve.conftest import ExportPixels
 
     Measure = Callable[..., Any]
 
@@ -100,20 +96,11 @@ def test_it_is_served_on_request_only(onnx_bundle: Path) -> None:
     assert (loaded.predictor.backend, loaded.reason) == ("reference", "ONNX reference; as asked")
 
 
-def test_it_passes_the_gate_of_an_export(tiny_bundle: Path, tmp_path: Path) -> None:
-    import torch
-
-    deployable, config = load_bundle(tiny_bundle)
-    metadata = ArtifactMetadata(
-        names=config.names,
-        palette=config.palette,
-        preprocessing=config.preprocessing,
-        precision="fp32",
-        weights_sha256="0" * 64,
-    )
-    path = tmp_path / "model.onnx"
-    export_onnx(prepare(deployable, torch.zeros(1, 3, 64, 64)).deployable, metadata, path)
-    images = Images((np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8),), "noise")
+def test_it_passes_the_gate_of_an_export(export_pixels: ExportPixels, tmp_path: Path) -> None:
+    path, eager = export_pixels(tmp_path, "mask")
+    random = np.random.default_rng(0)
+    images = Images(tuple(random.integers(0, 256, (64, 64, 3), np.uint8) for _ in range(2)), "noise")
     artifact = load_predictor(path, backend="reference")
-    parity = compare(artifact, EagerPredictor(deployable, config), images, [(1, 32, 32)], GATES["fp32"])
+    parity = compare(artifact, eager, images, [(1, 64, 64), (2, 48, 37)], GATES["fp32"])
     assert parity.agrees, parity
+    assert parity.runtime == "reference"

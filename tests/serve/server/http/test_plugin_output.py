@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from tests.conftest import Install
+    from tests.serve.conftest import ExportPixels
     from tests.serve.server.conftest import ServeApp
     from zoo.predictors.base import Predictor
 
@@ -80,20 +81,24 @@ def test_the_bundle_gives_it(tiny_bundle: Path, image: NDArray[np.uint8]) -> Non
     np.testing.assert_allclose(predictor.infer(batch, ("entropy",))["entropy"], 255 * expected, atol=0.51)
 
 
-def test_it_is_exported_written_and_served(
-    bundle_copy: Path, photo: Path, image: NDArray[np.uint8], serve_app: ServeApp
-) -> None:
+@pytest.mark.slow
+def test_an_export_with_it_passes_its_gate(bundle_copy: Path, image: NDArray[np.uint8]) -> None:
     options = ExportOptions(precision=("fp32",), output="mask+entropy", images="shapes", min_agreement=0.99)
-    report = export_bundle(bundle_copy, options)
-    [artifact] = report.artifacts
+    [artifact] = export_bundle(bundle_copy, options).artifacts
     assert artifact.parity is not None
     assert artifact.parity.passed
-    path = bundle_copy / "model.onnx"
-    exported, eager = OrtPredictor(path, threads=1), load_predictor(bundle_copy)
+    exported = load_predictor(bundle_copy, backend="ort", threads=1)
+    got, expected = (of(predictor, image) for predictor in (exported, load_predictor(bundle_copy)))
+    assert np.abs(got.astype(int) - expected).max() <= 1
+
+
+def test_it_is_exported_written_and_served(
+    export_pixels: ExportPixels, tmp_path: Path, photo: Path, image: NDArray[np.uint8], serve_app: ServeApp
+) -> None:
+    path, eager = export_pixels(tmp_path, "mask+entropy")
+    exported = OrtPredictor(path, threads=1)
     assert [output.name for output in exported.metadata.outputs] == ["mask", "entropy"]
-    got, expected = (
-        each.predict_outputs(image, ("entropy",)).outputs["entropy"] for each in (exported, eager)
-    )
+    got, expected = (of(predictor, image) for predictor in (exported, eager))
     assert np.abs(got.astype(int) - expected).max() <= 1
     assert len(np.unique(got)) > 20
     with pytest.raises(BundleError, match=r"gives mask, entropy, got a request for 'confidence'"):
