@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import struct
+import sys
 import zlib
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     MakeBundle = Callable[..., Path]
+    Install = Callable[..., None]
     WriteOnnx = Callable[..., Path]
     LittleSpace = Callable[[int], AbstractContextManager[None]]
     PngFile = Callable[[tuple[int, int], int, int, bytes], bytes]
@@ -244,6 +246,30 @@ def make_bundle() -> MakeBundle:
 def write_onnx() -> WriteOnnx:
     """Return `write_threshold_onnx`."""
     return write_threshold_onnx
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
+    """Return a function that installs a package of one module, which adds rows to tables of `zoo`.
+
+    It takes the text of the module, and the names of rows in it by group and name of the row.
+    """
+
+    def add(text: str, **rows: dict[str, str]) -> None:
+        module = f"toy_{next(iter(rows))}"
+        info = tmp_path / "site" / f"{module}-1.0.dist-info"
+        info.mkdir(parents=True)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {module}\nVersion: 1.0\n")
+        lines = [
+            f"[zoo.{group}]\n" + "".join(f"{name} = {module}:{row}\n" for name, row in names.items())
+            for group, names in rows.items()
+        ]
+        (info / "entry_points.txt").write_text("\n".join(lines))
+        (tmp_path / "site" / f"{module}.py").write_text(text)
+        monkeypatch.syspath_prepend(tmp_path / "site")
+        monkeypatch.delitem(sys.modules, module, raising=False)
+
+    return add
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from zoo.bundle.bundle import write_json
-from zoo.data.partition import Partition, make_partition
+from zoo.child import is_first
+from zoo.data.partition import Partition
 from zoo.data.tags import with_tags
 from zoo.errors import RecipeError, ZooError
 from zoo.evaluation.figures import figures_of
@@ -23,16 +24,16 @@ from zoo.train.data.streams import (
     HeldOut,
     check_streams,
     checked_source,
+    draw_partition,
     hold_out,
     read_held_out,
     write_held_out,
 )
 from zoo.train.loop.checkpoint import load_checkpoint
 from zoo.train.loop.engine import Engine
-from zoo.train.loop.hardware import is_first
 from zoo.train.loop.validation import Validation, predictor_of, score
 from zoo.train.method import phase_at
-from zoo.train.methods.table import METHODS, build_method
+from zoo.train.methods.table import build_method
 from zoo.train.report.page import write_report
 from zoo.train.report.pictures import write_curves, write_preview, write_tag_preview
 from zoo.train.runs.folder import RunFolder, claimed_run, new_run
@@ -64,7 +65,7 @@ def start(recipe: Recipe, out: Path | None, hardware: Hardware, wandb: str | Non
     """
     check_wandb(wandb)
     source = checked_source(recipe)
-    recipe, partition = drawn(recipe, source)
+    recipe, partition = draw_partition(recipe, source)
     planned = [new_run(out, recipe)] if is_first() else []
     fabric = hardware.fabric(recipe.precision)
     run = fabric.broadcast(planned)[0]
@@ -117,27 +118,6 @@ def resume(path: Path, method_name: str, hardware: Hardware, wandb: str | None =
     if fabric.is_global_zero:
         log.info("%s: continuing after step %d of %d", path, engine.step, recipe.steps)
     return _recorded(engine, validate, partition, wandb)
-
-
-def drawn(recipe: Recipe, source: Source) -> tuple[Recipe, Partition]:
-    """Return the recipe with what follows from its data, its partition among it, and that partition.
-
-    Raises:
-        DatasetError: the recipe asks for images that are not there.
-    """
-    needed = METHODS[recipe.method.name].needs_unlabeled
-    partition = make_partition(source, recipe.data.partition, recipe.seed, needs_unlabeled=needed)
-    warn_of_hidden(partition, source)
-    recipe = recipe.for_classes(len(source.classes))
-    data = recipe.data.model_copy(update={"partition": partition.spec})
-    return recipe.model_copy(update={"data": data}), partition
-
-
-def warn_of_hidden(partition: Partition, source: Source) -> None:
-    """Say how many masks are hidden though nobody asked for it."""
-    note = partition.hidden_note(source.spec)
-    if note is not None and is_first():
-        log.warning("warning: %s", note)
 
 
 def _selection(recipe: Recipe, source: Source, held_out: tuple[str, ...]) -> Validation | None:

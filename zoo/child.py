@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 from contextlib import contextmanager
@@ -76,3 +77,10 @@ def why_ended(status: int, last_words: str) -> str:
     """
     said = last_words.removeprefix("error: ")[:REASON_LENGTH] or f"it wrote nothing, status {status}"
     return f"killed by {signal.Signals(-status).name}; {said}" if status < 0 else said
+
+
+def is_first() -> bool:
+    """Return whether this process is the first of a run, or the only one."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun
+        return os.environ["RANK"] == "0"
+    return os.environ.get("LOCAL_RANK", "0") == "0" and os.environ.get("NODE_RANK", "0") == "0"

@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 import torch
 
+from zoo.errors import BundleError
 from zoo.predictors.base import Prediction
+from zoo.predictors.load import load_predictor
 from zoo.predictors.openvino import OpenVinoPredictor
 from zoo.predictors.ort import OrtPredictor
 from zoo.predictors.ort_cuda import OrtCudaPredictor
+from zoo.predictors.outputs import parse_outputs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -117,3 +120,41 @@ def test_results_are_the_callers_own(
     predictor.run(255 - noise)
     assert all(np.array_equal(array, copy) for array, copy in zip(first, kept, strict=True))
     first.mask[:] = 0
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("mask+energy", r"got output 'energy', expected some of mask, logits, confidence"),
+        ("mask+mask", "expected each once"),
+        ("confidence", "expected mask or logits among them"),
+        ("", "got output ''"),
+    ],
+)
+def test_names_that_are_no_outputs_of_a_file_are_refused(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        parse_outputs(text)
+
+
+def test_the_outputs_of_a_file_are_those_of_its_metadata_in_their_order(
+    load: Load, write_linear: WriteLinear, noise: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    predictor = load(write_linear(tmp_path / "model.onnx", "logits+confidence+mask"))
+    assert [output.name for output in predictor.metadata.outputs] == ["logits", "confidence", "mask"]
+    found = predictor.infer(noise, ("mask", "confidence"))
+    assert list(found) == ["mask", "confidence"]
+    assert np.array_equal(found["mask"], predictor.run(noise))
+
+
+def test_an_output_that_a_file_does_not_have_is_an_error_that_says_how_to_get_it(
+    load: Load, write_linear: WriteLinear, noise: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    predictor = load(write_linear(tmp_path / "model.onnx", "mask"))
+    with pytest.raises(BundleError, match=r"gives mask, got a request for 'confidence'.*mask\+confidence"):
+        predictor.infer(noise, ("confidence",))
+
+
+def test_logits_of_an_image_are_resized_plane_by_plane(tiny_bundle: Path) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (90, 70, 3), np.uint8)
+    found = load_predictor(tiny_bundle).predict_outputs(image, ("logits",)).outputs["logits"]
+    assert (found.shape, found.dtype) == ((7, 90, 70), np.float32)

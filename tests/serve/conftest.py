@@ -7,12 +7,20 @@ from typing import TYPE_CHECKING, Any
 
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, helper
+from torch import Tensor, nn
 
-from zoo.bundle.bundle import CONFIG_NAME, WEIGHTS_NAME, load_config
+from zoo.bundle.bundle import CONFIG_NAME, WEIGHTS_NAME, BundleConfig, load_config
 from zoo.bundle.manifest import sha256
+from zoo.classes import Classes
 from zoo.data.shapes import NAMES
+from zoo.export.to_onnx import export_onnx
+from zoo.models.config import NetworkConfig, StudentConfig
+from zoo.models.deployable import Deployable
 from zoo.predictors.artifact import INPUT_NAME, METADATA_KEY, ArtifactMetadata
+from zoo.predictors.eager import EagerPredictor
+from zoo.preprocess import Preprocessing
 from zoo.serve.bench.benchmark import benchmark
 from zoo.serve.bench.machine import describe_machine, versions
 from zoo.serve.bench.measurement import Accuracy, Report, Row, Settings, Speedup, Throughput, Times
@@ -22,6 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     Measure = Callable[..., Report]
+    ExportPixels = Callable[..., tuple[Path, EagerPredictor]]
     MakeRow = Callable[..., Row]
     MakeReport = Callable[..., Report]
 
@@ -173,3 +182,49 @@ def onnx_bundle(bundle_copy: Path) -> Path:
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, bundle_copy / "model.onnx")
     return bundle_copy
+
+
+class Pixels(Deployable):
+    """As little as can be exported."""
+
+    config = StudentConfig(network=NetworkConfig(num_classes=3))
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = nn.Conv2d(3, 3, 3, stride=4, padding=1)
+
+    def decoder_logits(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.conv(images)
+        return logits
+
+
+def export_pixels(folder: Path, output: str) -> tuple[Path, EagerPredictor]:
+    """Return an exported file of a tiny network, and the network itself."""
+    classes = Classes.of(("sky", "road", "car"))
+    preprocessing = Preprocessing(imgsz=(64, 64))
+    metadata = ArtifactMetadata(
+        names=classes.names,
+        palette=classes.palette,
+        preprocessing=preprocessing,
+        precision="fp32",
+        output=output,
+        weights_sha256="0" * 64,
+    )
+    network = Pixels().eval()
+    export_onnx(network, metadata, folder / "model.onnx")
+    config = BundleConfig(
+        deployable=network.config,
+        method="supervised",
+        names=classes.names,
+        palette=classes.palette,
+        preprocessing=preprocessing,
+        recipe={},
+    )
+    return folder / "model.onnx", EagerPredictor(network, config)
+
+
+@pytest.fixture(name="export_pixels")
+def _export_pixels() -> ExportPixels:
+    """Return `export_pixels`."""
+    return export_pixels

@@ -24,11 +24,10 @@ from zoo.train.compare.plan import (
 from zoo.train.compare.record import COMPARISON_NAME, Candidate, Comparison, ComparisonFolder, Run
 from zoo.train.compare.run_one import command, run_one
 from zoo.train.compare.stats import summary
-from zoo.train.data.streams import checked_source
+from zoo.train.data.streams import checked_source, warn_of_hidden
 from zoo.train.loop.engine import TrainingStoppedError
 from zoo.train.loop.hardware import Hardware
 from zoo.train.methods.table import METHODS
-from zoo.train.session import warn_of_hidden
 
 log = logging.getLogger(__name__)
 

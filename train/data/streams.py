@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zoo.bundle.bundle import replacing
+from zoo.child import is_first
 from zoo.data.check import check_source
 from zoo.data.open import open_source
-from zoo.data.partition import Partition, count_of
+from zoo.data.partition import Partition, count_of, make_partition
 from zoo.data.source import Source
 from zoo.errors import DatasetError, RecipeError
+from zoo.train.methods.table import METHODS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,6 +28,8 @@ if TYPE_CHECKING:
     from zoo.train.method import Phase
     from zoo.train.recipe.schema import Recipe
 
+
+log = logging.getLogger(__name__)
 
 HELD_OUT_NAME = "held_out.txt"
 
@@ -143,3 +148,24 @@ def check_streams(recipe: Recipe, partition: Partition, phases: tuple[Phase, ...
             f"data.augment.scale {list(data.augment.scale)}, which crop or pad them: give --set "
             f"data.resize=stretch and --set data.augment.scale=[1,1]"
         )
+
+
+def draw_partition(recipe: Recipe, source: Source) -> tuple[Recipe, Partition]:
+    """Return the recipe with what follows from its data, its partition among it, and that partition.
+
+    Raises:
+        DatasetError: the recipe asks for images that are not there.
+    """
+    needed = METHODS[recipe.method.name].needs_unlabeled
+    partition = make_partition(source, recipe.data.partition, recipe.seed, needs_unlabeled=needed)
+    warn_of_hidden(partition, source)
+    recipe = recipe.for_classes(len(source.classes))
+    data = recipe.data.model_copy(update={"partition": partition.spec})
+    return recipe.model_copy(update={"data": data}), partition
+
+
+def warn_of_hidden(partition: Partition, source: Source) -> None:
+    """Say how many masks are hidden though nobody asked for it."""
+    note = partition.hidden_note(source.spec)
+    if note is not None and is_first():
+        log.warning("warning: %s", note)

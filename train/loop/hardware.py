@@ -13,6 +13,7 @@ from lightning.fabric.strategies.ddp import DDPStrategy
 from torch import distributed
 from torch.distributed import is_torchelastic_launched
 
+from zoo.child import is_first
 from zoo.errors import RecipeError
 
 log = logging.getLogger(__name__)
@@ -96,10 +97,3 @@ def _leave_group() -> None:
     """Leave the group of processes: threads of gloo that still run at the end of a process abort it."""
     if distributed.is_initialized():
         distributed.destroy_process_group()
-
-
-def is_first() -> bool:
-    """Return whether this process is the first of a run, or the only one."""
-    if is_torchelastic_launched():
-        return os.environ["RANK"] == "0"
-    return os.environ.get("LOCAL_RANK", "0") == "0" and os.environ.get("NODE_RANK", "0") == "0"

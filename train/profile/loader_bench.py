@@ -22,10 +22,9 @@ from zoo.data.files import FileSource
 from zoo.data.partition import AUTO
 from zoo.memory import MIB, free_mib
 from zoo.train.data.cache import DEFAULT_SHARE, cache_folder
-from zoo.train.data.streams import check_streams
+from zoo.train.data.streams import check_streams, draw_partition
 from zoo.train.profile.loading import HEADROOM, cores, endless_stream, part_seconds, rate_of, widest_phase
 from zoo.train.profile.memory_fit import images_of
-from zoo.train.session import drawn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -83,7 +82,7 @@ def bench(
     phase = widest_phase(recipe)
     if recipe.data.partition is None:
         recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"partition": AUTO})})
-    recipe, partition = drawn(recipe, source)
+    recipe, partition = draw_partition(recipe, source)
     check_streams(recipe, partition, (phase,))
     sample = _sample(partition)
     caches = _caches(source)

@@ -18,7 +18,7 @@ import torch
 
 from zoo.errors import RecipeError
 from zoo.memory import KIND, free_mib, held_mib, release
-from zoo.train.data.streams import checked_source, hold_out
+from zoo.train.data.streams import checked_source, draw_partition, hold_out
 from zoo.train.loop.validation import predictor_of
 from zoo.train.profile.loading import plan_loading
 from zoo.train.profile.memory_fit import (
@@ -34,7 +34,6 @@ from zoo.train.profile.memory_fit import (
 from zoo.train.profile.parts import DATA
 from zoo.train.profile.profile import WARM_STEPS, profiled_engine
 from zoo.train.runs.folder import RunFolder
-from zoo.train.session import drawn
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -72,7 +71,7 @@ def plan(recipe: Recipe, hardware: Hardware, steps: int = TIMED_STEPS) -> dict[s
     if hardware.devices != 1:
         raise RecipeError(f"--plan measures one process, got --devices {hardware.devices}: leave it out")
     source = checked_source(recipe)
-    recipe, partition = drawn(recipe, source)
+    recipe, partition = draw_partition(recipe, source)
     partition, held_out = hold_out(recipe, partition)
     # a cache in memory would count as memory of the steps
     plain = recipe.model_copy(update={"data": recipe.data.model_copy(update={"cache": "none"})})

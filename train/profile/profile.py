@@ -19,13 +19,12 @@ from zoo.errors import RecipeError
 from zoo.memory import KIND
 from zoo.outputs import MOVE, exists, is_record, refusal
 from zoo.train.data.loaders import BatchStream, batches
-from zoo.train.data.streams import check_streams, checked_source
+from zoo.train.data.streams import check_streams, checked_source, draw_partition
 from zoo.train.loop.engine import Engine
 from zoo.train.method import Phase, progress_at
 from zoo.train.methods.table import build_method
 from zoo.train.profile.parts import BACKWARD, DATA, LOSSES, OPTIMIZER, UPDATE, Passes, Watch
 from zoo.train.runs.folder import new_run
-from zoo.train.session import drawn
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -65,7 +64,7 @@ def profile(recipe: Recipe, out: Path | None, hardware: Hardware, steps: int = T
     if hardware.devices != 1:
         raise RecipeError(f"--profile times one process, got --devices {hardware.devices}: leave it out")
     source = checked_source(recipe)
-    recipe, partition = drawn(recipe, source)
+    recipe, partition = draw_partition(recipe, source)
     run = new_run(out, recipe)
     path = run.path / PROFILE_NAME
     if exists(path) and not is_record(path, ("recipe", "timed_steps", "phases")):

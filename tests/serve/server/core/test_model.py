@@ -8,18 +8,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from zoo.classes import Classes
 from zoo.errors import InvalidImageError
+from zoo.predictors.base import Predictor
 from zoo.predictors.ort import OrtPredictor
+from zoo.preprocess import Preprocessing
 from zoo.serve.server.core.errors import ModelFailedError, QueueFullError, TooLargeError
 from zoo.serve.server.core.model import About, Model
 from zoo.serve.server.core.settings import ServerSettings
 from zoo.serve.server.core.timing import Timings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Sequence
     from pathlib import Path
-
-    from zoo.predictors.base import Predictor
 
     StandIn = Callable[..., Predictor]
 
@@ -234,3 +235,36 @@ def test_a_model_tells_what_it_is(stand_in: StandIn) -> None:
     assert model.preprocessing.imgsz == (32, 48)
     assert model.max_batch == 3
     assert model.waiting == 0
+
+
+class Sure(Predictor):
+    """Gives red as confidence; remembers what it was asked for."""
+
+    backend = "sure"
+    available = ("mask", "confidence")
+
+    def __init__(self) -> None:
+        super().__init__(Classes.of(("dark", "bright")), Preprocessing(imgsz=(64, 64)))
+        self.asked: list[tuple[int, tuple[str, ...]]] = []
+
+    def infer(self, images: np.ndarray, outputs: Sequence[str] = ("mask",)) -> dict[str, np.ndarray]:
+        self.asked.append((len(images), tuple(outputs)))
+        found = {"mask": images[..., 0] >> 7, "confidence": images[..., 0]}
+        return {name: found[name] for name in outputs}
+
+
+def test_requests_for_different_outputs_share_a_batch() -> None:
+    predictor = Sure()
+    images = [picture(seed=seed) for seed in range(2)]
+
+    async def body(model: Model) -> None:
+        assert model.outputs == ("mask", "confidence")
+        mask, sure = await asyncio.gather(
+            model.predict(images[0], deadline=soon()),
+            model.predict(images[1], deadline=soon(), output="confidence"),
+        )
+        assert np.array_equal(mask, images[0][..., 0] >> 7)
+        assert np.array_equal(sure, images[1][..., 0])
+
+    with_model(predictor, body, max_wait_ms=2000, max_batch=2)
+    assert predictor.asked[1:] == [(2, ("mask", "confidence"))]

@@ -13,6 +13,7 @@ import pytest
 from tritonclient import http as triton
 from tritonclient.utils import InferenceServerException
 
+from zoo.predictors.load import load_predictor
 from zoo.predictors.ort import OrtPredictor
 from zoo.serve.server.core.errors import BadRequestError, TooLargeError
 from zoo.serve.server.http import oip
@@ -272,3 +273,31 @@ def test_a_mask_of_many_classes_is_int32() -> None:
         {"name": "mask", "datatype": "INT32", "shape": [1, 1, 2], "parameters": {"binary_data_size": 8}}
     ]
     assert np.frombuffer(rendered.body[rendered.json_length :], "<i4").tolist() == [0, 299]
+
+
+def test_outputs_are_asked_for_by_name_each_in_binary_or_json() -> None:
+    names = [{"name": "confidence", "parameters": {"binary_data": True}}, {"name": "mask"}]
+    body = json.dumps(json.loads(request()) | {"outputs": names}).encode()
+    asked = oip.parse(body, None, ("mask", "confidence"))
+    assert asked.binary == {"confidence": True, "mask": False}
+    values = {"confidence": np.array([[[7, 255]]], np.uint8), "mask": np.array([[[0, 299]]], np.int32)}
+    rendered = oip.render(asked, values, "m", "2")
+    assert rendered.json_length is not None
+    first, second = json.loads(rendered.body[: rendered.json_length])["outputs"]
+    assert (first["name"], first["parameters"]) == ("confidence", {"binary_data_size": 2})
+    assert (second["name"], second["datatype"], second["data"]) == ("mask", "INT32", [0, 299])
+    assert rendered.body[rendered.json_length :] == bytes([7, 255])
+
+
+def test_a_model_of_a_bundle_lists_and_gives_its_confidence(serve_app: ServeApp, tiny_bundle: Path) -> None:
+    predictor = load_predictor(tiny_bundle)
+    server = serve_app({"tiny": predictor})
+    client = triton.InferenceServerClient(f"127.0.0.1:{server.port}")
+    listed = client.get_model_metadata("tiny")["outputs"]
+    assert [each["name"] for each in listed] == ["mask", "confidence"]
+    wanted = [triton.InferRequestedOutput(name) for name in ("mask", "confidence")]
+    result = client.infer("tiny", inputs(IMAGES[:1]), outputs=wanted)
+    expected = predictor.infer(IMAGES[:1], ("mask", "confidence"))
+    assert np.array_equal(result.as_numpy("mask"), expected["mask"])
+    assert np.array_equal(result.as_numpy("confidence"), expected["confidence"])
+    client.close()
