@@ -128,7 +128,9 @@ def data_options(settings: Settings) -> str:
 
 
 def write_images(folder: Path) -> None:
-    """Write labeled images of blocks, each in the color of its class with noise."""
+    """Write labeled images of blocks, each in the color of its class with noise, unless they exist."""
+    if (folder / f"val/masks/{COUNTS['val'] - 1}.png").is_file():  # written last
+        return
     random = np.random.default_rng(0)
     colors = random.integers(200, size=(NUM_CLASSES, 3))
     rows, columns = (side // BLOCK for side in IMAGE_SIZE)

@@ -170,7 +170,7 @@ def other_blocks(record: Record) -> Iterator[str]:
         yield from (f"Not measured: {line}." for line in why_not(rows))
     elif name == "tests":
         yield "\n".join(["## Tests\n", *(f"- {line}" for line in (figures["summary"], *figures["failed"]))])
-    elif name.startswith("compare-"):
+    elif name.startswith("compare-") and figures:
         yield f"## Comparison\n\n[Table]({name}/table.md), [curves]({name}/curves.png)"
 
 
@@ -245,8 +245,7 @@ def main() -> None:
     if not parts:
         names = ", ".join(part.name for part in known)
         raise ZooError(f"--parts {options.parts} matches no part, expected some of {names}")
-    if not (work / "images/val").is_dir():
-        write_images(work / "images")
+    write_images(work / "images")
     measure(parts, settings, options.limit, again=options.again)
 
 

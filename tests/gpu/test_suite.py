@@ -231,6 +231,7 @@ def test_a_quick_look_measures_every_kind_of_part(device: str, tmp_path: Path) -
     assert tests["figures"]["failed"] == []
     assert " passed in " in tests["figures"]["summary"]
     assert list(training["figures"]["phases"]) == ["train"]
+    assert training["figures"]["recipe"]["network"]["num_classes"] == 21
     assert comparison["reason"].startswith("nowhere: got neither a known data set")
 
     page = store.with_name("README.md").read_text()
