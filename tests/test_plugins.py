@@ -56,5 +56,5 @@ def test_a_row_of_another_type_is_refused(table: Table[int]) -> None:
 
 
 def test_a_row_can_be_added_for_this_process(table: Table[int]) -> None:
-    table.add("two", 2)
+    table["two"] = 2
     assert table["two"] == 2

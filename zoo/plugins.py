@@ -12,7 +12,7 @@ when it is first asked for.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from difflib import get_close_matches
 from functools import lru_cache
 from typing import TYPE_CHECKING, Generic, TypeVar
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 Row = TypeVar("Row")
 
 
-class Table(Mapping[str, Row], Generic[Row]):
+class Table(MutableMapping[str, Row], Generic[Row]):
     """A mapping from names to rows.
 
     Args:
@@ -39,9 +39,13 @@ class Table(Mapping[str, Row], Generic[Row]):
         self._rows = dict(rows)
         self._loaded: dict[metadata.EntryPoint, Row] = {}
 
-    def add(self, name: str, row: Row) -> None:
+    def __setitem__(self, name: str, row: Row) -> None:
         """Add a row to the table of this process, or replace it."""
         self._rows[name] = row
+
+    def __delitem__(self, name: str) -> None:
+        """Remove a row from the table of this process."""
+        del self._rows[name]
 
     def __getitem__(self, name: str) -> Row:
         """Return a row.

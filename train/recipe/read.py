@@ -150,7 +150,7 @@ def _over(below: Tree, above: Tree) -> Tree:
     """
     below, above = ({**tree, **_with_nested_decoder(tree)} for tree in (below, above))
     former, decoder = (_decoder_of(tree) for tree in (below, above))
-    name = decoder.get("name", former.get("name", DEFAULT_DECODER))
+    name = str(decoder.get("name", former.get("name", DEFAULT_DECODER)))
     if name in DECODERS and name != former.get("name", DEFAULT_DECODER):
         known = DECODERS[name].config.model_fields
         below["network"] |= {"decoder": {key: value for key, value in former.items() if key in known}}

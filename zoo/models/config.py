@@ -16,6 +16,8 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from zoo.plugins import Table
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -90,11 +92,15 @@ class DecoderEntry(NamedTuple):
     """Where its class is, `package.module:Class`; imported when a network is built."""
 
 
-DECODERS: dict[str, DecoderEntry] = {
-    "deeplabv3plus": DecoderEntry(DeepLabV3PlusConfig, "zoo.models.decoders.deeplabv3plus:DeepLabV3Plus"),
-    "deeplabv2": DecoderEntry(DeepLabV2Config, "zoo.models.decoders.deeplabv2:DeepLabV2"),
-}
-"""The decoders by name; code outside the package may add rows."""
+DECODERS = Table(
+    "zoo.decoders",
+    DecoderEntry,
+    {
+        "deeplabv3plus": DecoderEntry(DeepLabV3PlusConfig, "zoo.models.decoders.deeplabv3plus:DeepLabV3Plus"),
+        "deeplabv2": DecoderEntry(DeepLabV2Config, "zoo.models.decoders.deeplabv2:DeepLabV2"),
+    },
+)
+"""The decoders by name; another package adds a row by an entry point."""
 
 DEFAULT_DECODER = "deeplabv3plus"
 
@@ -105,7 +111,7 @@ def _read_decoder(value: object) -> object:
         return value
     name = value.get("name", DEFAULT_DECODER)
     if name not in DECODERS:
-        message = f"expected {' or '.join(DECODERS)}, or the package imported first that adds this decoder"
+        message = f"expected {' or '.join(DECODERS)}, or a package installed that adds this decoder"
         error = PydanticCustomError("unknown_decoder", message)
         details = InitErrorDetails(type=error, loc=("name",), input=name)
         raise ValidationError.from_exception_data("decoder", [details])

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo.errors import RecipeError
+from zoo.plugins import Table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -137,8 +138,8 @@ class TimmEncoder(Encoder):
         return stages
 
 
-ENCODERS: dict[str, type[Encoder]] = {}
-"""Encoders that are no models of timm, by name; code outside the package may add rows."""
+ENCODERS: Table[type[Encoder]] = Table("zoo.encoders", type, {})
+"""Encoders that are no models of timm, by name; another package adds a row by an entry point."""
 
 
 def build_encoder(name: str, **options: Any) -> Encoder:
