@@ -106,6 +106,14 @@ def test_the_option_replaces_them(zoo: Zoo, model: Path) -> None:
     assert told(zoo("predict", model, "in", "--out", "out", "--json"))["kept"] == 2
 
 
+def test_a_folder_of_the_name_of_a_mask_stays(zoo: Zoo, model: Path) -> None:
+    write_images("in", 1)
+    draw("out/0.png/kept")
+    result = zoo("predict", model, "in", "--out", "out", "--overwrite")
+    assert "(0.png): choose another --out, or move them away" in str(result.exception)
+    assert Path("out/0.png/kept").read_bytes() == DRAWN
+
+
 def test_files_of_other_images_are_no_matter(zoo: Zoo, model: Path) -> None:
     write_images("in", 2)
     draw("out/notes.png", "out/deep/0.png")

@@ -159,7 +159,7 @@ def _not_yet(jobs: Sequence[Job], journal: Journal, out: Path, suffixes: Sequenc
     Raises:
         ZooError: files would be overwritten that zoo predict did not write.
     """
-    from zoo.outputs import refusal
+    from zoo.outputs import MOVE, OVERWRITE, refusal
 
     waiting: list[Job] = []
     foreign: list[str] = []
@@ -173,8 +173,10 @@ def _not_yet(jobs: Sequence[Job], journal: Journal, out: Path, suffixes: Sequenc
         waiting.append(job)
         foreign += foreign_outputs(job, record, out, suffixes)
         others += record is not None and record.get("input") not in (job.input.path, job.input.name, None)
-    if foreign and not journal.fresh:
-        raise refusal(out, foreign, "--out")
+    if journal.fresh:  # anything but a folder can be replaced
+        foreign = [name for name in foreign if (out / name).is_dir()]
+    if foreign:
+        raise refusal(out, foreign, "--out", MOVE if journal.fresh else OVERWRITE)
     if kept := len(jobs) - len(waiting):
         remarks.print(
             f"kept {kept:,} of {len(jobs):,} images: this model made them of the same files (size and time), "
