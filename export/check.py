@@ -72,7 +72,9 @@ class Checker:
 
     def compare(self, name: str, artifact: Predictor, precision: Precision) -> Parity:
         """Return how an artifact's masks differ, and on labeled images what that costs."""
-        shapes = parity_shapes(self.config.preprocessing.imgsz, self.options.batch[2])
+        wanted = parity_shapes(self.config.preprocessing.imgsz, self.options.batch[2])
+        takes = self.reference.limits
+        shapes = tuple(dict.fromkeys((batch, *takes.clamp((high, wide))) for batch, high, wide in wanted))
         self.say(f"{name}: comparing at {len(shapes)} shapes with {artifact.description}")
         parity = compare(artifact, self.reference, self.images, shapes, self.gate(precision))
         if not parity.agrees or self.judge is None:

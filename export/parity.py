@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from zoo.errors import BundleError, ParityError
+from zoo.errors import BundleError, InvalidImageError, ParityError
 from zoo.export.accuracy import Accuracy
 from zoo.export.tolerance import Gate
 from zoo.frozen import Frozen
@@ -218,7 +218,7 @@ def next_batch(turn: cycle[NDArray[np.uint8]], shape: Shape) -> NDArray[np.uint8
 def _compare_at(artifact: Predictor, reference: EagerPredictor, batch: NDArray[np.uint8]) -> Difference:
     try:
         mask = artifact.run(batch)
-    except BundleError as error:
+    except (BundleError, InvalidImageError) as error:
         shape = batch.shape[0], batch.shape[1], batch.shape[2]
         pixels = int(np.prod(shape))
         return Difference(shape=shape, agreement=0, differing=pixels, margin=1, error=str(error))

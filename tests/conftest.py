@@ -114,8 +114,8 @@ def write_threshold_onnx(path: Path, metadata: str | None = None, height: int | 
     return path
 
 
-FRAGILE = 4
-"""Red of the first pixel with which the file of `write_fragile_onnx` does not fail."""
+FRAGILE = 127
+"""Red of the first pixel with which the file of `write_fragile_onnx` does not fail, that of a blank image."""
 
 PATCHES = 8
 """Pixels a side of the smallest image that the file of `write_patches_onnx` takes."""
@@ -124,7 +124,7 @@ PATCHES = 8
 def write_fragile_onnx(path: Path) -> Path:
     """Write an ONNX file as `write_threshold_onnx` does, which fails while it runs for most first pixels.
 
-    0, 1, ..., red - 1 are added to four numbers, so that red must be 4, and the sum of all, 0, to each pixel.
+    0, 1, ..., red - 1 are added to 127 numbers, so that red must be 127; the sum, 0, is added to each pixel.
 
     Args:
         path: of the file.
@@ -142,7 +142,7 @@ def write_fragile_onnx(path: Path) -> Path:
             make_node("Cast", ["scalar"], ["count"], to=TensorProto.INT64),
             make_node("Range", ["begin", "count", "step"], ["numbers"]),
             make_node("Cast", ["numbers"], ["floats"], to=TensorProto.FLOAT),
-            make_node("Add", ["floats", "four"], ["added"]),
+            make_node("Add", ["floats", "mean"], ["added"]),
             make_node("ReduceSum", ["added"], ["nothing"], keepdims=0),
             cast,
             total,
@@ -155,7 +155,8 @@ def write_fragile_onnx(path: Path) -> Path:
         graph.initializer.append(make_tensor(name, TensorProto.INT64, [len(values)], values))
     graph.initializer.append(make_tensor("begin", TensorProto.INT64, [], [0]))
     graph.initializer.append(make_tensor("step", TensorProto.INT64, [], [1]))
-    graph.initializer.append(make_tensor("four", TensorProto.FLOAT, [FRAGILE], [-1.5] * FRAGILE))
+    mean = (FRAGILE - 1) / 2
+    graph.initializer.append(make_tensor("mean", TensorProto.FLOAT, [FRAGILE], [-mean] * FRAGILE))
     onnx.save(model, path)
     return path
 
@@ -163,7 +164,7 @@ def write_fragile_onnx(path: Path) -> Path:
 def write_patches_onnx(path: Path, resize: str = "fit") -> Path:
     """Write an ONNX file that cuts images into patches, as ConvNeXt does, so that it takes no small ones.
 
-    Convolutions of 4 x 4 and 2 x 2 give the mean red of each 8 x 8 pixels; the mask is 1 where that is > 127.
+    Convolutions of 4 x 4 and 2 x 2 leave the mean red of each 8 x 8 pixels; the mask is 1 where it is > 127.
 
     Args:
         path: of the file.

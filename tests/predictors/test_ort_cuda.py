@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import torch
 from onnx.helper import make_graph, make_node, make_tensor, make_tensor_value_info
 
+from tests.conftest import FRAGILE
 from zoo.errors import BundleError, InvalidImageError
 from zoo.predictors.base import Prediction
 from zoo.predictors.bound import KEPT_SHAPES
@@ -176,6 +178,38 @@ def test_cuda_works_beside_other_work_on_the_current_stream(
         masks = on_gpu.compute(late)
         got = on_gpu.download(masks)
     assert (got == reference.run(255 - images)).mean() > 0.999
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("cuda_graph", [True, False])
+def test_threads_on_streams_of_their_own_share_a_gpu(
+    write_linear: WriteLinear, tmp_path: Path, cuda_graph: bool
+) -> None:
+    path = write_linear(tmp_path / "model.onnx", "mask")
+    on_gpu, reference = OrtCudaPredictor(path, cuda_graph=cuda_graph), OrtPredictor(path)
+    random = np.random.default_rng(0)
+    batches = [random.integers(0, 256, (*SHAPES[index % 3], 3), np.uint8) for index in range(120)]
+
+    def run(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        with torch.cuda.stream(torch.cuda.Stream()):
+            return on_gpu.run(images)
+
+    with ThreadPoolExecutor(8) as pool:
+        for images, masks in zip(batches, pool.map(run, batches), strict=True):
+            assert (masks == reference.run(images)).mean() > 0.999
+
+
+@pytest.mark.gpu
+def test_a_failure_on_a_gpu_leaves_nothing_behind(write_fragile: WriteLinear, tmp_path: Path) -> None:
+    path = write_fragile(tmp_path / "fragile.onnx")
+    on_gpu = OrtCudaPredictor(path)
+    for seed in range(6):
+        images = np.random.default_rng(seed).integers(0, 256, (1, 16, 24, 3), np.uint8)
+        images[0, 0, 0, 0] = FRAGILE
+        assert np.array_equal(on_gpu.run(images), images.sum(axis=3, dtype=np.int32) > 384)
+        images[0, 0, 0, 0] = FRAGILE + 5
+        with pytest.raises(BundleError, match="failed on images of shape"):
+            on_gpu.run(images)
 
 
 @pytest.mark.gpu

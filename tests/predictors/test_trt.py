@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -216,6 +217,31 @@ def test_batches_under_way_are_not_mixed_up(write_linear: Any, tmp_path: Path) -
     masks = [predictor.compute(predictor.upload(images)) for images in (first, 255 - first)]
     assert (predictor.download(masks[0]) == reference.run(first)).mean() > 0.99
     assert (predictor.download(masks[1]) == reference.run(255 - first)).mean() > 0.99
+
+
+@pytest.mark.gpu
+@needs_tensorrt
+@pytest.mark.parametrize("cuda_graph", [True, False])
+def test_threads_share_an_engine(write_linear: Any, tmp_path: Path, cuda_graph: bool) -> None:
+    path, info, reference = build_linear(write_linear, tmp_path, "mask")
+    predictor = TrtPredictor(path, info, cuda_graph=cuda_graph)
+    random = np.random.default_rng(0)
+    shapes = ((1, 64, 96), (4, 32, 57), (2, 40, 40), (1, 99, 99))  # the engine does not take the last
+    batches = [random.integers(0, 256, (*shapes[index % 4], 3), np.uint8) for index in range(120)]
+
+    def run(images: Any) -> Any:
+        try:
+            with torch.cuda.stream(torch.cuda.Stream()):
+                return predictor.run(images)
+        except BundleError as error:
+            return error
+
+    with ThreadPoolExecutor(8) as pool:
+        for images, masks in zip(batches, pool.map(run, batches), strict=True):
+            if images.shape[1] == 99:
+                assert "takes batch, height, width" in str(masks)
+            else:
+                assert (masks == reference.run(images)).mean() > 0.99
 
 
 @pytest.mark.gpu

@@ -245,7 +245,7 @@ def load_onnx(request: Request, load: Callable[[Path], ExportedPredictor]) -> Pr
     from zoo.bundle.bundle import load_config
     from zoo.predictors.artifact import ONNX_NAMES
 
-    if request.path.is_file():
+    if not request.path.is_dir():
         predictor = load(request.path)
         _check_precision(request, predictor.metadata.precision)
         return predictor

@@ -73,7 +73,7 @@ class Model:
     ) -> None:
         self.name = name
         self.version, self.path, self.reason, self.card = about or About()
-        self.ready = False
+        self._started = False
         self._predictor = predictor
         self._settings = settings
         self.outputs = tuple(name for name in predictor.available if OUTPUTS[name].formats)
@@ -128,6 +128,11 @@ class Model:
         return self._runner.failing
 
     @property
+    def ready(self) -> bool:
+        """Return whether it is started and does not fail again and again."""
+        return self._started and not self.failing
+
+    @property
     def running_s(self) -> float:
         """Return how long the batch that runs now has run, 0 if none does."""
         return self._batcher.running_s
@@ -147,13 +152,13 @@ class Model:
         Raises:
             Exception: what the backend raised.
         """
-        if not self.ready:
+        if not self._started:
             await self._batcher.start(self._runner.warm_up)
-            self.ready = True
+            self._started = True
 
     async def stop(self) -> None:
         """Finish what is in the queue, for at most the timeout of the settings."""
-        self.ready = False
+        self._started = False
         await self._batcher.stop(self._settings.timeout)
 
     def admit(self, count: int = 1) -> Place:

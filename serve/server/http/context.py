@@ -75,8 +75,7 @@ class Context:
         """
         try:
             for model in self.models.values():
-                if not model.ready:
-                    await model.start()
+                await model.start()
         except BaseException:
             await self.stop()
             raise

@@ -57,14 +57,20 @@ class Readiness:
 
 async def _probe(model: Model) -> NotReadyError | None:
     if not model.ready:
-        return NotReadyError(f"{model.name} is not ready, expected it to be started: try again in 1 s")
+        return NotReadyError(why_not_ready(model))
     try:
         await model.probe()
     except ZooError as error:
         log.warning("probe of %s: %s", model.name, error)
-        what = "on all images of late" if model.failing else "on a blank image"
-        return NotReadyError(f"{model.name} failed {what}: the log of the server says why")
+        return NotReadyError(f"{model.name} failed on a blank image: the log of the server says why")
     return None
+
+
+def why_not_ready(model: Model) -> str:
+    """Return what to tell of a model that is not ready, in one line."""
+    if model.failing:
+        return f"{model.name} failed on all images of late: the log of the server says why"
+    return f"{model.name} is not ready, expected it to be started: try again in 1 s"
 
 
 def add_health_routes(app: FastAPI, readiness: Readiness) -> None:

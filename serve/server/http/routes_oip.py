@@ -15,6 +15,7 @@ from zoo.serve.server.http import oip
 from zoo.serve.server.http.context import Stopwatch
 from zoo.serve.server.http.problems import responses
 from zoo.serve.server.http.request import trace_of
+from zoo.serve.server.http.routes_health import why_not_ready
 from zoo.serve.server.http.schemas import OipLive, OipModel, OipModelReady, OipReady, OipServer, Tensor
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def _add_model(app: FastAPI, path: str, context: Context) -> None:
     async def model_ready(model: str, version: str | None = None) -> OipModelReady:
         served = context.model(model, version)
         if not served.ready:
-            raise NotReadyError(f"{served.name} is not ready, expected it to be started: try again in 1 s")
+            raise NotReadyError(why_not_ready(served))
         return OipModelReady(name=served.name, ready=True)
 
     @app.post(

@@ -77,7 +77,7 @@ def picture(color: tuple[int, int, int]) -> bytes:
     return stream.getvalue()
 
 
-BODY, HANGS = picture((200, 10, 10)), picture((0, 255, 0))
+BODY, HANGS, BREAKS = picture((200, 10, 10)), picture((0, 255, 0)), picture((0, 0, 255))
 
 
 def children(pid: int) -> list[int]:
@@ -199,6 +199,22 @@ def test_a_worker_whose_backend_hangs_and_one_that_stands_still_are_replaced(
     told = serving.process.stderr.read()
     assert "worker 0 hangs: a batch of stand-in has run for more than 3 s: killing it" in told
     assert "worker 0 has said nothing for 3 s: killing it" in told
+
+
+@pytest.mark.slow
+def test_a_worker_whose_backend_fails_on_all_images_is_replaced(serve: Serve) -> None:
+    serving = serve()
+    (first,) = serving.workers()
+    assert [serving.post(picture((255, 0, 0))).status for _ in range(5)] == [500] * 5
+    assert serving.post().status == 200  # images were at fault
+    assert serving.workers() == [first]
+    assert [serving.post(BREAKS).status, *(serving.post().status for _ in range(2))] == [500] * 3
+    wait_until(lambda: serving.workers() not in ([], [first]))
+    assert serving.post().status == 200
+    assert serving.end() == 0
+    assert serving.process.stderr is not None
+    told = serving.process.stderr.read()
+    assert "worker 0 fails: stand-in has failed on all images of late: ending it" in told
 
 
 @pytest.mark.slow
