@@ -141,7 +141,7 @@ def test_it_is_trained_stripped_exported_timed_and_used(tmp_path: Path) -> None:
     assert isinstance(load_bundle(bundle)[0].network.decoder, ToyDecoder)
 
     (artifact,) = zoo("export", bundle, "--onnx", "--precision", "fp32")["artifacts"]
-    assert artifact["parity"]["passed"]
+    assert all(each["agreement"] > 0.999 for each in artifact["parity"]["differences"])
     rows = zoo("bench", bundle, "--backends", "eager,ort", "--imgsz", "36,44", "--quick")["rows"]
     assert [row["backend"] for row in rows] == ["eager", "ort"]
     assert all(row["agreement"] > 0.999 for row in rows)

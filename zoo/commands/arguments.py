@@ -13,7 +13,7 @@ PartitionOption = Annotated[
         help="Which training images are labeled: all, a share, a number or a list of ids.",
     ),
 ]
-EncoderOption = Annotated[str | None, typer.Option(help="A timm CNN, e.g. resnet50.")]
+EncoderOption = Annotated[str | None, typer.Option(help="A timm model, e.g. resnet50.")]
 PretrainedOption = Annotated[
     bool | None, typer.Option("--pretrained/--no-pretrained", help="Start from ImageNet weights.")
 ]
