@@ -141,10 +141,10 @@ def test_it_is_trained_stripped_exported_timed_and_used(tmp_path: Path) -> None:
     assert isinstance(load_bundle(bundle)[0].network.decoder, ToyDecoder)
 
     (artifact,) = zoo("export", bundle, "--onnx", "--precision", "fp32")["artifacts"]
-    assert artifact["parity"]["passed"]
+    assert all(each["agreement"] > 0.999 for each in artifact["parity"]["differences"])
     rows = zoo("bench", bundle, "--backends", "eager,ort", "--imgsz", "36,44", "--quick")["rows"]
-    assert [row["backend"] for row in rows] == ["eager", "ort"]
-    assert all(row["agreement"] > 0.999 for row in rows)
+    assert {"eager", "ort"} <= {row["backend"] for row in rows}
+    assert all(row["agreement"] > 0.999 for row in rows if row["backend"] in ("eager", "ort"))
 
     image = np.random.default_rng(0).integers(256, size=(53, 35, 3), dtype=np.uint8)
     Image.fromarray(image).save(tmp_path / "image.png")

@@ -14,7 +14,7 @@ PartitionOption = Annotated[
         "of folders, is all, but 1/8 where a method needs images without masks and there are none.",
     ),
 ]
-EncoderOption = Annotated[str | None, typer.Option(help="A timm CNN, e.g. resnet50.")]
+EncoderOption = Annotated[str | None, typer.Option(help="A timm model, e.g. resnet50.")]
 PretrainedOption = Annotated[
     bool | None, typer.Option("--pretrained/--no-pretrained", help="Start from ImageNet weights.")
 ]
