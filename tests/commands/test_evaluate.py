@@ -79,7 +79,7 @@ def test_several_protocols_stand_side_by_side(
         "evaluate", shapes_bundle, "--data", few, "--protocol", ",".join(names), "--report", tmp_path / "r"
     )
     assert result.exit_code == 0, result.output
-    assert all(name in result.stdout for name in (*names, "boundary mIoU", "s4GAN on cityscapes"))
+    assert all(name in result.stdout for name in (*names, "boundary mIoU", "s4gan on cityscapes"))
     written = json.loads((tmp_path / "r" / "metrics.json").read_bytes())
     assert [each["protocol"] for each in written] == names
     for each in written:

@@ -135,7 +135,7 @@ def test_results_are_the_callers(load: Load, write_linear: WriteOnnx, tmp_path: 
     given = first.copy()
 
     def results(images: Images) -> list[NDArray[Any]]:
-        found = [predictor.run(images), *predictor.run_with_confidence(images), predictor.logits(images)]
+        found = [*predictor.infer(images, predictor.available).values(), predictor.run(images)]
         found += [*predictor.outputs(images).values(), predictor.predict(images[0])]
         return [array for array in found if array is not None]
 
@@ -158,7 +158,7 @@ def test_results_of_pytorch_are_the_callers(tiny_bundle: Path) -> None:
     given = first.copy()
 
     def results(images: Images) -> list[Any]:
-        found = predictor.run(images), *predictor.run_with_confidence(images), predictor.logits(images)
+        found = predictor.run(images), *predictor.infer(images, predictor.available).values()
         return [*found, predictor.predict(images[0])]
 
     arrays = results(first)

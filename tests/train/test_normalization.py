@@ -98,7 +98,7 @@ def test_a_discriminator_sees_the_pixels_that_the_engine_normalized(
     mean, std = (torch.tensor(each).view(1, 3, 1, 1) for each in (loaded.data.mean, loaded.data.std))
     normalized = engine._prepared(batch).image_l
     torch.testing.assert_close(normalized, (batch.image_l / 255 - mean) / std)
-    seen = unit_range(normalized, "fixed", method.student.encoder)
+    seen = unit_range(normalized, "fixed", method.student.encoder, batch.valid_l)
     torch.testing.assert_close(seen, batch.image_l / 255, atol=1e-6, rtol=0)
 
 

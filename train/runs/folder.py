@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.errors import BundleError, RecipeError
-from zoo.outputs import MOVE, exists, refusal
 from zoo.train.runs.lock import locked
 
 if TYPE_CHECKING:
@@ -182,6 +181,8 @@ def new_run(out: Path | None, recipe: Recipe) -> RunFolder:
         RecipeError: `out` holds a run already.
         ZooError: it cannot be written, or holds files that the run would overwrite.
     """
+    from zoo.outputs import MOVE, exists, refusal
+
     if out is None:
         stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
         source = Path(recipe.data.spec).stem or "data"

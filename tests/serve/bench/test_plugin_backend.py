@@ -54,7 +54,7 @@ ROW = BackendRow(
     suffix=ONNX,
     precisions=("fp32",),
     packages={"onnx": ("onnx",)},
-    colors=("#c0392b", "#e74c3c"),
+    color="red",
 )
 """
 

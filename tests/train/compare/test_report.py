@@ -73,9 +73,9 @@ def test_the_page_begins_with_what_the_figures_say(compared: Compared) -> None:
 
 def test_masks_that_are_hidden_by_default_are_told_before_the_figures(compared: Compared) -> None:
     comparison = compared(supervised=[0.5])
-    assert 'class="warning"' not in html(comparison, [])
+    assert 'class="warning"' not in html(comparison, [], None)
     noted = comparison.model_copy(update={"data": comparison.data | {"hidden_note": "7 of 8 <masks>"}})
-    page, text = html(noted, []), markdown(noted)
+    page, text = html(noted, [], None), markdown(noted)
     assert page.index('<p class="warning">7 of 8 &lt;masks&gt;</p>') < page.index("<table>")
     assert text.index("**7 of 8 <masks>**") < text.index("| method |")
 

@@ -22,7 +22,7 @@ from zoo.serve.server.core.runner import MAX_FAILURES, Runner
 from zoo.serve.server.core.settings import ServerSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     import httpx2
@@ -170,14 +170,14 @@ def test_images_that_are_at_fault_do_not_make_a_predictor_fail(stand_in: StandIn
 
 def test_a_predictor_fails_once_a_blank_image_of_the_size_that_fails_does(stand_in: StandIn) -> None:
     predictor = stand_in((32, 32), base_s=0)
-    run = predictor.run
+    infer = predictor.infer
 
-    def on_other_sizes(images: Picture) -> Mask:
+    def on_other_sizes(images: Picture, outputs: Sequence[str]) -> Any:
         if images.shape[1] == 48:
             raise RuntimeError("not at this size")
-        return run(images)
+        return infer(images, outputs)
 
-    predictor.run = on_other_sizes  # type: ignore[method-assign]
+    predictor.infer = on_other_sizes  # type: ignore[method-assign]
     runner = Runner(predictor, 4)
     for count in range(1, MAX_FAILURES + 3):
         with pytest.raises(RuntimeError, match="not at this size"):

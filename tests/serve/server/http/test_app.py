@@ -14,14 +14,13 @@ from zoo.serve.server.http.logs import JsonFormatter, log_config
 from zoo.serve.server.http.routes_page import FOLDER, page_files
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Sequence
     from pathlib import Path
 
     import numpy as np
     from numpy.typing import NDArray
 
     from tests.serve.server.conftest import ServeApp, StandIn
-    from zoo.classes import Mask
 
 PROBLEM = "application/problem+json"
 
@@ -50,10 +49,10 @@ def test_a_model_that_fails_makes_the_server_unready_but_not_dead(
     predictor = stand_in(base_s=0, image_s=0)
     client = serve_app({"m": predictor}).client
 
-    def fail(images: NDArray[np.uint8]) -> Mask:
+    def fail(images: NDArray[np.uint8], outputs: Sequence[str]) -> Any:  # noqa: ARG001
         raise RuntimeError(f"no memory for {images.shape} of /srv/model.onnx")
 
-    monkeypatch.setattr(predictor, "run", fail)
+    monkeypatch.setattr(predictor, "infer", fail)
     answer = client.get("/readyz")
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
     assert answer.json()["detail"] == "m failed on a blank image: the log of the server says why"
