@@ -206,7 +206,7 @@ def resize_output(name: str, values: NDArray[Any], size: tuple[int, int]) -> NDA
     if values.ndim == 3:
         return np.stack([resize_output(name, plane, size) for plane in values])
     how = Image.Resampling.NEAREST if OUTPUTS[name].resize == "nearest" else Image.Resampling.BILINEAR
-    return np.asarray(Image.fromarray(values).resize((size[1], size[0]), how))
+    return np.array(Image.fromarray(values).resize((size[1], size[0]), how))  # may be written to
 
 
 def draw_output(name: str, values: NDArray[Any], classes: Classes) -> bytes:

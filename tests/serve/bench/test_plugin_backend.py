@@ -84,9 +84,7 @@ def test_it_is_measured_beside_the_others_in_its_color(onnx_bundle: Path, measur
     assert row.speedup is not None
     assert report.versions["onnx"]
     page = html(report)
-    assert "--reference: #c0392b" in page
-    assert "--reference: #e74c3c" in page
-    assert ".reference { --c: var(--reference) }" in page
+    assert "fill: var(--red)" in page
     assert "reference:fp32" in [choice.name for choice, _ in choices(onnx_bundle, None)]
 
 
