@@ -30,7 +30,7 @@ def load(source: ModelSource, settings: ServerSettings) -> Model:
     """Return a stand-in; the path of the source is the number of seconds of a batch."""
     from zoo.serve.server.core.model import Model
 
-    spec = importlib.util.spec_from_file_location("stand_in", Path(__file__).with_name("conftest.py"))
+    spec = importlib.util.spec_from_file_location("stand_in", Path(__file__).parents[1] / "conftest.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
