@@ -134,10 +134,10 @@ def test_processes_stop_at_one_step_whoever_is_asked_to(
 DOUBLE = """
 from zoo.cli import main
 from zoo.predictors.eager import EagerPredictor
-from zoo.train import hardware, scoring
+from zoo.train.loop import hardware, validation
 
 hardware.PRECISIONS["fp32"] = "64-true"
-scoring.EagerPredictor = lambda network, *others: EagerPredictor(network.float(), *others)
+validation.EagerPredictor = lambda network, *others: EagerPredictor(network.float(), *others)
 main()
 """
 """`zoo` that trains in float64, in which two orders of the same sums stay together for many steps."""
