@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import onnx
@@ -19,15 +18,12 @@ from zoo.predictors.ort import OrtPredictor
 from zoo.predictors.trt_api import installed_flavors
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
 
 pytestmark = pytest.mark.slow
 needs_rtx = pytest.mark.skipif("rtx" not in installed_flavors(), reason="tensorrt_rtx is not here")
-CPU = Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").is_file() else ""
-needs_vnni = pytest.mark.skipif(
-    not any(flag in CPU for flag in ("avx512_vnni", "avx_vnni", "asimddp")),
-    reason="ONNX Runtime's int8 products overflow on CPUs without VNNI: agreement 0.55 there",
-)
 
 
 class Given(NamedTuple):
@@ -62,7 +58,7 @@ def quantized_convolutions(path: Path) -> set[str]:
     return {node.name for node in model.graph.node if node.op_type == "Conv" and node.input[0] in dequantized}
 
 
-@needs_vnni
+@pytest.mark.usefixtures("vnni")
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("flavor", ["cpu", "trt"])
 def test_a_quantized_file_gives_almost_the_same_masks(given: Given, method: Any, flavor: Any) -> None:
