@@ -116,7 +116,7 @@ def test_a_method_of_another_package_is_trained_stripped_exported_timed_and_used
     (artifact,) = zoo("export", "run", "--onnx", "--precision", "fp32")["artifacts"]
     assert artifact["parity"] is not None  # a file that misses its tolerance fails the command
     rows = zoo("bench", "run", "--backends", "eager,ort", "--quick", "--images", 0)["rows"]
-    assert [row["backend"] for row in rows] == ["eager", "ort"]
+    assert {"eager", "ort"} <= {row["backend"] for row in rows}
     found = zoo("predict", "run", "shapes", "--out", "masks")
     assert found["predicted"] > 0
 
