@@ -59,8 +59,8 @@ class Predictor(ABC):
     A backend implements `infer` on a batch at the network's size; all else is the same for all. What it
     returns is the caller's: no later call changes it.
 
-    In a process that was forked it runs on the CPU only, and what is compiled not at all. A copy, or one that
-    was pickled, is loaded from where this one was.
+    In a forked process it runs on the CPU only; a compiled model or OpenVINO raises an error there. A copy,
+    or an unpickled predictor, is loaded from the path of this one.
 
     Args:
         classes: names and colours of the labels in the masks.

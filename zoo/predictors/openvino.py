@@ -7,7 +7,8 @@ It is compiled once for all shapes: on 2 cores at 512x512 a compilation for one 
 from __future__ import annotations
 
 import importlib
-from functools import partial
+import os
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -18,6 +19,7 @@ from zoo.predictors.exported import ExportedPredictor
 from zoo.predictors.limits import Limits, limits_of_sizes, smallest
 from zoo.predictors.session import Session
 from zoo.predictors.signal_stack import same_signal_stack
+from zoo.predictors.upload import forked
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -120,8 +122,11 @@ def compile_file(api: Any, path: Path, threads: int | None) -> Compiled:
         threads: of the CPU; None for one on each physical core.
 
     Raises:
-        BundleError: not a file of `zoo export`, or one that does not compute in its precision here.
+        BundleError: not a file of `zoo export`, one that does not compute in its precision here, or a process
+            that was forked after OpenVINO was loaded, where it would wait for threads of the parent.
     """
+    if loading_process() != os.getpid():
+        raise forked("OpenVINO")
     core = api.Core()
     try:
         source = core.read_model(path)
@@ -182,12 +187,19 @@ def load_openvino() -> Any:
     Raises:
         BundleError: it is not installed.
     """
+    loading_process()
     try:
         return importlib.import_module(PACKAGE)
     except ImportError as error:
         raise BundleError(
             f"backend openvino needs OpenVINO ({error}): pip install 'semiseg-zoo[openvino]'"
         ) from error
+
+
+@cache
+def loading_process() -> int:
+    """Return the process that OpenVINO was first loaded in; a forked process inherits the answer."""
+    return os.getpid()
 
 
 def check_kernels(model: Any, path: Path, precision: Precision) -> str:

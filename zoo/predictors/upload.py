@@ -36,6 +36,6 @@ def forked(what: str) -> BundleError:
         what: the kind of model.
     """
     return BundleError(
-        f"{what} cannot be used in a process that was forked from the one that loaded it: load it in each "
-        f"process, or start these by spawn"
+        f"{what} cannot be used in a process that was forked from the one that loaded it: start processes by "
+        f"spawn and load it in each"
     )
