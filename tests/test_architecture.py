@@ -93,6 +93,7 @@ def test_imports_go_down() -> None:
         ("export", "zoo.serve"),
         ("zoo/models", "zoo.train"),
         ("serve", "zoo.commands"),
+        ("serve/server/core", "starlette"),
     ],
 )
 def test_a_forbidden_import_is_found_in_every_stage(tmp_path: Path, importer: str, imported: str) -> None:

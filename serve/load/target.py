@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
 
 from zoo.errors import ZooError
+from zoo.predictors.oip import infer_request
+from zoo.predictors.outputs import MASK
 from zoo.preprocess import Preprocessing, resize_image
 from zoo.serve.load.http import Connection, ProtocolError, parse_address, request
 from zoo.serve.load.inputs import Picture, described
@@ -120,23 +122,15 @@ class Finder:
             return made, tuple(picture.pixels for picture in pictures)
         route = f"/v2/models/{name}"
         metadata = self._json(await self._ask(request(self.address, route, self.headers)), f"GET {route}")
-        [tensor], [output] = metadata["inputs"], metadata["outputs"]
+        [tensor], outputs = metadata["inputs"], [output["name"] for output in metadata["outputs"]]
+        output = MASK if MASK in outputs else outputs[0]
         inputs = tuple(_fitted(picture.pixels, tensor["shape"], model) for picture in pictures)
-        return [self._infer(route, tensor["name"], output["name"], image) for image in inputs], inputs
+        return [self._infer(route, tensor["name"], output, image) for image in inputs], inputs
 
     def _infer(self, route: str, name: str, output: str, image: NDArray[np.uint8]) -> bytes:
         """Return an inference request of the Open Inference Protocol with a binary tensor."""
-        data = image.tobytes()
-        parameters = {"binary_data_size": len(data)}
-        tensor = {"name": name, "datatype": "UINT8", "shape": [1, *image.shape], "parameters": parameters}
-        outputs = [{"name": output, "parameters": {"binary_data": True}}]
-        head = json.dumps({"inputs": [tensor], "outputs": outputs}).encode()
-        headers = {
-            **self.headers,
-            "Content-Type": "application/octet-stream",
-            "Inference-Header-Content-Length": str(len(head)),
-        }
-        return request(self.address, f"{route}/infer", headers, head + data)
+        message = infer_request(name, image[None], (output,))
+        return request(self.address, f"{route}/infer", {**self.headers, **message.headers}, message.body)
 
     async def ask(self, message: bytes, what: str, timeout: float) -> None:
         """Send a request and expect a good answer.

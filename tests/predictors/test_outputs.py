@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from zoo.errors import BundleError
 from zoo.predictors.base import Prediction
@@ -14,7 +15,8 @@ from zoo.predictors.load import load_predictor
 from zoo.predictors.openvino import OpenVinoPredictor
 from zoo.predictors.ort import OrtPredictor
 from zoo.predictors.ort_cuda import OrtCudaPredictor
-from zoo.predictors.outputs import parse_outputs
+from zoo.predictors.outputs import OUTPUTS, OutputRow, parse_outputs, resize_output
+from zoo.preprocess import resize_image
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -154,7 +156,25 @@ def test_an_output_that_a_file_does_not_have_is_an_error_that_says_how_to_get_it
         predictor.infer(noise, ("confidence",))
 
 
-def test_logits_of_an_image_are_resized_plane_by_plane(tiny_bundle: Path) -> None:
+def test_logits_of_an_image_are_resized_as_the_networks_resize_theirs(tiny_bundle: Path) -> None:
     image = np.random.default_rng(0).integers(0, 256, (90, 70, 3), np.uint8)
-    found = load_predictor(tiny_bundle).predict_outputs(image, ("logits",)).outputs["logits"]
+    predictor = load_predictor(tiny_bundle)
+    found = predictor.predict_outputs(image, ("logits",)).outputs["logits"]
     assert (found.shape, found.dtype) == ((7, 90, 70), np.float32)
+    small = predictor.logits(resize_image(image, predictor.preprocessing.model_size(90, 70))[None])
+    assert small is not None
+    tensor = torch.from_numpy(small)
+    expected = nn.functional.interpolate(tensor, (90, 70), mode="bilinear", align_corners=True)[0]
+    assert np.array_equal(found, expected.numpy())
+
+
+def test_integers_that_are_interpolated_are_rounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(OUTPUTS, "ramp", OutputRow("", lambda logits: logits, resize="bilinear"))
+    assert resize_output("ramp", np.array([[0, 3]], np.uint8), (1, 4)).tolist() == [[0, 1, 2, 3]]
+    assert resize_output("ramp", np.array([[0, 1]], np.uint8), (2, 4)).tolist() == [[0, 0, 1, 1]] * 2
+
+
+def test_planes_of_the_nearest_value_are_those_of_the_mask(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(OUTPUTS, "planes", OutputRow("", lambda logits: logits, channels=True))
+    planes = np.array([[[0, 1]], [[7, 9]]], np.int32)
+    assert resize_output("planes", planes, (1, 4)).tolist() == [[[0, 0, 1, 1]], [[7, 7, 9, 9]]]

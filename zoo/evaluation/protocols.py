@@ -18,6 +18,7 @@ from zoo.catalog import reported_protocols
 from zoo.classes import IGNORE
 from zoo.errors import ZooError
 from zoo.evaluation.windows import mean_color, middle, pad, softmax, window_starts
+from zoo.predictors.outputs import LOGITS, resize_output
 from zoo.preprocess import resize_image, resize_mask
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ class Resize(Protocol):
         resized = resize_image(image, size)
         if self.scored == "resized":
             return Scored(resize_mask(label, size), predictor.run(resized[None])[0])
-        return Scored(label, _choose(_enlarged(_logits(predictor, resized), label.shape)))
+        return Scored(label, _choose(_logits(predictor, resized, label.shape)))
 
 
 @dataclass(frozen=True)
@@ -175,7 +176,7 @@ class MultiScale(Protocol):
         for scale in SCALES:
             scaled = resize_image(image, (max(1, round(size[0] * scale)), max(1, round(size[1] * scale))))
             for mirrored in (scaled, scaled[:, ::-1]):
-                logits = _enlarged(_logits(predictor, np.ascontiguousarray(mirrored)), label.shape)
+                logits = _logits(predictor, np.ascontiguousarray(mirrored), label.shape)
                 total += softmax(logits if mirrored is scaled else logits[..., ::-1])
         return Scored(label, _choose(total))
 
@@ -214,7 +215,8 @@ COMMON = {"voc": "original", "cityscapes": "slide"}
 """What work after these papers reports, by data set."""
 
 
-def _logits(predictor: Predictor, image: Image) -> Logits:
+def _logits(predictor: Predictor, image: Image, size: tuple[int, ...] | None = None) -> Logits:
+    """Return the (K, H, W) logits of an image, resized to (height, width) `size` if given."""
     logits = predictor.logits(image[None])
     if logits is None:
         raise ZooError(
@@ -222,16 +224,7 @@ def _logits(predictor: Predictor, image: Image) -> Logits:
             f"the bundle instead, or export again with --output logits"
         )
     found: Logits = logits[0]
-    return found
-
-
-def _enlarged(logits: Logits, size: tuple[int, ...]) -> Logits:
-    """Return (K, H, W) logits at another size, as the networks resize theirs."""
-    import torch
-
-    from zoo.models.decoders.decoder import resize_logits
-
-    return resize_logits(torch.from_numpy(logits)[None], (size[0], size[1]))[0].numpy()
+    return found if size is None else resize_output(LOGITS, found, (size[0], size[1]))
 
 
 def _choose(scores: Logits) -> Mask:

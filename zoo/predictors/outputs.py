@@ -60,7 +60,8 @@ class OutputRow:
             uint8 must be the last of them, or TensorRT refuses it.
         dtype: element type, or a function that returns it for a number of classes.
         channels: whether there is a plane for each class.
-        resize: to the size of the image: `nearest` takes the value of the pixel it came from.
+        resize: to the size of the image: `nearest` takes the value of the pixel it came from, `bilinear`
+            interpolates as the networks do with their logits (aligned corners).
         suffix: of the file that `zoo predict` writes beside the mask; empty if it writes none.
         formats: in which the server answers with it; empty if it is not served.
         draw: PNG of (H, W) values, for files and the server.
@@ -191,22 +192,37 @@ def derivable(given: Sequence[str]) -> tuple[str, ...]:
 
 
 def resize_output(name: str, values: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
-    """Return an output of one image at (height, width) `size`, of the same type.
+    """Return an output of one image at (height, width) `size`, of the same type; it may be written to.
 
     Args:
-        name: of the output.
+        name: name of the output.
         values: (H, W), or (K, H, W) of an output with a plane for each class.
         size: height and width in pixels.
     """
     import numpy as np
-    from PIL import Image
+
+    from zoo.preprocess import resize_mask
 
     if values.shape[-2:] == size:
         return values
+    if OUTPUTS[name].resize == "bilinear":
+        return _interpolated(values, size)
     if values.ndim == 3:
-        return np.stack([resize_output(name, plane, size) for plane in values])
-    how = Image.Resampling.NEAREST if OUTPUTS[name].resize == "nearest" else Image.Resampling.BILINEAR
-    return np.array(Image.fromarray(values).resize((size[1], size[0]), how))  # may be written to
+        return np.stack([resize_mask(plane, size) for plane in values])
+    return resize_mask(values, size)
+
+
+def _interpolated(values: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
+    """Return (H, W) or (K, H, W) values at another size, interpolated as the networks do their logits."""
+    import numpy as np
+    import torch
+
+    from zoo.models.decoders.decoder import resize_logits
+
+    planes = torch.from_numpy(values.reshape(1, -1, *values.shape[-2:])).float()
+    found = resize_logits(planes, size).numpy().reshape(*values.shape[:-2], *size)
+    rounded = np.rint(found) if np.issubdtype(values.dtype, np.integer) else found
+    return rounded.astype(values.dtype, copy=False)
 
 
 def draw_output(name: str, values: NDArray[Any], classes: Classes) -> bytes:

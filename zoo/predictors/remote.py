@@ -22,6 +22,7 @@ from zoo.frozen import first_fault
 from zoo.predictors.artifact import INPUT_NAME
 from zoo.predictors.base import Predictor
 from zoo.predictors.connection import Connection, ServerError, parse_address
+from zoo.predictors.oip import JSON_LENGTH, Message, infer_request, tensors_of
 from zoo.predictors.outputs import MASK, OUTPUTS, check_given, output_of
 from zoo.predictors.session import renew_after_fork
 from zoo.preprocess import Preprocessing, Resize, check_image
@@ -33,16 +34,11 @@ if TYPE_CHECKING:
 
     from zoo.classes import Mask
 
-JSON_LENGTH = "Inference-Header-Content-Length"
-"""Header: bytes of JSON before the binary tensors."""
-
 BATCH_BYTES = 16 * 2**20
 """Of the images in one request: servers limit the body."""
 
 REQUESTS = 4
 """At once: a server batches those of all clients, and may have more than one worker."""
-
-DTYPES = {"UINT8": "u1", "INT32": "<i4", "FP32": "<f4"}
 
 
 class ServedClass(BaseModel):
@@ -178,17 +174,11 @@ class RemotePredictor(Predictor):
 
     def _infer(self, images: NDArray[np.uint8], outputs: Sequence[str]) -> dict[str, NDArray[Any]]:
         """Return outputs of a batch from one request, by name."""
-        tensor = {"name": INPUT_NAME, "datatype": "UINT8", "shape": images.shape}
-        request = {
-            "inputs": [{**tensor, "parameters": {"binary_data_size": images.nbytes}}],
-            "outputs": [{"name": name, "parameters": {"binary_data": True}} for name in outputs],
-        }
-        text = json.dumps(request).encode()
-        headers = {JSON_LENGTH: str(len(text)), "Content-Type": "application/octet-stream"}
+        request = infer_request(INPUT_NAME, images, outputs)
         path = f"/v2/models/{self.served.name}/versions/{self.served.version}/infer"
-        answer = self.connection.send("POST", path, headers=headers, content=text + images.tobytes())
+        answer = self.connection.send("POST", path, headers=request.headers, content=request.body)
         try:
-            found = tensors_of(answer.content, int(answer.headers[JSON_LENGTH]))
+            found = tensors_of(Message(answer.content, int(answer.headers[JSON_LENGTH])))
             shape = images.shape[0], images.shape[1], images.shape[2]
             return {name: self._checked(name, found[name], shape, path) for name in outputs}
         except (ValueError, KeyError, TypeError) as error:
@@ -203,20 +193,3 @@ class RemotePredictor(Predictor):
                 path, f"a {name} of shape {values.shape} and {values.dtype}, not {expected.size(*shape)}"
             )
         return values
-
-
-def tensors_of(body: bytes, json_length: int) -> dict[str, NDArray[Any]]:
-    """Return the binary tensors of an answer of the Open Inference Protocol, by name.
-
-    Raises:
-        ValueError, KeyError, TypeError: not such an answer.
-    """
-    found, start = {}, json_length
-    for tensor in json.loads(body[:json_length])["outputs"]:
-        end = start + tensor["parameters"]["binary_data_size"]
-        values = np.frombuffer(body[start:end], DTYPES[tensor["datatype"]])
-        found[tensor["name"]] = values.reshape(tensor["shape"])
-        start = end
-    if start != len(body):
-        raise ValueError(f"{len(body)} bytes, not {start}")
-    return found

@@ -5,13 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-import numpy as np
+from typing import TYPE_CHECKING, NamedTuple
 
 from zoo.errors import InvalidImageError
-from zoo.predictors.outputs import MASK, OUTPUTS, resize_output
+from zoo.predictors.outputs import MASK, OUTPUTS
 from zoo.preprocess import check_image, resize_image
 from zoo.serve.server.core.batcher import Batcher
 from zoo.serve.server.core.errors import DeadlineError, ModelFailedError, QueueFullError, TooLargeError
@@ -19,6 +16,7 @@ from zoo.serve.server.core.runner import Ask, Runner
 from zoo.serve.server.core.timing import Timings
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
     from zoo.classes import Classes
@@ -52,7 +50,7 @@ class Model:
     Before an image of a request is read and decoded, `admit` makes sure that there is room for it:
 
         with model.admit() as place:
-            mask = await model.predict(decode(body), deadline=deadline, place=place)
+            [values] = await model.run(images, deadline=deadline, place=place)
 
     Args:
         name: unique in a server, of letters, digits, `.`, `_` and `-`.
@@ -169,44 +167,20 @@ class Model:
         """
         return self._batcher.admit(count)
 
-    async def predict(
-        self,
-        image: Image,
-        *,
-        deadline: float,
-        timings: Timings | None = None,
-        place: Place | None = None,
-        output: str = MASK,
-    ) -> NDArray[Any]:
-        """Return an output of an image of any size, at the image's size.
+    def resized(self, image: Image) -> Image:
+        """Return an image of any size at the network's size, for `run`; blocks, so that it needs a thread.
 
         Args:
             image: (H, W, 3) uint8 RGB.
-            deadline: of `time.monotonic()`.
-            timings: filled.
-            place: of `admit`; None to ask for one now.
-            output: one of `outputs`.
-
-        Returns:
-            (H, W); of masks uint8, or int32 above 255 classes.
 
         Raises:
             InvalidImageError: not such an image, or one of a size that the file does not take.
-            QueueFullError: no room.
-            DeadlineError: no mask at `deadline`.
-            ModelFailedError: the backend failed on this image.
         """
         check_image(image)
         height, width = image.shape[:2]
         size = self.preprocessing.model_size(height, width)
         self._runner.limits.check(size, (height, width))
-        with self.admit() if place is None else nullcontext():
-            if size == (height, width):
-                return (await self._submit(Ask(image, (output,)), deadline, timings))[output]
-            loop = asyncio.get_running_loop()
-            resized = await loop.run_in_executor(None, resize_image, image, size)
-            found = await self._submit(Ask(resized, (output,)), deadline, timings)
-            return await loop.run_in_executor(None, resize_output, output, found[output], (height, width))
+        return resize_image(image, size)
 
     async def run(
         self,
@@ -216,8 +190,8 @@ class Model:
         timings: Timings | None = None,
         place: Place | None = None,
         outputs: tuple[str, ...] = (MASK,),
-    ) -> Values:
-        """Return outputs of a batch at its own size, by name: no resizing. Each image is queued.
+    ) -> list[Values]:
+        """Return outputs by name of each image of a batch at its own size: no resizing. Each image is queued.
 
         Args:
             images: (B, H, W, 3) uint8 RGB.
@@ -227,11 +201,14 @@ class Model:
             outputs: some of `outputs`.
 
         Returns:
-            (B, H, W); of masks uint8, or int32 above 255 classes.
+            (H, W); of masks uint8, or int32 above 255 classes.
 
         Raises:
+            InvalidImageError: not such images, or of a size that the file does not take.
             TooLargeError: more images than there is room for.
-            Others: as `predict`.
+            QueueFullError: no room.
+            DeadlineError: no outputs at `deadline`.
+            ModelFailedError: the backend failed on an image.
         """
         if images.ndim != 4 or not len(images):
             raise InvalidImageError(
@@ -254,8 +231,7 @@ class Model:
         if timings is not None:
             slowest = max(each, key=lambda times: times.queue_s + times.compute_s)
             timings.queue_s, timings.compute_s = slowest.queue_s, slowest.compute_s
-        found = [_values_or_raise(answer) for answer in answers]
-        return {name: np.stack([values[name] for values in found]) for name in outputs}
+        return [_values_or_raise(answer) for answer in answers]
 
     async def probe(self) -> None:
         """Run a blank image, before all that waits and beyond the limit of the queue.

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from zoo.serve.server.core.admission import Budget
 from zoo.serve.server.core.errors import UnknownNameError
-from zoo.serve.server.core.timing import Timings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -84,43 +82,3 @@ class Context:
         """Let the models finish what they have."""
         await asyncio.gather(*(model.stop() for model in self.models.values()))
         self._pool.shutdown(wait=False, cancel_futures=True)
-
-
-class Stopwatch:
-    """Runs the parts of one request that decode and encode, and knows how long each part took.
-
-    Args:
-        context: of the app, whose threads are used.
-    """
-
-    def __init__(self, context: Context) -> None:
-        self.timings = Timings()
-        """For the model to fill."""
-        self._context = context
-        self._codec: dict[str, float] = {}
-
-    async def run(self, part: str, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Return what a function returns in one of the threads for decoding and encoding.
-
-        Args:
-            part: `decode` or `encode`.
-            function: what is timed.
-            args: its own.
-            kwargs: its own.
-        """
-        begin = time.perf_counter()
-        result = await self._context.in_pool(function, *args, **kwargs)
-        self._codec[part] = time.perf_counter() - begin
-        return result
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """Return the header, in milliseconds and in the order of the parts."""
-        parts = {
-            "decode": self._codec["decode"],
-            "queue": self.timings.queue_s,
-            "compute": self.timings.compute_s,
-            "encode": self._codec["encode"],
-        }
-        text = ", ".join(f"{part};dur={seconds * 1000:.2f}" for part, seconds in parts.items())
-        return {"Server-Timing": text}

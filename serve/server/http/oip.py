@@ -1,7 +1,6 @@
-"""Tensors of the Open Inference Protocol, REST version 2: JSON or binary, in and out; knows no HTTP.
+"""Requests and answers of the Open Inference Protocol, checked: JSON or binary tensors; knows no HTTP.
 
-Source: https://github.com/open-inference/open-inference-protocol and, for binary tensors, Triton's
-"binary tensor data extension": a body is then JSON of a length that a header tells, and after it the tensors.
+Binary tensors: `zoo.predictors.oip`.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from zoo.predictors.artifact import INPUT_NAME
+from zoo.predictors.oip import JSON_LENGTH, described
 from zoo.predictors.outputs import MASK
 from zoo.serve.server.core.errors import BadRequestError, TooLargeError
 
@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
-
-JSON_LENGTH = "Inference-Header-Content-Length"
-"""Header: bytes of JSON before the binary tensors."""
 
 WINDOW_BITS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 """Of zlib, for each compression of HTTP; `deflate` means the format of zlib."""
@@ -32,8 +29,6 @@ FAST = 1
 
 MAX_JSON_BYTES = 16_000_000
 """Room for the numbers of 1024 x 1024 pixels; reading more would hold up all other requests."""
-
-DATATYPES = {"uint8": "UINT8", "int32": "INT32", "float32": "FP32"}
 
 Encoding = Literal["gzip", "deflate"]
 
@@ -159,11 +154,11 @@ def render(asked: Asked, outputs: Mapping[str, NDArray[Any]], model: str, versio
     """Return the answer with the outputs, each (B, H, W) or (B, K, H, W), in their order."""
     tensors, binary = [], b""
     for name, values in outputs.items():
-        tensor = OutputTensor(name=name, datatype=DATATYPES[values.dtype.name], shape=list(values.shape))
+        tensor = OutputTensor(**described(name, values))
         if asked.binary[name]:
-            tensor.parameters = {"binary_data_size": values.nbytes}
             binary += np.ascontiguousarray(values).tobytes()
         else:
+            tensor.parameters = None
             tensor.data = values.ravel().tolist()  # not validated: a list of millions
         tensors.append(tensor)
     answer = InferAnswer(model_name=model, model_version=version, id=asked.id, outputs=tensors)

@@ -5,21 +5,23 @@ from __future__ import annotations
 from importlib.metadata import version as version_of
 from typing import TYPE_CHECKING, Any, get_args
 
-from starlette.requests import Request  # noqa: TC002 -- FastAPI evaluates annotations
+import numpy as np
+from starlette.requests import Request
 from starlette.responses import Response
 
 from zoo.predictors.artifact import INPUT_NAME
+from zoo.predictors.oip import DATATYPES, JSON_LENGTH
 from zoo.predictors.outputs import output_of
 from zoo.serve.server.core.errors import BadRequestError, NotReadyError, UnsupportedFormatError
 from zoo.serve.server.http import oip
-from zoo.serve.server.http.context import Stopwatch
+from zoo.serve.server.http.answer import Decoded, answer
 from zoo.serve.server.http.problems import responses
 from zoo.serve.server.http.request import trace_of
 from zoo.serve.server.http.routes_health import why_not_ready
 from zoo.serve.server.http.schemas import OipLive, OipModel, OipModelReady, OipReady, OipServer, Tensor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from enum import Enum
 
     from fastapi import FastAPI
@@ -34,7 +36,7 @@ BINARY: dict[str, Any] = {"schema": {"type": "string", "contentMediaType": "appl
 BODY: dict[str, Any] = {
     "required": True,
     "description": "JSON; or JSON and the binary tensor after it, the length of the JSON in the header "
-    f"`{oip.JSON_LENGTH}`. As it is, or compressed by gzip or deflate.",
+    f"`{JSON_LENGTH}`. As it is, or compressed by gzip or deflate.",
     "content": {
         "application/json": {"schema": {"$ref": "#/components/schemas/InferRequest"}},
         "application/octet-stream": BINARY,
@@ -106,33 +108,7 @@ def _add_model(app: FastAPI, path: str, context: Context) -> None:
     async def infer(request: Request, model: str, version: str | None = None) -> Response:
         served = context.model(model, version)
         trace_of(request.scope).model = served.name
-        return await answer(context, served, request)
-
-
-async def answer(context: Context, model: Model, request: Request) -> Response:
-    """Return the outputs of the images in a request.
-
-    Raises:
-        ZooError: whatever is wrong with the request, or no room, time or luck.
-    """
-    parse, stopwatch = _parser(request, context.settings.max_body_bytes, model.outputs), Stopwatch(context)
-    with model.admit():  # a request that would be refused sends its body for nothing
-        pass
-    body = await request.body()
-    with model.admit() as place:  # before anything is decompressed
-        asked = await stopwatch.run("decode", parse, body)
-        with context.budget.holding(asked.images.nbytes):
-            deadline = trace_of(request.scope).deadline
-            found = await model.run(
-                asked.images,
-                deadline=deadline,
-                timings=stopwatch.timings,
-                place=place,
-                outputs=tuple(asked.binary),
-            )
-            response = await stopwatch.run("encode", _response, asked, found, model, _accepted(request))
-    response.headers.update(stopwatch.headers)
-    return response
+        return await answer(context, served, request, Request.body, decoder(context, served, request))
 
 
 def model_metadata(model: Model) -> OipModel:
@@ -144,28 +120,38 @@ def model_metadata(model: Model) -> OipModel:
         platform=f"zoo_{model.backend}",
         inputs=[Tensor(name=INPUT_NAME, datatype="UINT8", shape=[-1, -1, -1, 3])],
         outputs=[
-            Tensor(name=each.name, datatype=oip.DATATYPES[each.dtype], shape=list(each.size(-1, -1, -1)))
+            Tensor(name=each.name, datatype=DATATYPES[each.dtype], shape=list(each.size(-1, -1, -1)))
             for each in outputs
         ],
     )
 
 
-def _parser(request: Request, limit: int, outputs: tuple[str, ...]) -> Callable[[bytes], oip.Asked]:
-    """Return what makes sense of the body of a request with these headers."""
-    text = request.headers.get(oip.JSON_LENGTH)
+def decoder(context: Context, model: Model, request: Request) -> Callable[[bytes], Decoded]:
+    """Return the function that decodes the body of a request with these headers.
+
+    Raises:
+        BadRequestError, UnsupportedFormatError: wrong headers.
+    """
+    text = request.headers.get(JSON_LENGTH)
     if text is not None and not (text.isascii() and text.isdigit() and len(text) < 12):
-        raise BadRequestError(f"{oip.JSON_LENGTH} is {text[:30]!r}, expected the bytes of JSON: count them")
+        raise BadRequestError(f"{JSON_LENGTH} is {text[:30]!r}, expected the bytes of JSON: count them")
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ("identity", *get_args(oip.Encoding)):
         raise UnsupportedFormatError(
             f"got Content-Encoding {encoding[:30]!r}, expected gzip or deflate: use one"
         )
+    accepted, limit = _accepted(request), context.settings.max_body_bytes
 
-    def parse(body: bytes) -> oip.Asked:
+    def decoded(body: bytes) -> Decoded:
         plain = body if encoding == "identity" else oip.decompress(body, encoding, limit)  # type: ignore[arg-type]
-        return oip.parse(plain, None if text is None else int(text), outputs)
+        asked = oip.parse(plain, None if text is None else int(text), model.outputs)
 
-    return parse
+        def encoded(found: Sequence[Values]) -> Response:
+            return _response(asked, found, model, accepted)
+
+        return Decoded(asked.images, tuple(asked.binary), encoded, asked.images.nbytes)
+
+    return decoded
 
 
 def _accepted(request: Request) -> oip.Encoding | None:
@@ -178,12 +164,15 @@ def _accepted(request: Request) -> oip.Encoding | None:
     return None
 
 
-def _response(asked: oip.Asked, found: Values, model: Model, encoding: oip.Encoding | None) -> Response:
-    rendered = oip.render(asked, found, model.name, model.version)
-    headers = {"X-Zoo-Model": model.name, "Vary": "Accept-Encoding"}
+def _response(
+    asked: oip.Asked, found: Sequence[Values], model: Model, encoding: oip.Encoding | None
+) -> Response:
+    outputs = {name: np.stack([values[name] for values in found]) for name in asked.binary}
+    rendered = oip.render(asked, outputs, model.name, model.version)
+    headers = {"Vary": "Accept-Encoding"}
     media_type = "application/json"
     if rendered.json_length is not None:
-        headers[oip.JSON_LENGTH] = str(rendered.json_length)
+        headers[JSON_LENGTH] = str(rendered.json_length)
         media_type = "application/octet-stream"
     content = rendered.body
     if encoding is not None:

@@ -9,9 +9,9 @@ from starlette.requests import Request  # noqa: TC002 -- FastAPI evaluates annot
 from starlette.responses import Response
 
 from zoo.predictors import outputs
-from zoo.predictors.outputs import OUTPUTS, Format, mask_dtype
+from zoo.predictors.outputs import OUTPUTS, Format, mask_dtype, resize_output
 from zoo.serve.server.core.errors import BadRequestError, UnknownNameError
-from zoo.serve.server.http.context import Stopwatch
+from zoo.serve.server.http.answer import Decoded, answer
 from zoo.serve.server.http.decode import decode, image_bytes
 from zoo.serve.server.http.encode import MEDIA_TYPES, encoder, hex_color
 from zoo.serve.server.http.problems import responses
@@ -19,9 +19,12 @@ from zoo.serve.server.http.request import trace_of
 from zoo.serve.server.http.schemas import ClassInfo, MaskAnswer, ModelInfo
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from fastapi import FastAPI
 
     from zoo.serve.server.core.model import Model
+    from zoo.serve.server.core.runner import Values
     from zoo.serve.server.http.context import Context
 
 BINARY = {"schema": {"type": "string", "contentMediaType": "application/octet-stream"}}
@@ -89,7 +92,7 @@ def add_predict_routes(app: FastAPI, context: Context) -> None:
         served = context.model(model)
         trace_of(request.scope).model = served.name
         check_output(served, output, format)
-        return await answer(context, served, request, format, output)
+        return await answer(context, served, request, image_bytes, decoder(context, served, format, output))
 
     @app.get("/models", tags=["predict"], summary="List the models")
     async def models() -> list[ModelInfo]:
@@ -126,27 +129,20 @@ def check_output(model: Model, output: str, format_: Format) -> None:
         )
 
 
-async def answer(context: Context, model: Model, request: Request, format_: Format, output: str) -> Response:
-    """Return an output of the image in a request.
+def decoder(context: Context, model: Model, format_: Format, output: str) -> Callable[[bytes], Decoded]:
+    """Return the function that decodes the image of a request for an output."""
+    encode = encoder(format_, model.classes, model.name, model.version, output)
 
-    Raises:
-        ZooError: whatever is wrong with the request, or no room, time or luck.
-    """
-    stopwatch = Stopwatch(context)
-    with model.admit():  # a request that would be refused sends its body for nothing
-        pass
-    body = await image_bytes(request)
-    with model.admit() as place:  # before anything is decoded
-        image = await stopwatch.run("decode", decode, body, context.settings.max_pixels)
-        with context.budget.holding(image.nbytes):
-            deadline = trace_of(request.scope).deadline
-            values = await model.predict(
-                image, deadline=deadline, timings=stopwatch.timings, place=place, output=output
-            )
-            encode = encoder(format_, model.classes, model.name, model.version, output)
-            content = await stopwatch.run("encode", encode, image, values)
-    headers = {**stopwatch.headers, "X-Zoo-Model": model.name}
-    return Response(content, headers=headers, media_type=MEDIA_TYPES[format_])
+    def decoded(body: bytes) -> Decoded:
+        image = decode(body, context.settings.max_pixels)
+
+        def encoded(found: Sequence[Values]) -> Response:
+            values = resize_output(output, found[0][output], (image.shape[0], image.shape[1]))
+            return Response(encode(image, values), media_type=MEDIA_TYPES[format_])
+
+        return Decoded(model.resized(image)[None], (output,), encoded, image.nbytes)
+
+    return decoded
 
 
 def model_info(model: Model) -> ModelInfo:

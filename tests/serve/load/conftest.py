@@ -34,7 +34,9 @@ MODEL = {
 METADATA = {
     "name": "eln",
     "inputs": [{"name": "image", "datatype": "UINT8", "shape": [-1, -1, -1, 3]}],
-    "outputs": [{"name": "mask", "datatype": "UINT8", "shape": [-1, -1, -1]}],
+    "outputs": [
+        {"name": name, "datatype": "UINT8", "shape": [-1, -1, -1]} for name in ("confidence", "mask")
+    ],
 }
 LENGTH = re.compile(rb"content-length: (\d+)", re.IGNORECASE)
 

@@ -52,7 +52,8 @@ def test_the_protocol_gets_binary_tensors_of_the_networks_size(
     assert route == "/v2/models/eln/infer"
     head = body[: -32 * 48 * 3]
     assert f"Inference-Header-Content-Length: {len(head)}".encode() in found.target.requests[0]
-    [tensor] = json.loads(head)["inputs"]
+    [tensor], [output] = json.loads(head)["inputs"], json.loads(head)["outputs"]
+    assert output["name"] == "mask"  # of two outputs
     assert (tensor["name"], tensor["datatype"], tensor["shape"]) == ("image", "UINT8", [1, 32, 48, 3])
     assert tensor["parameters"] == {"binary_data_size": 32 * 48 * 3}
     assert body[len(head) :] == found.inputs[0].tobytes()

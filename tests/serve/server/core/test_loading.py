@@ -162,7 +162,8 @@ def test_a_loaded_model_goes_on_when_its_file_changes(
         else:
             path.unlink()
         for size in (64, 32, 64):
-            mask = await model.predict(image[:size], deadline=time.monotonic() + 5)
+            [values] = await model.run(image[None, :size], deadline=time.monotonic() + 5)
+            mask = values["mask"]
             assert mask.shape == (size, 64)
         assert np.array_equal(mask, expected)
         await model.probe()

@@ -12,6 +12,7 @@ from zoo.classes import Classes
 from zoo.errors import InvalidImageError
 from zoo.predictors.base import Predictor
 from zoo.predictors.ort import OrtPredictor
+from zoo.predictors.outputs import resize_output
 from zoo.preprocess import Preprocessing
 from zoo.serve.server.core.errors import ModelFailedError, QueueFullError, TooLargeError
 from zoo.serve.server.core.model import About, Model
@@ -35,6 +36,12 @@ def picture(height: int = 64, width: int = 64, seed: int = 0) -> np.ndarray:
     image = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
     image[0, 0] = 0
     return image
+
+
+async def predict(model: Model, image: np.ndarray, output: str = "mask") -> np.ndarray:
+    """Return an output of an image of any size, at the image's size, as `POST /predict` does."""
+    [values] = await model.run(model.resized(image)[None], deadline=soon(), outputs=(output,))
+    return resize_output(output, values[output], image.shape[:2])
 
 
 def with_model(
@@ -63,7 +70,7 @@ def test_masks_of_images_of_any_size_are_those_of_the_predictor(stand_in: StandI
     expected = [stand_in(resize=resize).predict(image) for image in images]
 
     async def body(model: Model) -> None:
-        masks = await asyncio.gather(*(model.predict(image, deadline=soon()) for image in images))
+        masks = await asyncio.gather(*(predict(model, image) for image in images))
         for mask, right in zip(masks, expected, strict=True):
             assert mask.dtype == np.uint8
             assert np.array_equal(mask, right)
@@ -76,7 +83,7 @@ def test_only_images_of_one_network_size_run_together(stand_in: StandIn) -> None
 
     async def body(model: Model) -> None:
         sizes = [(64, 64), (64, 32), (128, 128), (32, 16), (64, 64), (64, 32)]
-        await asyncio.gather(*(model.predict(picture(*size), deadline=soon()) for size in sizes))
+        await asyncio.gather(*(predict(model, picture(*size)) for size in sizes))
 
     with_model(predictor, body, max_wait_ms=2000, max_batch=3)
     assert sorted(predictor.shapes[1:]) == [(3, 64, 32, 3), (3, 64, 64, 3)]
@@ -103,10 +110,10 @@ def test_batches_of_a_backend_that_sets_up_shapes_are_filled_up(stand_in: StandI
         assert {shape[0] for shape in predictor.shapes} == {1, 2, 4, 6}  # warm
         predictor.shapes.clear()
         images = [picture(seed=seed) for seed in range(3)]
-        masks = await asyncio.gather(*(model.predict(image, deadline=soon()) for image in images))
+        masks = await asyncio.gather(*(predict(model, image) for image in images))
         for mask, image in zip(masks, images, strict=True):
             assert np.array_equal(mask, image[..., 0] >> 7)
-        await asyncio.gather(*(model.predict(image, deadline=soon()) for image in [images[0]] * 5))
+        await asyncio.gather(*(predict(model, image) for image in [images[0]] * 5))
 
     with_model(predictor, body, few_shapes=True, max_batch=6, max_wait_ms=30)
     assert [shape[0] for shape in predictor.shapes] == [4, 6]
@@ -120,9 +127,7 @@ def test_an_image_that_the_backend_fails_on_fails_alone_and_its_message_tells_no
 
     async def body(model: Model) -> None:
         images = [picture(seed=1), bad, picture(seed=2)]
-        got = await asyncio.gather(
-            *(model.predict(image, deadline=soon()) for image in images), return_exceptions=True
-        )
+        got = await asyncio.gather(*(predict(model, image) for image in images), return_exceptions=True)
         assert isinstance(got[1], ModelFailedError)
         assert "secret" not in str(got[1])
         assert np.array_equal(got[0], images[0][..., 0] >> 7)
@@ -140,9 +145,9 @@ def test_a_batch_of_a_client_keeps_its_order_and_is_mixed_with_other_requests(st
     async def body(model: Model) -> None:
         timings = Timings()
         found, mask = await asyncio.gather(
-            model.run(images, deadline=soon(), timings=timings), model.predict(images[0], deadline=soon())
+            model.run(images, deadline=soon(), timings=timings), predict(model, images[0])
         )
-        masks = found["mask"]
+        masks = [values["mask"] for values in found]
         assert np.array_equal(masks, images[..., 0] >> 7)
         assert np.array_equal(mask, masks[0])
         assert timings.compute_s >= 0.006
@@ -172,8 +177,8 @@ def test_places_are_free_again_after_errors(stand_in: StandIn) -> None:
     async def body(model: Model) -> None:
         for _ in range(10):
             with pytest.raises(ModelFailedError):
-                await model.predict(bad, deadline=soon())
-        task = asyncio.create_task(model.predict(picture(), deadline=soon()))
+                await predict(model, bad)
+        task = asyncio.create_task(predict(model, picture()))
         await asyncio.sleep(0)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
@@ -189,7 +194,7 @@ def test_places_are_free_again_after_errors(stand_in: StandIn) -> None:
 def test_what_is_no_image_is_refused(stand_in: StandIn, image: np.ndarray) -> None:
     async def body(model: Model) -> None:
         with pytest.raises(InvalidImageError):
-            await model.predict(image, deadline=soon())
+            await predict(model, image)
 
     with_model(stand_in(), body)
 
@@ -218,10 +223,10 @@ def test_an_onnx_file_of_a_fixed_height_takes_no_other(
     async def body(model: Model) -> None:
         assert model.takes_batches
         image = picture(64, 64)
-        mask = await model.predict(image, deadline=soon())
+        mask = await predict(model, image)
         assert np.array_equal(mask, image.sum(axis=2, dtype=np.int32) > 384)
         with pytest.raises(InvalidImageError, match=r"expected 64 x 1\.\.any"):
-            await model.predict(picture(32, 64), deadline=soon())
+            await predict(model, picture(32, 64))
 
     with_model(predictor, body)
 
@@ -260,8 +265,8 @@ def test_requests_for_different_outputs_share_a_batch() -> None:
     async def body(model: Model) -> None:
         assert model.outputs == ("mask", "confidence")
         mask, sure = await asyncio.gather(
-            model.predict(images[0], deadline=soon()),
-            model.predict(images[1], deadline=soon(), output="confidence"),
+            predict(model, images[0]),
+            predict(model, images[1], "confidence"),
         )
         assert np.array_equal(mask, images[0][..., 0] >> 7)
         assert np.array_equal(sure, images[1][..., 0])

@@ -206,7 +206,7 @@ def test_a_probe_of_a_model_that_fails_on_all_images_fails(stand_in: StandIn) ->
         predictor.broken = True
         for _ in range(MAX_FAILURES):
             with pytest.raises(ModelFailedError, match="failed on this image"):
-                await model.predict(picture(), deadline=time.monotonic() + 5)
+                await model.run(picture()[None], deadline=time.monotonic() + 5)
         with pytest.raises(ModelFailedError, match="m has failed again and again"):
             await model.probe()
         await model.stop()

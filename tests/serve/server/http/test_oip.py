@@ -14,6 +14,7 @@ from tritonclient import http as triton
 from tritonclient.utils import InferenceServerException
 
 from zoo.predictors.load import load_predictor
+from zoo.predictors.oip import Message, infer_request, tensors_of
 from zoo.predictors.ort import OrtPredictor
 from zoo.serve.server.core.errors import BadRequestError, TooLargeError
 from zoo.serve.server.http import oip
@@ -273,6 +274,19 @@ def test_a_mask_of_many_classes_is_int32() -> None:
         {"name": "mask", "datatype": "INT32", "shape": [1, 1, 2], "parameters": {"binary_data_size": 8}}
     ]
     assert np.frombuffer(rendered.body[rendered.json_length :], "<i4").tolist() == [0, 299]
+
+
+def test_the_requests_and_answers_of_clients_are_those_of_the_server() -> None:
+    sent = infer_request("image", IMAGES, ("mask", "confidence"))
+    asked = oip.parse(sent.body, sent.json_length, ("mask", "confidence"))
+    assert np.array_equal(asked.images, IMAGES)
+    outputs = {"mask": np.array([[[0, 299]]], np.int32), "confidence": np.array([[[0.5]]], np.float32)}
+    rendered = oip.render(asked, outputs, "m", "2")
+    assert rendered.json_length is not None
+    found = tensors_of(Message(rendered.body, rendered.json_length))
+    assert {name: (values.dtype, values.tolist()) for name, values in found.items()} == {
+        name: (values.dtype, values.tolist()) for name, values in outputs.items()
+    }
 
 
 def test_outputs_are_asked_for_by_name_each_in_binary_or_json() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import tempfile
+import threading
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,10 +16,12 @@ from zoo.pages.overlay import overlay
 from zoo.predictors.base import Predictor
 from zoo.predictors.ort import OrtPredictor
 from zoo.preprocess import Preprocessing
+from zoo.serve.server.core import model
 from zoo.serve.server.core.model import About
+from zoo.serve.server.http import routes_predict
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -126,6 +129,25 @@ def test_an_overlay_is_the_one_of_zoo_predict(
     answer = server.client.post("/predict", params={"format": "overlay"}, content=png(image))
     expected = overlay(image, predictor.predict(image), predictor.classes)
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(answer.content))), expected)
+
+
+def test_images_and_outputs_are_resized_by_the_threads_that_decode_and_encode(
+    server: Running, image: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = []
+
+    def noted(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any) -> Any:
+            threads.append(threading.current_thread().name)
+            return function(*args)
+
+        return call
+
+    monkeypatch.setattr(model, "resize_image", noted(model.resize_image))
+    monkeypatch.setattr(routes_predict, "resize_output", noted(routes_predict.resize_output))
+    answer = server.client.post("/predict", content=png(image))
+    assert answer.status_code == 200
+    assert [name.rpartition("_")[0] for name in threads] == ["codec", "codec"]
 
 
 def test_an_answer_tells_its_model_and_where_its_time_went(server: Running, image: NDArray[np.uint8]) -> None:

@@ -1,0 +1,115 @@
+"""The one path of a prediction, from a request to its answer; the routes bring what decodes and encodes."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, NamedTuple, ParamSpec, TypeVar
+
+from zoo.serve.server.core.timing import Timings
+from zoo.serve.server.http.request import trace_of
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+    from zoo.serve.server.core.model import Model
+    from zoo.serve.server.core.runner import Values
+    from zoo.serve.server.http.context import Context
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Decoded(NamedTuple):
+    """A request as the model sees it."""
+
+    images: NDArray[np.uint8]
+    """(B, H, W, 3) at the network's size."""
+    outputs: tuple[str, ...]
+    """Names of the outputs that are asked for."""
+    encode: Callable[[Sequence[Values]], Response]
+    """Returns the response with the outputs of each image; runs in the codec pool."""
+    held_bytes: int
+    """Memory that the images of the request take until it is answered."""
+
+
+async def answer(
+    context: Context,
+    model: Model,
+    request: Request,
+    read: Callable[[Request], Awaitable[bytes]],
+    decode: Callable[[bytes], Decoded],
+) -> Response:
+    """Return the response to a request for a prediction.
+
+    Args:
+        context: of the app.
+        model: what predicts.
+        request: of a client.
+        read: returns its body.
+        decode: returns what the body asks for, images resized; runs in the codec pool.
+
+    Raises:
+        ZooError: whatever is wrong with the request, or no room, time or luck.
+    """
+    stopwatch = Stopwatch(context)
+    with model.admit():  # a request that would be refused sends its body for nothing
+        pass
+    body = await read(request)
+    with model.admit() as place:  # before anything is decoded
+        decoded = await stopwatch.run("decode", decode, body)
+        with context.budget.holding(decoded.held_bytes):
+            found = await model.run(
+                decoded.images,
+                deadline=trace_of(request.scope).deadline,
+                timings=stopwatch.timings,
+                place=place,
+                outputs=decoded.outputs,
+            )
+            response = await stopwatch.run("encode", decoded.encode, found)
+    response.headers.update({**stopwatch.headers, "X-Zoo-Model": model.name})
+    return response
+
+
+class Stopwatch:
+    """Runs the parts of one request in the codec pool and measures them.
+
+    Args:
+        context: its threads are used.
+    """
+
+    def __init__(self, context: Context) -> None:
+        self.timings = Timings()
+        """For the model to fill."""
+        self._context = context
+        self._codec: dict[str, float] = {}
+
+    async def run(self, part: str, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Return what a function returns in a thread of the codec pool.
+
+        Args:
+            part: `decode` or `encode`.
+            function: what is timed.
+            args: positional arguments of the function.
+            kwargs: keyword arguments of the function.
+        """
+        begin = time.perf_counter()
+        result = await self._context.in_pool(function, *args, **kwargs)
+        self._codec[part] = time.perf_counter() - begin
+        return result
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Return the header `Server-Timing`, in milliseconds and in the order of the parts."""
+        parts = {
+            "decode": self._codec["decode"],
+            "queue": self.timings.queue_s,
+            "compute": self.timings.compute_s,
+            "encode": self._codec["encode"],
+        }
+        text = ", ".join(f"{part};dur={seconds * 1000:.2f}" for part, seconds in parts.items())
+        return {"Server-Timing": text}
