@@ -29,6 +29,7 @@ from zoo.train.data.streams import (
     read_held_out,
     write_held_out,
 )
+from zoo.train.initialization import initialized_method, read_start
 from zoo.train.loop.checkpoint import load_checkpoint
 from zoo.train.loop.engine import Engine
 from zoo.train.loop.validation import Validation, predictor_of, score
@@ -65,12 +66,13 @@ def start(recipe: Recipe, out: Path | None, hardware: Hardware, wandb: str | Non
     """
     check_wandb(wandb)
     source = checked_source(recipe)
+    recipe, models = read_start(recipe)
     recipe, partition = draw_partition(recipe, source)
     planned = [new_run(out, recipe)] if is_first() else []
     fabric = hardware.fabric(recipe.precision)
     run = fabric.broadcast(planned)[0]
     fabric.seed_everything(recipe.seed, verbose=False)
-    method = build_method(recipe.method, recipe.network, pretrained=recipe.pretrained)
+    method, origins = initialized_method(recipe, models, source.classes.names)
     phases = method.phases(recipe.steps)
     check_streams(recipe, partition, phases)
     _remark_accumulation(recipe, method)
@@ -79,6 +81,7 @@ def start(recipe: Recipe, out: Path | None, hardware: Hardware, wandb: str | Non
     partition, held_out = hold_out(recipe, partition)
     if fabric.is_global_zero:
         run = claimed_run(run, recipe, source.classes, other_name=out is None)
+        run.write_origins(origins)
         partition.write(run.partition)
         write_held_out(run.partition, held_out)
         log.info(

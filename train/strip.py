@@ -14,8 +14,7 @@ from zoo.bundle.weights import save_bundle
 from zoo.card.card import PREVIEW_NAME, model_card, refresh_card
 from zoo.card.licenses import DRAWN
 from zoo.errors import BundleError
-from zoo.models.config import ClassifierConfig
-from zoo.models.encoder import pretrained_weights
+from zoo.models.encoder import pretrained_origin
 from zoo.train.loop.checkpoint import load_checkpoint
 from zoo.train.method import phase_at
 from zoo.train.methods.table import METHODS, build_method
@@ -23,6 +22,9 @@ from zoo.train.runs.folder import RunFolder
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from zoo.models.origin import Origin
+    from zoo.train.recipe.schema import Recipe
 
 
 def strip(path: Path, weights: str | None = None) -> Path:
@@ -70,9 +72,7 @@ def strip(path: Path, weights: str | None = None) -> Path:
             "step": state["step"],
             "partition": json.loads((run.partition / "partition.json").read_text(encoding="utf-8")),
             "parameters": {"trained": _count(method), "kept": _count(deployable)},
-            "pretrained_weights": pretrained_weights(_encoders(deployable.config))
-            if recipe.pretrained
-            else {},
+            "origins": [origin.model_dump(mode="json") for origin in _origins(run, recipe)],
             "versions": {"zoo": __version__, "torch": torch.__version__},
         },
         metrics=_read_metrics(run) if is_final else {},
@@ -86,11 +86,12 @@ def strip(path: Path, weights: str | None = None) -> Path:
     return folder
 
 
-def _encoders(config: Any) -> tuple[str, ...]:
-    """Return the encoders of a model."""
-    if isinstance(config, ClassifierConfig):
-        return (config.encoder,)
-    return tuple(network.encoder for network in config.networks)
+def _origins(run: RunFolder, recipe: Recipe) -> tuple[Origin, ...]:
+    """Return the origins of the weights that a run started from; older versions did not record them."""
+    recorded = run.read_origins()
+    if recorded is None:
+        return (pretrained_origin(recipe.network.encoder),) if recipe.pretrained else ()
+    return recorded
 
 
 def _read_metrics(run: RunFolder) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from huggingface_hub import ModelCard
 from zoo.bundle.bundle import BundleConfig, load_config
 from zoo.card.card import model_card
 from zoo.card.licenses import data_name
-from zoo.models.encoder import pretrained_weights
+from zoo.models.encoder import pretrained_origin
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -110,11 +110,10 @@ def test_a_folder_that_is_called_shapes_is_not_taken_for_the_drawn_ones(config: 
 
 
 def test_timm_says_which_weights_an_encoder_starts_from_and_their_license() -> None:
-    assert pretrained_weights(["resnet50.tv_in1k"]) == {"resnet50.tv_in1k": "bsd-3-clause"}
-    (name,) = pretrained_weights(["resnet101s.gluon_in1k", "resnet101s.gluon_in1k"])
-    assert name == "resnet101s.gluon_in1k"
-    (name,) = pretrained_weights(["resnet50"])
-    assert name.startswith("resnet50.")
+    tv = pretrained_origin("resnet50.tv_in1k")
+    assert (tv.kind, tv.name, tv.license) == ("timm", "resnet50.tv_in1k", "bsd-3-clause")
+    assert pretrained_origin("resnet101s.gluon_in1k").name == "resnet101s.gluon_in1k"
+    assert pretrained_origin("resnet50").name.startswith("resnet50.")
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import huggingface_hub.constants
 import pytest
 
+from zoo.bundle.bundle import load_config
 from zoo.errors import BundleError, DatasetError, RecipeError, ZooError
 from zoo.train.methods.table import METHODS
 from zoo.train.runs.folder import CONTENTS
@@ -261,6 +262,19 @@ def test_a_setting_that_does_not_exist_is_refused(train: Zoo) -> None:
 def test_phases_that_leave_nothing_for_the_last_are_refused(train: Zoo) -> None:
     message = error_of(train("--set", "method.pretrain_steps=10", "--out", "run"), RecipeError)
     assert "expected less than the 10 steps of the run" in message
+    assert not Path("run/recipe.json").exists()
+
+
+def test_training_starts_from_a_bundle(train: Zoo, tiny_bundle: Path) -> None:
+    encoder = load_config(tiny_bundle).deployable.network.encoder
+    result = train("--from", tiny_bundle, "--encoder", encoder, "--steps", "5", "--out", "run")
+    assert result.exit_code == 0, result.output
+    assert "student starts from model supervised on shapes (sha256 " in result.stderr
+    assert load_config(Path("run/bundle")).recipe["start_from"] == [str(tiny_bundle)]
+
+
+def test_a_start_that_does_not_exist_is_refused(train: Zoo) -> None:
+    assert "gone does not exist" in error_of(train("--from", "runs/gone", "--out", "run"), BundleError)
     assert not Path("run/recipe.json").exists()
 
 

@@ -143,6 +143,8 @@ class Recipe(Frozen):
             statistics of its own.
         precision: `fp32`, or mixed `bf16` or `fp16`.
         pretrained: whether encoders start from their ImageNet weights.
+        start_from: paths of runs or bundles whose segmentation network the run starts from: one for all
+            networks that the method trains, or one for each. See `zoo.train.initialization`.
         validate_every: steps between evaluations on `val`; 0 evaluates at the end only.
         checkpoint_every: steps between checkpoints.
         max_bad_steps: consecutive steps with a loss that is not finite, after which the run stops.
@@ -165,6 +167,7 @@ class Recipe(Frozen):
     accumulate: int = Field(1, ge=1)
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     pretrained: bool = True
+    start_from: tuple[str, ...] = ()
     validate_every: Steps = 0
     checkpoint_every: int = Field(500, ge=1)
     max_bad_steps: int = Field(10, ge=1)

@@ -122,7 +122,9 @@ def facts(story: Story) -> list[tuple[str, str]]:
     height, width = data["imgsz"]
     batch = f"{data['batch_l']} labeled and {data['batch_u']} unlabeled images"
     batch = f"{recipe['accumulate']} times {batch}" if recipe["accumulate"] > 1 else batch
-    start = "ImageNet weights" if recipe["pretrained"] else "random weights"
+    origins = RunFolder(story.folder).read_origins() or ()
+    pretrained = "pretrained weights" if recipe["pretrained"] else "random weights"
+    start = " and ".join(origin.label for origin in origins) or pretrained
     pairs = [
         ("data", f"{run.data}, partition {data['partition']}: {run.labeled} labeled images"),
         ("lists", f"{run.partition}, in {story.folder / 'partition'}"),

@@ -1,6 +1,7 @@
 """The run folder: everything a run reads back when it is resumed, and everything it leaves.
 
 recipe.json            the resolved recipe, classes included
+weights.json           origins of the weights that it started from
 partition/             labeled.txt, unlabeled.txt, their digest, and held_out.txt if there are such
 log.csv, tensorboard/  losses and figures by step
 wandb.json, wandb/     ID of the W&B run and W&B's own files, with --wandb
@@ -27,9 +28,11 @@ from zoo.train.runs.lock import locked
 
 if TYPE_CHECKING:
     from zoo.classes import Classes
+    from zoo.models.origin import Origin
     from zoo.train.recipe.schema import Recipe
 
 CONTENTS = (
+    "weights.json",
     "partition",
     "log.csv",
     "tensorboard",
@@ -58,6 +61,11 @@ class RunFolder:
     def recipe_file(self) -> Path:
         """Return the path of the resolved recipe."""
         return self.path / "recipe.json"
+
+    @property
+    def weights(self) -> Path:
+        """Return the path of the origins of the weights that the run started from."""
+        return self.path / "weights.json"
 
     @property
     def partition(self) -> Path:
@@ -155,6 +163,30 @@ class RunFolder:
                 f"{self.recipe_file} is not the recipe of a run ({error!r}): train again"
             ) from error
         return validate_recipe(recipe), classes
+
+    def write_origins(self, origins: tuple[Origin, ...]) -> None:
+        """Write the origins of the weights that the run started from."""
+        from zoo.bundle.bundle import write_json
+
+        write_json(self.weights, [origin.model_dump(mode="json") for origin in origins])
+
+    def read_origins(self) -> tuple[Origin, ...] | None:
+        """Return the origins of the weights that the run started from; None for a run of an older version.
+
+        Raises:
+            BundleError: they cannot be read.
+        """
+        from zoo.models.origin import Origin
+
+        try:
+            values = json.loads(self.weights.read_bytes())
+            return tuple(Origin.model_validate(value) for value in values)
+        except FileNotFoundError:
+            return None
+        except (ValueError, TypeError) as error:
+            raise BundleError(
+                f"{self.weights} does not list the origins of weights ({type(error).__name__}): remove it"
+            ) from error
 
 
 def _of_version_0_1(recipe: dict[str, Any]) -> dict[str, Any]:

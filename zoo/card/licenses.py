@@ -11,6 +11,7 @@ import yaml  # type: ignore[import-untyped]
 from huggingface_hub import metadata_load
 
 from zoo.errors import BundleError
+from zoo.models.origin import origins_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -76,15 +77,13 @@ def _encoder_weights(config: BundleConfig) -> list[tuple[str, str, str]]:
     ]
     rows: list[tuple[str, str, str]] = []
     for provenance, recipe in sources:
-        if recipe.get("pretrained") is False:
-            rows.append(("encoder weights", "none", "started from random weights"))
-        elif "pretrained_weights" not in provenance:
+        origins = origins_of(recipe, provenance)
+        if origins is None:
             rows.append(("encoder weights", UNKNOWN, "which weights it started from was not recorded"))
+        elif not origins:
+            rows.append(("encoder weights", "none", "started from random weights"))
         else:
-            stated = provenance["pretrained_weights"].items()
-            rows += [
-                ("encoder weights", license_ or UNKNOWN, f"timm, of {name}") for name, license_ in stated
-            ]
+            rows += [(each.part, each.license or UNKNOWN, each.label) for each in origins]
     return list(dict.fromkeys(rows))
 
 

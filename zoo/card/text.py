@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo.card.licenses import data_name
 from zoo.evaluation.figures import figures_of
+from zoo.models.origin import origins_of
 
 if TYPE_CHECKING:
     from zoo.bundle.bundle import BundleConfig
@@ -23,14 +24,22 @@ RESIZED = {
 
 def introduction(config: BundleConfig) -> list[str]:
     """Return what the model is, and a paragraph on what its gate does, if there is one."""
-    pretrained = config.recipe.get("pretrained")
-    starts = {True: "ImageNet weights of timm", False: "random weights", None: "unknown weights"}
     steps = config.provenance.get("step", "an unknown number of")
-    origin = f"started from {starts[pretrained]}"
+    origin = f"started from {_start(config)}"
     return [
         f"{describe(config.deployable)} ({origin}), the {config.weights} after {steps} steps.",
         *_gate(config),
     ]
+
+
+def _start(config: BundleConfig) -> str:
+    """Return which weights the model started from."""
+    origins = origins_of(config.recipe, config.provenance)
+    if origins is None:
+        return "ImageNet weights of timm" if config.recipe.get("pretrained") else "unknown weights"
+    if not origins:
+        return "random weights"
+    return "ImageNet weights of timm" if origins[0].kind == "timm" else f"the weights of {origins[0].name}"
 
 
 def describe(deployable: DeployableConfig | ClassifierConfig) -> str:

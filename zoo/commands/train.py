@@ -19,7 +19,7 @@ from zoo.commands.arguments import (
     data_changes,
 )
 from zoo.commands.console import AsJson, emit, table
-from zoo.resolve import newest_run
+from zoo.resolve import newest_run, resolve_bundle
 
 if TYPE_CHECKING:
     from zoo.train.loop.hardware import Hardware
@@ -47,6 +47,14 @@ def train(
     partition: PartitionOption = None,
     encoder: EncoderOption = None,
     pretrained: PretrainedOption = None,
+    start_from: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--from",
+            metavar="MODEL",
+            help="Start from the weights of this run, bundle or name in a registry; twice for two networks.",
+        ),
+    ] = None,
     recipe: Annotated[
         str | None,
         typer.Option(metavar="NAME|FILE.toml", help="Recipe; default: the method's for these data."),
@@ -132,6 +140,7 @@ def train(
         "accumulate": accumulate,
         "network.encoder": encoder,
         "pretrained": pretrained,
+        "start_from": [str(resolve_bundle(model)) for model in start_from] if start_from else None,
         "precision": precision,
         "compute.compile": compile_ or None,
         "compute.channels_last": channels_last,

@@ -14,11 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo.errors import RecipeError
+from zoo.models.origin import Origin
 from zoo.plugins import Table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from zoo.preprocess import Channels
 
 EXAMPLES = "resnet50, mobilenetv3_large_100, convnext_tiny, pvt_v2_b0 or hrnet_w18"
@@ -289,20 +288,13 @@ def freeze_batch_norm_affine(module: nn.Module) -> None:
                 parameter.requires_grad_(False)
 
 
-def pretrained_weights(encoders: Iterable[str]) -> dict[str, str | None]:
-    """Return the license of the weights that encoders start from, as timm states it, by their full name.
+def pretrained_origin(name: str) -> Origin:
+    """Return the weights that an encoder starts from, with the license that timm states.
 
     Args:
-        encoders: names of encoders; a model of timm without a tag starts from timm's default for it.
-
-    Returns:
-        None for weights whose license timm does not state, and those of other encoders.
+        name: of the encoder; a model of timm without a tag starts from timm's default for it.
     """
-    found: dict[str, str | None] = {}
-    for encoder in encoders:
-        weights = None if encoder in ENCODERS else timm.get_pretrained_cfg(encoder)
-        if weights is None:
-            found[encoder] = None
-        else:
-            found[f"{weights.architecture}.{weights.tag}"] = weights.license
-    return found
+    if name in ENCODERS:
+        return Origin(kind="encoder", name=name)
+    weights = timm.get_pretrained_cfg(name) or PretrainedCfg()
+    return Origin(kind="timm", name=f"{weights.architecture}.{weights.tag}", license=weights.license)

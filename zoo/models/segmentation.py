@@ -7,6 +7,8 @@ auxiliary decoders).
 from __future__ import annotations
 
 import pkgutil
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
@@ -15,8 +17,26 @@ from zoo.models.config import DECODERS
 from zoo.models.encoder import build_encoder
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from zoo.models.config import NetworkConfig
     from zoo.models.decoders.decoder import Decoder, Output
+
+
+_WITHOUT_PRETRAINED = ContextVar("without_pretrained", default=False)
+
+
+@contextmanager
+def without_pretrained_encoders() -> Iterator[None]:
+    """Build segmentation networks with random encoders for a while: their weights are loaded afterwards.
+
+    Other networks of a method, such as ELN's localizer, still start from pretrained weights.
+    """
+    token = _WITHOUT_PRETRAINED.set(True)
+    try:
+        yield
+    finally:
+        _WITHOUT_PRETRAINED.reset(token)
 
 
 class SegmentationNetwork(nn.Module):
@@ -33,18 +53,20 @@ class SegmentationNetwork(nn.Module):
         self.encoder = build_encoder(
             config.encoder,
             output_stride=config.output_stride,
-            pretrained=pretrained,
+            pretrained=pretrained and not _WITHOUT_PRETRAINED.get(),
             multi_grid=config.multi_grid,
         )
         self.decoder = self.new_decoder()
 
-    def new_decoder(self, *, embedding_channels: int | None = None) -> Decoder:
-        """Return another, newly initialized decoder for this encoder, its embedding of another width."""
+    def new_decoder(
+        self, *, num_classes: int | None = None, embedding_channels: int | None = None
+    ) -> Decoder:
+        """Return another, newly initialized decoder for this encoder, by argument of other sizes."""
         config = self.config
         decoder: Decoder = pkgutil.resolve_name(DECODERS[config.decoder.name].module)(
             self.encoder,
             config.decoder,
-            num_classes=config.num_classes,
+            num_classes=config.num_classes if num_classes is None else num_classes,
             embedding_channels=config.embedding_channels
             if embedding_channels is None
             else embedding_channels,
