@@ -54,6 +54,8 @@ class Batch(NamedTuple):
     """
     tags_l: Tensor | None = None
     """(B, K) bool, the classes that occur in the whole mask of each labeled image, before any resize."""
+    draws_l: Tensor | None = None
+    """(B, `DRAWS`) int32 in [0, `DRAW_RANGE`), as `draws_u`, for labeled images in a strong view."""
 
     @property
     def images(self) -> int:
@@ -74,6 +76,12 @@ class Batch(NamedTuple):
         return self.draws_u.float() / DRAW_RANGE
 
     @property
+    def labeled_draws(self) -> Tensor:
+        """Return `draws_l` of a batch with a strong labeled view as float32 in [0, 1)."""
+        assert self.draws_l is not None
+        return self.draws_l.float() / DRAW_RANGE
+
+    @property
     def strong(self) -> Tensor:
         """Return the strong unlabeled view of a batch that has it."""
         assert self.image_u_s is not None
@@ -91,6 +99,8 @@ class Phase(NamedTuple):
     """Independent streams of unlabeled images, each of `batch_u` (RRN mixes two); 0: none."""
     strong: bool = False
     """Whether the unlabeled images come with a strong view."""
+    strong_labeled: bool = False
+    """Whether the labeled images come in a strong view instead of the weak one, with `draws_l`."""
     tags: bool = False
     """Whether the labeled images come with the classes they show; then the whole image must be seen."""
     untrained: tuple[str, ...] = ()
@@ -132,8 +142,18 @@ class ScalesWithRun:
     at_least: int = 1
 
 
+@dataclass(frozen=True)
+class LabelsOnly:
+    """Marks a setting that counts the steps of a phase that learns from labels alone.
+
+    A run that starts from a network trained on labels alone needs no such phase.
+    """
+
+
 Steps = Annotated[int, Field(ge=0), ScalesWithRun()]
 """A number of steps that is a share of the run."""
+LabelsOnlySteps = Annotated[int, Field(ge=0), ScalesWithRun(), LabelsOnly()]
+"""The steps of a phase that learns from labels alone, a share of the run."""
 
 AnyConfig = TypeVar("AnyConfig", bound=BaseModel)
 
@@ -149,6 +169,16 @@ def scaled(config: AnyConfig, before: int, after: int) -> AnyConfig:
             if isinstance(mark, ScalesWithRun):
                 changes[name] = max(min(value, mark.at_least), round(value * after / before))
     return config.model_copy(update=changes)
+
+
+def labels_only_settings(config: BaseModel) -> dict[str, int]:
+    """Return the settings of a method that count steps on labels alone, with their values."""
+    fields = type(config).model_fields.items()
+    return {
+        name: getattr(config, name)
+        for name, field in fields
+        if any(isinstance(mark, LabelsOnly) for mark in field.metadata)
+    }
 
 
 class MethodConfig(BaseModel):

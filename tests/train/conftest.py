@@ -123,7 +123,8 @@ def make_batch() -> Callable[..., Batch]:
         label[:, :4, :4] = IGNORE
         tags = torch.stack([(label == k).flatten(1).any(dim=1) for k in range(3)], dim=1)
         everywhere = torch.ones(count_l, 32, 32, dtype=torch.bool)
-        batch = Batch(torch.randn(count_l, 3, 32, 32), label, everywhere, tags_l=tags)
+        draws = (torch.rand(count_l, DRAWS) * DRAW_RANGE).int()
+        batch = Batch(torch.randn(count_l, 3, 32, 32), label, everywhere, tags_l=tags, draws_l=draws)
         if not unlabeled:
             return batch
         weak = torch.randn(count_u, 3, 32, 32)
@@ -203,6 +204,7 @@ METHOD_CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "s4gan-official": ("s4gan", METHODS["s4gan"].official),
     "s4gan-sgan": ("s4gan", {"loss": "sgan", "real_stream": False}),
     "supervised": ("supervised", {}),
+    "supervised-strong": ("supervised", {"view": "strong"}),
     "u2pl": ("u2pl", {}),
     "u2pl-official": ("u2pl", METHODS["u2pl"].official),
     "u2pl-bce-all-negatives": ("u2pl", {"contrast": {"loss": "bce", "negatives": "all"}}),

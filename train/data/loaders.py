@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 LABELED, UNLABELED = 0, 1
 MIXING = 1
-"""Sets the numbers of `Batch.draws_u` apart from those that an image's views are drawn from."""
+"""Sets the numbers of `Batch.draws_u` and `draws_l` apart from those that an image's views are drawn from."""
 WORKER = "DataLoader worker"
 """What torch begins with where one died."""
 
@@ -84,25 +84,29 @@ class BatchStream(Dataset[Batch]):
         """Return a batch (0-based)."""
         phase = phase_at(number // self.accumulate, self.phases)[0]
         labeled = self._places(number, phase.labeled, self.batch_l)
-        image_l, label_l, valid_l, *tags = _stacked(self._labeled(*place) for place in labeled)
+        views = _stacked(self._labeled(*place, strong=phase.strong_labeled) for place in labeled)
+        image_l, label_l, valid_l, *tags = views
         batch = Batch(image_l, label_l, valid_l, tags_l=tags[0] if phase.tags else None)
+        if phase.strong_labeled:
+            batch = batch._replace(draws_l=self._draws(LABELED, labeled))
         if not phase.unlabeled:
             return batch
         unlabeled = self._places(number, phase.unlabeled, self.batch_u)
         views = _stacked(self._unlabeled(*place, strong=phase.strong) for place in unlabeled)
         batch = batch._replace(**dict(zip(("image_u", "valid_u", "image_u_s"), views, strict=False)))
-        return batch._replace(draws_u=torch.stack([self._draws(*place) for place in unlabeled]))
+        return batch._replace(draws_u=self._draws(UNLABELED, unlabeled))
 
     def _places(self, number: int, streams: int, batch: int) -> list[tuple[int, int]]:
         """Return the stream and the position in it of each image of a batch, stream by stream."""
         start = (number * self.world + self.rank) * batch
         return [(stream, start + index) for stream in range(streams) for index in range(batch)]
 
-    def _labeled(self, stream: int, position: int) -> tuple[Tensor, ...]:
+    def _labeled(self, stream: int, position: int, *, strong: bool) -> tuple[Tensor, ...]:
         kind = 2 * stream + LABELED
         image, mask, *tags = self.labeled[_index(self.seed, kind, position, len(self.labeled))]
         with _seeded(self.seed, kind, position):
             image, mask, valid = self.weak(image, mask)
+            image = self.strong(image) if strong else image
         return image, mask.long(), valid, *tags
 
     def _unlabeled(self, stream: int, position: int, *, strong: bool) -> tuple[Tensor, ...]:
@@ -112,9 +116,11 @@ class BatchStream(Dataset[Batch]):
             weak, _, valid = self.weak(image)
             return (weak, valid, self.strong(weak)) if strong else (weak, valid)
 
-    def _draws(self, stream: int, position: int) -> Tensor:
-        random = np.random.default_rng([self.seed, 2 * stream + UNLABELED, position, MIXING])
-        return torch.from_numpy(random.integers(DRAW_RANGE, size=DRAWS, dtype=np.int32))
+    def _draws(self, kind: int, places: list[tuple[int, int]]) -> Tensor:
+        """Return the numbers from which images of a kind at these places are mixed."""
+        randoms = (np.random.default_rng([self.seed, 2 * stream + kind, at, MIXING]) for stream, at in places)
+        draws = [each.integers(DRAW_RANGE, size=DRAWS, dtype=np.int32) for each in randoms]
+        return torch.from_numpy(np.stack(draws))
 
 
 def _stacked(items: Iterable[tuple[Tensor, ...]]) -> list[Tensor]:

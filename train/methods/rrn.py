@@ -10,6 +10,7 @@ lambda_1 `lambda_cps`, lambda_2 `lambda_st`, lambda_3 `lambda_fm`, § the classe
 
 Two phases: `cross` (Eq. 8 without L_dr), `full`. `self_training` names the modules of Table III: `none` is
 CPS alone, without discriminators; `lplf` asks a branch's own discriminator (Eq. 1), `drlc` both (Eq. 3).
+`none` with lambda_1 = 0 is the control of RRN: two networks trained on labels alone and averaged.
 
 Departures from the authors' code; the preset `official` undoes those that name a setting:
 - the released code judges whole images (`discriminator.level`); regions are the paper's, judged on the grid
@@ -139,6 +140,9 @@ class Rrn(Method):
     def forward(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
         """Return `sup_b` and `cps_b`, with discriminators `fm_b` and `d_b`, from the second phase `st_b`."""
         c = self.config
+        if batch.image_u is None:
+            logits_l = self.logits(batch.image_l)
+            return {f"sup_{b + 1}": self.supervised(logits_l[b], batch.label_l) for b, _ in BRANCHES}
         image, valid, logits_u, pseudo_label = self.mixed(batch)
         logits_l = self.logits(batch.image_l)
         losses = {}
@@ -263,13 +267,15 @@ class Rrn(Method):
     def phases(self, steps: int) -> tuple[Phase, ...]:
         """Return `cross` and, for the rest of the run, `full`; without self-training `cross` alone.
 
+        Without cross supervision either, no phase has unlabeled images.
+
         Raises:
             RecipeError: no step is left for `full`.
         """
         c = self.config
         streams = 2 if c.cutmix else 1
         if c.self_training == "none":
-            return (Phase("cross", steps, unlabeled=streams),)
+            return (Phase("cross", steps, unlabeled=streams if c.lambda_cps else 0),)
         if c.cross_steps >= steps:
             raise RecipeError(
                 f"method.cross_steps is {c.cross_steps}, expected less than the {steps} steps of the run: "

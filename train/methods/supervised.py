@@ -1,4 +1,9 @@
-"""Labels only: the baseline that every semi-supervised method is compared with."""
+"""Labels only: the baseline that every semi-supervised method is compared with.
+
+With `view = "strong"` labeled images get the augmentation that methods give to unlabeled ones: the photometric
+strong view, and CutMix with the next image of the batch, labels included. It separates the effect of unlabeled
+images from that of augmentation.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +14,7 @@ from zoo.models.decoders.decoder import resize_logits
 from zoo.models.deployable import Student
 from zoo.models.segmentation import SegmentationNetwork
 from zoo.train.blocks.losses import cross_entropy
+from zoo.train.blocks.mixing import cutmix, half_area_box
 from zoo.train.method import Batch, Method, MethodConfig, Phase, Progress
 from zoo.train.optim import OptimizerConfig
 
@@ -19,10 +25,15 @@ if TYPE_CHECKING:
     from zoo.models.config import NetworkConfig
 
 
+MIXED = 0.5
+"""Probability that a labeled image gets a box of the next one, U2PL's of unlabeled images."""
+
+
 class SupervisedConfig(MethodConfig):
     """Settings of the labels-only baseline."""
 
     name: Literal["supervised"] = "supervised"
+    view: Literal["weak", "strong"] = "weak"
     optimizer: OptimizerConfig = OptimizerConfig()
 
 
@@ -36,12 +47,16 @@ class Supervised(Method):
 
     def forward(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:  # noqa: ARG002
         """Return the term `sup`."""
-        logits = self.student(batch.image_l).logits
-        return {"sup": cross_entropy(resize_logits(logits, batch.label_l.shape[-2:]), batch.label_l)}
+        image, label = batch.image_l, batch.label_l
+        if self.config.view == "strong":
+            box = half_area_box(batch.labeled_draws, image.shape[-2:], MIXED)
+            image, label = (cutmix(value, value.roll(-1, dims=0), box) for value in (image, label))
+        logits = self.student(image).logits
+        return {"sup": cross_entropy(resize_logits(logits, label.shape[-2:]), label)}
 
     def phases(self, steps: int) -> tuple[Phase, ...]:
         """Return one phase, without unlabeled images."""
-        return (Phase("train", steps, unlabeled=0),)
+        return (Phase("train", steps, unlabeled=0, strong_labeled=self.config.view == "strong"),)
 
     def optimizers(self) -> list[Optimizer]:
         """Return one optimiser, the encoder at its own rate."""

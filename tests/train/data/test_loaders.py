@@ -183,7 +183,8 @@ def test_processes_share_the_sequence_of_one(stream: Callable[..., BatchStream])
 def test_processes_see_the_augmentation_of_one(stream: Callable[..., BatchStream]) -> None:
     first, second = (stream(rank=rank, world=2)[3] for rank in (0, 1))
     alone = stream({"data.batch_l": 4, "data.batch_u": 4})[3]
-    together = Batch(*(torch.cat(pair) for pair in zip(first[:-1], second[:-1], strict=True)))
+    pairs = zip(first, second, strict=True)
+    together = Batch(*(None if a is None else torch.cat([a, b]) for a, b in pairs))
     assert same(together, alone)
 
 
@@ -194,6 +195,26 @@ def test_each_image_brings_random_numbers_of_its_own(stream: Callable[..., Batch
     assert draws.max() < 1
     assert torch.equal(stream()[3].draws, stream()[3].draws)
     assert not torch.equal(stream()[3].draws, stream({"seed": 1})[3].draws)
+
+
+def test_a_phase_with_a_strong_labeled_view_has_that_of_the_weak_one_and_numbers_of_its_own(
+    load_tiny: Load, partition: Partition
+) -> None:
+    jitter = {"data.augment": PLAIN["data.augment"] | {"jitter": [0.5, 0, 0, 0], "grayscale": 0}}
+
+    def stream(*phases: Phase) -> BatchStream:
+        return BatchStream(load_tiny(jitter), Numbered(), partition, phases)
+
+    weak, strong = (stream(Phase("a", 9, strong_labeled=strong))[3] for strong in (False, True))
+    assert weak.draws_l is None
+    assert strong.draws_l is not None
+    assert strong.draws_u is not None
+    assert not torch.equal(strong.draws_l, strong.draws_u[: len(strong.draws_l)])
+    assert not torch.equal(weak.image_l, strong.image_l)
+    assert torch.equal(weak.label_l, strong.label_l)
+    assert torch.equal(weak.image_u, strong.image_u)
+    again = stream(Phase("a", 9, strong_labeled=True))[3]
+    assert same(strong, again)
 
 
 def test_a_phase_that_declares_none_has_no_unlabeled_part(stream: Callable[..., BatchStream]) -> None:
@@ -211,8 +232,8 @@ def test_a_run_that_never_asks_for_unlabeled_images_needs_none(load_tiny: Load) 
 
 def test_batches_have_the_documented_types(stream: Callable[..., BatchStream]) -> None:
     batch = stream()[2]
-    assert batch.tags_l is None
-    assert [(type(value), value.dtype, tuple(value.shape)) for value in batch[:-1]] == [
+    assert batch.tags_l is batch.draws_l is None
+    assert [(type(value), value.dtype, tuple(value.shape)) for value in batch[:-2]] == [
         (torch.Tensor, torch.uint8, (2, 3, 32, 32)),
         (torch.Tensor, torch.int64, (2, 32, 32)),
         (torch.Tensor, torch.bool, (2, 32, 32)),

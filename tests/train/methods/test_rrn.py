@@ -65,6 +65,19 @@ def test_plain_cps_has_neither_discriminators_nor_a_second_phase(build_rrn: Buil
     assert len(method.optimizers()) == 2
 
 
+def test_without_its_terms_on_unlabeled_images_it_is_two_networks_of_labels_alone(
+    build_rrn: Build, make_batch: Callable[..., Batch], at: At
+) -> None:
+    method = build_rrn(self_training="none", lambda_cps=0)
+    assert [phase.unlabeled for phase in method.phases(9)] == [0]
+    batch = make_batch(unlabeled=0)
+    losses = method.eval()(batch, at("cross"))
+    assert set(losses) == {"sup_1", "sup_2"}
+    for number, branch in enumerate(method.branches, start=1):
+        logits = resize_logits(branch(batch.image_l).logits, batch.label_l.shape[-2:])
+        assert torch.equal(losses[f"sup_{number}"], cross_entropy(logits, batch.label_l))
+
+
 def test_the_branches_start_apart_and_so_do_the_discriminators(build_rrn: Build) -> None:
     method = build_rrn()
     for first, second in (method.branches, method.discriminators):

@@ -52,7 +52,17 @@ from zoo.models.encoder import freeze_batch_norm_affine
 from zoo.models.segmentation import SegmentationNetwork
 from zoo.train.blocks.ema import copy_state, set_dropout, teacher_of, update_teacher, without_dropout
 from zoo.train.blocks.losses import cross_entropy, most_likely
-from zoo.train.method import Batch, Method, MethodConfig, Phase, Progress, PseudoLabels, ScalesWithRun, Steps
+from zoo.train.method import (
+    Batch,
+    LabelsOnlySteps,
+    Method,
+    MethodConfig,
+    Phase,
+    Progress,
+    PseudoLabels,
+    ScalesWithRun,
+    Steps,
+)
 from zoo.train.methods.eln.contrast import FORMS, mean_over_windows, random_windows
 from zoo.train.methods.eln.filters import FILTERS, ErrorLocalizationFilter, FilterConfig
 from zoo.train.optim import OptimizerConfig
@@ -67,7 +77,7 @@ class ElnConfig(MethodConfig):
     """Settings of ELN; defaults are those of PASCAL VOC."""
 
     name: Literal["eln"] = "eln"
-    pretrain_steps: Steps = 18_620  # 70 of the authors' epochs of 266 steps
+    pretrain_steps: LabelsOnlySteps = 18_620  # 70 of the authors' epochs of 266 steps
     localize_steps: Steps = 13_300  # 50 of them
     # an epoch; 0: the student is never overwritten. The teacher of the default decay averages over 200 steps:
     # put back to it sooner, the student would lose most of what it learned

@@ -54,7 +54,7 @@ from zoo.train.blocks.ema import copy_state, evaluating, teacher_of, update_teac
 from zoo.train.blocks.gather import gathered
 from zoo.train.blocks.losses import cross_entropy, entropy, ohem_cross_entropy
 from zoo.train.blocks.mixing import cutmix, half_area_box
-from zoo.train.method import Batch, Method, MethodConfig, Phase, Progress, PseudoLabels, Steps
+from zoo.train.method import Batch, LabelsOnlySteps, Method, MethodConfig, Phase, Progress, PseudoLabels
 from zoo.train.methods.u2pl.contrast import ClassContrast, ClassContrastConfig, Taught
 from zoo.train.methods.u2pl.sampling import on_grid, quantiles
 from zoo.train.optim import OptimizerConfig, Schedule
@@ -78,7 +78,7 @@ class U2plConfig(MethodConfig):
     """Settings of U2PL; defaults are those of PASCAL VOC."""
 
     name: Literal["u2pl"] = "u2pl"
-    warm_start_steps: Steps = 578  # one epoch of the partition 1/8
+    warm_start_steps: LabelsOnlySteps = 578  # one epoch of the partition 1/8
     ohem_threshold: float | None = Field(None, gt=0, le=1)  # 0.7 on Cityscapes; None: plain cross entropy
     ohem_min_kept: int = Field(100_000, ge=1)  # pixels of a process
     auxiliary_weight: float = Field(0.0, ge=0)  # 0.4 on Cityscapes, in the code alone
