@@ -197,6 +197,7 @@ METHOD_CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "mlmt-paper": ("mlmt", PAPER_MLMT),
     "rrn": ("rrn", {}),
     "rrn-official": ("rrn", METHODS["rrn"].official),
+    "rrn-ramped": ("rrn", {"cps_ramp_steps": 6, "selection_dropout": False}),
     "rrn-cps": ("rrn", {"self_training": "none"}),
     "rrn-lplf-no-eni": ("rrn", {"self_training": "lplf", "eni": False, "cutmix": False}),
     "s4gan": ("s4gan", {}),

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo.classes import IGNORE
+from zoo.train.blocks.ema import without_dropout
 from zoo.train.optim import Beta, OptimizerConfig
 
 if TYPE_CHECKING:
@@ -86,6 +87,20 @@ def feature_matching(real: Tensor, fake: Tensor) -> Tensor:
         fake: (B', D) float.
     """
     return (real.mean(dim=0) - fake.mean(dim=0)).abs().mean()
+
+
+@torch.no_grad()
+def score_without_dropout(discriminator: nn.Module, pairs: Tensor, valid: Tensor) -> Tensor:
+    """Return the logits of being real that a discriminator gives with its dropout off.
+
+    Args:
+        discriminator: a `Discriminator`.
+        pairs: (B, K + 3, H, W) float.
+        valid: (B, H, W) bool, False in padding.
+    """
+    with without_dropout(discriminator):
+        score: Tensor = discriminator(pairs, valid).score
+    return score
 
 
 def discriminator_loss(

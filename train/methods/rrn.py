@@ -22,6 +22,8 @@ Departures from the authors' code; the preset `official` undoes those that name 
   without dropout, which the authors' network does not have.
 - padding takes no part: not in L_cps and L_dr, and pairs of both kinds are zero there and leave it out of
   their features and regions (in the code the prediction shows in padding and the label does not).
+- recipes of short runs raise lambda_1 over their first steps (`cps_ramp_steps`), and select regions without
+  the discriminators' dropout, whose noise exceeds the spread of the scores (`selection_dropout`).
 - no learning-rate warm-up, after which the code's rate jumps; scales are continuous.
 
 As the code, against the paper: L_cps takes no labeled images (`cps_on_labeled`); self-training waits for
@@ -32,6 +34,7 @@ as it is; the branches weigh the same (`weight_1`). Neither says how Eq. 1 and 3
 from __future__ import annotations
 
 import copy
+import math
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
@@ -53,6 +56,7 @@ from zoo.train.blocks.adversarial import (
     feature_matching,
     frozen,
     one_hot,
+    score_without_dropout,
     self_training,
     unit_range,
 )
@@ -69,6 +73,9 @@ if TYPE_CHECKING:
 
 BRANCHES = ((0, 1), (1, 0))
 """Each branch, and the other one."""
+
+RAMP_SHARPNESS = 5.0
+"""Of `cps_ramp_steps`: the ramp-up of consistency losses of Laine & Aila, ICLR 2017, exp(-5 (1 - t)^2)."""
 
 Upsampling = Literal["nearest", "bilinear"]
 
@@ -94,9 +101,11 @@ class RrnConfig(MethodConfig):
     self_training: Literal["none", "lplf", "drlc"] = "drlc"
     eni: bool = True  # whether the default deployable is the average of the branches
     threshold: float = Field(0.6, ge=0, le=1)  # 0.7 on Cityscapes
+    selection_dropout: bool = True  # of the discriminators when they select regions, as in the code
     upsampling: Upsampling = "nearest"
     normalisation: Normalisation = "selected"
     lambda_cps: float = Field(1.0, ge=0)  # 5 on Cityscapes
+    cps_ramp_steps: Steps = 0  # until lambda_cps is reached; 0: from the first step, as in the paper
     lambda_st: float = Field(1.0, ge=0)
     lambda_fm: float = Field(0.1, ge=0)
     cutmix: bool = True
@@ -154,10 +163,16 @@ class Rrn(Method):
                 cross = cross + cross_entropy(
                     logits_l[b], batch.label_l.where(batch.label_l == IGNORE, pseudo_label_l)
                 )
-            losses[f"cps_{b + 1}"] = c.lambda_cps * cross
+            losses[f"cps_{b + 1}"] = self.lambda_cps(progress) * cross
         if self.discriminators:
             losses |= self.judged_losses(batch, image, valid, logits_u, progress)
         return losses
+
+    def lambda_cps(self, progress: Progress) -> float:
+        """Return the weight of L_cps at a step: a ramp from nearly zero to lambda_1, if one is set."""
+        c = self.config
+        left = max(0.0, 1 - progress.step / c.cps_ramp_steps) if c.cps_ramp_steps else 0.0
+        return c.lambda_cps * math.exp(-RAMP_SHARPNESS * left**2)
 
     @property
     def branches(self) -> tuple[SegmentationNetwork, SegmentationNetwork]:
@@ -231,7 +246,8 @@ class Rrn(Method):
                 rest = discriminator(
                     torch.cat([fake[other].detach(), real]), torch.cat([valid, batch.valid_l])
                 )
-            scores[d, d], scores[other, d] = own.score, rest.score[: len(image)]
+            for b, score in ((d, own.score), (other, rest.score[: len(image)])):
+                scores[b, d] = self.selecting_score(discriminator, score, fake[b], valid)
             losses[f"fm_{d + 1}"] = c.lambda_fm * feature_matching(rest.features[len(image) :], own.features)
             losses[f"d_{d + 1}"] = discriminator_loss(
                 discriminator, real, fake[d], torch.cat([batch.valid_l, valid])
@@ -242,6 +258,19 @@ class Rrn(Method):
                 regions = torch.stack([self.fooled(scores[b, d], valid) for d in judges])
                 losses[f"st_{b + 1}"] = c.lambda_st * region_loss(logits[b], regions, valid, c.normalisation)
         return losses
+
+    def selecting_score(self, discriminator: nn.Module, score: Tensor, fake: Tensor, valid: Tensor) -> Tensor:
+        """Return the score by which regions are selected: the one given, or a new one without dropout.
+
+        Args:
+            discriminator: that gave the score.
+            score: (B, h, w) logits.
+            fake: (B, K + 3, H, W) float, what was scored.
+            valid: (B, H, W) bool, False in padding.
+        """
+        if self.config.selection_dropout:
+            return score
+        return score_without_dropout(discriminator, fake, valid)
 
     def fooled(self, score: Tensor, valid: Tensor) -> Tensor:
         """Return the pixels, outside the padding, that a discriminator takes for real, (B, H, W) bool.
@@ -261,7 +290,8 @@ class Rrn(Method):
         seen = unit_range(image, self.config.image_norm, self.branch_1.encoder, valid)
         fake = pair(logits.softmax(dim=1), seen, valid)
         judges = self.discriminators[: 1 if self.config.self_training == "lplf" else 2]
-        regions = [self.fooled(judge(fake, valid).score, valid) for judge in judges]
+        scores = [self.selecting_score(judge, judge(fake, valid).score, fake, valid) for judge in judges]
+        regions = [self.fooled(score, valid) for score in scores]
         return PseudoLabels(logits.argmax(dim=1), torch.stack(regions).any(dim=0), most_likely(logits))
 
     def phases(self, steps: int) -> tuple[Phase, ...]:

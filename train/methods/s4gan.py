@@ -49,10 +49,10 @@ from zoo.train.blocks.adversarial import (
     feature_matching,
     frozen,
     one_hot,
+    score_without_dropout,
     self_training,
     unit_range,
 )
-from zoo.train.blocks.ema import without_dropout
 from zoo.train.blocks.losses import cross_entropy, most_likely
 from zoo.train.method import Batch, Method, MethodConfig, Phase, Progress, PseudoLabels, Steps
 from zoo.train.optim import OptimizerConfig, Schedule
@@ -167,8 +167,7 @@ class S4Gan(Method):
             valid: (B, H, W) bool, False in padding.
         """
         if not self.config.selection_dropout:
-            with torch.no_grad(), without_dropout(self.discriminator):
-                score = self.discriminator(fake, valid).score
+            score = score_without_dropout(self.discriminator, fake, valid)
         return score.sigmoid() > self.config.threshold
 
     def pseudo_labels(self, batch: Batch, progress: Progress) -> PseudoLabels | None:  # noqa: ARG002

@@ -39,6 +39,7 @@ TERMS = {
     "mlmt-paper": {"cls", "cons"},
     "rrn": CROSS_TERMS | {"fm_1", "fm_2", "st_1", "st_2", "d_1", "d_2"},
     "rrn-official": CROSS_TERMS | {"fm_1", "fm_2", "st_1", "st_2", "d_1", "d_2"},
+    "rrn-ramped": CROSS_TERMS | {"fm_1", "fm_2", "st_1", "st_2", "d_1", "d_2"},
     "rrn-cps": CROSS_TERMS,
     "rrn-lplf-no-eni": CROSS_TERMS | {"fm_1", "fm_2", "st_1", "st_2", "d_1", "d_2"},
     "s4gan": {"ce", "fm", "st", "d"},

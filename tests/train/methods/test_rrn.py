@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import pytest
@@ -125,6 +126,19 @@ def test_without_cutmix_the_classes_are_those_of_the_same_pass(
     first, second = (resize_logits(branch(batch.weak[0]).logits, (32, 32)) for branch in method.branches)
     torch.testing.assert_close(losses["cps_1"], cross_entropy(first, second.argmax(dim=1)))
     torch.testing.assert_close(losses["cps_2"], cross_entropy(second, first.argmax(dim=1)))
+
+
+def test_the_weight_of_cross_supervision_ramps_up_as_in_laine_and_aila(
+    build_rrn: Build, batch: Batch, at: At
+) -> None:
+    terms = {}
+    for ramp in (0, 20):
+        torch.manual_seed(0)
+        method = build_rrn(self_training="none", lambda_cps=2.0, cps_ramp_steps=ramp).eval()
+        terms[ramp] = [seeded(method, batch, at("cross", step=step))["cps_1"] for step in (0, 10, 20, 50)]
+    shares = torch.stack(terms[20]) / torch.stack(terms[0])
+    torch.testing.assert_close(shares, torch.tensor([math.exp(-5), math.exp(-5 / 4), 1.0, 1.0]))
+    assert all(torch.equal(term, terms[0][0]) for term in terms[0])
 
 
 def test_labeled_images_can_be_cross_supervised_too(build_rrn: Build, batch: Batch, at: At) -> None:

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from zoo.classes import IGNORE
+from zoo.models.discriminator import pair
+from zoo.train.blocks.adversarial import score_without_dropout, unit_range
 from zoo.train.blocks.losses import cross_entropy
 from zoo.train.blocks.mixing import toggled_boxes
 
@@ -152,6 +154,26 @@ def test_the_regions_that_fool_weigh_nothing_one_or_two(
     for _ in range(10):
         method(batch, at("full"))
     assert torch.stack(seen).unique().tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize(("dropout", "kinds"), [(True, {False, True}), (False, {False})])
+def test_dropout_of_the_discriminators_selects_by_setting_alone(
+    dropout: bool, kinds: set[bool], build_rrn: Build, batch: Batch, at: At
+) -> None:
+    method = build_rrn(selection_dropout=dropout, threshold=0.5)
+    image, valid, logits, _ = method.mixed(batch)
+    fake = pair(logits[0].softmax(dim=1), unit_range(image, "fixed", method.branch_1.encoder, valid), valid)
+    for judge in method.discriminators:
+        nn.init.normal_(judge.head.weight, std=100.0)
+        with torch.no_grad():
+            judge.head.bias.sub_(score_without_dropout(judge, fake, valid).max() + 0.5)
+    judge, selected = method.discriminators[0], set()
+    for _ in range(30):
+        score = method.selecting_score(judge, judge(fake, valid).score, fake, valid)
+        selected.add(bool(method.fooled(score, valid).any()))
+    assert selected == kinds
+    assert all(module.training for module in judge.modules())
+    assert "st_1" in method(batch, at("full"))
 
 
 def test_padded_pixels_take_no_part_in_the_unlabeled_terms(build_rrn: Build, batch: Batch, at: At) -> None:
