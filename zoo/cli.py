@@ -1,4 +1,4 @@
-"""The command line. Commands import what is heavy when they run: `zoo --help` loads no torch."""
+"""Command line. Commands import heavy packages when they run: `zoo --help` does not load torch."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ from zoo.faults import fault_line
 
 
 class Commands(TyperGroup):
-    """The commands, whose usage errors name no library."""
+    """Command group whose usage errors do not name a library."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command that was named."""
+        """Run the selected command."""
         try:
             return super().invoke(ctx)
         except typer.BadParameter as error:
@@ -47,7 +47,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    help="Semi-supervised semantic segmentation: train on few masks, export, benchmark, ship.",
+    help="Semi-supervised semantic segmentation: train on few masks, export, benchmark, serve.",
 )
 app.command()(train)
 app.command()(compare)
@@ -75,19 +75,19 @@ def _print_version(value: bool) -> None:
 
 @app.callback()
 def options(
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of errors.")] = False,
     version: Annotated[  # noqa: ARG001 - handled by the callback
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Keep the options that all commands share."""
+    """Define the options that precede every command."""
     log_to_stderr()
     if debug:
         os.environ["ZOO_DEBUG"] = "1"
 
 
 def main() -> None:
-    """Run the command line; a `ZooError` or a full disk or memory becomes one line on stderr, exit code 1."""
+    """Run the command line; print one line and exit with 1 on a `ZooError` or a full disk or memory."""
     try:
         app()
     except Exception as error:

@@ -101,7 +101,7 @@ def test_what_is_there_is_kept(again: Callable[..., dict[str, Any]]) -> None:
     assert (first["kept"], second["kept"], second["predicted"]) == (0, 3, 0)
     assert second["images"] == first["images"]
     assert {path: path.stat().st_mtime_ns for path in before} == before
-    assert "kept 3 of 3 images: this model made them of the same files (size and time)" in second["remarks"]
+    assert "kept 3 of 3 images: this model predicted the same files (size and time)" in second["remarks"]
     third = again("--overwrite")
     assert (third["kept"], third["predicted"]) == (0, 3)
     assert len(lines()) == 4
@@ -136,7 +136,7 @@ def test_another_model_makes_all_anew(
     again()
     result = zoo("predict", shapes_bundle, "in", "--json")
     assert json.loads(result.stdout)["kept"] == 0
-    assert "predictions holds predictions of another model: they are made anew" in result.stderr
+    assert "predictions has predictions of another model: recomputing them" in result.stderr
     expected = load_predictor(shapes_bundle).predict(read_rgb(path))
     assert np.array_equal(pixels(Path("predictions/0000.png")), expected)
     assert len(lines()) == 2

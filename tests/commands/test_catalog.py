@@ -68,7 +68,7 @@ def test_without_any_model_the_rows_of_the_papers_are_listed(zoo: Zoo) -> None:
     assert [row["alias"] for row in found["published"]] == [entry.alias for entry in entries()]
     text = zoo("list").stdout
     assert "Reported by the papers, not measured here" in text
-    assert "have no weights yet: zoo info NAME prints how to train one" in text
+    assert "have no weights yet: zoo info NAME prints the commands that train one" in text
 
 
 def test_a_run_is_listed_with_its_figure_license_and_size(zoo: Zoo, run: Path) -> None:
@@ -117,7 +117,7 @@ def test_filters_leave_what_is_asked_for(
 
 
 def test_filters_that_leave_nothing_say_so(zoo: Zoo) -> None:
-    assert "nothing of this kind" in zoo("list", "--method", "supervised").stdout
+    assert "no model matches" in zoo("list", "--method", "supervised").stdout
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def test_a_broken_bundle_is_left_out_with_a_remark(text: str, zoo: Zoo, run: Pat
     result = zoo("list", "--json")
     assert result.exit_code == 0
     assert json.loads(result.stdout)["models"] == []
-    assert "left out: " in result.stderr
+    assert "skipped: " in result.stderr
 
 
 def test_a_pulled_model_is_listed_by_its_name(zoo: Zoo, cache: Path, run: Path) -> None:
@@ -224,7 +224,7 @@ def test_info_of_an_artifact_alone_is_an_error(zoo: Zoo) -> None:
 
 def test_info_of_a_bundle_without_a_card_says_so(zoo: Zoo, run: Path) -> None:
     (run / "bundle" / "README.md").unlink()
-    assert "It has no card." in zoo("info", run).stdout
+    assert "The bundle has no card." in zoo("info", run).stdout
 
 
 def test_info_of_a_row_without_weights_prints_how_to_train_it(zoo: Zoo) -> None:

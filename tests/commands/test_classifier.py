@@ -125,7 +125,7 @@ def test_a_classifier_has_no_masks_to_predict_export_or_put_together(train: Zoo,
         assert "use it with zoo export MODEL --gate" in str(result.exception)
     result = zoo("evaluate", "run", "--protocol", "slide")
     assert isinstance(result.exception, BundleError)
-    assert "is a classifier, which tells classes of whole images" in str(result.exception)
+    assert "is a classifier of whole images" in str(result.exception)
 
 
 def test_known_classes_join_the_run_and_its_provenance(train: Zoo) -> None:

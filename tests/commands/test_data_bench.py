@@ -25,7 +25,7 @@ def test_each_variant_is_shown_with_its_parts_and_advice(bench):
         "disk",
     ]
     assert "read and decode" in result.stdout
-    assert "Take --set data.workers=0 --set data.cache=none: " in result.stdout
+    assert "Recommended: --set data.workers=0 --set data.cache=none (" in result.stdout
 
 
 def test_json_holds_the_figures(bench):

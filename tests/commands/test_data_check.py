@@ -27,7 +27,7 @@ def test_binary_masks_fail_and_pass_with_the_description_that_is_written(zoo, fo
     first = zoo("data", "check", folder)
     assert first.exit_code == 1
     assert "fault: masks of 0 and 255, where 255 means ignore (8)" in first.stdout
-    assert f"{folder / 'data.toml'} is written" in first.stdout
+    assert f"Wrote {folder / 'data.toml'}" in first.stdout
     assert '255 = "foreground"' in (folder / "data.toml").read_text()
     second = zoo("data", "check", folder)
     assert second.exit_code == 0
@@ -63,7 +63,7 @@ def test_the_report_is_one_page_with_pictures_of_findings_and_masks(zoo, folder)
     (folder / "train" / "images" / "<b>.png").write_bytes(b"")
     result = zoo("data", "check", folder, "--report", "out", "--no-write")
     text = (folder.parent / "work" / "out" / "report.html").read_text()
-    assert "out/report.html shows it in pictures" in result.stdout
+    assert "See the pictures in out/report.html" in result.stdout
     assert text.count('src="data:image/jpeg;base64,') >= 8 + 2
     assert re.findall(r'(?:src|href)="(?!data:|#)', text) == []
     assert "&lt;b&gt;.png" in text

@@ -64,7 +64,7 @@ def test_without_known_data_the_option_is_asked_for(zoo: Zoo, shapes_bundle: Pat
     path.write_text(json.dumps(json.loads(path.read_text()) | {"recipe": {}}))
     result = zoo("evaluate", shapes_bundle)
     assert isinstance(result.exception, BundleError)
-    assert "does not say what data it was trained on: name some with --data SPEC" in str(result.exception)
+    assert "does not record its training data: select some with --data SPEC" in str(result.exception)
 
 
 def test_an_unknown_protocol_is_a_usage_error(zoo: Zoo, shapes_bundle: Path) -> None:

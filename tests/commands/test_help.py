@@ -36,11 +36,11 @@ def test_the_default_device_is_told_in_the_same_words(command: str, zoo: Zoo) ->
 
 def test_export_takes_no_artifacts(zoo: Zoo) -> None:
     text = help_of(zoo, "export")
-    assert "A run or bundle folder, owner/name on the Hub, file:DIR/name;" in text
+    assert "A run or bundle folder, owner/name on the Hub, or file:DIR/name;" in text
     assert ".onnx" not in text
     assert "0.005 for half a point, in place of the" in text
 
 
 def test_the_commands_about_data_are_all_named(zoo: Zoo) -> None:
     assert "Prepare, check and split images and masks" in help_of(zoo, "data")
-    assert "How many images are taken of built-in data" in help_of(zoo, "predict")
+    assert "Number of images to take from built-in data" in help_of(zoo, "predict")

@@ -265,7 +265,9 @@ def test_predictions_of_other_images_of_the_same_name_are_told(zoo: Zoo, model: 
     write_images("b", 1)
     zoo("predict", model, "a")
     result = zoo("predict", model, "b")
-    assert "1 predictions of other images of the same name are replaced in predictions" in result.stderr
+    assert (
+        "predictions has 1 predictions of other images with the same names: replacing them" in result.stderr
+    )
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ def test_replicas_are_a_number_or_a_range(text: str | None, replicas: tuple[int,
 
 @pytest.mark.parametrize("text", ["0", "4..1", "1..", "1-4", "two", "1...4"])
 def test_other_replicas_are_refused_with_what_is_expected(text: str) -> None:
-    with pytest.raises(typer.BadParameter, match=r"expected a number as 2 or a range as 1\.\.4"):
+    with pytest.raises(typer.BadParameter, match=r"expected a number such as 2 or a range such as 1\.\.4"):
         cluster_of(text, None, None, HERE)
 
 

@@ -34,7 +34,7 @@ def test_the_runs_are_a_table_and_json_and_have_a_report(trained: Zoo) -> None:
     assert json.loads(trained("runs", "runs/one", "--json").stdout) == [run]
     report = Path("runs/one/report.html")
     report.unlink()
-    assert trained("report").stdout == f"Made {report}\n"
+    assert trained("report").stdout == f"Wrote {report}\n"
     assert report.is_file()
 
 
@@ -44,10 +44,10 @@ def test_an_unreadable_run_is_named_beside_the_others(zoo: Zoo) -> None:
     result = zoo("runs")
     assert result.exit_code == 0
     assert result.stdout == "No runs in runs\n"
-    assert "left out: runs/bad/recipe.json is not the recipe of a run" in result.stderr
+    assert "skipped: runs/bad/recipe.json is not the recipe of a run" in result.stderr
 
 
 def test_a_folder_that_is_not_there_is_refused(zoo: Zoo) -> None:
     result = zoo("runs", "nowhere")
     assert type(result.exception) is BundleError
-    assert str(result.exception).startswith("nowhere is no folder, expected one with runs")
+    assert str(result.exception).startswith("nowhere is not a folder, expected one with runs")

@@ -223,7 +223,7 @@ def test_listening_for_other_machines_without_a_key_is_warned_of(
     port = Port("0.0.0.0", 0)
     model = write_onnx(tmp_path / "m.onnx")
     warned = zoo("serve", model, "--host", "0.0.0.0", "--port", port.number)  # in use: it ends
-    assert "warning: whoever reaches 0.0.0.0 can use this server" in warned.output
+    assert "warning: anyone who can reach 0.0.0.0 can use this server" in warned.output
     assert warned.stderr.count("\n") == 1
     quiet = zoo("serve", model, "--host", "0.0.0.0", "--port", port.number, "--api-key", "x")
     assert quiet.output == ""
@@ -286,7 +286,7 @@ def test_models_are_named_after_their_file_or_folder(
 
 def test_two_models_of_one_name_are_an_error(write_onnx: WriteOnnx, tmp_path: Path) -> None:
     path = write_onnx(tmp_path / "m.onnx")
-    with pytest.raises(ZooError, match=r"two models of the name m.*give one with NAME=MODEL"):
+    with pytest.raises(ZooError, match=r"two models named m.*rename one with NAME=MODEL"):
         name_models([str(path), str(path)])
 
 

@@ -131,7 +131,7 @@ def test_ctrl_c_ends_in_one_line_and_leaves_whole_files(zoo: Zoo, model: Path) -
     assert process.returncode == 130
     [line] = said.splitlines()
     assert line.startswith("stopped: ")
-    assert line.endswith(" of 2,500 images are left, the same command goes on")
+    assert line.endswith(" of 2,500 images are left; run the same command to resume")
     left, made = int(line.split()[1].replace(",", "")), len(lines()) - 1
     assert abs(2500 - left - made) <= 1  # a signal may come between a line and its count
     assert leftovers(Path("predictions")) == []
@@ -154,7 +154,7 @@ def test_a_full_disk_ends_in_one_line_and_leaves_nothing_half_written(zoo: Zoo, 
     [line] = said.splitlines()
     assert line == (
         "error: predictions cannot be written to (File too large) after 2 of 3 images: make room there and "
-        "run the same command again, it goes on from here"
+        "run the same command again, it resumes from here"
     )
     assert sorted(path.name for path in Path("predictions").glob("*.png")) == ["0.png", "1.png"]
     assert leftovers(Path("predictions")) == []

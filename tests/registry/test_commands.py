@@ -177,4 +177,4 @@ def test_a_wrong_call_is_a_usage_error(arguments: list[str]) -> None:
 def test_a_lock_that_holds_nothing_is_told() -> None:
     result = zoo("pull", "--locked")
     assert result.exit_code == 2
-    assert "zoo.lock holds nothing, expected models: zoo pull NAME without --locked adds one" in result.stderr
+    assert "zoo.lock is empty, expected models: zoo pull NAME without --locked adds one" in result.stderr

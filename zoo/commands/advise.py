@@ -1,4 +1,4 @@
-"""`zoo export --precision auto`: the fastest artifact on this machine that keeps its gate."""
+"""`zoo export --precision auto`: the fastest artifact on this machine within its tolerance."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ if TYPE_CHECKING:
     Say = Callable[[str], None]
 
 CANDIDATES: dict[str, tuple[Precision, ...]] = {"cpu": ("fp32", "int8"), "cuda": ("fp32", "fp16", "int8")}
-"""Half precision gains nothing on a CPU."""
+"""Precisions to try by device; half precision gains nothing on a CPU."""
 
 COLUMNS = ("candidate", "p50 ms", "over eager", "agreement", "mIoU change", "")
 
 
 class Candidate(NamedTuple):
-    """A precision on a runtime of this machine, and what is known of it."""
+    """A precision on a runtime of this machine, with its measurements."""
 
     name: str
-    """As `zoo bench --backends` takes it, e.g. `ort:int8`."""
+    """Name as in `zoo bench --backends`, e.g. `ort:int8`."""
     artifact: Artifact | None
-    """None if it could not be made within its gate."""
+    """None if it could not be exported within its tolerance."""
     p50_ms: float | None
     speedup: float | None
-    """Over eager fp32."""
+    """Relative to eager fp32."""
     remark: str
 
     def row(self, *, chosen: bool) -> tuple[str, ...]:
@@ -44,30 +44,30 @@ class Candidate(NamedTuple):
             "-" if self.speedup is None else f"{self.speedup:.2f}x",
             "-" if parity is None else f"{parity.agreement:.5f}",
             "-" if accuracy is None else str(accuracy.miou),
-            "kept: the fastest within its gate" if chosen else self.remark,
+            "kept: the fastest within its tolerance" if chosen else self.remark,
         )
 
 
 class Advice(NamedTuple):
-    """What was tried and what was kept."""
+    """The candidates and the one that was kept."""
 
     candidates: tuple[Candidate, ...]
     chosen: Candidate
     files: tuple[str, ...]
-    """Names of the files that the bundle holds of it."""
+    """Names of its files in the bundle."""
 
 
 def advise(bundle: Path, options: ExportOptions, device: str, say: Say) -> Advice:
-    """Export what can be timed on this machine, time it in turns, and keep the fastest; the rest is removed.
+    """Export the candidates that run on this machine, time them in turns and keep only the fastest.
 
     Args:
-        bundle: its folder, to which the artifact is written, or to `options.out`.
-        options: of the export; its precision is replaced.
+        bundle: bundle folder; the artifact is written to it, or to `options.out`.
+        options: options of the export; the precision is replaced.
         device: `cpu` or `cuda`.
-        say: told of each step.
+        say: called with a line for each step.
 
     Raises:
-        ExportError: no candidate passes its gate.
+        ExportError: no candidate is within its tolerance.
     """
     from zoo.export.pipeline import export_bundle
     from zoo.predictors.artifact import ONNX_NAMES, TRT_ONNX_NAMES
@@ -88,18 +88,20 @@ def advise(bundle: Path, options: ExportOptions, device: str, say: Say) -> Advic
         bundle = Path(report.bundle)
         made |= {artifact.name: artifact for artifact in report.artifacts}
     if not made:
-        raise ExportError(f"no precision passes its gate: {'; '.join(refused.values())}")
+        raise ExportError(f"no precision is within its tolerance: {'; '.join(refused.values())}")
     candidates = [*_measure(bundle, made, device, say), *_refused(refused)]
     timed = [each for each in candidates if each.p50_ms is not None]
     if not timed:
-        raise ExportError(f"no artifact runs here: {'; '.join(each.remark for each in candidates)}")
+        raise ExportError(
+            f"no artifact runs on this machine: {'; '.join(each.remark for each in candidates)}"
+        )
     chosen = min(timed, key=lambda each: each.p50_ms or 0.0)
     files = _keep(bundle, chosen, made, candidates)
     return Advice(tuple(candidates), chosen, files)
 
 
 def _measure(bundle: Path, made: dict[str, Artifact], device: str, say: Say) -> list[Candidate]:
-    """Return the candidates that were made, with their times."""
+    """Return the exported candidates with their times."""
     from zoo.serve.bench.benchmark import benchmark
     from zoo.serve.bench.measurement import Settings
 
@@ -124,7 +126,7 @@ def _measure(bundle: Path, made: dict[str, Artifact], device: str, say: Say) -> 
 
 
 def _names(made: dict[str, Artifact], device: str) -> dict[str, Artifact]:
-    """Return which runtimes of this machine run what was made, by the name that `--backends` takes."""
+    """Return the artifacts by name in `--backends`, for each runtime of this machine that runs them."""
     from zoo.predictors.artifact import ONNX_NAMES
     from zoo.predictors.backends import BACKENDS, ONNX
 
@@ -132,7 +134,7 @@ def _names(made: dict[str, Artifact], device: str) -> dict[str, Artifact]:
     for file, artifact in made.items():
         suffix = Path(file).suffix
         if suffix == ONNX and file != ONNX_NAMES[artifact.precision]:
-            continue  # of which an engine is built
+            continue  # input of the engine build
         for name, row in BACKENDS.items():
             if suffix == row.suffix and device in row.devices and row.is_installed:
                 names[f"{name}:{artifact.precision}"] = artifact
@@ -146,7 +148,7 @@ def _refused(reasons: dict[str, str]) -> list[Candidate]:
 def _keep(
     bundle: Path, chosen: Candidate, made: dict[str, Artifact], candidates: Sequence[Candidate]
 ) -> tuple[str, ...]:
-    """Remove what was made but not chosen, note in the manifest why, and return what is left."""
+    """Remove the other artifacts, record the reason in the manifest, and return the names that are left."""
     from zoo.bundle.manifest import read_manifest
     from zoo.card.card import refresh_card
     from zoo.export.manifest import update_manifest

@@ -1,4 +1,4 @@
-"""The options that `zoo train`, `zoo compare` and `zoo data bench` share."""
+"""Arguments and options that several commands share."""
 
 from __future__ import annotations
 
@@ -10,17 +10,19 @@ PartitionOption = Annotated[
     str | None,
     typer.Option(
         metavar="full|1/8|N|FILE|auto",
-        help="Which training images are labeled: all, a share, a number or a list of ids. auto, the default "
-        "of folders, is all, but 1/8 where a method needs images without masks and there are none.",
+        help="Training images that count as labeled: all, a share, a number or a list of ids. auto, the "
+        "default "
+        "of folders, is all, or 1/8 if the method needs images without masks and there are none.",
     ),
 ]
-EncoderOption = Annotated[str | None, typer.Option(help="A timm model, e.g. resnet50.")]
+EncoderOption = Annotated[str | None, typer.Option(help="Encoder: a timm model, e.g. resnet50.")]
 PretrainedOption = Annotated[
-    bool | None, typer.Option("--pretrained/--no-pretrained", help="Start from ImageNet weights.")
+    bool | None, typer.Option("--pretrained/--no-pretrained", help="Start from pretrained encoder weights.")
 ]
-CropOption = Annotated[str | None, typer.Option(metavar="H,W", help="Training crop.")]
+CropOption = Annotated[str | None, typer.Option(metavar="H,W", help="Size of the training crop.")]
 BatchOption = Annotated[
-    int | None, typer.Option(min=1, help="Labeled, and as many unlabeled, images a step.")
+    int | None,
+    typer.Option(min=1, help="Labeled images per step; the same number of unlabeled ones is added."),
 ]
 AmpOption = Annotated[
     Literal["fp32", "bf16", "fp16"] | None, typer.Option(help="Mixed precision of the networks.")
@@ -30,7 +32,7 @@ AmpOption = Annotated[
 def data_changes(
     spec: str | None, partition: str | None, imgsz: str | None, batch: int | None
 ) -> dict[str, Any]:
-    """Return the settings of a recipe's data that these options change; None where one is not given."""
+    """Return the data settings of a recipe that these options change, None for options that are not given."""
     return {
         "data.spec": spec,
         "data.partition": partition,
@@ -44,7 +46,7 @@ ModelArgument = Annotated[
     str | None,
     typer.Argument(
         metavar="[MODEL]",
-        help="A run or bundle folder, an .onnx or .engine file, owner/name on the Hub, file:DIR/name; "
+        help="A run or bundle folder, an .onnx or .engine file, owner/name on the Hub, or file:DIR/name; "
         "default: the newest run under runs/.",
     ),
 ]
@@ -54,7 +56,7 @@ BundleArgument = Annotated[
     str | None,
     typer.Argument(
         metavar="[MODEL]",
-        help="A run or bundle folder, owner/name on the Hub, file:DIR/name; default: the newest run under "
+        help="A run or bundle folder, owner/name on the Hub, or file:DIR/name; default: the newest run under "
         "runs/.",
     ),
 ]

@@ -1,4 +1,4 @@
-"""`zoo bench`: how fast each backend runs a model."""
+"""`zoo bench`: latency, throughput and mIoU of a model on each backend."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def benchmark(
         list[str] | None,
         typer.Argument(
             metavar="[MODEL]",
-            help="Runs, bundles, .onnx or .engine files, the first of which the others are compared with; "
+            help="Runs, bundles, .onnx or .engine files; the others are compared with the first; "
             "default: the newest run under runs/.",
         ),
     ] = None,
@@ -36,9 +36,10 @@ def benchmark(
         str | None,
         typer.Option(
             metavar="ort,trt:fp16",
-            help=f"Some of {', '.join(BACKENDS.built_in)} or a plugin's; those that run exported files also "
-            "as ort:int8 for one precision; default: all whose file is there. eager and eager-amp are "
-            "measured in any case.",
+            help=f"Backends: {', '.join(BACKENDS.built_in)} or a plugin's; NAME:PRECISION, e.g. ort:int8, "
+            "selects "
+            "one precision of the exported files; default: all whose files exist. eager and eager-amp are "
+            "always measured.",
         ),
     ] = None,
     batch: Annotated[str, typer.Option(metavar="1,8", help="Batch sizes.")] = DEFAULT_BATCH,
@@ -47,46 +48,45 @@ def benchmark(
     ] = None,
     data: Annotated[
         str | None,
-        typer.Option(metavar="SPEC", help="Where images come from; default: what the model was trained on."),
+        typer.Option(metavar="SPEC", help="Data set of the images; default: the model's training data."),
     ] = None,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads of every backend; default: one for each core.")
+        int | None, typer.Option(min=1, help="CPU threads per backend; default: one per core.")
     ] = None,
     device: DeviceOption = None,
     images: Annotated[
         int | None,
-        typer.Option(
-            min=0, metavar="N", help="Labeled val images for the mIoU; default: 64, 0 leaves it out."
-        ),
+        typer.Option(min=0, metavar="N", help="Labeled val images for the mIoU; default: 64; 0: no mIoU."),
     ] = None,
     match_trtexec: Annotated[
         bool,
         typer.Option(
             "--match-trtexec",
-            help="Leave images and masks on the GPU and enqueue a query ahead, as trtexec --noDataTransfers "
-            "does, so that GPU compute, enqueue and throughput can be compared with its output.",
+            help="Leave images and masks on the GPU and enqueue one query ahead, like trtexec "
+            "--noDataTransfers, "
+            "so that GPU compute, enqueue and throughput are comparable with its output.",
         ),
     ] = False,
     quick: Annotated[
         bool,
         typer.Option(
             "--quick",
-            help="A first look: 0.5 s, 20 runs and 16 images instead of 3 s, 100 and 64; no compile.",
+            help="Rough figures: 0.5 s, 20 runs and 16 images instead of 3 s, 100 and 64; no compile.",
         ),
     ] = False,
     report: Annotated[
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Folder of benchmark.html, .json, .md, .png; default: benchmark/ in the model's.",
+            help="Folder for benchmark.html, .json, .md and .png; default: benchmark/ in the model's folder.",
         ),
     ] = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
-    """Measure latency, throughput and mIoU of MODEL on each backend.
+    """Measure latency, throughput and mIoU of models on each backend.
 
-    The backends take turns on the same images; the mIoU is that of the very file that is timed.
+    The backends take turns on the same images, and the mIoU is that of the very file that is timed.
     """
     if url := next(filter(is_url, models or ()), None):
         raise typer.BadParameter(
@@ -140,13 +140,13 @@ def _measured(
         result = measure(paths, settings, lambda text: status.update(Text(text)))
     with recording:
         files = write_report(result, folder)
-    if has_card:  # which tells the figures of its bundle
+    if has_card:  # the card shows the figures
         refresh_card(folder.parent)
     return result, files
 
 
 def _resolve(model: str | None) -> Path:
-    """Return the path of a model; of a pulled one, of a copy that a report may be written to."""
+    """Return the path of a model; for a pulled model, that of a writable copy."""
     return resolve_bundle(model) if model is not None and is_name(model) else resolve_model(model)
 
 
@@ -161,7 +161,7 @@ def default_folder(paths: list[Path]) -> Path:
 
 
 def _show(report: Report, files: list[Path]) -> list[Any]:
-    """Return what a person sees of a report."""
+    """Return the terminal output for a report."""
     from zoo.serve.bench.report.reading import warnings
     from zoo.serve.bench.report.table import (
         COMPARED,
@@ -184,4 +184,4 @@ def _show(report: Report, files: list[Path]) -> list[Any]:
         shown += [f"no mIoU: {line}" for line in why_no_miou(rows)]
     if compared := comparison(report):
         shown += [table("Models", *compared), f"{COMPARED}."]
-    return [*shown, *warnings(report), f"Made {', '.join(map(str, files))}"]
+    return [*shown, *warnings(report), f"Wrote {', '.join(map(str, files))}"]

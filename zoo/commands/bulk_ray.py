@@ -1,4 +1,4 @@
-"""Many images predicted by the machines of a Ray cluster, with Ray Data: all must see the same folders."""
+"""Bulk prediction on a Ray cluster with Ray Data; every machine must see the same folders."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 AT_ONCE = 64
-"""Images that an actor is given together: it reads ahead and makes batches of them."""
+"""Images passed to an actor per call; it reads ahead and batches them."""
 
 
 class Actor(Bulk):
-    """Predicts images and writes their results, in a process of a cluster.
+    """Process of the cluster that predicts images and writes their results.
 
     Args:
         model: a bundle folder or an artifact, the same path on every machine.
         device: `cpu` or `cuda`.
-        out: the folder of all results, absolute.
-        suffixes: of the results.
+        out: absolute path of the output folder.
+        suffixes: file suffixes of the results.
         jobs: all images.
-        batch: images that run together; None for what is sensible.
+        batch: images per batch; None selects it automatically.
     """
 
     def __init__(
@@ -53,10 +53,10 @@ class Actor(Bulk):
         self.batch = batch
 
     def __call__(self, rows: dict[str, NDArray[Any]]) -> dict[str, list[str]]:
-        """Write the outputs of some images to temporary files and return the results, as JSON.
+        """Write the outputs of some images to temporary files and return the results as JSON.
 
         Args:
-            rows: `id`: their places among the jobs.
+            rows: `id`: indices of the images among the jobs.
         """
         from zoo.predict.stream import stream
 
@@ -72,12 +72,12 @@ class Actor(Bulk):
 
 
 class BulkOnRay(Bulk):
-    """The same as `Bulk` on the running Ray cluster, or one of this machine: an actor for each core or GPU.
+    """`Bulk` on the running Ray cluster, or on a local one, with one actor per core or GPU.
 
     Args:
         model: a bundle folder or an artifact, the same path on every machine.
         device: `cpu` or `cuda`.
-        bulk: whose predictor, folder, suffixes and journal are taken.
+        bulk: local `Bulk` whose predictor, folder, suffixes and journal are used.
     """
 
     def __init__(self, model: Path | str, device: str, bulk: Bulk) -> None:
@@ -86,11 +86,11 @@ class BulkOnRay(Bulk):
         self.device = device
 
     def run(self, jobs: Sequence[Job], batch: int | None = None) -> None:
-        """Predict images; one that fails is among the `failures` and does not stop the others.
+        """Predict images; an image that fails is added to `failures` and does not stop the others.
 
         Args:
-            jobs: the images.
-            batch: images that run together; None for what is sensible.
+            jobs: images to predict.
+            batch: images per batch; None selects it automatically.
 
         Raises:
             ZooError: Ray is not installed, the model does not run on a machine of the cluster, or a result
@@ -105,7 +105,7 @@ class BulkOnRay(Bulk):
             from ray.exceptions import RayError
 
             try:
-                self.journal.start()  # which removes temporary files, before there are new ones
+                self.journal.start()  # removes old temporary files, so before new ones exist
                 with Progress(len(jobs)) as progress:
                     for job, result in self._results(jobs, batch):
                         self._add(job, result)
@@ -114,11 +114,11 @@ class BulkOnRay(Bulk):
                 raise ZooError(
                     f"an actor failed after {self.done:,} of {len(jobs):,} images ({_reason(error)}), "
                     f"expected the model, the images and {self.out} on every machine: run the same command "
-                    f"again, it goes on from here"
+                    f"again, it resumes from here"
                 ) from error
 
     def _results(self, jobs: Sequence[Job], batch: int | None) -> Iterator[tuple[Job, Result]]:
-        """Yield each image and its result when its outputs are written, in any order."""
+        """Yield each image and its result once its outputs are written, in any order."""
         import ray
         from ray.data import ActorPoolStrategy, DataContext, from_items
 
@@ -142,7 +142,7 @@ class BulkOnRay(Bulk):
 
 
 def _reason(error: Exception) -> str:
-    """Return the reason in the traceback of another process, which Ray surrounds with words of its own."""
+    """Return the error line of a remote traceback, without the text that Ray adds."""
     lines = str(error).strip().splitlines()
     named = [line.strip() for line in lines if re.match(r"\s*(?!ray\.)[\w.]+(Error|Exception): ", line)]
     return (named or lines or [type(error).__name__])[-1]

@@ -1,4 +1,4 @@
-"""`zoo list` and `zoo info`: what there is, and all that is known of one model."""
+"""`zoo list` and `zoo info`: available models, and the details of one."""
 
 from __future__ import annotations
 
@@ -27,17 +27,18 @@ PREFIX = "file:"
 
 def list_models(
     method: Annotated[
-        str | None, typer.Option(metavar="METHOD", help="Only eln, rrn, u2pl, s4gan, mlmt or supervised.")
+        str | None,
+        typer.Option(metavar="METHOD", help="Only this method: eln, rrn, u2pl, s4gan, mlmt or supervised."),
     ] = None,
     data: Annotated[
         str | None, typer.Option(metavar="DATA", help="Only this data set: voc, cityscapes, shapes, ...")
     ] = None,
     registry: Annotated[
-        str | None, typer.Option(metavar="file:DIR", help="Also what a shared folder holds.")
+        str | None, typer.Option(metavar="file:DIR", help="Also list the models in a shared folder.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the models here and in registries, and the rows of the papers that can be trained."""
+    """List models on this machine and in registries, and the published rows that can be trained."""
     from zoo.catalog import entries
 
     folders = list(local_folders())
@@ -58,13 +59,15 @@ def info(
     model: Annotated[
         str,
         typer.Argument(
-            metavar="MODEL", help="A run or bundle folder, a name of a registry, or an alias of zoo list."
+            metavar="MODEL", help="A run or bundle folder, a name in a registry, or an alias from zoo list."
         ),
     ],
-    offline: Annotated[bool, typer.Option("--offline", help="Use what was pulled before.")] = False,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Use only models that were pulled before.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show the card of MODEL and its files; of a row of a paper, how to train it."""
+    """Show the card and files of MODEL, or the commands that train a published row."""
     from zoo.catalog import find_entry
 
     entry = None if Path(model).exists() else find_entry(model)
@@ -81,20 +84,20 @@ def info(
 
 
 def _item(found: tuple[Path, str, str, str | None]) -> Item | None:
-    """Return what is known of a bundle; of one that cannot be read, only a remark is left."""
+    """Return the item of a bundle; print a remark and return None if it cannot be read."""
     folder, name, where, revision = found
     try:
         return read_item(folder, name, where, revision)
     except ZooError as error:
-        remarks.print(f"left out: {error}")
+        remarks.print(f"skipped: {error}")
         return None
 
 
 def _check_filters(items: Sequence[Item], method: str | None, data: str | None) -> None:
-    """Raise for a method or a data set that nothing is known of.
+    """Check that the method and the data set exist.
 
     Raises:
-        typer.BadParameter: so.
+        typer.BadParameter: one of them is unknown.
     """
     from zoo.catalog import known_data, known_methods
 
@@ -118,20 +121,26 @@ def _wanted(method: str, data: str, wanted_method: str | None, wanted_data: str 
 
 
 def _shown(items: Sequence[Item], rows: Sequence[Entry], registry: str | None) -> list[Any]:
-    """Return what a person sees."""
+    """Return the terminal output."""
     shown: list[Any] = []
     if items:
         cells = [
             (item.name, item.method, item.data, _measured(item), item.license, f"{item.bytes / 1e6:.1f}")
             for item in items
         ]
-        shown.append(plain_table("Here" if registry is None else f"Here and in {registry}", LOCAL, cells))
+        shown.append(
+            plain_table(
+                "On this machine" if registry is None else f"On this machine and in {registry}", LOCAL, cells
+            )
+        )
     if rows:
         figures = [(entry.alias, f"{entry.miou:.2f}", _percent(entry.labels_only)) for entry in rows]
         shown.append(plain_table("Reported by the papers, not measured here", PUBLISHED, figures))
         without = sum(entry.bundle is None for entry in rows)
-        shown.append(f"{without} of these have no weights yet: zoo info NAME prints how to train one.")
-    return shown or ["nothing of this kind: zoo list without options shows all"]
+        shown.append(
+            f"{without} of these have no weights yet: zoo info NAME prints the commands that train one."
+        )
+    return shown or ["no model matches: zoo list without options shows all"]
 
 
 def _measured(item: Item) -> str:
@@ -143,8 +152,8 @@ def _percent(value: float | None) -> str:
 
 
 def _entry_lines(entry: Entry) -> list[Any]:
-    """Return what a person sees of a row of a paper."""
-    network = f"{entry.architecture}, {entry.encoder or 'encoder not said'}"
+    """Return the terminal output for a published row."""
+    network = f"{entry.architecture}, {entry.encoder or 'encoder not stated'}"
     facts = [
         ("method", entry.method),
         ("data", entry.data),
@@ -157,13 +166,13 @@ def _entry_lines(entry: Entry) -> list[Any]:
     ]
     return [
         plain_table(entry.alias, ("", ""), facts),
-        f"{entry.alias} has no weights yet. This makes them, DIR being the folder of {entry.data}:",
+        f"{entry.alias} has no weights yet. Commands that train it, with DIR the folder of {entry.data}:",
         *(f"  {command}" for command in entry.commands),
     ]
 
 
 def _details(item: Item, files: dict[str, int], card: str) -> list[Any]:
-    """Return what a person sees of a bundle: facts, files, card."""
+    """Return the terminal output for a bundle: facts, files, card."""
     facts = [
         ("folder", item.path),
         *([("revision", item.revision)] if item.revision else []),
@@ -180,11 +189,11 @@ def _size(count: int) -> str:
 
 
 def _rendered(card: str) -> list[Any]:
-    """Return a card without its metadata, drawn on a terminal and as it is elsewhere."""
+    """Return a card without its metadata, rendered on a terminal and verbatim elsewhere."""
     parts = card.split("---\n", 2)
     body = parts[2] if card.startswith("---\n") and len(parts) == 3 else card
     if not body.strip():
-        return ["It has no card."]
+        return ["The bundle has no card."]
     if not sys.stdout.isatty():
         return [body.strip()]
     from rich.markdown import Markdown
@@ -193,7 +202,7 @@ def _rendered(card: str) -> list[Any]:
 
 
 def plain_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    """Return a table without frame that stays readable at 80 columns: the first column wraps, if any."""
+    """Return a borderless table that stays readable at 80 columns: only the first column may wrap."""
     from rich import box
     from rich.table import Table
 
@@ -202,7 +211,7 @@ def plain_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     )
     is_list = any(columns)
     for index, column in enumerate(columns):
-        is_wide = (index == 0) == is_list  # of a list the name, of facts what is told
+        is_wide = (index == 0) == is_list  # the name in a list, the value among facts
         is_number = column in NUMBERS
         result.add_column(
             column, justify="right" if is_number else "left", no_wrap=not is_wide, overflow="fold"

@@ -1,6 +1,6 @@
-"""What commands print: a result on standard output (text or `--json`), remarks on standard error.
+"""Output of commands: results on standard output (text or `--json`), remarks on standard error.
 
-Rich is loaded when something is printed: `zoo --help` starts without it.
+Rich is loaded on first use: `zoo --help` starts without it.
 """
 
 from __future__ import annotations
@@ -23,14 +23,16 @@ if TYPE_CHECKING:
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Overwrite = Annotated[
     bool,
-    typer.Option("--overwrite", help="Replace files of the same names in DIR that zoo did not write."),
+    typer.Option(
+        "--overwrite", help="Replace files in DIR that have the same names but were not written by zoo."
+    ),
 ]
 
 PIPE_WIDTH = 1000
 
 
 class Remarks:
-    """What commands say on standard error while they work."""
+    """Messages of running commands on standard error."""
 
     @property
     def console(self) -> Console:
@@ -42,7 +44,7 @@ class Remarks:
         self.console.print(text, markup=False)
 
     def status(self, text: str) -> Status:
-        """Return a context in which a line that `update` changes says what is going on."""
+        """Return a context that shows a status line; `update` changes it."""
         return self.console.status(text)
 
 
@@ -50,7 +52,7 @@ remarks = Remarks()
 
 
 class LogHandler(logging.Handler):
-    """Prints log messages on standard error, above a progress bar if one is shown."""
+    """Log handler that prints to standard error, above the progress bar if one is shown."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print the message of a record."""
@@ -58,7 +60,7 @@ class LogHandler(logging.Handler):
 
 
 def log_to_stderr() -> None:
-    """Show the messages of `zoo` from INFO on, and of other libraries from WARNING on."""
+    """Show log messages of `zoo` from level INFO and of other libraries from level WARNING."""
     zoo = logging.getLogger("zoo")
     zoo.setLevel(logging.INFO)
     if not any(isinstance(handler, LogHandler) for handler in zoo.handlers):
@@ -70,16 +72,16 @@ def emit(value: object, *renderables: object, as_json: bool) -> None:
     """Print a result.
 
     Args:
-        value: what `--json` prints.
-        renderables: what a person sees instead: strings and rich renderables, one below the other.
-        as_json: which of the two.
+        value: result to print as JSON.
+        renderables: strings and Rich renderables to print otherwise, one below the other.
+        as_json: whether to print `value`.
     """
     if as_json:
         sys.stdout.write(json.dumps(value, indent=2) + "\n")
         return
     from rich.console import Console
 
-    # paths and class names may hold brackets; a file or a pipe is as wide as it takes
+    # paths and class names may contain brackets; files and pipes have no width limit
     width = None if sys.stdout.isatty() else PIPE_WIDTH
     console = Console(width=width, highlight=False, markup=False, emoji=False)
     for renderable in renderables:
@@ -87,10 +89,12 @@ def emit(value: object, *renderables: object, as_json: bool) -> None:
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    """Return a table; the first column is left-aligned, the others right."""
+    """Return a table with a left-aligned first column and right-aligned others."""
     from rich.table import Table
 
-    result = Table(title=title, title_justify="left", min_width=len(title))  # a title wraps at the width
+    result = Table(
+        title=title, title_justify="left", min_width=len(title)
+    )  # the title would wrap at the table's width
     for index, column in enumerate(columns):
         first = index == 0
         result.add_column(column, justify="left" if first else "right", no_wrap=first, overflow="fold")

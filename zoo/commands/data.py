@@ -1,4 +1,4 @@
-"""`zoo data`: the commands about images and masks before any training."""
+"""`zoo data`: commands for images and masks before training."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from zoo.commands.data_split import split
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="Prepare, check and split images and masks before training, and time how fast they load.",
+    help="Prepare, check and split images and masks before training, and measure how fast they load.",
 )
 app.command()(check)
 app.command()(split)

@@ -1,4 +1,4 @@
-"""`zoo data bench`: how many images a second the loader gives, what costs the time, and what to set."""
+"""`zoo data bench`: throughput of the data loader, its cost by part, and recommended settings."""
 
 from __future__ import annotations
 
@@ -13,35 +13,40 @@ from zoo.commands.console import AsJson, emit, table
 from zoo.progress import Progress
 
 DEFAULT_METHOD = "eln"
-"""The method whose recipe is taken: it asks for every kind of view."""
+"""Method whose recipe is used by default, because it needs every kind of view."""
 
 
 def bench(
     spec: Annotated[str, typer.Argument(metavar="SPEC", help="shapes, voc:DIR, a folder or a data.toml.")],
     imgsz: CropOption = None,
     batch: Annotated[
-        int | None, typer.Option(min=1, help="Labeled, and as many unlabeled, images of a batch.")
+        int | None,
+        typer.Option(min=1, help="Labeled images per batch; the same number of unlabeled ones is added."),
     ] = None,
     workers: Annotated[
-        str, typer.Option(metavar="N,N,...", help="Numbers of data workers; the first is the base of ratios.")
+        str,
+        typer.Option(metavar="N,N,...", help="Numbers of data workers; ratios are relative to the first."),
     ] = "0,1,2",
     partition: PartitionOption = None,
     recipe: Annotated[
-        str | None, typer.Option(metavar="NAME|FILE.toml", help="Recipe; default: ELN's for these data.")
+        str | None,
+        typer.Option(metavar="NAME|FILE.toml", help="Recipe; default: ELN's recipe for this data set."),
     ] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting; repeatable.")
     ] = None,
-    seconds: Annotated[float, typer.Option(min=0.1, help="To look at each variant.")] = 6.0,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Duration of each measurement.")] = 6.0,
     step_ms: Annotated[
         float | None,
-        typer.Option(min=0.001, help="Milliseconds of a training step, to be told whether it is fed."),
+        typer.Option(
+            min=0.001, help="Duration of a training step in ms, to report whether the loader keeps up."
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Time the real loader on SPEC by workers and caches, and advise which to set.
+    """Measure the loader on SPEC by number of workers and kind of cache, and recommend settings.
 
-    Caches are measured full, as from the second pass of a run on; that on disk in a folder of its own.
+    Caches are measured when full, as from the second epoch of a run. The disk cache uses a temporary folder.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is loaded: workers need the cores
     counts = _parse_workers(workers)
@@ -74,13 +79,13 @@ def _parse_workers(text: str) -> list[int]:
         counts = []
     if not counts or min(counts) < 0 or len(set(counts)) < len(counts):
         raise typer.BadParameter(
-            f"{text!r}, expected different numbers such as 0,1,2", param_hint="--workers"
+            f"got {text!r}, expected different numbers such as 0,1,2", param_hint="--workers"
         )
     return counts
 
 
 def _shown(found: dict[str, Any]) -> list[Any]:
-    """Return what a person sees."""
+    """Return the terminal output."""
     rows = [
         (
             row["cache"],
@@ -105,22 +110,22 @@ def _shown(found: dict[str, Any]) -> list[Any]:
     )
     return [
         table(title, ("cache", "workers", "images/s", "rounds", "ratio", "CPU idle"), rows),
-        table("Processor time of one image, ms", ("cache", *heads, "sum"), parts),
+        table("Processor time per image, ms", ("cache", *heads, "sum"), parts),
         *advice_lines(found["advice"], found["decoded_gb"]),
     ]
 
 
 def advice_lines(advice: dict[str, Any], decoded_gb: float) -> list[str]:
-    """Return what to set, and whether that feeds the step."""
+    """Return the recommended settings, and whether the loader keeps up with the step."""
     settings = f"--set data.workers={advice['workers']} --set data.cache={advice['cache']}"
     lines = [f"All images decoded: {decoded_gb:.2f} GB."]
     if not advice["memory_holds_all"]:
-        lines.append("Half of the free memory does not hold them: the memory cache is not advised.")
+        lines.append("They do not fit in half of the free memory: the memory cache is not recommended.")
     if advice["feeds"] is None:
-        return [*lines, f"Take {settings}: {advice['images_per_s']:.0f} images/s."]
-    rates = f"{advice['images_per_s']:.0f} images/s for the {advice['need']:.0f} that the step takes"
+        return [*lines, f"Recommended: {settings} ({advice['images_per_s']:.0f} images/s)."]
+    rates = f"{advice['images_per_s']:.0f} images/s, the step needs {advice['need']:.0f}"
     if advice["feeds"]:
-        return [*lines, f"Take {settings}: {rates}."]
+        return [*lines, f"Recommended: {settings} ({rates})."]
     idle = 1 - advice["images_per_s"] / advice["need"]
     waiting = f": the step would wait {idle:.0%} of its time" if idle > 0 else ", which is too close"
-    return [*lines, f"Nothing measured feeds the step. Nearest: {settings}, {rates}{waiting}."]
+    return [*lines, f"No measured setting keeps up with the step. Nearest: {settings} ({rates}){waiting}."]

@@ -1,4 +1,4 @@
-"""`zoo data check`: what is wrong with a folder of images and masks, before training finds out."""
+"""`zoo data check`: faults of images and masks, before training."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 REPORT = "report.html"
 MOST_SHOWN = 3
-"""Files or findings of a kind on the terminal."""
+"""Files or findings of one kind that are shown on the terminal."""
 
 
 def check(
@@ -26,20 +26,22 @@ def check(
     ],
     write: Annotated[
         Path | None,
-        typer.Option(metavar="PATH", help="Write the proposed data.toml there, also over another one."),
+        typer.Option(
+            metavar="PATH", help="Write the proposed data.toml to PATH, replacing an existing file."
+        ),
     ] = None,
     no_write: Annotated[
-        bool, typer.Option("--no-write", help="Write no data.toml, though the folder has none.")
+        bool, typer.Option("--no-write", help="Do not write a data.toml into a folder that has none.")
     ] = False,
     report: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Write a page with pictures, report.html, there.")
+        Path | None, typer.Option(metavar="DIR", help="Write a page with pictures, report.html, to DIR.")
     ] = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
-    """Read every image and mask of SPEC and say what would spoil training; exit 1 if something would.
+    """Check every image and mask of SPEC for faults that would spoil training; exit with 1 if there are any.
 
-    A plain folder without a data.toml is given one, if its masks suggest what it should say.
+    A folder without a data.toml gets a proposed one if its masks allow it.
     """
     from zoo.data.inspect.inspection import inspect
     from zoo.outputs import Outputs
@@ -66,20 +68,20 @@ def check(
 
 
 def _write_proposal(inspection: Inspection, write: Path | None) -> Path | None:
-    """Write the proposed `data.toml` and return its path, None if it is not wanted or not possible."""
+    """Write the proposed `data.toml` and return its path, or None if it is not wanted or not possible."""
     from zoo.data.inspect.proposal import write_proposal
 
     path = inspection.toml if write is None else write
     if inspection.meaning.proposal is None:
         if write is not None:
-            remarks.print(f"{write} is not written: there is nothing to propose")
+            remarks.print(f"{write} was not written: there is nothing to propose")
         return None
     if write is None and path.exists():
         return None
     try:
         write_proposal(inspection.meaning.proposal, inspection.root, path)
     except OSError as error:
-        remarks.print(f"{path} is not written ({error.strerror}): name another place with --write PATH")
+        remarks.print(f"{path} was not written ({error.strerror}): choose another path with --write PATH")
         return None
     return path
 
@@ -95,7 +97,7 @@ def _write_report(inspection: Inspection, outputs: Outputs) -> Path:
 
 
 def _shown(inspection: Inspection, value: dict[str, Any], page: Path | None) -> list[Any]:
-    """Return what a person sees."""
+    """Return the terminal output."""
     counts = [
         (
             split,
@@ -128,22 +130,22 @@ def _shown(inspection: Inspection, value: dict[str, Any], page: Path | None) -> 
         _verdict(groups, len(inspection.items)),
     ]
     if value["written"]:
-        shown.append(f"{value['written']} is written: rename the classes in it, then check again.")
+        shown.append(f"Wrote {value['written']}: rename the classes in it, then check again.")
     elif inspection.meaning.proposal is not None:
-        shown.append("A data.toml is proposed: --write PATH writes it.")
+        shown.append("zoo proposes a data.toml: --write PATH writes it.")
     if page is not None:
-        shown.append(f"{page} shows it in pictures.")
+        shown.append(f"See the pictures in {page}.")
     return shown
 
 
 def _first(counted: dict[str, int]) -> str:
-    """Return the most frequent of what was counted."""
+    """Return the most frequent key, and how many more there are."""
     most = next(iter(counted), "")
     return f"{most} and {len(counted) - 1} more" if len(counted) > 1 else most
 
 
 def _group(group: dict[str, Any]) -> list[str]:
-    """Return the lines of a kind of finding: how many, the first of them, what to do."""
+    """Return the lines for one kind of finding: its count, the first findings, and the remedy."""
     lines = [f"{group['severity']}: {group['title']} ({group['count']})"]
     findings = group["findings"]
     lines += [f"    {_line(one)}" for one in findings[:MOST_SHOWN]]

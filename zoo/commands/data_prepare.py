@@ -1,4 +1,4 @@
-"""`zoo data prepare`: a published data set, downloaded, checked and laid out for `--data`."""
+"""`zoo data prepare`: download, check and lay out a published data set."""
 
 from __future__ import annotations
 
@@ -23,24 +23,26 @@ UPDATE_SECONDS = 0.2
 
 def prepare(
     name: Annotated[Literal["voc", "cityscapes", "pascal-context"], typer.Argument(metavar="DATA")],
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where it goes; what is there is kept.")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Folder of the data set; existing files are kept.")
+    ],
     origin: Annotated[
         str | None,
         typer.Option(
             "--from",
             metavar="URL_OR_FOLDER",
-            help="A folder that holds the official archives, or the address of one. Default: their official "
-            "addresses; those of Cityscapes want a login.",
+            help="A folder, or the address of one, that holds the official archives; default: their official "
+            "addresses. Cityscapes requires a login.",
         ),
     ] = None,
     accept_license: Annotated[
-        bool, typer.Option("--accept-license", help="Accept the terms of the data set without being asked.")
+        bool, typer.Option("--accept-license", help="Accept the terms of the data set without a prompt.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Make a published data set in DIR: voc (with the masks of SBD), cityscapes or pascal-context.
+    """Prepare a published data set in DIR: voc (with the masks of SBD), cityscapes or pascal-context.
 
-    What was downloaded or laid out before is not done again: after a failure, run the same command.
+    Finished downloads and files are not repeated: after a failure, run the same command again.
     """
     from zoo.data.prepare.archives import DATA_SETS
     from zoo.data.prepare.prepare import count, todo
@@ -66,10 +68,10 @@ def prepare(
 
 
 class _Report:
-    """Says on standard error how far the work is.
+    """Progress report on standard error.
 
     Args:
-        status: the line that says so in a terminal.
+        status: status line to update in a terminal.
     """
 
     def __init__(self, status: Status) -> None:
@@ -90,7 +92,7 @@ class _Report:
 
 
 def progress(done: int, total: int | None) -> str:
-    """Return how far work is: bytes of a total, or files.
+    """Return the progress as text: bytes of a total, or a number of files.
 
     Example:
         >>> progress(1_500_000_000, 2_000_000_000)
@@ -112,18 +114,18 @@ def _origin(text: str | None) -> Origin:
         return Origin(url=text)
     folder = Path(text)
     if not folder.is_dir():
-        raise typer.BadParameter(f"{text!r} is neither a folder nor an http address", param_hint="--from")
+        raise typer.BadParameter(f"{text!r} is not a folder or an http address", param_hint="--from")
     return Origin(folder=folder)
 
 
 def _accept(data_set: DataSet, *, accepted: bool) -> None:
-    """Show the terms and go on only if they are accepted."""
+    """Show the terms and abort unless they are accepted."""
     remarks.print(data_set.notice)
     if accepted:
         return
     if not sys.stdin.isatty():
         raise typer.BadParameter(
-            "the terms are not accepted, expected --accept-license where nobody can be asked",
+            "the terms are not accepted, expected --accept-license without a terminal",
             param_hint="--accept-license",
         )
     typer.confirm("Do you accept these terms?", abort=True, err=True)
@@ -133,15 +135,15 @@ def _shown(value: dict[str, Any], data_set: DataSet) -> list[str]:
     shown = [
         f"{each['name']}: "
         + (
-            f"md5 {each['md5']} as official"
+            f"md5 {each['md5']} matches the official sum"
             if each["official"]
-            else f"no official sum known, sha256 {each['sha256']}"
+            else f"no official sum is known; sha256 {each['sha256']}"
         )
         for each in value["archives"]
     ]
     shown.append(f"{value['data']}: {value['train']:,} training and {value['val']:,} validation images")
     if (value["train"], value["val"]) != data_set.counts:
         expected = " and ".join(f"{number:,}" for number in data_set.counts)
-        shown.append(f"the official numbers are {expected}: figures will not compare with published ones")
+        shown.append(f"the official numbers are {expected}: results are not comparable with published ones")
     shown.append(f"use it: zoo train eln --data {value['data']} --partition 1/8")
     return shown

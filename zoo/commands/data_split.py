@@ -1,4 +1,4 @@
-"""`zoo data split`: which images to label first, as lists for `--partition`."""
+"""`zoo data split`: lists of images to label first, for `--partition`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 DEFAULT_GROUPS = "video"
 FAR = 0.1
-"""Share of the images asked for by which a list may differ without a remark."""
+"""Relative deviation from the requested size up to which a list gets no remark."""
 
 SIZE = re.compile(r"\d+(/\d+)?")
 
@@ -28,31 +28,34 @@ def split(
     spec: Annotated[str, typer.Argument(metavar="SPEC", help="shapes, voc:DIR, a folder or a data.toml.")],
     sizes: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[SIZE]...", help="Fractions such as 1/8, or numbers of images."),
+        typer.Argument(
+            metavar="[SIZE]...", help="Sizes of the lists: fractions such as 1/8, or numbers of images."
+        ),
     ] = None,
     val: Annotated[
         str | None,
         typer.Option(
-            metavar="SIZE", help="Instead choose a new val from all images with masks, for a data.toml."
+            metavar="SIZE", help="Choose a new val split from all images with masks instead, for a data.toml."
         ),
     ] = None,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the lists go.")] = Path("splits"),
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the lists.")] = Path("splits"),
     overwrite: Overwrite = False,
-    seed: Annotated[int, typer.Option(help="Another seed draws other images.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed; another one draws other images.")] = 0,
     groups: Annotated[
         str | None,
         typer.Option(
             metavar="REGEX",
-            help="Keep images together whose names agree in the first group of this expression; `video` for "
-            "names that end in the number of a frame.",
+            help="Keep images together whose names match in the first group of this expression; `video`: "
+            "names "
+            "that end in a frame number.",
         ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Choose the training images of SPEC to be labeled: all classes among them, in the shares they have.
+    """Choose which training images of SPEC to label: every class among them, in its share of the images.
 
-    Samples of one seed are nested: 1/16 is part of 1/8. The masks of all images are read. With --val and
-    --groups no video is in train and in val.
+    Lists of one seed are nested: 1/16 is part of 1/8. The masks of all images are read. With --val and
+    --groups, no video is in both train and val.
     """
     sizes = _check_sizes(sizes or [], val)
 
@@ -99,28 +102,26 @@ def split(
 
 
 def _check_sizes(sizes: list[str], val: str | None) -> list[str]:
-    """Return the sizes of the lists to make, one for --val.
+    """Return the sizes of the lists, a single one for --val.
 
     Raises:
-        typer.BadParameter: none, both kinds, or one that is no size.
+        typer.BadParameter: no size, both sizes and --val, or an invalid size.
     """
     if bool(sizes) == (val is not None):
-        raise typer.BadParameter(
-            "expected sizes such as 1/8, or --val SIZE, one of the two", param_hint="SIZE"
-        )
+        raise typer.BadParameter("expected either sizes such as 1/8 or --val SIZE", param_hint="SIZE")
     for size in sizes or [val or ""]:
         if not SIZE.fullmatch(size):
-            raise typer.BadParameter(f"{size!r} is no size, expected 1/8 or 100", param_hint="SIZE")
+            raise typer.BadParameter(f"{size!r} is not a size, expected e.g. 1/8 or 100", param_hint="SIZE")
     return sizes or [val or ""]
 
 
 def _count(source: Source, presence: NDArray[np.bool_]) -> dict[str, int]:
-    """Return how many images show each class."""
+    """Return the number of images that show each class."""
     return dict(zip(source.classes.names, presence.sum(axis=0).tolist(), strict=True))
 
 
 def _digest(source: Source, path: Path, seed: int) -> str:
-    """Return the digest that a run with this list will have."""
+    """Return the partition digest of a run with this list."""
     from zoo.data.partition import make_partition
 
     return make_partition(source, str(path), seed).digest
@@ -134,7 +135,7 @@ def _write(path: Path, ids: Sequence[str], remark: str) -> None:
 
 
 def _shown(value: dict[str, Any], *, is_val: bool) -> list[Any]:
-    """Return what a person sees: how many images show each class, in all and in each list."""
+    """Return the terminal output: the number of images with each class, in total and in each list."""
     lists = value["lists"]
     rows = [
         (name, str(count), *(_share(each["classes"][name], count) for each in lists))
@@ -148,14 +149,12 @@ def _shown(value: dict[str, Any], *, is_val: bool) -> list[Any]:
         missing = [name for name, count in each["classes"].items() if not count and value["classes"][name]]
         if abs(each["images"] - each["wanted"]) > FAR * each["wanted"]:
             shown.append(
-                f"{each['file']} has {each['images']} images, not {each['wanted']}: groups stay whole"
+                f"{each['file']} has {each['images']} images, not {each['wanted']}: groups are kept whole"
             )
         if missing:
-            shown.append(f"{each['file']} shows no {', '.join(missing)}: ask for more images")
+            shown.append(f"{each['file']} shows no {', '.join(missing)}: choose a larger size")
     if value["groups"]:
-        shown.append(
-            f"{value['images']} images in {value['units']} groups, each whole in a list or not at all"
-        )
+        shown.append(f"{value['images']} images in {value['units']} groups, which are never divided")
     if is_val:
         file = Path(lists[0]["file"]).resolve().as_posix()
         shown.append(

@@ -1,4 +1,4 @@
-"""`zoo evaluate`: the mIoU of a model on labelled images, or the F1 of a classifier."""
+"""`zoo evaluate`: mIoU of a model on labeled images, or F1 of a classifier."""
 
 from __future__ import annotations
 
@@ -34,29 +34,29 @@ def evaluate(
         str | None,
         typer.Option(
             metavar="SPEC",
-            help="shapes, voc:DIR, a folder or a data.toml; default: what the model was trained on.",
+            help="shapes, voc:DIR, a folder or a data.toml; default: the model's training data.",
         ),
     ] = None,
-    split: Annotated[Literal["train", "val"], typer.Option(help="Which images.")] = "val",
+    split: Annotated[Literal["train", "val"], typer.Option(help="Split to evaluate.")] = "val",
     protocol: Annotated[
         str,
         typer.Option(
             metavar="NAME,...",
-            help="How images are sized and scored: whole (as in production), slide, original, resize, "
-            "center-crop, padded, half, multi-scale, ...; several, or all, are shown side by side.",
+            help="How images are resized and scored: whole (as in production), slide, original, resize, "
+            "center-crop, padded, half, multi-scale, ...; several names, or all, are shown side by side.",
         ),
     ] = WHOLE,
     report: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Also write metrics.json and, of masks, the confusion matrices."),
+        typer.Option(metavar="DIR", help="Also write metrics.json and the confusion matrices."),
     ] = None,
     overwrite: Overwrite = False,
     device: DeviceOption = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure the mIoU of MODEL on labeled images; of a classifier (mlmt), the F1 of the classes it tells.
+    """Measure the mIoU of MODEL on labeled images; for a classifier (mlmt), the F1 of its classes.
 
-    MODEL may also be http://HOST:PORT of zoo serve.
+    MODEL may also be http://HOST:PORT of a running zoo serve.
     """
     names = parse_protocols(protocol)
     path = resolve_predictor(model)
@@ -93,10 +93,10 @@ def evaluate(
 
 
 def parse_protocols(text: str) -> tuple[str, ...]:
-    """Return the names of protocols in `name,name` or `all`.
+    """Return the protocols named in `name,name` or `all`.
 
     Raises:
-        typer.BadParameter: one that there is not.
+        typer.BadParameter: a protocol does not exist.
     """
     from zoo.evaluation.protocols import PROTOCOLS
 
@@ -106,7 +106,7 @@ def parse_protocols(text: str) -> tuple[str, ...]:
     for name in names:
         if name not in PROTOCOLS:
             raise typer.BadParameter(
-                f"{name!r} is no protocol, expected some of {', '.join(PROTOCOLS)}, or {ALL}",
+                f"{name!r} is not a protocol, expected some of {', '.join(PROTOCOLS)}, or {ALL}",
                 param_hint="--protocol",
             )
     return names
@@ -116,15 +116,16 @@ def is_classifier(path: Path, protocols: Sequence[str]) -> bool:
     """Return whether a model is a classifier, which is evaluated on whole images.
 
     Raises:
-        BundleError: one with another protocol.
+        BundleError: another protocol is requested for a classifier.
     """
     from zoo.bundle.bundle import load_config
 
     found = path.is_dir() and load_config(path).deployable.kind == "classifier"
     if found and tuple(protocols) != (WHOLE,):
         raise BundleError(
-            f"--protocol {','.join(protocols)} puts masks together, but {path} is a classifier, which tells "
-            f"classes of whole images: leave it out"
+            f"--protocol {','.join(protocols)} is for masks, but {path} is a classifier of whole images: "
+            "leave "
+            f"it out"
         )
     return found
 
@@ -133,20 +134,20 @@ def training_data(path: Path | str) -> str:
     """Return the spec of the data that a model was trained on.
 
     Raises:
-        BundleError: it is not known.
+        BundleError: it is unknown.
     """
     config = _config(path)
     spec = None if config is None else config.data_spec
     if spec is None:
-        raise BundleError(f"{path} does not say what data it was trained on: name some with --data SPEC")
+        raise BundleError(f"{path} does not record its training data: select some with --data SPEC")
     return spec
 
 
 def model_facts(path: Path | str) -> dict[str, Any]:
-    """Return what a figure of a model must be told with: method, preset, network and list of labeled images.
+    """Return the facts to report with a figure: method, preset, network and list of labeled images.
 
     Args:
-        path: of a bundle or an artifact in one; of anything else nothing is known.
+        path: a bundle or an artifact in one; the facts are empty for anything else.
     """
     config = _config(path)
     if config is None:
@@ -173,7 +174,7 @@ def _scores(
     names: Sequence[str],
     on_progress: Progress,
 ) -> list[Scores]:
-    """Return what is counted under each protocol."""
+    """Return the scores under each protocol."""
     from zoo.evaluation.evaluate import score
 
     found = []
@@ -185,14 +186,14 @@ def _scores(
 
 
 def confusion_name(protocol: str) -> str:
-    """Return the name of the picture of a confusion matrix."""
+    """Return the file name of a confusion matrix's plot."""
     return f"confusion.{protocol}.png"
 
 
 def _write(
     folder: Path, results: Sequence[dict[str, Any]], scores: Sequence[Scores], names: tuple[str, ...]
 ) -> None:
-    """Write the figures, and the confusion matrix of each of `scores`, which are none of a classifier."""
+    """Write the figures, and the confusion matrix of each of `scores` (empty for a classifier)."""
     from zoo.bundle.bundle import write_json
     from zoo.pages.confusion import write_confusion
 
@@ -206,7 +207,7 @@ def _write(
 
 
 def _report(metrics: dict[str, Any]) -> list[Any]:
-    """Return what a person sees of the metrics."""
+    """Return the terminal output for the metrics."""
     from zoo.evaluation.figures import figures_of
 
     figures = figures_of(metrics)
@@ -222,7 +223,7 @@ def _report(metrics: dict[str, Any]) -> list[Any]:
 
 
 def _side_by_side(results: Sequence[dict[str, Any]]) -> list[Any]:
-    """Return what a person sees of several protocols."""
+    """Return the terminal output for several protocols."""
     from zoo.evaluation.figures import NEAR, shown
     from zoo.evaluation.protocols import ABOUT, users
 
@@ -246,7 +247,7 @@ def _side_by_side(results: Sequence[dict[str, Any]]) -> list[Any]:
 
 
 def _origin(metrics: dict[str, Any]) -> list[str]:
-    """Return what was evaluated, in a line."""
+    """Return a line that identifies the evaluated model."""
     origin = f"{metrics['backend']}: {metrics['runtime']}"
     if metrics.get("method") is None:
         return [origin]

@@ -1,4 +1,4 @@
-"""`zoo export`: artifacts of a model, each compared with it before it gets its name."""
+"""`zoo export`: artifacts of a model, each compared with it before it gets its final name."""
 
 from __future__ import annotations
 
@@ -17,53 +17,59 @@ if TYPE_CHECKING:
     from zoo.export.options import ExportOptions
 
 AUTO = "auto"
-COLUMNS = ("artifact", "MB", "agreement", "differing px", "near ties", "mIoU change", "gate")
+COLUMNS = ("artifact", "MB", "agreement", "differing px", "near ties", "mIoU change", "check")
 
 
 def export(
     model: BundleArgument = None,
-    onnx: Annotated[bool, typer.Option("--onnx", help="ONNX files, fp32 and fp16 (the default).")] = False,
+    onnx: Annotated[
+        bool, typer.Option("--onnx", help="Export ONNX files in fp32 and fp16 (the default).")
+    ] = False,
     trt: Annotated[
-        bool, typer.Option("--trt", help="A TensorRT engine, and the ONNX file behind it.")
+        bool, typer.Option("--trt", help="Build a TensorRT engine from an ONNX file, which is kept.")
     ] = False,
     precision: Annotated[
         str | None,
         typer.Option(
             metavar="fp32,fp16,bf16,int8|auto",
-            help="Only these; engines are fp16 by default. auto keeps the fastest on this machine.",
+            help="Precisions to export; engines are fp16 by default. auto keeps the fastest on this machine.",
         ),
     ] = None,
     imgsz: Annotated[
         str | None,
-        typer.Option(metavar="H,W", help="Size that images are scaled to; default: the training crop."),
+        typer.Option(metavar="H,W", help="Size that images are resized to; default: the training crop."),
     ] = None,
     batch: Annotated[
         str,
-        typer.Option(metavar="MIN,OPT,MAX", help="Batch sizes of engines and of --triton; ONNX takes any."),
+        typer.Option(
+            metavar="MIN,OPT,MAX", help="Batch sizes of engines and of --triton; ONNX files take any."
+        ),
     ] = "1,1,4",
     sm: Annotated[
-        str, typer.Option(metavar="86,89,120", help="Compute capabilities of an engine (TensorRT-RTX).")
+        str, typer.Option(metavar="86,89,120", help="Compute capabilities to build for (TensorRT-RTX).")
     ] = "",
     images: Annotated[
         str | None,
         typer.Option(
-            metavar="SPEC", help="Folder or data source to compare on; default: the model's own data."
+            metavar="SPEC", help="Images for the comparison with PyTorch; default: the model's training data."
         ),
     ] = None,
     output: Annotated[
         str,
         typer.Option(
             metavar="mask|logits|mask+confidence|...",
-            help="What the artifact returns, joined by +; confidence is uint8, 255 for certain.",
+            help="Outputs of the artifact, joined by +; confidence is uint8, 255 for certain.",
         ),
     ] = "mask",
     weights: Annotated[
         str | None,
-        typer.Option(metavar="student|teacher|...", help="Which network of a run; default: the method's."),
+        typer.Option(
+            metavar="student|teacher|...", help="Network of a run to export; default: the method's."
+        ),
     ] = None,
     branch: Annotated[
         Literal["both", "1", "2"],
-        typer.Option(help="One branch of an ensemble (rrn), in a bundle of its own."),
+        typer.Option(help="Export one branch of an ensemble (rrn) as a new bundle."),
     ] = "both",
     fuse_weight: Annotated[
         float | None,
@@ -72,64 +78,73 @@ def export(
     gate: Annotated[
         str | None,
         typer.Option(
-            metavar="CLASSIFIER", help="A run or bundle of mlmt that removes classes from the masks."
+            metavar="CLASSIFIER", help="A run or bundle of mlmt, which removes absent classes from the masks."
         ),
     ] = None,
     gate_threshold: Annotated[
         float | None,
-        typer.Option(metavar="X", help="A class stays if its probability is above it; default: 0.2."),
+        typer.Option(metavar="X", help="Keep a class if its probability is above X; default: 0.2."),
     ] = None,
     background: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME|none", help="Class that a gate never removes; default: the one called background."
+            metavar="NAME|none",
+            help="Class that the gate never removes; default: the class named background.",
         ),
     ] = None,
     min_agreement: Annotated[
-        float | None, typer.Option(metavar="X", help="Share of equal pixels, in place of the built-in gates.")
+        float | None,
+        typer.Option(metavar="X", help="Minimum share of equal pixels, in place of the built-in tolerances."),
     ] = None,
     max_drop: Annotated[
         float | None,
         typer.Option(
             metavar="X",
-            help="Drop of mIoU that is allowed, 0 to 1, e.g. 0.005 for half a point, in place of the "
-            "built-in gates.",
+            help="Maximum drop of mIoU, 0 to 1, e.g. 0.005 for half a point, in place of the built-in "
+            "tolerances.",
         ),
     ] = None,
     calibration_data: Annotated[
         str | None,
-        typer.Option(metavar="SPEC", help="Images for int8; default: the unlabeled ones of the run."),
+        typer.Option(
+            metavar="SPEC", help="Images for int8 calibration; default: the run's unlabeled images."
+        ),
     ] = None,
     calibration_images: Annotated[
-        int, typer.Option(metavar="N", min=1, help="How many of them, those that differ most.")
+        int,
+        typer.Option(
+            metavar="N", min=1, help="Number of calibration images; those that differ most are selected."
+        ),
     ] = 128,
     calibration: Annotated[
         Literal["auto", "minmax", "percentile", "entropy"],
-        typer.Option(help="How int8 ranges are taken; auto tries all on other images."),
+        typer.Option(help="How int8 ranges are computed; auto compares all three on other images."),
     ] = "auto",
     auto_exclude: Annotated[
         bool,
-        typer.Option("--auto-exclude", help="Leave the worst layers in fp32 until int8 passes its gate."),
+        typer.Option(
+            "--auto-exclude", help="Keep the worst layers in fp32 until int8 is within its tolerance."
+        ),
     ] = False,
     rebuild: Annotated[
-        bool, typer.Option("--rebuild", help="Build an engine even if the same one is there.")
+        bool, typer.Option("--rebuild", help="Build an engine even if the same one exists.")
     ] = False,
     verify: Annotated[
-        bool, typer.Option("--verify", help="Export nothing: check MODEL's files against its manifest.")
+        bool, typer.Option("--verify", help="Only check MODEL's files against its manifest.")
     ] = False,
     triton: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="A model repository for Triton Inference Server, of what was made."),
+        typer.Option(metavar="DIR", help="Also write a model repository for Triton Inference Server."),
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Folder of a bundle that is made or copied there first."),
+        typer.Option(metavar="DIR", help="Write to a copy of the bundle, or to the new one, in DIR."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Export MODEL to ONNX and TensorRT; every artifact must give the model's masks.
+    """Export MODEL to ONNX and TensorRT, and compare the masks of every artifact with the model's.
 
-    --branch, --fuse-weight and --gate first make a new bundle of MODEL, beside it or in --out, and export it.
+    --branch, --fuse-weight and --gate first write a new bundle next to MODEL, or to --out, and export it.
     """
     if verify:
         _verify(resolve_bundle(model, weights), as_json=as_json)
@@ -173,7 +188,9 @@ def export(
         background=background,
     )
     if triton is not None and precision == AUTO:
-        raise ZooError(f"--triton {triton} with --precision auto, expected the one that auto chose before")
+        raise ZooError(
+            f"got --triton {triton} with --precision auto, expected the precision that auto selected before"
+        )
     bundle = compose(bundle, composition, out, remarks.print)
     if precision == AUTO:
         _advise(bundle, options, as_json=as_json)
@@ -182,7 +199,7 @@ def export(
 
 
 def _export(bundle: Path, options: ExportOptions, triton: Path | None, *, as_json: bool) -> None:
-    """Show what was made, and write the repository that is asked for."""
+    """Show the artifacts, and write the model repository if requested."""
     from zoo.export.pipeline import export_bundle
     from zoo.export.to_triton import check_repository, write_repository
 
@@ -222,7 +239,7 @@ def _row(artifact: Artifact) -> tuple[str, ...]:
 
 
 def _advise(bundle: Path, options: ExportOptions, *, as_json: bool) -> None:
-    """Keep and show the fastest artifact."""
+    """Export the fastest artifact and show the candidates."""
     from zoo.commands import advise
     from zoo.machine import choose_device
 
@@ -237,30 +254,31 @@ def _advise(bundle: Path, options: ExportOptions, *, as_json: bool) -> None:
 
 
 def _verify(bundle: Path, *, as_json: bool) -> None:
-    """Show what is found of each file.
+    """Check each file and show the findings.
 
     Raises:
-        ZooError: a file is not what the manifest says.
+        ZooError: a file differs from the manifest.
     """
     from zoo.export.verify import verify_bundle
 
     findings = verify_bundle(bundle)
     rows = [(finding.name, "; ".join(finding.faults) or "ok") for finding in findings]
-    shown = table(f"{bundle} beside its manifest", ("file", "found"), rows)
+    shown = table(f"{bundle} compared with its manifest", ("file", "finding"), rows)
     emit([finding._asdict() for finding in findings], shown, as_json=as_json)
     if wrong := [finding.name for finding in findings if finding.faults]:
         raise ZooError(
-            f"not as the manifest of {bundle} says: {', '.join(wrong)}; zoo export it again, or fetch it anew"
+            f"files differ from the manifest of {bundle}: {', '.join(wrong)}; run zoo export again, or pull "
+            "it again"
         )
 
 
 def _names(text: str | None) -> tuple[str, ...]:
-    """Return the names of a comma-separated list, none if it is absent."""
+    """Return the names in a comma-separated list, none if it is absent."""
     return tuple(part.strip() for part in (text or "").split(",") if part.strip())
 
 
 def _check_outputs(text: str) -> None:
-    """Raise unless text names outputs."""
+    """Check that the text names outputs."""
     from zoo.predictors.outputs import parse_outputs
 
     try:
@@ -270,7 +288,7 @@ def _check_outputs(text: str) -> None:
 
 
 def _numbers(text: str, option: str) -> tuple[int, ...]:
-    """Return the numbers of a comma-separated list."""
+    """Return the numbers in a comma-separated list."""
     parts = [part.strip() for part in text.split(",") if part.strip()]
     if not all(part.isdecimal() for part in parts):
         raise typer.BadParameter(f"{text!r} is not a list of numbers, expected e.g. 86,89", param_hint=option)

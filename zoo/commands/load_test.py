@@ -39,7 +39,7 @@ def load_test(
         str | None,
         typer.Option(
             metavar="1,8,32",
-            help="Closed loop: numbers of clients that each wait for an answer before they send again; "
+            help="Closed loop: numbers of clients, each of which waits for a response before it sends again; "
             "default: 1,8,32.",
         ),
     ] = None,
@@ -61,15 +61,15 @@ def load_test(
         ),
     ] = None,
     seconds: Annotated[
-        float | None, typer.Option(min=0.1, help="Least duration of each load; default: 10.")
+        float | None, typer.Option(min=0.1, help="Minimum duration of each load; default: 10.")
     ] = None,
     requests: Annotated[
-        int | None, typer.Option(min=1, help="Least number of requests of each load; default: 100.")
+        int | None, typer.Option(min=1, help="Minimum number of requests of each load; default: 100.")
     ] = None,
     route: Annotated[
         Literal["predict", "oip"] | None,
         typer.Option(
-            help="predict (default) sends encoded images, oip tensors by the Open Inference Protocol."
+            help="predict (default) sends image files; oip sends tensors with the Open Inference Protocol."
         ),
     ] = None,
     served: Annotated[
@@ -80,36 +80,37 @@ def load_test(
         typer.Option(
             "--model",
             metavar="MODEL",
-            help="The model that is served, to measure the server's overhead over the bare backend.",
+            help="The served model, to measure the server's overhead over the bare backend.",
         ),
     ] = None,
     images: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder of images to send; default: drawn shapes.")
+        Path | None, typer.Option(metavar="DIR", help="Folder of images to send; default: generated shapes.")
     ] = None,
-    imgsz: Annotated[str | None, typer.Option(metavar="H,W", help="Size of the drawn images.")] = None,
+    imgsz: Annotated[str | None, typer.Option(metavar="H,W", help="Size of the generated images.")] = None,
     device: DeviceOption = None,
     threads: Annotated[
         int | None,
-        typer.Option(min=1, help="CPU threads of the bare backend; default: one for each core."),
+        typer.Option(min=1, help="CPU threads of the bare backend; default: one per core."),
     ] = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="A first look: 2 s and 20 requests for each load.")
+        bool, typer.Option("--quick", help="Rough figures: 2 s and 20 requests per load.")
     ] = False,
     report: Annotated[
         Path,
-        typer.Option(metavar="DIR", help="Folder of load.html and load.json."),
+        typer.Option(metavar="DIR", help="Folder for load.html and load.json."),
     ] = FOLDER,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
-    """Measure how a running server bears load: closed loop, open loop, and goodput under a latency bound."""
+    """Load-test a running server: closed loop, open loop, and goodput under a latency bound."""
     if not is_url(url):
         raise typer.BadParameter(
-            f"{url} is no server, expected http://host:port: zoo bench measures models", param_hint="URL"
+            f"{url} is not a server, expected http://host:port: zoo bench measures models", param_hint="URL"
         )
     if images is not None and imgsz is not None:
         raise typer.BadParameter(
-            "files are sent as they are, got --images too: leave one of them out", param_hint="--imgsz"
+            "got --imgsz and --images, but files are sent at their own size: leave one of them out",
+            param_hint="--imgsz",
         )
     size = None if imgsz is None else parse_size(imgsz)
     given = {
@@ -153,10 +154,10 @@ def load_test(
 def _numbers(
     text: str | None, option: str, example: str, kind: type[int] | type[float]
 ) -> tuple[float, ...] | None:
-    """Return the positive numbers of a comma-separated list, each once.
+    """Return the positive numbers in a comma-separated list, each once.
 
     Raises:
-        typer.BadParameter: one is none.
+        typer.BadParameter: an entry is not a positive number.
     """
     if text is None:
         return None
@@ -172,7 +173,7 @@ def _numbers(
 
 
 def _bare(model: str, backend: str | None, device: str, threads: int | None) -> BareModel:
-    """Return the model without a server, on the backend of the server."""
+    """Return the model without a server, on the server's backend."""
     from zoo.predictors.load import load_predictor
     from zoo.serve.load.run import BareModel
 
@@ -182,14 +183,14 @@ def _bare(model: str, backend: str | None, device: str, threads: int | None) -> 
 
 
 def _show(report: Report, files: list[Path]) -> list[Any]:
-    """Return what a person sees of a report."""
+    """Return the terminal output for a report."""
     from zoo.serve.load.reading import warnings
     from zoo.serve.load.table import CLOSED, OPEN, SPENT, goodput, lines, overhead
 
     name = f"{report.server.model} at {report.server.url}"
-    shown: list[Any] = [table(f"{name}, clients that wait", *lines(report.closed, CLOSED))]
+    shown: list[Any] = [table(f"{name}, closed loop", *lines(report.closed, CLOSED))]
     if spent := [row for row in report.closed if row.parts_ms]:
         shown.append(table("Where the time goes, mean", *lines(spent, SPENT)))
-    shown.append(table("Arrivals at random times", *lines(report.open, OPEN)))
-    texts = [goodput(report), *overhead(report), *warnings(report), f"Made {', '.join(map(str, files))}"]
+    shown.append(table("Open loop: arrivals at random times", *lines(report.open, OPEN)))
+    texts = [goodput(report), *overhead(report), *warnings(report), f"Wrote {', '.join(map(str, files))}"]
     return [*shown, *filter(None, texts)]

@@ -1,4 +1,4 @@
-"""What `zoo bench` makes of the text of its options."""
+"""Parsers for the options of `zoo bench`."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from zoo.errors import ZooError
 
 
 def parse_backends(text: str) -> tuple[str, ...]:
-    """Return the backends of a comma-separated list, each once.
+    """Return the backends in a comma-separated list, each once.
 
     Raises:
-        typer.BadParameter: one is unknown, or there is none.
+        typer.BadParameter: a backend is unknown, or the list is empty.
     """
     from zoo.serve.bench.choices import parse_choice
 
@@ -27,7 +27,7 @@ def parse_backends(text: str) -> tuple[str, ...]:
 
 
 def parse_batches(text: str) -> tuple[int, ...]:
-    """Return the batch sizes of a comma-separated list, each once.
+    """Return the batch sizes in a comma-separated list, each once.
 
     Raises:
         typer.BadParameter: not positive numbers.
@@ -41,5 +41,5 @@ def parse_batches(text: str) -> tuple[int, ...]:
 
 
 def parts_of(text: str) -> list[str]:
-    """Return what a comma-separated list holds."""
+    """Return the entries of a comma-separated list."""
     return [part.strip() for part in text.split(",") if part.strip()]

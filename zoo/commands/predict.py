@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from zoo.predictors.base import Predictor
 
 INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells have it."""
+"""Exit code after Ctrl-C, as in shells."""
 
 SHOWN = 50
-"""Images in the table; the journal has all."""
+"""Images in the table; the journal lists all."""
 
 
 def predict(
@@ -34,48 +34,52 @@ def predict(
         typer.Argument(
             metavar="[MODEL] INPUT",
             help="A run, bundle, .onnx or .engine file or http://HOST:PORT of zoo serve (default: the newest "
-            "run under runs/), then images, folders, patterns, or shapes for images of the built-in data.",
+            "run under runs/), then images, folders, patterns, or shapes for built-in images.",
         ),
     ],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the masks go.")] = Path("predictions"),
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the masks.")] = Path("predictions"),
     overlay: Annotated[bool, typer.Option("--overlay", help="Also draw each mask over its image.")] = False,
     confidence: Annotated[
         bool,
         typer.Option(
-            "--confidence", help="Also write the probability of each pixel's class, grey from 0 to 255."
+            "--confidence",
+            help="Also write the probability of each pixel's class, as gray levels from 0 to 255.",
         ),
     ] = False,
     output: Annotated[
         str,
         typer.Option(
-            metavar="NAME", help="Also write these outputs, joined by +; --output confidence is --confidence."
+            metavar="NAME", help="Also write these outputs, joined by +; --confidence is --output confidence."
         ),
     ] = "",
     limit: Annotated[
-        int, typer.Option(min=1, help="How many images are taken of built-in data or a data.toml.")
+        int, typer.Option(min=1, help="Number of images to take from built-in data or a data.toml.")
     ] = 8,
     batch: Annotated[
-        int | None, typer.Option(min=1, help="Images that run together; default: 8, fewer if they are large.")
+        int | None, typer.Option(min=1, help="Images per batch; default: 8, fewer if they are large.")
     ] = None,
     overwrite: Annotated[
         bool,
         typer.Option(
             "--overwrite",
-            help="Predict all images again, and replace files of these names that zoo predict did not write.",
+            help="Predict all images again, and replace files of the same names that zoo predict did not "
+            "write.",
         ),
     ] = False,
     device: DeviceOption = None,
     ray: Annotated[
         bool,
-        typer.Option("--ray", help="On the Ray cluster that runs here, else on one actor for each core."),
+        typer.Option(
+            "--ray", help="Run on this machine's Ray cluster, or start a local one with one actor per core."
+        ),
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write the masks of images.
+    """Predict the masks of images.
 
-    A mask is an indexed PNG: its pixel values are class numbers, its colors those of the classes. Outputs
-    are listed in DIR/predictions.jsonl: a command that was stopped resumes there, and a file that is not
-    listed, or that was edited since, is not replaced.
+    A mask is an indexed PNG: its pixel values are class ids, its palette the colors of the classes.
+    DIR/predictions.jsonl lists the outputs: an interrupted command resumes from it, and files that are not
+    listed, or that were edited since, are not replaced.
     """
     from zoo.bundle.bundle import check_writable
 
@@ -102,7 +106,9 @@ def predict(
             bulk.run(waiting, batch)
         except KeyboardInterrupt:
             left = len(waiting) - bulk.done - len(bulk.failures)
-            remarks.print(f"stopped: {left:,} of {len(jobs):,} images are left, the same command goes on")
+            remarks.print(
+                f"stopped: {left:,} of {len(jobs):,} images are left; run the same command to resume"
+            )
             raise typer.Exit(INTERRUPTED) from None
         images = [_shown(job, journal, out) for job in jobs[: None if as_json else SHOWN]]
     result = {
@@ -121,10 +127,10 @@ def predict(
 
 
 def _wanted(text: str, *, confidence: bool) -> list[str]:
-    """Return the suffixes of the outputs that are asked for beside the mask.
+    """Return the suffixes of the requested outputs besides the mask.
 
     Raises:
-        typer.BadParameter: one is unknown, or not written.
+        typer.BadParameter: an output is unknown, or cannot be written.
     """
     written = written_outputs()
     names = [*filter(None, text.split("+")), *[CONFIDENCE] * confidence]
@@ -137,7 +143,7 @@ def _wanted(text: str, *, confidence: bool) -> list[str]:
 
 
 def fingerprint(model: Path | str, predictor: Predictor) -> str:
-    """Return the SHA-256 of all that decides what a model predicts; of a server, of what it says of it."""
+    """Return the SHA-256 of what determines a model's predictions; for a server, of its model info."""
     from zoo.bundle.bundle import WEIGHTS_NAME, load_config
     from zoo.bundle.manifest import sha256
 
@@ -154,10 +160,10 @@ def fingerprint(model: Path | str, predictor: Predictor) -> str:
 
 
 def _not_yet(jobs: Sequence[Job], journal: Journal, out: Path, suffixes: Sequence[str]) -> list[Job]:
-    """Return the jobs whose outputs are not there as they would be now, and say how many are.
+    """Return the jobs whose outputs are missing or outdated, and print how many are kept.
 
     Raises:
-        ZooError: files would be overwritten that zoo predict did not write.
+        ZooError: files that zoo predict did not write would be overwritten.
     """
     from zoo.outputs import MOVE, OVERWRITE, refusal
 
@@ -179,18 +185,18 @@ def _not_yet(jobs: Sequence[Job], journal: Journal, out: Path, suffixes: Sequenc
         raise refusal(out, foreign, "--out", MOVE if journal.fresh else OVERWRITE)
     if kept := len(jobs) - len(waiting):
         remarks.print(
-            f"kept {kept:,} of {len(jobs):,} images: this model made them of the same files (size and time), "
-            f"--overwrite makes them anew"
+            f"kept {kept:,} of {len(jobs):,} images: this model predicted the same files (size and time); "
+            f"--overwrite predicts them again"
         )
     if journal.other_model:
-        remarks.print(f"{out} holds predictions of another model: they are made anew")
+        remarks.print(f"{out} has predictions of another model: recomputing them")
     if others:
-        remarks.print(f"{others:,} predictions of other images of the same name are replaced in {out}")
+        remarks.print(f"{out} has {others:,} predictions of other images with the same names: replacing them")
     return waiting
 
 
 def _shown(job: Job, journal: Journal, out: Path) -> dict[str, Any] | None:
-    """Return what there is to tell of a job, None if it failed."""
+    """Return the result of a job, None if it failed."""
     record = journal.record(f"{job.name}{MASK}")
     if record is None:
         return None
@@ -200,7 +206,7 @@ def _shown(job: Job, journal: Journal, out: Path) -> dict[str, Any] | None:
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[Path | str, list[str]]:
-    """Return the model and the INPUTs; a first argument that is no image may be the model.
+    """Return the model and the INPUTs; the first argument may be the model if it is not an image.
 
     Raises:
         typer.BadParameter: no INPUT.
@@ -216,7 +222,7 @@ def split_arguments(arguments: Sequence[str]) -> tuple[Path | str, list[str]]:
 
 
 def _is_model(text: str) -> bool:
-    """Return whether the first argument is a model, or else a mistake that reads like one."""
+    """Return whether the first argument is a model, or looks like a mistyped one."""
     if is_url(text):
         return True
     path = Path(text)
@@ -228,7 +234,7 @@ def _is_model(text: str) -> bool:
 
 
 def _report(result: dict[str, Any]) -> list[Any]:
-    """Return what a person sees of the predictions."""
+    """Return the terminal output for the predictions."""
     rows = [
         (image["input"], "x".join(map(str, image["size"])), f"{image['ms']:.0f}", _areas(image["areas"]))
         for image in result["images"]

@@ -1,4 +1,4 @@
-"""`zoo pull`: bundles from the Hub, from a folder or from a tar file."""
+"""`zoo pull`: bundles from the Hub, a shared folder or a tar file."""
 
 from __future__ import annotations
 
@@ -23,27 +23,32 @@ def pull(
         list[str] | None,
         typer.Argument(
             metavar="[NAME]...",
-            help="owner/name[@revision], file:DIR/name[@revision] or a .tar; with --locked: all of zoo.lock.",
+            help="owner/name[@revision], file:DIR/name[@revision] or a .tar; with --locked, default: all in "
+            "zoo.lock.",
         ),
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Copy the bundle to a new folder, which may be written to."),
+        typer.Option(metavar="DIR", help="Copy the bundle to a new, writable folder."),
     ] = None,
     bundle: Annotated[
         Path | None,
-        typer.Option(metavar="FILE.tar", help="Write it to a tar file, for a machine without a network."),
+        typer.Option(
+            metavar="FILE.tar", help="Write the bundle to a tar file, for a machine without a network."
+        ),
     ] = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Use what was pulled before.")] = False,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Use only bundles that were pulled before.")
+    ] = False,
     locked: Annotated[
-        bool, typer.Option("--locked", help="Refuse anything that is not what zoo.lock says.")
+        bool, typer.Option("--locked", help="Refuse anything that differs from zoo.lock.")
     ] = False,
     artifacts: Annotated[
-        bool, typer.Option("--artifacts/--no-artifacts", help="Exported files and figures, too.")
+        bool, typer.Option("--artifacts/--no-artifacts", help="Also pull exported files and figures.")
     ] = True,
     as_json: AsJson = False,
 ) -> None:
-    """Pull bundles, check them, and note their revisions and hashes in zoo.lock."""
+    """Pull bundles, check them, and record their revisions and hashes in zoo.lock."""
     if locked and not names:
         names = _locked_names()
     names = _check(names or [], is_one=out is not None or bundle is not None)
@@ -72,12 +77,14 @@ def pull(
 
 
 def _check(names: list[str], *, is_one: bool) -> list[str]:
-    """Return the names; a slip in one is told here, before PyTorch is loaded."""
+    """Return the names, checked before PyTorch is loaded."""
     if not names:
-        raise typer.BadParameter("no model, expected owner/name, file:DIR/name or a .tar", param_hint="NAME")
+        raise typer.BadParameter(
+            "got no model, expected owner/name, file:DIR/name or a .tar", param_hint="NAME"
+        )
     if is_one and len(names) > 1:
         raise typer.BadParameter(
-            f"{len(names)} models, expected one with --out or --bundle", param_hint="NAME"
+            f"got {len(names)} models, expected one with --out or --bundle", param_hint="NAME"
         )
     for name in names:
         if not name.endswith(SUFFIX):
@@ -86,7 +93,7 @@ def _check(names: list[str], *, is_one: bool) -> list[str]:
 
 
 def _locked_names() -> list[str]:
-    """Return the models of zoo.lock.
+    """Return the models in zoo.lock.
 
     Raises:
         typer.BadParameter: there are none.
@@ -96,7 +103,7 @@ def _locked_names() -> list[str]:
     names = list(read_lock(LOCK).models)
     if not names:
         raise typer.BadParameter(
-            f"{LOCK} holds nothing, expected models: zoo pull NAME without --locked adds one",
+            f"{LOCK} is empty, expected models: zoo pull NAME without --locked adds one",
             param_hint="--locked",
         )
     return names
@@ -118,7 +125,7 @@ def _line(result: dict[str, Any]) -> str:
 
 
 def _set_up_bars() -> None:
-    """Leave the progress bars of the Hub's client out of files and pipes."""
+    """Disable the progress bars of the Hub's client in files and pipes."""
     if remarks.console.is_terminal:
         return
     from huggingface_hub.utils.tqdm import disable_progress_bars

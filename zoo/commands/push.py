@@ -1,4 +1,4 @@
-"""`zoo push`: a bundle to the Hub or to a folder that others pull from."""
+"""`zoo push`: a bundle to the Hub or a shared folder."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ COLUMNS = ("file", "MB")
 def push(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A run or bundle folder.")],
     name: Annotated[str, typer.Argument(metavar="NAME", help="owner/name on the Hub, or file:DIR/name.")],
-    tag: Annotated[str | None, typer.Option(metavar="TAG", help="A name for this revision, e.g. v1.")] = None,
+    tag: Annotated[str | None, typer.Option(metavar="TAG", help="Name of this revision, e.g. v1.")] = None,
     license_: Annotated[
         str | None,
-        typer.Option("--license", metavar="ID", help="License of the model; default: as its card states."),
+        typer.Option("--license", metavar="ID", help="License of the model; default: the one on its card."),
     ] = None,
-    private: Annotated[bool, typer.Option("--private", help="Visible to its owner alone (Hub).")] = False,
+    private: Annotated[bool, typer.Option("--private", help="Create a private repository (Hub).")] = False,
     create_pr: Annotated[
-        bool, typer.Option("--create-pr", help="Propose it to the owner instead (Hub).")
+        bool, typer.Option("--create-pr", help="Open a pull request instead (Hub).")
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show files and sizes, and what stands against it.")
+        bool, typer.Option("--dry-run", help="Only show the files, their sizes, and reasons to refuse.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Push weights, ONNX files, card and figures; refuses what failed its gate or has no known license."""
+    """Push weights, ONNX files, card and figures of MODEL, if they pass their checks and state a license."""
     bundle = resolve_bundle(model)
 
     from zoo.registry.files import our_files

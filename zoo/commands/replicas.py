@@ -1,4 +1,4 @@
-"""The options of `zoo serve --ray`: how many replicas, and what each of them gets."""
+"""Options of `zoo serve --ray`: replicas and their resources."""
 
 from __future__ import annotations
 
@@ -15,42 +15,44 @@ RANGE = re.compile(r"([1-9]\d*)(?:\.\.([1-9]\d*))?")
 OnRay = Annotated[
     bool,
     typer.Option(
-        "--ray", help="Serve by Ray: deploy on the cluster that runs here and return, or start one and stay."
+        "--ray", help="Serve with Ray: deploy to this machine's cluster and return, or start one and stay."
     ),
 ]
 ReplicasOption = Annotated[
     str | None,
     typer.Option(
-        metavar="N or MIN..MAX", help="With --ray: copies of the server, more under load; default: 1."
+        metavar="N or MIN..MAX", help="With --ray: replicas of the server, scaled with the load; default: 1."
     ),
 ]
 GpusOption = Annotated[
     float | None,
-    typer.Option(min=0, help="With --ray: of each replica; 0.5 puts two on one GPU; default: 0."),
+    typer.Option(min=0, help="With --ray: GPUs per replica; 0.5 places two on one GPU; default: 0."),
 ]
-CpusOption = Annotated[float | None, typer.Option(min=0.01, help="With --ray: of each replica; default: 1.")]
+CpusOption = Annotated[
+    float | None, typer.Option(min=0.01, help="With --ray: CPU cores per replica; default: 1.")
+]
 
 
 def cluster_of(
     replicas: str | None, gpus: float | None, cpus: float | None, address: tuple[str, int]
 ) -> Cluster:
-    """Return what the options say.
+    """Return the cluster that the options describe.
 
     Args:
         replicas: `N` or `MIN..MAX`; None for one.
-        gpus: of each replica.
-        cpus: likewise.
-        address: host and port.
+        gpus: GPUs per replica.
+        cpus: CPU cores per replica.
+        address: host and port to listen on.
 
     Raises:
-        BadParameter: not such a range.
+        BadParameter: `replicas` is not a number or a range.
     """
     from zoo.serve.server.ray.options import Cluster
 
     found = RANGE.fullmatch(replicas or "1")
     if found is None or int(found[1]) > int(found[2] or found[1]):
         raise typer.BadParameter(
-            f"got {replicas!r}, expected a number as 2 or a range as 1..4", param_hint="--replicas"
+            f"got {replicas!r}, expected a number such as 2 or a range such as 1..4", param_hint="--replicas"
         )
     given = {"gpus": gpus, "cpus": cpus}
     return Cluster(
@@ -63,14 +65,14 @@ def cluster_of(
 
 
 def check_replicas(ray: bool, options: dict[str, object]) -> None:
-    """Raise if options that only one of the two ways to serve has are given to the other.
+    """Check that no option of serving with Ray is given without it, nor the reverse.
 
     Args:
         ray: whether `--ray` is given.
-        options: by name, None if not given.
+        options: values by option name, None if not given.
 
     Raises:
-        BadParameter: naming the first.
+        BadParameter: an option does not apply; names the first.
     """
     only_ray = ("--replicas", "--gpus", "--cpus")
     wrong = [name for name, value in options.items() if value is not None and (name in only_ray) is not ray]

@@ -1,4 +1,4 @@
-"""`zoo runs`: what was trained, is being trained, or broke off. `zoo report`: one run as a page."""
+"""`zoo runs`: table of runs with their states. `zoo report`: report page of one run."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def runs(
     folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="Folder of runs, or a run.")] = RUNS,
     as_json: AsJson = False,
 ) -> None:
-    """List the runs under DIR, the newest first: state, steps and the figure of the last evaluation."""
+    """List the runs under DIR, newest first: state, steps and the figure of the last evaluation."""
     from zoo.train.runs.listing import find_runs
 
     if not folder.is_dir():
-        raise BundleError(f"{folder} is no folder, expected one with runs: make one with zoo train eln")
+        raise BundleError(f"{folder} is not a folder, expected one with runs: zoo train eln makes one")
     found, unreadable = find_runs(folder)
     for line in unreadable:
-        remarks.print(f"left out: {line}")
+        remarks.print(f"skipped: {line}")
     protocols = sorted({run.protocol for run in found})
     title = f"{len(found)} runs under {folder}; figures of the last evaluation: {', '.join(protocols)}"
     shown = (
@@ -48,11 +48,11 @@ def report(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write report.html of RUN again: curves, classes, pictures, recipe, versions, how each attempt ended."""
+    """Rewrite report.html of RUN: curves, classes, pictures, recipe, versions, and how each attempt ended."""
     from zoo.train.report.page import write_report
 
     path = write_report(run or newest_run())
-    emit({"report": str(path)}, f"Made {path}", as_json=as_json)
+    emit({"report": str(path)}, f"Wrote {path}", as_json=as_json)
 
 
 def _line(run: Run, folder: Path) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""`zoo serve`: models behind HTTP."""
+"""`zoo serve`: models over HTTP."""
 
 from __future__ import annotations
 
@@ -30,66 +30,69 @@ def serve(
         list[str] | None,
         typer.Argument(
             metavar="[[NAME=]MODEL]...",
-            help="Runs, bundles, .onnx or .engine files, or Hub names; a request that names none gets the "
-            "first; default: the newest run under runs/.",
+            help="Runs, bundles, .onnx or .engine files, or names in a registry; a request that names none "
+            "gets the first; default: the newest run under runs/.",
         ),
     ] = None,
     host: Annotated[
-        str, typer.Option(help="Address to listen at; 0.0.0.0 lets other machines in.")
+        str, typer.Option(help="Address to listen on; 0.0.0.0 accepts other machines.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 for any that is free.")] = 8000,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: any free port.")] = 8000,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes; default: one for each GPU, else one.")
+        int | None, typer.Option(min=1, help="Worker processes; default: one per GPU, else one.")
     ] = None,
     backend: Annotated[
         str | None,
         typer.Option(
             metavar="NAME",
-            help=f"{', '.join(BACKENDS.built_in)} or a plugin's; default: the best there is.",
+            help=f"{', '.join(BACKENDS.built_in)} or a plugin's; default: the fastest available.",
         ),
     ] = None,
     precision: Annotated[
         Literal["fp32", "fp16", "bf16", "int8"] | None,
-        typer.Option(help="Of the exported file; default: fp32, or that of the newest engine."),
+        typer.Option(help="Precision of the exported file; default: fp32, or that of the newest engine."),
     ] = None,
     device: DeviceOption = None,
     threads: Annotated[
         int | None,
-        typer.Option(min=1, help="CPU threads of each model in each worker; default: all, shared."),
+        typer.Option(
+            min=1, help="CPU threads of each model in each worker; default: all cores, divided among workers."
+        ),
     ] = None,
     max_batch: Annotated[
-        int | None, typer.Option(min=1, help="Images that run together; default: 8 on a GPU, 1 on the CPU.")
+        int | None, typer.Option(min=1, help="Maximum images per batch; default: 8 on a GPU, 1 on the CPU.")
     ] = None,
     max_wait_ms: Annotated[
-        float | None, typer.Option(min=0, help="How long an image waits for others; default: 2.")
+        float | None, typer.Option(min=0, help="Time that an image waits for others, in ms; default: 2.")
     ] = None,
     queue: Annotated[
-        int | None, typer.Option(min=1, help="Images that may wait; more get 503; default: 64.")
+        int | None, typer.Option(min=1, help="Maximum waiting images; more get status 503; default: 64.")
     ] = None,
     timeout: Annotated[
-        float | None, typer.Option(min=0.001, help="Seconds that a request may take; default: 30.")
+        float | None, typer.Option(min=0.001, help="Time limit of a request, in seconds; default: 30.")
     ] = None,
     max_body_mb: Annotated[
-        float | None, typer.Option(min=0.001, help="Largest body of a request, in MB; default: 32.")
+        float | None, typer.Option(min=0.001, help="Maximum request body, in MB; default: 32.")
     ] = None,
     max_pixels: Annotated[
         int | None,
-        typer.Option(min=1, max=178_956_970, help="Largest image, height x width; default: 40000000."),
+        typer.Option(min=1, max=178_956_970, help="Maximum image size, height x width; default: 40000000."),
     ] = None,
     api_key: Annotated[
         str | None,
         typer.Option(
-            envvar="ZOO_API_KEY", help="That requests must carry; others see it here, not in the environment."
+            envvar="ZOO_API_KEY", help="Key that requests must send; safer in the environment than here."
         ),
     ] = None,
     ssl_certfile: Annotated[
-        Path | None, typer.Option(exists=True, dir_okay=False, help="Certificate, for https.")
+        Path | None, typer.Option(exists=True, dir_okay=False, help="TLS certificate; enables HTTPS.")
     ] = None,
     ssl_keyfile: Annotated[
-        Path | None, typer.Option(exists=True, dir_okay=False, help="Its key, if not in the same file.")
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="Key of the certificate, if it is in another file."),
     ] = None,
     json_logs: Annotated[
-        bool, typer.Option("--json-logs", help="Log one JSON object a line, and each request.")
+        bool, typer.Option("--json-logs", help="Log one JSON object per line, and every request.")
     ] = False,
     ray: OnRay = False,
     replicas: ReplicasOption = None,
@@ -97,14 +100,14 @@ def serve(
     cpus: CpusOption = None,
     as_json: AsJson = False,
 ) -> None:
-    """Answer requests for masks over HTTP, until Ctrl-C.
+    """Serve models over HTTP until Ctrl-C.
 
-    Says ready when every model has answered a real inference; a worker that is killed is replaced.
+    Prints "ready" once every model has passed a real inference. Workers that die or hang are replaced.
     """
     _check_extra()
     _check_key(api_key, host)
     if ssl_keyfile is not None and ssl_certfile is None:
-        raise typer.BadParameter("got --ssl-keyfile alone, expected --ssl-certfile, too")
+        raise typer.BadParameter("got --ssl-keyfile alone, expected --ssl-certfile too")
     check_replicas(ray, {"--workers": workers, "--replicas": replicas, "--gpus": gpus, "--cpus": cpus})
 
     from zoo.machine import gpu_count
@@ -156,21 +159,22 @@ def _serve_on_ray(job: Job, cluster: Cluster, scheme: str, *, as_json: bool) -> 
 
 
 def name_models(texts: list[str] | list[None]) -> list[tuple[str, Path]]:
-    """Return name and path of each model.
+    """Return the name and path of each model.
 
     Args:
-        texts: `NAME=MODEL` or MODEL; None for the newest run.
+        texts: `NAME=MODEL` or `MODEL`; None for the newest run.
 
     Raises:
-        ZooError: no such model, or two of one name.
+        ZooError: a model does not exist, or two have the same name.
     """
     found: dict[str, Path] = {}
     for text in texts:
         name, path = _name_model(text)
         if name in found:
             raise ZooError(
-                f"got two models of the name {name}, {found[name]} and {path}, expected different names: "
-                f"give one with NAME=MODEL"
+                f"got two models named {name}, {found[name]} and {path}, expected different names: rename "
+                "one "
+                f"with NAME=MODEL"
             )
         found[name] = path
     return list(found.items())
@@ -218,7 +222,8 @@ def _check_key(api_key: str | None, host: str) -> None:
         raise typer.BadParameter("got an empty key, expected some characters", param_hint="--api-key")
     if api_key is None and not is_loopback(host):
         remarks.print(
-            f"warning: whoever reaches {host} can use this server: give a key with ZOO_API_KEY or --api-key"
+            f"warning: anyone who can reach {host} can use this server: set a key with ZOO_API_KEY or "
+            "--api-key"
         )
 
 

@@ -58,7 +58,7 @@ def test_the_sum_of_an_archive_without_an_official_one_is_printed(run, context_a
     result = run("pascal-context", "data", "--from", context_archives, "--accept-license")
     assert result.exit_code == 0, result.stderr
     sha256 = hashlib.sha256((context_archives / "trainval.tar.gz").read_bytes()).hexdigest()
-    assert f"trainval.tar.gz: no official sum known, sha256 {sha256}" in result.stdout
+    assert f"trainval.tar.gz: no official sum is known; sha256 {sha256}" in result.stdout
 
 
 def test_cityscapes_without_archives_is_one_line_about_where_to_get_them(run):

@@ -50,14 +50,14 @@ def test_a_server_gets_its_tables_and_its_report(
     result = zoo("load-test", server.url + "/", *SHORT, "--images", tmp_path)
     assert result.exit_code == 0, result.output
     for part in (
-        f"eln at {server.url}, clients that wait",
+        f"eln at {server.url}, closed loop",
         "2 clients",
-        "Arrivals at random times",
+        "Open loop: arrivals at random times",
         "Where the time goes",
         "Goodput: ",
         "By the server's own clock, 1 client:",
         "A quick look",
-        "Made benchmark/load.html, benchmark/load.json",
+        "Wrote benchmark/load.html, benchmark/load.json",
     ):
         assert part in result.stdout, part
     report = json.loads(Path("benchmark/load.json").read_text())

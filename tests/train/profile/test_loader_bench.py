@@ -58,8 +58,8 @@ def test_what_feeds_nothing_is_said_with_the_nearest_settings() -> None:
     assert settings(100) == (2, "memory", False)
     lines = advice_lines(advise(ROWS, 170.0, memory_holds_all=True), 0.5)
     assert lines[-1] == (
-        "Nothing measured feeds the step. Nearest: --set data.workers=2 --set data.cache=memory, 85 images/s "
-        "for the 170 that the step takes: the step would wait 50% of its time."
+        "No measured setting keeps up with the step. Nearest: --set data.workers=2 --set data.cache=memory "
+        "(85 images/s, the step needs 170): the step would wait 50% of its time."
     )
     assert "which is too close" in advice_lines(advise(ROWS, 84.0, memory_holds_all=True), 0.5)[-1]
 
@@ -68,7 +68,7 @@ def test_memory_that_is_too_small_is_not_advised() -> None:
     lines = advice_lines(advise(ROWS, None, memory_holds_all=False), 80.0)
     assert lines[:2] == [
         "All images decoded: 80.00 GB.",
-        "Half of the free memory does not hold them: the memory cache is not advised.",
+        "They do not fit in half of the free memory: the memory cache is not recommended.",
     ]
 
 
