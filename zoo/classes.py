@@ -1,4 +1,4 @@
-"""Class names and colours, and the label value that every loss and metric leaves out."""
+"""Class names and colors, and the label value that every loss and metric leaves out."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Classes:
 
     Args:
         names: one name for each label 0..K-1.
-        palette: one RGB colour (0..255) for each label.
+        palette: one RGB color (0..255) for each label.
     """
 
     names: tuple[str, ...]
@@ -30,18 +30,18 @@ class Classes:
 
     def __post_init__(self) -> None:
         if len(self.names) != len(self.palette):
-            raise ValueError(f"{len(self.names)} class names but {len(self.palette)} colours")
+            raise ValueError(f"{len(self.names)} class names but {len(self.palette)} colors")
 
     def __len__(self) -> int:
         return len(self.names)
 
     @classmethod
     def of(cls, names: tuple[str, ...]) -> Classes:
-        """Return the classes of these names in the colours of the VOC palette."""
+        """Return the classes of these names in the colors of the VOC palette."""
         return cls(names, default_palette(len(names)))
 
     def colorize(self, mask: Mask) -> NDArray[np.uint8]:
-        """Return the colours of a mask; `IGNORE` is white, unless it is a class.
+        """Return the colors of a mask; `IGNORE` is white, unless it is a class.
 
         Args:
             mask: (H, W), labels 0..K-1 or `IGNORE`.
@@ -56,12 +56,12 @@ class Classes:
 
 
 def default_palette(count: int) -> tuple[Color, ...]:
-    """Return the first `count` colours of the palette of PASCAL VOC (label 0 is black)."""
+    """Return the first `count` colors of the palette of PASCAL VOC (label 0 is black)."""
     return tuple(_voc_color(label) for label in range(count))
 
 
 def _voc_color(label: int) -> Color:
-    """Return the colour made of the bits of `label`: its three lowest bits are the channels' highest."""
+    """Return the color made of the bits of `label`: its three lowest bits are the channels' highest."""
     color = [0, 0, 0]
     for shift in range(7, -1, -1):
         for channel in range(3):

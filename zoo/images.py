@@ -84,7 +84,7 @@ def as_rgb(image: Image.Image, name: str) -> NDArray[np.uint8]:
 
 
 def mask_png(mask: Mask, classes: Classes) -> bytes:
-    """Return a PNG whose pixels are labels: with the colors of the classes, or 16-bit grey above 255 classes.
+    """Return a PNG whose pixels are labels: with the colors of the classes, or 16-bit gray above 255 classes.
 
     Args:
         mask: (H, W) uint8, or int32 above 255 classes; labels 0..K-1.

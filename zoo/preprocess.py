@@ -1,7 +1,7 @@
 """From a uint8 image to the model's input and from its mask back to the image's size: the only copy.
 
 Training, evaluation, every predictor and the exported graph use the functions of this file, so that a model
-sees in production what it saw in training. The normalisation itself is part of the exported graph
+sees in production what it saw in training. The normalization itself is part of the exported graph
 (`zoo.export.graph`), which takes uint8 images.
 """
 
@@ -102,7 +102,7 @@ def resize_image(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.
 
 
 def resize_mask(mask: NDArray[Label], size: tuple[int, int]) -> NDArray[Label]:
-    """Return the mask at (height, width) `size`, nearest neighbour, of the same type; it may be written to.
+    """Return the mask at (height, width) `size`, nearest neighbor, of the same type; it may be written to.
 
     Args:
         mask: (H, W) uint8 or int32.

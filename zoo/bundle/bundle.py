@@ -45,7 +45,7 @@ class BundleConfig(Frozen):
         method: the method that trained it.
         weights: which of the method's networks was kept (`student`, `teacher`, `fused`, ...).
         names: class names in label order.
-        palette: RGB colours in label order.
+        palette: RGB colors in label order.
         preprocessing: see `zoo.preprocess`.
         recipe: the resolved recipe of the run.
         provenance: versions, steps, partition id, what was stripped.
@@ -75,7 +75,7 @@ class BundleConfig(Frozen):
         for num_classes in (counts,) if isinstance(counts, int) else counts:
             if not len(self.names) == len(self.palette) == num_classes:
                 raise ValueError(
-                    f"{len(self.names)} names and {len(self.palette)} palette colours for a network of "
+                    f"{len(self.names)} names and {len(self.palette)} palette colors for a network of "
                     f"{num_classes} classes"
                 )
         return self

@@ -130,8 +130,8 @@ def build_classes(data: DataFile, toml: Path, names: tuple[str, ...]) -> Classes
         return Classes.of(names)
     if len(palette) != len(names):
         raise DatasetError(
-            f"{toml}: got {len(palette)} colours in palette, expected {len(names)}, one for each class: "
-            f"add or remove colours"
+            f"{toml}: got {len(palette)} colors in palette, expected {len(names)}, one for each class: "
+            f"add or remove colors"
         )
     return Classes(names, tuple((red, green, blue) for red, green, blue in palette))
 

@@ -44,7 +44,7 @@ class FileSource(Source):
 
     Args:
         spec: the text that names the source on the command line.
-        classes: names and colours of the labels.
+        classes: names and colors of the labels.
         files: of each split, the files of each id, in order.
         labels: what the values or colors of the masks mean; None if the values are the labels.
         palettes: how masks with a palette are read, unless `labels` are of colors.
@@ -82,7 +82,7 @@ def read_image_file(path: Path) -> NDArray[np.uint8]:
     """Return an image file as (H, W, 3) uint8 RGB, turned upright as its EXIF data say.
 
     Raises:
-        DatasetError: unreadable, or neither RGB, grey nor palette at 8 bits.
+        DatasetError: unreadable, or neither RGB, gray nor palette at 8 bits.
     """
     try:
         with Image.open(path) as image:
@@ -93,7 +93,7 @@ def read_image_file(path: Path) -> NDArray[np.uint8]:
     except READ_ERRORS as error:
         raise unreadable(path, "an image", error) from error
     raise DatasetError(
-        f"{path}: got an image of mode {mode}, expected RGB, grey (L) or palette (P) at 8 bits: "
+        f"{path}: got an image of mode {mode}, expected RGB, gray (L) or palette (P) at 8 bits: "
         f"convert it to 8-bit RGB"
     )
 
@@ -159,7 +159,7 @@ def _wrong_mask_mode(path: Path, mode: str, is_color: bool) -> DatasetError:
 def stored_mode(image: Image.Image) -> str:
     """Return Pillow's mode, or the file's own where Pillow would change the pixels.
 
-    Pillow reads 16-bit RGB as 8-bit RGB, spreads 2- and 4-bit grey over 0..255, and takes a BMP file whose
+    Pillow reads 16-bit RGB as 8-bit RGB, spreads 2- and 4-bit gray over 0..255, and takes a BMP file whose
     palette is a gray ramp of 2 or 16 colors for one of 1 or 8 bits, whatever its bits are.
     """
     tile = getattr(image, "tile", None)  # how the format stores the pixels, until they are loaded

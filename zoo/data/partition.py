@@ -1,4 +1,4 @@
-"""Which training images count as labelled: a seeded fraction, a number, or a published list.
+"""Which training images count as labeled: a seeded fraction, a number, or a published list.
 
 `auto` is the default for folders. It uses all masks where none has to be hidden: where the data have
 unlabeled images of their own, or the method needs none. Otherwise it is a fraction, and a warning says so.
@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Partition:
-    """The labelled and the unlabelled ids of a run.
+    """The labeled and the unlabeled ids of a run.
 
     Args:
         spec: what was asked for: `1/8`, a number, a path, `full`.
@@ -139,7 +139,7 @@ class Partition:
 
 
 def make_partition(source: Source, spec: str | None, seed: int, *, needs_unlabeled: bool = True) -> Partition:
-    """Return the partition of a source's training images; those of the split `unlabeled` join the unlabelled.
+    """Return the partition of a source's training images; those of the split `unlabeled` join the unlabeled.
 
     Samples of one seed are nested: 1/16 is part of 1/8. They depend on the ids alone.
 

@@ -1,7 +1,7 @@
 """The built-in data set: textured shapes on textured grounds, drawn when they are asked for.
 
-Three pairs of look-alikes share a range of colours: disc and ring, square and cross, triangle and star. The
-outline says the class; colour and texture mostly agree with it, but one shape in ten wears a colour, one in
+Three pairs of look-alikes share a range of colors: disc and ring, square and cross, triangle and star. The
+outline says the class; color and texture mostly agree with it, but one shape in ten wears a color, one in
 ten a texture of its own. Size, rotation, squash, occlusion, ground, clutter, light, blur and noise say
 nothing.
 
@@ -39,14 +39,14 @@ TILT = 0.3
 """How far a shape is turned, at most, in radians."""
 
 PAIR_COLORS = ((230.0, 110.0, 60.0), (80.0, 170.0, 90.0), (80.0, 100.0, 210.0))
-"""RGB around which the colours of each pair of look-alikes lie."""
+"""RGB around which the colors of each pair of look-alikes lie."""
 COLOR_SPREAD = 35.0
 """How far they lie from it, at most, in each channel."""
 ODD = 0.05
-"""Share of the shapes whose colour is any, and of those whose texture is any."""
+"""Share of the shapes whose color is any, and of those whose texture is any."""
 
 GROUND_CONTRAST = 35.0
-"""How far the second colour of a ground lies from its first, at most, in each channel."""
+"""How far the second color of a ground lies from its first, at most, in each channel."""
 
 SHADOW = np.float32(0.4)
 """How much a shape darkens what lies close around it."""
@@ -168,7 +168,7 @@ def coverage(shape: Shape, size: tuple[int, int]) -> NDArray[np.uint8]:
     return np.asarray(canvas.reduce(SUPERSAMPLING))
 
 
-# --- textures: (H, W) float32 in [0, 1], how much of the second colour ---
+# --- textures: (H, W) float32 in [0, 1], how much of the second color ---
 
 
 def _plane(turn: float, period: float, start: float, size: tuple[int, int]) -> Floats:

@@ -20,7 +20,7 @@ class Source(ABC):
 
     Args:
         spec: the text that names the source on the command line (`shapes`, a folder, a `data.toml`).
-        classes: names and colours of the labels.
+        classes: names and colors of the labels.
     """
 
     def __init__(self, spec: str, classes: Classes) -> None:

@@ -30,7 +30,7 @@ class ImageClassifier(nn.Module):
         """Return (B, K) logits.
 
         Args:
-            images: (B, 3, H, W) float, normalised; any size.
+            images: (B, 3, H, W) float, normalized; any size.
         """
         if images.shape[-2:] != self.config.imgsz:
             images = F.interpolate(images, size=self.config.imgsz, mode="bilinear", align_corners=False)

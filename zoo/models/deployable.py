@@ -1,4 +1,4 @@
-"""What is kept after training: a self-contained module from normalised images to full-size logits."""
+"""What is kept after training: a self-contained module from normalized images to full-size logits."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ class Deployable(nn.Module, ABC):
         """Return (B, K, h, w) logits at the decoder's resolution, or full size where the model needs it.
 
         Args:
-            images: (B, 3, H, W) float, normalised.
+            images: (B, 3, H, W) float, normalized.
         """
 
     def forward(self, images: Tensor) -> Tensor:
         """Return (B, K, H, W) logits.
 
         Args:
-            images: (B, 3, H, W) float, normalised.
+            images: (B, 3, H, W) float, normalized.
         """
         return resize_logits(self.decoder_logits(images), images.shape[-2:])
 
@@ -62,7 +62,7 @@ class Student(Deployable):
         """Return (B, K, h, w) logits at the decoder's resolution.
 
         Args:
-            images: (B, 3, H, W) float, normalised.
+            images: (B, 3, H, W) float, normalized.
         """
         logits: Tensor = self.network(images).logits
         return logits
@@ -89,7 +89,7 @@ class FusedEnsemble(Deployable):
         """Return the averaged logits, or the logarithm of the averaged probabilities, (B, K, h, w).
 
         Args:
-            images: (B, 3, H, W) float, normalised.
+            images: (B, 3, H, W) float, normalized.
         """
         first, second = (self._logits(branch, images) for branch in self.branches)
         weight = self.config.weight_1
@@ -125,7 +125,7 @@ class Gated(Deployable):
         """Return (B, K, h, w) logits, `REMOVED` for classes that are not in the image.
 
         Args:
-            images: (B, 3, H, W) float, normalised.
+            images: (B, 3, H, W) float, normalized.
         """
         kept = self.kept(self.classifier.prob(self.classifier(images)))
         logits: Tensor = self.segmentation.decoder_logits(images)

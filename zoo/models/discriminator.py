@@ -38,7 +38,7 @@ class DiscriminatorConfig(Frozen):
     dropout_last: bool = False
 
 
-class Judgement(NamedTuple):
+class Judgment(NamedTuple):
     """What a discriminator returns."""
 
     score: Tensor
@@ -50,7 +50,7 @@ class Judgement(NamedTuple):
 
 
 class Discriminator(nn.Module):
-    """Tells predictions from labels; it has no normalisation layers.
+    """Tells predictions from labels; it has no normalization layers.
 
     Args:
         num_classes: K.
@@ -74,7 +74,7 @@ class Discriminator(nn.Module):
             "pixel": nn.Conv2d(last, 1, 4, stride=2, padding=1),
         }[config.level]
 
-    def forward(self, pairs: Tensor, valid: Tensor | None = None) -> Judgement:
+    def forward(self, pairs: Tensor, valid: Tensor | None = None) -> Judgment:
         """Return the logits of being real and the features of each pair; padding is in no mean.
 
         Args:
@@ -102,7 +102,7 @@ class Discriminator(nn.Module):
             weight = F.avg_pool2d(self._at_least_one_patch(share), self.config.cell)
         else:
             score, weight = resize_logits(self.head(grid), size), inside
-        return Judgement(score.squeeze(1), features, weight.squeeze(1))
+        return Judgment(score.squeeze(1), features, weight.squeeze(1))
 
     def _at_least_one_patch(self, grid: Tensor) -> Tensor:
         """Return the grid, padded with zeros to one patch: the patch is then as large as the grid."""

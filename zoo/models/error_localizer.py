@@ -43,7 +43,7 @@ class ErrorLocalizer(nn.Module):
         """Return (B, outputs, h, w) logits at stride 4.
 
         Args:
-            images: (B, 3, H, W) float, normalised.
+            images: (B, 3, H, W) float, normalized.
             entropy: (B, 1, H, W) float, of the prediction, in nats.
             scores: (B, K, H, W) float, logits or probabilities of the prediction.
         """

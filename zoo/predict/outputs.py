@@ -228,7 +228,7 @@ def write_output(path: Path, name: str, values: NDArray[Any], classes: Classes) 
         path: in a folder that exists.
         name: of the output.
         values: (H, W).
-        classes: whose colours a mask has.
+        classes: whose colors a mask has.
     """
     path.write_bytes(draw_output(name, values, classes))
 

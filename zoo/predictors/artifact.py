@@ -52,8 +52,8 @@ class ArtifactMetadata(BaseModel):
 
     Args:
         names: class names in label order.
-        palette: RGB colours in label order.
-        preprocessing: what brings an image to the network's size; the normalisation is part of the file.
+        palette: RGB colors in label order.
+        preprocessing: what brings an image to the network's size; the normalization is part of the file.
         precision: of the network's weights and activations.
         output: names of `zoo.predictors.outputs` in the file's order, joined by `+`: `mask` (B, H, W),
             `logits` (B, K, H, W), `mask+confidence`, ...

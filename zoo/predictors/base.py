@@ -63,7 +63,7 @@ class Predictor(ABC):
     was pickled, is loaded from where this one was.
 
     Args:
-        classes: names and colours of the labels in the masks.
+        classes: names and colors of the labels in the masks.
         preprocessing: brings an image to the network's size.
     """
 

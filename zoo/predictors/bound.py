@@ -203,6 +203,6 @@ class BoundPredictor(ExportedPredictor):
 def new_stream(device: str) -> torch.cuda.Stream | None:
     """Return a stream for a runtime, None on the CPU.
 
-    On the default one nothing can be captured, and TensorRT adds synchronisation.
+    On the default one nothing can be captured, and TensorRT adds synchronization.
     """
     return None if device == "cpu" else torch.cuda.Stream(torch.device(device))

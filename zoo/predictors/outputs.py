@@ -38,8 +38,8 @@ def mask_dtype(num_classes: int) -> Literal["uint8", "int32"]:
     return "uint8" if num_classes <= MAX_UINT8_CLASSES else "int32"
 
 
-def grey_png(values: NDArray[np.uint8], classes: Classes) -> bytes:  # noqa: ARG001 - as other drawings
-    """Return a grey PNG of (H, W) uint8 values."""
+def gray_png(values: NDArray[np.uint8], classes: Classes) -> bytes:  # noqa: ARG001 - as other drawings
+    """Return a gray PNG of (H, W) uint8 values."""
     import io
 
     from PIL import Image
@@ -73,7 +73,7 @@ class OutputRow:
     resize: Literal["nearest", "bilinear"] = "nearest"
     suffix: str = ""
     formats: tuple[Format, ...] = ()
-    draw: Callable[[NDArray[Any], Classes], bytes] = grey_png
+    draw: Callable[[NDArray[Any], Classes], bytes] = gray_png
 
 
 def _mask(logits: Tensor) -> Tensor:

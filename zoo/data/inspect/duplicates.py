@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 MOST_BITS = 24
 """Of the 240 of two hashes may differ."""
 MOST_DIFFERENCE = 7.0
-"""Of two thumbnails whose grey values have the standard deviation `CONTRAST`."""
+"""Of two thumbnails whose gray values have the standard deviation `CONTRAST`."""
 CONTRAST = 50.0
 LEAST_CONTRAST = 2.0
 """Flatter thumbnails are not compared: noise would decide."""
@@ -68,13 +68,13 @@ def _near(thumbs: Sequence[NDArray[np.uint8] | None]) -> list[list[int]]:
     """Return the groups of thumbnails that nearly equal each other, directly or through others."""
     if not thumbs:
         return []
-    grey = np.asarray(thumbs, np.float32).reshape(-1, THUMB_PX, THUMB_PX)
-    mean, deviation = grey.mean((1, 2), keepdims=True), grey.std((1, 2), keepdims=True)
+    gray = np.asarray(thumbs, np.float32).reshape(-1, THUMB_PX, THUMB_PX)
+    mean, deviation = gray.mean((1, 2), keepdims=True), gray.std((1, 2), keepdims=True)
     is_flat = deviation[:, 0, 0] < LEAST_CONTRAST
-    normal = (grey - mean) * (CONTRAST / np.maximum(deviation, LEAST_CONTRAST))
+    normal = (gray - mean) * (CONTRAST / np.maximum(deviation, LEAST_CONTRAST))
     coarse = normal.reshape(-1, 8, 4, 8, 4).mean(axis=(2, 4))
-    hashes = _hashes(grey)
-    group = np.arange(len(grey))
+    hashes = _hashes(gray)
+    group = np.arange(len(gray))
     step = max(1, CELLS // len(hashes))
     for begin in range(0, len(hashes), step):
         rows = hashes[begin : begin + step, None]  # (n, 1, 4)
@@ -100,5 +100,5 @@ def _hashes(thumbs: NDArray[np.float32]) -> NDArray[np.uint64]:
     """Return whether each cell of a thumbnail is brighter than the one to its left, (N, 4) uint64 bits."""
     cells = thumbs.reshape(len(thumbs), 16, 2, 16, 2).mean(axis=(2, 4))
     bits = np.zeros((len(thumbs), 16, 16), np.bool_)
-    bits[..., 1:] = cells[..., 1:] > cells[..., :-1] + 1  # grey levels: less is noise
+    bits[..., 1:] = cells[..., 1:] > cells[..., :-1] + 1  # gray levels: less is noise
     return np.packbits(bits.reshape(len(thumbs), -1), axis=1).view(np.uint64)

@@ -48,7 +48,7 @@ class ImageFacts(NamedTuple):
     sha256: bytes = b""
     is_blank: bool = False
     thumb: NDArray[np.uint8] | None = None
-    """(32, 32) uint8 grey."""
+    """(32, 32) uint8 gray."""
 
 
 class Facts(NamedTuple):
@@ -78,12 +78,12 @@ def _image(path: Path) -> ImageFacts:
                 return ImageFacts(mode=mode, size=image.size, stored_size=image.size, sha256=digest)
             stored_size = image.size
             orientation = image.getexif().get(ORIENTATION, 1)
-            grey = image.convert("L")
-            lows_and_highs = grey.getextrema() if mode != "RGB" else image.getextrema()
+            gray = image.convert("L")
+            lows_and_highs = gray.getextrema() if mode != "RGB" else image.getextrema()
             upright = ImageOps.exif_transpose(image) if orientation != 1 else image
             if orientation != 1:
-                grey = upright.convert("L")
-            thumb = grey.resize((THUMB_PX, THUMB_PX), Image.Resampling.HAMMING)
+                gray = upright.convert("L")
+            thumb = gray.resize((THUMB_PX, THUMB_PX), Image.Resampling.HAMMING)
             is_blank = all(low == high for low, high in np.reshape(lows_and_highs, (-1, 2)).tolist())
             return ImageFacts(
                 "", mode, upright.size, stored_size, orientation, digest, is_blank, np.asarray(thumb)

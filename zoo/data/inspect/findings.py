@@ -53,7 +53,7 @@ KINDS: dict[str, Kind] = {
         "fault", "masks in a format that changes values", "save them as PNG from the original labels"
     ),
     "image-mode": Kind(
-        "fault", "images of another mode than 8-bit RGB, grey or palette", "convert them to 8-bit RGB"
+        "fault", "images of another mode than 8-bit RGB, gray or palette", "convert them to 8-bit RGB"
     ),
     "mask-mode": Kind(
         "fault",

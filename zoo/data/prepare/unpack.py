@@ -49,7 +49,7 @@ def unpack(archive: Path, folder: Path, is_wanted: Callable[[str], bool], report
 
 @contextmanager
 def working_folder(folder: Path) -> Iterator[Path]:
-    """Give an empty folder inside another, from which its files can be moved, and remove it afterwards."""
+    """Give an empty folder inside another, from which its files can be moved, and remove it afterward."""
     working = Path(tempfile.mkdtemp(prefix=".prepare-", dir=folder))
     try:
         yield working
