@@ -18,7 +18,7 @@ STOPS = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SI
 
 
 class StopRequests:
-    """Context that forwards Ctrl-C, SIGTERM and SIGHUP to the current run, which saves a checkpoint and ends."""
+    """Context that forwards Ctrl-C, SIGTERM and SIGHUP to the current run, which saves its state and ends."""
 
     def __init__(self) -> None:
         self.requested = False

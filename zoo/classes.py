@@ -61,7 +61,7 @@ def default_palette(count: int) -> tuple[Color, ...]:
 
 
 def _voc_color(label: int) -> Color:
-    """Return the VOC color of a label: every three of its bits give one bit of each channel, highest first."""
+    """Return the VOC color of a label: each three of its bits give a bit of each channel, highest first."""
     color = [0, 0, 0]
     for shift in range(7, -1, -1):
         for channel in range(3):

@@ -5,8 +5,8 @@ Another package adds a row in its `pyproject.toml`:
     [project.entry-points."zoo.methods"]
     toy = "toy_package.method:ROW"
 
-The groups are `zoo.methods`, `zoo.encoders`, `zoo.decoders`, `zoo.outputs` and `zoo.backends`. Rows are loaded
-on first use.
+The groups are `zoo.methods`, `zoo.encoders`, `zoo.decoders`, `zoo.outputs` and `zoo.backends`. Rows are
+loaded on first use.
 """
 
 from __future__ import annotations
