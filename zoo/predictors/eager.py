@@ -111,7 +111,7 @@ class EagerPredictor(Predictor):
             raise BundleError(f"PyTorch failed on images of shape {tuple(batch.shape)}: {reason}") from error
 
     def compile(self) -> None:
-        """Compile on the first run of each shape; threads take turns, since PyTorch compiles in one thread."""
+        """Compile on the first run of each shape; threads take turns, since compiling is not thread-safe."""
         self.model.compile(dynamic=False)
         self._turn = threading.Lock()
         self._compiled_by = os.getpid()
