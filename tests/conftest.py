@@ -303,7 +303,7 @@ def png_file(size: tuple[int, int], bits: int, color_type: int, pixels: bytes) -
     Args:
         size: width and height.
         bits: of a channel.
-        color_type: of PNG: 0 grey, 2 RGB, 3 palette.
+        color_type: of PNG: 0 gray, 2 RGB, 3 palette.
         pixels: compressed by zlib, each row behind a zero.
     """
 

@@ -36,7 +36,7 @@ def test_classes_of_names_have_voc_colors() -> None:
 
 
 def test_each_class_needs_a_color() -> None:
-    with pytest.raises(ValueError, match="2 class names but 1 colours"):
+    with pytest.raises(ValueError, match="2 class names but 1 colors"):
         Classes(("a", "b"), ((0, 0, 0),))
 
 

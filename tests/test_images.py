@@ -68,7 +68,7 @@ def test_a_file_that_is_no_image_is_an_error_with_a_remedy(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("mode", ["L", "1", "P"])
-def test_grey_and_palette_images_become_rgb(mode: str, tmp_path: Path) -> None:
+def test_gray_and_palette_images_become_rgb(mode: str, tmp_path: Path) -> None:
     image = read_rgb(photo(tmp_path / "x.png", mode))
     assert image.shape == (40, 50, 3)
     if mode == "L":

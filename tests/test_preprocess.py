@@ -39,7 +39,7 @@ def test_fit_stays_inside_a_crop_that_is_not_square() -> None:
     assert preprocessing.model_size(1000, 1000) == (512, 512)
 
 
-def test_normalising_subtracts_the_mean_and_divides_by_the_deviation() -> None:
+def test_normalizing_subtracts_the_mean_and_divides_by_the_deviation() -> None:
     preprocessing = Preprocessing(imgsz=(2, 2), mean=(0.5, 0.0, 1.0), std=(0.5, 1.0, 0.25))
     images = torch.tensor([0, 51, 255], dtype=torch.uint8).view(1, 3, 1, 1)
     got = normalize(images, preprocessing)
@@ -47,7 +47,7 @@ def test_normalising_subtracts_the_mean_and_divides_by_the_deviation() -> None:
     assert got.dtype == torch.float32
 
 
-def test_normalising_by_default_uses_the_statistics_of_imagenet() -> None:
+def test_normalizing_by_default_uses_the_statistics_of_imagenet() -> None:
     images = torch.randint(256, (2, 3, 4, 5), dtype=torch.uint8)
     mean = np.array([0.485, 0.456, 0.406]).reshape(1, 3, 1, 1)
     std = np.array([0.229, 0.224, 0.225]).reshape(1, 3, 1, 1)
@@ -56,7 +56,7 @@ def test_normalising_by_default_uses_the_statistics_of_imagenet() -> None:
     np.testing.assert_allclose(got, expected, atol=1e-5)
 
 
-def test_normalising_treats_bytes_and_floats_alike() -> None:
+def test_normalizing_treats_bytes_and_floats_alike() -> None:
     images = torch.randint(256, (1, 3, 4, 4), dtype=torch.uint8)
     preprocessing = Preprocessing(imgsz=(4, 4))
     assert torch.equal(normalize(images, preprocessing), normalize(images.float(), preprocessing))
@@ -94,7 +94,7 @@ def test_what_has_the_size_already_is_returned_as_it_is() -> None:
         np.zeros((1, 4, 4, 3), np.uint8),
         np.zeros((4, 4, 3), np.float32),
     ],
-    ids=["grey", "with alpha", "a batch", "float"],
+    ids=["gray", "with alpha", "a batch", "float"],
 )
 def test_what_is_not_one_rgb_image_is_refused(image: np.ndarray) -> None:
     with pytest.raises(InvalidImageError, match=r"expected \(height, width, 3\) uint8"):

@@ -160,7 +160,7 @@ def test_the_catalog_is_read_from_the_wheel(installed: Installed) -> None:
     assert installed.run("python", "-c", program).split() == [entry.alias for entry in entries()]
 
 
-def test_types_and_licence_are_in_the_wheel(installed: Installed) -> None:
+def test_types_and_license_are_in_the_wheel(installed: Installed) -> None:
     assert "zoo/py.typed" in installed.files
     assert [name for name in installed.files if name.endswith("licenses/LICENSE")]
 

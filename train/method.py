@@ -32,7 +32,7 @@ class Batch(NamedTuple):
     """
 
     image_l: Tensor
-    """(B, 3, H, W) labeled, weak view; uint8 from the loader, normalised float in a method."""
+    """(B, 3, H, W) labeled, weak view; uint8 from the loader, normalized float in a method."""
     label_l: Tensor
     """(B, H, W) int64, `IGNORE` where unknown or padded."""
     valid_l: Tensor
@@ -119,7 +119,7 @@ class PseudoLabels(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """Where training is, in optimiser steps."""
+    """Where training is, in optimizer steps."""
 
     step: int
     """Steps taken before this one."""
@@ -195,7 +195,7 @@ class MethodConfig(BaseModel):
 
 
 class Method(nn.Module, ABC):
-    """One paper: its networks, its losses, its optimisers.
+    """One paper: its networks, its losses, its optimizers.
 
     A method never calls backward, never logs and never asks which device it is on.
     """
@@ -225,11 +225,11 @@ class Method(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
-        """Return the paper's loss terms by name, weighted; their sum is minimised."""
+        """Return the paper's loss terms by name, weighted; their sum is minimized."""
 
     @abstractmethod
     def optimizers(self) -> list[Optimizer]:
-        """Return one optimiser for each group of networks that the paper updates together."""
+        """Return one optimizer for each group of networks that the paper updates together."""
 
     @abstractmethod
     def deployable(self, weights: str | None = None) -> Deployable | ImageClassifier:
@@ -255,7 +255,7 @@ class Method(nn.Module, ABC):
         """Do what the paper does once before the first step of a phase; default: nothing."""
 
     def after_step(self, progress: Progress) -> None:
-        """Do what the paper does after the optimisers' step; default: nothing."""
+        """Do what the paper does after the optimizers' step; default: nothing."""
 
 
 def phase_at(step: int, phases: tuple[Phase, ...]) -> tuple[Phase, int]:

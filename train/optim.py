@@ -1,4 +1,4 @@
-"""Optimisers and learning-rate schedules: a name in each parameter group and a function of the step."""
+"""Optimizers and learning-rate schedules: a name in each parameter group and a function of the step."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SCHEDULES: dict[Schedule, Callable[[float], float]] = {
 
 
 class OptimizerConfig(Frozen):
-    """One optimiser.
+    """One optimizer.
 
     Args:
         name: `adamw`, `adam` or `sgd`.
@@ -53,7 +53,7 @@ class OptimizerConfig(Frozen):
     floor: float = Field(0, ge=0, le=1)
 
     def build(self, groups: Iterable[tuple[nn.Module, float]]) -> Optimizer:
-        """Return the optimiser of these modules, each with a factor on the learning rate.
+        """Return the optimizer of these modules, each with a factor on the learning rate.
 
         Parameters without gradient are left out. Adam's step is fused: one kernel for many parameters. SGD's
         is not: PyTorch's fails where parameters get their first gradient later than others (U2PL's head).

@@ -1,4 +1,4 @@
-"""From a run to a bundle: keep what inference needs, leave teachers and optimisers behind."""
+"""From a run to a bundle: keep what inference needs, leave teachers and optimizers behind."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Deployment-oriented model zoo for semi-supervised semantic segmentation.
 
-Example, a model of the Hub:
+Example, with a model from the Hub:
 
     import zoo
     model = zoo.load("owner/name")
@@ -17,7 +17,7 @@ __all__ = ["Model", "__version__", "load"]
 
 
 def __getattr__(name: str) -> object:
-    """Return what is loaded only when it is asked for: PyTorch takes seconds."""
+    """Import the Python API on first use: importing PyTorch takes seconds."""
     if name in ("Model", "load"):
         from zoo import api
 

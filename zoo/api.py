@@ -1,4 +1,4 @@
-"""`zoo.load`: a model in Python, from wherever it lies."""
+"""Python API: `zoo.load` and the model that it returns."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ if TYPE_CHECKING:
     from zoo.predictors.base import Prediction, Predictor
 
     Picture = NDArray[np.uint8] | Image.Image | str | Path
-    """(H, W, 3) uint8 RGB, an image of Pillow, or a file."""
+    """(H, W, 3) uint8 RGB, a Pillow image, or the path of a file."""
 
 
 class Model:
-    """A model that is ready to predict, for any number of threads.
+    """A loaded model, safe to call from any number of threads.
 
-    In a process that was forked it runs on the CPU only, and what is compiled not at all. A copy, or one that
-    was pickled for a process that is spawned, is loaded once more from the same path.
+    In a forked process it runs on the CPU only, and compiled models do not run at all. A copy, and a model
+    pickled for a spawned process, is loaded again from the same path.
 
     Args:
-        predictor: what runs it.
+        predictor: predictor that runs the model.
     """
 
     def __init__(self, predictor: Predictor) -> None:
@@ -44,7 +44,7 @@ class Model:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Return the names of the classes, in the order of their numbers in a mask."""
+        """Return the class names, indexed by the values of a mask."""
         return self.predictor.classes.names
 
     @property
@@ -59,17 +59,17 @@ class Model:
     def __call__(self, image: Picture) -> Mask: ...
 
     def __call__(self, image: Picture | list[Any] | tuple[Any, ...]) -> Mask | list[Mask]:
-        """Return the mask of an image, or a list of the masks of several.
+        """Return the mask of an image, or a list of masks for a list of images.
 
         Args:
-            image: (H, W, 3) uint8 RGB, an image of Pillow, or the path of a file, which is turned upright as
-                its EXIF data say; or a list or tuple of these.
+            image: (H, W, 3) uint8 RGB, a Pillow image, or the path of a file, whose EXIF orientation is
+                applied; or a list or tuple of these.
 
         Returns:
-            (H, W) uint8, or int32 above 255 classes: numbers of `classes`.
+            (H, W) uint8, or int32 above 255 classes: indices into `classes`.
 
         Raises:
-            InvalidImageError: not such an image, or a file that cannot be read.
+            InvalidImageError: an image of another type or shape, or a file that cannot be read.
         """
         if isinstance(image, list | tuple):
             return [self.predictor.predict(read_image(each)) for each in image]
@@ -78,37 +78,37 @@ class Model:
     def predict_with_confidence(self, image: Picture) -> Prediction:
         """Return `mask` and `confidence` of an image, both (H, W).
 
-        The confidence is the probability of each pixel's class, uint8, 255 for certain; None from an artifact
-        that gives masks only.
+        The confidence is the probability of the predicted class as uint8, where 255 is a probability of 1. It
+        is None if an artifact was exported with masks only.
 
         Raises:
-            InvalidImageError: not such an image, or a file that cannot be read.
+            InvalidImageError: an image of another type or shape, or a file that cannot be read.
         """
         return self.predictor.predict_with_confidence(read_image(image))
 
     def predict_outputs(self, image: Picture, outputs: Sequence[str]) -> dict[str, NDArray[Any]]:
-        """Return outputs of an image by name, e.g. `mask` and `confidence`, at the image's size.
+        """Return the named outputs of an image, e.g. `mask` and `confidence`, at the image's size.
 
         Args:
-            image: as for a call.
-            outputs: some of `model.predictor.available`; all there are: `zoo.predictors.outputs`.
+            image: image to predict, in any form that `Model` accepts when called.
+            outputs: names out of `model.predictor.available`; `zoo.predictors.outputs` defines all outputs.
 
         Raises:
-            InvalidImageError: not such an image, or a file that cannot be read.
-            BundleError: an output that this model does not give.
+            InvalidImageError: an image of another type or shape, or a file that cannot be read.
+            BundleError: an output that this model does not have.
         """
         return self.predictor.predict_outputs(read_image(image), outputs).outputs
 
     def overlay(self, image: Picture, mask: Mask | None = None, alpha: float = 0.5) -> Image.Image:
-        """Return the image in the colors of its mask, with lines between classes, to save or to show.
+        """Return the image blended with the colors of its mask, with lines between classes.
 
         Args:
-            image: as for a call.
-            mask: (H, W) of this image; None to predict it.
+            image: image to draw on, in any form that `Model` accepts when called.
+            mask: (H, W) mask of this image; None to predict it.
             alpha: weight of the colors, 0..1.
 
         Raises:
-            InvalidImageError: not such an image, or a mask of another size.
+            InvalidImageError: an image of another type or shape, or a mask of another size than the image.
         """
         picture = read_image(image)
         mask = self.predictor.predict(picture) if mask is None else mask
@@ -132,22 +132,22 @@ def load(
     threads: int | None = None,
     offline: bool = False,
 ) -> Model:
-    """Return a model.
+    """Return a loaded model.
 
     Args:
-        model: `owner/name[@revision]` on the Hub, `file:DIR/name[@revision]` in a shared folder (of a name in
-            the `zoo.lock` of the current folder: the revision and files that says), a run or
-            bundle folder, an `.onnx` or `.engine` file, or `http://host:port[/NAME]` of `zoo serve` (its key
-            in the environment variable `ZOO_API_KEY`).
-        backend: a name that `zoo bench --help` lists; None for `eager` of a bundle, `ort` of an `.onnx` and
-            `trt` of an `.engine` file.
+        model: `owner/name[@revision]` on the Hub, `file:DIR/name[@revision]` in a shared folder, a run or
+            bundle folder, an `.onnx` or `.engine` file, or `http://host:port[/NAME]` of `zoo serve`, whose
+            API key is read from the environment variable `ZOO_API_KEY`. A name in the `zoo.lock` of the
+            current folder is loaded at the locked revision.
+        backend: a name that `zoo bench --help` lists; None for `eager` with a bundle, `ort` with an `.onnx`
+            file and `trt` with an `.engine` file.
         device: `cpu` or `cuda`; None for a GPU if PyTorch finds one.
-        precision: of the exported file, for a backend that runs one.
-        threads: of the CPU; None for one on each core.
-        offline: take a Hub model from the cache, without a look at the network.
+        precision: precision of the exported file, for a backend that runs one.
+        threads: number of CPU threads; None for one on each core.
+        offline: load a Hub model from the cache without accessing the network.
 
     Raises:
-        ZooError: no such model, or not one for this backend, device and precision.
+        ZooError: a model that does not exist, or that does not support this backend, device or precision.
     """
     path = model if isinstance(model, str) and is_url(model) else find_model(str(model), offline=offline)
     predictor = load_predictor(
@@ -160,10 +160,11 @@ def read_image(image: Picture) -> NDArray[np.uint8]:
     """Return an image as (H, W, 3) uint8 RGB.
 
     Args:
-        image: see `Model.__call__`; an array comes back as it is.
+        image: image in any form that `Model` accepts when called; an array is returned unchanged.
 
     Raises:
-        InvalidImageError: neither of these, unreadable, transparent, or of more than 8 bits a channel.
+        InvalidImageError: an image of another type, or one that is unreadable, transparent or has more than
+            8 bits a channel.
     """
     if isinstance(image, np.ndarray):
         return image  # the predictor checks it

@@ -1,8 +1,8 @@
-"""Published results by a short alias such as `eln-voc-1/8-resnet50`, and the recipes that repeat them.
+"""Catalog of published results, by a short alias such as `eln-voc-1/8-resnet50`, with their recipes.
 
-A recipe `METHOD_DATA_[VARIANT_]PARTITION.toml` whose table `[reported]` has a figure (`miou`) is a row. All
-other keys of the table are optional: `labels_only`, `source`, and in the recipe or its base `protocol`,
-`scored`, `lists`, `spec`. The figures are those of the papers, not measured here.
+Each recipe `METHOD_DATA_[VARIANT_]PARTITION.toml` whose table `[reported]` has a figure (`miou`) is an entry.
+All other keys of the table are optional: `labels_only` and `source`, and, in the recipe or its base,
+`protocol`, `scored`, `lists` and `spec`. The figures are those of the papers, not measured here.
 """
 
 from __future__ import annotations
@@ -23,47 +23,47 @@ if TYPE_CHECKING:
 Tree = dict[str, Any]
 
 DATA = {"voc": "voc", "cityscapes": "cityscapes", "context": "pascal-context"}
-"""What a data set is called on the command line, by its name in a recipe's."""
+"""Name of each data set on the command line, by the name in recipe file names."""
 
 
 BUNDLES: dict[str, str] = {}
-"""Names of the bundles that exist, by alias."""
+"""Names of the published bundles, by alias."""
 
 
 class Entry(NamedTuple):
-    """One row of a paper."""
+    """One result of a paper."""
 
     alias: str
     method: str
-    """Name of the method, `s4gan + mlmt` under the gate of a classifier."""
+    """Name of the method; `s4gan + mlmt` with a classifier as gate."""
     data: str
     """Name of the data set."""
     partition: str
     """The labeled share, or the number of labeled images."""
     partition_list: str
-    """Whose list of labeled images it was."""
+    """Origin of the list of labeled images."""
     architecture: str
     encoder: str | None
-    """None where the paper does not say."""
+    """None if the paper does not name it."""
     miou: float
     """Reported by the paper, 0..100."""
     labels_only: float | None
-    """What the paper reports for the same network without unlabeled images, 0..100."""
+    """The paper's figure for the same network trained on labeled images only, 0..100."""
     protocol: str
-    """How the paper measured, with its sizes."""
+    """How the paper evaluates, with image sizes."""
     evaluated_by: str
-    """The same as a name of `zoo.evaluation.protocols`; empty if the recipe does not say."""
+    """The matching protocol of `zoo.evaluation.protocols`; empty if the recipe names none."""
     source: str
     """Table of the paper."""
     recipe: str
     spec: str
     """Prefix of the data set on the command line."""
     bundle: str | None = None
-    """Name of the bundle, None if there are no weights."""
+    """Name of the published bundle; None if there are no weights."""
 
     @property
     def commands(self) -> tuple[str, ...]:
-        """Return the commands that make the weights; DIR is the folder of the data set."""
+        """Return the commands that train the model; DIR stands for the folder of the data set."""
         data = f"--data {self.spec}:DIR"
         method, data_set, *_ = self.recipe.split("_")
         train = f"zoo train {method} --recipe {self.recipe} {data}"
@@ -82,21 +82,21 @@ class Entry(NamedTuple):
 
 @cache
 def entries() -> tuple[Entry, ...]:
-    """Return all rows, by method, data set and partition."""
+    """Return all entries, sorted by method, data set and partition."""
     found = [entry for name in recipe_names() for entry in _rows(name)]
     return tuple(sorted(found, key=lambda entry: (entry.method, entry.data, _share(entry), entry.alias)))
 
 
 def find_entry(alias: str) -> Entry | None:
-    """Return the row of an alias, None if there is none."""
+    """Return the entry of an alias; None if the alias is unknown."""
     return next((entry for entry in entries() if entry.alias == alias), None)
 
 
 def resolve_alias(text: str) -> str:
-    """Return the name of the bundle that an alias stands for; any other text comes back as it is.
+    """Return the name of the bundle that an alias stands for; any other text is returned unchanged.
 
     Raises:
-        BundleError: a row without weights; says what trains them.
+        BundleError: an entry without weights; the message gives the commands that train them.
     """
     entry = find_entry(text)
     if entry is None:
@@ -110,19 +110,19 @@ def resolve_alias(text: str) -> str:
 
 
 def known_methods() -> set[str]:
-    """Return the methods that there are recipes of."""
+    """Return the names of the methods that have recipes."""
     return {name.partition("_")[0] for name in recipe_names()}
 
 
 def known_data() -> set[str]:
-    """Return the data sets that there are recipes for."""
+    """Return the names of the data sets that have recipes."""
     parts = (name.split("_") for name in recipe_names())
     return {DATA.get(part[1], part[1]) for part in parts if len(part) > 1}
 
 
 @cache
 def recipe_files() -> dict[str, Traversable]:
-    """Return the recipes by name: built-in ones, and those of packages with entry points in `zoo.recipes`.
+    """Return the recipe files by name: the built-in ones and those of entry points in `zoo.recipes`.
 
     An entry point names a package whose TOML files are recipes; no training code is imported.
     """
@@ -143,7 +143,7 @@ def recipe_names() -> tuple[str, ...]:
 
 
 def reported_protocols() -> dict[tuple[str, str], str]:
-    """Return the evaluation protocol of each paper's figures, by method and data set."""
+    """Return the evaluation protocol of the papers' figures, by method and data set."""
     return {
         (entry.method, entry.data): entry.evaluated_by
         for entry in entries()
@@ -152,12 +152,12 @@ def reported_protocols() -> dict[tuple[str, str], str]:
 
 
 def nearest(text: str, names: Iterable[str] = ()) -> tuple[str, ...]:
-    """Return up to three aliases, or other names, that a misspelled one may have meant, the best first."""
+    """Return up to three aliases or other names that are similar to a text, the most similar first."""
     return tuple(get_close_matches(text, [*names, *(entry.alias for entry in entries())]))
 
 
 def _rows(recipe: str) -> Iterator[Entry]:
-    """Yield the rows that a recipe repeats: its own figure, and the one under the gate of a classifier."""
+    """Yield the entries of a recipe: its own figure, and the one with a classifier as gate."""
     trees = list(_with_bases(recipe))
     own: Tree = trees[0].get("reported", {})
     method, data_set, *rest = [*recipe.split("_"), ""]
@@ -190,18 +190,19 @@ def _rows(recipe: str) -> Iterator[Entry]:
 
 
 def _depth(encoder: str) -> str:
-    """Return the encoder as papers call it: `resnet50` for `resnet50c.gluon_in1k`."""
+    """Return the encoder's name in papers, e.g. `resnet50` for `resnet50c.gluon_in1k`."""
     found = re.match(r"resnet\d+", encoder)
     return found.group() if found else encoder
 
 
 def _share(entry: Entry) -> float:
+    """Return the labeled share as a number, or the number of labeled images."""
     numerator, _, denominator = entry.partition.partition("/")
     return int(numerator) / int(denominator) if denominator else int(numerator)
 
 
 def _with_bases(recipe: str) -> Iterator[Tree]:
-    """Yield the tables of a recipe, then those of the one it builds on, and so on."""
+    """Yield the parsed recipe, then its base, the base of that, and so on."""
     name: str | None = f"{recipe}.toml"
     while name:
         tree = tomllib.loads(recipe_files()[name.removesuffix(".toml")].read_text(encoding="utf-8"))
@@ -210,11 +211,11 @@ def _with_bases(recipe: str) -> Iterator[Tree]:
 
 
 def _decoder(trees: list[Tree]) -> str:
-    """Return the name of the first decoder that a table names, the default if none does."""
+    """Return the decoder of the first recipe that names one, or the default decoder."""
     decoders = (tree.get("network", {}).get("decoder", {}) for tree in trees)
     return next((str(decoder["name"]) for decoder in decoders if "name" in decoder), "deeplabv3plus")
 
 
 def _first(trees: list[Tree], table: str, key: str) -> object:
-    """Return a setting from the first table that has it, None if none does."""
+    """Return a setting from the first recipe that has it; None if none does."""
     return next((tree[table][key] for tree in trees if key in tree.get(table, {})), None)

@@ -1,4 +1,4 @@
-"""A process that this one started: it hears what this one is told, and says why it ended."""
+"""Child processes: forwarding of stop signals, and the reason why a process ended."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ STOPS = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SI
 
 
 class StopRequests:
-    """Passes Ctrl-C, SIGTERM and a closed terminal on to the current run, which saves its step and ends."""
+    """Context that forwards Ctrl-C, SIGTERM and SIGHUP to the current run, which saves its state and ends."""
 
     def __init__(self) -> None:
         self.requested = False
@@ -26,7 +26,7 @@ class StopRequests:
         self.previous: dict[int, Any] = {}
 
     def __enter__(self) -> StopRequests:
-        """Take the signals over."""
+        """Install the signal handlers."""
         for number in STOPS:
             self.previous[number] = signal.signal(number, self._note)
         return self
@@ -34,24 +34,24 @@ class StopRequests:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Give the signals back."""
+        """Restore the previous signal handlers."""
         for number, handler in self.previous.items():
             signal.signal(number, handler)
 
     @contextmanager
     def started(self, program: Sequence[str], **options: Any) -> Iterator[subprocess.Popen[str]]:
-        """Give a process of a program that hears of requests, also of one that came since the last look.
+        """Start a process that receives stop requests, including one that arrived before it was started.
 
         Args:
-            program: and its arguments.
-            options: of `subprocess.Popen`.
+            program: program and its arguments.
+            options: keyword arguments of `subprocess.Popen`.
         """
         with subprocess.Popen(
             program,
             stdin=subprocess.DEVNULL,
             text=True,
             errors="replace",
-            start_new_session=True,  # Ctrl-C at the terminal reaches it through us alone
+            start_new_session=True,  # Ctrl-C in the terminal reaches it only through this class
             **options,
         ) as process:
             self.process = process
@@ -69,18 +69,18 @@ class StopRequests:
 
 
 def why_ended(status: int, last_words: str) -> str:
-    """Return why a process ended before its work was done, in one line.
+    """Return in one line why a process ended early.
 
     Args:
-        status: as `subprocess` gives it, negative for a signal.
-        last_words: the last line that it wrote.
+        status: return code of `subprocess`, negative for a signal.
+        last_words: last line of the process's output.
     """
     said = last_words.removeprefix("error: ")[:REASON_LENGTH] or f"it wrote nothing, status {status}"
     return f"killed by {signal.Signals(-status).name}; {said}" if status < 0 else said
 
 
 def is_first() -> bool:
-    """Return whether this process is the first of a run, or the only one."""
+    """Return whether this process has rank 0, also as the only process of a run."""
     if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun
         return os.environ["RANK"] == "0"
     return os.environ.get("LOCAL_RANK", "0") == "0" and os.environ.get("NODE_RANK", "0") == "0"

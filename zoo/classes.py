@@ -1,4 +1,4 @@
-"""Class names and colours, and the label value that every loss and metric leaves out."""
+"""Class names and colors, and the label value that losses and metrics ignore."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ IGNORE = 255
 Color = tuple[int, int, int]
 
 Mask = NDArray[np.uint8 | np.int32]
-"""Labels of pixels: uint8, or int32 of a model with more than 255 classes."""
+"""Class ids of pixels: uint8, or int32 for models with more than 255 classes."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Classes:
 
     Args:
         names: one name for each label 0..K-1.
-        palette: one RGB colour (0..255) for each label.
+        palette: one RGB color (0..255) for each label.
     """
 
     names: tuple[str, ...]
@@ -30,21 +30,21 @@ class Classes:
 
     def __post_init__(self) -> None:
         if len(self.names) != len(self.palette):
-            raise ValueError(f"{len(self.names)} class names but {len(self.palette)} colours")
+            raise ValueError(f"{len(self.names)} class names but {len(self.palette)} colors")
 
     def __len__(self) -> int:
         return len(self.names)
 
     @classmethod
     def of(cls, names: tuple[str, ...]) -> Classes:
-        """Return the classes of these names in the colours of the VOC palette."""
+        """Return classes of these names with the colors of the VOC palette."""
         return cls(names, default_palette(len(names)))
 
     def colorize(self, mask: Mask) -> NDArray[np.uint8]:
-        """Return the colours of a mask; `IGNORE` is white, unless it is a class.
+        """Return the colors of a mask; `IGNORE` is white unless it is the id of a class.
 
         Args:
-            mask: (H, W), labels 0..K-1 or `IGNORE`.
+            mask: (H, W) class ids 0..K-1 or `IGNORE`.
 
         Returns:
             (H, W, 3) uint8.
@@ -56,12 +56,12 @@ class Classes:
 
 
 def default_palette(count: int) -> tuple[Color, ...]:
-    """Return the first `count` colours of the palette of PASCAL VOC (label 0 is black)."""
+    """Return the first `count` colors of the palette of PASCAL VOC (label 0 is black)."""
     return tuple(_voc_color(label) for label in range(count))
 
 
 def _voc_color(label: int) -> Color:
-    """Return the colour made of the bits of `label`: its three lowest bits are the channels' highest."""
+    """Return the VOC color of a label: each three of its bits give a bit of each channel, highest first."""
     color = [0, 0, 0]
     for shift in range(7, -1, -1):
         for channel in range(3):

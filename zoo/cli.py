@@ -1,4 +1,4 @@
-"""Command line. Commands import heavy packages when they run: `zoo --help` does not load torch."""
+"""Command-line interface. Commands import heavy packages when they run: `zoo --help` does not load torch."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def options(
 
 
 def main() -> None:
-    """Run the command line; print one line and exit with 1 on a `ZooError` or a full disk or memory."""
+    """Run the command line; a `ZooError`, a full disk or memory is one line on stderr and exit code 1."""
     try:
         app()
     except Exception as error:

@@ -1,4 +1,4 @@
-"""The errors a user can cause, each printed as one line: what was got, what was expected, what to do."""
+"""Errors that users can cause, each printed as one line: what was got, what was expected, what to do."""
 
 
 class ZooError(Exception):
@@ -18,25 +18,25 @@ class BundleError(ZooError):
 
 
 class ExportError(ZooError):
-    """An export that cannot be made: unsupported precision, missing package, refused by the runtime."""
+    """An export that is not possible: unsupported precision, missing package, refused by the runtime."""
 
 
 class ParityError(ExportError):
-    """An exported artifact whose masks differ from the eager model's by more than its gate allows."""
+    """An exported artifact whose masks differ from the eager model's by more than the tolerance."""
 
 
 class InvalidImageError(ZooError):
-    """An image that cannot be predicted: unreadable, not RGB, not 8 bits a channel."""
+    """An invalid input image: unreadable, not RGB, or not 8 bits a channel."""
 
 
 class PluginError(ZooError):
-    """A row of a table that another package adds and that cannot be loaded."""
+    """An entry point of another package that cannot be loaded."""
 
 
 class RegistryError(ZooError):
-    """A bundle that cannot be pulled or pushed: no such name, no network, no right, no space."""
+    """A bundle that cannot be pulled or pushed: unknown name, no network, no permission, no space."""
 
 
 def without_library(message: str) -> str:
-    """Return what is wrong with a value without the words that pydantic begins with."""
+    """Return a validation message without pydantic's prefix."""
     return message.removeprefix("Value error, ")

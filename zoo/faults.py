@@ -1,4 +1,4 @@
-"""Faults of the machine that any command may meet, a full disk or memory: how each is known, and its line."""
+"""Machine faults that any command may meet, a full disk or memory, and their one-line messages."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ import os
 import sys
 
 FULL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-"""No room, no quota, a file longer than it may be."""
+"""No space left, quota exceeded, file too large."""
 NO_SPACE = os.strerror(errno.ENOSPC)
-"""What libraries whose errors have no number say of a full disk."""
+"""Text by which libraries report a full disk in errors without an errno."""
 CPU_MEMORY = "DefaultCPUAllocator: "
-"""What torch names where the CPU's memory is full."""
+"""Text of torch's error when the CPU's memory is full."""
 
 
 def is_full_disk(error: BaseException) -> bool:
-    """Return whether a file could not be written for lack of room."""
+    """Return whether the error reports a full disk."""
     return (isinstance(error, OSError) and error.errno in FULL_DISK) or NO_SPACE in str(error)
 
 
 def is_full_memory(error: BaseException) -> bool:
-    """Return whether the memory of a GPU or of the machine is full."""
-    torch = sys.modules.get("torch")  # who has not loaded it cannot have met its error
+    """Return whether the error reports that the memory of a GPU or of the machine is full."""
+    torch = sys.modules.get("torch")  # not loaded: cannot be its error
     kinds = (MemoryError,) if torch is None else (MemoryError, torch.OutOfMemoryError)
     return isinstance(error, kinds) or CPU_MEMORY in str(error)
 
 
 def fault_line(error: BaseException) -> str | None:
-    """Return the line for a fault of the machine, with what to do; None of what only a traceback tells."""
+    """Return the message for a machine fault, with what to do; None for any other error."""
     if is_full_memory(error):
         return (
             "the memory is full: end what else needs it, or take less at once "

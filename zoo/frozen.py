@@ -1,4 +1,4 @@
-"""Base of validated records, and what is wrong with an invalid one as one line."""
+"""Base class of validated records, and one-line messages for invalid ones."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
 
 class Frozen(BaseModel):
-    """A record that cannot be changed and takes no unknown keys."""
+    """Immutable record that rejects unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 def first_fault(error: ValidationError) -> str:
-    """Return the first fault of a record: the dotted key and what is wrong there.
+    """Return the first validation error as one line: the dotted key and the message.
 
     Example:
         >>> from pydantic import ValidationError

@@ -1,8 +1,6 @@
-"""From an image of any kind to the RGB that networks take, and from their mask to a PNG.
+"""Conversion of images to RGB arrays and of masks to PNG, shared by `predict`, `load` and `serve`.
 
-The only copy of both, of `predict`, `load` and `serve`.
-
-Training is stricter (`zoo.data.files`): what it refuses can be corrected once, in the data set.
+Training is stricter (`zoo.data.files`): images that it rejects can be corrected once, in the data set.
 """
 
 from __future__ import annotations
@@ -24,22 +22,23 @@ if TYPE_CHECKING:
     from zoo.classes import Classes, Mask
 
 READ_ERRORS = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
-"""What Pillow raises for a file that is cut short or not an image."""
+"""Errors that Pillow raises for files that are truncated or not images."""
 
 DEEP = ("I", "F")
-"""Starts of Pillow's modes of more than 8 bits, whose range says nothing of what is black and white."""
+"""Prefixes of Pillow's modes of more than 8 bits, whose values of black and white are not known."""
 
 TRANSPARENT = ("RGBA", "RGBa", "LA", "La", "PA")
 
 DEFLATE: dict[str, Any] = {"compress_level": 1, "compress_type": zlib.Z_RLE}
-"""How masks are written as PNG: in a third of the time of Pillow's defaults, and smaller (masks are runs)."""
+"""PNG settings for masks: run-length encoding takes a third of the time of the defaults, and less space."""
 
 
 def read_rgb(path: Path) -> NDArray[np.uint8]:
-    """Return the image of a file, turned upright as its EXIF data say, (H, W, 3) uint8 RGB.
+    """Return the image of a file with its EXIF orientation applied, (H, W, 3) uint8 RGB.
 
     Raises:
-        InvalidImageError: no image, broken, transparent in places, or of more than 8 bits a channel.
+        InvalidImageError: a file that is broken or no image, or an image that is partly transparent or has
+            more than 8 bits a channel.
     """
     try:
         with Image.open(path) as image:
@@ -53,20 +52,21 @@ def read_rgb(path: Path) -> NDArray[np.uint8]:
 
 
 def upright_rgb(image: Image.Image, name: str) -> NDArray[np.uint8]:
-    """Return an opened image, turned upright as its EXIF data say, (H, W, 3) uint8 RGB; see `as_rgb`."""
-    _check_depth(image, name)  # a turned image no longer knows how its file stores it
+    """Return an opened image with its EXIF orientation applied, (H, W, 3) uint8 RGB; raises as `as_rgb`."""
+    _check_depth(image, name)  # a transposed image no longer knows the depth of its file
     return as_rgb(ImageOps.exif_transpose(image), name)
 
 
 def as_rgb(image: Image.Image, name: str) -> NDArray[np.uint8]:
-    """Return an image of any kind of color at 8 bits as (H, W, 3) uint8 RGB.
+    """Return an 8-bit image of any color mode as (H, W, 3) uint8 RGB.
 
     Args:
-        image: of Pillow; an alpha channel may be there if it is opaque.
-        name: what messages call it.
+        image: Pillow image; an alpha channel must be fully opaque.
+        name: name of the image in messages.
 
     Raises:
-        InvalidImageError: transparent in places, of more than 8 bits a channel, or of a mode without colors.
+        InvalidImageError: an image that is partly transparent, has more than 8 bits a channel, or whose mode
+            has no conversion to RGB.
     """
     _check_depth(image, name)
     if image.mode in TRANSPARENT or "transparency" in image.info:
@@ -84,11 +84,11 @@ def as_rgb(image: Image.Image, name: str) -> NDArray[np.uint8]:
 
 
 def mask_png(mask: Mask, classes: Classes) -> bytes:
-    """Return a PNG whose pixels are labels: with the colors of the classes, or 16-bit grey above 255 classes.
+    """Return a PNG of class ids: indexed, in the colors of the classes, or 16-bit gray above 255 classes.
 
     Args:
-        mask: (H, W) uint8, or int32 above 255 classes; labels 0..K-1.
-        classes: at most 65,536.
+        mask: (H, W) uint8, or int32 above 255 classes; class ids 0..K-1.
+        classes: names and colors of the classes, at most 65,536.
     """
     if mask.dtype == np.uint8:
         image = Image.fromarray(mask)
@@ -101,7 +101,7 @@ def mask_png(mask: Mask, classes: Classes) -> bytes:
 
 
 def _check_depth(image: Image.Image, name: str) -> None:
-    # Pillow gives 16-bit RGB as 8-bit RGB: only how the file stores it tells
+    # Pillow opens 16-bit RGB as 8-bit RGB: only the encoding of the file reveals it
     is_cut = any(";16" in str(tile.args) for tile in getattr(image, "tile", ()))
     if is_cut or image.mode.startswith(DEEP):
         raise InvalidImageError(

@@ -1,4 +1,4 @@
-"""What is here: runs, copies, pulled bundles and those of a shared folder; none of them is loaded."""
+"""Available models: runs, copies, pulled bundles and those of a shared folder, without loading them."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ CONFIG_NAME, CARD_NAME = "config.json", "README.md"
 
 
 class Item(NamedTuple):
-    """A bundle that can be used now, or pulled from a folder."""
+    """A bundle on this machine, or one that can be pulled from a shared folder."""
 
     name: str
-    """What MODEL may be on the command line."""
+    """Its MODEL argument on the command line."""
     where: str
     """`run`, `copy`, `cache` or `registry`."""
     path: str
@@ -28,24 +28,24 @@ class Item(NamedTuple):
     method: str
     data: str
     figure: str
-    """Name of the figure that it was measured by: `mIoU`, or `F1` of a classifier."""
+    """Name of its main metric: `mIoU`, or `F1` for a classifier."""
     value: float | None
-    """That figure, 0..1, measured on `val`; None if it was not measured."""
+    """Its main metric on `val`, 0..1; None if it was not measured."""
     license: str
     bytes: int
 
 
 def read_item(folder: Path, name: str, where: str, revision: str | None = None) -> Item:
-    """Return what is known of a bundle from its files.
+    """Return the entry of a bundle, read from its configuration and card.
 
     Args:
-        folder: of the bundle.
-        name: see `Item`.
-        where: likewise.
-        revision: likewise.
+        folder: folder of the bundle.
+        name: its MODEL argument on the command line.
+        where: `run`, `copy`, `cache` or `registry`.
+        revision: its revision in a registry.
 
     Raises:
-        ZooError: its configuration or card cannot be read.
+        ZooError: a configuration or card that cannot be read.
     """
     from zoo.card.licenses import UNKNOWN, data_name, stated_license
     from zoo.evaluation.figures import TAGS, figures_of
@@ -69,10 +69,10 @@ def read_item(folder: Path, name: str, where: str, revision: str | None = None) 
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Return the configuration of a bundle as it stands in its file.
+    """Return the parsed `config.json` of a bundle, not validated.
 
     Raises:
-        ZooError: it cannot be read.
+        ZooError: the file cannot be read, or is not that of a bundle.
     """
     path = folder / CONFIG_NAME
     try:
@@ -85,7 +85,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def local_folders() -> Iterator[tuple[Path, str, str, str | None]]:
-    """Yield folder, name, place and revision of each bundle here: runs, copies, then what was pulled."""
+    """Yield folder, name, place and revision of each local bundle: runs, copies, then pulled bundles."""
     from zoo.registry.local import cached
 
     for config in sorted(RUNS.glob(f"**/bundle*/{CONFIG_NAME}")):
@@ -101,7 +101,7 @@ def registry_folders(root: Path) -> Iterator[tuple[Path, str, str, str | None]]:
     """Yield folder, name, place and revision of each model in a folder registry.
 
     Raises:
-        ZooError: no such folder.
+        ZooError: the folder does not exist.
     """
     from zoo.registry.folder import find, listed
     from zoo.registry.names import FOLDER_PREFIX, parse_name
@@ -117,15 +117,15 @@ def registry_folders(root: Path) -> Iterator[tuple[Path, str, str, str | None]]:
 
 
 def find_model(text: str, *, offline: bool = False) -> Path:
-    """Return the bundle folder or artifact that a text names; one of a registry is pulled.
+    """Return the bundle folder or artifact that a text names; a registry name is pulled.
 
     Args:
-        text: a run or bundle folder, an artifact, a name in a registry or an alias of the catalog; of a name
-            that `zoo.lock` holds, what that says.
-        offline: whether only what was pulled before is used.
+        text: a run or bundle folder, an artifact, a name in a registry or an alias of the catalog; a name in
+            `zoo.lock` is pulled at the locked revision.
+        offline: whether to use only models that were pulled before.
 
     Raises:
-        ZooError: no such model.
+        ZooError: the model does not exist.
     """
     path = Path(text).expanduser()
     if path.exists():
@@ -141,11 +141,11 @@ def find_card(text: str, *, offline: bool = False) -> tuple[Path, str | None]:
     """Return the folder that holds the card and configuration of a bundle, and its revision in a registry.
 
     Args:
-        text: see `find_model`.
-        offline: likewise.
+        text: a model, as for `find_model`.
+        offline: whether to use only models that were pulled before.
 
     Raises:
-        ZooError: no such model, or an artifact outside a bundle.
+        ZooError: the model does not exist, or is an artifact outside a bundle.
     """
     from zoo.bundle.bundle import find_bundle
     from zoo.registry.pull import look
@@ -161,7 +161,7 @@ def find_card(text: str, *, offline: bool = False) -> tuple[Path, str | None]:
 
 
 def file_sizes(folder: Path) -> dict[str, int]:
-    """Return the size in bytes of each file of a bundle, by path; also of those that were not fetched."""
+    """Return the size in bytes of each file of a bundle by path, including files that were not pulled."""
     from zoo.bundle.manifest import read_manifest
 
     listed = {name: entry.bytes for name, entry in read_manifest(folder).files.items()}
@@ -171,6 +171,7 @@ def file_sizes(folder: Path) -> dict[str, int]:
 
 
 def _check_name(text: str) -> None:
+    """Raise unless a text is a name in a registry or an alias; the error suggests what it may mean."""
     from zoo.catalog import entries, nearest, recipe_names
 
     if is_name(text):

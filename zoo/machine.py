@@ -1,4 +1,4 @@
-"""What a run or a measurement is made on: the processor, the installed packages, the state of the code."""
+"""The machine: its processor and GPUs, the installed packages, and the git state of the code."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 GIT_SECONDS = 10.0
-"""A git that takes longer, on a slow network disk, is done without."""
+"""Time limit of `git status`, which may hang on a slow network disk."""
 
 
 def cuda_driver() -> ctypes.CDLL | None:
-    """Return NVIDIA's driver, None if it is not installed: to ask it takes no PyTorch."""
+    """Return the NVIDIA driver library, without loading PyTorch; None if it is not installed."""
     try:
         return ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
     except OSError:
@@ -21,7 +21,7 @@ def cuda_driver() -> ctypes.CDLL | None:
 
 
 def cpu_model() -> str:
-    """Return the name of the processor as its maker writes it, or what the system knows of it."""
+    """Return the model name of the processor, or its architecture where the system reports no name."""
     import platform
 
     info = Path("/proc/cpuinfo")
@@ -31,7 +31,7 @@ def cpu_model() -> str:
 
 
 def installed_packages() -> dict[str, str]:
-    """Return the version of every installed distribution by name, in alphabetical order."""
+    """Return the version of each installed distribution by name, in alphabetical order."""
     from importlib import metadata
 
     found = {each.metadata["Name"]: each.version for each in metadata.distributions()}
@@ -39,18 +39,18 @@ def installed_packages() -> dict[str, str]:
 
 
 def git_state(folder: Path) -> dict[str, Any] | None:
-    """Return the state of the git repository that a folder lies in; None without git or repository.
+    """Return the state of the git repository that contains a folder; None without git or a repository.
 
     Returns:
-        `commit` (None before the first), `branch` (None if detached), and `changed`, the number of files
-        that git tracks and that differ from the commit; `dirty` if there are any. Untracked files do not
-        count: the runs themselves are such.
+        `commit` (None before the first), `branch` (None if detached), `changed`, the number of tracked files
+        that differ from the commit, and `dirty`, whether there are any. Untracked files do not count, since
+        the runs themselves are untracked.
     """
     import subprocess
 
     command = ["git", "status", "--porcelain=v2", "--branch", "--untracked-files=no"]
     try:
-        # without the lock that status takes to refresh the index: others may be at work
+        # do not lock the index, which other git processes may be using
         environment = os.environ | {"GIT_OPTIONAL_LOCKS": "0"}
         done = subprocess.run(
             command, cwd=folder, env=environment, capture_output=True, timeout=GIT_SECONDS, check=True
@@ -72,12 +72,12 @@ def git_state(folder: Path) -> dict[str, Any] | None:
 
 
 def choose_device(device: str | None) -> str:
-    """Return the device that is asked for, or the default; results say what they ran on."""
+    """Return the given device, or by default `cuda` if PyTorch finds a GPU and else `cpu`."""
     if device:
         return device
     from zoo.machine import cuda_driver
 
-    if cuda_driver() is None:  # there is no need to load PyTorch to ask it
+    if cuda_driver() is None:  # saves loading PyTorch
         return "cpu"
     import torch
 
@@ -85,7 +85,7 @@ def choose_device(device: str | None) -> str:
 
 
 def gpu_count() -> int:
-    """Return how many GPUs this process may use, as `CUDA_VISIBLE_DEVICES` says; 0 without a driver."""
+    """Return the number of GPUs visible to this process (`CUDA_VISIBLE_DEVICES`); 0 without a driver."""
     cuda = cuda_driver()
     count = ctypes.c_int()
     if cuda is None or cuda.cuInit(0) != 0 or cuda.cuDeviceGetCount(ctypes.byref(count)) != 0:
@@ -94,11 +94,11 @@ def gpu_count() -> int:
 
 
 def gpu_of_worker(worker: int, gpus: int) -> str | None:
-    """Return what `CUDA_VISIBLE_DEVICES` is to be in a worker so that it sees one GPU; None for no change.
+    """Return the `CUDA_VISIBLE_DEVICES` that gives a worker one GPU; None without GPUs.
 
     Args:
-        worker: its number, from 0.
-        gpus: of `gpu_count`.
+        worker: index of the worker, from 0.
+        gpus: number of visible GPUs.
     """
     if gpus == 0:
         return None

@@ -1,4 +1,4 @@
-"""The most memory this process has held: on a GPU what PyTorch allocated, on the CPU what was resident."""
+"""Memory of this process, held, peak and free: allocated by PyTorch on a GPU, resident on the CPU."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ GROUPS = [
     (Path("/sys/fs/cgroup"), "memory.max", "memory.current", "inactive_file"),
     (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
 ]
-"""Where control groups of version 2 and 1 keep limit, use, and the name of file pages in `memory.stat`."""
+"""Files of a control group's limit and usage, version 2 and 1, and the key of file pages in `memory.stat`."""
 RESET_PEAK = "5"
-"""What Linux wants written to `RESET` to forget the peak of the resident set (proc(5))."""
+"""Value that, written to `RESET`, resets the peak of the resident set on Linux (proc(5))."""
 
 
 def peak_memory(device: torch.device) -> dict[str, Any]:
-    """Return the peak so far in MiB, None where the system does not count, and what it is the peak of."""
+    """Return the peak so far in MiB, None where the system does not report it, and which memory it counts."""
     return {"mib": peak_mib(device), "kind": KIND[device.type]}
 
 
 def peak_mib(device: torch.device) -> float | None:
-    """Return the peak since the process began, or since the last `reset_peak`, in MiB."""
+    """Return the peak in MiB since the process started, or since the last `reset_peak`."""
     if device.type == "cuda":
         return round(torch.cuda.max_memory_allocated(device) / MIB, 1)
     resident = _peak_resident_bytes()
@@ -39,7 +39,7 @@ def peak_mib(device: torch.device) -> float | None:
 
 
 def reset_peak(device: torch.device) -> bool:
-    """Forget the peak and return whether the system allows it."""
+    """Reset the peak and return whether the system allows it."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return True
@@ -51,7 +51,7 @@ def reset_peak(device: torch.device) -> bool:
 
 
 def release(device: torch.device) -> None:
-    """Give back to the system what is kept for reuse, so that the next peak owes nothing to former ones."""
+    """Return cached memory to the system, so that it does not count in the next peak."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -60,16 +60,16 @@ def release(device: torch.device) -> None:
 
 
 def held_mib(device: torch.device) -> float | None:
-    """Return what is held now, in MiB; None where the system does not count."""
+    """Return the memory held now in MiB; None where the system does not report it."""
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device) / MIB
     return _of_status("VmRSS:")
 
 
 def free_mib(device: torch.device) -> float | None:
-    """Return what this process could take beyond what it holds, in MiB; None where the system does not count.
+    """Return the memory in MiB that this process can still allocate; None where it is not reported.
 
-    On the CPU the least of what the machine has and what its control group may have.
+    On the CPU, this is the smaller of the machine's available memory and what the control group leaves.
     """
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] / MIB
@@ -78,7 +78,7 @@ def free_mib(device: torch.device) -> float | None:
 
 
 def _of_status(name: str) -> float | None:
-    """Return a figure of `STATUS` in MiB."""
+    """Return a value of `STATUS` in MiB."""
     if not STATUS.is_file():
         return None
     lines = STATUS.read_text(encoding="ascii", errors="replace").splitlines()
@@ -86,6 +86,7 @@ def _of_status(name: str) -> float | None:
 
 
 def _of_machine() -> float | None:
+    """Return the available memory of the machine in MiB."""
     if not MACHINE.is_file():
         return None
     lines = MACHINE.read_text(encoding="ascii").splitlines()
@@ -93,9 +94,9 @@ def _of_machine() -> float | None:
 
 
 def _of_group() -> float | None:
-    """Return what the control group of this process leaves, None without a limit.
+    """Return the memory left in the control group of this process in MiB; None without a limit.
 
-    Pages of files that were not used for a while are given back when others are asked for.
+    Inactive file pages count as free, because the kernel reclaims them on demand.
     """
     for folder, limit, used, cached in GROUPS:
         if (folder / limit).is_file() and (folder / used).is_file():

@@ -1,4 +1,4 @@
-"""Output files in a folder that the user names: files that zoo wrote may be replaced, all others are kept."""
+"""Output files in a user's folder: files that zoo wrote may be replaced, all others are kept."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 LEDGER_NAME = ".zoo-outputs.json"
-"""File of the SHA-256 of each report that zoo wrote to a folder, by name; null while it is being written."""
+"""File with the SHA-256 of each report that zoo wrote to the folder, by name; null during writing."""
 
 SHOWN = 3
-"""Files that an error names."""
+"""Number of files that an error names."""
 
 OVERWRITE = "replace existing files with --overwrite"
 MOVE = "move them away"
 
 
 def is_unchanged(path: Path, hashes: Collection[str]) -> bool:
-    """Return whether an existing file still is one that zoo wrote.
+    """Return whether an existing file is still as zoo wrote it.
 
-    A symbolic link never is. An empty file is one if any was written: a power failure leaves such files.
+    A symbolic link never is. An empty file is if zoo wrote any file there: power failures leave empty files.
 
     Args:
-        path: the file.
-        hashes: SHA-256 of everything that zoo wrote there.
+        path: path of the file.
+        hashes: SHA-256 of every version that zoo wrote there.
     """
     if not hashes or path.is_symlink() or not path.is_file():
         return False
@@ -42,12 +42,12 @@ def is_unchanged(path: Path, hashes: Collection[str]) -> bool:
 
 
 def exists(path: Path) -> bool:
-    """Return whether anything has this name, also a symbolic link to nothing."""
+    """Return whether anything exists at this path, including a broken symbolic link."""
     return path.exists() or path.is_symlink()
 
 
 def is_record(path: Path, keys: Iterable[str]) -> bool:
-    """Return whether a file is a JSON object with these keys: a record that tells by itself what wrote it."""
+    """Return whether a file is a JSON object with these keys, which identify it as written by zoo."""
     try:
         found = json.loads(path.read_bytes())
     except (OSError, ValueError):
@@ -56,13 +56,13 @@ def is_record(path: Path, keys: Iterable[str]) -> bool:
 
 
 def refusal(folder: Path, names: Sequence[str], option: str, instead: str = OVERWRITE) -> ZooError:
-    """Return the error for files that would be lost.
+    """Return the error for files that would be overwritten.
 
     Args:
-        folder: that the user named.
-        names: of the files, relative to the folder.
-        option: that names the folder.
-        instead: what else helps.
+        folder: output folder.
+        names: paths of the files, relative to the folder.
+        option: command-line option that sets the folder.
+        instead: alternative to another folder, for the message.
     """
     listed = ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else "")
     files, were = ("file", "was") if len(names) == 1 else ("files", "were")
@@ -76,13 +76,13 @@ class Outputs:
     """The files that a command writes to a folder, checked before the work starts.
 
     Args:
-        folder: that the user named; it need not exist.
-        names: of the files.
-        option: that names the folder, for the error.
-        overwrite: replace files of these names whoever wrote them.
+        folder: output folder; it need not exist.
+        names: names of the files.
+        option: command-line option that sets the folder, for the error.
+        overwrite: whether to replace files of these names that zoo did not write.
 
     Raises:
-        ZooError: the folder cannot be written, or holds such files that zoo did not write.
+        ZooError: the folder cannot be written, or holds files of these names that zoo did not write.
     """
 
     def __init__(self, folder: Path, names: Sequence[str], option: str, *, overwrite: bool = False) -> None:
@@ -95,10 +95,10 @@ class Outputs:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Create the folder, and record the files that the block writes.
+        """Create the folder and record the hashes of the files that the block writes.
 
         Raises:
-            ZooError: a file that zoo did not write appeared meanwhile.
+            ZooError: a file that zoo did not write has appeared since.
         """
         self._check()
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -127,7 +127,7 @@ class Outputs:
         return written is None or is_unchanged(self.folder / name, [written])
 
     def _read(self) -> dict[str, str | None]:
-        """Return the ledger of the folder; of a damaged one nothing."""
+        """Return the ledger of the folder; empty if it is missing or damaged."""
         try:
             files = json.loads((self.folder / LEDGER_NAME).read_bytes())["files"]
             return {name: hash_ for name, hash_ in files.items() if hash_ is None or isinstance(hash_, str)}

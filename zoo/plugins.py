@@ -1,12 +1,12 @@
-"""Tables of what can be named on the command line: built-in rows, and rows of other packages by entry points.
+"""Tables of methods, encoders, decoders, outputs and backends, which other packages extend by entry points.
 
-Another package adds a row without touching this one, in its `pyproject.toml`:
+Another package adds a row in its `pyproject.toml`:
 
     [project.entry-points."zoo.methods"]
     toy = "toy_package.method:ROW"
 
-The groups are `zoo.methods`, `zoo.encoders`, `zoo.decoders`, `zoo.outputs`, `zoo.backends`. A row is loaded
-when it is first asked for.
+The groups are `zoo.methods`, `zoo.encoders`, `zoo.decoders`, `zoo.outputs` and `zoo.backends`. Rows are
+loaded on first use.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ class Table(MutableMapping[str, Row], Generic[Row]):
     """A mapping from names to rows.
 
     Args:
-        group: of the entry points that add rows, e.g. `zoo.methods`.
+        group: group of the entry points that add rows, e.g. `zoo.methods`.
         kind: type of the rows.
-        rows: the built-in ones.
+        rows: built-in rows by name.
     """
 
     def __init__(self, group: str, kind: type[Row], rows: Mapping[str, Row]) -> None:
@@ -51,8 +51,8 @@ class Table(MutableMapping[str, Row], Generic[Row]):
         """Return a row.
 
         Raises:
-            KeyError: no such row.
-            PluginError: a row of another package that cannot be loaded.
+            KeyError: the table has no such row.
+            PluginError: the row of another package cannot be loaded.
         """
         if name in self._rows:
             return self._rows[name]
@@ -62,12 +62,12 @@ class Table(MutableMapping[str, Row], Generic[Row]):
         return self._loaded[entry]
 
     def __iter__(self) -> Iterator[str]:
-        """Return the names, the built-in ones first."""
+        """Iterate over the names, built-in ones first."""
         return iter(dict.fromkeys([*self._rows, *self._entries()]))
 
     @property
     def built_in(self) -> tuple[str, ...]:
-        """Return the names of the rows of this process, for help texts: entry points take time to find."""
+        """Return the names of the rows of this process, without searching entry points, which is slow."""
         return tuple(self._rows)
 
     def __len__(self) -> int:
@@ -75,7 +75,7 @@ class Table(MutableMapping[str, Row], Generic[Row]):
         return len(list(iter(self)))
 
     def near(self, name: str) -> str:
-        """Return the names to suggest for an unknown one: similar ones, or all."""
+        """Return the names to suggest for an unknown one: the similar names, or all."""
         return ", ".join(get_close_matches(name, self) or self)
 
     def _entries(self) -> Mapping[str, metadata.EntryPoint]:
@@ -100,7 +100,7 @@ class Table(MutableMapping[str, Row], Generic[Row]):
 
 @lru_cache(maxsize=64)
 def _entry_points(group: str, path: tuple[str, ...]) -> Mapping[str, metadata.EntryPoint]:  # noqa: ARG001
-    """Return the entry points of a group by name, read again when `sys.path` changes: reading is slow."""
+    """Return the entry points of a group by name, cached until `sys.path` changes."""
     from importlib import metadata
 
     return {entry.name: entry for entry in metadata.entry_points(group=group)}

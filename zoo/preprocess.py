@@ -1,8 +1,8 @@
-"""From a uint8 image to the model's input and from its mask back to the image's size: the only copy.
+"""Preprocessing of uint8 images to the model's input, and resizing of masks to the image's size.
 
-Training, evaluation, every predictor and the exported graph use the functions of this file, so that a model
-sees in production what it saw in training. The normalisation itself is part of the exported graph
-(`zoo.export.graph`), which takes uint8 images.
+Training, evaluation, every predictor and the exported graph use these functions, so that a model gets the
+same input in production as in training. Normalization is part of the exported graph (`zoo.export.graph`),
+which takes uint8 images.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ Resize = Literal["fit", "stretch", "none"]
 Label = TypeVar("Label", bound=np.integer)
 
 MIN_IMGSZ = 32
-"""Pixels a side of the smallest images that a network is trained or exported for."""
+"""Side in pixels of the smallest images that a network can be trained or exported for."""
 
 Channels = tuple[float, float, float]
-"""A number for each RGB channel."""
+"""One value for each RGB channel."""
 
 IMAGENET_MEAN: Channels = (0.485, 0.456, 0.406)
 IMAGENET_STD: Channels = (0.229, 0.224, 0.225)
 
 
 class Preprocessing(Frozen):
-    """How an image is brought to the size and range that a network was trained on.
+    """Size, resizing and normalization of a network's input.
 
     Args:
         imgsz: height and width of the training crop, in pixels.
-        resize: `fit` scales an image, keeping its aspect, to the largest size inside `imgsz`; `stretch` to
-            exactly `imgsz`; `none` leaves it.
+        resize: `fit` scales an image, keeping its aspect ratio, to the largest size inside `imgsz`;
+        `stretch` scales it to exactly `imgsz`; `none` keeps its size.
         mean: mean of each RGB channel, images in [0, 1], as the encoder's weights expect it
             (`zoo.models.encoder.normalization_of`).
         std: standard deviation of each RGB channel, images in [0, 1].
@@ -51,16 +51,16 @@ class Preprocessing(Frozen):
 
     @property
     def color(self) -> tuple[int, int, int]:
-        """Return the mean color in 0..255, which pads images: the network sees about zero there."""
+        """Return the mean color in 0..255, which pads images because normalization maps it to about zero."""
         red, green, blue = (round(255 * mean) for mean in self.mean)
         return red, green, blue
 
     def model_size(self, height: int, width: int) -> tuple[int, int]:
-        """Return the (height, width) at which the network sees an image of this size."""
+        """Return the (height, width) to which an image of this size is resized."""
         return resized_size((height, width), self.imgsz, self.resize)
 
     def as_transformers(self) -> dict[str, Any]:
-        """Return the same in the words of `preprocessor_config.json` of transformers."""
+        """Return the settings in the format of transformers' `preprocessor_config.json`."""
         height, width = self.imgsz
         sizes: dict[Resize, dict[str, int]] = {
             "fit": {"max_height": height, "max_width": width},
@@ -90,7 +90,7 @@ def resized_size(size: tuple[int, int], imgsz: tuple[int, int], resize: Resize) 
 
 
 def resize_image(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Return the image at (height, width) `size`, bilinear with antialiasing.
+    """Return the image resized to `size`, bilinear with antialiasing.
 
     Args:
         image: (H, W, 3) uint8.
@@ -102,7 +102,7 @@ def resize_image(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.
 
 
 def resize_mask(mask: NDArray[Label], size: tuple[int, int]) -> NDArray[Label]:
-    """Return the mask at (height, width) `size`, nearest neighbour, of the same type; it may be written to.
+    """Return the mask resized to `size` by nearest neighbor, as a writable array of the same type.
 
     Args:
         mask: (H, W) uint8 or int32.
@@ -114,10 +114,10 @@ def resize_mask(mask: NDArray[Label], size: tuple[int, int]) -> NDArray[Label]:
 
 
 def check_image(image: NDArray[np.uint8]) -> None:
-    """Raise unless `image` is one RGB image.
+    """Raise unless `image` is an RGB image.
 
     Raises:
-        InvalidImageError: not a (H, W, 3) uint8 array, or one without a pixel.
+        InvalidImageError: not a (H, W, 3) uint8 array, or an empty one.
     """
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
         raise InvalidImageError(
@@ -127,11 +127,11 @@ def check_image(image: NDArray[np.uint8]) -> None:
 
 
 def normalize(images: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """Return the network's input.
+    """Return normalized images, the network's input.
 
     Args:
         images: (B, 3, H, W) uint8 or float in 0..255.
-        preprocessing: its `mean` and `std` are applied.
+        preprocessing: preprocessing whose `mean` and `std` are applied.
 
     Returns:
         (B, 3, H, W) float32.
@@ -145,8 +145,8 @@ def channel_statistics(preprocessing: Preprocessing, like: Tensor) -> tuple[Tens
     """Return mean and standard deviation of each channel in 0..255, both (1, 3, 1, 1).
 
     Args:
-        preprocessing: in 0..1.
-        like: float tensor whose device and dtype they have; a GPU is waited for.
+        preprocessing: preprocessing whose `mean` and `std` (0..1) are scaled.
+        like: float tensor that gives device and dtype; on a GPU, the call synchronizes.
     """
     mean = like.new_tensor(preprocessing.mean).view(1, 3, 1, 1) * 255
     std = like.new_tensor(preprocessing.std).view(1, 3, 1, 1) * 255

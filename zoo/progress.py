@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LINE_SECONDS = 30.0
-"""Interval between lines where standard error is no terminal."""
+"""Interval between lines where standard error is not a terminal."""
 
 
 @cache
@@ -26,10 +26,10 @@ def stderr_console() -> Console:
 
 
 class Progress:
-    """A context that says on standard error how many of a number of images are done.
+    """Context that reports on standard error how many images are done.
 
     Args:
-        total: images.
+        total: number of images.
     """
 
     def __init__(self, total: int) -> None:
@@ -54,7 +54,7 @@ class Progress:
             self._bar.stop()
 
     def advance(self) -> None:
-        """Count one image more."""
+        """Count one more image."""
         self.done += 1
         now = time.monotonic()
         text = pace(self.done, self.total, now - self._begin)
@@ -66,12 +66,12 @@ class Progress:
 
 
 def pace(done: int, total: int, seconds: float) -> str:
-    """Return how far work is, how fast it goes and how long it still takes.
+    """Return images done, images per second and time left as text.
 
     Args:
-        done: images.
-        total: of all images.
-        seconds: since the first began.
+        done: number of images done.
+        total: number of all images.
+        seconds: time since the start.
 
     Example:
         >>> pace(1000, 4000, 50.0)

@@ -1,4 +1,4 @@
-"""What MODEL may be: a run, a bundle, an artifact, a name in a registry, or nothing for the newest run."""
+"""Resolution of MODEL to a path: a run, a bundle, an artifact, a name in a registry, or the newest run."""
 
 from __future__ import annotations
 
@@ -18,12 +18,11 @@ def resolve_model(text: str | None, weights: str | None = None) -> Path:
     """Return the bundle folder or artifact file that MODEL names; a name in a registry is pulled.
 
     Args:
-        text: MODEL as given; None is the newest run.
-        weights: which network of a run, stripped from its checkpoint now; None for the one that its
-            bundle holds.
+        text: MODEL as given; None for the newest run.
+        weights: network of a run to strip from its checkpoint; None for the one in its bundle.
 
     Raises:
-        BundleError: nothing of that name, or a folder that is neither run nor bundle.
+        BundleError: the path does not exist, or is neither a run, a bundle nor an artifact.
     """
     if text is not None and weights is None and is_name(text):
         return _pull(text)
@@ -54,31 +53,35 @@ def resolve_model(text: str | None, weights: str | None = None) -> Path:
 
 
 def resolve_predictor(text: str | None) -> Path | str:
-    """Return what `load_predictor` takes: the URL of a server as it is, or else a path; see `resolve_model`.
+    """Return the argument of `load_predictor`: the URL of a server unchanged, or the path that MODEL names.
 
     Raises:
-        BundleError: nothing of that name, or a folder that is neither run nor bundle.
+        BundleError: the path does not exist, or is neither a run, a bundle nor an artifact.
     """
     return text if text is not None and is_url(text) else resolve_model(text)
 
 
 def artifact_suffixes() -> tuple[str, ...]:
-    """Return the suffixes of the files that a backend runs."""
+    """Return the suffixes of the files that some backend runs."""
     from zoo.predictors.backends import file_suffixes
 
     return file_suffixes()
 
 
 def is_url(text: str) -> bool:
-    """Return whether MODEL is the URL of a server; a path would lose its second slash."""
+    """Return whether MODEL is the URL of a server."""
     return text.lower().startswith(SCHEMES)
 
 
 def resolve_bundle(text: str | None, weights: str | None = None) -> Path:
-    """Return the bundle folder that MODEL names and that may be written to; see `resolve_model`.
+    """Return the writable bundle folder that MODEL names; a pulled bundle is copied.
+
+    Args:
+        text: MODEL as given; None for the newest run.
+        weights: network of a run to strip from its checkpoint; None for the one in its bundle.
 
     Raises:
-        BundleError: nothing of that name, or an artifact.
+        BundleError: the path does not exist, or is an artifact.
     """
     if text is not None and weights is None and is_name(text):
         return _pull(text, writable=True)
@@ -91,9 +94,9 @@ def resolve_bundle(text: str | None, weights: str | None = None) -> Path:
 
 
 def is_name(text: str) -> bool:
-    """Return whether MODEL is the name of a bundle in a registry, and not a path or a mistake in one."""
+    """Return whether MODEL is the name of a bundle in a registry, not a path or a misspelled one."""
     path = Path(text)
-    # runs/elm is a slip of runs/eln, not a model of the owner called runs
+    # runs/elm is a typo of runs/eln, not a model of the owner `runs`
     is_path = (
         path.exists() or path.suffix in artifact_suffixes() or path.parent.exists() or path.parent == RUNS
     )
@@ -109,10 +112,10 @@ def is_name(text: str) -> bool:
 
 
 def _pull(name: str, *, writable: bool = False) -> Path:
-    """Return the folder of a bundle, of the revision in `zoo.lock` if that has one.
+    """Return the folder of a pulled bundle, at the revision in `zoo.lock` if the name is locked.
 
     Args:
-        name: of the bundle.
+        name: name of the bundle.
         writable: whether to copy it out of the cache or registry, once for each revision.
     """
     from zoo.registry.lock import LOCK_NAME, read_lock
@@ -126,7 +129,7 @@ def _pull(name: str, *, writable: bool = False) -> Path:
 
 
 def _bundle_of_run(run: Path, weights: str | None) -> Path:
-    """Return the bundle of a run, stripped now if training did not come so far."""
+    """Return the bundle of a run; an unfinished run is stripped first."""
     from zoo.train.runs.folder import RunFolder
 
     files = RunFolder(run)
@@ -142,10 +145,10 @@ def _bundle_of_run(run: Path, weights: str | None) -> Path:
 
 
 def newest_run(method: str | None = None) -> Path:
-    """Return the run under `runs/` that was started last, of a method if one is named.
+    """Return the run under `runs/` that was started last, optionally of one method.
 
     Raises:
-        BundleError: there is none.
+        BundleError: there is no such run.
     """
     from zoo.train.runs.folder import RunFolder
 

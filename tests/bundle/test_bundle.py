@@ -108,7 +108,7 @@ def test_a_network_of_other_classes_than_the_names_is_an_error(bundle_copy: Path
     deployable = model_of("gated ensemble").config.model_dump(mode="json")
     deployable["segmentation"]["branches"][1]["num_classes"] = 6
     change_config(bundle_copy, deployable=deployable)
-    with pytest.raises(BundleError, match="7 names and 7 palette colours for a network of 6 classes"):
+    with pytest.raises(BundleError, match="7 names and 7 palette colors for a network of 6 classes"):
         load_bundle(bundle_copy)
 
 

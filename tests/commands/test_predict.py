@@ -41,7 +41,7 @@ def pixels(path: Path) -> NDArray[np.uint8]:
     return np.asarray(Image.open(path))
 
 
-def test_a_mask_is_an_indexed_image_in_the_colours_of_the_classes(zoo: Zoo, shapes_bundle: Path) -> None:
+def test_a_mask_is_an_indexed_image_in_the_colors_of_the_classes(zoo: Zoo, shapes_bundle: Path) -> None:
     image = photo(Path("photo.jpg"))
     result = zoo("predict", shapes_bundle, image, "--out", "out")
     assert result.exit_code == 0, result.output
@@ -66,7 +66,7 @@ def test_the_json_tells_files_areas_and_times(zoo: Zoo, shapes_bundle: Path) -> 
     assert pixels(Path(image["overlay"])).shape[1] >= 480
 
 
-def test_confidence_is_a_grey_image_beside_the_mask_at_the_images_size(zoo: Zoo, shapes_bundle: Path) -> None:
+def test_confidence_is_a_gray_image_beside_the_mask_at_the_images_size(zoo: Zoo, shapes_bundle: Path) -> None:
     image = photo(Path("photo.jpg"), size=(90, 70))
     result = zoo("predict", shapes_bundle, image, "--confidence", "--json")
     assert result.exit_code == 0, result.output

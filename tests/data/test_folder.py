@@ -61,7 +61,7 @@ def test_unlabeled_images_need_no_masks(folder, below):
         source.read_mask("unlabeled/u")
 
 
-def test_a_description_names_classes_colours_and_folders(folder):
+def test_a_description_names_classes_colors_and_folders(folder):
     (folder / "train").rename(folder / "learn")
     toml = 'train = "learn"\nnames = ["sky", "road", "car"]\npalette = [[1, 2, 3], [4, 5, 6], [7, 8, 9]]'
     source = FolderSource(describe(folder, toml))
@@ -93,7 +93,7 @@ def test_a_root_is_relative_to_the_description(folder):
         ('names = ["a", 1]', r"got names\.1 = 1, expected: Input should be a valid string"),
         ('names = ["a", "b", "a"]', "got the name a twice"),
         ("palette = [[0, 0, 300]]", r"got palette\.0\.2 = 300"),
-        ("palette = [[0, 0, 0]]", "got 1 colours in palette, expected 3"),
+        ("palette = [[0, 0, 0]]", "got 1 colors in palette, expected 3"),
         ('train = "learn"', "got train = 'learn', expected an existing folder"),
         ('root = "nowhere"', "got root = 'nowhere', expected an existing folder"),
         ("names = [", "not TOML"),
@@ -157,7 +157,7 @@ def test_one_bit_and_palette_masks_hold_labels(folder):
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "1"])
-def test_grey_and_palette_images_are_read_as_rgb(folder, mode):
+def test_gray_and_palette_images_are_read_as_rgb(folder, mode):
     Image.fromarray(IMAGE).convert(mode).save(folder / "train" / "images" / "a.png")
     assert FolderSource(str(folder)).read_image("train/a").shape == (4, 6, 3)
 
@@ -189,7 +189,7 @@ def test_16_bit_rgb_is_an_error_though_pillow_reads_it_as_8_bit(folder, png_file
         FolderSource(str(folder)).read_image("train/a")
 
 
-def test_4_bit_grey_masks_are_an_error_because_pillow_spreads_their_values(folder, png_file):
+def test_4_bit_gray_masks_are_an_error_because_pillow_spreads_their_values(folder, png_file):
     (folder / "train" / "masks" / "a.png").write_bytes(png_file((2, 1), 4, 0, zlib.compress(b"\0\x12")))
     with pytest.raises(DatasetError, match=r"mode L;4, expected"):
         FolderSource(str(folder))

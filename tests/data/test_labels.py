@@ -85,7 +85,7 @@ def test_colors_become_labels_as_the_description_says(tmp_path, toml, count):
     assert np.array_equal(source.read_mask("train/a"), slowly(mask, toml))
 
 
-def test_colors_are_found_in_palette_grey_and_opaque_masks_too(tmp_path):
+def test_colors_are_found_in_palette_gray_and_opaque_masks_too(tmp_path):
     mask = COLORS[RANDOM.integers(3, size=(8, 12))]
     palette = Image.fromarray(mask).quantize(3, dither=Image.Dither.NONE)
     opaque = Image.fromarray(mask).convert("RGBA")

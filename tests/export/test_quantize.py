@@ -90,7 +90,7 @@ def nodes_of(model: onnx.ModelProto, operator: str) -> list[onnx.NodeProto]:
     return [node for node in model.graph.node if node.op_type == operator]
 
 
-def test_normalisation_resize_and_argmax_stay_in_fp32(given: Given) -> None:
+def test_normalization_resize_and_argmax_stay_in_fp32(given: Given) -> None:
     model = onnx.load(given.quantizer.build("minmax", "cpu"))
     quantized = {output for node in nodes_of(model, "DequantizeLinear") for output in node.output}
     for node in model.graph.node:

@@ -104,13 +104,13 @@ def test_the_projected_aspp_is_that_of_the_authors_of_eln() -> None:
     assert not [m for m in aspp.pool.modules() if isinstance(m, nn.BatchNorm2d)]
 
 
-def test_the_neck_reduces_by_a_3x3_convolution_and_normalises_the_pooled_features() -> None:
+def test_the_neck_reduces_by_a_3x3_convolution_and_normalizes_the_pooled_features() -> None:
     aspp = Aspp(10, settings(aspp="neck"))
     assert [m.kernel_size for m in aspp.reduce.modules() if isinstance(m, nn.Conv2d)] == [(3, 3)]
     assert [m for m in aspp.pool.modules() if isinstance(m, nn.BatchNorm2d)]
 
 
-def test_the_joint_aspp_normalises_all_branches_at_once_and_adds_the_pooled_one() -> None:
+def test_the_joint_aspp_normalizes_all_branches_at_once_and_adds_the_pooled_one() -> None:
     aspp = JointAspp(10, settings(aspp="joint", rates=(6, 12, 18))).eval()
     convs = [m for m in aspp.branches if isinstance(m, nn.Conv2d)]
     assert [(c.kernel_size[0], c.dilation[0], c.bias) for c in convs] == [

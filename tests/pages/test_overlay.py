@@ -18,13 +18,13 @@ CLASSES = Classes(
 
 
 def scene(height: int, width: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Return a grey image whose right half is `tree`."""
+    """Return a gray image whose right half is `tree`."""
     mask = np.zeros((height, width), np.uint8)
     mask[:, width // 2 :] = 1
     return np.full((height, width, 3), 80, np.uint8), mask
 
 
-def test_a_class_is_blended_with_its_colour_and_black_ones_keep_the_image() -> None:
+def test_a_class_is_blended_with_its_color_and_black_ones_keep_the_image() -> None:
     image, mask = scene(4, 12)
     result = overlay(image, mask, CLASSES, alpha=0.5)
     assert result[0, 0].tolist() == [80, 80, 80]
@@ -81,7 +81,7 @@ def test_a_photograph_keeps_its_size_above_the_legend() -> None:
 
 
 @pytest.mark.parametrize("width", [480, 1000, 4000])
-def test_a_legend_has_the_colours_of_its_classes_and_leaves_its_margin_empty(width: int) -> None:
+def test_a_legend_has_the_colors_of_its_classes_and_leaves_its_margin_empty(width: int) -> None:
     strip = legend(CLASSES, {0: 0.5, 1: 0.4999, 2: 0.0001, IGNORE: None}, width)
     assert all((strip == color).all(axis=2).any() for color in CLASSES.palette)
     assert strip.shape[1] == width

@@ -1,4 +1,4 @@
-"""A run that was broken off and resumed ends as one that never was: weights, optimiser, random state, log."""
+"""A run that was broken off and resumed ends as one that never was: weights, optimizer, random state, log."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ ImageNorm = Literal["fixed", "batch_minmax"]
 
 
 class DiscriminatorOptimizerConfig(OptimizerConfig):
-    """The optimiser of a discriminator; defaults are those of both papers."""
+    """The optimizer of a discriminator; defaults are those of both papers."""
 
     name: Literal["adamw", "adam", "sgd"] = "adam"
     weight_decay: float = Field(0.0, ge=0)
@@ -51,10 +51,10 @@ def unit_range(images: Tensor, norm: ImageNorm, encoder: Encoder, valid: Tensor)
     """Return images brought to [0, 1] for a discriminator.
 
     Args:
-        images: (B, 3, H, W) float, normalised.
-        norm: `fixed` undoes the normalisation; `batch_minmax` maps the extremes of the whole batch to 0 and
+        images: (B, 3, H, W) float, normalized.
+        norm: `fixed` undoes the normalization; `batch_minmax` maps the extremes of the whole batch to 0 and
             1, as the authors of s4GAN and RRN do.
-        encoder: whose `mean` and `std` the images are normalised by.
+        encoder: whose `mean` and `std` the images are normalized by.
         valid: (B, H, W) bool, False in padding, which sets no extreme.
     """
     if norm == "batch_minmax":

@@ -17,7 +17,7 @@ AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 
 def teacher_of(student: AnyModule) -> AnyModule:
-    """Return a copy of the student that no optimiser moves."""
+    """Return a copy of the student that no optimizer moves."""
     return copy.deepcopy(student).requires_grad_(False)
 
 

@@ -1,6 +1,6 @@
 """Losses that several methods share.
 
-All take class ids with `IGNORE` for unknown pixels, normalise by the pixels that count over the whole batch,
+All take class ids with `IGNORE` for unknown pixels, normalize by the pixels that count over the whole batch,
 and return a zero that is connected to the graph when none counts. None makes the host wait for the device.
 """
 

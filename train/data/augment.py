@@ -110,7 +110,7 @@ def weak_view(preprocessing: Preprocessing, config: AugmentConfig) -> WeakView:
 
 
 def strong_view(config: AugmentConfig) -> v2.Transform:
-    """Return the transform of a weak view to its strong one: colour jitter, greyscale, blur."""
+    """Return the transform of a weak view to its strong one: color jitter, grayscale, blur."""
     brightness, contrast, saturation, hue = config.jitter
     jitter = ColorJitter(brightness, contrast, saturation, hue)
     kernel_size = 2 * math.ceil(BLUR_REACH * config.blur_sigma[1]) + 1

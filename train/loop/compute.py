@@ -1,4 +1,4 @@
-"""How the same steps are computed: memory layout, compilation, recomputation, synchronised BatchNorm.
+"""How the same steps are computed: memory layout, compilation, recomputation, synchronized BatchNorm.
 
 None of it changes what a method is; results differ by rounding alone.
 """
@@ -171,7 +171,7 @@ class CpuSyncBatchNorm(nn.BatchNorm2d):
         self.train(norm.training)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the normalised features.
+        """Return the normalized features.
 
         Args:
             images: (B, C, H, W) float.
@@ -180,7 +180,7 @@ class CpuSyncBatchNorm(nn.BatchNorm2d):
         return cast("Tensor", self.after(normal))
 
     def _of_all(self, images: Tensor) -> Tensor:
-        """Normalise by the mean and variance of all processes; gradients flow through both."""
+        """Normalize by the mean and variance of all processes; gradients flow through both."""
         places, dtype = (0, 2, 3), images.dtype
         images = images.to(torch.promote_types(dtype, torch.float32))  # half precision counts no pixels
         count = images.new_tensor([images.numel() / images.shape[1]])

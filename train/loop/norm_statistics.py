@@ -1,4 +1,4 @@
-"""Running statistics of normalisation, which a forward pass changes and a step that is not taken must not."""
+"""Running statistics of normalization, which a forward pass changes and a step that is not taken must not."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ the averaging starts as a plain mean of all students; the teacher's BatchNorm ga
 
 Departures from the authors' code (train_mlmt.py):
 - learning rate and weight of the consistency change with the step, not with the epoch.
-- the student sees a colour-jittered, blurred copy of the teacher's view, flipped alike; theirs is flipped by
+- the student sees a color-jittered, blurred copy of the teacher's view, flipped alike; theirs is flipped by
   itself.
 - the background is an ordinary class at its place in the labels, theirs the last column.
 - images whose classes alone are known (`data.tags`) join the labeled stream and stay in the unlabeled one.
@@ -128,7 +128,7 @@ class Mlmt(Method):
         """Return the teacher's (B, K) float32 logits.
 
         Args:
-            images: (B, 3, H, W) float, normalised.
+            images: (B, 3, H, W) float, normalized.
         """
         logits: Tensor = self.teacher(images)
         return logits.float()
@@ -159,7 +159,7 @@ class Mlmt(Method):
         update_teacher(self.teacher, self.student, min(1 - 1 / (taken + 1), self.config.ema_decay))
 
     def optimizers(self) -> list[Optimizer]:
-        """Return one optimiser of the student at one rate."""
+        """Return one optimizer of the student at one rate."""
         return [self.config.optimizer.build([(self.student, 1.0)])]
 
     def deployable(self, weights: str | None = None) -> ImageClassifier:

@@ -28,7 +28,7 @@ Departures from the authors' code; the preset `official` undoes those that name 
 
 As the code, against the paper: L_cps takes no labeled images (`cps_on_labeled`); self-training waits for
 `cross_steps`, one epoch; weight decay 1e-4, not on biases and BatchNorm; the discriminators' rate stays
-as it is; the branches weigh the same (`weight_1`). Neither says how Eq. 1 and 3 are normalised for regions.
+as it is; the branches weigh the same (`weight_1`). Neither says how Eq. 1 and 3 are normalized for regions.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ Normalisation = Literal["selected", "separate", "all"]
 
 
 class BranchOptimizerConfig(OptimizerConfig):
-    """The optimiser of a branch; defaults are those of PASCAL VOC."""
+    """The optimizer of a branch; defaults are those of PASCAL VOC."""
 
     name: Literal["adamw", "adam", "sgd"] = "sgd"
     lr: float = Field(2.5e-3, gt=0)
@@ -183,7 +183,7 @@ class Rrn(Method):
         """Return the (B, K, H, W) logits of each branch.
 
         Args:
-            images: (B, 3, H, W) float, normalised.
+            images: (B, 3, H, W) float, normalized.
         """
         return [resize_logits(branch(images).logits, images.shape[-2:]) for branch in self.branches]
 
@@ -318,7 +318,7 @@ class Rrn(Method):
         return tuple(phase for phase in phases if phase.steps)
 
     def optimizers(self) -> list[Optimizer]:
-        """Return one optimiser for each branch and one for each discriminator."""
+        """Return one optimizer for each branch and one for each discriminator."""
         c = self.config
         branches = [
             c.optimizer.build([(branch.encoder, c.optimizer.encoder_lr_mult), (branch.decoder, 1.0)])

@@ -2,7 +2,7 @@
 
 https://arxiv.org/abs/1908.05724, code: sud0301/semisup-semseg. The segmentation network is the generator of a
 conditional GAN: a discriminator tells its predictions on unlabeled images from the labels of labeled ones.
-Its features pull the predictions towards labels, and its score picks the images good enough for
+Its features pull the predictions toward labels, and its score picks the images good enough for
 self-training, which in turn keeps it from winning. (The paper's other branch, MLMT, is a method of its own.)
 
 Symbols: S segmentation network, D discriminator, gamma `threshold`, y* the classes of a prediction.
@@ -70,7 +70,7 @@ class ImageDiscriminatorConfig(DiscriminatorConfig):
 
 
 class SegmentationOptimizerConfig(OptimizerConfig):
-    """The optimiser of the segmentation network; the encoder learns at a tenth of the decoder's rate."""
+    """The optimizer of the segmentation network; the encoder learns at a tenth of the decoder's rate."""
 
     name: Literal["adamw", "adam", "sgd"] = "sgd"
     lr: float = Field(2.5e-3, gt=0)
@@ -79,7 +79,7 @@ class SegmentationOptimizerConfig(OptimizerConfig):
 
 
 class PolyDiscriminatorOptimizerConfig(DiscriminatorOptimizerConfig):
-    """The optimiser of the discriminator, section 4.1.3; its rate is 1e-5 on Cityscapes."""
+    """The optimizer of the discriminator, section 4.1.3; its rate is 1e-5 on Cityscapes."""
 
     schedule: Schedule = "poly"
 
@@ -197,7 +197,7 @@ class S4Gan(Method):
         return tuple(phase for phase in phases if phase.steps)
 
     def optimizers(self) -> list[Optimizer]:
-        """Return the segmentation network's optimiser and the discriminator's."""
+        """Return the segmentation network's optimizer and the discriminator's."""
         c, student = self.config, self.student
         groups = [(student.encoder, c.optimizer.encoder_lr_mult), (student.decoder, 1.0)]
         return [c.optimizer.build(groups), c.optimizer_d.build([(self.discriminator, 1.0)])]

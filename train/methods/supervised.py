@@ -59,7 +59,7 @@ class Supervised(Method):
         return (Phase("train", steps, unlabeled=0, strong_labeled=self.config.view == "strong"),)
 
     def optimizers(self) -> list[Optimizer]:
-        """Return one optimiser, the encoder at its own rate."""
+        """Return one optimizer, the encoder at its own rate."""
         optimizer = self.config.optimizer
         return [
             optimizer.build([(self.student.encoder, optimizer.encoder_lr_mult), (self.student.decoder, 1.0)])

@@ -95,7 +95,7 @@ def part_seconds(stream: BatchStream, count: int) -> dict[str, float]:
     """Return the processor seconds an image of each part of the work, in this process.
 
     Args:
-        stream: some of its batches are made; it is changed, and of no other use afterwards.
+        stream: some of its batches are made; it is changed, and of no other use afterward.
         count: of batches, of which the first two are made beforehand.
     """
     watch = _Watch()

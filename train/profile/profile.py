@@ -1,7 +1,7 @@
 """Where the time of a training step goes, and its memory: by phase and part, without training a model.
 
 A step is cut where one part ends and the next begins (`parts`): data (waiting for the batch, moving
-it, normalising), each network's forward passes, losses (all other work of the method's `forward`; their
+it, normalizing), each network's forward passes, losses (all other work of the method's `forward`; their
 gradients are part of backward), backward, optimizer (with the check of the gradient), update (teachers,
 zeroed gradients). U2PL's contrastive loss is a part of its own, with its gradient. On a GPU each cut waits
 for the device; what that costs can be seen, as some steps are also taken without cuts.

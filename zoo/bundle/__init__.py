@@ -1,1 +1,1 @@
-"""Bundles: the stripped model on disk."""
+"""Bundles: stripped models on disk."""

@@ -1,11 +1,11 @@
-"""The bundle: a stripped model in a folder, the unit that is exported, benchmarked, pushed and served.
+"""Bundle: a stripped model in a folder, the unit that is exported, benchmarked, pushed and served.
 
 Its files:
 
-    config.json          what the model is: networks, classes, preprocessing, recipe, provenance, metrics
-    model.safetensors    its weights
-    README.md            the model card
-    preprocessor_config.json    size and range of its input, as transformers writes them
+    config.json          networks, classes, preprocessing, recipe, provenance, metrics
+    model.safetensors    weights
+    README.md            model card
+    preprocessor_config.json    size and range of the input, in the format of transformers
     after export also    model.onnx, model.fp16.onnx, manifest.json, engines/
 """
 
@@ -34,22 +34,22 @@ WEIGHTS_NAME = "model.safetensors"
 CARD_NAME = "README.md"
 PREPROCESSOR_NAME = "preprocessor_config.json"
 MODEL_FILES = (WEIGHTS_NAME, CARD_NAME, PREPROCESSOR_NAME, CONFIG_NAME)
-"""Of a bundle before anything is exported."""
+"""Files of a bundle before export."""
 
 
 class BundleConfig(Frozen):
-    """The contents of `config.json`.
+    """Contents of `config.json`.
 
     Args:
-        deployable: which networks, and how they work together; or the classifier that it is instead.
-        method: the method that trained it.
-        weights: which of the method's networks was kept (`student`, `teacher`, `fused`, ...).
+        deployable: configuration of the networks and their combination, or of a classifier.
+        method: method that trained the model.
+        weights: network of the method that was kept (`student`, `teacher`, `fused`, ...).
         names: class names in label order.
-        palette: RGB colours in label order.
-        preprocessing: see `zoo.preprocess`.
-        recipe: the resolved recipe of the run.
-        provenance: versions, steps, partition id, what was stripped.
-        metrics: measured figures with split and protocol.
+        palette: RGB colors in label order.
+        preprocessing: resizing and normalization of images.
+        recipe: resolved recipe of the run.
+        provenance: versions, steps, partition id, and the stripped parts.
+        metrics: measured metrics with split and protocol.
     """
 
     format: Literal[2] = 2
@@ -66,7 +66,7 @@ class BundleConfig(Frozen):
     @model_validator(mode="before")
     @classmethod
     def _from_format_1(cls, value: object) -> object:
-        """Return contents of version 0.1 as today's; their networks are converted by `NetworkConfig`."""
+        """Return contents of version 0.1 in the current format; `NetworkConfig` converts their networks."""
         return {**value, "format": 2} if isinstance(value, dict) and value.get("format", 1) == 1 else value
 
     @model_validator(mode="after")
@@ -75,19 +75,19 @@ class BundleConfig(Frozen):
         for num_classes in (counts,) if isinstance(counts, int) else counts:
             if not len(self.names) == len(self.palette) == num_classes:
                 raise ValueError(
-                    f"{len(self.names)} names and {len(self.palette)} palette colours for a network of "
+                    f"{len(self.names)} names and {len(self.palette)} palette colors for a network of "
                     f"{num_classes} classes"
                 )
         return self
 
     @property
     def classes(self) -> Classes:
-        """Return names and palette as one value."""
+        """Return the classes: names and palette."""
         return Classes(self.names, self.palette)
 
     @property
     def data_spec(self) -> str | None:
-        """Return the spec of the data it was trained on, None if the recipe names none."""
+        """Return the spec of the training data; None if the recipe names none."""
         spec: str | None = self.recipe.get("data", {}).get("spec")
         return spec
 
@@ -96,7 +96,7 @@ def load_config(folder: Path) -> BundleConfig:
     """Return the configuration of a bundle.
 
     Raises:
-        BundleError: no bundle there, or not one of this version.
+        BundleError: the folder is not a bundle of this version.
     """
     path = folder / CONFIG_NAME
     if not path.is_file():
@@ -110,16 +110,16 @@ def load_config(folder: Path) -> BundleConfig:
 
 
 def find_bundle(path: Path) -> Path | None:
-    """Return the bundle that `path` is, or that the artifact at `path` lies in, also under `engines/`."""
+    """Return the bundle at `path`, or the one that contains the artifact at `path`; None without one."""
     folders = (path,) if path.is_dir() else (path.parent, path.parent.parent)
     return next((folder for folder in folders if (folder / CONFIG_NAME).is_file()), None)
 
 
 def check_writable(folder: Path) -> None:
-    """Raise unless files can be written to a folder, which need not exist yet; nothing is left there.
+    """Raise unless files can be written to a folder, which need not exist; no file is left.
 
     Raises:
-        ZooError: so.
+        ZooError: the folder cannot be written.
     """
     try:
         there = next(path for path in (folder, *folder.parents) if path.exists())
@@ -131,13 +131,13 @@ def check_writable(folder: Path) -> None:
 
 
 def temporary_name(path: Path) -> Path:
-    """Return the name beside `path` under which this process writes it."""
+    """Return the temporary path beside `path` to which this process writes."""
     return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary name beside `path`, moved to `path` when the block ends well and removed otherwise."""
+    """Yield a temporary path that is moved to `path` if the block succeeds, and removed otherwise."""
     temporary = temporary_name(path)
     try:
         yield temporary
@@ -147,11 +147,11 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file at once or not at all."""
+    """Write a text file atomically."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write a JSON file at once or not at all."""
+    """Write a JSON file atomically."""
     write_text(path, json.dumps(value, indent=2) + "\n")

@@ -1,4 +1,4 @@
-"""`manifest.json` of a bundle: the hash of every file, and how every artifact was made and compared."""
+"""`manifest.json` of a bundle: the hash of every file, and export and parity of every artifact."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ def sha256(path: Path) -> str:
 
 
 class FileEntry(Frozen):
-    """One file of the bundle."""
+    """A file of the bundle."""
 
     sha256: str
     bytes: int
 
     @classmethod
     def of(cls, path: Path) -> FileEntry:
-        """Return the entry of a file as it is now."""
+        """Return the entry of a file."""
         return cls(sha256=sha256(path), bytes=path.stat().st_size)
 
 
 class Manifest(Frozen):
-    """The contents of `manifest.json`.
+    """Contents of `manifest.json`.
 
     Args:
-        files: by path inside the bundle; all but this one and hidden ones.
-        artifacts: by path inside the bundle: precision, input and output, versions, parity, engine facts.
+        files: entries of all files except this one and hidden ones, by path inside the bundle.
+        artifacts: precision, input and output, versions, parity and engine facts of each artifact, by path.
     """
 
     format: int = 1
@@ -48,10 +48,10 @@ class Manifest(Frozen):
 
 
 def read_manifest(bundle: Path) -> Manifest:
-    """Return the manifest of a bundle, an empty one if there is none.
+    """Return the manifest of a bundle; empty if there is none.
 
     Raises:
-        BundleError: a file that is no manifest.
+        BundleError: the file is not a manifest.
     """
     path = bundle / MANIFEST_NAME
     if not path.is_file():
@@ -65,7 +65,7 @@ def read_manifest(bundle: Path) -> Manifest:
 
 
 def listed_files(bundle: Path) -> dict[str, Path]:
-    """Return the files that a manifest lists, by their path inside the bundle."""
+    """Return the files that a manifest must list, by path inside the bundle."""
     return {
         path.relative_to(bundle).as_posix(): path for path in sorted(bundle.rglob("*")) if _is_listed(path)
     }

@@ -1,4 +1,4 @@
-"""Networks of a bundle: written to its folder and read back. What needs no PyTorch is in `bundle`."""
+"""Saving and loading of a bundle's networks; `zoo.bundle.bundle` has the parts that do not need PyTorch."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ Model = TypeVar("Model", bound="nn.Module")
 
 
 def save_bundle(folder: Path, deployable: nn.Module, config: BundleConfig, card: str) -> None:
-    """Write a bundle; the folder appears complete or keeps its former contents.
+    """Write a bundle; on an error, the folder keeps its previous contents.
 
     Args:
-        folder: created if missing; the four files are replaced.
-        deployable: whose state dict is stored.
-        config: of `config.json`.
+        folder: folder of the bundle, created if it does not exist; the four files are replaced.
+        deployable: network whose state dict is stored.
+        config: contents of `config.json`.
         card: Markdown of the model card.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -41,9 +41,9 @@ def save_bundle(folder: Path, deployable: nn.Module, config: BundleConfig, card:
         replacing(folder / PREPROCESSOR_NAME) as preprocessor_path,
         replacing(folder / WEIGHTS_NAME) as weights_path,
     ):
-        # part of the file, so that its hash, which artifacts carry, also tells a changed weight or gate
+        # part of the file, so that its hash, which artifacts store, covers the configuration too
         save_file(state, weights_path, {"deployable": config.deployable.model_dump_json()})
-        weights_path.chmod(0o644)  # safetensors makes it readable for its owner alone
+        weights_path.chmod(0o644)  # safetensors makes it readable only by its owner
         card_path.write_text(card, encoding="utf-8")
         preprocessor = json.dumps(config.preprocessing.as_transformers(), indent=2)
         preprocessor_path.write_text(preprocessor + "\n", encoding="utf-8")
@@ -54,7 +54,8 @@ def load_bundle(folder: Path) -> tuple[Deployable, BundleConfig]:
     """Return the segmentation model of a bundle, in evaluation mode on the CPU, and its configuration.
 
     Raises:
-        BundleError: no bundle there, one of a classifier, or weights that do not fit its configuration.
+        BundleError: the folder is not a bundle, holds a classifier, or its weights do not fit its
+            configuration.
     """
     config = load_config(folder)
     if isinstance(config.deployable, ClassifierConfig):
@@ -69,7 +70,7 @@ def load_classifier(folder: Path) -> tuple[ImageClassifier, BundleConfig]:
     """Return the classifier of a bundle, in evaluation mode on the CPU, and its configuration.
 
     Raises:
-        BundleError: no bundle there, one of a segmentation model, or weights that do not fit.
+        BundleError: the folder is not a bundle, holds a segmentation model, or its weights do not fit.
     """
     config = load_config(folder)
     if not isinstance(config.deployable, ClassifierConfig):
@@ -81,7 +82,7 @@ def load_classifier(folder: Path) -> tuple[ImageClassifier, BundleConfig]:
 
 
 def _with_weights(model: Model, folder: Path) -> Model:
-    """Give a model the weights of a bundle and return it in evaluation mode."""
+    """Load the weights of a bundle into a model and return it in evaluation mode."""
     path = folder / WEIGHTS_NAME
     if not path.is_file():
         raise BundleError(

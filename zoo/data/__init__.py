@@ -1,1 +1,1 @@
-"""Sources of images and masks, partitions, checks."""
+"""Data sets of images and masks: sources, partitions, caches and checks."""

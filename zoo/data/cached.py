@@ -1,4 +1,4 @@
-"""A source whose images and masks are decoded once: what was read is kept by a cache."""
+"""Source that decodes each image and mask once and keeps the pixels in a cache."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ Kind = Literal["image", "mask"]
 
 
 class Cache(Protocol):
-    """Keeps decoded pixels for several processes; may keep fewer than it is given."""
+    """Cache of decoded pixels, shared by processes; it may decline to store more."""
 
     def get(self, kind: Kind, id_: str) -> NDArray[np.uint8] | None:
-        """Return what is kept of an id, None of what is not; nobody may write to it."""
+        """Return the cached pixels of an id, which must not be written to; None if they are not cached."""
 
     def put(self, kind: Kind, id_: str, pixels: NDArray[np.uint8]) -> None:
-        """Keep the pixels of an id, if there is room."""
+        """Store the pixels of an id if there is room."""
 
 
 class CachedSource(Source):
-    """A source whose pixels come from a cache where it has them, bit by bit the same.
+    """A source that reads pixels from a cache and falls back to another source; the pixels are identical.
 
     Args:
-        source: where they come from otherwise.
-        cache: of them.
+        source: source that reads pixels that are not cached.
+        cache: cache of the decoded pixels.
     """
 
     def __init__(self, source: Source, cache: Cache) -> None:

@@ -1,4 +1,4 @@
-"""Reading every file of a source before training, so that a bad one does not end the run hours later."""
+"""Check of every file of a source before training, so that a bad file does not end the run hours later."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ MASKED: tuple[Split, ...] = ("train", "val")
 
 
 def check_source(source: Source, on_progress: Callable[[int, int], None] | None = None) -> None:
-    """Decode every image and mask and raise the first error in the order of the ids.
+    """Decode every image and mask, and raise the first error in the order of the ids.
 
-    What masks mean is judged as `zoo data check` judges it: its faults are errors, its warnings are logged.
+    Masks are interpreted as `zoo data check` does: its faults are raised as errors, its warnings are logged.
 
     Args:
-        source: a source that is drawn rather than read is not decoded.
+        source: source to check; one that draws its images has nothing to decode.
         on_progress: called with the number of ids read and their total.
 
     Raises:
         DatasetError: an empty train or val split, a file that cannot be read, a mask of another size than its
-            image, values or colors that are no class, masks that disagree or hide a class.
+            image, values or colors without a class, masks that contradict each other or hide a class.
     """
     _check_not_empty(source, "train")
     _check_not_empty(source, "val")
@@ -49,7 +49,7 @@ def check_source(source: Source, on_progress: Callable[[int, int], None] | None 
     meaning, data = meaning_of(source), _description(source)
     masks: list[NamedMask] = []
     with ThreadPoolExecutor() as pool:
-        # map, not as_completed: the first error in order, whatever the speed of the threads
+        # map, not as_completed: raises the first error in order, independent of thread timing
         for done, mask in enumerate(pool.map(lambda job: _check_id(source, *job), jobs), start=1):
             if mask is not None:
                 for finding in faults(judge_mask(mask.name, mask.facts, meaning, data)):
@@ -71,7 +71,7 @@ def _check_not_empty(source: Source, split: Split) -> None:
 
 
 def _check_id(source: FileSource, split: Split, id_: str) -> NamedMask | None:
-    """Return the mask of an id, None if it is unlabeled."""
+    """Return the mask of an id; None if the id is unlabeled."""
     height, width, _ = source.read_image(id_).shape
     if split not in MASKED:
         return None
@@ -86,7 +86,7 @@ def _check_id(source: FileSource, split: Split, id_: str) -> NamedMask | None:
 
 
 def _check_together(source: FileSource, masks: Sequence[NamedMask]) -> None:
-    """Raise the first fault of masks that are sound on their own, else log the warnings."""
+    """Raise the first fault that shows only across masks, or else log the warnings."""
     meaning, data = meaning_of(source), _description(source)
     if not isinstance(source, FolderSource):
         meaning = meaning._replace(findings=tuple(judge_published(masks, meaning, data)))
@@ -100,5 +100,5 @@ def _check_together(source: FileSource, masks: Sequence[NamedMask]) -> None:
 
 
 def _description(source: FileSource) -> DataFile:
-    """Return the description of a folder, or one of a published data set."""
+    """Return the `data.toml` of a folder, or an equivalent one of a published data set."""
     return source.data if isinstance(source, FolderSource) else DataFile(names=list(source.classes.names))

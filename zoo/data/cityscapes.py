@@ -1,4 +1,4 @@
-"""Cityscapes: streets seen from a car, 2,975 training and 500 validation images of 2048 x 1024.
+"""Cityscapes: street scenes seen from a car, 2,975 training and 500 validation images of 2048 x 1024.
 
 Cordts et al., The Cityscapes Dataset for Semantic Urban Scene Understanding, CVPR 2016. In DIR, as the
 official archives unpack:
@@ -6,9 +6,9 @@ official archives unpack:
 - `leftImg8bit/{train,val}/CITY/NAME_leftImg8bit.png`;
 - `gtFine/{train,val}/CITY/NAME_gtFine_labelIds.png`: values 0..33, of which 19 are classes and the others
   ignored; or, where these are missing, `NAME_gtFine_labelTrainIds.png`, values 0..18 and 255;
-- `leftImg8bit/train_extra/CITY/NAME_leftImg8bit.png`: 19,998 images more.
+- `leftImg8bit/train_extra/CITY/NAME_leftImg8bit.png`: 19,998 more images.
 
-`cityscapes:DIR` leaves `train_extra` out, as the published partitions do; `cityscapes-extra:DIR` takes it as
+`cityscapes:DIR` leaves `train_extra` out, as the published partitions do; `cityscapes-extra:DIR` adds it as
 unlabeled images.
 """
 
@@ -57,19 +57,19 @@ NAMES_AND_COLORS = {
 CLASSES = Classes(tuple(NAMES_AND_COLORS), tuple(NAMES_AND_COLORS.values()))
 
 COUNTED_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
-"""Of the 34 official ids, those of the classes, in their order."""
+"""Official ids of the 19 classes, in class order; the other ids of the 34 are ignored."""
 
 LABELS = LabelMap(tuple((id_, COUNTED_IDS.index(id_) if id_ in COUNTED_IDS else IGNORE) for id_ in range(34)))
 
 
 class CityscapesSource(FileSource):
-    """Cityscapes.
+    """Cityscapes as a source.
 
     Args:
         spec: `cityscapes:folder` or `cityscapes-extra:folder`.
 
     Raises:
-        DatasetError: a folder is missing, or the mask of an image.
+        DatasetError: a folder or the mask of an image is missing.
     """
 
     def __init__(self, spec: str) -> None:
@@ -84,13 +84,13 @@ class CityscapesSource(FileSource):
 
 
 def _mask_end(root: Path) -> str:
-    """Return how the names of the masks end: with the official ids, or with those of the classes."""
+    """Return the suffix of the mask files: that of official ids if there are any, or that of train ids."""
     is_official = next((root / MASKS / "train").glob(f"*/*{ID_END}.png"), None) is not None
     return ID_END if is_official else TRAIN_ID_END
 
 
 def _names(folder: Path) -> list[str]:
-    """Return the images below a folder as CITY/NAME, in order."""
+    """Return the images of a folder as CITY/NAME, sorted."""
     found = sorted(folder.glob(f"*/*{IMAGE_END}.png"))
     if not found:
         raise DatasetError(

@@ -1,6 +1,6 @@
 """COCO instance annotations as semantic masks.
 
-Label 0 is the background; the categories follow in the order of their ids. A crowd region becomes `IGNORE`.
+Label 0 is the background; the categories follow in the order of their ids. Crowd regions become `IGNORE`.
 Where objects overlap, the smaller one is on top. Format: https://cocodataset.org/#format-data
 """
 
@@ -27,23 +27,23 @@ if TYPE_CHECKING:
 ANNOTATIONS = "annotations.json"
 BACKGROUND = "background"
 FARTHEST = 1e6
-"""Coordinates beyond this many pixels are an error."""
+"""Largest valid coordinate, in pixels."""
 
 
 class Region(NamedTuple):
     """An annotated object or crowd."""
 
     segmentation: list[list[float]] | dict[str, Any]
-    """Polygons, or runs as pycocotools takes them."""
+    """Polygons, or run-length encoding as pycocotools reads it."""
     label: int
-    """1..K-1, `IGNORE` of a crowd, 0 of a category named background."""
+    """1..K-1, `IGNORE` for a crowd, 0 for a category named background."""
 
 
 class Drawing(NamedTuple):
     """The regions of an image, from which its mask is drawn."""
 
     where: str
-    """For messages."""
+    """File and image, for messages."""
     height: int
     width: int
     regions: tuple[Region, ...]
@@ -52,7 +52,7 @@ class Drawing(NamedTuple):
         """Return the mask, (H, W) uint8, 0..K-1 or `IGNORE`.
 
         Raises:
-            DatasetError: runs that do not fit the image.
+            DatasetError: a run-length encoding that does not fit the image.
         """
         from pycocotools.mask import area, decode, frPyObjects, merge
 
@@ -80,23 +80,23 @@ class Drawing(NamedTuple):
 
 
 class Annotations(NamedTuple):
-    """The contents of an annotation file."""
+    """Contents of an annotation file."""
 
     names: tuple[str, ...]
-    """Of the labels, the background first."""
+    """Class names, the background first."""
     drawings: dict[str, Drawing]
-    """By the file name of the image without suffix, a relative path."""
+    """Drawing of each image by its relative path without suffix."""
 
     def find(self, stem: str) -> Drawing | None:
-        """Return the drawing of an image by its relative path, else by its name alone."""
+        """Return the drawing of an image by its relative path, or else by its name alone."""
         return self.drawings.get(stem) or self.drawings.get(PurePosixPath(stem).name)
 
 
 def read_annotations(path: Path) -> Annotations:
-    """Return what a COCO instance file holds.
+    """Return the contents of a COCO instance file.
 
     Raises:
-        DatasetError: not JSON, not of this format, or pycocotools is missing.
+        DatasetError: the file is not COCO JSON, or pycocotools is not installed.
     """
     if find_spec("pycocotools") is None:
         raise DatasetError(
@@ -127,7 +127,7 @@ def read_annotations(path: Path) -> Annotations:
 
 
 def _categories(categories: Iterable[dict[str, Any]]) -> tuple[tuple[str, ...], dict[int, int]]:
-    """Return the names of the labels, and of each category id its label."""
+    """Return the names of the labels, and the label of each category id."""
     ordered = sorted(categories, key=lambda category: int(category["id"]))
     others = [category for category in ordered if category["name"].lower() != BACKGROUND]
     names = (BACKGROUND, *(category["name"] for category in others))
@@ -156,7 +156,7 @@ def _regions(annotations: Iterable[dict[str, Any]], label_of: dict[int, int]) ->
 
 
 def _is_drawable(segmentation: object) -> bool:
-    """Return whether a segmentation is polygons of three points or more, or runs."""
+    """Return whether a segmentation is a list of polygons of at least three points, or run-length encoded."""
     if isinstance(segmentation, dict):
         return isinstance(segmentation.get("counts"), str | list) and "size" in segmentation
     return (

@@ -1,20 +1,20 @@
 """`data.toml`: names, folders and labels of a plain folder of images and masks.
 
-    names = ["background", "crack"]     # in the order of the labels
+    names = ["background", "crack"]     # in label order
 
-    [labels]                            # masks of other values: the value in the files, and its class
+    [labels]                            # for masks with other values: value in the files = class
     0 = "background"
     255 = "crack"
 
-or, for masks in colors, `[colors]` with one color, or a list of colors, for each class:
+For color masks, `[colors]` gives one color or a list of colors for each class:
 
     [colors]
     background = [0, 0, 0]
     crack = [[255, 255, 255], [255, 0, 0]]
 
-`ignore = [7]` or `ignore = [[224, 224, 192]]` lists what no class is learned from. A value or a color that is
-listed nowhere is an error, unless `unknown = "ignore"`; 255 in an index mask is always ignored unless
-`[labels]` gives it a class. `ignore = [255]` states that it has none, where masks raise doubts.
+`ignore = [7]` or `ignore = [[224, 224, 192]]` lists values or colors that are ignored. Unlisted values and
+colors are errors unless `unknown = "ignore"`. 255 in an index mask is ignored unless `[labels]` gives it a
+class; `ignore = [255]` confirms this where masks are ambiguous.
 """
 
 from __future__ import annotations
@@ -42,19 +42,19 @@ class DataFile(BaseModel):
     """The contents of a `data.toml`.
 
     Args:
-        root: folder that the other folders are relative to; relative itself to the file's folder.
-        train: folder with `images` and `masks`.
-        val: likewise.
-        unlabeled: folder of images.
-        val_list: text file, relative to this one, of the images of `train` and `val` that are to be `val`.
-        names: one for each label; left out, those of `labels` or `colors` in their order, else the labels
-            are counted in the masks.
-        palette: one RGB color for each label; left out, those of `colors`, else those of PASCAL VOC. Masks
-            whose own palettes differ are read by it.
-        labels: of each value in the mask files, its class.
-        colors: of each class, its color or colors in the mask files.
-        ignore: values, or colors if `colors` are given, that become `IGNORE`.
-        unknown: what becomes of a value or color that is not listed.
+        root: folder that the other folders are relative to; itself relative to the folder of the file.
+        train: folder of the training `images` and `masks`.
+        val: folder of the validation `images` and `masks`.
+        unlabeled: folder of unlabeled images.
+        val_list: text file, relative to `data.toml`, with the images of `train` and `val` that form `val`.
+        names: name of each label; by default those of `labels` or `colors` in their order, or else numbers
+            for the labels found in the masks.
+        palette: RGB color of each label; by default that of `colors`, or else that of PASCAL VOC. Masks whose
+            own palettes differ are read by it.
+        labels: class of each value in the mask files.
+        colors: color or colors of each class in the mask files.
+        ignore: values, or colors if `colors` is given, that become `IGNORE`.
+        unknown: whether unlisted values or colors are errors or become `IGNORE`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -76,7 +76,7 @@ def read_data_file(path: Path) -> DataFile:
     """Return the contents of a `data.toml`.
 
     Raises:
-        DatasetError: it is not TOML, a key is unknown, or its value is of a wrong type.
+        DatasetError: the file is not TOML, a key is unknown, or a value has the wrong type.
     """
     try:
         return DataFile.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
@@ -99,10 +99,10 @@ def read_data_file(path: Path) -> DataFile:
 
 
 def class_names(data: DataFile, toml: Path) -> tuple[str, ...] | None:
-    """Return the names that a `data.toml` gives to the labels, None if it gives none.
+    """Return the class names that a `data.toml` gives; None if it gives none.
 
     Raises:
-        DatasetError: a name twice, less than two names.
+        DatasetError: a duplicate name, or fewer than two names.
     """
     names = tuple(data.names or dict.fromkeys((data.labels or {}).values()) or data.colors or ())
     if not names:
@@ -118,10 +118,10 @@ def class_names(data: DataFile, toml: Path) -> tuple[str, ...] | None:
 
 
 def build_classes(data: DataFile, toml: Path, names: tuple[str, ...]) -> Classes:
-    """Return the names with their colors.
+    """Return the classes: the names with the colors that `data.toml` gives, or those of PASCAL VOC.
 
     Raises:
-        DatasetError: more or fewer colors than names.
+        DatasetError: the number of colors differs from that of names.
     """
     palette: Sequence[Sequence[int]] | None = data.palette
     if palette is None and data.colors is not None and set(names) <= set(data.colors):
@@ -130,17 +130,18 @@ def build_classes(data: DataFile, toml: Path, names: tuple[str, ...]) -> Classes
         return Classes.of(names)
     if len(palette) != len(names):
         raise DatasetError(
-            f"{toml}: got {len(palette)} colours in palette, expected {len(names)}, one for each class: "
-            f"add or remove colours"
+            f"{toml}: got {len(palette)} colors in palette, expected {len(names)}, one for each class: "
+            f"add or remove colors"
         )
     return Classes(names, tuple((red, green, blue) for red, green, blue in palette))
 
 
 def label_map(data: DataFile, toml: Path) -> LabelMap | None:
-    """Return what the values or colors of the masks mean, None if the values are the labels.
+    """Return the map from values or colors of the masks to labels; None if the values are the labels.
 
     Raises:
-        DatasetError: values and colors at once, an unknown class, a value or color twice or out of range.
+        DatasetError: both values and colors, an unknown class, or a value or color that is a duplicate or out
+            of range.
     """
     if data.labels is not None and data.colors is not None:
         raise DatasetError(
@@ -167,7 +168,7 @@ def label_map(data: DataFile, toml: Path) -> LabelMap | None:
 
 
 def _listed(data: DataFile, names: tuple[str, ...] | None, toml: Path) -> Iterable[tuple[int, int]]:
-    """Yield each value or color that has a class, with its label."""
+    """Return each value or color that has a class, with its label."""
     ignored = set(_ignored(data, toml))
     if data.labels is None and data.colors is None:
         return [(value, value) for value in range(len(names) if names else VALUES) if value not in ignored]
@@ -194,7 +195,7 @@ def _value(text: str, toml: Path) -> int:
 
 
 def _ignored(data: DataFile, toml: Path) -> list[int]:
-    """Return the codes of `ignore`."""
+    """Return the values or packed colors of `ignore`."""
     is_color = data.colors is not None
     for entry in data.ignore:
         if isinstance(entry, list) != is_color:
@@ -204,7 +205,7 @@ def _ignored(data: DataFile, toml: Path) -> list[int]:
 
 
 def _codes(colors: list[int] | list[list[int]]) -> list[int]:
-    """Return the packed colors of a class that has one or several."""
+    """Return the packed colors of a class, given one color or a list of colors."""
     first = colors[0]
     several = [colors] if isinstance(first, int) else colors
     return [pack(_color(color)) for color in several]  # type: ignore[arg-type]

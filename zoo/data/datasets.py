@@ -1,4 +1,4 @@
-"""Torch data sets over a source: images as they are, without augmentation."""
+"""Torch data sets of a source's images, without augmentation."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class _Images(Dataset[Item]):
     """Some images of a source.
 
     Args:
-        source: where they are read.
-        ids: which of them, in order.
+        source: source of the images.
+        ids: ids of the images, in order.
     """
 
     def __init__(self, source: Source, ids: Sequence[str]) -> None:
@@ -42,7 +42,7 @@ class _Images(Dataset[Item]):
 
     def _image(self, index: int) -> tv_tensors.Image:
         pixels = _tensor(self.source.read_image(self.ids[index]))  # (H, W, 3)
-        # channels stay side by side in memory: that is three times as fast to resize
+        # channels-last memory: three times as fast to resize
         return tv_tensors.Image(pixels.permute(2, 0, 1))
 
 
@@ -54,11 +54,11 @@ class LabeledImages(_Images[tuple[tv_tensors.Image, tv_tensors.Mask]]):
 
 
 class TaggedImages(_Images[tuple[tv_tensors.Image, tv_tensors.Mask, Tensor]]):
-    """Images whose classes are known, with their masks and (K,) bool tags; a mask may be `IGNORE` all over.
+    """Labeled and tagged images with their masks and (K,) bool tags; masks of tagged images are all `IGNORE`.
 
     Args:
-        source: where they are read.
-        partition: its labeled images, then those that it has tags of.
+        source: source of the images.
+        partition: partition whose labeled images come first, then its tagged images.
     """
 
     def __init__(self, source: Source, partition: Partition) -> None:
@@ -76,12 +76,12 @@ class TaggedImages(_Images[tuple[tv_tensors.Image, tv_tensors.Mask, Tensor]]):
 
 
 class UnlabeledImages(_Images[tv_tensors.Image]):
-    """Images alone: (3, H, W) uint8; masks, if there are any, are not read."""
+    """Images alone, (3, H, W) uint8; masks are never read."""
 
     def __getitem__(self, index: int) -> tv_tensors.Image:
         return self._image(index)
 
 
 def _tensor(pixels: NDArray[np.uint8]) -> Tensor:
-    """Return an array as a tensor of the same memory, or a copy of a read-only one, as Pillow's are."""
+    """Return an array as a tensor that shares its memory; read-only arrays, as from Pillow, are copied."""
     return torch.from_numpy(pixels) if pixels.flags.writeable else torch.tensor(pixels)

@@ -1,8 +1,8 @@
-"""Decoded pixels in a folder, for this run and later ones.
+"""Cache of decoded pixels on disk, for this run and later ones.
 
-A file holds the pixels of one image or mask as they are, and is named after all that they depend on: path,
-size and time of the original, how a mask is read, the version of the decoder. A changed original has
-another name, so nothing is ever out of date; the folder may be removed at any time.
+A file holds the raw pixels of one image or mask. Its name is a hash of everything that they depend on: path,
+size and modification time of the original, the mapping of mask values, and the version of the decoder. A
+changed original has another name, so entries never go stale; the folder may be removed at any time.
 """
 
 from __future__ import annotations
@@ -39,20 +39,20 @@ log = logging.getLogger(__name__)
 SUFFIX = ".pixels"
 MAGIC = b"zoopix01"
 HEAD = struct.Struct("<8sIIII8x")
-"""Magic, height, width, channels (0 of a mask), CRC-32 of the pixels; the pixels follow."""
+"""Magic, height, width, channels (0 for a mask), CRC-32 of the pixels; the pixels follow."""
 DECODER = f"Pillow {PIL.__version__}, JPEG {features.version_codec('jpg')}"
 
 
 class DiskCache:
-    """Keeps pixels in a folder until the disk has no more to spare.
+    """Cache that stores pixels in a folder until the disk space it may use is exhausted.
 
     Args:
-        source: of files.
-        folder: made if it is not there.
-        limit: bytes that may be taken from now on; None for half of what is free now.
+        source: source of image files.
+        folder: folder of the cache, created if it does not exist.
+        limit: bytes that may be written from now on; None for half of the free space.
 
     Raises:
-        DatasetError: the images are no files, or the folder cannot be made.
+        DatasetError: the source draws its images, or the folder cannot be created.
     """
 
     def __init__(self, source: Source, folder: Path, limit: int | None) -> None:
@@ -71,12 +71,12 @@ class DiskCache:
             ) from error
         self.source, self.folder = source, folder
         self.spare = free // 2 if limit is None else max(0, free - limit)
-        """Bytes of the disk that stay free."""
+        """Bytes of disk space to leave free."""
         self._sound: set[str] = set()
         self._is_full = False
 
     def get(self, kind: Kind, id_: str) -> NDArray[np.uint8] | None:
-        """Return what is kept, None of what is not; a broken file is removed."""
+        """Return the cached pixels; None if they are not cached. A corrupt file is removed."""
         path = self._path(kind, id_)
         try:
             with path.open("rb") as file:
@@ -94,7 +94,7 @@ class DiskCache:
         return kept
 
     def put(self, kind: Kind, id_: str, pixels: NDArray[np.uint8]) -> None:
-        """Keep pixels, (H, W, 3) or (H, W), if there is room."""
+        """Store pixels, (H, W, 3) or (H, W), if there is room."""
         if shutil.disk_usage(self.folder).free - pixels.nbytes < self.spare:
             self._say_full()
             return
@@ -104,7 +104,7 @@ class DiskCache:
             with replacing(self._path(kind, id_)) as temporary, temporary.open("wb") as file:
                 file.write(HEAD.pack(MAGIC, *shape, zlib.crc32(pixels.data)))
                 file.write(pixels.data)
-        except OSError as error:  # a disk or a quota that filled meanwhile: the run does without
+        except OSError as error:  # the disk or quota has filled: continue without caching
             self._say_full(f" ({error.strerror})")
 
     def _path(self, kind: Kind, id_: str) -> Path:
@@ -116,7 +116,7 @@ class DiskCache:
         return self.folder / (hashlib.sha256(repr(parts).encode()).hexdigest()[:32] + SUFFIX)
 
     def _say_full(self, why: str = "") -> None:
-        """Say it once: of several data workers, the first does."""
+        """Log once, in the first data worker only, that the cache is full."""
         worker = get_worker_info()
         if not self._is_full and (worker is None or worker.id == 0):
             log.warning(
@@ -130,11 +130,11 @@ class DiskCache:
 
 
 def _unpacked(content: mmap.mmap, *, is_sound: bool) -> NDArray[np.uint8] | None:
-    """Return the pixels of a file, None of a broken one.
+    """Return the pixels of a cache file; None if it is corrupt.
 
     Args:
-        content: of the file.
-        is_sound: whether this process compared its sum before.
+        content: memory-mapped file.
+        is_sound: whether this process has already verified its checksum.
     """
     if len(content) < HEAD.size:
         return None

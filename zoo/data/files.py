@@ -1,4 +1,4 @@
-"""Reading images and masks from files, and the source that does so."""
+"""Readers of image and mask files, and the source of such files."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")
-"""Suffixes of formats without loss: JPEG moves the labels."""
+"""Suffixes of lossless formats: JPEG changes the labels."""
 
 BMP_BITS = {"1": 1, "L": 8}
-"""Of the modes that Pillow gives to gray BMP files, the bits of a pixel."""
+"""Bits per pixel of the modes that Pillow gives to gray BMP files."""
 
 
 class Pair(NamedTuple):
@@ -36,18 +36,18 @@ class Pair(NamedTuple):
     image: Path
     mask: Path | None
     drawing: Drawing | None = None
-    """What the mask is drawn from; `mask` is then the file of the annotations."""
+    """Regions from which the mask is drawn; `mask` is then the annotation file."""
 
 
 class FileSource(Source):
-    """Images and masks that lie in files.
+    """A source of image and mask files.
 
     Args:
-        spec: the text that names the source on the command line.
-        classes: names and colours of the labels.
-        files: of each split, the files of each id, in order.
-        labels: what the values or colors of the masks mean; None if the values are the labels.
-        palettes: how masks with a palette are read, unless `labels` are of colors.
+        spec: name of the source on the command line.
+        classes: names and colors of the labels.
+        files: files of each id in each split, in order.
+        labels: map from values or colors of the masks to labels; None if the values are the labels.
+        palettes: reading of masks with a palette, unless `labels` maps colors.
     """
 
     def __init__(
@@ -79,10 +79,10 @@ class FileSource(Source):
 
 
 def read_image_file(path: Path) -> NDArray[np.uint8]:
-    """Return an image file as (H, W, 3) uint8 RGB, turned upright as its EXIF data say.
+    """Return an image file as (H, W, 3) uint8 RGB, with its EXIF orientation applied.
 
     Raises:
-        DatasetError: unreadable, or neither RGB, grey nor palette at 8 bits.
+        DatasetError: a file that is unreadable, or neither RGB, gray nor palette at 8 bits.
     """
     try:
         with Image.open(path) as image:
@@ -93,7 +93,7 @@ def read_image_file(path: Path) -> NDArray[np.uint8]:
     except READ_ERRORS as error:
         raise unreadable(path, "an image", error) from error
     raise DatasetError(
-        f"{path}: got an image of mode {mode}, expected RGB, grey (L) or palette (P) at 8 bits: "
+        f"{path}: got an image of mode {mode}, expected RGB, gray (L) or palette (P) at 8 bits: "
         f"convert it to 8-bit RGB"
     )
 
@@ -104,12 +104,12 @@ def read_mask_file(
     """Return a mask file as (H, W) uint8 labels.
 
     Args:
-        path: of the file.
-        labels: what its values or colors mean; None if the values are the labels.
-        palettes: how it is read if it has a palette, unless `labels` are of colors.
+        path: path of the file.
+        labels: map from its values or colors to labels; None if the values are the labels.
+        palettes: reading of a mask with a palette, unless `labels` maps colors.
 
     Raises:
-        DatasetError: unreadable, or its pixels are no labels.
+        DatasetError: a file that is unreadable, or whose pixels are not labels.
     """
     is_color = labels is not None and labels.kind == "color"
     try:
@@ -128,7 +128,7 @@ def read_mask_file(
 def _codes(
     image: Image.Image, mode: str, labels: LabelMap | None, palettes: Palettes
 ) -> NDArray[np.uint8 | np.uint32] | None:
-    """Return the values or packed colors of a mask, None if its mode holds none."""
+    """Return the values or packed colors of a mask; None if its mode has neither."""
     is_color = labels is not None and labels.kind == "color"
     if mode not in ("1", "L", "P", *(("RGB", "RGBA", "LA") if is_color else ())):
         return None
@@ -157,24 +157,24 @@ def _wrong_mask_mode(path: Path, mode: str, is_color: bool) -> DatasetError:
 
 
 def stored_mode(image: Image.Image) -> str:
-    """Return Pillow's mode, or the file's own where Pillow would change the pixels.
+    """Return Pillow's mode, or the mode in the file where Pillow would change the pixels.
 
-    Pillow reads 16-bit RGB as 8-bit RGB, spreads 2- and 4-bit grey over 0..255, and takes a BMP file whose
-    palette is a gray ramp of 2 or 16 colors for one of 1 or 8 bits, whatever its bits are.
+    Pillow reads 16-bit RGB as 8-bit RGB, scales 2- and 4-bit gray to 0..255, and reads a BMP file whose
+    palette is a gray ramp of 2 or 16 colors as one of 1 or 8 bits, regardless of its actual depth.
     """
-    tile = getattr(image, "tile", None)  # how the format stores the pixels, until they are loaded
+    tile = getattr(image, "tile", None)  # encoding of the pixels, until they are loaded
     stored = tile[0].args if tile else None
     raw = stored[0] if isinstance(stored, tuple) and stored else stored
     if image.format == "BMP" and isinstance(stored, tuple) and raw in BMP_BITS:
         stride = (image.width * BMP_BITS[raw] + 31) // 32 * 4  # bytes of a row
-        is_right = isinstance(stored[1], bool) or stored[1] == stride  # a bool: the kind of run lengths
+        is_right = isinstance(stored[1], bool) or stored[1] == stride  # a bool: run-length encoded
         return image.mode if is_right else f"{image.mode};BMP"
     changed = isinstance(raw, str) and (";16" in raw or raw in ("L;2", "L;4"))
     return str(raw) if changed else image.mode
 
 
 def unreadable(path: Path, kind: str, error: Exception) -> DatasetError:
-    """Return the error of a file that Pillow cannot read."""
+    """Return the error for a file that Pillow cannot read."""
     return DatasetError(
         f"{path}: got a file that cannot be read ({error}), expected {kind}: save it again or remove it"
     )

@@ -1,10 +1,10 @@
-"""A plain folder of images and masks, described, where its names differ, by a `data.toml`.
+"""Plain folder of images and masks; a `data.toml` describes other folder names and mask values.
 
-- `train/images`, `train/masks`: a mask for each image, of the same name without suffix;
-- `val/images`, `val/masks`: likewise;
-- `train/annotations.json`, `val/annotations.json` in place of the masks: COCO instance annotations;
+- `train/images`, `train/masks`: one mask for each image, with the same name apart from the suffix;
+- `val/images`, `val/masks`: validation images and masks, in the same form;
+- `train/annotations.json`, `val/annotations.json` instead of the masks: COCO instance annotations;
 - `unlabeled/`, optional: images alone, directly or in `unlabeled/images`;
-- `data.toml`, optional: see `zoo.data.data_file`.
+- `data.toml`, optional: description of the folder (`zoo.data.data_file`).
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ class FolderSource(FileSource):
     """Images and masks of a plain folder.
 
     Args:
-        spec: the folder, or a `data.toml`.
+        spec: path of the folder or of a `data.toml`.
 
     Raises:
-        DatasetError: no such folder, a bad `data.toml`, an image without a mask, two files of one id.
+        DatasetError: a missing folder, an invalid `data.toml`, an image without mask, or two files of one id.
     """
 
     def __init__(self, spec: str) -> None:
@@ -74,10 +74,10 @@ class FolderSource(FileSource):
 
 
 def describe_folder(spec: str) -> tuple[Path, DataFile, Path]:
-    """Return the root of a spec, its description, and where that lies or would lie.
+    """Return the root folder of a spec, its description, and the path of `data.toml`, which may not exist.
 
     Raises:
-        DatasetError: a bad `data.toml`.
+        DatasetError: an invalid `data.toml`.
     """
     path = Path(spec)
     folder, toml = (path, path / DATA_FILE) if path.is_dir() else (path.parent, path)
@@ -86,10 +86,10 @@ def describe_folder(spec: str) -> tuple[Path, DataFile, Path]:
 
 
 def check_named_folders(data: DataFile, root: Path, toml: Path) -> None:
-    """Raise if a folder that `data.toml` names does not exist; those left out may be missing.
+    """Raise if a folder that `data.toml` names does not exist; default folders may be missing.
 
     Raises:
-        DatasetError: it does not.
+        DatasetError: a named folder does not exist.
     """
     for key in ("root", "train", "val", "unlabeled"):
         folder = root if key == "root" else root / getattr(data, key)
@@ -101,12 +101,12 @@ def check_named_folders(data: DataFile, root: Path, toml: Path) -> None:
 
 
 def inner(folder: Path) -> Path:
-    """Return where the images of `unlabeled` lie: directly in the folder or in `images`."""
+    """Return the folder of the `unlabeled` images: its subfolder `images` if that exists, or itself."""
     return folder / "images" if (folder / "images").is_dir() else folder
 
 
 def _listed(folder: Path, suffixes: Iterable[str]) -> dict[str, Path]:
-    """Return the files below a folder by their relative path without suffix, in order."""
+    """Return the files in a folder tree by their relative path without suffix, sorted."""
     found: dict[str, Path] = {}
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower() not in suffixes or path.name.startswith("."):
@@ -151,10 +151,10 @@ def _drawn_pairs(split: Split, folder: Path, annotations: Annotations) -> dict[s
 
 
 def _annotations(data: DataFile, root: Path, toml: Path) -> dict[Split, Annotations]:
-    """Return the COCO annotations of `train` and `val`, empty if the masks are files.
+    """Return the COCO annotations of `train` and `val`; empty if the masks are files.
 
     Raises:
-        DatasetError: only one of them has annotations, they differ in classes, or `data.toml` maps labels.
+        DatasetError: only one split has annotations, their classes differ, or `data.toml` maps labels.
     """
     folders: dict[Split, Path] = {"train": root / data.train, "val": root / data.val}
     found = {
@@ -181,7 +181,7 @@ def _annotations(data: DataFile, root: Path, toml: Path) -> dict[Split, Annotati
 
 
 def _check_maps_nothing(data: DataFile, toml: Path, names: tuple[str, ...]) -> None:
-    """Raise if a `data.toml` says of COCO annotations what only their categories can say."""
+    """Raise if a `data.toml` defines classes that COCO annotations define by their categories."""
     for key in ("labels", "colors", "ignore", "unknown"):
         if key in data.model_fields_set:
             raise DatasetError(
@@ -212,10 +212,10 @@ def _no_mask(image: Path, stem: str, folder: Path, split: Split) -> DatasetError
 def _meaning(
     spec: str, data: DataFile, toml: Path, files: Mapping[Split, Mapping[str, Pair]]
 ) -> tuple[Classes, LabelMap | None, Palettes]:
-    """Return the classes of mask files and how these are read.
+    """Return the classes of mask files, and the label map and palettes by which they are read.
 
     Raises:
-        DatasetError: a bad `data.toml`, or masks that need one.
+        DatasetError: an invalid `data.toml`, or masks that need one.
     """
     labels, names = label_map(data, toml), class_names(data, toml)
     pairs = [(split, pair) for split in MASKED for pair in files[split].values()]
@@ -233,10 +233,10 @@ def _meaning(
 
 
 def _shown_meaning(spec: str, data: DataFile, toml: Path, masks: Sequence[NamedMask]) -> Meaning:
-    """Return the meaning of masks whose classes no description names.
+    """Return the interpretation of masks whose classes `data.toml` does not name.
 
     Raises:
-        DatasetError: their classes cannot be told.
+        DatasetError: their classes cannot be determined.
     """
     meaning = find_meaning(data, toml, masks)
     findings = [one for mask in masks for one in judge_mask(mask.name, mask.facts, meaning, data)]

@@ -1,4 +1,4 @@
-"""Another `val` than the folders say: a list of images, such as whole videos."""
+"""Validation split given by a list of images, e.g. of whole videos, instead of by folders."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
 
 
 def hold_out(path: Path, train: Mapping[str, Pair], val: Mapping[str, Pair]) -> dict[Split, dict[str, Pair]]:
-    """Return `train` and `val` with the images of a list, and no others, in `val`.
+    """Return `train` and `val` such that `val` holds exactly the images of a list.
 
     Args:
-        path: a text file, one image of either split a line.
-        train: files by id, `train/...`.
-        val: likewise, `val/...`; an image that changes its split changes its id.
+        path: text file with one image of either split a line.
+        train: files of the training images by id, `train/...`.
+        val: files of the validation images by id, `val/...`; an image that changes its split changes its id.
 
     Raises:
-        DatasetError: no such file, a line that is no image with a mask, nothing left to train on, or two
-            images of one name in one split.
+        DatasetError: a missing file, a line that names no image with a mask, no image left for training, or
+            two images of one name in one split.
     """
     if not path.is_file():
         raise DatasetError(

@@ -1,4 +1,4 @@
-"""What the values or the colors of mask files mean, applied when a mask is read: no file is rewritten."""
+"""Maps from values or colors of mask files to labels, applied on reading: no file is rewritten."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ if TYPE_CHECKING:
     Codes = NDArray[np.uint8 | np.uint32]
 
 VALUES, COLORS = 2**8, 2**24
-"""How many values a pixel of an index mask, or of a color mask, can have."""
+"""Number of values that a pixel of an index mask or of a color mask can have."""
 
 VOID: Color = (224, 224, 192)
-"""The color of PASCAL VOC's borders."""
+"""Color of the borders in PASCAL VOC."""
 
 
 @dataclass(frozen=True)
 class LabelMap:
-    """From the code of a pixel, its value or its packed color, to its label.
+    """Map from the code of a pixel, its value or packed color, to its label.
 
     Args:
         codes: pairs of a code and its label, 0..K-1 or `IGNORE`.
-        kind: what a code is: a `value` 0..255, or a `color` as `pack` gives it.
-        unknown: what becomes of a code that is not listed: an error, or `IGNORE`.
+        kind: kind of the codes: `value` for 0..255, `color` for the result of `pack`.
+        unknown: whether unlisted codes are errors or become `IGNORE`.
     """
 
     codes: tuple[tuple[int, int], ...]
@@ -44,18 +44,18 @@ class LabelMap:
         """Return the labels of a mask.
 
         Args:
-            codes: (H, W), uint8 values or uint32 packed colors.
-            path: the file of the mask, for messages.
+            codes: (H, W) uint8 values or uint32 packed colors.
+            path: path of the mask file, for messages.
 
         Returns:
             (H, W) uint8, 0..K-1 or `IGNORE`.
 
         Raises:
-            DatasetError: a code that is not listed, if these are errors.
+            DatasetError: an unlisted code, if `unknown` is `error`.
         """
         labels = _table(self.codes, VALUES if self.kind == "value" else COLORS).take(codes)
         if self.unknown == "error":
-            ignored = codes[labels == IGNORE]  # unlisted codes are among them
+            ignored = codes[labels == IGNORE]  # includes unlisted codes
             unlisted = ignored[~np.isin(ignored, [code for code, _ in self.codes])]
             if unlisted.size:
                 raise self._unknown(int(unlisted[0]), path)
@@ -75,17 +75,17 @@ class LabelMap:
 
 
 Palettes = Literal["index", "gray"] | LabelMap
-"""How a mask with a palette is read: by index, as the gray levels of its palette, or by color."""
+"""Reading of a mask with a palette: by index, as gray levels of its palette, or by color."""
 
 
 def white_of(labels: LabelMap | None) -> int:
-    """Return the value of white in a 1-bit mask: 1, or 255 where a table gives that a class and 1 none."""
+    """Return the value of white in a 1-bit mask: 255 if the map has a class for 255 but no 1, or else 1."""
     label_of = dict(() if labels is None else labels.codes)
     return IGNORE if label_of.get(IGNORE, IGNORE) != IGNORE and 1 not in label_of else 1
 
 
 def pack(color: Color) -> int:
-    """Return a color as one number of 24 bits, red the lowest byte.
+    """Return a color as a 24-bit number, red in the lowest byte.
 
     Example:
         >>> pack((1, 2, 3)) == 1 + 2 * 256 + 3 * 65536
@@ -96,27 +96,27 @@ def pack(color: Color) -> int:
 
 
 def unpack(code: int) -> Color:
-    """Return the color that a number of 24 bits holds."""
+    """Return the color of a 24-bit number."""
     return code & 255, code >> 8 & 255, code >> 16 & 255
 
 
 def gray_levels(image: Image.Image) -> NDArray[np.uint8]:
     """Return the pixels of an image with a gray palette as gray levels, (H, W) uint8."""
-    table = np.zeros(VALUES, np.uint8)  # as Pillow shows an index beyond the palette
+    table = np.zeros(VALUES, np.uint8)  # indices beyond the palette are black, as in Pillow
     reds = (image.getpalette("RGB") or [])[::3]
     table[: len(reds)] = reds
     return table.take(np.asarray(image, np.uint8))
 
 
 def packed(image: Image.Image) -> NDArray[np.uint32]:
-    """Return the packed colors of an image of any mode, (H, W) uint32; transparency is left out."""
-    pixels = np.asarray(image.convert("RGBA"))  # four bytes a pixel can be seen as one number
+    """Return the packed colors of an image of any mode, (H, W) uint32; transparency is dropped."""
+    pixels = np.asarray(image.convert("RGBA"))  # four bytes a pixel can be viewed as one integer
     return pixels.view("<u4")[..., 0] & np.uint32(COLORS - 1)
 
 
 @lru_cache(maxsize=4)
 def _table(codes: tuple[tuple[int, int], ...], size: int) -> NDArray[np.uint8]:
-    """Return the label of every code there can be, (size,) uint8: 16 MB of colors, built once a process."""
+    """Return a lookup table from codes to labels, (size,) uint8; for colors 16 MB, built once per process."""
     table = np.full(size, IGNORE, np.uint8)
     for code, label in codes:
         table[code] = label

@@ -1,7 +1,7 @@
-"""Lists of images as text files, one a line: their entries, and the ids that these mean.
+"""Lists of images in text files, one image a line, and their resolution to ids.
 
-The forms of the lists that go with papers are read: ids alone (U2PL, PseudoSeg), `image mask` pairs of paths
-(CPS, UniMatch), paths of images (U2PL's of Cityscapes).
+Entries have any form of the published lists: ids (U2PL, PseudoSeg), `image mask` pairs of paths (CPS,
+UniMatch), or paths of images (U2PL for Cityscapes).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 NAME_ENDS = ("_leftImg8bit",)
-"""What the names of images end with in lists, while their ids do not."""
+"""Endings of image names in lists that are not part of the ids."""
 
 
 class Line(NamedTuple):
@@ -28,14 +28,14 @@ class Line(NamedTuple):
     """File and line number, for messages."""
     id_: str
     words: tuple[str, ...]
-    """What stands in the line after its first word."""
+    """Words of the line after the first."""
 
 
 def read_list(path: Path, find: IdFinder) -> Iterator[Line]:
-    """Yield the entries of a text file, one a line; a line that starts with `#` is a remark.
+    """Yield the entries of a text file, one a line; lines that start with `#` are comments.
 
     Raises:
-        DatasetError: no text or no entries, an entry that is no id, an id twice.
+        DatasetError: a file that is not text or is empty, an entry that matches no id, or a duplicate id.
     """
     line_of: dict[str, int] = {}
     try:
@@ -62,12 +62,12 @@ def read_list(path: Path, find: IdFinder) -> Iterator[Line]:
 
 
 class IdFinder:
-    """Finds the id that an entry of a list means.
+    """Resolves entries of a list to ids.
 
     Args:
-        wanted: ids that an entry may mean, at least one.
-        others: ids that it may not mean.
-        kind: what the wanted ones are, for messages.
+        wanted: ids that an entry may name, at least one.
+        others: ids that an entry must not name.
+        kind: kind of the wanted ids, for messages.
     """
 
     def __init__(self, wanted: Sequence[str], others: Collection[str], kind: str) -> None:
@@ -80,8 +80,8 @@ class IdFinder:
             self.by_stem[PurePosixPath(id_).name].append(id_)
 
     def __call__(self, entry: str, where: str) -> str:
-        """Return the id: by full id, by path with or without suffix, then by the name alone."""
-        # the whole line first: names may hold spaces
+        """Return the id that an entry names by full id, by path with or without suffix, or by name alone."""
+        # the whole line first: names may contain spaces
         names = [name for text in (entry, entry.split()[0]) for name in _forms(text)]
         found = next(filter(None, map(self._by_id, names)), [])
         if not found and self.other_ids.isdisjoint(names):
@@ -99,19 +99,19 @@ class IdFinder:
         return found[0]
 
     def _by_id(self, name: str) -> list[str]:
-        """Return the ids of a name, with its split or without."""
+        """Return the ids that equal a name, with or without its split."""
         ids = (name, *(f"{split}/{name}" for split in ("train", "unlabeled")))
         return [id_ for id_ in ids if id_ in self.ids]
 
     def _by_stem(self, name: str) -> list[str]:
-        """Return the ids of a file name; those that also agree in the folders, if any do."""
+        """Return the ids with a file name; if the folders of some match too, only those."""
         found = self.by_stem.get(PurePosixPath(name).name, [])
         inner = {id_: id_.removeprefix("train").removeprefix("unlabeled") for id_ in found}
         return [id_ for id_ in found if f"/{name}".endswith(inner[id_])] or found
 
 
 def _forms(text: str) -> list[str]:
-    """Return a path without its leading slash: as it is, without an image's suffix, without its known end."""
+    """Return the forms of a path without leading slash: as given, without suffix, without `NAME_ENDS`."""
     path = PurePosixPath(text.replace("\\", "/").lstrip("/"))
     forms = [path.as_posix()]
     if path.suffix.lower() in IMAGE_SUFFIXES:

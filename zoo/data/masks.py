@@ -1,4 +1,4 @@
-"""What the files of masks hold, before their values or colors have a meaning."""
+"""Contents of mask files: modes, sizes, and pixel counts by value or color, before their interpretation."""
 
 from __future__ import annotations
 
@@ -27,29 +27,29 @@ if TYPE_CHECKING:
 VALUE_MODES = ("1", "L", "P")
 COLOR_MODES = ("RGB", "RGBA", "LA")
 DRAWN = "COCO"
-"""The mode of masks that are no files."""
+"""Mode of masks that are drawn from annotations."""
 MOST_COLORS = 256
 MOST_SHOWN = 6
-"""Values or colors in a message."""
+"""Number of values or colors shown in a message."""
 BLACK, WHITE = (0, 0, 0), (255, 255, 255)
 
 
 class MaskFacts(NamedTuple):
-    """What a mask holds."""
+    """Contents of a mask."""
 
     error: str = ""
     mode: str = ""
     size: tuple[int, int] = (0, 0)
     is_color: bool = False
     pixels: dict[int, int] | None = None
-    """Of each value, index or packed color, its pixels; None of more than `MOST_COLORS`, or another mode."""
+    """Pixel count of each value, index or packed color; None above `MOST_COLORS` or for another mode."""
     palette: tuple[Color, ...] = ()
-    """Of mode P, as it is stored."""
+    """Stored palette of a mask of mode P."""
     others: tuple[int, ...] = ()
-    """The first values of a mode that cannot be read."""
+    """First values of a mask of an unsupported mode."""
 
     def color_of(self, code: int) -> Color:
-        """Return the color that a value, an index or a packed color is shown in."""
+        """Return the color in which a value, index or packed color is displayed."""
         if self.is_color:
             return unpack(code)
         if self.mode == "P":
@@ -57,14 +57,14 @@ class MaskFacts(NamedTuple):
         return WHITE if self.mode == "1" and code else (code, code, code)
 
     def colors(self) -> dict[int, int]:
-        """Return the pixels of each packed color that is shown."""
+        """Return the pixel count of each displayed color, packed."""
         counted: Counter[int] = Counter()
         for code, count in (self.pixels or {}).items():
             counted[pack(self.color_of(code))] += count
         return dict(counted)
 
     def levels(self) -> dict[int, int]:
-        """Return the pixels of each gray level that is shown in gray."""
+        """Return the pixel count of each gray level of a gray mask."""
         return {unpack(color)[0]: count for color, count in self.colors().items()}
 
 
@@ -73,19 +73,19 @@ class NamedMask(NamedTuple):
 
     split: Split
     name: str
-    """As messages name its file."""
+    """Name of its file, for messages."""
     facts: MaskFacts
 
     def in_words(self, codes: Iterable[int], *, is_color: bool = False) -> str:
-        """Return the mask with its mode and what it holds, values or packed colors."""
+        """Return a description of the mask: its name, its mode, and these values or packed colors."""
         return f"{self.name} (mode {self.facts.mode}, {in_words(codes, is_color=is_color)})"
 
 
 def read_mask_facts(path: Path) -> MaskFacts:
-    """Return what a mask file holds.
+    """Return the contents of a mask file.
 
     Raises:
-        READ_ERRORS: what Pillow raises of a file that it cannot read.
+        READ_ERRORS: errors of Pillow for a file that it cannot read.
     """
     with Image.open(path) as image:
         mode = stored_mode(image)
@@ -103,7 +103,7 @@ def read_mask(split: Split, pair: Pair) -> NamedMask:
     """Return the mask of an image, read or drawn.
 
     Raises:
-        DatasetError: there is none, or it cannot be read or drawn.
+        DatasetError: the image has no mask, or the mask cannot be read or drawn.
     """
     if pair.drawing is not None:
         return NamedMask(split, pair.drawing.where, drawn_facts(pair.drawing))
@@ -116,22 +116,22 @@ def read_mask(split: Split, pair: Pair) -> NamedMask:
 
 
 def drawn_facts(drawing: Drawing) -> MaskFacts:
-    """Return what a mask that is drawn holds.
+    """Return the contents of a mask drawn from annotations.
 
     Raises:
-        DatasetError: it cannot be drawn.
+        DatasetError: the mask cannot be drawn.
     """
     return MaskFacts("", DRAWN, (drawing.width, drawing.height), False, _count(drawing.draw()))
 
 
 def _count(values: NDArray[np.uint8]) -> dict[int, int]:
-    """Return the pixels of each value."""
+    """Return the pixel count of each value."""
     counts = np.bincount(values.ravel(), minlength=256)
     return {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
 
 
 def in_words(codes: Iterable[int], *, is_color: bool) -> str:
-    """Return values or colors in words, the first of them."""
+    """Return values or colors as text, up to `MOST_SHOWN` of them."""
     every = sorted(codes)
     words = [str(list(unpack(code)) if is_color else code) for code in every[:MOST_SHOWN]]
     more = f" and {len(every) - MOST_SHOWN} more" if len(every) > MOST_SHOWN else ""
@@ -139,7 +139,7 @@ def in_words(codes: Iterable[int], *, is_color: bool) -> str:
 
 
 def _other_values(image: Image.Image, mode: str) -> tuple[int, ...]:
-    """Return the first values of an image of one band that is no mask; none if Pillow changes them."""
+    """Return the first values of a single-band image of an unsupported mode; none if Pillow changes them."""
     if len(image.getbands()) > 1 or (mode != image.mode and not mode.startswith("I;16")):
         return ()
     values = np.unique(np.asarray(image))
@@ -147,7 +147,7 @@ def _other_values(image: Image.Image, mode: str) -> tuple[int, ...]:
 
 
 def _colors(image: Image.Image) -> dict[int, int] | None:
-    """Return the pixels of each packed color, None if there are too many colors."""
+    """Return the pixel count of each packed color; None above `MOST_COLORS` colors."""
     counted = image.convert("RGB").getcolors(MOST_COLORS)
     if counted is None:
         return None

@@ -1,7 +1,7 @@
-"""Decoded pixels in memory that the data workers of a process share: one copy, whoever decoded it.
+"""Cache of decoded pixels in memory that the data workers of a process share.
 
-The memory is a file without a name (memfd_create(2)): it takes what is written, and the system frees it when
-the last process that has it ends, however that ends. Linux has such files.
+The memory is an anonymous file (memfd_create(2), on Linux only): it grows as it is written, and the system
+frees it when the last process that holds it ends, for whatever reason.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ log = logging.getLogger(__name__)
 
 KINDS: tuple[Kind, ...] = ("image", "mask")
 NOTHING, IN_WORK = 0, -1
-"""Instead of the place of pixels."""
+"""Values of `PLACE` for pixels that are not cached, or are being written."""
 PLACE, HEIGHT, WIDTH, CHANNELS = range(4)
 COLUMNS = 4
-"""Of the table: one row for each id and kind, of int64."""
+"""Columns of the int64 table, which has a row for each id and kind."""
 USED, IS_FULL = 0, 1
 ALIGNMENT = 64
 
 
 class MemoryCache:
-    """Keeps pixels in shared memory until its limit is reached.
+    """Cache that stores pixels in shared memory up to a limit.
 
     Args:
-        ids: whose pixels may be kept.
-        limit: bytes of pixels, at most.
+        ids: ids whose pixels may be cached.
+        limit: most bytes of pixels.
     """
 
     def __init__(self, ids: Sequence[str], limit: int) -> None:
@@ -55,7 +55,7 @@ class MemoryCache:
         self._open(file)
 
     def get(self, kind: Kind, id_: str) -> NDArray[np.uint8] | None:
-        """Return what is kept, None of what is not; nobody may write to it."""
+        """Return the cached pixels, which must not be written to; None if they are not cached."""
         with self._locked(fcntl.LOCK_SH):
             place, height, width, channels = self._table[self._row(kind, id_)].tolist()
         if place in (NOTHING, IN_WORK):
@@ -64,7 +64,7 @@ class MemoryCache:
         return np.ndarray(shape, np.uint8, self._map, place)
 
     def put(self, kind: Kind, id_: str, pixels: NDArray[np.uint8]) -> None:
-        """Keep pixels, (H, W, 3) or (H, W), if there is room and no other process is about to."""
+        """Store pixels, (H, W, 3) or (H, W), if there is room and no other process is storing them."""
         row = self._table[self._row(kind, id_)]
         place = self._reserve(row, pixels.nbytes)
         if place is None:
@@ -78,7 +78,7 @@ class MemoryCache:
         return self._rows[id_] + KINDS.index(kind)
 
     def _reserve(self, row: NDArray[np.int64], size: int) -> int | None:
-        """Return where pixels of this size go, None if there is no room or they are another's work."""
+        """Return the offset of newly reserved space; None if there is no room or the row is taken."""
         with self._locked(fcntl.LOCK_EX):
             if row[PLACE] != NOTHING:
                 return None
@@ -91,7 +91,7 @@ class MemoryCache:
             return place
 
     def _takes(self, place: int, size: int) -> bool:
-        """Return whether there is room; asked for now, as a write without any would end the process."""
+        """Allocate memory and return whether there is room: a write that cannot allocate is fatal."""
         if place + size > self._begin + self.limit:
             return False
         try:
@@ -103,6 +103,7 @@ class MemoryCache:
         return True
 
     def _say_full(self) -> None:
+        """Log once that the cache is full."""
         if not self._head[IS_FULL]:
             self._head[IS_FULL] = 1
             kept = int((self._table[:, PLACE] != NOTHING).sum())
@@ -116,7 +117,7 @@ class MemoryCache:
 
     @contextmanager
     def _locked(self, how: int) -> Iterator[None]:
-        """Keep other processes out; the system lets go if this one dies."""
+        """Hold a file lock, which the system releases if this process dies."""
         fcntl.lockf(self._file, how)
         try:
             yield

@@ -1,4 +1,4 @@
-"""What the readers of published data sets share: the folder that a spec names, its lists and its files."""
+"""Shared parts of the readers of published data sets: finding the folder, its lists and its files."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ if TYPE_CHECKING:
 
 
 class Layout(NamedTuple):
-    """The folders that a published data set comes in."""
+    """Folder layout of a published data set."""
 
     name: str
-    """As `zoo data prepare` calls the data set."""
+    """Name of the data set in `zoo data prepare`."""
     inside: tuple[str, ...]
-    """Where its folders may lie inside the one that is named, as its archives unpack."""
+    """Subfolders that its archives create, which may contain its folders."""
     folders: tuple[str, ...]
-    """Each has to be there."""
+    """Required folders."""
 
 
 def find_root(spec: str, layout: Layout) -> Path:
-    """Return the folder of a data set: the one that a spec names, or one inside.
+    """Return the root folder of a data set: the folder in a spec, or one of its subfolders.
 
     Args:
         spec: `prefix:folder`.
-        layout: of the data set.
+        layout: layout of the data set.
 
     Raises:
-        DatasetError: a folder of the layout is missing.
+        DatasetError: a required folder is missing.
     """
     named = Path(spec.partition(":")[2]).expanduser()
     for root in (named, *(named / inner for inner in layout.inside)):
@@ -39,7 +39,7 @@ def find_root(spec: str, layout: Layout) -> Path:
         if not missing:
             return root
         if len(missing) < len(layout.folders):
-            break  # this is the data set, in part
+            break  # the data set, but incomplete
     else:
         root, missing = named, list(layout.folders)
     raise DatasetError(
@@ -49,10 +49,10 @@ def find_root(spec: str, layout: Layout) -> Path:
 
 
 def read_names(path: Path) -> tuple[str, ...]:
-    """Return the names that an official list holds, one a line, sorted.
+    """Return the names in an official list, one a line, sorted.
 
     Raises:
-        DatasetError: no such file, or an empty one.
+        DatasetError: a missing or empty file.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -68,10 +68,10 @@ def read_names(path: Path) -> tuple[str, ...]:
 
 
 def images_of(names: Iterable[str], folder: Path, prefix: str) -> dict[str, Pair]:
-    """Return the images of a list as `prefix/name`, none of which has a mask.
+    """Return the images of a list by id `prefix/name`, without masks.
 
     Raises:
-        DatasetError: an image is not there.
+        DatasetError: an image is missing.
     """
     names = tuple(names)
     _check_all_there(folder, [f"{name}.jpg" for name in names], "image")
@@ -79,10 +79,10 @@ def images_of(names: Iterable[str], folder: Path, prefix: str) -> dict[str, Pair
 
 
 def pairs_of(names: Iterable[str], images: Path, masks: Path, prefix: str) -> dict[str, Pair]:
-    """Return the images of a list as `prefix/name`, each with its mask.
+    """Return the images of a list with their masks, by id `prefix/name`.
 
     Raises:
-        DatasetError: an image or a mask is not there.
+        DatasetError: an image or a mask is missing.
     """
     found = images_of(names, images, prefix)
     _check_all_there(masks, [f"{pair.image.stem}.png" for pair in found.values()], "mask")
@@ -90,7 +90,7 @@ def pairs_of(names: Iterable[str], images: Path, masks: Path, prefix: str) -> di
 
 
 def _check_all_there(folder: Path, names: list[str], kind: str) -> None:
-    """Raise if a folder lacks a file; it is listed once, faster than to ask for each of thousands."""
+    """Raise if a folder lacks a file; listing it once is faster than thousands of checks."""
     there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     missing = [name for name in names if name not in there]
     if missing:

@@ -1,4 +1,4 @@
-"""From the text of `--data` to the source it names."""
+"""Sources by the text of `--data`."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ PREFIXES: dict[str, Callable[[str], Source]] = {
     "pascal-context": PascalContextSource,
     "pascal-context-59": PascalContextSource,
 }
-"""Data sets with a layout of their own, `prefix:folder`; each is given the whole spec."""
+"""Published data sets by the prefix of `prefix:folder`; each factory takes the whole spec."""
 
 
 def is_published(spec: str) -> bool:
-    """Return whether a spec names a data set with a layout of its own."""
+    """Return whether a spec names a published data set."""
     prefix, colon, _ = spec.partition(":")
     return bool(colon) and prefix in PREFIXES
 
@@ -45,7 +45,7 @@ def open_source(spec: str) -> Source:
         spec: `shapes`, `prefix:folder`, a folder, or a `data.toml`.
 
     Raises:
-        DatasetError: it names nothing, or nothing usable.
+        DatasetError: an unknown spec, or a source that cannot be opened.
     """
     if spec in BUILT_IN:
         return BUILT_IN[spec]()

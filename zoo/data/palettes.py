@@ -1,11 +1,11 @@
-"""How the masks with a palette are read, decided once for a data set.
+"""Reading of masks with a palette, decided once for a data set.
 
-- Every color that they use is gray: as gray levels. Tools that optimize PNG files turn gray levels into
-  indices, in an order of their own.
-- They share the colors of their indices, as those of PASCAL VOC do: by index.
-- Their palettes differ: not at all.
+- Masks that use only gray colors are read as gray levels: tools that optimize PNG files turn gray levels into
+  indices of arbitrary order.
+- Masks whose indices have the same colors in all files, as in PASCAL VOC, are read by index.
+- Masks whose palettes differ are an error.
 
-Gray palettes and those that differ are read by color if `palette` in `data.toml` lists every color in use.
+Gray and differing palettes are read by color if `palette` in `data.toml` lists every color in use.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ if TYPE_CHECKING:
 
 INDEXED = "P"
 AT_ONCE = 64
-"""Masks that are decoded before the next decision."""
+"""Number of masks to decode between two checks of whether they suffice."""
 
 
 def find_palettes(masks: Sequence[NamedMask], data: DataFile) -> tuple[Palettes, Finding | None]:
-    """Return how masks with a palette are read, and what is wrong with them.
+    """Return the reading of masks with a palette, and a finding if their palettes conflict.
 
     Args:
-        masks: of a data set; those without a palette have no say.
-        data: the contents of `data.toml`.
+        masks: masks of a data set; those without a palette are not considered.
+        data: contents of `data.toml`.
     """
     indexed = [mask for mask in masks if mask.facts.mode == INDEXED and mask.facts.pixels]
     telling = [mask for mask in indexed if not is_plain(mask.facts)]
@@ -65,9 +65,9 @@ def find_palettes(masks: Sequence[NamedMask], data: DataFile) -> tuple[Palettes,
 
 
 def read_indexed(paths: Sequence[Path]) -> list[NamedMask]:
-    """Return the masks with a palette, as many as decide how all are read; a broken file is not among them.
+    """Return enough masks with a palette to decide how all are read, leaving out broken files.
 
-    The headers of all files are read. While all palettes are the same, one mask that shows a color decides.
+    The headers of all files are read. If all palettes are equal, decoding stops once a mask is not gray.
     """
     found: list[NamedMask] = []
     with ThreadPoolExecutor() as pool:
@@ -82,7 +82,7 @@ def read_indexed(paths: Sequence[Path]) -> list[NamedMask]:
 
 
 def _stored_palette(path: Path) -> bytes | None:
-    """Return the palette of a file as its format has it, None if there is none; no pixel is decoded."""
+    """Return the stored palette of a file without decoding pixels; None if it has none."""
     try:
         with Image.open(path) as image:
             return bytes(image.palette.palette) if image.mode == INDEXED and image.palette else None
@@ -98,7 +98,7 @@ def _read(path: Path) -> NamedMask | None:
 
 
 def _is_gray(facts: MaskFacts) -> bool:
-    """Return whether every color that a mask shows is gray."""
+    """Return whether every color in a mask is gray."""
     return all(len(set(facts.color_of(code))) == 1 for code in facts.pixels or {})
 
 
@@ -107,17 +107,17 @@ def _facts(masks: Sequence[NamedMask]) -> list[MaskFacts]:
 
 
 def is_plain(facts: MaskFacts) -> bool:
-    """Return whether the palette gives each index that is used its own number as gray level."""
+    """Return whether the gray level of each used index equals the index."""
     return all(facts.color_of(index) == (index, index, index) for index in facts.pixels or {})
 
 
 def _is_distinct(facts: MaskFacts) -> bool:
-    """Return whether the indices that are used have colors of their own."""
+    """Return whether no two used indices have the same color."""
     return len(facts.colors()) == len(facts.pixels or {})
 
 
 def _means_indices(masks: Sequence[MaskFacts], data: DataFile) -> bool:
-    """Return whether `labels` in `data.toml` lists the indices of gray masks, but not their gray levels."""
+    """Return whether `labels` in `data.toml` lists the indices of gray masks, not their gray levels."""
     if data.labels is None or not all(map(_is_gray, masks)):
         return False
     listed = {int(value) for value in data.labels if value.isdecimal()}
@@ -128,7 +128,7 @@ def _means_indices(masks: Sequence[MaskFacts], data: DataFile) -> bool:
 
 
 def _find_conflict(masks: Sequence[NamedMask]) -> Sequence[NamedMask] | None:
-    """Return two masks of which an index or a color means different things, None if there are none."""
+    """Return two masks in which an index or a color has different meanings; None if there are none."""
     of_index: dict[int, tuple[Color, NamedMask]] = {}
     for mask in masks:
         for index in mask.facts.pixels or {}:
@@ -139,7 +139,7 @@ def _find_conflict(masks: Sequence[NamedMask]) -> Sequence[NamedMask] | None:
     palettes = {mask.facts.palette: mask for mask in reversed(masks)}
     for index, (color, other) in of_index.items():
         for palette, mask in palettes.items():
-            # black fills palettes of which an entry is not used
+            # unused entries of a palette are black
             is_stored = index < len(palette) and index != IGNORE
             if is_stored and palette[index] not in (color, BLACK):
                 return other, mask
@@ -149,7 +149,7 @@ def _find_conflict(masks: Sequence[NamedMask]) -> Sequence[NamedMask] | None:
 def _find_moved_color(
     of_index: dict[int, tuple[Color, NamedMask]], palettes: dict[tuple[Color, ...], NamedMask]
 ) -> Sequence[NamedMask] | None:
-    """Return two masks that show a color by different indices, unless a palette has it at both."""
+    """Return two masks that use different indices for a color, unless a palette has the color at both."""
     indices: dict[Color, list[int]] = defaultdict(list)
     for index, (color, _) in of_index.items():
         indices[color].append(index)
@@ -163,9 +163,9 @@ def _find_moved_color(
 
 
 def _color_table(data: DataFile, masks: Sequence[MaskFacts]) -> LabelMap | None:
-    """Return what the colors of `palette` in `data.toml` mean, None if it does not list all that masks show.
+    """Return the map from colors of `palette` in `data.toml` to labels; None if it lacks colors of the masks.
 
-    A color that two classes share means nothing.
+    A color of two classes is left out.
     """
     colors = [pack((red, green, blue)) for red, green, blue in data.palette or ()]
     label_of = {pack(VOID): IGNORE}

@@ -1,7 +1,7 @@
-"""Which training images count as labelled: a seeded fraction, a number, or a published list.
+"""Partition of the training images into labeled and unlabeled: a seeded fraction, a number, or a list.
 
-`auto` is the default for folders. It uses all masks where none has to be hidden: where the data have
-unlabeled images of their own, or the method needs none. Otherwise it is a fraction, and a warning says so.
+`auto` is the default for folders. It uses all masks if there are unlabeled images or the method needs none.
+Otherwise it hides all but a fraction of the masks, with a warning.
 """
 
 from __future__ import annotations
@@ -27,32 +27,31 @@ if TYPE_CHECKING:
 
 AUTO, FULL = "auto", "full"
 SHARE = "1/8"
-"""What `auto` stands for where masks have to be hidden, and for published data sets, whose papers do so."""
+"""Fraction that `auto` uses if masks must be hidden, and for published data sets, as their papers do."""
 PARTITION = "--partition"
 LABELED_NAME, UNLABELED_NAME, RECORD_NAME = "labeled.txt", "unlabeled.txt", "partition.json"
 TAGS_NAME = "tags.json"
 HIGH_QUALITY, HIDDEN = "high_quality_masks", "hidden_masks"
 
 CHANCE = 5.0
-"""Standard deviations from the mean within which the high-quality masks of a random list number."""
+"""Largest deviation of the number of high-quality masks in a random list, in standard deviations."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Partition:
-    """The labelled and the unlabelled ids of a run.
+    """The labeled and the unlabeled ids of a run.
 
     Args:
-        spec: what was asked for: `1/8`, a number, a path, `full`.
-        seed: of the random sample.
+        spec: requested partition: `1/8`, a number, a path, or `full`.
+        seed: seed of the random sample.
         labeled: ids whose masks are used.
-        unlabeled: ids whose masks, if any, are not.
-        tags: the classes of those unlabeled images whose classes are known; see `zoo.data.tags`.
-        high_quality: number of labeled images whose masks are the better ones of two kinds, None if the data
-            set has one kind.
-        hidden: number of masks that are hidden though nobody asked for it, and of all masks; None if somebody
-            did, or none are.
+        unlabeled: ids whose masks, if any, are not used.
+        tags: classes of the unlabeled images whose classes are known (`zoo.data.tags`).
+        high_quality: number of labeled images with high-quality masks; None if the data set has masks of one
+            quality.
+        hidden: number of masks that `auto` hides, and number of all masks; None if it hides none.
     """
 
     spec: str
@@ -65,16 +64,16 @@ class Partition:
 
     @property
     def digest(self) -> str:
-        """Return 12 hex digits that two partitions share if they hold the same ids, in whatever order."""
+        """Return a digest of the ids, independent of their order, as 12 hex digits."""
         return _digest([sorted(self.labeled), sorted(self.unlabeled)])
 
     @property
     def tags_digest(self) -> str:
-        """Return 12 hex digits that the same tags share, in whatever order."""
+        """Return a digest of the tags, independent of their order, as 12 hex digits."""
         return _digest(sorted((id_, sorted(labels)) for id_, labels in self.tags.items()))
 
     def write(self, folder: Path) -> None:
-        """Write the two lists, the tags if there are any, and their record into a folder."""
+        """Write the two lists, the tags, if any, and their record to a folder."""
         folder.mkdir(parents=True, exist_ok=True)
         for name, ids in ((LABELED_NAME, self.labeled), (UNLABELED_NAME, self.unlabeled)):
             with replacing(folder / name) as temporary:
@@ -92,10 +91,10 @@ class Partition:
         write_json(folder / RECORD_NAME, record)
 
     def hidden_note(self, data: str) -> str | None:
-        """Return the warning of masks that are hidden though nobody asked for it, None if there are none.
+        """Return the warning that `auto` hides masks; None if it hides none.
 
         Args:
-            data: spec of the source.
+            data: spec of the source, for the message.
         """
         if self.hidden is None:
             return None
@@ -109,10 +108,10 @@ class Partition:
 
     @classmethod
     def read(cls, folder: Path) -> Partition:
-        """Return the partition that `write` left in a folder.
+        """Return the partition that `write` saved in a folder.
 
         Raises:
-            DatasetError: a file is missing or broken, or the lists are not those of the record.
+            DatasetError: a file is missing or broken, or the lists do not match the record.
         """
         try:
             record = json.loads((folder / RECORD_NAME).read_text(encoding="utf-8"))
@@ -139,18 +138,18 @@ class Partition:
 
 
 def make_partition(source: Source, spec: str | None, seed: int, *, needs_unlabeled: bool = True) -> Partition:
-    """Return the partition of a source's training images; those of the split `unlabeled` join the unlabelled.
+    """Return the partition of a source's training images; images of the split `unlabeled` are unlabeled too.
 
     Samples of one seed are nested: 1/16 is part of 1/8. They depend on the ids alone.
 
     Args:
-        source: its split `train` is divided.
+        source: source whose split `train` is divided.
         spec: `1/8`, a number of images, a text file of ids, `auto`, or None or `full` for all.
-        seed: of the random sample.
-        needs_unlabeled: whether something is to be learned from unlabeled images; decides what `auto` is.
+        seed: seed of the random sample.
+        needs_unlabeled: whether the method needs unlabeled images, for `auto`.
 
     Raises:
-        DatasetError: the spec cannot be read or asks for images that are not there.
+        DatasetError: an invalid spec, or one that requests images that do not exist.
     """
     train = source.ids("train")
     is_auto = spec == AUTO
@@ -187,10 +186,10 @@ def _automatic(source: Source, *, needs_unlabeled: bool) -> str:
 
 
 def _warn_if_not_random(spec: str, count: int, chosen: int, precise: int, train: int) -> None:
-    """Say so if no random list of `chosen` images would hold `count` of the `precise` ones.
+    """Warn if a random list of `chosen` images is very unlikely to hold `count` of the `precise` ones.
 
-    U2PL's lists of blended VOC take VOC's own masks first: 662 of 662, 1,464 of 5,291, where chance gives 92
-    and 732 (`docs/data.md`).
+    U2PL's lists of blended VOC take VOC's own masks first: 662 of 662 and 1,464 of 5,291, where random lists
+    have 92 and 732 on average (`docs/data.md`).
     """
     share = precise / train
     mean = chosen * share  # of the hypergeometric distribution
@@ -212,16 +211,16 @@ def _read_ids(path: Path) -> tuple[str, ...]:
 
 
 def count_of(spec: str, available: int, option: str = PARTITION, source: str = "split train has") -> int:
-    """Return how many images a fraction or a number asks for.
+    """Return the number of images that a fraction or a number stands for.
 
     Args:
         spec: `1/8` or `100`.
-        available: number of images.
-        option: where the user said so, for an error.
-        source: what the images are of, likewise.
+        available: number of available images.
+        option: option that set the spec, for the message.
+        source: subject of the message that has the images.
 
     Raises:
-        DatasetError: more than there are, or a fraction outside (0, 1].
+        DatasetError: a number above `available`, or a fraction outside (0, 1].
     """
     if "/" not in spec:
         count = int(spec)
@@ -240,13 +239,13 @@ def count_of(spec: str, available: int, option: str = PARTITION, source: str = "
 
 
 def _sample(ids: tuple[str, ...], count: int, seed: int) -> set[str]:
-    """Return `count` ids, drawn by the rank of a hash: the same on every machine and version."""
+    """Return `count` ids, sampled by the rank of a hash: the same on every machine and version."""
     ranked = sorted(ids, key=lambda id_: hashlib.sha256(f"{seed}:{id_}".encode()).digest())
     return set(ranked[:count])
 
 
 def _listed(path: Path, source: Source) -> set[str]:
-    """Return the ids that a text file lists, one entry or `image mask` pair a line."""
+    """Return the ids in a text file, one entry or `image mask` pair a line."""
     if not path.is_file():
         raise DatasetError(
             f"{PARTITION} {path}: got no such file, expected a fraction (1/8), a number of images (100), "

@@ -1,15 +1,14 @@
-"""PASCAL-Context: every pixel of the images of PASCAL VOC 2010 in one of 59 classes, or in the background.
+"""PASCAL-Context: the images of PASCAL VOC 2010 with every pixel in one of 59 classes or the background.
 
 Mottaghi et al., The Role of Context for Object Detection and Semantic Segmentation in the Wild, CVPR 2014. In
 DIR, or in DIR/VOCdevkit/VOC2010, the layout that mmsegmentation and others write:
 
 - `JPEGImages/ID.jpg`;
-- `SegmentationClassContext/ID.png`: values 0..59, 0 the background, 1..59 the classes in the order of the
-  alphabet;
+- `SegmentationClassContext/ID.png`: 0 for the background, 1..59 for the classes in alphabetical order;
 - `ImageSets/SegmentationContext/{train,val}.txt`.
 
-`pascal-context:DIR` has 60 classes, the background among them, as the papers of this zoo; with
-`pascal-context-59:DIR` the background is ignored.
+`pascal-context:DIR` has 60 classes including the background, as in the papers of this zoo;
+`pascal-context-59:DIR` ignores the background.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ CLASSES = Classes.of(
         "train", "tree", "truck", "tvmonitor", "wall", "water", "window", "wood",
     )
 )  # fmt: skip
-"""The data set has no colors of its own: these are VOC's, by label."""
+"""The classes, in the colors of VOC's palette: the data set defines none."""
 
 FOREGROUND = Classes(CLASSES.names[1:], CLASSES.palette[1:])
 
@@ -47,11 +46,11 @@ OFFICIAL_IDS = (
     158, 159, 162, 187, 189, 207, 220, 232, 258, 259, 260, 284, 295, 296, 308, 324, 326, 347, 349, 354, 355,
     360, 366, 368, 397, 415, 416, 420, 424, 427, 440, 445, 454, 458,
 )  # fmt: skip
-"""The numbers of `CLASSES` among the 459 categories of the official annotations; others are background."""
+"""Ids of `CLASSES` among the 459 categories of the official annotations; all others are background."""
 
 
 class PascalContextSource(FileSource):
-    """PASCAL-Context.
+    """PASCAL-Context as a source.
 
     Args:
         spec: `pascal-context:folder` or `pascal-context-59:folder`.

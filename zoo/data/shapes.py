@@ -1,12 +1,12 @@
-"""The built-in data set: textured shapes on textured grounds, drawn when they are asked for.
+"""Built-in data set: textured shapes on textured backgrounds, drawn on demand.
 
-Three pairs of look-alikes share a range of colours: disc and ring, square and cross, triangle and star. The
-outline says the class; colour and texture mostly agree with it, but one shape in ten wears a colour, one in
-ten a texture of its own. Size, rotation, squash, occlusion, ground, clutter, light, blur and noise say
-nothing.
+Three pairs of similar classes share a range of colors: disc and ring, square and cross, triangle and star.
+The outline determines the class; color and texture mostly match it, but 5% of the shapes have a random color,
+and 5% a random texture. Size, rotation, squash, occlusion, background, clutter, light, blur and noise are
+independent of the class.
 
 An image is a function of (seed, split, number) alone and the same on every machine: pixels are computed by
-exactly rounded operations (+ - * and floor, no sine of an array) and by Pillow's integer ones.
+exactly rounded operations (+ - * and floor, no sine of an array) and by Pillow's integer operations.
 """
 
 from __future__ import annotations
@@ -33,30 +33,30 @@ NAMES = ("background", "disc", "ring", "square", "cross", "triangle", "star")
 COUNTS: dict[Split, int] = {"train": 480, "unlabeled": 0, "val": 96}
 
 SUPERSAMPLING = 4
-"""Outlines are filled on a grid this much finer; a pixel belongs to a shape that covers half of it."""
+"""Outlines are filled on a grid finer by this factor; a pixel belongs to a shape that covers half of it."""
 
 TILT = 0.3
-"""How far a shape is turned, at most, in radians."""
+"""Largest rotation of a shape, in radians."""
 
 PAIR_COLORS = ((230.0, 110.0, 60.0), (80.0, 170.0, 90.0), (80.0, 100.0, 210.0))
-"""RGB around which the colours of each pair of look-alikes lie."""
+"""Mean RGB color of each pair of similar classes."""
 COLOR_SPREAD = 35.0
-"""How far they lie from it, at most, in each channel."""
+"""Largest deviation from the mean color in each channel."""
 ODD = 0.05
-"""Share of the shapes whose colour is any, and of those whose texture is any."""
+"""Share of the shapes with a random color, and of those with a random texture."""
 
 GROUND_CONTRAST = 35.0
-"""How far the second colour of a ground lies from its first, at most, in each channel."""
+"""Largest difference between the two colors of a background in each channel."""
 
 SHADOW = np.float32(0.4)
-"""How much a shape darkens what lies close around it."""
+"""Strength of the shadow around a shape, 0..1."""
 
 GEOMETRY, PAINT = 0, 1
-"""Streams of random numbers: a mask needs the first alone."""
+"""Streams of random numbers; a mask needs only the first."""
 
 
 class Shape(NamedTuple):
-    """One shape of a scene; later shapes hide earlier ones."""
+    """One shape of a scene; later shapes occlude earlier ones."""
 
     label: int
     outline: Points  # (N, 2) x and y in pixels
@@ -68,7 +68,7 @@ class ShapesSource(Source):
 
     Args:
         size: height and width of the images, in pixels.
-        seed: another seed is another data set.
+        seed: seed of all images; each seed is a different data set.
     """
 
     def __init__(self, size: tuple[int, int] = (96, 96), seed: int = 0) -> None:
@@ -102,7 +102,7 @@ def _circle(radius: float = 1.0) -> Points:
 
 
 def _corners(radii: list[float]) -> Points:
-    """Return one corner for each radius, at equal angles."""
+    """Return corners at equal angles, one for each radius."""
     count = len(radii)
     first = -math.pi / 2 - (
         math.pi / count if count == 4 else 0
@@ -122,9 +122,9 @@ def _cross(arm: float) -> Points:
 
 
 def _outline(label: int, random: Generator) -> tuple[Points, Points | None]:
-    """Return the outline of a class and, of a ring, its hole; about as large for every class."""
+    """Return the outline of a class, and its hole if it is a ring; all classes are about equally large."""
     name = NAMES[label]
-    part = random.uniform()  # how wide a ring, an arm or a ray is
+    part = random.uniform()  # relative width of a ring, an arm or a ray
     if name == "ring":
         return _circle(), _circle(0.45 + 0.2 * part)
     if name == "star":
@@ -135,7 +135,7 @@ def _outline(label: int, random: Generator) -> tuple[Points, Points | None]:
 
 
 def draw_scene(random: Generator, size: tuple[int, int]) -> list[Shape]:
-    """Return up to five shapes, the nearest last."""
+    """Return up to five shapes, front-most last."""
     unit = min(size)
     placed: list[tuple[float, float, float]] = []
     shapes = []
@@ -158,7 +158,7 @@ def draw_scene(random: Generator, size: tuple[int, int]) -> list[Shape]:
 
 
 def coverage(shape: Shape, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Return how much of each pixel a shape covers, (H, W) uint8, 255 is all."""
+    """Return the coverage of each pixel by a shape, (H, W) uint8, where 255 is full coverage."""
     height, width = size
     canvas = Image.new("L", (width * SUPERSAMPLING, height * SUPERSAMPLING))
     draw = ImageDraw.Draw(canvas)
@@ -168,11 +168,11 @@ def coverage(shape: Shape, size: tuple[int, int]) -> NDArray[np.uint8]:
     return np.asarray(canvas.reduce(SUPERSAMPLING))
 
 
-# --- textures: (H, W) float32 in [0, 1], how much of the second colour ---
+# --- textures: (H, W) float32 in [0, 1], weight of the second color ---
 
 
 def _plane(turn: float, period: float, start: float, size: tuple[int, int]) -> Floats:
-    """Return a plane over the image that grows by one every `period` pixels in the direction `turn`."""
+    """Return a plane over the image that increases by one every `period` pixels in the direction `turn`."""
     y = np.arange(size[0], dtype=np.float32)[:, None] * np.float32(math.sin(turn) / period)
     x = np.arange(size[1], dtype=np.float32) * np.float32(math.cos(turn) / period)
     return x + y + np.float32(start)
@@ -183,7 +183,7 @@ def _ramp(random: Generator, size: tuple[int, int], period: float) -> Floats:
 
 
 def _lattice(random: Generator, size: tuple[int, int], period: float) -> tuple[Floats, Floats]:
-    """Return two ramps at a right angle."""
+    """Return two orthogonal ramps."""
     turn = random.uniform(0, 2 * math.pi)
     return (
         _plane(turn, period, random.uniform(), size),
@@ -230,11 +230,11 @@ TEXTURES: tuple[Callable[[Generator, tuple[int, int], float], Floats], ...] = (
 
 
 FAVORITES = (_stripes, _dots, _checks, _plain, _clouds, _stripes)
-"""The texture of each class that is not background."""
+"""Usual texture of each class except the background."""
 
 
 def _ground(random: Generator, size: tuple[int, int]) -> Floats:
-    """Return a muted surface of random texture, (3, H, W)."""
+    """Return a background of muted colors and random texture, (3, H, W)."""
     color = random.uniform(70, 190) + random.uniform(-25, 25, (3, 1, 1))
     texture = TEXTURES[random.integers(len(TEXTURES))](random, size, random.uniform(0.06, 0.14) * min(size))
     difference = random.uniform(-GROUND_CONTRAST, GROUND_CONTRAST, (3, 1, 1))
@@ -242,7 +242,7 @@ def _ground(random: Generator, size: tuple[int, int]) -> Floats:
 
 
 def _coat(random: Generator, size: tuple[int, int], label: int) -> Floats:
-    """Return the surface that a shape of this class wears, (3, H, W)."""
+    """Return the surface of a shape of this class, (3, H, W)."""
     is_odd_color, is_odd_texture = random.uniform(size=2) < ODD
     center = random.uniform(50, 220, 3) if is_odd_color else np.array(PAIR_COLORS[(label - 1) // 2])
     color = (center + random.uniform(-COLOR_SPREAD, COLOR_SPREAD, 3)).astype(np.float32)[:, None, None]
@@ -255,7 +255,7 @@ def _coat(random: Generator, size: tuple[int, int], label: int) -> Floats:
 
 
 def paint(random: Generator, shapes: list[Shape], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Return the picture of a scene, (H, W, 3) uint8."""
+    """Return the image of a scene, (H, W, 3) uint8."""
     canvas = _ground(random, size)
     canvas += _strokes(random, size)
     for shape in shapes:
@@ -270,7 +270,7 @@ def paint(random: Generator, shapes: list[Shape], size: tuple[int, int]) -> NDAr
 
 
 def _strokes(random: Generator, size: tuple[int, int]) -> Floats:
-    """Return clutter that belongs to no class: a few lines and arcs to be added to the ground, (H, W)."""
+    """Return clutter that belongs to no class: a few lines and arcs to add to the background, (H, W)."""
     height, width = size
     picture = Image.new("L", (width, height), 128)
     draw = ImageDraw.Draw(picture)
@@ -287,7 +287,7 @@ def _strokes(random: Generator, size: tuple[int, int]) -> Floats:
 
 
 def _photograph(random: Generator, canvas: Floats) -> NDArray[np.uint8]:
-    """Return what a cheap camera makes of a picture: a little blur, then noise."""
+    """Return an image with the slight blur and the noise of a cheap camera."""
     pixels = np.clip(canvas, 0, 255).astype(np.uint8).transpose(1, 2, 0)
     blurred = Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(random.uniform(0, 0.6)))
     noise = random.integers(-128, 128, (2, *pixels.shape), np.int8)

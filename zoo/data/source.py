@@ -1,4 +1,4 @@
-"""What every source of images offers: ids by split, and the image and mask of an id."""
+"""Interface of sources of images: ids by split, and the image and mask of an id."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ if TYPE_CHECKING:
     from zoo.classes import Classes
 
 Split = Literal["train", "unlabeled", "val"]
-"""`train` and `val` images have masks; `unlabeled` ones are plain images."""
+"""Images of `train` and `val` have masks; those of `unlabeled` have none."""
 
 
 class Source(ABC):
     """A set of images, some of which have masks.
 
     Args:
-        spec: the text that names the source on the command line (`shapes`, a folder, a `data.toml`).
-        classes: names and colours of the labels.
+        spec: name of the source on the command line (`shapes`, a folder, a `data.toml`).
+        classes: names and colors of the labels.
     """
 
     def __init__(self, spec: str, classes: Classes) -> None:
@@ -40,5 +40,5 @@ class Source(ABC):
         """Return the mask of an id, (H, W) uint8, labels 0..K-1 or `IGNORE`."""
 
     def precise_ids(self) -> frozenset[str] | None:
-        """Return the training ids whose masks are the better ones of two kinds, None if there is one kind."""
+        """Return the training ids with high-quality masks; None if all masks are of one quality."""
         return None

@@ -1,9 +1,9 @@
-"""Choosing images to label: every class among them, no video on both sides.
+"""Stratified choice of images to label, by class and without splitting videos.
 
-Images are drawn in units: single images, or groups such as the frames of one video. All units are put into
-one order of which every beginning is a fair sample, so that samples of one seed are nested. It is iterative
-stratification (Sechidis et al., ECML PKDD 2011) by the classes that an image shows: next comes a unit with
-the class that has fallen most behind its share, the rarest first among equals.
+Images are drawn in units: single images, or groups such as the frames of one video. All units are ordered so
+that every prefix is a stratified sample, and samples of one seed are nested. The algorithm is iterative
+stratification (Sechidis et al., ECML PKDD 2011) by the classes in an image: the next unit contains the class
+that is furthest below its share, the rarest first among equals.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ if TYPE_CHECKING:
     Counts = NDArray[np.int64]
 
 SEQUENCE = r"(.*?)[_.-]?[A-Za-z]{0,6}\d+"
-"""Of a name that ends in the number of a frame: what stands before it, e.g. `0016E5` of `0016E5_08159`."""
+"""Expression whose group is a name without its frame number, e.g. `0016E5` of `0016E5_08159`."""
 
 CANDIDATES = 64
-"""Units that are weighed against each other for a place in the order."""
+"""Number of units that are compared for each position in the order."""
 
 
 def make_groups(ids: Sequence[str], pattern: str | None) -> list[list[int]]:
-    """Return the positions of the ids of each unit.
+    """Return the units, each as the indices of its images.
 
     Args:
-        ids: of the images.
+        ids: ids of the images.
         pattern: regular expression that matches the whole name of an image, without its folder, and whose
-            first group names the unit; None for a unit of each image.
+            first group names the unit; None to make each image a unit.
 
     Raises:
-        DatasetError: no expression, one without a group, or a name that it does not match.
+        DatasetError: an invalid expression, one without a group, or a name that it does not match.
     """
     if pattern is None:
         return [[index] for index in range(len(ids))]
@@ -67,17 +67,17 @@ def make_groups(ids: Sequence[str], pattern: str | None) -> list[list[int]]:
 def order_units(
     presence: NDArray[np.bool_], units: Sequence[Sequence[int]], ids: Sequence[str], seed: int
 ) -> list[int]:
-    """Return the units in an order of which every beginning is a stratified sample.
+    """Return the units in an order of which every prefix is a stratified sample.
 
     Args:
-        presence: (N, K), which classes each image shows.
-        units: positions of the images of each.
-        ids: of the N images.
-        seed: of the order among units that are as good as each other.
+        presence: (N, K) bool, whether each image contains each class.
+        units: indices of the images of each unit.
+        ids: ids of the N images.
+        seed: seed of the order among equally good units.
     """
     sizes = np.array([len(unit) for unit in units])
     counts: Counts = np.array([presence[list(unit)].sum(axis=0) for unit in units], np.int64)
-    share = counts.sum(axis=0) / sizes.sum()  # of the images that show a class
+    share = counts.sum(axis=0) / sizes.sum()  # of the images that contain each class
     drawn = sorted(range(len(units)), key=lambda unit: _rank(ids[units[unit][0]], seed))
     with_class = {k: [unit for unit in drawn if counts[unit, k]] for k in range(len(share)) if share[k] > 0}
     rarest_first = sorted(with_class, key=lambda k: share[k])
@@ -90,7 +90,7 @@ def order_units(
             if near:
                 break
         else:
-            near = [unit for unit in drawn if open_[unit]]  # they show no class at all
+            near = [unit for unit in drawn if open_[unit]]  # the rest contain no class at all
         ahead = taken + counts[near] - (images + sizes[near, None]) * share
         best = near[int(np.argmin((np.square(ahead) * weight).sum(axis=1)))]
         open_[best] = False
@@ -101,12 +101,12 @@ def order_units(
 
 
 def take(order: Sequence[int], units: Sequence[Sequence[int]], count: int) -> list[int]:
-    """Return the positions of the images of the first units, as near to a number of images as units allow.
+    """Return the indices of the images of the first units, as close to `count` images as whole units allow.
 
     Args:
-        order: of `order_units`.
-        units: positions of the images of each.
-        count: of images; at least one unit is taken.
+        order: order of the units (`order_units`).
+        units: indices of the images of each unit.
+        count: number of images; at least one unit is taken.
     """
     total = np.cumsum([len(units[unit]) for unit in order])
     end = int(np.argmin(np.abs(total - count))) + 1
@@ -114,5 +114,5 @@ def take(order: Sequence[int], units: Sequence[Sequence[int]], count: int) -> li
 
 
 def _rank(id_: str, seed: int) -> bytes:
-    """Return what images are drawn by: the same on every machine and version."""
+    """Return a sort key for random order that is the same on every machine and version."""
     return hashlib.sha256(f"{seed}:{id_}".encode()).digest()

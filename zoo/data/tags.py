@@ -1,11 +1,10 @@
-"""Tags, the classes that an image shows: counted in masks, or read from a list of images without masks.
+"""Tags, the classes present in an image: taken from its mask, or from a list of images without masks.
 
-A list has a line for each image, its id and then its classes by name or by number:
+A list has a line for each image, with its id followed by its classes, by name or number:
 
     2007_000032 background aeroplane person
 
-All classes of an image stand there, the background like any other. A name that holds spaces is given by its
-number.
+A line lists all classes of the image, including the background. Use the number for a name with spaces.
 """
 
 from __future__ import annotations
@@ -32,11 +31,11 @@ BACKGROUND = "background"
 
 
 def tags_of_mask(mask: NDArray[np.uint8], num_classes: int) -> NDArray[np.bool_]:
-    """Return which classes a mask shows, (K,) bool; `IGNORE` is none.
+    """Return whether each class is present in a mask, (K,) bool; `IGNORE` is not a class.
 
     Args:
         mask: (H, W) uint8, 0..K-1 or `IGNORE`.
-        num_classes: K.
+        num_classes: number of classes K.
     """
     return np.bincount(mask.ravel(), minlength=256)[:num_classes] > 0
 
@@ -45,7 +44,7 @@ def with_tags(partition: Partition, path: Path, source: Source) -> Partition:
     """Return the partition with the tags that a file lists for some of its unlabeled images.
 
     Raises:
-        DatasetError: no such file, a line that names no unlabeled image or no class, an image twice.
+        DatasetError: a missing file, a line without a known unlabeled image or class, or a duplicate image.
     """
     if not path.is_file():
         raise DatasetError(
@@ -68,7 +67,7 @@ def with_tags(partition: Partition, path: Path, source: Source) -> Partition:
 
 
 def _labels(line: Line, classes: Classes) -> tuple[int, ...]:
-    """Return the classes of a line, in the order of the labels."""
+    """Return the labels of the classes in a line, sorted."""
     label_of = {str(label): label for label in range(len(classes))}
     label_of |= {name: label for label, name in enumerate(classes.names)}
     unknown = [word for word in line.words if word not in label_of]

@@ -1,21 +1,21 @@
-"""PASCAL VOC 2012, alone or with the masks that SBD added.
+"""PASCAL VOC 2012, alone or with the masks of SBD.
 
 Everingham et al., The PASCAL Visual Object Classes Challenge, IJCV 2010; Hariharan et al., Semantic Contours
 from Inverse Detectors, ICCV 2011 (SBD).
 
 - `voc:DIR`, called blended or augmented in papers: 10,582 training images, 1,464 with VOC's own masks and
   9,118 with the coarser ones of SBD;
-- `voc-classic:DIR`: the 1,464 alone have masks, the others, where they are known, are unlabeled.
+- `voc-classic:DIR`: only the 1,464 have masks; the other images, if present, are unlabeled.
 
 Both read the official layout in DIR, or in DIR/VOCdevkit/VOC2012:
 
 - `JPEGImages/ID.jpg`;
-- `SegmentationClass/ID.png`: VOC's own masks, index PNG, 255 between the objects;
-- `SegmentationClassAug/ID.png`: those of SBD in the same form, as the tools of the field write them;
-- `ImageSets/Segmentation/{train,val}.txt`, and `trainaug.txt`: without it, the training images are those of
-  `train.txt` and all in `SegmentationClassAug`, less those of `val.txt`.
+- `SegmentationClass/ID.png`: VOC's own masks, index PNG, 255 at object borders;
+- `SegmentationClassAug/ID.png`: masks of SBD in the same format, as other toolboxes write them;
+- `ImageSets/Segmentation/{train,val}.txt` and, optionally, `trainaug.txt`. Without it, the training images
+  are those of `train.txt` and all of `SegmentationClassAug` except those of `val.txt`.
 
-An image of `train.txt` always has VOC's own mask. The 1,449 images of `val.txt` are the split `val` of both.
+Images of `train.txt` always have VOC's own masks. The 1,449 images of `val.txt` are the split `val` of both.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ CLASSES = Classes.of(
 
 
 class VocSource(FileSource):
-    """PASCAL VOC 2012.
+    """PASCAL VOC 2012 as a source.
 
     Args:
         spec: `voc:folder` or `voc-classic:folder`.
-        masks: whether the masks of SBD are used, or VOC's own alone.
+        masks: `all` to use the masks of SBD, `own` to use only those of VOC.
 
     Raises:
         DatasetError: a folder, a list or a file is missing, or a training image is one of `val`.
@@ -63,7 +63,7 @@ class VocSource(FileSource):
         self._precise_ids = frozenset(train)
         unlabeled: dict[str, Pair] = {}
         if masks == "own":
-            # named as in `voc:`, so that a list makes the same partition of both
+            # same ids as in `voc:`, so that a list gives the same partition of both
             unlabeled = images_of(added, images, "train")
         elif added:
             train |= pairs_of(added, images, root / ADDED_MASKS, "train")
@@ -82,7 +82,7 @@ class VocSource(FileSource):
 
 
 def _added_names(root: Path, own: tuple[str, ...], val: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the training images that have no mask of VOC's own; none if SBD is not there."""
+    """Return the training images without a mask of VOC's own; none if SBD is missing."""
     path = root / LISTS / "trainaug.txt"
     if not path.is_file():
         masks = {mask.stem for mask in (root / ADDED_MASKS).glob("*.png")}

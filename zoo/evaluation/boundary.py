@@ -5,7 +5,7 @@ diagonal; the image's border counts as a boundary. For the regions G of the labe
 
     IoU_k = |G and P| / |G or P|
 
-summed over all images of a split before the division. Pixels labelled `IGNORE` belong to no region.
+summed over all images of a split before the division. Pixels labeled `IGNORE` belong to no region.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How good a predictor is on the labelled images of a source: mIoU under a stated protocol, or F1 of tags."""
+"""How good a predictor is on the labeled images of a source: mIoU under a stated protocol, or F1 of tags."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def evaluate(
         `data`, `split`, `protocol`, `backend`, `runtime`.
 
     Raises:
-        DatasetError: no labelled images in the split, or classes that are not the predictor's.
+        DatasetError: no labeled images in the split, or classes that are not the predictor's.
         ZooError: a protocol that needs logits with an artifact that gives masks only.
     """
     return score(predictor, source, split, protocol, on_progress).as_dict(predictor.classes)
@@ -114,7 +114,7 @@ def evaluate_tags(
         those of `zoo.evaluation.tag_metrics`, and what was measured how, as `evaluate`.
 
     Raises:
-        DatasetError: no labelled images in the split, or classes that are not the predictor's.
+        DatasetError: no labeled images in the split, or classes that are not the predictor's.
     """
     pairs = [
         (predictor.predict(image), tags_of_mask(label, len(predictor.classes)))

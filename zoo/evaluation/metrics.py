@@ -4,7 +4,7 @@ For class k, with the counts of the whole split,
 
     IoU_k = true positives / (true positives + false positives + false negatives)
 
-Pixels labelled `IGNORE` are left out of every count. A class that is neither in the labels nor in the
+Pixels labeled `IGNORE` are left out of every count. A class that is neither in the labels nor in the
 predictions has no IoU (NaN) and does not enter the mean; a class that is only predicted has IoU 0 and does.
 """
 

@@ -1,4 +1,4 @@
-"""Multi-label image classification, MLMT's network (Mittal et al., TPAMI 2019): which classes are seen."""
+"""Multi-label image classifier, the network of MLMT (Mittal et al., TPAMI 2019)."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 
 class ImageClassifier(nn.Module):
-    """A timm network with one logit for each class, at a size of its own.
+    """A timm network with one logit for each class, which resizes images to its own input size.
 
     Args:
-        config: see `ClassifierConfig`.
-        pretrained: start from ImageNet weights, under a new last layer.
+        config: configuration of the classifier.
+        pretrained: whether to start from ImageNet weights, with a new last layer.
     """
 
     def __init__(self, config: ClassifierConfig, *, pretrained: bool = False) -> None:
@@ -30,7 +30,7 @@ class ImageClassifier(nn.Module):
         """Return (B, K) logits.
 
         Args:
-            images: (B, 3, H, W) float, normalised; any size.
+            images: (B, 3, H, W) float, normalized; any size.
         """
         if images.shape[-2:] != self.config.imgsz:
             images = F.interpolate(images, size=self.config.imgsz, mode="bilinear", align_corners=False)
@@ -38,12 +38,12 @@ class ImageClassifier(nn.Module):
         return logits
 
     def renew_head(self) -> None:
-        """Draw the last layer anew."""
-        head: Any = self.body  # timm's networks all have it; the type of a module's attribute is not known
+        """Replace the last layer by a newly initialized one."""
+        head: Any = self.body  # all of timm's networks have it; module attributes have no type
         head.reset_classifier(self.config.num_classes)
 
     def prob(self, logits: Tensor) -> Tensor:
-        """Return the probability of each class being in the image, (B, K).
+        """Return the probability that each class is present in the image, (B, K).
 
         Args:
             logits: (B, K) float.

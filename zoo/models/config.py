@@ -1,4 +1,4 @@
-"""What a network is, without its weights: what a bundle's `config.json` says of it. Needs no PyTorch."""
+"""Configurations of networks, as stored in a bundle's `config.json`; does not need PyTorch."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ AsppStyle = Literal["projected", "neck", "joint"]
 
 
 class DecoderConfig(BaseModel):
-    """Settings that every decoder has; each decoder adds its own in a subclass.
+    """Settings that all decoders share; each decoder adds its own in a subclass.
 
     Args:
-        name: of the decoder, its key in `DECODERS`.
-        decoder_channels: width of the decoder and of the heads that methods put beside it (ELN's localizer,
-            U2PL's auxiliary head).
+        name: name of the decoder, its key in `DECODERS`.
+        decoder_channels: width of the decoder and of additional heads of methods (ELN's localizer, U2PL's
+            auxiliary head).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -40,7 +40,7 @@ class DecoderConfig(BaseModel):
 
 
 class Dropouts(BaseModel):
-    """Dropout rates, in the order of the layers they follow."""
+    """Dropout rates, in the order of the layers that they follow."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -55,12 +55,13 @@ class DeepLabV3PlusConfig(DecoderConfig):
     Args:
         aspp: `projected` concatenates the branches and projects them by a 1x1 convolution (ELN);
             `neck` reduces the concatenation by a 3x3 convolution (U2PL); `joint` has one BatchNorm for all
-            branches and adds the image-level one (RRN).
+            branches and adds the image-level branch (RRN).
         rates: dilations of the atrous branches.
         low_level_channels: width of the projected low-level features.
-        dropout: see `Dropouts`; `channel_dropout` drops whole channels (U2PL).
+        dropout: dropout rates of the layers.
+        channel_dropout: whether dropout drops whole channels (U2PL).
         head: `mlp` is ELN's *Seg*, three 1x1 convolutions; `linear` is one 1x1 convolution (U2PL, RRN).
-        separate_embedding: the embedding has 3x3 convolutions of its own (U2PL's representation head).
+        separate_embedding: whether the embedding has its own 3x3 convolutions (U2PL's representation head).
     """
 
     name: Literal["deeplabv3plus"] = "deeplabv3plus"
@@ -85,11 +86,11 @@ class DeepLabV2Config(DecoderConfig):
 
 
 class DecoderEntry(NamedTuple):
-    """One decoder."""
+    """A decoder: its settings and its class."""
 
     config: type[DecoderConfig]
     module: str
-    """Where its class is, `package.module:Class`; imported when a network is built."""
+    """Path of its class, `package.module:Class`, which is imported when a network is built."""
 
 
 DECODERS = Table(
@@ -100,13 +101,13 @@ DECODERS = Table(
         "deeplabv2": DecoderEntry(DeepLabV2Config, "zoo.models.decoders.deeplabv2:DeepLabV2"),
     },
 )
-"""The decoders by name; another package adds a row by an entry point."""
+"""Decoders by name; other packages add rows by entry points."""
 
 DEFAULT_DECODER = "deeplabv3plus"
 
 
 def _read_decoder(value: object) -> object:
-    """Return the settings of a decoder as the class that its name stands for."""
+    """Return the settings of a decoder, validated by the class of its name."""
     if not isinstance(value, dict):
         return value
     name = value.get("name", DEFAULT_DECODER)
@@ -128,15 +129,15 @@ DECODER_KEYS = {
     "rates",
     "separate_embedding",
 }
-"""Settings of decoders that version 0.1 had beside those of the encoder."""
+"""Settings of decoders that version 0.1 kept on the level of the network."""
 
 
 def nest_decoder(network: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings of a network with those of its decoder under `decoder`.
 
-    Version 0.1 kept both on one level, `architecture` for the decoder's name, and gave every decoder the
-    settings of DeepLabv3+: settings that name an `architecture` lose those that this decoder lacks. Without
-    it, `network.decoder_channels` and the like are short for `network.decoder.decoder_channels`.
+    Version 0.1 kept both on one level, with the decoder's name as `architecture`, and gave every decoder the
+    settings of DeepLabv3+. If `architecture` is set, settings that the decoder does not have are dropped;
+    otherwise, `network.decoder_channels` is short for `network.decoder.decoder_channels`, and so on.
     """
     tree = dict(network)
     decoder = {key: tree.pop(key) for key in DECODER_KEYS & tree.keys()}
@@ -154,12 +155,12 @@ class NetworkConfig(BaseModel):
 
     Args:
         encoder: name of a timm model, or of a row of `zoo.models.encoder.ENCODERS`.
-        num_classes: K.
-        output_stride: input size over the size of the encoder's last features, where the encoder lets it be
-            chosen.
-        multi_grid: factors on the dilation of the last ResNet stage's blocks.
+        num_classes: number of classes K.
+        output_stride: ratio of the input size to the size of the encoder's last features, if the encoder
+            supports it.
+        multi_grid: factors on the dilation of the blocks of the last ResNet stage.
         decoder: settings of one of `DECODERS`.
-        embedding_channels: width of the pixel embedding used by contrastive losses; 0 leaves the head out.
+        embedding_channels: width of the pixel embedding for contrastive losses; 0 for no embedding head.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -178,14 +179,14 @@ class NetworkConfig(BaseModel):
 
 
 class ClassifierConfig(BaseModel):
-    """Everything needed to rebuild a classifier without its weights; a bundle may hold one by itself.
+    """Everything needed to rebuild a classifier without its weights; a bundle may consist of a classifier.
 
     Args:
         encoder: name of a timm model.
-        num_classes: K.
-        imgsz: height and width that every image is squashed to, aspect not kept (section III-C: 320 x 320).
-        activation: from logits to the probability of each class: `sigmoid`, or `softmax` where the classifier
-            was trained with the paper's categorical cross entropy.
+        num_classes: number of classes K.
+        imgsz: height and width to which images are stretched (section III-C: 320 x 320).
+        activation: function from logits to probabilities: `sigmoid`, or `softmax` if the classifier was
+            trained with the paper's categorical cross entropy.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -207,7 +208,7 @@ class _Config(BaseModel):
 
     @property
     def num_classes(self) -> tuple[int, ...]:
-        """Return K of each network, which must all be the same."""
+        """Return the number of classes of each network, which must be equal."""
         return tuple(network.num_classes for network in self.networks)
 
 
@@ -227,12 +228,12 @@ class EnsembleConfig(_Config):
     """Two segmentation networks whose predictions are averaged (RRN).
 
     Args:
-        branches: one for each network.
-        weight_1: of the first branch; the second has the rest.
-        average: `logits` as the authors' code, or `probabilities`.
-        resolution: where the average is taken: on the decoder's grid, or at full size. For logits both are
-            the same function; for probabilities the first resizes the logarithm of their average. It is
-            cheaper by far.
+        branches: configuration of each network.
+        weight_1: weight of the first branch; the second has weight 1 - `weight_1`.
+        average: `logits`, as in the authors' code, or `probabilities`.
+        resolution: resolution of the average: that of the decoder, which is much cheaper, or the full size.
+            For logits, both give the same result; for probabilities, the former resizes the logarithm of
+            their average.
     """
 
     kind: Literal["ensemble"] = "ensemble"
@@ -248,13 +249,13 @@ class EnsembleConfig(_Config):
 
 
 class GatedConfig(_Config):
-    """Any segmentation model under an image classifier (s4GAN + MLMT).
+    """Any segmentation model gated by an image classifier (s4GAN + MLMT).
 
     Args:
-        segmentation: the model whose classes are removed.
-        classifier: of the same classes.
-        threshold: a class whose probability is not above it is removed; tau = 0.2 in the paper.
-        background: class that is never removed, None where the data have none.
+        segmentation: model from whose predictions classes are removed.
+        classifier: classifier of the same classes.
+        threshold: largest probability of classes that are removed; tau = 0.2 in the paper.
+        background: class that is never removed; None if the data has no background.
     """
 
     kind: Literal["gated"] = "gated"
@@ -276,7 +277,7 @@ class GatedConfig(_Config):
 
     @property
     def num_classes(self) -> tuple[int, ...]:
-        """Return K of each network, which must all be the same."""
+        """Return the number of classes of each network, which must be equal."""
         return *super().num_classes, self.classifier.num_classes
 
 

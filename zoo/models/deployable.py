@@ -1,4 +1,4 @@
-"""What is kept after training: a self-contained module from normalised images to full-size logits."""
+"""Deployables: the modules kept after training, from normalized images to full-size logits."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ if TYPE_CHECKING:
     from zoo.models.config import DeployableConfig, GatedConfig
 
 REMOVED = -1e4
-"""Logit of a class that the gate removed: below any network's, finite in half precision and in a resize."""
+"""Logit of a class that the gate removed: below all others, and finite in half precision when resized."""
 
 
 class Deployable(nn.Module, ABC):
-    """A stripped model; its state dict and `config` are all that a bundle stores of it."""
+    """A stripped model; a bundle stores its state dict and `config`."""
 
     config: StudentConfig | EnsembleConfig | GatedConfig
 
     @abstractmethod
     def decoder_logits(self, images: Tensor) -> Tensor:
-        """Return (B, K, h, w) logits at the decoder's resolution, or full size where the model needs it.
+        """Return (B, K, h, w) logits at the decoder's resolution, or at full size if the model needs it.
 
         Args:
-            images: (B, 3, H, W) float, normalised.
+            images: (B, 3, H, W) float, normalized.
         """
 
     def forward(self, images: Tensor) -> Tensor:
         """Return (B, K, H, W) logits.
 
         Args:
-            images: (B, 3, H, W) float, normalised.
+            images: (B, 3, H, W) float, normalized.
         """
         return resize_logits(self.decoder_logits(images), images.shape[-2:])
 
@@ -47,7 +47,7 @@ class Student(Deployable):
     """One segmentation network; its embedding head is dropped.
 
     Args:
-        network: taken over, not copied.
+        network: segmentation network, which is used in place, not copied.
     """
 
     config: StudentConfig
@@ -62,7 +62,7 @@ class Student(Deployable):
         """Return (B, K, h, w) logits at the decoder's resolution.
 
         Args:
-            images: (B, 3, H, W) float, normalised.
+            images: (B, 3, H, W) float, normalized.
         """
         logits: Tensor = self.network(images).logits
         return logits
@@ -72,8 +72,8 @@ class FusedEnsemble(Deployable):
     """The weighted average of two networks (RRN, section III-E).
 
     Args:
-        branches: taken over, not copied.
-        config: how they are averaged; its `branches` are those of the networks.
+        branches: networks, which are used in place, not copied.
+        config: weights and kind of the average, and the configurations of the networks.
     """
 
     config: EnsembleConfig
@@ -89,7 +89,7 @@ class FusedEnsemble(Deployable):
         """Return the averaged logits, or the logarithm of the averaged probabilities, (B, K, h, w).
 
         Args:
-            images: (B, 3, H, W) float, normalised.
+            images: (B, 3, H, W) float, normalized.
         """
         first, second = (self._logits(branch, images) for branch in self.branches)
         weight = self.config.weight_1
@@ -105,12 +105,12 @@ class FusedEnsemble(Deployable):
 
 
 class Gated(Deployable):
-    """A segmentation model whose classes must be in the image, by a classifier's word (s4GAN, section III-C).
+    """A segmentation model without the classes that a classifier does not find (s4GAN, section III-C).
 
     Args:
-        segmentation: taken over, not copied.
-        classifier: of the same classes; taken over.
-        config: threshold and background; its other fields are those of the two models.
+        segmentation: segmentation model, which is used in place, not copied.
+        classifier: classifier of the same classes, which is used in place.
+        config: threshold and background, and the configurations of the two models.
     """
 
     config: GatedConfig
@@ -122,20 +122,20 @@ class Gated(Deployable):
         self.config = config
 
     def decoder_logits(self, images: Tensor) -> Tensor:
-        """Return (B, K, h, w) logits, `REMOVED` for classes that are not in the image.
+        """Return (B, K, h, w) logits, with `REMOVED` for classes that are not in the image.
 
         Args:
-            images: (B, 3, H, W) float, normalised.
+            images: (B, 3, H, W) float, normalized.
         """
         kept = self.kept(self.classifier.prob(self.classifier(images)))
         logits: Tensor = self.segmentation.decoder_logits(images)
         return logits.masked_fill(~kept[:, :, None, None], REMOVED)
 
     def kept(self, prob: Tensor) -> Tensor:
-        """Return which classes stay, (B, K) bool: all of them where none would.
+        """Return which classes are kept, (B, K) bool; all, if none is above the threshold.
 
         Args:
-            prob: (B, K) float, of each class being in the image.
+            prob: (B, K) float, probability that each class is present in the image.
         """
         above = prob > self.config.threshold
         if self.config.background is not None:
@@ -145,13 +145,13 @@ class Gated(Deployable):
 
 
 def log_add_exp(first: Tensor, second: Tensor) -> Tensor:
-    """Return log(exp(first) + exp(second)); `torch.logaddexp` is exported so that it underflows in fp16."""
+    """Return log(exp(first) + exp(second)) without the underflow of exported `torch.logaddexp` in fp16."""
     high, low = torch.maximum(first, second), torch.minimum(first, second)
     return high + (low - high).exp().log1p()
 
 
 def build_deployable(config: DeployableConfig) -> Deployable:
-    """Return a deployable of these networks with random weights, ready for `load_state_dict`."""
+    """Return a new deployable with random weights, ready for `load_state_dict`."""
     if isinstance(config, StudentConfig):
         return Student(SegmentationNetwork(config.network))
     if isinstance(config, EnsembleConfig):

@@ -1,4 +1,4 @@
-"""Discriminators of (prediction, image) pairs: of s4GAN (Mittal et al., TPAMI 2019), by regions of RRN."""
+"""Discriminators of (prediction, image) pairs: s4GAN's (Mittal et al., TPAMI 2019) and RRN's, by region."""
 
 from __future__ import annotations
 
@@ -15,20 +15,21 @@ from zoo.frozen import Frozen
 from zoo.models.decoders.decoder import resize_logits
 
 SMALLEST = 32
-"""Height and width in pixels under which the last convolutions have nothing to see."""
+"""Smallest height and width in pixels, below which the last convolutions have no input."""
 
 
 class DiscriminatorConfig(Frozen):
     """Everything needed to rebuild a discriminator without its weights.
 
     Args:
-        level: what gets a score of its own: the `image` (s4GAN), each `patch` of the grid of features (RRN,
-            section II-B), or each `pixel`, interpolated from cells of 32 pixels (RRN's older variant).
-        width: channels of the first convolution; each of the next three has twice as many, 512 at last.
-        cell: height and width of a patch on the grid of features, which has a sixteenth of the image's size;
-            a smaller grid is one patch.
-        dropout: of whole channels, after each convolution.
-        dropout_last: after the fourth convolution too, as s4GAN's paper says and its code does not.
+        level: unit that is scored: the `image` (s4GAN), each `patch` of the feature map (RRN, section II-B),
+            or each `pixel`, interpolated from cells of 32 pixels (RRN's older variant).
+        width: channels of the first convolution; each of the next three doubles them, up to 512.
+        cell: height and width of a patch on the feature map, which has a sixteenth of the image's size; a
+            smaller feature map is one patch.
+        dropout: rate of channel dropout after each convolution.
+        dropout_last: whether dropout also follows the fourth convolution, as in s4GAN's paper but not its
+            code.
     """
 
     level: Literal["image", "patch", "pixel"] = "patch"
@@ -38,23 +39,23 @@ class DiscriminatorConfig(Frozen):
     dropout_last: bool = False
 
 
-class Judgement(NamedTuple):
-    """What a discriminator returns."""
+class Judgment(NamedTuple):
+    """Output of a discriminator."""
 
     score: Tensor
     """(B, h, w) logits of being real: one for the image (1 x 1), for each patch, or for each pixel."""
     features: Tensor
     """(B, D) mean of the last features, for feature matching; D is 8 times the config's width."""
     weight: Tensor
-    """(B, h, w) share of the pixels of each score that are no padding."""
+    """(B, h, w) share of each score's pixels that are not padding."""
 
 
 class Discriminator(nn.Module):
-    """Tells predictions from labels; it has no normalisation layers.
+    """Distinguishes predictions from labels; it has no normalization layers.
 
     Args:
-        num_classes: K.
-        config: see `DiscriminatorConfig`.
+        num_classes: number of classes K.
+        config: configuration of the discriminator.
     """
 
     def __init__(self, num_classes: int, config: DiscriminatorConfig) -> None:
@@ -74,15 +75,15 @@ class Discriminator(nn.Module):
             "pixel": nn.Conv2d(last, 1, 4, stride=2, padding=1),
         }[config.level]
 
-    def forward(self, pairs: Tensor, valid: Tensor | None = None) -> Judgement:
-        """Return the logits of being real and the features of each pair; padding is in no mean.
+    def forward(self, pairs: Tensor, valid: Tensor | None = None) -> Judgment:
+        """Return the logits of being real and the features of each pair; means exclude padding.
 
         Args:
             pairs: (B, K + 3, H, W) float, class probabilities or one-hot labels, then the image.
-            valid: (B, H, W) bool, False in padding; None if there is none.
+            valid: (B, H, W) bool, False in padding; None without padding.
 
         Raises:
-            RecipeError: images are too small.
+            RecipeError: images are smaller than `SMALLEST`.
         """
         size = pairs.shape[-2:]
         if min(size) < SMALLEST:
@@ -102,16 +103,16 @@ class Discriminator(nn.Module):
             weight = F.avg_pool2d(self._at_least_one_patch(share), self.config.cell)
         else:
             score, weight = resize_logits(self.head(grid), size), inside
-        return Judgement(score.squeeze(1), features, weight.squeeze(1))
+        return Judgment(score.squeeze(1), features, weight.squeeze(1))
 
     def _at_least_one_patch(self, grid: Tensor) -> Tensor:
-        """Return the grid, padded with zeros to one patch: the patch is then as large as the grid."""
+        """Return the feature map, zero-padded to at least one patch."""
         height, width = (max(0, self.config.cell - length) for length in grid.shape[-2:])
         return F.pad(grid, (0, width, 0, height))
 
 
 def pair(scores: Tensor, images: Tensor, valid: Tensor) -> Tensor:
-    """Return a discriminator's input, (B, K + 3, H, W), zero in padding whatever kind of pair it is.
+    """Return a discriminator's input, (B, K + 3, H, W), zero in padding for real and fake pairs alike.
 
     Args:
         scores: (B, K, H, W) float in [0, 1], probabilities or one-hot labels.

@@ -1,4 +1,4 @@
-"""ELN's error localization network (Kwon & Kwak, CVPR 2022, sections 3.1 and 4.1)."""
+"""Error localization network of ELN (Kwon & Kwak, CVPR 2022, sections 3.1 and 4.1)."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 
 class ErrorLocalizer(nn.Module):
-    """Tells, pixel by pixel, whether a prediction is right, from the image, the entropy and the class scores.
+    """Predicts for each pixel whether a prediction is right, from image, entropy and class scores.
 
-    An encoder over 3 + 1 + K channels under a DeepLabv3+ decoder with `outputs` channels.
+    It consists of an encoder with 3 + 1 + K input channels and a DeepLabv3+ decoder with `outputs` channels.
 
     Args:
         encoder: name of a timm model; ResNet-34 in the paper.
-        network: of the segmentation network, whose widths the decoder takes over.
-        pretrained: ImageNet weights for all but the first convolution, which is new.
+        network: configuration of the segmentation network, whose widths the decoder uses.
+        pretrained: whether to use ImageNet weights for all layers except the first convolution, which is new.
         outputs: 1 for ELN's logit of "this prediction is right"; K for s-ECN, which corrects it.
     """
 
@@ -43,8 +43,8 @@ class ErrorLocalizer(nn.Module):
         """Return (B, outputs, h, w) logits at stride 4.
 
         Args:
-            images: (B, 3, H, W) float, normalised.
-            entropy: (B, 1, H, W) float, of the prediction, in nats.
+            images: (B, 3, H, W) float, normalized.
+            entropy: (B, 1, H, W) float, entropy of the prediction in nats.
             scores: (B, K, H, W) float, logits or probabilities of the prediction.
         """
         features = self.encoder(torch.cat([images, entropy, scores], dim=1))
@@ -53,7 +53,7 @@ class ErrorLocalizer(nn.Module):
 
 
 def _decoder_like(student: DecoderConfig) -> DeepLabV3PlusConfig:
-    """Return the settings of the localizer's decoder: widths, rates and dropout are the student's."""
+    """Return the settings of the localizer's decoder, with widths, rates and dropout of the student's."""
     if not isinstance(student, DeepLabV3PlusConfig):
         rates = {"rates": student.rates} if isinstance(student, DeepLabV2Config) else {}
         student = DeepLabV3PlusConfig(decoder_channels=student.decoder_channels, **rates)

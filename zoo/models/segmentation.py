@@ -1,6 +1,6 @@
-"""Segmentation networks: an encoder and a decoder.
+"""Segmentation networks, which consist of an encoder and a decoder.
 
-The two parts are separate modules, so that a method can run one encoder pass under several decoders (ELN's
+The two parts are separate modules, so that a method can run several decoders on one encoder pass (ELN's
 auxiliary decoders).
 """
 
@@ -43,8 +43,8 @@ class SegmentationNetwork(nn.Module):
     """An encoder and a decoder.
 
     Args:
-        config: see `NetworkConfig`.
-        pretrained: start the encoder from its pretrained weights.
+        config: configuration of the network.
+        pretrained: whether the encoder starts from pretrained weights.
     """
 
     def __init__(self, config: NetworkConfig, *, pretrained: bool = False) -> None:
@@ -61,7 +61,7 @@ class SegmentationNetwork(nn.Module):
     def new_decoder(
         self, *, num_classes: int | None = None, embedding_channels: int | None = None
     ) -> Decoder:
-        """Return another, newly initialized decoder for this encoder, by argument of other sizes."""
+        """Return a newly initialized decoder for this encoder, optionally of other widths."""
         config = self.config
         decoder: Decoder = pkgutil.resolve_name(DECODERS[config.decoder.name].module)(
             self.encoder,

@@ -36,7 +36,7 @@ HEADINGS = ("image", "truth", "prediction")
 
 
 def overlay(image: Picture, mask: Mask, classes: Classes, alpha: float = 0.5) -> Picture:
-    """Return the image in the colours of its mask, with thin lines between classes.
+    """Return the image in the colors of its mask, with thin lines between classes.
 
     A line is white on one side and dark on the other, to be seen on any image.
 
@@ -45,8 +45,8 @@ def overlay(image: Picture, mask: Mask, classes: Classes, alpha: float = 0.5) ->
     Args:
         image: (H, W, 3) uint8 RGB.
         mask: (H, W), labels 0..K-1 or `IGNORE`.
-        classes: their colours.
-        alpha: weight of the colours, 0..1.
+        classes: their colors.
+        alpha: weight of the colors, 0..1.
 
     Returns:
         (H, W, 3) uint8.
@@ -93,10 +93,10 @@ def percent(share: float) -> str:
 
 
 def legend(classes: Classes, present: Mapping[int, float | None], width: int) -> Picture:
-    """Return a strip with colour, name and area of some classes, in as many lines as it takes.
+    """Return a strip with color, name and area of some classes, in as many lines as it takes.
 
     Args:
-        classes: names and colours.
+        classes: names and colors.
         present: labels to show, in this order, each with its share of the pixels, 0..1, or None.
         width: of the strip, in pixels.
 
@@ -129,7 +129,7 @@ def picture(image: Picture, mask: Mask, classes: Classes) -> Picture:
     Args:
         image: (H, W, 3) uint8 RGB.
         mask: (H, W), labels 0..K-1 or `IGNORE`.
-        classes: names and colours.
+        classes: names and colors.
 
     Returns:
         (H', W', 3) uint8, W' >= `SMALL`.
@@ -145,7 +145,7 @@ def triptych(rows: Sequence[tuple[Picture, Mask, Mask]], classes: Classes) -> Pi
 
     Args:
         rows: at least one (image (H, W, 3), truth (H, W), prediction (H, W)), all uint8, of any sizes.
-        classes: names and colours.
+        classes: names and colors.
 
     Returns:
         (h, w, 3) uint8.
@@ -159,7 +159,7 @@ def grid(headings: Sequence[str], rows: Sequence[tuple[Mask, ...]], classes: Cla
     Args:
         headings: one for each column.
         rows: at least one of an image (H, W, 3) and its masks (H, W), all uint8, of any sizes.
-        classes: names and colours.
+        classes: names and colors.
 
     Returns:
         (h, w, 3) uint8.

@@ -1,1 +1,1 @@
-"""Prediction of many images: inputs, reading ahead, journal, outputs."""
+"""Bulk prediction: inputs, streaming, journal and output files."""

@@ -1,4 +1,4 @@
-"""Many images predicted into a folder: read ahead, run in batches, written in threads, kept in a journal."""
+"""Bulk prediction to a folder: prefetching, batching, threaded writing, and a journal for resuming."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ log = logging.getLogger(__name__)
 Writing = deque[tuple[Job, Future[Result]]]
 
 SHOWN = 20
-"""Failures that are printed when they happen; the journal has all."""
+"""Number of failures that are logged; the journal lists all."""
 
 
 class Bulk:
-    """The way of many images through a model into a folder.
+    """Prediction of many images to a folder.
 
     Args:
-        predictor: the model.
-        out: the folder.
-        suffixes: of the results.
-        journal: of the folder.
+        predictor: model that predicts.
+        out: output folder.
+        suffixes: suffixes of the result files.
+        journal: journal of the output folder.
     """
 
     def __init__(self, predictor: Predictor, out: Path, suffixes: Sequence[str], journal: Journal) -> None:
@@ -45,21 +45,20 @@ class Bulk:
         self.suffixes = suffixes
         self.journal = journal
         self.done = 0
-        """Images whose results are written."""
+        """Number of images whose results are written."""
         self.failures: list[dict[str, str]] = []
         """`input` and `error` of each image without a mask."""
         self._runs = False
 
     def run(self, jobs: Sequence[Job], batch: int | None = None) -> None:
-        """Predict images; one that fails is among the `failures` and does not stop the others.
+        """Predict images; those that fail are added to `failures` and do not stop the others.
 
         Args:
-            jobs: the images.
-            batch: images that run together; None for what is sensible.
+            jobs: images to predict.
+            batch: number of images in a batch; None to choose it by image size.
 
         Raises:
-            ZooError: the model does not run, or does not give an output that is wanted; a result cannot be
-                written.
+            ZooError: the model fails or lacks a requested output, or a result cannot be written.
         """
         from zoo.predict.stream import THREADS, stream
 
@@ -104,7 +103,7 @@ class Bulk:
         )
 
     def _check(self, result: Streamed[Job] | Failed[Job]) -> None:
-        """Raise where all other images would fail, too: before any has been run, a model is at fault."""
+        """Raise if all other images would fail too: if the first image fails, the model is at fault."""
         from zoo.predict.stream import Failed
 
         if isinstance(result, Failed):
@@ -114,7 +113,7 @@ class Bulk:
         self._runs = True
 
     def _finish(self, result: Streamed[Job] | Failed[Job]) -> Result:
-        """Write the outputs of an image, if there are any, to temporary files; runs in a thread."""
+        """Write the outputs of an image to temporary files, in a thread; a failed image has none."""
         from zoo.predict.stream import Failed
 
         if isinstance(result, Failed):
@@ -122,13 +121,13 @@ class Bulk:
         return write_result(result, self.out, self.suffixes, self.predictor.classes)
 
     def _note(self, writing: Writing) -> None:
-        """Add the first result to the journal when its files are written; an interrupt leaves it first."""
+        """Add the first result to the journal once its files are written; it stays queued on an interrupt."""
         job, future = writing[0]
         self._add(job, future.result())
         writing.popleft()
 
     def _add(self, job: Job, result: Result) -> None:
-        """Add the line of an image to the journal and give its outputs their names."""
+        """Add the line of an image to the journal and rename its outputs to their final names."""
         try:
             self.journal.add(*result)
         except ZooError as error:
@@ -146,7 +145,7 @@ class Bulk:
             log.error("error: %s", result.record["error"])
 
     def _salvage(self, writing: Writing) -> None:
-        """Add the results that were written before something went wrong."""
+        """Add the results that were written before an error."""
         while writing:
             with suppress(OSError):
                 self._note(writing)

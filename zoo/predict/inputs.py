@@ -1,4 +1,4 @@
-"""What INPUT may be on the command line: images, folders of images, patterns, a source of data."""
+"""Resolution of INPUT on the command line: images, folders of images, patterns, or a data source."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class Input(NamedTuple):
     """One image to predict.
 
     Args:
-        name: what it is called in tables and messages.
-        outputs: names for its results, without suffix, from the shortest to one that no other input has.
-        path: absolute, of its file; None for an image of a source of data.
-        read: returns the image, (H, W, 3) uint8 RGB.
+        name: name in tables and messages.
+        outputs: candidate names of its results, without suffix, from the shortest to a unique one.
+        path: absolute path of its file; None for an image of a data source.
+        read: function that returns the image, (H, W, 3) uint8 RGB.
     """
 
     name: str
@@ -34,15 +34,15 @@ class Input(NamedTuple):
 
 
 def find_inputs(texts: Sequence[str], limit: int, out: Path) -> list[Input]:
-    """Return the images that some INPUTs name, each once.
+    """Return the images that INPUTs name, without duplicates.
 
     Args:
-        texts: files, folders (searched with their subfolders), patterns, `shapes` and the like.
-        limit: images of a source of data.
-        out: a folder that is not searched.
+        texts: files, folders (searched recursively), patterns, or data sources such as `shapes`.
+        limit: largest number of images from a data source.
+        out: output folder, which is not searched.
 
     Raises:
-        ZooError: an INPUT names nothing.
+        ZooError: an INPUT that names no images.
     """
     sources = [text for text in dict.fromkeys(texts) if is_source(text)]
     files: dict[str, tuple[str, str]] = {}
@@ -59,7 +59,7 @@ def find_inputs(texts: Sequence[str], limit: int, out: Path) -> list[Input]:
 
 
 def is_source(text: str) -> bool:
-    """Return whether an INPUT is a source of data (`shapes`, a `data.toml`), not images."""
+    """Return whether an INPUT is a data source (`shapes`, a `data.toml`) rather than images."""
     from zoo.data.open import BUILT_IN, PREFIXES
 
     prefix, colon, _ = text.partition(":")
@@ -67,7 +67,7 @@ def is_source(text: str) -> bool:
 
 
 def is_image_name(path: Path) -> bool:
-    """Return whether a file found in a folder is an image; one that is named may end in anything."""
+    """Return whether the suffix of a file in a folder is that of an image."""
     from zoo.data.files import IMAGE_SUFFIXES
 
     return path.suffix.lower() in IMAGE_SUFFIXES
@@ -95,7 +95,7 @@ def _of_file(path: str, name: str, short: str, relative: str) -> Input:
 
 
 def _files(text: str, out: Path) -> Iterator[tuple[str, str]]:
-    """Yield the files that an INPUT names, each with its path inside the folder or pattern."""
+    """Yield the files that an INPUT names, each with its path relative to the folder or pattern."""
     path = Path(text)
     if path.is_dir():
         found, root = list(_walk(path, out)), path
@@ -118,7 +118,7 @@ def _files(text: str, out: Path) -> Iterator[tuple[str, str]]:
 
 
 def _walk(folder: Path, out: Path) -> Iterator[str]:
-    """Yield the images in a folder, in order: not those that are hidden, nor our own results."""
+    """Yield the images in a folder, sorted, except hidden ones and results of earlier predictions."""
     for parent, folders, names in os.walk(folder):
         here = Path(parent)
         folders[:] = sorted(
@@ -130,7 +130,7 @@ def _walk(folder: Path, out: Path) -> Iterator[str]:
 
 
 def _match(pattern: Path, root: Path, out: Path) -> Iterator[str]:
-    """Yield what a pattern matches, without our own results unless it names their folder."""
+    """Yield the matches of a pattern, without results of earlier predictions unless it names their folder."""
     results = os.path.join(os.path.abspath(out), "")  # noqa: PTH100, PTH118
     inside = results.startswith(os.path.join(os.path.abspath(root), "")) and not _same(root, out)  # noqa: PTH100, PTH118
     for name in glob.iglob(str(pattern), recursive=True):  # noqa: PTH207
@@ -139,7 +139,7 @@ def _match(pattern: Path, root: Path, out: Path) -> Iterator[str]:
 
 
 def _without_results(names: list[str], out: Path) -> list[str]:
-    """Return the files that were found, without our own results beside them."""
+    """Return files without the results of earlier predictions in the same folder."""
     from zoo.predict.outputs import results_in
 
     above = os.path.join(os.path.abspath(out), "")  # noqa: PTH100, PTH118
@@ -158,5 +158,5 @@ def _stem(name: str) -> str:
 
 
 def _root(pattern: Path) -> Path:
-    """Return the folder above the first part of a pattern that has wildcards."""
+    """Return the folder above the first wildcard of a pattern."""
     return next(parent for parent in pattern.parents if not glob.has_magic(str(parent)))

@@ -1,8 +1,8 @@
-"""`predictions.jsonl`: what was predicted into a folder, of which file and by which model, one line each.
+"""`predictions.jsonl`, the journal of an output folder: one line for each predicted image.
 
 The first line names the model; each other line is an image, or one that failed. The line of an image holds
-the SHA-256 of its outputs and is written before they get their names: an output that is not listed, or that
-has another hash, was not written by `zoo predict`, also where a run was killed.
+the SHA-256 of its outputs and is written before they are renamed to their final names: an output that is not
+listed, or has another hash, was not written by `zoo predict`, even after a run was killed.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ if TYPE_CHECKING:
 NAME = "predictions.jsonl"
 FORMAT = "zoo predictions 1"
 UNFINISHED = re.compile(r"\..+\.(png|jsonl)\.\d+\.tmp")
-"""Names of `zoo.bundle.bundle.temporary_name`."""
+"""Pattern of the names from `zoo.bundle.bundle.temporary_name`."""
 START = re.compile(rb'\{"mask": "(?:[^"\\]|\\.)+", "written": \{[^{}]*\}')
-"""Start of an image's line, which tells whose its outputs are even if the rest is damaged."""
+"""Start of an image's line, which identifies its outputs even if the rest is damaged."""
 
 SYNC_SECONDS = 1.0
-"""A power failure loses what was written since; a killed process loses nothing."""
+"""Interval of fsync: a power failure loses at most the lines since then, a killed process none."""
 
 Record = dict[str, Any]
 
 
 class Journal:
-    """The predictions of a folder, kept while they are made; one process at a time writes it.
+    """Record of the predictions in a folder, written by one process at a time.
 
     Nothing is written before `start`.
 
     Args:
-        out: the folder.
-        header: of the model: `model` and `sha256`.
-        fresh: predict everything again, whoever wrote what is there.
+        out: output folder.
+        header: `model` and `sha256` of the model.
+        fresh: whether to predict everything again and overwrite existing files, whoever wrote them.
     """
 
     def __init__(self, out: Path, header: Record, *, fresh: bool = False) -> None:
@@ -53,23 +53,23 @@ class Journal:
         self.fresh = fresh
         self.other_model = False
         self.lines: dict[str, bytes] = {}
-        """The last line of each mask, of any model, by the name of the mask."""
+        """Last line of each mask, by any model, by the name of the mask."""
         self._failed: list[bytes] = []
         self._done: set[str] = set()
-        """Masks that are there as they are wanted."""
+        """Masks that exist as requested."""
         self._stale = True
-        """Whether the file must be written anew."""
+        """Whether the file must be rewritten."""
         self._found = False
-        """Whether there was a file when it was read."""
+        """Whether the file existed when it was read."""
         self._file = -1
         self._synced = 0.0
         self._lock = FileLock(out / f".{NAME}.lock", timeout=0)
 
     def __enter__(self) -> Self:
-        """Read what is there.
+        """Read the existing journal, if any.
 
         Raises:
-            ZooError: the folder holds another file of this name, or another process writes to it.
+            ZooError: the folder holds an unrelated file of this name, or another process writes to it.
         """
         self._found = self.path.is_file()
         if self._found:
@@ -83,7 +83,7 @@ class Journal:
         return self
 
     def __exit__(self, error: object, *_: object) -> None:
-        """Remove superseded lines and let others write."""
+        """Remove superseded lines and release the lock."""
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
@@ -92,28 +92,28 @@ class Journal:
         self._lock.release()
 
     def latest(self, mask: str) -> Record | None:
-        """Return the last line of a mask, of any model, None if there is none."""
+        """Return the last line of a mask, by any model; None if there is none."""
         line = self.lines.get(mask)
         return None if line is None else json.loads(line)
 
     def is_current(self, record: Record) -> bool:
-        """Return whether a line is of the model that predicts now."""
+        """Return whether a line is by the current model and need not be predicted again."""
         return not self.fresh and record.get("model") == self.model
 
     def keep(self, mask: str) -> None:
-        """Note that the outputs of an image need not be predicted again."""
+        """Mark the outputs of an image as up to date."""
         self._done.add(mask)
 
     def record(self, mask: str) -> Record | None:
-        """Return what is known of an image whose outputs are as they are wanted, None of others."""
+        """Return the last line of an image whose outputs are up to date; None for others."""
         return self.latest(mask) if mask in self._done else None
 
     def start(self) -> None:
-        """Make the file ready to be written to.
+        """Open the file for writing.
 
         Raises:
-            ZooError: another process writes to the folder, or did so since the file was read.
-            OSError: it cannot be written.
+            ZooError: another process writes to the folder, or has done so since the file was read.
+            OSError: the file cannot be written.
         """
         if self._file >= 0:
             return
@@ -131,17 +131,17 @@ class Journal:
         self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND)
 
     def add(self, record: Record, files: Mapping[str, tuple[str, str]] | None = None) -> None:
-        """Write the line of an image, then give its outputs their names.
+        """Write the line of an image, then rename its outputs to their final names.
 
-        A line is there whole or not at all.
+        A line is written completely or not at all.
 
         Args:
-            record: what is known of the image; without `mask` if it failed.
+            record: line of the image; without `mask` if it failed.
             files: path of the temporary file and SHA-256 of each output, by its key in `record`.
 
         Raises:
-            ZooError: one of the names was taken meanwhile, by a file that is not ours; nothing is written.
-            OSError: it cannot be written.
+            ZooError: a file that zoo did not write has taken one of the names; nothing is written.
+            OSError: a file cannot be written.
         """
         mask = record.get("mask")
         if mask is None:
@@ -151,7 +151,7 @@ class Journal:
         files = files or {}
         written = self._written(record, files)
         line = _line({"mask": mask, "written": written, "model": self.model, **record})
-        if self.lines.get(mask) != line:  # as where an interrupt came between the line and the names
+        if self.lines.get(mask) != line:  # equal if an interrupt came between writing and renaming
             self._append(line)
             self._stale |= mask in self.lines
             self.lines[mask] = line
@@ -160,10 +160,10 @@ class Journal:
         self._done.add(mask)
 
     def _written(self, record: Record, files: Mapping[str, tuple[str, str]]) -> dict[str, list[str]]:
-        """Return the SHA-256 of what was written as each output: the new one, then the one that is there.
+        """Return the SHA-256 of the versions of each output: the new one, then the existing one.
 
         Raises:
-            ZooError: something else is there.
+            ZooError: an existing file was not written by zoo.
         """
         from zoo.outputs import exists, is_unchanged, refusal
 
@@ -187,7 +187,7 @@ class Journal:
         try:
             written = os.write(self._file, line)
             if written < len(line):
-                os.write(self._file, line[written:])  # says why
+                os.write(self._file, line[written:])  # raises the reason
         except OSError:
             os.ftruncate(self._file, end)
             raise
@@ -222,7 +222,7 @@ class Journal:
         self._stale = False
 
     def _read(self) -> None:
-        """Read the last line of each image; a damaged one tells only whose its outputs are."""
+        """Read the last line of each image; a damaged line only identifies its outputs."""
         with self.path.open("rb") as file:
             header = _parse(file.readline())
             if header is None or header.get("format") != FORMAT:
@@ -237,19 +237,19 @@ class Journal:
             self._stale = is_other or self.fresh
             for mask, line in _entries(file):
                 if mask is None or mask in self.lines:
-                    self._stale = True  # failed, and tried again; damaged; superseded
+                    self._stale = True  # failed and to be tried again, damaged, or superseded
                 if mask is not None:
                     self.lines[mask] = line
 
 
 def written_of(record: Record | None) -> dict[str, list[str]]:
-    """Return the SHA-256 of everything that was written as each output of an image, by kind."""
+    """Return the SHA-256 of all versions of each output of an image, by kind."""
     written: dict[str, list[str]] = (record or {}).get("written", {})
     return written
 
 
 def listed(out: Path) -> Iterator[Record]:
-    """Yield `mask` and `written` of each image that the journal of a folder lists; nothing if it has none."""
+    """Yield the line of each image in the journal of a folder, if it has one."""
     path = out / NAME
     if path.is_file():
         with path.open("rb") as file:
@@ -259,9 +259,9 @@ def listed(out: Path) -> Iterator[Record]:
 
 
 def _entries(lines: Iterable[bytes]) -> Iterator[tuple[str | None, bytes]]:
-    """Yield the mask and the line of each image, None for a line that is damaged or has no mask.
+    """Yield the mask and the line of each image; the mask is None if the line is damaged or has none.
 
-    The start of a damaged line follows as a line of its own.
+    The intact start of a damaged line follows as a separate line.
     """
     for line in lines:
         record = _parse(line)
@@ -276,7 +276,7 @@ def _entries(lines: Iterable[bytes]) -> Iterator[tuple[str | None, bytes]]:
 
 
 def _sweep(out: Path) -> None:
-    """Remove the files that a killed process had not finished."""
+    """Remove unfinished temporary files of a killed process."""
     for folder, _, names in os.walk(out):
         for name in names:
             if UNFINISHED.fullmatch(name):
@@ -288,7 +288,7 @@ def _line(record: Record) -> bytes:
 
 
 def _parse(line: bytes) -> Record | None:
-    """Return what a line says, None if it is not a whole one."""
+    """Return the parsed line; None if it is incomplete or invalid."""
     if not line.endswith(b"\n"):
         return None
     try:

@@ -1,4 +1,4 @@
-"""What `zoo predict` writes for an image: mask, overlay, other outputs, and what there is to tell of them."""
+"""Result files of `zoo predict` for an image: mask, overlay and other outputs, with their journal line."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MASK, OVERLAY = OUTPUTS[outputs.MASK].suffix, ".overlay.png"
-"""Suffixes; the other outputs have theirs in the table."""
+"""Suffixes of mask and overlay; the table of outputs has the others."""
 
 
 def files() -> dict[str, str]:
@@ -34,24 +34,24 @@ def files() -> dict[str, str]:
 
 
 def outputs_of(suffixes: Sequence[str]) -> tuple[str, ...]:
-    """Return the names of the outputs that results of these suffixes are drawn from."""
+    """Return the names of the outputs that have these suffixes."""
     return tuple(name for name, suffix in written_outputs().items() if suffix in suffixes)
 
 
 class Stamp(NamedTuple):
-    """What tells a file from one that was changed."""
+    """Size and modification time of a file, to detect changes."""
 
     bytes: int
     mtime_ns: int
 
 
 class Job(NamedTuple):
-    """An image and the place of its results.
+    """An image and the name of its results.
 
     Args:
-        input: the image.
-        name: of its results, without suffix, inside the folder of all results.
-        stamp: of its file before it is read; None if it has none.
+        input: image to predict.
+        name: path of its results inside the output folder, without suffix.
+        stamp: stamp of its file before it is read; None if the image has no file.
     """
 
     input: Input
@@ -60,18 +60,18 @@ class Job(NamedTuple):
 
 
 def make_jobs(inputs: Sequence[Input], out: Path, suffixes: Sequence[str]) -> list[Job]:
-    """Return a job for each input, so that no result is written over another or over an input.
+    """Return a job for each input, with names such that no result overwrites another or an input.
 
-    Results are named by stem, below the folder that was given; where two would meet, all are named by their
-    path from the folder above all inputs, and if that is not enough with their suffix.
+    Results are named by the stem of their input below its INPUT folder. If two names collide, all results are
+    named by their path from the common parent of all inputs, and if necessary with the suffix of the input.
 
     Args:
-        inputs: the images.
-        out: folder of the results.
-        suffixes: of the results.
+        inputs: images to predict.
+        out: output folder.
+        suffixes: suffixes of the result files.
 
     Raises:
-        ZooError: a result would replace an input.
+        ZooError: a result would overwrite an input.
     """
     for level in range(3):
         names = [input_.outputs[level] for input_ in inputs]
@@ -100,11 +100,11 @@ def _stat(path: str | None) -> os.stat_result | None:
 
 
 class Result(NamedTuple):
-    """What an image gave.
+    """Result of an image.
 
     Args:
         record: its line in the journal.
-        files: path of the temporary file and SHA-256 of each output, by kind; see `files`.
+        files: path of the temporary file and SHA-256 of each output, by kind.
     """
 
     record: dict[str, Any]
@@ -117,16 +117,16 @@ class Result(NamedTuple):
 
 
 def write_result(result: Streamed[Job], out: Path, suffixes: Sequence[str], classes: Classes) -> Result:
-    """Write the mask of an image and what else is wanted to temporary files beside their places.
+    """Return the result of an image, with its outputs written to temporary files in their final folder.
 
     Args:
-        result: of the image; with the image if `OVERLAY` is wanted, with the outputs of all other suffixes.
-        out: folder of all results.
-        suffixes: of the results, `MASK` among them.
-        classes: of the mask.
+        result: prediction with the outputs of all suffixes, and the image if `OVERLAY` is one of them.
+        out: output folder.
+        suffixes: suffixes of the result files, including `MASK`.
+        classes: classes of the mask.
 
     Raises:
-        OSError: a file cannot be written; none is left.
+        OSError: a file cannot be written; no temporary file is left.
     """
     from PIL import Image
 
@@ -161,16 +161,16 @@ def write_result(result: Streamed[Job], out: Path, suffixes: Sequence[str], clas
 
 
 def describe(job: Job) -> dict[str, Any]:
-    """Return which file a result is of, and in which state."""
+    """Return path and stamp of the input of a job."""
     stamp = job.stamp._asdict() if job.stamp else {"bytes": None, "mtime_ns": None}
     return {"input": job.input.path or job.input.name, **stamp}
 
 
 def is_done(job: Job, record: dict[str, Any], out: Path, suffixes: Sequence[str]) -> bool:
-    """Return whether the results that a line tells of are there, and of the file as it is now.
+    """Return whether the results in a journal line exist and the input is unchanged since.
 
-    One that was edited by hand is there. One of an earlier prediction is not: a run was killed after it wrote
-    the line and before it replaced the file.
+    Results that were edited by hand count as existing. Results of an earlier prediction do not: a run was
+    killed after writing the line and before replacing the file.
     """
     same = job.stamp is not None and describe(job).items() <= record.items()
     if not same:
@@ -190,13 +190,13 @@ def _is_there(out: Path, name: str, hashes: list[str] | None) -> bool:
 
 
 def foreign_outputs(job: Job, record: dict[str, Any] | None, out: Path, suffixes: Sequence[str]) -> list[str]:
-    """Return the results that a job would overwrite though `zoo predict` did not write what is there.
+    """Return the results of a job that would overwrite files that `zoo predict` did not write.
 
     Args:
-        job: the image.
-        record: the last line of its mask in the journal, None if there is none.
-        out: folder of all results.
-        suffixes: of the results.
+        job: image to predict.
+        record: last line of its mask in the journal; None if there is none.
+        out: output folder.
+        suffixes: suffixes of the result files.
     """
     from zoo.outputs import exists, is_unchanged
 
@@ -210,7 +210,7 @@ def foreign_outputs(job: Job, record: dict[str, Any] | None, out: Path, suffixes
 
 
 def results_in(out: Path) -> frozenset[str]:
-    """Return what `zoo predict` wrote to a folder: its journal, and the results that are listed there."""
+    """Return the files that `zoo predict` wrote to a folder: its journal and the results listed in it."""
     suffix_of = files()
     results = {
         f"{record['mask'].removesuffix(MASK)}{suffix_of[kind]}"
@@ -222,13 +222,13 @@ def results_in(out: Path) -> frozenset[str]:
 
 
 def write_output(path: Path, name: str, values: NDArray[Any], classes: Classes) -> None:
-    """Write the drawing of an output as PNG.
+    """Write an output as PNG.
 
     Args:
-        path: in a folder that exists.
-        name: of the output.
-        values: (H, W).
-        classes: whose colours a mask has.
+        path: path in an existing folder.
+        name: name of the output.
+        values: (H, W) values of the output.
+        classes: classes whose colors a mask gets.
     """
     path.write_bytes(draw_output(name, values, classes))
 
@@ -237,7 +237,7 @@ def write_png(path: Path, image: Image.Image) -> None:
     """Write a PNG.
 
     Args:
-        path: in a folder that exists.
-        image: of any mode of PNG.
+        path: path in an existing folder.
+        image: image of any mode that PNG supports.
     """
     image.save(path, format="PNG")

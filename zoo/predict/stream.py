@@ -1,6 +1,6 @@
-"""Many images through one predictor: read ahead in threads, run in batches of images of one size.
+"""Streaming prediction of many images: prefetching in threads, and batches of images of equal size.
 
-No image is held longer than it takes: at most `AHEAD` batches are read before they run.
+At most `AHEAD` batches of images are held in memory before they run.
 """
 
 from __future__ import annotations
@@ -33,38 +33,38 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 BATCH = 8
-"""Images in a batch, where they are small enough."""
+"""Default number of images in a batch."""
 
 BATCH_PIXELS = BATCH * 512 * 512
-"""Of a batch, at the network's size: larger images come in smaller batches, so that memory holds them."""
+"""Largest number of pixels in a default batch, at the network's size, which limits its memory."""
 
 AHEAD = 2
-"""Batches that are read, but not run yet."""
+"""Number of batches that are read ahead."""
 
 THREADS = min(8, os.cpu_count() or 1)
-"""That read; as many write."""
+"""Number of threads that read; as many write."""
 
 
 class Streamed(NamedTuple, Generic[T]):
-    """What a model said of one image."""
+    """Prediction of one image."""
 
     item: T
     size: Size
     """Height and width of the image."""
     raw: Prediction
-    """At the network's size, (h, w)."""
+    """Outputs at the network's size, (h, w)."""
     seconds: float
-    """That the batch took, by the number of its images."""
+    """Time of the batch divided by its number of images."""
     image: Image | None
-    """(H, W, 3) uint8 RGB, if it was to be kept."""
+    """(H, W, 3) uint8 RGB, with `keep_images`."""
 
     def prediction(self) -> Prediction:
-        """Return the outputs that were asked for, at the image's size, (H, W)."""
+        """Return the requested outputs at the image's size, (H, W)."""
         return self.raw.resized(self.size)
 
 
 class Failed(NamedTuple, Generic[T]):
-    """An image that cannot be read, or that the model cannot take."""
+    """An image that cannot be read, or that the model does not accept."""
 
     item: T
     error: ZooError
@@ -81,14 +81,14 @@ class Loaded(NamedTuple, Generic[T]):
 
 
 class Options(NamedTuple):
-    """How images are streamed.
+    """Options of `stream`.
 
     Args:
-        batch: images in a batch; None for `BATCH`, fewer of large images.
-        least: that the artifact takes at once; a smaller batch is filled up.
-        most: likewise.
-        outputs: names of those that are wanted, of `zoo.predictors.outputs`.
-        keep_images: whether results carry the image.
+        batch: number of images in a batch; None for `BATCH`, or fewer if the images are large.
+        least: smallest batch that the artifact accepts; smaller batches are padded.
+        most: largest batch that the artifact accepts.
+        outputs: names of the requested outputs (`zoo.predictors.outputs`).
+        keep_images: whether results include the image.
     """
 
     batch: int | None = None
@@ -98,7 +98,7 @@ class Options(NamedTuple):
     keep_images: bool = False
 
     def batch_of(self, size: Size) -> int:
-        """Return how many images of a size (at the network) make a batch."""
+        """Return the number of images in a batch, by their size at the network."""
         wanted = self.batch or max(1, min(BATCH, BATCH_PIXELS // (size[0] * size[1])))
         return min(max(self.least, wanted), self.most)
 
@@ -106,18 +106,18 @@ class Options(NamedTuple):
 def stream(
     predictor: Predictor, items: Iterable[T], read: Callable[[T], Image], options: Options | None = None
 ) -> Generator[Streamed[T] | Failed[T]]:
-    """Yield the results of items, each one when its batch is done: in their order if all are of one size.
+    """Yield the results of items as their batches finish, in order if all images have one size.
 
-    The results are those of `predictor.predict`. Only the caller's thread runs the model.
+    The results equal those of `predictor.predict`. Only the caller's thread runs the model.
 
     Args:
-        predictor: of the masks.
-        items: whatever `read` takes; those that are not needed yet are not asked for.
-        read: returns the (H, W, 3) uint8 RGB image of an item, in a thread.
-        options: see `Options`.
+        predictor: model that predicts.
+        items: arguments for `read`, consumed as needed.
+        read: function that returns the (H, W, 3) uint8 RGB image of an item; called in a thread.
+        options: options of batches and outputs.
     """
     options = options or Options()
-    waiting: dict[Size, list[Loaded[T]]] = {}  # by the network's size, the one that waits longest first
+    waiting: dict[Size, list[Loaded[T]]] = {}  # by the network's size, longest waiting first
 
     def load(item: T) -> Loaded[T] | Failed[T]:
         try:
@@ -149,7 +149,7 @@ def stream(
 def _read_ahead(
     items: Iterable[T], load: Callable[[T], Loaded[T] | Failed[T]], count: int
 ) -> Generator[Loaded[T] | Failed[T]]:
-    """Yield what `load` makes of items, in order, up to `count` ahead."""
+    """Yield the results of `load` for each item, in order, reading up to `count` ahead."""
     reading: deque[Future[Loaded[T] | Failed[T]]] = deque()
     pool = ThreadPoolExecutor(THREADS, thread_name_prefix="zoo-read")
     try:
@@ -166,13 +166,13 @@ def _read_ahead(
 def _run(
     predictor: Predictor, group: list[Loaded[T]], options: Options
 ) -> Generator[Streamed[T] | Failed[T]]:
-    """Yield the results of one batch; if it fails, of its images one by one."""
-    padding = [group[-1].pixels] * (options.least - len(group))  # of a file with a fixed batch
+    """Yield the results of one batch; if it fails, run its images one by one."""
+    padding = [group[-1].pixels] * (options.least - len(group))  # for a file with a fixed batch
     images = np.stack([*(each.pixels for each in group), *padding])
     begin = time.perf_counter()
     try:
         found = Prediction(predictor.infer(images, options.outputs))
-    except (InvalidImageError, BundleError, RuntimeError) as error:  # RuntimeError: no memory for so many
+    except (InvalidImageError, BundleError, RuntimeError) as error:  # RuntimeError: out of memory
         if len(group) > 1:
             for each in group:
                 yield from _run(predictor, [each], options)

@@ -1,1 +1,1 @@
-"""One interface over every backend that can run a model."""
+"""Predictors: one interface to all backends that run a model."""

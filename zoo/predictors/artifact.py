@@ -1,4 +1,4 @@
-"""What an exported file says about itself: ONNX in its metadata, an engine in the JSON file beside it."""
+"""Metadata of exported files: inside an ONNX file, and in the JSON file beside an engine."""
 
 from __future__ import annotations
 
@@ -35,29 +35,29 @@ ONNX_NAMES: dict[Precision, str] = {
     "bf16": "model.bf16.onnx",
     "int8": "model.int8.onnx",
 }
-"""Of a bundle's ONNX files."""
+"""Names of a bundle's ONNX files."""
 
 TRT_ONNX_NAMES: dict[Precision, str] = {**ONNX_NAMES, "int8": "model.int8.trt.onnx"}
-"""Of those that engines are built from: TensorRT takes signed activations only, which are slow on a CPU."""
+"""Names of the ONNX files that engines are built from: TensorRT needs signed activations, slow on CPUs."""
 
 METADATA_KEY = "zoo"
-"""Of the ONNX model's `metadata_props`."""
+"""Key in the ONNX model's `metadata_props`."""
 
 INPUT_NAME = "image"
 """(B, H, W, 3) uint8 RGB."""
 
 
 class ArtifactMetadata(BaseModel):
-    """All that is needed to predict with an exported file alone.
+    """Metadata that make an exported file usable on its own.
 
     Args:
         names: class names in label order.
-        palette: RGB colours in label order.
-        preprocessing: what brings an image to the network's size; the normalisation is part of the file.
-        precision: of the network's weights and activations.
-        output: names of `zoo.predictors.outputs` in the file's order, joined by `+`: `mask` (B, H, W),
-            `logits` (B, K, H, W), `mask+confidence`, ...
-        weights_sha256: of the bundle's `model.safetensors`.
+        palette: RGB colors in label order.
+        preprocessing: resizing of images to the network's size; normalization is part of the file.
+        precision: precision of the network's weights and activations.
+        output: names of outputs (`zoo.predictors.outputs`) in the file's order, joined by `+`: `mask`
+            (B, H, W), `logits` (B, K, H, W), `mask+confidence`, ...
+        weights_sha256: SHA-256 of the bundle's `model.safetensors`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -72,7 +72,7 @@ class ArtifactMetadata(BaseModel):
 
     @property
     def classes(self) -> Classes:
-        """Return names and palette as one value."""
+        """Return the classes: names and palette."""
         return Classes(self.names, self.palette)
 
     @property
@@ -82,12 +82,12 @@ class ArtifactMetadata(BaseModel):
 
     @property
     def outputs(self) -> tuple[Output, ...]:
-        """Return what the artifact gives, in its order."""
+        """Return the outputs of the artifact, in its order."""
         return tuple(output_of(name, len(self.names)) for name in parse_outputs(self.output))
 
 
 class Profile(BaseModel):
-    """The shapes that an engine takes: between `min` and `max`, fastest at `opt`."""
+    """Shapes that an engine accepts: between `min` and `max`, fastest at `opt`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -97,17 +97,17 @@ class Profile(BaseModel):
 
 
 class EngineInfo(BaseModel):
-    """What a TensorRT engine was built from and for.
+    """Origin and target of a TensorRT engine.
 
     Args:
-        metadata: of the ONNX file it was built from.
-        onnx_sha256: of that file.
+        metadata: metadata of the ONNX file that it was built from.
+        onnx_sha256: SHA-256 of that ONNX file.
         flavor: `trt` (built on and for one GPU) or `rtx` (built for a list of compute capabilities).
-        version: of TensorRT.
+        version: version of TensorRT.
         sm: compute capabilities, e.g. 86, 89; empty for `trt`.
         gpu: name of the GPU; empty for `rtx`.
-        profile: the shapes it takes.
-        build_seconds: how long the build took.
+        profile: shapes that it accepts.
+        build_seconds: duration of the build.
         bytes: size of the engine.
     """
 
@@ -126,7 +126,7 @@ class EngineInfo(BaseModel):
 
     @property
     def target(self) -> str:
-        """Return what it was built for, for people."""
+        """Return the GPU or compute capabilities that it was built for, as text."""
         return self.gpu or f"SM {', '.join(map(str, self.sm))}"
 
 
@@ -134,11 +134,11 @@ def parse_metadata(text: str | None, path: Path) -> ArtifactMetadata:
     """Return the metadata of an ONNX file.
 
     Args:
-        text: what the file holds under `METADATA_KEY`, None if nothing.
-        path: of the file, for the message.
+        text: value of `METADATA_KEY` in the file; None if it has none.
+        path: path of the file, for the message.
 
     Raises:
-        BundleError: not a file that `zoo export` made.
+        BundleError: a file that `zoo export` did not write.
     """
     if text is None:
         raise BundleError(
@@ -159,10 +159,10 @@ def info_path(engine: Path) -> Path:
 
 
 def read_engine_info(engine: Path) -> EngineInfo:
-    """Return what the JSON file beside an engine says.
+    """Return the contents of the JSON file beside an engine.
 
     Raises:
-        BundleError: no such file, or not one of this version.
+        BundleError: the file is missing or of another version.
     """
     path = info_path(engine)
     if not path.is_file():

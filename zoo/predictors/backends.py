@@ -1,8 +1,8 @@
-"""The table of backends: what runs a model, from which files, on which devices.
+"""Table of backends, with the files and devices of each.
 
 A backend is one module and one row here; loading, `zoo bench`, `zoo serve`, `zoo export --precision auto` and
-help texts read this table. Another package adds a row by an entry point of the group `zoo.backends`. A loader
-imports its runtime when it is called: the table loads none, and an exported file is run without PyTorch.
+help texts read this table. Other packages add rows by entry points of the group `zoo.backends`. A loader
+imports its runtime when it is called, so that exported files run without PyTorch.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 Device = Literal["cuda", "cpu"]
 
 ENGINES = "engines"
-"""Folder of a bundle."""
+"""Folder of the engines in a bundle."""
 
 ONNX, ENGINE = ".onnx", ".engine"
-"""Suffixes of the files that `zoo export` makes."""
+"""Suffixes of the files that `zoo export` writes."""
 
 
 class Request(NamedTuple):
-    """What a predictor is loaded from and how it is to run."""
+    """Arguments of a backend's loader."""
 
     path: Path
     device: str
@@ -46,16 +46,16 @@ class BackendRow:
     """One backend.
 
     Args:
-        load: returns the predictor of a request, or raises a `BundleError` that says why there is none.
-        devices: on which it runs, each with what people call it there.
-        suffix: of the exported files that it runs; empty if it runs the bundle itself.
-        precisions: of the files that it runs.
-        packages: modules of its runtimes, any of which does, each with the names of its distributions.
-        color: of its bars and lines, a name in `zoo.pages.html.COLORS`.
-        rank: place among the backends that `zoo serve` tries by itself on a device, the smallest first;
-            without one it runs on request only.
+        load: function that returns the predictor of a request, or raises a `BundleError` with the reason.
+        devices: display name of the backend on each device that it supports.
+        suffix: suffix of the exported files that it runs; empty if it runs the bundle itself.
+        precisions: precisions of the files that it runs.
+        packages: modules of its runtimes, one of which is required, each with its distribution names.
+        color: color of its bars and lines, a name in `zoo.pages.html.COLORS`.
+        rank: position among the backends that `zoo serve` tries by default on a device, smallest first;
+            without a rank, the backend runs on request only.
         compiles: whether the first run of each shape takes long.
-        left_out: why `zoo bench` measures it on a device only on request.
+        left_out: reason why `zoo bench` measures it on a device only on request.
     """
 
     load: Callable[[Request], Predictor]
@@ -70,7 +70,7 @@ class BackendRow:
 
     @property
     def is_installed(self) -> bool:
-        """Return whether one of its packages is there."""
+        """Return whether one of its packages is installed."""
         return not self.packages or any(map(importlib.util.find_spec, self.packages))
 
 
@@ -189,7 +189,7 @@ BACKENDS = Table(
 
 
 def color_of(name: str) -> str:
-    """Return the color of a backend, a name in `zoo.pages.html.COLORS`; of an unknown one the default."""
+    """Return the color of a backend, a name in `zoo.pages.html.COLORS`; the default for an unknown one."""
     return BACKENDS[name].color if name in BACKENDS else BackendRow.color
 
 
@@ -204,14 +204,14 @@ def file_backends() -> tuple[str, ...]:
 
 
 def backends_of(path: Path) -> tuple[str, ...]:
-    """Return the backends that run a bundle folder or a file, the default first; none of an unknown file."""
+    """Return the backends that run a bundle folder or a file, the default first; none for unknown files."""
     if path.is_dir():
         return tuple(BACKENDS)
     return tuple(name for name, row in BACKENDS.items() if row.suffix and row.suffix == path.suffix)
 
 
 def files_of(backend: str, bundle: Path) -> list[tuple[Precision | None, Path]]:
-    """Return the files of a bundle that a backend runs, each with its precision, None if it does not say."""
+    """Return precision and path of each file of a bundle that a backend runs; None if it is not known."""
     row = BACKENDS[backend]
     if row.suffix == ONNX:
         from zoo.predictors.artifact import ONNX_NAMES
@@ -224,7 +224,7 @@ def files_of(backend: str, bundle: Path) -> list[tuple[Precision | None, Path]]:
 
 
 def missing_file(backend: str, bundle: Path, precision: Precision | None) -> str:
-    """Return which file of a bundle a backend lacks, and what makes it; empty if there is one to try."""
+    """Return which file a backend lacks in a bundle and which command writes it; empty if it has one."""
     from zoo.predictors.artifact import ONNX_NAMES
 
     row = BACKENDS[backend]
@@ -237,10 +237,10 @@ def missing_file(backend: str, bundle: Path, precision: Precision | None) -> str
 
 
 def load_onnx(request: Request, load: Callable[[Path], ExportedPredictor]) -> Predictor:
-    """Return the predictor of an ONNX file, or of the one of a bundle that has the precision asked for.
+    """Return the predictor of an ONNX file, or of a bundle's ONNX file in the requested precision.
 
     Raises:
-        BundleError: no such file, of another precision, or made from other weights than the bundle's.
+        BundleError: a file that is missing, of another precision, or exported from other weights.
     """
     from zoo.bundle.bundle import load_config
     from zoo.predictors.artifact import ONNX_NAMES
@@ -256,14 +256,14 @@ def load_onnx(request: Request, load: Callable[[Path], ExportedPredictor]) -> Pr
 
 
 def newest_engine(bundle: Path, precision: Precision | None = None) -> Path:
-    """Return the engine of a bundle that runs on this machine and was built last.
+    """Return the newest engine of a bundle that runs on this machine.
 
     Args:
-        bundle: its folder.
-        precision: of the engine; None for any.
+        bundle: folder of the bundle.
+        precision: precision of the engine; None for any.
 
     Raises:
-        BundleError: there is none, with the reason of the newest.
+        BundleError: no engine runs here; the message gives the reason for the newest.
     """
     from zoo.predictors.artifact import read_engine_info
 
@@ -281,7 +281,7 @@ def newest_engine(bundle: Path, precision: Precision | None = None) -> Path:
 
 
 def _engine_precision(engine: Path) -> Precision | None:
-    """Return the precision of an engine, None if it does not say; loading it then tells why."""
+    """Return the precision of an engine; None if it is not known, in which case loading raises the reason."""
     from zoo.predictors.artifact import read_engine_info
 
     try:
@@ -291,7 +291,7 @@ def _engine_precision(engine: Path) -> Precision | None:
 
 
 def _why_not(engine: Path, bundle: Path) -> str:
-    """Return why an engine cannot stand for the model of its bundle here; empty if it can."""
+    """Return why an engine cannot run the model of its bundle here; empty if it can."""
     from zoo.bundle.bundle import WEIGHTS_NAME
     from zoo.bundle.manifest import sha256
     from zoo.predictors.artifact import TRT_ONNX_NAMES, read_engine_info
@@ -312,7 +312,7 @@ def _why_not(engine: Path, bundle: Path) -> str:
 
 
 def _check_weights(artifact: Path, weights_sha256: str, bundle: Path) -> None:
-    """Raise if an artifact was made from other weights than the bundle's."""
+    """Raise if an artifact was exported from other weights than the bundle's."""
     from zoo.bundle.bundle import WEIGHTS_NAME
     from zoo.bundle.manifest import sha256
 

@@ -1,4 +1,4 @@
-"""The one interface of every backend: uint8 images in, masks out, numpy at the border."""
+"""Interface of all backends: uint8 images in, masks out, as numpy arrays."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """What a model gives for one image or for a batch; `mask, confidence = prediction` takes it apart.
+    """Outputs of a model for one image or a batch; unpacks as `mask, confidence = prediction`.
 
     Args:
-        outputs: by name, see `zoo.predictors.outputs`.
+        outputs: outputs by name (`zoo.predictors.outputs`).
     """
 
     outputs: dict[str, NDArray[Any]]
@@ -37,11 +37,11 @@ class Prediction:
 
     @property
     def confidence(self) -> NDArray[np.uint8] | None:
-        """Return the probability of each pixel's class, 0..255; None if it is not there."""
+        """Return the probability of each pixel's class, 0..255; None if it was not predicted."""
         return self.outputs.get(CONFIDENCE)
 
     def __iter__(self) -> Iterator[NDArray[Any] | None]:
-        """Return mask and confidence."""
+        """Iterate over mask and confidence."""
         return iter((self.mask, self.confidence))
 
     def at(self, index: int) -> Prediction:
@@ -54,17 +54,17 @@ class Prediction:
 
 
 class Predictor(ABC):
-    """A model that is ready to predict, for any number of threads.
+    """A loaded model, safe to call from any number of threads.
 
-    A backend implements `infer` on a batch at the network's size; all else is the same for all. What it
-    returns is the caller's: no later call changes it.
+    A backend implements `infer` on a batch at the network's size; the rest is shared. The caller owns the
+    returned arrays: no later call changes them.
 
     In a forked process it runs on the CPU only; a compiled model or OpenVINO raises an error there. A copy,
     or an unpickled predictor, is loaded from the path of this one.
 
     Args:
-        classes: names and colours of the labels in the masks.
-        preprocessing: brings an image to the network's size.
+        classes: names and colors of the labels in the masks.
+        preprocessing: resizing and normalization of the network's input.
     """
 
     backend: str
@@ -74,13 +74,13 @@ class Predictor(ABC):
         self.classes = classes
         self.preprocessing = preprocessing
         self.loader: Callable[[], Predictor] | None = None
-        """Loads this model once more; None for one that was not loaded from a path."""
+        """Loads this model again; None if it was not loaded from a path."""
 
     def __reduce__(self) -> tuple[Callable[[], Predictor], tuple[Any, ...]]:
-        """Return how a copy is made.
+        """Return a copy as a call of the loader.
 
         Raises:
-            BundleError: it was not loaded from a path.
+            BundleError: the model was not loaded from a path.
         """
         if self.loader is None:
             raise BundleError(
@@ -91,17 +91,17 @@ class Predictor(ABC):
 
     @property
     def description(self) -> str:
-        """Return what runs where, e.g. `ONNX Runtime CPUExecutionProvider`."""
+        """Return runtime and device, e.g. `ONNX Runtime CPUExecutionProvider`."""
         return self.backend
 
     @property
     def limits(self) -> Limits:
-        """Return the shapes that are taken: any, unless the network or a backend's file says otherwise."""
+        """Return the accepted shapes: any, unless the network or the file limits them."""
         return Limits()
 
     @property
     def available(self) -> tuple[str, ...]:
-        """Return the names of the outputs that `infer` gives: masks only, unless a backend has more."""
+        """Return the names of the outputs of `infer`: only masks, unless a backend has more."""
         return (MASK,)
 
     @property
@@ -111,26 +111,26 @@ class Predictor(ABC):
 
     @property
     def build_seconds(self) -> float | None:
-        """Return how long it took to build the file, None where nothing is built."""
+        """Return the duration of the file's build; None if the backend builds nothing."""
         return None
 
     @abstractmethod
     def infer(self, images: NDArray[np.uint8], outputs: Sequence[str] = (MASK,)) -> dict[str, NDArray[Any]]:
-        """Return outputs of a batch at its own size, by name: one pass, no resizing.
+        """Return outputs of a batch by name, from one forward pass without resizing.
 
         Args:
             images: (B, H, W, 3) uint8 RGB.
-            outputs: some of `available`.
+            outputs: names out of `available`.
 
         Returns:
-            (B, H, W), of logits (B, K, H, W); types as `zoo.predictors.outputs` says.
+            (B, H, W), or (B, K, H, W) for logits; `zoo.predictors.outputs` defines the types.
 
         Raises:
             BundleError: an output that is not available.
         """
 
     def run(self, images: NDArray[np.uint8]) -> Mask:
-        """Return the masks of a batch at its own size: no resizing.
+        """Return the masks of a batch, without resizing.
 
         Args:
             images: (B, H, W, 3) uint8 RGB.
@@ -141,7 +141,7 @@ class Predictor(ABC):
         return self.infer(images)[MASK]
 
     def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32] | None:
-        """Return (B, K, H, W) float32 class scores of a batch, or None if this model does not give them."""
+        """Return the logits of a batch, (B, K, H, W) float32; None if they are not available."""
         return self.infer(images, (LOGITS,))[LOGITS] if LOGITS in self.available else None
 
     def predict(self, image: NDArray[np.uint8]) -> Mask:
@@ -151,10 +151,10 @@ class Predictor(ABC):
             image: (H, W, 3) uint8 RGB.
 
         Returns:
-            (H, W) uint8, or int32 above 255 classes: labels 0..K-1.
+            (H, W) uint8, or int32 above 255 classes: class ids 0..K-1.
 
         Raises:
-            InvalidImageError: not a (H, W, 3) uint8 array, or of a size that is not taken.
+            InvalidImageError: an array that is not (H, W, 3) uint8, or a size outside `limits`.
         """
         return self.predict_outputs(image).mask
 
@@ -163,17 +163,17 @@ class Predictor(ABC):
 
         Args:
             image: (H, W, 3) uint8 RGB.
-            outputs: some of `available`.
+            outputs: names out of `available`.
 
         Raises:
-            InvalidImageError: not a (H, W, 3) uint8 array, or of a size that is not taken.
+            InvalidImageError: an array that is not (H, W, 3) uint8, or a size outside `limits`.
             BundleError: an output that is not available.
         """
         found = Prediction(self.infer(self._batch(image), outputs))
         return found.at(0).resized((image.shape[0], image.shape[1]))
 
     def predict_with_confidence(self, image: NDArray[np.uint8]) -> Prediction:
-        """Return mask and, if available, confidence of an image; see `predict_outputs`."""
+        """Return mask and, if available, confidence of an image, as `predict_outputs` does."""
         names = tuple(name for name in (MASK, CONFIDENCE) if name in self.available)
         return self.predict_outputs(image, names)
 

@@ -1,7 +1,7 @@
-"""A runtime on memory and a stream of PyTorch, with buffers that stay where they are.
+"""Base of runtimes that use PyTorch's memory and CUDA stream, with fixed buffers.
 
-A CUDA graph replays the launches that it captured, addresses included: each shape has an input and outputs of
-its own, which batches are copied into and from.
+A CUDA graph replays the captured launches with their addresses: each shape has its own input and output
+buffers, which batches are copied into and from.
 """
 
 from __future__ import annotations
@@ -29,45 +29,45 @@ if TYPE_CHECKING:
     from zoo.predictors.session import Session
 
 KEPT_SHAPES = 4
-"""How many shapes keep their buffers, those that were used last."""
+"""Number of shapes whose buffers are kept, the most recently used."""
 
 
 class Buffers(NamedTuple):
-    """The memory of one shape, on the device."""
+    """Device memory for one shape."""
 
     image: Tensor
     """(B, H, W, 3) uint8."""
     outputs: dict[str, Tensor]
-    """By name, as the metadata say."""
+    """Outputs by name, as in the metadata."""
 
 
 class Bound(NamedTuple):
-    """What runs one shape."""
+    """Buffers and launch function of one shape."""
 
     buffers: Buffers
     launch: Callable[[], None]
-    """Fills the outputs from the image, on the current stream; the host need not wait."""
+    """Computes the outputs from the image on the current stream, asynchronously."""
 
 
 class Opened(NamedTuple):
-    """A file as a runtime has opened it, and the shapes that it has run."""
+    """An opened file, and the shapes that are bound."""
 
     runtime: Any
     shapes: OrderedDict[Shape, Bound]
-    """The one that was used last at the end."""
+    """Most recently used last."""
 
 
 class BoundPredictor(ExportedPredictor):
-    """A runtime whose `run` is `upload`, `compute` and `download`, which a benchmark can time apart.
+    """A runtime whose `run` is split into `upload`, `compute` and `download`, for separate timing.
 
-    Threads take turns at launching; none waits for the GPU in its turn.
+    Threads take turns to launch, without waiting for the GPU while they hold the lock.
 
     Args:
-        path: of the file.
-        metadata: what the file says of itself.
+        path: path of the file.
+        metadata: metadata of the file.
         device: `cpu`, `cuda` or `cuda:N`.
-        stream: of `new_stream`, for this device.
-        session: of the file, for one thread at a time.
+        stream: stream of this device, from `new_stream`.
+        session: session of the file, for one thread at a time.
     """
 
     def __init__(
@@ -85,22 +85,22 @@ class BoundPredictor(ExportedPredictor):
 
     @abstractmethod
     def bind(self, runtime: Any, shape: Shape, buffers: Buffers) -> Callable[[], None]:
-        """Return what runs one shape; see `Bound.launch`.
+        """Return the launch function of one shape, as `Bound.launch`.
 
         Args:
-            runtime: of the session.
+            runtime: runtime of the session.
             shape: batch, height, width.
-            buffers: of this shape.
+            buffers: buffers of this shape.
 
         Raises:
-            BundleError: the file does not take this shape.
+            BundleError: a shape that the file does not accept.
         """
 
     def check(self, shape: Shape) -> None:
-        """Raise unless the file takes a shape.
+        """Raise unless the file accepts a shape.
 
         Raises:
-            InvalidImageError: says which sizes it takes.
+            InvalidImageError: a size outside `limits`, which the message gives.
         """
         self.limits.check(shape[1:])
 
@@ -126,20 +126,20 @@ class BoundPredictor(ExportedPredictor):
         return array
 
     def infer(self, images: NDArray[np.uint8], outputs: Sequence[str] = (MASK,)) -> dict[str, NDArray[Any]]:
-        """Return outputs of a batch at its own size, by name; only they leave the device.
+        """Return outputs of a batch by name; only these are copied from the device.
 
         Raises:
-            BundleError: the file does not take this shape, or does not have this output.
+            BundleError: a shape that the file does not accept, or an output that it does not have.
         """
         found = derive(self._execute(self.upload(images)), outputs)
         return {name: self.download(values) for name, values in found.items()}
 
     def outputs(self, images: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
-        """Return what the file gives for a batch, by name."""
+        """Return all outputs of the file for a batch, by name."""
         return {name: output.cpu().numpy() for name, output in self._execute(self.upload(images)).items()}
 
     def _execute(self, batch: Tensor) -> dict[str, Tensor]:
-        """Return copies of the outputs: the next batch overwrites them. Later work on the stream waits."""
+        """Return copies of the outputs, which the next batch overwrites; later work on the stream waits."""
         shape = batch.shape[0], batch.shape[1], batch.shape[2]
         self.check(shape)
         with self.session.use() as opened, self._own_stream() as current:
@@ -149,7 +149,7 @@ class BoundPredictor(ExportedPredictor):
                 bound.launch()
                 copies = {name: output.clone() for name, output in bound.buffers.outputs.items()}
             except BaseException:
-                self._settle()  # before what may still run is freed with the session
+                self._settle()  # before the session is freed, which may still be running
                 raise
             if current is not None:
                 for copy in copies.values():
@@ -163,14 +163,14 @@ class BoundPredictor(ExportedPredictor):
             launch = self.bind(opened.runtime, shape, buffers)
             while len(shapes) >= KEPT_SHAPES:
                 if self.stream is not None:
-                    self.stream.synchronize()  # a graph that still runs cannot be freed
+                    self.stream.synchronize()  # a running graph cannot be freed
                 shapes.popitem(last=False)
             shapes[shape] = Bound(buffers, launch)
         shapes.move_to_end(shape)
         return shapes[shape]
 
     def _settle(self) -> None:
-        """Wait for the GPU; what it raises has been raised."""
+        """Wait for the GPU and ignore its errors, which were raised before."""
         if self.stream is not None:
             with suppress(RuntimeError):
                 self.stream.synchronize()
@@ -186,9 +186,9 @@ class BoundPredictor(ExportedPredictor):
 
     @contextmanager
     def _own_stream(self) -> Iterator[torch.cuda.Stream | None]:
-        """Let our stream wait for the current one, make it the current one, and then let that one wait.
+        """Run the block on the predictor's stream, ordered after and before work on the current stream.
 
-        Gives the one that is current outside, None on the CPU.
+        Yields the outer stream; None on the CPU.
         """
         if self.stream is None:
             yield None
@@ -201,8 +201,8 @@ class BoundPredictor(ExportedPredictor):
 
 
 def new_stream(device: str) -> torch.cuda.Stream | None:
-    """Return a stream for a runtime, None on the CPU.
+    """Return a new stream for a runtime; None on the CPU.
 
-    On the default one nothing can be captured, and TensorRT adds synchronisation.
+    The default stream does not allow capturing graphs, and TensorRT synchronizes on it.
     """
     return None if device == "cpu" else torch.cuda.Stream(torch.device(device))

@@ -1,4 +1,4 @@
-"""The connection to a running server: tries again where that helps, and says in one line what is wrong."""
+"""HTTP client for a running server, with retries and one-line errors."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ KEY_VARIABLE = "ZOO_API_KEY"
 
 TIMEOUT = httpx2.Timeout(60.0, connect=10.0)
 TRIES = 5
-"""Of a request that the server has no room for, or that it lost."""
+"""Number of attempts if the server is overloaded or drops the connection."""
 
 MAX_WAIT_S = 30.0
-"""Between two tries, whatever the server asks for."""
+"""Longest wait between two attempts, regardless of Retry-After."""
 
 IMAGE_FAULTS = (400, 413, 415)
-"""Statuses of an image that the server does not take, while it may take others."""
+"""Statuses by which the server rejects a single image."""
 
 
 class ServerError(ZooError):
-    """A server that cannot be used: not there, not one of `zoo serve`, or not for us."""
+    """A server that cannot be used: unreachable, not `zoo serve`, or not authorized."""
 
 
 class Address(NamedTuple):
-    """Where a model is served."""
+    """Address of a served model."""
 
     server: str
     model: str | None
-    """None for the server's first."""
+    """None for the server's first model."""
 
 
 class Connection:
@@ -40,7 +40,7 @@ class Connection:
 
     Args:
         server: `http://host:port`.
-        key: of the API; None for the one in the environment variable `ZOO_API_KEY`, if it is set.
+        key: API key; None for that in the environment variable `ZOO_API_KEY`, if it is set.
     """
 
     def __init__(self, server: str, key: str | None = None) -> None:
@@ -51,17 +51,17 @@ class Connection:
         self._client = httpx2.Client(base_url=server, headers=headers, timeout=TIMEOUT)
 
     def send(self, method: str, path: str, **content: Any) -> httpx2.Response:
-        """Return the answer of the server, which may need some tries.
+        """Return the response of the server, after retries if necessary.
 
         Args:
-            method: of HTTP.
-            path: with a slash at the start.
-            content: see `httpx2.Client.request`.
+            method: HTTP method.
+            path: path with a leading slash.
+            content: further arguments of `httpx2.Client.request`.
 
         Raises:
-            InvalidImageError: the server does not take this image.
-            BundleError: the model fails on it.
-            ServerError: no answer, or a refusal.
+            InvalidImageError: the server rejects the image.
+            BundleError: the model fails on the image.
+            ServerError: the server does not respond, or rejects the request.
         """
         for left in reversed(range(TRIES)):
             try:
@@ -81,7 +81,7 @@ class Connection:
         return answer
 
     def give_up(self) -> None:
-        """Let other threads wait for no more tries."""
+        """Stop the retries of all threads."""
         self._given_up.set()
 
     def close(self) -> None:
@@ -89,11 +89,11 @@ class Connection:
         self._client.close()
 
     def strange(self, path: str, what: str) -> ServerError:
-        """Return what to raise where an answer is not what `zoo serve` would say.
+        """Return the error for a response that `zoo serve` would not send.
 
         Args:
-            path: that was asked for.
-            what: is wrong with the answer.
+            path: requested path.
+            what: problem with the response.
         """
         return ServerError(
             f"{self.server}{path} does not answer as zoo serve does ({' '.join(what.split())[:200]}): check "
@@ -117,7 +117,7 @@ class Connection:
         )
 
     def _refusal(self, answer: httpx2.Response) -> ZooError:
-        """Return what to raise for an answer that is none."""
+        """Return the error for a response whose status is not 200."""
         status, detail, server = answer.status_code, detail_of(answer), self.server
         if status in IMAGE_FAULTS:
             return InvalidImageError(f"{server} does not take the image: {detail}")
@@ -136,7 +136,7 @@ def parse_address(url: str) -> Address:
     """Return server and model of a URL.
 
     Raises:
-        ServerError: not `http://host:port` or `http://host:port/NAME`.
+        ServerError: a URL other than `http://host:port` or `http://host:port/NAME`.
     """
     try:
         parsed = httpx2.URL(url)
@@ -150,13 +150,13 @@ def parse_address(url: str) -> Address:
 
 
 def retry_after(answer: httpx2.Response) -> float:
-    """Return how many seconds to wait before the next try."""
+    """Return the seconds to wait before the next attempt."""
     text = answer.headers.get("retry-after", "1")
     return min(float(text), MAX_WAIT_S) if text.isdecimal() else 1.0
 
 
 def detail_of(answer: httpx2.Response) -> str:
-    """Return in one line what a server says went wrong."""
+    """Return the error message in a response, as one line."""
     try:
         said = answer.json()
         text = str(said.get("detail") or said.get("error") or said.get("title"))

@@ -1,4 +1,4 @@
-"""From logits to masks and confidence: the only copy, for PyTorch and for exported graphs."""
+"""Masks and confidence from logits, shared by PyTorch and exported graphs."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def choose(logits: Tensor) -> Tensor:
 
 
 def confidence(logits: Tensor) -> Tensor:
-    """Return the probability of the class that `choose` gives, (B, H, W) uint8: 0..1 as 0..255, rounded.
+    """Return the probability of the most probable class, (B, H, W) uint8: 0..1 as 0..255, rounded.
 
-    The largest of a softmax is one over the sum of all exponentials relative to its own: this needs no (B, K,
-    H, W) of probabilities. A class that a gate removed adds nothing to the sum.
+    The largest softmax probability is one over the sum of the exponentials relative to the largest, which
+    needs no (B, K, H, W) tensor of probabilities. A class that a gate removed adds nothing to the sum.
 
     Args:
         logits: (B, K, H, W) float.

@@ -1,4 +1,4 @@
-"""The bundle itself in PyTorch, eager or compiled: the reference that all backends are compared with."""
+"""PyTorch backends, eager or compiled, which run the bundle itself: the reference for all other backends."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ class EagerPredictor(Predictor):
     """A deployable run by PyTorch.
 
     Args:
-        deployable: moved to `device`.
-        config: its classes and preprocessing.
+        deployable: network, which is moved to `device`.
+        config: configuration with classes and preprocessing.
         device: `cpu` or `cuda`.
-        channels_last: run in the memory format that convolutions are fastest in.
+        channels_last: whether to run in channels-last memory format, the fastest for convolutions.
     """
 
     backend = "eager"
@@ -78,13 +78,13 @@ class EagerPredictor(Predictor):
 
     @property
     def limits(self) -> Limits:
-        """Return the shapes that the network takes; the smallest are found by runs, when first asked for."""
+        """Return the shapes that the network accepts; the smallest is found by trial runs on first access."""
         if self._limits is None:
             self._limits = smallest(self._takes, Limits())
         return self._limits
 
     def renew(self) -> None:
-        """Run in one thread: others would wait for those of the parent for ever."""
+        """Limit PyTorch to one thread: it would wait forever for the threads of the parent process."""
         if self.device.type == "cpu":
             torch.set_num_threads(1)
 
@@ -95,8 +95,8 @@ class EagerPredictor(Predictor):
             batch: (B, H, W, 3) uint8 RGB, on the device.
 
         Raises:
-            InvalidImageError: images of a size that the network does not take.
-            BundleError: the network fails on them.
+            InvalidImageError: images of a size that the network does not accept.
+            BundleError: the network fails on the images.
         """
         self.limits.check((batch.shape[1], batch.shape[2]))
         if self._compiled_by not in (None, os.getpid()):
@@ -111,7 +111,7 @@ class EagerPredictor(Predictor):
             raise BundleError(f"PyTorch failed on images of shape {tuple(batch.shape)}: {reason}") from error
 
     def compile(self) -> None:
-        """Compile for each shape when it is first run; threads take turns, for PyTorch compiles in one."""
+        """Compile on the first run of each shape; threads take turns, since compiling is not thread-safe."""
         self.model.compile(dynamic=False)
         self._turn = threading.Lock()
         self._compiled_by = os.getpid()
@@ -122,11 +122,11 @@ class EagerPredictor(Predictor):
         return model(planes.contiguous(memory_format=self.memory_format))
 
     def _takes(self, size: tuple[int, int]) -> bool:
-        """Return whether the network itself, not what is compiled of it, runs on images of a size."""
+        """Return whether the network, not compiled, runs on images of a size."""
         batch = torch.zeros((1, *size, 3), dtype=torch.uint8, device=self.device)
         try:
             self._forward(self.model.forward, batch)
-        except (RuntimeError, ValueError, AssertionError):  # what layers of PyTorch and timm raise
+        except (RuntimeError, ValueError, AssertionError):  # errors of PyTorch's and timm's layers
             return False
         return True
 
@@ -141,16 +141,16 @@ class EagerPredictor(Predictor):
 
     @property
     def available(self) -> tuple[str, ...]:
-        """Return the names of all outputs: they follow from logits."""
+        """Return the names of all outputs, which are computed from logits."""
         return tuple(OUTPUTS)
 
     def infer(self, images: NDArray[np.uint8], outputs: Sequence[str] = (MASK,)) -> dict[str, NDArray[Any]]:
-        """Return outputs of a batch at its own size, by name."""
+        """Return outputs of a batch by name, without resizing."""
         found = self._derived(self.upload(images), outputs)
         return {name: self.download(values) for name, values in found.items()}
 
     def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return (B, K, H, W) float32 class scores of a batch."""
+        """Return the logits of a batch, (B, K, H, W) float32."""
         return self.infer(images, (LOGITS,))[LOGITS]
 
     @torch.inference_mode()
@@ -160,7 +160,7 @@ class EagerPredictor(Predictor):
 
 
 class CompiledPredictor(EagerPredictor):
-    """The same through `torch.compile`, channels last; the first batch of each shape pays for compiling."""
+    """A deployable compiled by `torch.compile`, channels last; the first batch of each shape is slow."""
 
     backend = "compile"
 
@@ -170,10 +170,10 @@ class CompiledPredictor(EagerPredictor):
 
 
 class AmpPredictor(EagerPredictor):
-    """The same in mixed precision, channels last: what PyTorch gives to those who ask, without an export.
+    """A deployable in mixed precision, channels last.
 
     Raises:
-        BundleError: a CPU on which it would be slower than fp32.
+        BundleError: a CPU on which mixed precision is slower than fp32.
     """
 
     backend = "eager-amp"
@@ -199,10 +199,10 @@ class AmpPredictor(EagerPredictor):
 
 
 class CompiledAmpPredictor(AmpPredictor):
-    """Both: mixed precision through `torch.compile`, the most that PyTorch gives without an export.
+    """A deployable in mixed precision, compiled by `torch.compile`: PyTorch's fastest without an export.
 
     Raises:
-        BundleError: see `AmpPredictor`.
+        BundleError: a CPU on which mixed precision is slower than fp32.
     """
 
     backend = "compile-amp"
@@ -213,10 +213,10 @@ class CompiledAmpPredictor(AmpPredictor):
 
 
 def amp_dtype(device: torch.device) -> torch.dtype:
-    """Return the type for mixed precision: bfloat16, or float16 on a GPU that only emulates bfloat16.
+    """Return the dtype of mixed precision: bfloat16, or float16 on a GPU that only emulates bfloat16.
 
     Raises:
-        BundleError: a CPU without instructions for bfloat16.
+        BundleError: a CPU without bfloat16 instructions.
     """
     if device.type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
@@ -230,7 +230,7 @@ def amp_dtype(device: torch.device) -> torch.dtype:
 
 
 def has_bf16_instructions() -> bool:
-    """Return whether this CPU multiplies bfloat16 itself; oneDNN would emulate it on others."""
+    """Return whether this CPU has bfloat16 instructions; oneDNN emulates them on other CPUs."""
     if platform.machine() in ("x86_64", "AMD64"):
         return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
@@ -247,7 +247,7 @@ FLAVORS: dict[EagerFlavor, type[EagerPredictor]] = {
 
 
 class Normalized(nn.Module):
-    """A deployable that takes images in 0..255."""
+    """A deployable preceded by normalization, for images in 0..255."""
 
     def __init__(self, deployable: Deployable, preprocessing: Preprocessing) -> None:
         super().__init__()
@@ -268,7 +268,7 @@ def load_eager(folder: Path, device: str = "cpu", *, flavor: EagerFlavor = "eage
     """Return the predictor of a bundle.
 
     Raises:
-        BundleError: no usable bundle in `folder`.
+        BundleError: `folder` is not a usable bundle.
     """
     deployable, config = load_bundle(folder)
     return FLAVORS[flavor](deployable, config, device)

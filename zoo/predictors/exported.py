@@ -1,4 +1,4 @@
-"""What all backends of exported files share: which output is what."""
+"""Base of the backends that run exported files: selection and derivation of outputs."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 
 class ExportedPredictor(Predictor):
-    """A file that `zoo export` made. A backend implements `outputs`.
+    """A model in an exported file. A backend implements `outputs`.
 
     Args:
-        path: of the file.
-        metadata: what the file says of itself.
+        path: path of the file.
+        metadata: metadata of the file.
     """
 
     def __init__(self, path: Path, metadata: ArtifactMetadata) -> None:
@@ -33,18 +33,18 @@ class ExportedPredictor(Predictor):
 
     @abstractmethod
     def outputs(self, images: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
-        """Return what the file gives for a batch, by name, in arrays that are the caller's.
+        """Return all outputs of the file for a batch, by name, in arrays that the caller owns.
 
         Args:
             images: (B, H, W, 3) uint8 RGB.
 
         Raises:
-            BundleError: the file does not take this shape.
+            BundleError: a shape that the file does not accept.
         """
 
     @property
     def available(self) -> tuple[str, ...]:
-        """Return the names of the file's outputs; with logits, of all that follow from them."""
+        """Return the names of the file's outputs; with logits, of all outputs computed from them."""
         return derivable([output.name for output in self.metadata.outputs])
 
     @property
@@ -53,10 +53,10 @@ class ExportedPredictor(Predictor):
         return self.metadata.precision
 
     def infer(self, images: NDArray[np.uint8], outputs: Sequence[str] = (MASK,)) -> dict[str, NDArray[Any]]:
-        """Return outputs of a batch at its own size, by name.
+        """Return outputs of a batch by name, without resizing.
 
         Raises:
-            BundleError: the file does not take this shape, or does not have this output.
+            BundleError: a shape that the file does not accept, or an output that it does not have.
         """
         check_given([output.name for output in self.metadata.outputs], outputs)
         found = self.outputs(images)
@@ -66,7 +66,7 @@ class ExportedPredictor(Predictor):
 
 
 def from_logits(logits: NDArray[np.float32], names: Sequence[str]) -> dict[str, NDArray[Any]]:
-    """Return outputs that follow from (B, K, H, W) logits: all for which an exported file needs PyTorch."""
+    """Return outputs computed from (B, K, H, W) logits, the only step that needs PyTorch."""
     import torch
 
     derived = derive({LOGITS: torch.from_numpy(logits)}, names)

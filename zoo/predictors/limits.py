@@ -1,4 +1,4 @@
-"""Which shapes a model takes."""
+"""Limits of the shapes that a model accepts."""
 
 from __future__ import annotations
 
@@ -12,33 +12,33 @@ if TYPE_CHECKING:
     from zoo.predictors.artifact import Shape
 
 ANY = 2**31 - 1
-"""Largest size of a dimension that is dynamic."""
+"""Largest size of a dynamic dimension."""
 
 SEARCHED = 64
-"""Pixels a side up to which the smallest image is looked for: twice the stride of any encoder."""
+"""Largest side in pixels in the search for the smallest image: twice the stride of any encoder."""
 
 
 class Limits(NamedTuple):
-    """The smallest and the largest batch, height, width that a model takes."""
+    """Smallest and largest (batch, height, width) that a model accepts."""
 
     low: Shape = (1, 1, 1)
     high: Shape = (ANY, ANY, ANY)
 
     def fits(self, size: tuple[int, int]) -> bool:
-        """Return whether images of (height, width) `size` are taken."""
+        """Return whether images of (height, width) `size` are accepted."""
         return all(
             low <= got <= high for low, got, high in zip(self.low[1:], size, self.high[1:], strict=True)
         )
 
     def check(self, size: tuple[int, int], image: tuple[int, int] | None = None) -> None:
-        """Raise unless images of (height, width) `size` are taken.
+        """Raise unless images of (height, width) `size` are accepted.
 
         Args:
-            size: at the network.
-            image: of the image that was resized to it; None where none was.
+            size: size at the network.
+            image: size of the image before resizing, for the message; None if it was not resized.
 
         Raises:
-            InvalidImageError: says which are taken.
+            InvalidImageError: a size outside the limits, which the message gives.
         """
         if not self.fits(size):
             height, width = image or size
@@ -49,7 +49,7 @@ class Limits(NamedTuple):
             )
 
     def clamp(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Return the nearest (height, width) that is taken."""
+        """Return the nearest (height, width) that is accepted."""
         (_, *low), (_, *high) = self
         height, width = (min(max(least, got), most) for least, got, most in zip(low, size, high, strict=True))
         return height, width
@@ -62,10 +62,10 @@ class Limits(NamedTuple):
 
 
 def limits_of_sizes(sizes: Sequence[Any]) -> Limits:
-    """Return the limits of an input (B, H, W, 3) whose dynamic dimensions are no numbers.
+    """Return the limits of an input (B, H, W, 3).
 
     Args:
-        sizes: of the input, at least three.
+        sizes: dimensions of the input, at least three; those that are not integers are dynamic.
     """
     low = [size if isinstance(size, int) else 1 for size in sizes[:3]]
     high = [size if isinstance(size, int) else ANY for size in sizes[:3]]
@@ -73,13 +73,14 @@ def limits_of_sizes(sizes: Sequence[Any]) -> Limits:
 
 
 def smallest(takes: Callable[[tuple[int, int]], bool], limits: Limits) -> Limits:
-    """Return the limits raised to the smallest square images that a network takes.
+    """Return the limits raised to the smallest square image that a network accepts.
 
-    A window that does not fit into the features of a small image is what sets it: any larger one is taken.
+    A window that does not fit into the features of a small image sets the limit: all larger images are
+    accepted.
 
     Args:
-        takes: whether images of a (height, width) are.
-        limits: dimensions that are fixed stay; all do if `SEARCHED` pixels a side are not taken either.
+        takes: function that returns whether a (height, width) is accepted.
+        limits: limits to raise; they are unchanged where fixed, or if a side of `SEARCHED` is not accepted.
     """
 
     def fits(side: int) -> bool:

@@ -1,6 +1,6 @@
-"""A predictor from a path: the suffix, or the backend that is asked for, says which.
+"""Loading of predictors by path, with the backend given or chosen by suffix.
 
-A backend is imported when it is asked for: an exported file is run, and served, without PyTorch.
+A backend is imported when it is needed: exported files run, and are served, without PyTorch.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ def load_predictor(
     """Return the predictor of a bundle folder, an artifact or a server.
 
     Args:
-        path: a bundle folder, an `.onnx` or an `.engine` file; or as text `http://host:port[/NAME]` of a
-            server, which has chosen all else.
-        backend: a name of `zoo.predictors.backends` that runs such a model; None for the first that does:
-            `eager` of a bundle, `ort` of an `.onnx` file, `trt` of an engine.
+        path: a bundle folder, an `.onnx` or an `.engine` file, or, as text, `http://host:port[/NAME]` of a
+            server, which ignores the other arguments.
+        backend: name of a backend (`zoo.predictors.backends`) that runs such a model; None for the default:
+            `eager` for a bundle, `ort` for an `.onnx` file, `trt` for an engine.
         device: `cpu` or `cuda`; an engine always runs on a GPU, OpenVINO on the CPU.
-        threads: of the CPU; None for one on each core.
-        precision: of the file, for a backend that runs one; None for a bundle's fp32 ONNX file, for
-            an engine of any precision, for whatever an artifact has.
+        threads: number of CPU threads; None for one on each core.
+        precision: precision of the file, for a backend that runs one; None for a bundle's fp32 ONNX file,
+            an engine of any precision, or the precision of the given artifact.
 
     Raises:
-        BundleError: no model there, or not one for this backend, device and precision.
-        ServerError: no such server.
+        BundleError: a model that does not exist, or does not support this backend, device or precision.
+        ServerError: a server that cannot be used.
     """
     if isinstance(path, str):
         return _again(_connect(path, backend or precision), partial(load_predictor, path))
@@ -59,7 +59,7 @@ def load_predictor(
 
 
 def _again(predictor: Predictor, loader: Callable[[], Predictor]) -> Predictor:
-    """Return a predictor that knows how it was loaded."""
+    """Return the predictor with its loader set, so that it can be copied and pickled."""
     predictor.loader = loader
     return predictor
 

@@ -1,6 +1,6 @@
-"""An ONNX file run by OpenVINO on the CPU.
+"""OpenVINO backend, which runs ONNX files on the CPU.
 
-It is compiled once for all shapes: on 2 cores at 512x512 a compilation for one shape was not faster
+A file is compiled once for all shapes: on 2 cores at 512x512, compiling for one shape was not faster
 (MobileNetV2 0.89 s, ResNet-50 1.36 s either way), and each new shape would cost 0.1 to 0.4 s.
 """
 
@@ -32,7 +32,7 @@ PACKAGE = "openvino"
 DEVICE = "CPU"
 
 HINTS: dict[Precision, str] = {"fp32": "f32", "fp16": "f32", "bf16": "bf16", "int8": "f32"}
-"""Of what is not quantized. Without a hint it is bfloat16 on a CPU that has it, whatever the file says."""
+"""Precision hint for layers that are not quantized; the default is bfloat16 on CPUs that have it."""
 
 KERNELS: dict[Precision, frozenset[str]] = {
     "fp32": frozenset({"f32"}),
@@ -40,32 +40,33 @@ KERNELS: dict[Precision, frozenset[str]] = {
     "bf16": frozenset({"bf16"}),
     "int8": frozenset({"u8", "i8", "f32"}),  # layers may have been left in fp32
 }
-"""What layers may be compiled to."""
+"""Allowed precisions of compiled layers."""
 
 LAYERS = ("Convolution", "FullyConnected", "MatMul")
-"""Beginnings of the types of layers that have weights."""
+"""Prefixes of the types of layers with weights."""
 
 
 class Compiled(NamedTuple):
-    """A file as OpenVINO runs it."""
+    """A file compiled by OpenVINO."""
 
     model: Any
     request: Any
-    """Runs one batch at a time. More requests gain nothing: they wait for the one stream of the model."""
+    """Runs one batch at a time. More requests gain nothing, as they share the model's one stream."""
     metadata: ArtifactMetadata
     limits: Limits
     kernels: str
 
 
 class OpenVinoPredictor(ExportedPredictor):
-    """An ONNX file that `zoo export` made; threads take turns.
+    """An exported ONNX file on OpenVINO; threads take turns.
 
     Args:
-        path: of the file; the bundle is not needed.
-        threads: of the CPU; None for one on each physical core.
+        path: path of the file; the bundle is not needed.
+        threads: number of CPU threads; None for one on each physical core.
 
     Raises:
-        BundleError: not such a file, no OpenVINO, or one that does not compute in the file's precision here.
+        BundleError: a file that was not exported by zoo, OpenVINO is not installed, or it does not support
+            the file's precision on this CPU.
     """
 
     backend = "openvino"
@@ -83,16 +84,16 @@ class OpenVinoPredictor(ExportedPredictor):
 
     @property
     def description(self) -> str:
-        """Return OpenVINO's version and what the layers compute in."""
+        """Return OpenVINO's version and the precision of the layers."""
         return f"OpenVINO {self.version} {DEVICE} {self.kernels}"
 
     @property
     def limits(self) -> Limits:
-        """Return the shapes that the file takes."""
+        """Return the shapes that the file accepts."""
         return self._limits
 
     def outputs(self, images: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
-        """Return what the file gives for a batch, by name."""
+        """Return all outputs of the file for a batch, by name."""
         self.limits.check((images.shape[1], images.shape[2]))
         if not self._sizes.compatible(self.api.PartialShape(list(images.shape))):
             raise BundleError(
@@ -102,7 +103,7 @@ class OpenVinoPredictor(ExportedPredictor):
             request = compiled.request
             try:
                 request.start_async({INPUT_NAME: np.ascontiguousarray(images)}, share_inputs=True)
-                request.wait()  # raises; `infer` swallows errors where it has one thread
+                request.wait()  # raises errors, which `infer` swallows with one thread
                 return {
                     output.name: _copied(request.get_tensor(output.name), output.size(*images.shape[:3]))
                     for output in self.metadata.outputs
@@ -114,16 +115,16 @@ class OpenVinoPredictor(ExportedPredictor):
 
 
 def compile_file(api: Any, path: Path, threads: int | None) -> Compiled:
-    """Return a file that is ready to run.
+    """Return a compiled file.
 
     Args:
-        api: OpenVINO.
-        path: of an ONNX file.
-        threads: of the CPU; None for one on each physical core.
+        api: module `openvino`.
+        path: path of an ONNX file.
+        threads: number of CPU threads; None for one on each physical core.
 
     Raises:
-        BundleError: not a file of `zoo export`, one that does not compute in its precision here, or a process
-            that was forked after OpenVINO was loaded, where it would wait for threads of the parent.
+        BundleError: a file that was not exported by zoo, whose precision this CPU does not support, or a
+            process that was forked after OpenVINO was loaded, where it would wait for threads of the parent.
     """
     if loading_process() != os.getpid():
         raise forked("OpenVINO")
@@ -151,10 +152,10 @@ def compile_file(api: Any, path: Path, threads: int | None) -> Compiled:
 
 
 def limits_of(source: Any) -> Limits:
-    """Return the shapes that a file takes; the smallest are those whose layers OpenVINO can give a shape.
+    """Return the shapes that a file accepts; the smallest is found by shape inference.
 
     Args:
-        source: of the file; its input gets another shape.
+        source: model of the file, whose input is reshaped.
     """
     sizes = source.input(0).partial_shape
     limits = limits_of_sizes([None if size.is_dynamic else size.get_length() for size in sizes])
@@ -170,10 +171,10 @@ def limits_of(source: Any) -> Limits:
 
 
 def _copied(tensor: Any, shape: tuple[int, ...]) -> NDArray[Any]:
-    """Return the values of an output, which the next batch overwrites.
+    """Return a copy of an output, which the next batch overwrites.
 
     Raises:
-        RuntimeError: they are not of this batch.
+        RuntimeError: an output of another shape than the batch has.
     """
     values: NDArray[Any] = tensor.data.copy()
     if values.shape != shape:
@@ -182,10 +183,10 @@ def _copied(tensor: Any, shape: tuple[int, ...]) -> NDArray[Any]:
 
 
 def load_openvino() -> Any:
-    """Return the package.
+    """Return the module `openvino`.
 
     Raises:
-        BundleError: it is not installed.
+        BundleError: OpenVINO is not installed.
     """
     loading_process()
     try:
@@ -203,15 +204,15 @@ def loading_process() -> int:
 
 
 def check_kernels(model: Any, path: Path, precision: Precision) -> str:
-    """Return what the layers of a compiled model compute in, which OpenVINO decides.
+    """Return the precision of the layers of a compiled model, which OpenVINO decides.
 
     Args:
-        model: compiled.
-        path: of its file, for the message.
-        precision: of its file.
+        model: compiled model.
+        path: path of its file, for the message.
+        precision: precision of its file.
 
     Raises:
-        BundleError: something else than the file says.
+        BundleError: a precision that differs from that of the file.
     """
     nodes = [node.get_rt_info() for node in model.get_runtime_model().get_ops()]
     found = {
@@ -229,6 +230,6 @@ def check_kernels(model: Any, path: Path, precision: Precision) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """Return the last line of OpenVINO's message: the first ones name its source files."""
+    """Return the last line of OpenVINO's message; the first ones name its source files."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__

@@ -1,4 +1,4 @@
-"""An ONNX file run by ONNX Runtime on the CPU."""
+"""ONNX Runtime backend on the CPU."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from zoo.predictors.limits import Limits
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-WARNING, FATAL = 2, 4  # log levels; FATAL leaves reporting to us: errors come as exceptions
+WARNING, FATAL = 2, 4  # log levels; FATAL: errors are raised, not logged
 
-ORT_ERRORS: tuple[type[Exception], ...] = tuple(  # they share no base of their own
+ORT_ERRORS: tuple[type[Exception], ...] = tuple(  # they have no common base
     value
     for value in vars(onnxruntime_pybind11_state).values()
     if isinstance(value, type) and issubclass(value, Exception)
@@ -37,16 +37,16 @@ ORT_ERRORS: tuple[type[Exception], ...] = tuple(  # they share no base of their 
 
 
 class OrtPredictor(ExportedPredictor):
-    """An ONNX file that `zoo export` made, on the CPU; `zoo.predictors.ort_cuda` runs it on a GPU.
+    """An exported ONNX file on the CPU; `zoo.predictors.ort_cuda` runs it on a GPU.
 
-    Threads run side by side: a session keeps nothing of a run.
+    Threads run in parallel: a session keeps no state of a run.
 
     Args:
-        path: of the file; the bundle is not needed.
-        threads: of the CPU; None for one on each core.
+        path: path of the file; the bundle is not needed.
+        threads: number of CPU threads; None for one on each core.
 
     Raises:
-        BundleError: not such a file.
+        BundleError: a file that is missing or was not exported by zoo.
     """
 
     backend = "ort"
@@ -59,16 +59,16 @@ class OrtPredictor(ExportedPredictor):
 
     @property
     def description(self) -> str:
-        """Return ONNX Runtime's version and the provider that is active."""
+        """Return ONNX Runtime's version and the active provider."""
         return f"ONNX Runtime {onnxruntime.__version__} {PROVIDERS['cpu']}"
 
     @property
     def limits(self) -> Limits:
-        """Return the shapes that the file takes."""
+        """Return the shapes that the file accepts."""
         return self._limits
 
     def outputs(self, images: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
-        """Return what the file gives for a batch, by name."""
+        """Return all outputs of the file for a batch, by name."""
         self.limits.check((images.shape[1], images.shape[2]))
         names = [output.name for output in self.metadata.outputs]
         with self.session.use() as session:
@@ -82,16 +82,16 @@ class OrtPredictor(ExportedPredictor):
 def open_session(
     path: Path, device: str, threads: int | None = None, cuda: Mapping[str, str] | None = None
 ) -> onnxruntime.InferenceSession:
-    """Return a session that runs on a device and nowhere else.
+    """Return a session that runs on a device, without falling back to another.
 
     Args:
-        path: of an ONNX file.
+        path: path of an ONNX file.
         device: `cpu`, `cuda` or `cuda:N`.
-        threads: of the CPU; None for one on each core.
+        threads: number of CPU threads; None for one on each core.
         cuda: further options of the CUDA provider.
 
     Raises:
-        BundleError: not such a file, or the device cannot be had.
+        BundleError: a file that cannot be loaded, or a device that is not available.
     """
     if not path.is_file():
         raise BundleError(f"{path} does not exist, expected an ONNX file: zoo export --onnx makes one")
@@ -115,7 +115,7 @@ def open_session(
         ) from error
     finally:
         onnxruntime.set_default_logger_severity(WARNING)
-    if provider not in session.get_providers():  # it falls back to the CPU without an error
+    if provider not in session.get_providers():  # falls back to the CPU without an error
         raise BundleError(
             f"ONNX Runtime {onnxruntime.__version__} cannot use the GPU and fell back to "
             f"{', '.join(session.get_providers())} ({missing or 'no usable NVIDIA driver or GPU'}): it needs "
@@ -126,20 +126,20 @@ def open_session(
 
 
 def metadata_of(session: onnxruntime.InferenceSession, path: Path) -> ArtifactMetadata:
-    """Return what an ONNX file says of itself.
+    """Return the metadata of an ONNX file.
 
     Raises:
-        BundleError: not a file that `zoo export` made.
+        BundleError: a file that was not exported by zoo.
     """
     return parse_metadata(session.get_modelmeta().custom_metadata_map.get(METADATA_KEY), path)
 
 
 def limits_of(session: onnxruntime.InferenceSession, options: onnxruntime.RunOptions | None = None) -> Limits:
-    """Return the shapes that a file takes; the smallest are found by runs.
+    """Return the shapes that a file accepts; the smallest is found by trial runs.
 
     Args:
-        session: of the file.
-        options: of the runs.
+        session: session of the file.
+        options: options of the runs.
     """
     limits = limits_of_sizes(session.get_inputs()[0].shape)
 
@@ -154,17 +154,17 @@ def limits_of(session: onnxruntime.InferenceSession, options: onnxruntime.RunOpt
 
 
 def run_error(shape: tuple[int, ...], error: Exception) -> BundleError:
-    """Return what to raise where ONNX Runtime failed on images of a shape."""
+    """Return the error for a failed run on images of a shape."""
     return BundleError(f"ONNX Runtime failed on images of shape {tuple(shape)}: {first_line(error)}")
 
 
 def first_line(error: object) -> str:
-    """Return the first line of a message, empty if there is none."""
+    """Return the first line of a message; empty if there is none."""
     return (str(error).strip().splitlines() or [""])[0]
 
 
 def _preload_cuda() -> str:
-    """Load the CUDA libraries of installed packages; return the first that is missing, if any."""
+    """Load the CUDA libraries of installed packages and return the first that is missing, if any."""
     printed = io.StringIO()
     with redirect_stdout(printed):
         onnxruntime.preload_dlls()

@@ -1,9 +1,9 @@
-"""An ONNX file run by ONNX Runtime on an NVIDIA GPU, replayed as CUDA graphs.
+"""ONNX Runtime backend on NVIDIA GPUs, with CUDA graphs.
 
-Inputs and outputs are bound to memory of PyTorch (IO binding) and all work goes to a stream of PyTorch. One
-session captures a graph for each shape, told apart by `gpu_graph_id`, as ONNX Runtime's own
-`transformers.io_binding_helper` does it. It can free no single graph: a shape gets one when it comes again,
-so that many images of different sizes take none.
+Inputs and outputs are bound to memory of PyTorch (IO binding), and all work runs on a stream of PyTorch. One
+session captures a graph for each shape, identified by `gpu_graph_id`, as ONNX Runtime's own
+`transformers.io_binding_helper` does. Since single graphs cannot be freed, a shape is captured on its second
+run, so that many images of different sizes use none.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ BINDING_ERRORS: tuple[type[Exception], ...] = (RuntimeError, *ORT_ERRORS)
 MAX_GRAPHS = 16
 NO_GRAPH = -1
 REFUSAL = "graph capture"
-"""Part of what ONNX Runtime says of a model that it cannot capture."""
+"""Part of ONNX Runtime's message for a model that cannot be captured."""
 
 
 class Runtime(NamedTuple):
-    """A session, and the numbers of graphs that it has not captured yet."""
+    """A session, and the ids of graphs that are still free."""
 
     session: onnxruntime.InferenceSession
     cuda_graph: bool
@@ -53,22 +53,22 @@ class Runtime(NamedTuple):
 
 
 class OrtCudaPredictor(BoundPredictor):
-    """An ONNX file that `zoo export` made, on a GPU.
+    """An exported ONNX file on a GPU.
 
     Args:
-        path: of the file; the bundle is not needed.
-        device: `cuda` or `cuda:N`; on `cpu` all is the same but for the stream and the graphs.
-        cuda_graph: whether graphs are replayed; without, the host launches each kernel.
+        path: path of the file; the bundle is not needed.
+        device: `cuda` or `cuda:N`; `cpu` works the same way without stream and graphs.
+        cuda_graph: whether to replay CUDA graphs instead of launching each kernel.
 
     Raises:
-        BundleError: not such a file, or the GPU cannot be used.
+        BundleError: a file that cannot be loaded, or a GPU that is not available.
     """
 
     backend = "ort"
 
     def __init__(self, path: Path, device: str = "cuda", *, cuda_graph: bool = True) -> None:
         if device != "cpu" and not torch.cuda.is_available():
-            open_session(path, device)  # knows what is missing
+            open_session(path, device)  # raises what is missing
             raise BundleError(f"device {device} cannot be used: PyTorch finds no NVIDIA GPU; run on the CPU")
         stream = new_stream(device)
         wanted = cuda_graph and stream is not None
@@ -83,17 +83,17 @@ class OrtCudaPredictor(BoundPredictor):
 
     @property
     def description(self) -> str:
-        """Return ONNX Runtime's version, the provider that is active and whether graphs are replayed."""
+        """Return ONNX Runtime's version, the active provider and whether CUDA graphs are used."""
         graph = ", CUDA graphs" if self.cuda_graph else ""
         return f"ONNX Runtime {onnxruntime.__version__} {PROVIDERS[self.device.type]}, IO binding{graph}"
 
     @property
     def limits(self) -> Limits:
-        """Return the shapes that the file takes."""
+        """Return the shapes that the file accepts."""
         return self._limits
 
     def bind(self, runtime: Runtime, shape: Shape, buffers: Buffers) -> Callable[[], None]:
-        """Return what runs one shape."""
+        """Return the launch function of one shape."""
         session, _, graphs = runtime
         binding = session.io_binding()
         binding.bind_input(INPUT_NAME, *_place(buffers.image))
@@ -117,13 +117,14 @@ def open_on(path: Path, device: str, stream: torch.cuda.Stream | None, *, cuda_g
     """Return a session that runs on a device, on a stream.
 
     Args:
-        path: of an ONNX file.
+        path: path of an ONNX file.
         device: `cuda` or `cuda:N`; `cpu` has no stream.
-        stream: of PyTorch.
-        cuda_graph: whether graphs are captured; a model of which none can be is opened without.
+        stream: stream of PyTorch.
+        cuda_graph: whether to capture graphs; a model that does not allow it is opened without.
 
     Raises:
-        BundleError: not such a file, or the device cannot be had, as in a process that was forked.
+        BundleError: a file that cannot be loaded, or a device that is not available, e.g. in a forked
+            process.
     """
     if stream is not None and torch.cuda._is_in_bad_fork():
         raise forked("a model on a GPU")
@@ -143,8 +144,8 @@ def run_options(graph: int, *, wait: bool = False) -> onnxruntime.RunOptions:
     """Return the options of runs that capture or replay a graph.
 
     Args:
-        graph: its number; `NO_GRAPH` for none.
-        wait: whether for the GPU; else PyTorch's stream orders all.
+        graph: id of the graph; `NO_GRAPH` for none.
+        wait: whether to wait for the GPU; otherwise, PyTorch's stream orders the work.
     """
     options = onnxruntime.RunOptions()
     options.add_run_config_entry("gpu_graph_id", str(graph))
@@ -153,6 +154,6 @@ def run_options(graph: int, *, wait: bool = False) -> onnxruntime.RunOptions:
 
 
 def _place(tensor: Tensor) -> tuple[str, int, type[np.generic], list[int], int]:
-    """Return device, element type, sizes and address of a tensor, as ONNX Runtime wants to know them."""
+    """Return device, element type, sizes and address of a tensor, as arguments of ONNX Runtime's binding."""
     element_type = getattr(np, str(tensor.dtype).removeprefix("torch."))
     return tensor.device.type, tensor.device.index or 0, element_type, list(tensor.shape), tensor.data_ptr()

@@ -1,7 +1,7 @@
-"""The table of outputs: what a model can give for each pixel, and all that the other parts must know of it.
+"""Table of outputs of a model, with their types, resizing, file names and drawing.
 
 An output is one row here: networks, exported graphs, `zoo predict`, the server and Triton read this table.
-Another package adds a row by an entry point of the group `zoo.outputs`. The table loads no PyTorch.
+Other packages add rows by entry points of the group `zoo.outputs`. The table does not load PyTorch.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Dim = TypeVar("Dim", int, str)
 
 Dtype = Literal["uint8", "int32", "float32"]
 Format = Literal["png", "npy", "json", "overlay"]
-"""In which `POST /predict` answers."""
+"""Response formats of `POST /predict`."""
 
 MASK, LOGITS, CONFIDENCE = "mask", "logits", "confidence"
 """Names of the built-in outputs."""
@@ -34,12 +34,12 @@ MAX_UINT8_CLASSES = 255
 
 
 def mask_dtype(num_classes: int) -> Literal["uint8", "int32"]:
-    """Return the element type of a mask of this many classes."""
+    """Return the element type of masks with this number of classes."""
     return "uint8" if num_classes <= MAX_UINT8_CLASSES else "int32"
 
 
-def grey_png(values: NDArray[np.uint8], classes: Classes) -> bytes:  # noqa: ARG001 - as other drawings
-    """Return a grey PNG of (H, W) uint8 values."""
+def gray_png(values: NDArray[np.uint8], classes: Classes) -> bytes:  # noqa: ARG001 - as other drawings
+    """Return a gray PNG of (H, W) uint8 values."""
     import io
 
     from PIL import Image
@@ -54,17 +54,17 @@ class OutputRow:
     """One output.
 
     Args:
-        title: what it is, for help texts.
-        compute: from (B, K, H, W) float logits, of half precision in mixed precision, to (B, H, W), or
-            (B, K, H, W) with `channels`, by operators of PyTorch that can be exported to ONNX; a cast to
-            uint8 must be the last of them, or TensorRT refuses it.
+        title: description for help texts.
+        compute: function from (B, K, H, W) logits, which may be in half precision, to (B, H, W), or
+            (B, K, H, W) with `channels`, by PyTorch operators that can be exported to ONNX; a cast to uint8
+            must come last, or TensorRT rejects it.
         dtype: element type, or a function that returns it for a number of classes.
-        channels: whether there is a plane for each class.
-        resize: to the size of the image: `nearest` takes the value of the pixel it came from, `bilinear`
-            interpolates as the networks do with their logits (aligned corners).
-        suffix: of the file that `zoo predict` writes beside the mask; empty if it writes none.
-        formats: in which the server answers with it; empty if it is not served.
-        draw: PNG of (H, W) values, for files and the server.
+        channels: whether the output has one plane for each class.
+        resize: interpolation to the size of the image: `nearest`, or `bilinear` as the networks resize logits
+            (aligned corners).
+        suffix: suffix of the file that `zoo predict` writes beside the mask; empty if it writes none.
+        formats: formats in which the server returns it; empty if it is not served.
+        draw: function that returns (H, W) values as PNG, for files and the server.
     """
 
     title: str
@@ -74,7 +74,7 @@ class OutputRow:
     resize: Literal["nearest", "bilinear"] = "nearest"
     suffix: str = ""
     formats: tuple[Format, ...] = ()
-    draw: Callable[[NDArray[Any], Classes], bytes] = grey_png
+    draw: Callable[[NDArray[Any], Classes], bytes] = gray_png
 
 
 def _mask(logits: Tensor) -> Tensor:
@@ -121,30 +121,30 @@ OUTPUTS = Table(
 
 
 class Output(NamedTuple):
-    """What one output of a model of some classes is."""
+    """An output of a model, with its type and channels."""
 
     name: str
     dtype: Dtype
     channels: tuple[int, ...] = ()
-    """(K,) with a plane for each class."""
+    """(K,) if the output has one plane for each class."""
 
     def size(self, batch: Dim, height: Dim, width: Dim) -> tuple[int | Dim, ...]:
-        """Return its sizes for a batch: of numbers, or of the names of dynamic dimensions."""
+        """Return its shape for a batch, of numbers or of names of dynamic dimensions."""
         return batch, *self.channels, height, width
 
 
 def output_of(name: str, num_classes: int) -> Output:
-    """Return what an output of the table is for a number of classes."""
+    """Return the output of a name for a number of classes."""
     row = OUTPUTS[name]
     dtype = row.dtype(num_classes) if callable(row.dtype) else row.dtype
     return Output(name, dtype, (num_classes,) if row.channels else ())
 
 
 def parse_outputs(text: str) -> tuple[str, ...]:
-    """Return the names in text such as `mask+confidence`.
+    """Return the names in a text such as `mask+confidence`.
 
     Raises:
-        ValueError: an unknown or repeated name; neither `mask` nor `logits`, so that there is no mask.
+        ValueError: an unknown or duplicate name, or neither `mask` nor `logits`.
     """
     names = tuple(text.split("+"))
     for name in names:
@@ -158,24 +158,24 @@ def parse_outputs(text: str) -> tuple[str, ...]:
 
 
 def derive(given: Mapping[str, Tensor], names: Sequence[str]) -> dict[str, Tensor]:
-    """Return outputs by name: those that a model gives, and others from its logits.
+    """Return outputs by name: those of a model, and others computed from its logits.
 
     Args:
-        given: what the model gives, by name.
-        names: of the outputs that are wanted.
+        given: outputs of the model by name.
+        names: names of the requested outputs.
 
     Raises:
-        BundleError: one is not given, and neither are logits.
+        BundleError: an output that the model does not have, without logits to compute it from.
     """
     check_given(tuple(given), names)
     return {name: given[name] if name in given else OUTPUTS[name].compute(given[LOGITS]) for name in names}
 
 
 def check_given(given: Sequence[str], names: Sequence[str]) -> None:
-    """Raise unless outputs can be had from a model that gives some.
+    """Raise unless all outputs are given or can be computed.
 
     Raises:
-        BundleError: one cannot.
+        BundleError: an output that is not given, without logits to compute it from.
     """
     known = derivable(given)
     for name in names:
@@ -187,7 +187,7 @@ def check_given(given: Sequence[str], names: Sequence[str]) -> None:
 
 
 def derivable(given: Sequence[str]) -> tuple[str, ...]:
-    """Return the names of all outputs that can be had from those that a model gives."""
+    """Return the names of the outputs that are given or can be computed."""
     return tuple(OUTPUTS) if LOGITS in given else tuple(given)
 
 
@@ -231,5 +231,5 @@ def draw_output(name: str, values: NDArray[Any], classes: Classes) -> bytes:
 
 
 def written_outputs() -> dict[str, str]:
-    """Return the suffix of the file of each output that `zoo predict` can write, by name."""
+    """Return the file suffix of each output that `zoo predict` can write, by name."""
     return {name: row.suffix for name, row in OUTPUTS.items() if row.suffix}

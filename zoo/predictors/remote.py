@@ -1,6 +1,6 @@
-"""A running server (`zoo serve`) as a predictor: images over HTTP, masks and other outputs back.
+"""Remote backend: a running server (`zoo serve`) as a predictor, over HTTP.
 
-`predict` sends the image and the server resizes; `infer` sends a batch at the network's size by the Open
+`predict` sends the image, and the server resizes it; `infer` sends a batch at the network's size by the Open
 Inference Protocol with binary tensors (REST, version 2).
 """
 
@@ -35,21 +35,21 @@ if TYPE_CHECKING:
     from zoo.classes import Mask
 
 BATCH_BYTES = 16 * 2**20
-"""Of the images in one request: servers limit the body."""
+"""Largest size of the images in one request, as servers limit the body."""
 
 REQUESTS = 4
-"""At once: a server batches those of all clients, and may have more than one worker."""
+"""Number of concurrent requests, which a server batches and distributes over its workers."""
 
 
 class ServedClass(BaseModel):
-    """A class, as `/models` tells it."""
+    """A class in the response of `/models`."""
 
     name: str
     color: Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$")]
 
 
 class ServedModel(BaseModel):
-    """A model, as `/models` tells it."""
+    """A model in the response of `/models`."""
 
     name: str
     version: str
@@ -62,7 +62,7 @@ class ServedModel(BaseModel):
     classes: list[ServedClass]
     output: Literal["uint8", "int32"]
     outputs: list[str] = [MASK]
-    """Servers of earlier versions give masks only."""
+    """Servers of earlier versions have masks only."""
     max_batch: Annotated[int, Field(ge=1)]
 
 
@@ -71,10 +71,10 @@ class RemotePredictor(Predictor):
 
     Args:
         url: `http://host:port` of its first model, or `http://host:port/NAME`.
-        key: of the API; None for the one in the environment variable `ZOO_API_KEY`, if it is set.
+        key: API key; None for that in the environment variable `ZOO_API_KEY`, if it is set.
 
     Raises:
-        ServerError: no such server, not one of `zoo serve`, no such model, or a wrong key.
+        ServerError: the server is unreachable or not `zoo serve`, has no such model, or rejects the key.
     """
 
     backend = "remote"
@@ -91,28 +91,28 @@ class RemotePredictor(Predictor):
         super().__init__(Classes(names, palette), Preprocessing(**fields))  # type: ignore[arg-type]
 
     def renew(self) -> None:
-        """Connect anew: a process does not share sockets and threads with the one it was forked from."""
+        """Open a new connection and thread pool: a forked process cannot use those of its parent."""
         self.connection = self._connect()
         self._pool = ThreadPoolExecutor(REQUESTS, thread_name_prefix="zoo-remote")
 
     @property
     def description(self) -> str:
-        """Return server, model and what runs there."""
+        """Return model, server and the server's backend."""
         served = self.served
         return f"{served.name} {served.version} of {self.connection.server}, {served.description}"
 
     @property
     def available(self) -> tuple[str, ...]:
-        """Return the names of the outputs that the server gives and that are known here."""
+        """Return the names of the server's outputs that this version knows."""
         return tuple(name for name in self.served.outputs if name in OUTPUTS)
 
     def infer(self, images: NDArray[np.uint8], outputs: Sequence[str] = (MASK,)) -> dict[str, NDArray[Any]]:
-        """Return outputs of a batch at its own size, in as many requests as the server's limits take.
+        """Return outputs of a batch by name, in as many requests as the server's limits require.
 
         Raises:
-            InvalidImageError: the server does not take these images.
-            BundleError: the model fails on them, or does not give an output.
-            ServerError: no answer.
+            InvalidImageError: the server rejects the images.
+            BundleError: the model fails on the images, or lacks an output.
+            ServerError: the server does not respond.
         """
         check_given(self.available, outputs)
         count = max(1, min(self.served.max_batch, BATCH_BYTES // max(1, images[0].nbytes)))
@@ -128,12 +128,12 @@ class RemotePredictor(Predictor):
         """Return the mask of an image of any size, at the image's size, (H, W).
 
         Args:
-            image: (H, W, 3) uint8 RGB; sent as PNG.
+            image: (H, W, 3) uint8 RGB, which is sent as PNG.
 
         Raises:
-            InvalidImageError: not such an image, or one that the server does not take.
-            BundleError: the model fails on it.
-            ServerError: no answer.
+            InvalidImageError: an array of another shape or type, or an image that the server rejects.
+            BundleError: the model fails on the image.
+            ServerError: the server does not respond.
         """
         check_image(image)
         png = io.BytesIO()
@@ -156,7 +156,7 @@ class RemotePredictor(Predictor):
         self.connection.close()
 
     def _find(self, name: str | None) -> tuple[ServedModel, str]:
-        """Return a model of the server, and the SHA-256 of all that the server says of it."""
+        """Return a model of the server, and the SHA-256 of the server's description of it."""
         answer = self.connection.send("GET", "/models")
         try:
             entries = TypeAdapter(list[dict[str, Any]]).validate_json(answer.content)

@@ -1,7 +1,7 @@
-"""What a runtime makes of a file: made anew after an error, and in a process that was forked.
+"""Sessions of a runtime, reopened after an error and in forked processes.
 
-OpenVINO goes on with what a failed inference left in its graph: the next images fail, or get old masks.
-Locks, threads and sockets of a process do not work in one that was forked from it.
+OpenVINO keeps the state that a failed inference left in its graph: the next images fail, or get old masks.
+Locks, threads and sockets of a process do not work in a process forked from it.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ T = TypeVar("T")
 
 
 class Session(Generic[T]):
-    """What a runtime has made of a file, for any number of threads.
+    """A file opened by a runtime, for any number of threads.
 
     Args:
-        path: of the file, which must stay the same: nobody asked for another model.
-        make: opens the file.
+        path: path of the file, which must not change.
+        make: function that opens the file.
         alone: whether only one thread at a time may use it.
 
     Raises:
-        Exception: what `make` raises.
+        Exception: any exception of `make`.
     """
 
     def __init__(self, path: Path, make: Callable[[], T], *, alone: bool) -> None:
@@ -46,10 +46,10 @@ class Session(Generic[T]):
 
     @contextmanager
     def use(self) -> Iterator[T]:
-        """Give what was made; after an exception in the block nobody gets it again.
+        """Yield the opened file; after an exception in the block it is discarded.
 
         Raises:
-            BundleError: it must be made anew, and the file is gone or is another one.
+            BundleError: the file must be reopened, but is missing or was replaced.
         """
         with self._turn:
             made = self._current()
@@ -60,13 +60,13 @@ class Session(Generic[T]):
                 raise
 
     def forget(self, made: T) -> None:
-        """Let nobody get what was made again, unless it has been made anew already."""
+        """Discard an opened file, unless it was reopened already."""
         with self._lock:
             if self._made is made:
                 self._made = None
 
     def renew(self) -> None:
-        """Forget what the parent made, but never free it: that would wait for threads that are not here."""
+        """Discard the parent's file without freeing it, which would wait for threads of the parent."""
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._made))
         self._made = None
         self._new_locks()
@@ -84,11 +84,11 @@ class Session(Generic[T]):
 
 
 Stamp = tuple[int, int, int]
-"""Inode, size and time of a file."""
+"""Inode, size and modification time of a file."""
 
 
 def stamp(path: Path) -> Stamp | None:
-    """Return what tells a file from another one of its name, None if there is none."""
+    """Return the identity of a file; None if it does not exist."""
     try:
         status = path.stat()
     except OSError:
@@ -97,10 +97,10 @@ def stamp(path: Path) -> Stamp | None:
 
 
 def check_same(path: Path, before: Stamp | None) -> None:
-    """Raise unless a file is the one that it was.
+    """Raise unless a file is the same as before.
 
     Raises:
-        BundleError: it is gone, or another one.
+        BundleError: a file that is missing or was replaced.
     """
     now = stamp(path)
     if now is None or now != before:
@@ -109,10 +109,10 @@ def check_same(path: Path, before: Stamp | None) -> None:
 
 
 class Renewed(Protocol):
-    """What works in a forked process only after it was told of it."""
+    """An object that must be renewed in a forked process."""
 
     def renew(self) -> None:
-        """Replace locks, threads and sockets of the parent; nothing else runs yet."""
+        """Replace locks, threads and sockets of the parent; called before anything else in the child."""
 
 
 _renewed: weakref.WeakSet[Renewed] = weakref.WeakSet()
@@ -128,5 +128,5 @@ def _renew_all() -> None:
         owner.renew()
 
 
-if hasattr(os, "register_at_fork"):  # Windows forks no process
+if hasattr(os, "register_at_fork"):  # Windows does not fork
     os.register_at_fork(after_in_child=_renew_all)

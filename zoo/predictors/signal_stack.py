@@ -1,8 +1,8 @@
-"""The memory that signal handlers of this thread run on (sigaltstack), which a library may replace.
+"""Alternate signal stack of this thread (sigaltstack), protected from libraries that replace it.
 
-OpenVINO sets one of its own while it compiles a model and puts the former one back when the model is freed.
-Of two models that are freed in the order they were made, the second puts back what the first has freed
-already: the next Ctrl-C then kills the process (Python's handlers run on that stack).
+OpenVINO sets its own stack while it compiles a model, and restores the previous one when the model is freed.
+If two models are freed in the order of their creation, the second restores the freed stack of the first, and
+the next Ctrl-C kills the process, because Python's handlers run on that stack.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 
 class SignalStack(ctypes.Structure):
-    """`stack_t` of POSIX, as Linux lays it out."""
+    """`stack_t` of POSIX, in Linux's layout."""
 
     _fields_ = (("address", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
 
 
 @contextmanager
 def same_signal_stack() -> Iterator[None]:
-    """Put the signal stack of this thread back when the block ends."""
+    """Restore the signal stack of this thread at the end of the block."""
     if sys.platform != "linux":
         yield
         return
@@ -36,7 +36,7 @@ def same_signal_stack() -> Iterator[None]:
 
 
 def signal_stack() -> SignalStack:
-    """Return where signal handlers of this thread run, on Linux."""
+    """Return the signal stack of this thread, on Linux."""
     stack = SignalStack()
     _exchange(None, stack)
     return stack

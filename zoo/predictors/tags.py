@@ -1,4 +1,4 @@
-"""The bundle of a classifier in PyTorch: images in, a probability for each class out."""
+"""Predictor of classifiers in PyTorch: images in, a probability for each class out."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 
 class TagPredictor:
-    """A classifier that is ready to predict; it has no masks and is no `Predictor`.
+    """A loaded classifier, which predicts no masks and is not a `Predictor`.
 
     Args:
-        classifier: moved to `device`.
-        config: its classes and preprocessing.
+        classifier: network, which is moved to `device`.
+        config: configuration with classes and preprocessing.
         device: `cpu` or `cuda`.
     """
 
@@ -45,13 +45,13 @@ class TagPredictor:
 
     @torch.inference_mode()
     def predict(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return the (K,) probability of each class being in the image.
+        """Return the probability that each class is present in the image, (K,) float32.
 
         Args:
             image: (H, W, 3) uint8 RGB, of any size.
 
         Raises:
-            InvalidImageError: not a (H, W, 3) uint8 array.
+            InvalidImageError: an array that is not (H, W, 3) uint8.
         """
         check_image(image)
         resized = resize_image(image, self.preprocessing.model_size(*image.shape[:2]))
@@ -61,7 +61,7 @@ class TagPredictor:
         return array
 
     def renew(self) -> None:
-        """Run in one thread: others would wait for those of the parent for ever."""
+        """Limit PyTorch to one thread: it would wait forever for the threads of the parent process."""
         if self.device.type == "cpu":
             torch.set_num_threads(1)
 
@@ -70,6 +70,6 @@ def load_tag_predictor(folder: Path, device: str = "cpu") -> TagPredictor:
     """Return the predictor of a classifier's bundle.
 
     Raises:
-        BundleError: no usable bundle of a classifier in `folder`.
+        BundleError: `folder` is not a usable bundle of a classifier.
     """
     return TagPredictor(*load_classifier(folder), device)

@@ -1,4 +1,4 @@
-"""A TensorRT engine run on memory and a stream of PyTorch, replayed as CUDA graphs."""
+"""TensorRT backend, on memory and a stream of PyTorch, with CUDA graphs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 
 class Opening(NamedTuple):
-    """What opens an engine."""
+    """Arguments of `open_engine`."""
 
     api: TensorRt
     path: Path
@@ -41,7 +41,7 @@ class Opening(NamedTuple):
 
 
 class Runtime(NamedTuple):
-    """An engine, and how TensorRT-RTX is to run it; None for TensorRT."""
+    """An engine, and its runtime settings in TensorRT-RTX; None for TensorRT."""
 
     engine: Any
     rtx: RtxRuntime | None
@@ -51,13 +51,13 @@ class TrtPredictor(BoundPredictor):
     """An engine that `zoo export` built.
 
     Args:
-        path: of the engine.
-        info: what it was built for.
+        path: path of the engine.
+        info: origin and target of the engine.
         device: `cuda` or `cuda:N`.
-        cuda_graph: whether graphs are replayed; without, the host launches each kernel.
+        cuda_graph: whether to replay CUDA graphs instead of launching each kernel.
 
     Raises:
-        BundleError: it cannot run here.
+        BundleError: an engine that cannot run here.
     """
 
     backend = "trt"
@@ -77,32 +77,32 @@ class TrtPredictor(BoundPredictor):
 
     @property
     def description(self) -> str:
-        """Return TensorRT's version, the GPU and whether graphs are replayed."""
+        """Return TensorRT's version, the GPU and whether CUDA graphs are used."""
         graph = ", CUDA graphs" if self.cuda_graph else ""
         return f"{self.api.name} {torch.cuda.get_device_name(self.device)}{graph}"
 
     @property
     def limits(self) -> Limits:
-        """Return the shapes that the file takes."""
+        """Return the shapes that the engine accepts."""
         return Limits(self.info.profile.min, self.info.profile.max)
 
     @property
     def build_seconds(self) -> float:
-        """Return how long the build of the engine took."""
+        """Return the duration of the engine's build."""
         return self.info.build_seconds
 
     def check(self, shape: Shape) -> None:
-        """Raise unless the engine takes a shape.
+        """Raise unless the engine accepts a shape.
 
         Raises:
-            BundleError: names its limits.
+            BundleError: a shape outside the engine's profile.
         """
         check_shape(shape, self.info, self.path)
 
     def bind(self, runtime: Runtime, shape: Shape, buffers: Buffers) -> Callable[[], None]:
-        """Return what runs one shape, after a first run of it.
+        """Return the launch function of one shape, after a first run.
 
-        A captured graph holds the state of its context: each shape has a context of its own.
+        A captured graph includes the state of its context, so that each shape has its own context.
         """
         context = self._new_context(runtime)
         context.set_input_shape(INPUT_NAME, (*shape, 3))
@@ -116,7 +116,7 @@ class TrtPredictor(BoundPredictor):
             if not context.execute_async_v3(stream):
                 raise BundleError(f"{self.path} failed on images of shape {(*shape, 3)}: {self.api.drain()}")
 
-        enqueue()  # what TensorRT sets up, and TensorRT-RTX compiles, at the first run of a shape
+        enqueue()  # initializes TensorRT for the shape, and compiles in TensorRT-RTX
         if runtime.rtx is not None:
             self.stream.synchronize()
             runtime.rtx.save()
@@ -131,7 +131,7 @@ class TrtPredictor(BoundPredictor):
         return context
 
     def _captured(self, enqueue: Callable[[], None]) -> Callable[[], None]:
-        """Return the replay of a graph, or `enqueue` itself if none is wanted or possible."""
+        """Return the replay of a CUDA graph, or `enqueue` itself without graphs."""
         if not self.cuda_graph:
             return enqueue
         graph = torch.cuda.CUDAGraph()
@@ -143,21 +143,21 @@ class TrtPredictor(BoundPredictor):
             self.cuda_graph = False
             return enqueue
 
-        def replay(_: Callable[[], None] = enqueue) -> None:  # which holds the context
+        def replay(_: Callable[[], None] = enqueue) -> None:  # keeps the context alive
             graph.replay()
 
         return replay
 
 
 class RtxRuntime:
-    """How TensorRT-RTX is to run an engine: with CUDA graphs of its own and the kernels of earlier runs.
+    """Runtime settings of TensorRT-RTX: its own CUDA graphs, and a cache of compiled kernels.
 
-    It compiles kernels for this GPU when shapes are first run; they are kept in a hidden file beside the
-    engine. What TensorRT-RTX compiles later in the background is written when this object is gone.
+    TensorRT-RTX compiles kernels for this GPU on the first run of a shape; they are cached in a hidden file
+    beside the engine. Kernels that it compiles later in the background are written when this object is freed.
 
     Args:
-        opening: of the engine.
-        engine: whose execution contexts take `config`.
+        opening: arguments of `open_engine`.
+        engine: engine whose execution contexts use `config`.
     """
 
     def __init__(self, opening: Opening, engine: Any) -> None:
@@ -169,17 +169,17 @@ class RtxRuntime:
         self.config.cuda_graph_strategy = graphs
         self.cache = self.config.create_runtime_cache()
         if self.path.is_file() and not self.cache.deserialize(self.path.read_bytes()):
-            opening.api.drain()  # of another driver, say: all is compiled anew
+            opening.api.drain()  # e.g. of another driver: compile again
         self.config.set_runtime_cache(self.cache)
         weakref.finalize(self, save_kernels, self.cache, self.path)
 
     def save(self) -> None:
-        """Write all kernels."""
+        """Write all compiled kernels to the cache file."""
         save_kernels(self.cache, self.path)
 
 
 def save_kernels(cache: Any, path: Path) -> None:
-    """Write all kernels of a cache to a file."""
+    """Write the compiled kernels of a cache to a file."""
     try:
         with replacing(path) as temporary:
             temporary.write_bytes(memoryview(cache.serialize()))
@@ -191,7 +191,7 @@ def open_engine(opening: Opening) -> Opened:
     """Return an engine that is ready to run.
 
     Raises:
-        BundleError: TensorRT refuses it, or this process was forked from one that used the GPU.
+        BundleError: TensorRT rejects the engine, or this process was forked from one that used the GPU.
     """
     if torch.cuda._is_in_bad_fork():
         raise forked("a model on a GPU")
@@ -205,7 +205,7 @@ def load_trt(path: Path, device: str = "cuda") -> TrtPredictor:
     """Return the predictor of an engine and the JSON file beside it.
 
     Raises:
-        BundleError: one of the two is missing, or the engine cannot run here.
+        BundleError: one of the two files is missing, or the engine cannot run here.
     """
     if not path.is_file():
         raise BundleError(f"{path} does not exist, expected a TensorRT engine: zoo export --trt makes one")
@@ -213,10 +213,10 @@ def load_trt(path: Path, device: str = "cuda") -> TrtPredictor:
 
 
 def load_runtime(path: Path, info: EngineInfo) -> TensorRt:
-    """Return the package that built an engine.
+    """Return the TensorRT package that built an engine.
 
     Raises:
-        BundleError: it is not installed.
+        BundleError: the package is not installed.
     """
     try:
         return load_tensorrt(info.flavor)
@@ -225,10 +225,10 @@ def load_runtime(path: Path, info: EngineInfo) -> TensorRt:
 
 
 def check_engine(path: Path, info: EngineInfo, api: TensorRt) -> None:
-    """Raise unless an engine is the one that was built, by the TensorRT that is to run it.
+    """Raise unless size and TensorRT version of an engine match its JSON file.
 
     Raises:
-        BundleError: says what differs.
+        BundleError: a size or version that differs.
     """
     size = path.stat().st_size
     if size != info.bytes:
@@ -244,10 +244,10 @@ def check_engine(path: Path, info: EngineInfo, api: TensorRt) -> None:
 
 
 def deserialize(api: TensorRt, path: Path) -> Any:
-    """Return the engine of a file.
+    """Return the deserialized engine of a file.
 
     Raises:
-        BundleError: TensorRT refuses it.
+        BundleError: TensorRT rejects the file.
     """
     api.logger.errors.clear()
     runtime = api.module.Runtime(api.logger)
@@ -278,7 +278,7 @@ def check_shape(shape: Shape, info: EngineInfo, path: Path) -> None:
     """Raise unless a shape is inside an engine's profile.
 
     Raises:
-        BundleError: names the limits.
+        BundleError: a shape outside the profile, which the message gives.
     """
     low, high = info.profile.min, info.profile.max
     if any(not least <= size <= most for least, size, most in zip(low, shape, high, strict=True)):

@@ -1,4 +1,4 @@
-"""The one door to TensorRT: `tensorrt` and `tensorrt_rtx` have the same API under two names."""
+"""Access to TensorRT: `tensorrt` and `tensorrt_rtx` have the same API."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ TITLES: dict[Flavor, str] = {"trt": "TensorRT", "rtx": "TensorRT-RTX"}
 
 
 class TensorRt(NamedTuple):
-    """One of the two packages, and the logger that collects what it complains about.
+    """One of the two packages, and the logger that collects its errors.
 
-    TensorRT keeps the first logger that a process gives it: there is one for each package.
+    TensorRT keeps the first logger of a process, so there is one logger for each package.
     """
 
     flavor: Flavor
@@ -33,18 +33,18 @@ class TensorRt(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Return name and version, for people."""
+        """Return display name and version."""
         return f"{TITLES[self.flavor]} {self.version}"
 
     def drain(self, *errors: str) -> str:
-        """Return `errors` and the errors logged since the last call as one line, and forget them."""
+        """Return `errors` and the errors logged since the last call as one line, and clear the log."""
         logged = [*errors, *self.logger.errors]
         self.logger.errors.clear()
         return "; ".join(dict.fromkeys(" ".join(error.split()) for error in logged)) or "no reason given"
 
 
 def installed_flavors() -> tuple[Flavor, ...]:
-    """Return which packages there are, in order of preference."""
+    """Return the installed packages, in order of preference."""
     return tuple(flavor for flavor, module in MODULES.items() if importlib.util.find_spec(module) is not None)
 
 
@@ -52,10 +52,10 @@ def load_tensorrt(flavor: Flavor | None = None) -> TensorRt:
     """Return a TensorRT package.
 
     Args:
-        flavor: None takes `tensorrt` if it is there, else `tensorrt_rtx`.
+        flavor: package to load; None for `tensorrt` if it is installed, or else `tensorrt_rtx`.
 
     Raises:
-        ExportError: it is not installed, or cannot be loaded.
+        ExportError: the package is not installed, or cannot be loaded.
     """
     installed = installed_flavors()
     if flavor is None and installed:
@@ -86,7 +86,7 @@ def _load(flavor: Flavor) -> TensorRt:
 
 
 def _new_logger(module: Any) -> Any:
-    """Return a logger that keeps errors and drops the rest."""
+    """Return a logger that collects errors and drops other messages."""
     severe = (module.ILogger.Severity.INTERNAL_ERROR, module.ILogger.Severity.ERROR)
 
     class Collector(module.ILogger):  # type: ignore[misc]

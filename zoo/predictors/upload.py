@@ -1,4 +1,4 @@
-"""Images on the device of a model of PyTorch."""
+"""Upload of images to the device of a PyTorch model."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def upload(images: NDArray[np.uint8], device: torch.device) -> Tensor:
 
     Args:
         images: (B, H, W, 3) uint8 RGB.
-        device: of the model.
+        device: device of the model.
 
     Raises:
-        BundleError: a GPU that the process which this one was forked from has used.
+        BundleError: a GPU that the parent of this forked process has used.
     """
     if device.type == "cuda" and torch.cuda._is_in_bad_fork():
         raise forked("a model on a GPU")
@@ -30,10 +30,10 @@ def upload(images: NDArray[np.uint8], device: torch.device) -> Tensor:
 
 
 def forked(what: str) -> BundleError:
-    """Return what to raise where a model of the parent cannot be used.
+    """Return the error for a model that cannot be used in a forked process.
 
     Args:
-        what: the kind of model.
+        what: kind of model.
     """
     return BundleError(
         f"{what} cannot be used in a process that was forked from the one that loaded it: start processes by "

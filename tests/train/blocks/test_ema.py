@@ -75,7 +75,7 @@ def test_a_copied_state_has_the_sources_parameters_and_buffers(student: nn.Seque
         assert torch.equal(target.state_dict()[name], value), name
 
 
-def test_copying_a_state_keeps_the_optimisers_grip_on_the_parameters(student: nn.Sequential) -> None:
+def test_copying_a_state_keeps_the_optimizers_grip_on_the_parameters(student: nn.Sequential) -> None:
     identities = [id(p) for p in student.parameters()]
     copy_state(teacher_of(student), student)
     assert [id(p) for p in student.parameters()] == identities

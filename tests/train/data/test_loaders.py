@@ -30,7 +30,7 @@ PLAIN = {"data.augment": {"scale": [1, 1], "flip": 0, "jitter": [0, 0, 0, 0], "g
 
 
 class Numbered(Source):
-    """Images that are of one colour, their number: ten to train, six without masks."""
+    """Images that are of one color, their number: ten to train, six without masks."""
 
     def __init__(self) -> None:
         super().__init__("numbered", Classes.of(("a", "b")))

@@ -30,7 +30,7 @@ LABELED, UNLABELED = ("train/0", "train/1"), ("train/2", "train/3", "unlabeled/4
 
 
 class Specks(Source):
-    """Images of one colour, their number, with a single pixel of their class in a large mask."""
+    """Images of one color, their number, with a single pixel of their class in a large mask."""
 
     def __init__(self) -> None:
         super().__init__("specks", Classes.of(("background", "a", "b", "c", "d")))

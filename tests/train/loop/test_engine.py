@@ -94,7 +94,7 @@ def make_engine(load_tiny: Load, tmp_path: Path) -> MakeEngine:
 
 @pytest.fixture
 def stream() -> list[Batch]:
-    """Return ten batches of grey images, the number of the batch in their first pixel."""
+    """Return ten batches of gray images, the number of the batch in their first pixel."""
     images = [torch.full((2, 3, 4, 4), 128, dtype=torch.uint8) for _ in range(10)]
     for step, image in enumerate(images):
         image[:, :, 0, 0] = step
@@ -163,7 +163,7 @@ def test_the_learning_rate_follows_its_schedule(make_engine: MakeEngine, stream:
     assert moves == pytest.approx([5 * RATE * (1 - step / 10) ** 0.9 for step in range(10)], rel=1e-4)
 
 
-def test_a_method_sees_the_batch_of_its_step_with_normalised_images(
+def test_a_method_sees_the_batch_of_its_step_with_normalized_images(
     make_engine: MakeEngine, stream: Any
 ) -> None:
     method = Toy()

@@ -1,4 +1,4 @@
-"""Steps in half precision: one scale of gradients for all optimisers, nothing of a step not taken."""
+"""Steps in half precision: one scale of gradients for all optimizers, nothing of a step not taken."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ SGD = OptimizerConfig(name="sgd", lr=1, momentum=0, weight_decay=0, schedule="co
 
 
 class Three(Method):
-    """Three weights with an optimiser each; the last one has no gradient, as in a phase that leaves it alone.
+    """Three weights with an optimizer each; the last one has no gradient, as in a phase that leaves it alone.
 
     Args:
         slopes: of the first two weights, by step.
@@ -99,7 +99,7 @@ def stream(**more: Any) -> Any:
     return [Batch(image, label, valid, **more) for _ in range(STEPS)]
 
 
-def test_the_scale_of_gradients_grows_once_a_step_however_many_optimisers(
+def test_the_scale_of_gradients_grows_once_a_step_however_many_optimizers(
     make_engine: MakeEngine, scaled: Any
 ) -> None:
     fabric, scaler = scaled
@@ -109,7 +109,7 @@ def test_the_scale_of_gradients_grows_once_a_step_however_many_optimisers(
     assert method.values == [-0.5 * STEPS, -0.5 * STEPS, 0]
 
 
-def test_an_optimiser_whose_gradient_overflows_leaves_the_step_of_others_as_it_is(
+def test_an_optimizer_whose_gradient_overflows_leaves_the_step_of_others_as_it_is(
     make_engine: MakeEngine, scaled: Any
 ) -> None:
     fabric, scaler = scaled
@@ -119,7 +119,7 @@ def test_an_optimiser_whose_gradient_overflows_leaves_the_step_of_others_as_it_i
     assert scaler.get_scale() == SCALE * 2 ** (STEPS - 2)
 
 
-def test_a_step_that_is_not_taken_leaves_the_statistics_of_normalisation(make_engine: MakeEngine) -> None:
+def test_a_step_that_is_not_taken_leaves_the_statistics_of_normalization(make_engine: MakeEngine) -> None:
     fabric = Fabric(accelerator="cpu", devices=1)
     method, whole = Three(((0.5, 0.5), (math.nan, 0.5), (0.5, 0.5), (0.5, 0.5))), Three()
     batches = stream()

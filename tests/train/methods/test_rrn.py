@@ -164,7 +164,7 @@ def test_hard_pixels_alone_train_the_labeled_images_by_setting(
     assert not torch.isclose(expected, cross_entropy(logits, batch.label_l))
 
 
-def test_every_network_group_has_its_optimiser(build_rrn: Build) -> None:
+def test_every_network_group_has_its_optimizer(build_rrn: Build) -> None:
     names = [type(optimizer).__name__ for optimizer in build_rrn().optimizers()]
     assert names == ["SGD", "SGD", "Adam", "Adam"]
 
@@ -256,7 +256,7 @@ def test_the_official_settings_differ_from_the_defaults_in_every_key() -> None:
     assert all(official[key] != default[key] for key in OFFICIAL)
 
 
-def test_a_single_changed_rate_keeps_the_other_settings_of_the_optimisers() -> None:
+def test_a_single_changed_rate_keeps_the_other_settings_of_the_optimizers() -> None:
     config = load_recipe("rrn", ["method.optimizer.lr=1e-3"]).method
     assert (config.optimizer.name, config.optimizer.decay) == ("sgd", "weights")
     assert (config.optimizer.weight_decay, config.optimizer.schedule) == (1e-4, "poly")

@@ -249,7 +249,7 @@ def test_the_scales_of_the_student_can_be_frozen(build_s4gan: Build) -> None:
     assert all(p.requires_grad for p in method.discriminator.parameters())
 
 
-def test_a_single_changed_rate_keeps_the_other_settings_of_the_optimisers() -> None:
+def test_a_single_changed_rate_keeps_the_other_settings_of_the_optimizers() -> None:
     config = load_recipe("s4gan", ["method.optimizer.lr=1e-3", "method.optimizer_d.lr=1e-5"]).method
     assert (config.optimizer.name, config.optimizer.weight_decay, config.optimizer.schedule) == (
         "sgd",

@@ -280,7 +280,7 @@ class Eln(Method):
         return self
 
     def optimizers(self) -> list[Optimizer]:
-        """Return one optimiser for everything; the encoders at their own rate."""
+        """Return one optimizer for everything; the encoders at their own rate."""
         optimizer = self.config.optimizer
         groups: list[tuple[nn.Module, float]] = [
             (self.student.encoder, optimizer.encoder_lr_mult),

@@ -58,7 +58,7 @@ class ConfidenceFilter(nn.Module):
         """Return where the classes of a prediction are believed, (B, h, w) bool.
 
         Args:
-            image: (B, 3, H, W) float, normalised.
+            image: (B, 3, H, W) float, normalized.
             logits: (B, K, h, w) float.
         """
         return most_likely(logits) > self.config.confidence_threshold
@@ -81,7 +81,7 @@ class ErrorLocalizationFilter(nn.Module):
         """Return the loss on the main and all auxiliary predictions, Eq. (6); it trains this network only.
 
         Args:
-            image: (B, 3, H, W) float, normalised.
+            image: (B, 3, H, W) float, normalized.
             predictions: K + 1 times (B, K, H, W) logits.
             label: (B, H, W) int64.
             valid: (B, H, W) bool, False in padding.
@@ -109,7 +109,7 @@ class ErrorLocalizationFilter(nn.Module):
         """Return this network's logits at stride 4, Eq. (4).
 
         Args:
-            image: (B, 3, H, W) float, normalised.
+            image: (B, 3, H, W) float, normalized.
             logits: (B, K, H, W) float.
         """
         scores = logits if self.config.scores == "logits" else logits.softmax(dim=1)
@@ -120,7 +120,7 @@ class ErrorLocalizationFilter(nn.Module):
         """Return where the classes of a prediction are believed, (B, h, w) bool.
 
         Args:
-            image: (B, 3, H, W) float, normalised.
+            image: (B, 3, H, W) float, normalized.
             logits: (B, K, h, w) float.
         """
         full = resize_logits(logits, image.shape[-2:])

@@ -303,7 +303,7 @@ class U2pl(Method):
         return self
 
     def optimizers(self) -> list[Optimizer]:
-        """Return one optimiser, the encoder at its own rate."""
+        """Return one optimizer, the encoder at its own rate."""
         optimizer = self.config.optimizer
         groups = [(self.student.encoder, optimizer.encoder_lr_mult), (self.student.decoder, 1.0)]
         return [optimizer.build(groups + ([] if self.auxiliary is None else [(self.auxiliary, 1.0)]))]

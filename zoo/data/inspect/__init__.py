@@ -1,1 +1,1 @@
-"""What is wrong with a folder of images and masks, also with one that cannot be opened for training."""
+"""Inspection of data sets for faults, including folders that training cannot open."""

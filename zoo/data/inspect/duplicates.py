@@ -1,9 +1,9 @@
-"""Images that are there twice: by the bytes of the file, and by a perceptual hash.
+"""Detection of duplicate images, by the bytes of the file and by a perceptual hash.
 
-A difference hash (dHash) finds candidates; two of them are near-duplicates if their thumbnails, brought to
-the same mean and contrast, differ nowhere by more than `MOST_DIFFERENCE`. On CamVid, neighbors in a video
-differ by 18.9 and more, copies that were encoded again (JPEG quality 20) or scaled (a third, half, double) by
-3.6 and less.
+A difference hash (dHash) finds candidates; two of them are near-duplicates if their thumbnails, normalized to
+the same mean and contrast, differ by at most `MOST_DIFFERENCE` everywhere. On CamVid, consecutive frames of a
+video differ by at least 18.9, and copies that were re-encoded (JPEG quality 20) or scaled (to a third, half
+or double) by at most 3.6.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
     from zoo.data.inspect.facts import ImageFacts
 
 MOST_BITS = 24
-"""Of the 240 of two hashes may differ."""
+"""Number of bits, of 240, in which the hashes of candidates may differ."""
 MOST_DIFFERENCE = 7.0
-"""Of two thumbnails whose grey values have the standard deviation `CONTRAST`."""
+"""Largest difference of near-duplicates, in gray values at a standard deviation of `CONTRAST`."""
 CONTRAST = 50.0
 LEAST_CONTRAST = 2.0
-"""Flatter thumbnails are not compared: noise would decide."""
+"""Thumbnails of lower contrast are not compared, because noise would dominate."""
 CELLS, BATCH = 2_500_000, 8192
-"""Pairs whose hashes, and whose thumbnails, are compared at once."""
+"""Number of pairs whose hashes, and whose thumbnails, are compared at once."""
 HELD_OUT = "val"
 
 
@@ -39,14 +39,14 @@ def find_duplicates(images: Sequence[tuple[str, str, ImageFacts]]) -> Iterator[F
     """Yield the duplicates among images.
 
     Args:
-        images: of each its split, its file and its facts.
+        images: split, file name and facts of each image.
     """
     exact: dict[bytes, list[int]] = defaultdict(list)
     for index, (_, _, facts) in enumerate(images):
         if facts.sha256:
             exact[facts.sha256].append(index)
     yield from _findings(images, list(exact.values()), ("duplicates", "leakage"))
-    # of files that are the same, one stands for all
+    # one of each group of identical files
     once = [group[0] for group in exact.values() if images[group[0]][2].thumb is not None]
     near = [[once[index] for index in group] for group in _near([images[index][2].thumb for index in once])]
     yield from _findings(images, near, ("near-duplicates", "near-leakage"))
@@ -55,7 +55,7 @@ def find_duplicates(images: Sequence[tuple[str, str, ImageFacts]]) -> Iterator[F
 def _findings(
     images: Sequence[tuple[str, str, ImageFacts]], groups: list[list[int]], kinds: tuple[str, str]
 ) -> Iterator[Finding]:
-    """Yield a finding for each group of several, of the second kind if part of it is held out."""
+    """Yield a finding for each group of at least two images, of the second kind if only some are held out."""
     for group in groups:
         if len(group) < 2:
             continue
@@ -65,16 +65,16 @@ def _findings(
 
 
 def _near(thumbs: Sequence[NDArray[np.uint8] | None]) -> list[list[int]]:
-    """Return the groups of thumbnails that nearly equal each other, directly or through others."""
+    """Return groups of thumbnails that are nearly equal, directly or transitively."""
     if not thumbs:
         return []
-    grey = np.asarray(thumbs, np.float32).reshape(-1, THUMB_PX, THUMB_PX)
-    mean, deviation = grey.mean((1, 2), keepdims=True), grey.std((1, 2), keepdims=True)
+    gray = np.asarray(thumbs, np.float32).reshape(-1, THUMB_PX, THUMB_PX)
+    mean, deviation = gray.mean((1, 2), keepdims=True), gray.std((1, 2), keepdims=True)
     is_flat = deviation[:, 0, 0] < LEAST_CONTRAST
-    normal = (grey - mean) * (CONTRAST / np.maximum(deviation, LEAST_CONTRAST))
+    normal = (gray - mean) * (CONTRAST / np.maximum(deviation, LEAST_CONTRAST))
     coarse = normal.reshape(-1, 8, 4, 8, 4).mean(axis=(2, 4))
-    hashes = _hashes(grey)
-    group = np.arange(len(grey))
+    hashes = _hashes(gray)
+    group = np.arange(len(gray))
     step = max(1, CELLS // len(hashes))
     for begin in range(0, len(hashes), step):
         rows = hashes[begin : begin + step, None]  # (n, 1, 4)
@@ -83,9 +83,9 @@ def _near(thumbs: Sequence[NDArray[np.uint8] | None]) -> list[list[int]]:
         pairs = pairs[(pairs[:, 0] < pairs[:, 1]) & ~is_flat[pairs].any(axis=1)]
         for start in range(0, len(pairs), BATCH):
             first, second = pairs[start : start + BATCH].T
-            apart = group[first] != group[second]  # the others are known
+            apart = group[first] != group[second]  # the others are in one group already
             first, second = first[apart], second[apart]
-            for views in (coarse, normal):  # where means differ, so do pixels
+            for views in (coarse, normal):  # if block means differ, so do pixels
                 is_near = np.abs(views[first] - views[second]).max(axis=(1, 2), initial=0) <= MOST_DIFFERENCE
                 first, second = first[is_near], second[is_near]
             for one, other in zip(first, second, strict=True):
@@ -97,8 +97,8 @@ def _near(thumbs: Sequence[NDArray[np.uint8] | None]) -> list[list[int]]:
 
 
 def _hashes(thumbs: NDArray[np.float32]) -> NDArray[np.uint64]:
-    """Return whether each cell of a thumbnail is brighter than the one to its left, (N, 4) uint64 bits."""
+    """Return difference hashes, (N, 4) uint64: a bit is set if a cell is brighter than its left neighbor."""
     cells = thumbs.reshape(len(thumbs), 16, 2, 16, 2).mean(axis=(2, 4))
     bits = np.zeros((len(thumbs), 16, 16), np.bool_)
-    bits[..., 1:] = cells[..., 1:] > cells[..., :-1] + 1  # grey levels: less is noise
+    bits[..., 1:] = cells[..., 1:] > cells[..., :-1] + 1  # differences below one gray level are noise
     return np.packbits(bits.reshape(len(thumbs), -1), axis=1).view(np.uint64)

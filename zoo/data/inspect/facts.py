@@ -1,4 +1,4 @@
-"""What the files of one image say, read once, by several threads."""
+"""Facts about the image and mask files of a data set, read once, by several threads."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ORIENTATION = 0x0112
 
 
 class Job(NamedTuple):
-    """What is read at once."""
+    """The files of one image, to be read together."""
 
     image: Path | None
     mask: Path | None
@@ -36,30 +36,30 @@ class Job(NamedTuple):
 
 
 class ImageFacts(NamedTuple):
-    """What an image file says."""
+    """Facts about an image file."""
 
     error: str = ""
     mode: str = ""
     size: tuple[int, int] = (0, 0)
-    """Width and height, upright."""
+    """Width and height after the EXIF orientation is applied."""
     stored_size: tuple[int, int] = (0, 0)
     orientation: int = 1
-    """Of EXIF."""
+    """EXIF orientation."""
     sha256: bytes = b""
     is_blank: bool = False
     thumb: NDArray[np.uint8] | None = None
-    """(32, 32) uint8 grey."""
+    """(32, 32) uint8 gray."""
 
 
 class Facts(NamedTuple):
-    """What the files of one image say; None of a file that is not there."""
+    """Facts about the files of one image; None for a missing file."""
 
     image: ImageFacts | None
     mask: MaskFacts | None
 
 
 def read_facts(job: Job) -> Facts:
-    """Return what the files of a job say; what goes wrong is among it."""
+    """Return the facts about the files of a job, including errors."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns of files that are odd but readable
         image = None if job.image is None else _image(job.image)
@@ -78,12 +78,12 @@ def _image(path: Path) -> ImageFacts:
                 return ImageFacts(mode=mode, size=image.size, stored_size=image.size, sha256=digest)
             stored_size = image.size
             orientation = image.getexif().get(ORIENTATION, 1)
-            grey = image.convert("L")
-            lows_and_highs = grey.getextrema() if mode != "RGB" else image.getextrema()
+            gray = image.convert("L")
+            lows_and_highs = gray.getextrema() if mode != "RGB" else image.getextrema()
             upright = ImageOps.exif_transpose(image) if orientation != 1 else image
             if orientation != 1:
-                grey = upright.convert("L")
-            thumb = grey.resize((THUMB_PX, THUMB_PX), Image.Resampling.HAMMING)
+                gray = upright.convert("L")
+            thumb = gray.resize((THUMB_PX, THUMB_PX), Image.Resampling.HAMMING)
             is_blank = all(low == high for low, high in np.reshape(lows_and_highs, (-1, 2)).tolist())
             return ImageFacts(
                 "", mode, upright.size, stored_size, orientation, digest, is_blank, np.asarray(thumb)

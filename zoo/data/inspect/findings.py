@@ -1,4 +1,4 @@
-"""The kinds of findings: how grave they are, what they are called, what to do."""
+"""Kinds of findings: their severity, title and remedy."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ class Kind(NamedTuple):
     """A kind of finding."""
 
     severity: Severity
-    """A fault stops training or spoils its result."""
+    """A fault prevents training or spoils its result."""
     title: str
     remedy: str
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that was found.
+    """A fault or warning about a data set.
 
     Args:
-        kind: a key of `KINDS`.
-        files: those it is about, relative to the folder; none if it is about the whole.
-        detail: what was got, if the kind does not say it all.
+        kind: key of `KINDS`.
+        files: affected files, relative to the folder; empty if it concerns the whole data set.
+        detail: what was got, in addition to the title of the kind.
     """
 
     kind: str
@@ -53,7 +53,7 @@ KINDS: dict[str, Kind] = {
         "fault", "masks in a format that changes values", "save them as PNG from the original labels"
     ),
     "image-mode": Kind(
-        "fault", "images of another mode than 8-bit RGB, grey or palette", "convert them to 8-bit RGB"
+        "fault", "images of another mode than 8-bit RGB, gray or palette", "convert them to 8-bit RGB"
     ),
     "mask-mode": Kind(
         "fault",
@@ -150,7 +150,7 @@ KINDS: dict[str, Kind] = {
 
 
 OF_MANY = frozenset({"binary-masks", "sparse-values", "color-masks"})
-"""Kinds of which one finding is about many masks."""
+"""Kinds of findings that concern many masks at once."""
 
 
 UNKNOWN_CLASSES = frozenset(
@@ -164,18 +164,18 @@ UNKNOWN_CLASSES = frozenset(
         "soft-masks",
     }
 )
-"""Kinds of which the classes cannot be told."""
+"""Kinds that leave the classes of the masks undetermined."""
 OF_FILES = frozenset({"mask-mode", "unknown-value", "unknown-color", "soft-masks"})
-"""Kinds that are about a mask on its own."""
+"""Kinds that concern a single mask."""
 
 
 def severity(finding: Finding) -> Severity:
-    """Return how grave a finding is."""
+    """Return the severity of a finding."""
     return KINDS[finding.kind].severity
 
 
 def faults(findings: Iterable[Finding]) -> Iterator[Finding]:
-    """Yield the findings that stop training."""
+    """Return the findings that are faults."""
     return (finding for finding in findings if severity(finding) == "fault")
 
 
@@ -183,9 +183,9 @@ def message(finding: Finding, spec: str, *, has_proposal: bool = False) -> str:
     """Return a finding as one line: what was got, what to do.
 
     Args:
-        finding: with files as the line is to name them.
-        spec: of the data set.
-        has_proposal: whether a `data.toml` can be proposed.
+        finding: finding whose files are named as in the line.
+        spec: spec of the data set.
+        has_proposal: whether `zoo data check` can propose a `data.toml`.
     """
     place = finding.files[0] if finding.kind in OF_FILES else spec
     kind, more = KINDS[finding.kind], " and proposes a data.toml" if has_proposal else ""
@@ -196,7 +196,7 @@ def message(finding: Finding, spec: str, *, has_proposal: bool = False) -> str:
 
 
 def grouped(findings: list[Finding]) -> list[dict[str, Any]]:
-    """Return the findings by kind, faults first, as `--json` prints them."""
+    """Return the findings by kind, faults first, in the format of `--json`."""
     return [
         {
             "kind": name,

@@ -1,8 +1,8 @@
-"""Classes that the value 255 hides: it means ignore, unless `data.toml` gives it a class.
+"""Detection of classes that are stored as 255, which means ignore unless `data.toml` gives it a class.
 
-255 is `alone` in a mask that shows background but no other class, as a mask of 0 and 255 does, and `beside`
-classes otherwise. Borders and unlabeled regions are beside classes; a class that is stored as 255 is alone.
-`ignore = [255]` in `data.toml` states that 255 is no class, and ends this check.
+255 is `alone` in a mask with background but no other class, e.g. a mask of 0 and 255, and `beside` classes
+otherwise. Borders and unlabeled regions occur beside classes; a class that is stored as 255 occurs alone.
+`ignore = [255]` in `data.toml` states that 255 is not a class, and disables this check.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ if TYPE_CHECKING:
     from zoo.data.masks import NamedMask
 
 MOST = 0.5
-"""Share of 255 in what is not background from which it is suspicious."""
+"""Share of 255 in the pixels that are not background above which it is suspicious."""
 NEARLY_ALL = 0.9
-"""Share from which it is a fault, though 255 is beside other classes and no class is missing."""
+"""Share that is a fault even if 255 is beside other classes and no class is missing."""
 OUTLIER = 2
-"""How many times as much of a mask 255 covers alone as it ever does beside classes, to be suspicious."""
+"""Ratio between the largest shares of a mask of 255 alone and beside classes that is suspicious."""
 ONE_BIT = "1"
 
 
 class _Shown(NamedTuple):
-    """The pixels of a mask."""
+    """Pixel counts of a mask."""
 
     mask: NamedMask
     values: dict[int, int]
     void: int
-    """Of the value 255."""
+    """Pixels of the value 255."""
     background: int
     classes: int
-    """Of the labels from 1."""
+    """Pixels of the labels from 1."""
 
     @property
     def is_alone(self) -> bool:
@@ -57,12 +57,12 @@ class _Shown(NamedTuple):
 
 
 def find_hidden(masks: Sequence[NamedMask], meaning: Meaning, data: DataFile) -> Iterator[Finding]:
-    """Yield the signs that a class of masks is stored as 255, or that white is not one thing in all.
+    """Yield findings that a class is stored as 255, or that white is ambiguous in 1-bit masks.
 
     Args:
-        masks: that can be read.
-        meaning: by which they are read.
-        data: the contents of `data.toml`.
+        masks: readable masks.
+        meaning: interpretation by which they are read.
+        data: contents of `data.toml`.
     """
     shown = [found for mask in masks if (found := _show(mask, meaning)) is not None]
     yield from _find_ambiguous_white(shown, meaning)
@@ -90,7 +90,7 @@ def _show(mask: NamedMask, meaning: Meaning) -> _Shown | None:
 
 
 def _of_binary(shown: Sequence[_Shown]) -> list[_Shown]:
-    """Return the masks that seem to be of 0 and 255: tiles of one or the other count if they are many."""
+    """Return the masks that seem to be of 0 and 255; masks of 255 alone count if they are many."""
     alone = [one for one in shown if one.is_alone]
     full = [one for one in shown if one.void and not one.background and not one.classes]
     empty = [one for one in shown if not one.void and not one.classes]
@@ -99,14 +99,14 @@ def _of_binary(shown: Sequence[_Shown]) -> list[_Shown]:
 
 
 def _find_covered(split: str, shown: Sequence[_Shown], limit: float) -> Iterator[Finding]:
-    """Yield whether 255 covers most of what is not background in a split."""
+    """Yield a finding if 255 covers most of a split's pixels that are not background, or is an outlier."""
     alone = sum(one.void for one in shown if one.is_alone)
     beside = sum(one.void for one in shown if one.is_beside)
     total = alone + beside + sum(one.classes for one in shown)
     if alone + beside <= MOST * total:
         yield from _find_outlier(shown)
         return
-    # scribbles: where there are classes, most pixels have none
+    # scribbles: most pixels of masks with classes are unlabeled
     is_sparse = beside > sum(one.background + one.classes for one in shown if one.is_beside)
     is_hidden = not is_sparse and (alone > MOST * total or alone + beside >= limit * total)
     held = [one for one in shown if one.is_alone or one.is_beside]
@@ -117,7 +117,7 @@ def _find_covered(split: str, shown: Sequence[_Shown], limit: float) -> Iterator
 
 
 def _find_outlier(shown: Sequence[_Shown]) -> Iterator[Finding]:
-    """Yield the mask in which 255 is alone and covers much more than it does beside classes."""
+    """Yield a finding for the mask in which 255 is alone and covers much more than it does beside classes."""
     usual = max((one.share for one in shown if one.is_beside), default=0.0)
     widest = max((one for one in shown if one.is_alone), key=lambda one: one.share, default=None)
     if widest is not None and widest.share > OUTLIER * usual:
@@ -128,13 +128,13 @@ def _find_outlier(shown: Sequence[_Shown]) -> Iterator[Finding]:
 
 
 def _misses_one(masks: Sequence[NamedMask], meaning: Meaning) -> bool:
-    """Return whether exactly one class is shown by no mask."""
+    """Return whether exactly one class is absent from all masks."""
     labels = {label for mask in masks if (seen := meaning.see(mask.facts)) for label in seen.labels}
     return len(set(range(len(meaning.classes))) - labels) == 1
 
 
 def _find_ambiguous_white(shown: Sequence[_Shown], meaning: Meaning) -> Iterator[Finding]:
-    """Yield whether 1-bit masks could show class 1 or 255 in white, as others show more than these."""
+    """Yield a finding if white in 1-bit masks may be 1 or 255, because other masks have more values."""
     white = next((one for one in shown if one.mask.facts.mode == ONE_BIT and max(one.values)), None)
     others = [one for one in shown if one.mask.facts.mode != ONE_BIT]
     values = {value for one in others for value in one.values}

@@ -1,4 +1,4 @@
-"""The check of a folder: every file is read once, then judged on its own, in pairs and as a whole."""
+"""Inspection of a data set: each file is read once, then checked on its own, in pairs and as a whole."""
 
 from __future__ import annotations
 
@@ -41,16 +41,16 @@ SPLITS: tuple[Split, ...] = ("train", "unlabeled", "val")
 
 @dataclass(frozen=True)
 class Inspection:
-    """What a check found.
+    """Result of the inspection of a data set.
 
     Args:
-        spec: what was checked.
-        toml: where its `data.toml` lies or would lie.
-        root: what the files of findings are relative to.
-        items: the files of each image.
-        facts: what they say, in the same order.
-        meaning: of the masks.
-        findings: all of them.
+        spec: spec of the data set.
+        toml: path of its `data.toml`, which may not exist.
+        root: folder that the files of findings are relative to.
+        items: files of each image.
+        facts: facts about the files, in the same order.
+        meaning: interpretation of the masks.
+        findings: all findings.
     """
 
     spec: str
@@ -63,15 +63,15 @@ class Inspection:
 
     @property
     def has_faults(self) -> bool:
-        """Return whether something would stop training or spoil its result."""
+        """Return whether any finding is a fault."""
         return any(severity(finding) == "fault" for finding in self.findings)
 
     def name(self, path: Path) -> str:
-        """Return a file as findings name it."""
+        """Return the name of a file in findings."""
         return relative_name(path, self.root)
 
     def pixels(self, split: Split) -> tuple[Counter[int], Counter[int]]:
-        """Return of each label its pixels, and the images that show it."""
+        """Return for each label of a split the number of its pixels, and of the images that contain it."""
         pixels: Counter[int] = Counter()
         images: Counter[int] = Counter()
         for item, facts in zip(self.items, self.facts, strict=True):
@@ -83,7 +83,7 @@ class Inspection:
         return pixels, images
 
     def counts(self) -> dict[str, dict[str, Any]]:
-        """Return of each split its images, masks, sizes and modes, the most frequent first."""
+        """Return for each split the numbers of images and masks, and its sizes and modes by frequency."""
         result = {}
         for split in ("train", "val", "unlabeled"):
             found = [both for item, both in zip(self.items, self.facts, strict=True) if item.split == split]
@@ -99,7 +99,7 @@ class Inspection:
         return result
 
     def classes(self) -> list[dict[str, Any]]:
-        """Return of each class, and of what is ignored, its share of the pixels and its images by split."""
+        """Return for each class, and for ignored pixels, pixels and images by split."""
         counted = {split: self.pixels(split) for split in MASKED}
         rows: list[dict[str, Any]] = []
         for label, name in [*enumerate(self.meaning.classes.names), (IGNORE, "ignored")]:
@@ -111,7 +111,7 @@ class Inspection:
         return rows
 
     def as_json(self) -> dict[str, Any]:
-        """Return what `--json` prints."""
+        """Return the output of `--json`."""
         return {
             "data": self.spec,
             "counts": self.counts(),
@@ -122,14 +122,14 @@ class Inspection:
 
 
 def inspect(spec: str, on_file: Callable[[int, int], None] | None = None) -> Inspection:
-    """Return what is wrong with a data set, also with a folder that training refuses.
+    """Return the inspection of a data set, including a folder that training rejects.
 
     Args:
         spec: a folder, a `data.toml`, or a published data set in its official layout (`voc:folder`).
-        on_file: called with the number of images that are read and their total.
+        on_file: called with the number of images read and their total.
 
     Raises:
-        DatasetError: no such folder or file, or a published data set of which files are missing.
+        DatasetError: a missing folder or file, or a published data set with missing files.
     """
     if is_published(spec):
         return _inspect_published(spec, on_file)
@@ -154,7 +154,7 @@ def inspect(spec: str, on_file: Callable[[int, int], None] | None = None) -> Ins
 
 
 def _inspect_published(spec: str, on_file: Callable[[int, int], None] | None) -> Inspection:
-    """Return what is wrong with the files of a published data set, whose classes and masks are known."""
+    """Return the inspection of a published data set, whose classes and layout are known."""
     source = open_source(spec)
     assert isinstance(source, FileSource)
     root = Path(spec.partition(":")[2]).expanduser()
@@ -172,7 +172,7 @@ def _inspect_published(spec: str, on_file: Callable[[int, int], None] | None) ->
 
 
 def _data(toml: Path, findings: list[Finding]) -> DataFile:
-    """Return the contents of a `data.toml`; of one that cannot be used, nothing but a finding."""
+    """Return the contents of a `data.toml`; for an invalid one, add a finding and return the defaults."""
     try:
         return read_data_file(toml)
     except DatasetError as error:
@@ -181,7 +181,7 @@ def _data(toml: Path, findings: list[Finding]) -> DataFile:
 
 
 def _refused(spec: str, layout: Layout, data: DataFile, toml: Path) -> Iterator[Finding]:
-    """Yield what training refuses of the description as a whole."""
+    """Yield a finding if training rejects the description as a whole."""
     try:
         check_named_folders(data, layout.root, toml)
         if layout.annotated and not layout.findings:
@@ -191,7 +191,7 @@ def _refused(spec: str, layout: Layout, data: DataFile, toml: Path) -> Iterator[
 
 
 def _read(items: list[Item], on_file: Callable[[int, int], None] | None) -> list[Facts]:
-    """Return the facts of each item, read by threads: Pillow decodes without Python's lock."""
+    """Return the facts about each item, read by threads: Pillow releases the GIL while it decodes."""
     jobs = [Job(item.image, item.mask, item.drawing) for item in items]
     found = []
     with ThreadPoolExecutor() as pool:
@@ -205,7 +205,7 @@ def _read(items: list[Item], on_file: Callable[[int, int], None] | None) -> list
 def _meaning(
     data: DataFile, toml: Path, layout: Layout, facts: list[Facts], findings: list[Finding]
 ) -> Meaning:
-    """Return what the masks mean; a `data.toml` that contradicts itself is a finding and has no say."""
+    """Return the interpretation of the masks; an inconsistent `data.toml` is a finding and is ignored."""
     if layout.annotated:
         names = next(iter(layout.annotated.values())).names
         return Meaning(Classes.of(names), None, is_color=False)
@@ -219,7 +219,7 @@ def _meaning(
 
 
 def _masks(layout: Layout, facts: list[Facts]) -> list[NamedMask]:
-    """Return the masks that can be read."""
+    """Return the readable masks."""
     return [
         NamedMask(item.split, _mask_name(layout, item), both.mask)
         for item, both in zip(layout.items, facts, strict=True)
@@ -228,14 +228,14 @@ def _masks(layout: Layout, facts: list[Facts]) -> list[NamedMask]:
 
 
 def _mask_name(layout: Layout, item: Item) -> str:
-    """Return a mask as findings name it."""
+    """Return the name of a mask in findings."""
     if item.drawing is not None:
         return item.drawing.where
     return "" if item.mask is None else layout.name(item.mask)
 
 
 def _judged(layout: Layout, facts: list[Facts], meaning: Meaning, data: DataFile) -> Iterator[Finding]:
-    """Yield what is wrong with the files, one by one and among each other."""
+    """Yield the findings about single files, pairs and the whole data set."""
     images, masks = [], _masks(layout, facts)
     for item, (image, mask) in zip(layout.items, facts, strict=True):
         name = layout.name(item.image)
@@ -254,7 +254,7 @@ def _judged(layout: Layout, facts: list[Facts], meaning: Meaning, data: DataFile
 
 
 def _absent(inspection: Inspection) -> Iterator[Finding]:
-    """Yield the classes that a split does not show, unless there is but one."""
+    """Yield the classes that are absent from a split, unless the masks have only one class."""
     names = inspection.meaning.classes.names
     shown = {split: set(inspection.pixels(split)[0]) - {IGNORE} for split in MASKED}
     if any(finding.kind == "one-class" for finding in inspection.findings):

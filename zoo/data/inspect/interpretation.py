@@ -1,4 +1,4 @@
-"""What the masks of a folder mean: as its `data.toml` says, else as their values or colors suggest."""
+"""Interpretation of a folder's masks: given by its `data.toml`, or else inferred from values or colors."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ if TYPE_CHECKING:
     from zoo.data.masks import NamedMask
 
 SPARSE = 2
-"""Values are sparse if the labels up to the highest are more than so many times as many."""
+"""Values are sparse if the labels up to the highest value are more than this many times as many."""
 FAR = 10
-"""Values of another encoding are at least so many times the highest class number."""
+"""Values of another encoding are at least this many times the highest class number."""
 MOST_LISTED, MOST_SHOWN, MOST_KINDS = 20, 12, 4
-"""Values, colors and kinds of masks in a finding."""
+"""Numbers of values, colors and kinds of masks shown in a finding."""
 
 
 def find_meaning(data: DataFile, toml: Path, masks: Sequence[NamedMask]) -> Meaning:
-    """Return what the masks of files mean.
+    """Return the interpretation of mask files.
 
     Args:
-        data: the contents of `data.toml`.
-        toml: its file, for messages.
-        masks: all that can be read.
+        data: contents of `data.toml`.
+        toml: path of `data.toml`, for messages.
+        masks: all readable masks.
 
     Raises:
-        DatasetError: `data.toml` contradicts itself.
+        DatasetError: an inconsistent `data.toml`.
     """
     labels, names = label_map(data, toml), class_names(data, toml)
     if labels is not None and names is not None and labels.kind == "color":
@@ -55,7 +55,7 @@ def find_meaning(data: DataFile, toml: Path, masks: Sequence[NamedMask]) -> Mean
 
 
 def _of_values(data: DataFile, toml: Path, masks: Sequence[NamedMask], labels: LabelMap | None) -> Meaning:
-    """Return the meaning of masks that are not in colors."""
+    """Return the interpretation of masks of values."""
     palettes, conflict = find_palettes(masks, data)
     values, names = _count_values(masks, palettes, data, labels), class_names(data, toml)
     if conflict is None and labels is None and IGNORE in values and set(values) <= {0, IGNORE}:
@@ -69,7 +69,7 @@ def _of_values(data: DataFile, toml: Path, masks: Sequence[NamedMask], labels: L
     if conflict is not None:
         return meaning._replace(findings=(conflict,))
     renumbered = _renumbered(data, values, len(masks))
-    if renumbered is not None:  # the values that are no class are found in each mask
+    if renumbered is not None:  # unknown values are reported for each mask
         return meaning._replace(proposal=renumbered)
     findings = tuple(find_hidden(masks, meaning, data))
     if any(faults(findings)):
@@ -81,7 +81,7 @@ def _of_values(data: DataFile, toml: Path, masks: Sequence[NamedMask], labels: L
 def _count_values(
     masks: Sequence[NamedMask], palettes: Palettes, data: DataFile, labels: LabelMap | None
 ) -> Counter[int]:
-    """Return of each value the masks that hold it, but for what `ignore` lists and what is read by color."""
+    """Return for each value the number of masks with it, except ignored values and masks read by color."""
     read = [mask.facts for mask in masks if mask.facts.mode != "P" or not isinstance(palettes, LabelMap)]
     values = Counter(value for facts in read if facts.mode != "1" for value in values_of(facts, palettes))
     is_gray = labels is None and IGNORE in values and 1 not in values
@@ -91,13 +91,13 @@ def _count_values(
 
 
 def _are_sparse(values: Iterable[int]) -> bool:
-    """Return whether values leave out most labels up to the highest."""
+    """Return whether values skip most labels up to the highest."""
     numbers = set(values) - {IGNORE}
     return bool(numbers) and max(numbers) + 1 > SPARSE * len(numbers)
 
 
 def _of_binary(data: DataFile, toml: Path, masks: Sequence[NamedMask], palettes: Palettes) -> Meaning:
-    """Return the meaning of masks of 0 and 255, of which a table is proposed."""
+    """Return the interpretation of masks of 0 and 255, with a proposed table of labels."""
     names = class_names(data, toml)
     chosen = names if names and len(names) == 2 else ("background", "foreground")
     meaning = _proposed(data, toml, dict(zip((0, IGNORE), chosen, strict=True)), palettes)
@@ -109,7 +109,7 @@ def _of_binary(data: DataFile, toml: Path, masks: Sequence[NamedMask], palettes:
 
 
 def _of_sparse(data: DataFile, toml: Path, masks: Sequence[NamedMask], palettes: Palettes) -> Meaning:
-    """Return the meaning of masks whose values leave out most labels, of which a table is proposed."""
+    """Return the interpretation of masks with sparse values, with a proposed table of labels."""
     values = _count_values(masks, palettes, data, None)
     held = [(mask, values_of(mask.facts, palettes, 1 if 1 in values else IGNORE)) for mask in masks]
     table = {value: f"class_{label}" for label, value in enumerate(sorted(values))}
@@ -125,7 +125,7 @@ def _of_sparse(data: DataFile, toml: Path, masks: Sequence[NamedMask], palettes:
 
 
 def _two_encodings(values: Iterable[int], masks: Sequence[dict[int, int]]) -> tuple[list[int], list[int]]:
-    """Return class numbers and the values far beyond that other masks hold instead; none if masks mix them.
+    """Return class numbers, and the much larger values of masks in another encoding; none if mixed.
 
     Example:
         >>> _two_encodings([0, 1, 2, 127, 255], [{0: 1, 1: 1, 2: 1}, {0: 1, 127: 1, 255: 1}])
@@ -141,7 +141,7 @@ def _two_encodings(values: Iterable[int], masks: Sequence[dict[int, int]]) -> tu
 
 
 def _of_each_kind(masks: Iterable[tuple[NamedMask, dict[int, int]]]) -> str:
-    """Return in words the first mask of each mode, then of each set of values, the first of these."""
+    """Return descriptions of the first mask of each mode, then of each set of values, up to `MOST_KINDS`."""
     by_mode: dict[str, str] = {}
     by_values: dict[frozenset[int], str] = {}
     for mask, values in masks:
@@ -157,7 +157,7 @@ def _of_each_kind(masks: Iterable[tuple[NamedMask, dict[int, int]]]) -> str:
 def _unhidden(
     meaning: Meaning, data: DataFile, toml: Path, values: Iterable[int], findings: tuple[Finding, ...]
 ) -> Meaning:
-    """Return a meaning with its faults and, where the masks tell which, a table that gives 255 a class."""
+    """Return the interpretation with its faults and, if it can be inferred, a table with a class for 255."""
     names = class_names(data, toml)
     is_mixed = any(finding.kind == "mixed-values" for finding in findings)
     missing = set(range(len(meaning.classes))) - set(values)
@@ -173,7 +173,7 @@ def _unhidden(
 
 
 def _renumbered(data: DataFile, values: Counter[int], masks: int) -> DataFile | None:
-    """Return a table of as many values as there are names, if most masks hold values beyond the names."""
+    """Return a proposed table of labels if most masks have values beyond the names, and as many as names."""
     if data.names is None or data.labels is not None:
         return None
     numbers = sorted(set(values) - {IGNORE})
@@ -186,21 +186,21 @@ def _renumbered(data: DataFile, values: Counter[int], masks: int) -> DataFile | 
 
 
 def _share_colors(masks: Sequence[NamedMask]) -> bool:
-    """Return whether one table of colors could tell what all masks mean, in whatever mode they are."""
+    """Return whether one table of colors can describe all masks, independent of their modes."""
     colors: dict[bool, set[int]] = {True: set(), False: set()}
     for _, _, facts in masks:
         shown = facts.colors()
-        if len(shown) < len(facts.pixels or ()):  # several values in one color
+        if len(shown) < len(facts.pixels or ()):  # several values have one color
             return False
         colors[facts.is_color or (facts.mode == "P" and not is_plain(facts))].update(shown)
     return colors[True] <= colors[False] or colors[False] <= colors[True]
 
 
 def _of_colors(data: DataFile, toml: Path, masks: Sequence[NamedMask]) -> Meaning:
-    """Return the meaning of masks in colors without a table.
+    """Return the interpretation of color masks, with a proposed table of colors.
 
-    Black is the background; the others follow by their index in palettes, then by area. Gray levels that are
-    class numbers leave white to be ignored.
+    Black is the background; the others follow by their index in palettes, then by area. If the colors are
+    gray levels of class numbers, white is ignored.
     """
     area: Counter[int] = Counter()
     index_of: dict[int, int] = {}
@@ -238,7 +238,7 @@ def _proposed(data: DataFile, toml: Path, table: dict[int, str], palettes: Palet
 
 
 def _meaning_of(proposal: DataFile, toml: Path, palettes: Palettes = "index") -> Meaning:
-    """Return the meaning that a proposed description gives to masks."""
+    """Return the interpretation of masks by a proposed description."""
     if proposal.palette is not None and len(proposal.palette) != len(class_names(proposal, toml) or ()):
         proposal = proposal.model_copy(update={"palette": None})
     names, labels = class_names(proposal, toml), label_map(proposal, toml)

@@ -1,4 +1,4 @@
-"""What is wrong with the files of one image, and how many pixels of each label its mask shows."""
+"""Checks of images and masks, on their own, in pairs and together."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from zoo.data.masks import MaskFacts, NamedMask
 
 TINY_PX = 32
-"""Images with a shorter side than this are tiny."""
+"""Smallest side of an image that is not reported as tiny."""
 HUGE_PIXELS = 50_000_000
 EXTREME_ASPECT = 5.0
 UPRIGHT = 1
@@ -31,11 +31,11 @@ MOST_SHOWN = 5
 
 
 def judge_image(name: str, facts: ImageFacts) -> Iterator[Finding]:
-    """Yield what is wrong with an image on its own.
+    """Yield the findings about a single image.
 
     Args:
-        name: of its file.
-        facts: what the file says.
+        name: name of its file.
+        facts: facts about the file.
     """
     if facts.error:
         yield Finding("unreadable-image", (name,), facts.error)
@@ -55,12 +55,12 @@ def judge_image(name: str, facts: ImageFacts) -> Iterator[Finding]:
 
 
 def judge_pair(name: str, image: ImageFacts, mask: MaskFacts) -> Iterator[Finding]:
-    """Yield what is wrong with the sizes of an image and its mask.
+    """Yield the findings about the sizes of an image and its mask.
 
     Args:
-        name: of the mask.
-        image: a readable image.
-        mask: a readable mask.
+        name: name of the mask.
+        image: facts about a readable image.
+        mask: facts about a readable mask.
     """
     is_turned = image.orientation != UPRIGHT
     if is_turned and image.size == image.stored_size == mask.size:
@@ -76,13 +76,13 @@ def judge_pair(name: str, image: ImageFacts, mask: MaskFacts) -> Iterator[Findin
 
 
 def judge_mask(name: str, mask: MaskFacts, meaning: Meaning, data: DataFile) -> Iterator[Finding]:
-    """Yield what is wrong with a mask on its own.
+    """Yield the findings about a single mask.
 
     Args:
-        name: of its file.
-        mask: what the file says.
-        meaning: of its values or colors.
-        data: the contents of `data.toml`.
+        name: name of its file.
+        mask: facts about the file.
+        meaning: interpretation of its values or colors.
+        data: contents of `data.toml`.
     """
     if mask.error:
         yield Finding("unreadable-mask", (name,), mask.error)
@@ -94,7 +94,7 @@ def judge_mask(name: str, mask: MaskFacts, meaning: Meaning, data: DataFile) -> 
     seen = meaning.see(mask)
     is_guessed = meaning.is_color and data.colors is None
     if seen is None or (seen.unknown and is_guessed and not mask.is_color):
-        if not mask.is_color or not meaning.is_color:  # else more colors than are counted, which are ignored
+        if not mask.is_color or not meaning.is_color:  # or else too many colors to count, which are ignored
             yield Finding("mask-mode", (name,), _of_mode(mask, meaning))
         return
     if seen.unknown:
@@ -107,12 +107,12 @@ def judge_mask(name: str, mask: MaskFacts, meaning: Meaning, data: DataFile) -> 
 
 
 def judge_published(masks: Sequence[NamedMask], meaning: Meaning, data: DataFile) -> Iterator[Finding]:
-    """Yield what is wrong with the masks of a published data set, which are read by value or index.
+    """Yield the findings about the masks of a published data set, which are read by value or index.
 
     Args:
-        masks: that can be read.
-        meaning: as published.
-        data: the names of its classes.
+        masks: readable masks.
+        meaning: published interpretation of the masks.
+        data: description with the names of the classes.
     """
     palettes, conflict = find_palettes(masks, data)
     if conflict is not None:
@@ -123,7 +123,7 @@ def judge_published(masks: Sequence[NamedMask], meaning: Meaning, data: DataFile
 
 
 def judge_together(masks: Sequence[NamedMask], meaning: Meaning) -> Iterator[Finding]:
-    """Yield whether masks show less than two classes."""
+    """Yield a finding if the masks have fewer than two classes."""
     seen = [found.labels for mask in masks if (found := meaning.see(mask.facts))]
     labels = set().union(*seen) - {IGNORE}
     if seen and len(labels) < 2:
@@ -132,7 +132,7 @@ def judge_together(masks: Sequence[NamedMask], meaning: Meaning) -> Iterator[Fin
 
 
 def with_example(finding: Finding, masks: Iterable[NamedMask], meaning: Meaning) -> Finding:
-    """Return a finding about the mode of a mask with an example of one that can be read, if there is one."""
+    """Return a finding, with an example of a readable mask if it is about the mode of a mask."""
     for mask in masks if finding.kind == "mask-mode" else ():
         seen = meaning.see(mask.facts)
         if seen is not None and not seen.unknown:

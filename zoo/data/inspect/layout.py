@@ -1,4 +1,4 @@
-"""Which files lie in a folder and which belong together, whatever their names and suffixes."""
+"""Files of a data set and their pairing, tolerant of wrong names and suffixes."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ class Item(NamedTuple):
 
 
 class Layout:
-    """The files of a data set and what is wrong with their names.
+    """The files of a data set, and the findings about their names.
 
     Args:
-        root: the folder.
-        items: its images, as far as they are known.
+        root: folder of the data set.
+        items: files of its images, if they are known.
     """
 
     def __init__(self, root: Path, items: Iterable[Item] = ()) -> None:
@@ -46,16 +46,16 @@ class Layout:
         self.annotated: dict[Split, Annotations] = {}
 
     def name(self, path: Path) -> str:
-        """Return a file as findings name it: relative to the folder."""
+        """Return the name of a file in findings: its path relative to the folder."""
         return relative_name(path, self.root)
 
 
 class FolderLayout(Layout):
-    """The files of a plain folder, whatever their names.
+    """The files of a plain folder, with any names.
 
     Args:
-        root: the folder.
-        data: the names of the folders below it.
+        root: root folder.
+        data: description with the names of the subfolders.
     """
 
     def __init__(self, root: Path, data: DataFile) -> None:
@@ -80,7 +80,7 @@ class FolderLayout(Layout):
         self._add_masked(split, images, folder / "masks")
 
     def _add_masked(self, split: Split, images: dict[str, Path], folder: Path) -> None:
-        """Add images with their mask files, also with those of another name."""
+        """Add images with their mask files, including masks with a similar name."""
         files = self._files(folder, IMAGE_SUFFIXES)
         masks = self._by_stem(folder, [path for path in files if path.suffix.lower() in MASK_SUFFIXES])
         lossy = self._by_stem(folder, [path for path in files if path.suffix.lower() not in MASK_SUFFIXES])
@@ -102,7 +102,7 @@ class FolderLayout(Layout):
         self.items += [Item(split, image, found.get(stem)) for stem, image in images.items()]
 
     def _add_drawn(self, split: Split, path: Path, images: dict[str, Path]) -> None:
-        """Add images with the regions that COCO annotations hold for them."""
+        """Add images with their regions in COCO annotations."""
         try:
             annotations = read_annotations(path)
         except DatasetError as error:
@@ -126,7 +126,7 @@ class FolderLayout(Layout):
         return self._by_stem(folder, self._files(folder, IMAGE_SUFFIXES))
 
     def _files(self, folder: Path, suffixes: Collection[str]) -> list[Path]:
-        """Return the files of a folder with some suffixes, in order; others are a finding."""
+        """Return the files of a folder with some suffixes, sorted; other files are findings."""
         found: list[Path] = []
         for path in sorted(folder.rglob("*")) if folder.is_dir() else []:
             hidden = path.name.startswith(".") or path.name.lower() in JUNK or "__MACOSX" in path.parts
@@ -139,7 +139,7 @@ class FolderLayout(Layout):
         return found
 
     def _by_stem(self, folder: Path, paths: list[Path]) -> dict[str, Path]:
-        """Return the first file of each relative path without suffix, in order; a second is a finding."""
+        """Return the first file of each relative path without suffix, sorted; further ones are findings."""
         found: dict[str, list[Path]] = defaultdict(list)
         for path in paths:
             found[path.relative_to(folder).with_suffix("").as_posix()].append(path)
@@ -150,12 +150,12 @@ class FolderLayout(Layout):
 
 
 def relative_name(path: Path, root: Path) -> str:
-    """Return a path relative to a folder, or as it is if it lies elsewhere."""
+    """Return a path relative to a folder, or unchanged if it is outside the folder."""
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
 
 
 def _alike(masks: Collection[str]) -> dict[str, list[str]]:
-    """Return, by names in lower case, the masks that have them, alone or with words: `a_mask`, `label-a`."""
+    """Return masks by lower-case name, with and without prefixes and suffixes as in `a_mask` or `label-a`."""
     found: dict[str, list[str]] = defaultdict(list)
     for stem in masks:
         folder, slash, name = stem.casefold().rpartition("/")

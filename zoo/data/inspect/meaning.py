@@ -1,4 +1,4 @@
-"""What masks mean: the classes of their values or colors, as a reader sees them."""
+"""Result of interpreting masks: the classes of their values or colors."""
 
 from __future__ import annotations
 
@@ -17,36 +17,36 @@ if TYPE_CHECKING:
     from zoo.data.masks import MaskFacts
 
 MOST_VALUES = 64
-"""A mask with more values than this, none of them named, shows soft edges or a picture."""
+"""Largest number of unnamed values in a mask; more come from soft edges or photographs."""
 
 
 class Seen(NamedTuple):
-    """What a mask shows to a reader who knows its meaning."""
+    """Contents of a mask under an interpretation."""
 
     codes: dict[int, int]
-    """Of each value or packed color, its pixels."""
+    """Pixel count of each value or packed color."""
     is_color: bool
     labels: Counter[int]
-    """Of each label, its pixels; `IGNORE` is one."""
+    """Pixel count of each label, including `IGNORE`."""
     unknown: tuple[int, ...]
     """Codes that have no label."""
 
 
 class Meaning(NamedTuple):
-    """What masks mean."""
+    """An interpretation of masks."""
 
     classes: Classes
     labels: LabelMap | None
     """None if the values are the labels."""
     is_color: bool
-    """Whether masks are colors rather than values."""
+    """Whether masks are read by color rather than by value."""
     palettes: Palettes = "index"
     proposal: DataFile | None = None
-    """What `data.toml` should say, None if it says enough or nothing can be proposed."""
+    """Proposed contents of `data.toml`; None if it is sufficient or nothing can be proposed."""
     findings: tuple[Finding, ...] = ()
 
     def see(self, mask: MaskFacts) -> Seen | None:
-        """Return what a mask shows, None of one that cannot be read so."""
+        """Return the contents of a mask; None if it cannot be read under this interpretation."""
         table, is_color = self.labels, self.is_color
         if mask.mode == "P" and not is_color and isinstance(self.palettes, LabelMap):
             table, is_color = self.palettes, True
@@ -65,18 +65,18 @@ class Meaning(NamedTuple):
 
 
 def meaning_of(source: FileSource) -> Meaning:
-    """Return the meaning by which a source reads its masks."""
+    """Return the interpretation by which a source reads its masks."""
     is_color = source.labels is not None and source.labels.kind == "color"
     return Meaning(source.classes, source.labels, is_color, source.palettes)
 
 
 def values_of(mask: MaskFacts, palettes: Palettes, white: int = 1) -> dict[int, int]:
-    """Return the pixels of each value of a mask that is not in colors.
+    """Return the pixel count of each value of a mask that is not read by color.
 
     Args:
-        mask: what it holds.
-        palettes: how it is read if it has a palette.
-        white: the value of white pixels in a 1-bit mask.
+        mask: contents of the mask.
+        palettes: reading of a mask with a palette.
+        white: value of white pixels in a 1-bit mask.
     """
     if mask.mode == "P" and palettes == "gray":
         return mask.levels()
@@ -84,7 +84,7 @@ def values_of(mask: MaskFacts, palettes: Palettes, white: int = 1) -> dict[int, 
 
 
 def is_soft(mask: MaskFacts, data: DataFile) -> bool:
-    """Return whether a mask has so many values or colors that they cannot be classes."""
+    """Return whether a mask has too many values or colors for them to be classes."""
     if mask.is_color:
         return mask.pixels is None and data.unknown == "error"
     is_named = data.names is not None or data.labels is not None or data.colors is not None

@@ -1,4 +1,4 @@
-"""A check as one HTML page that needs nothing else: no other file, no host, no script."""
+"""HTML page of an inspection, self-contained: no other files, no hosts, no scripts."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
     from zoo.data.inspect.layout import Item
 
 MOST_EXAMPLES = 6
-"""Of a kind of finding."""
+"""Number of examples of each kind of finding."""
 MOST_FILES = 4
-"""Of an example: duplicates may be many."""
+"""Number of files of an example: groups of duplicates may be large."""
 MOST_LISTED = 200
-"""Files of a kind, named below its examples."""
+"""Number of findings of a kind that are listed below its examples."""
 GRID = {"train": 12, "val": 6}
 
 
 def html(inspection: Inspection) -> str:
-    """Return the whole check as one page."""
+    """Return the inspection as an HTML page."""
     groups = grouped(inspection.findings)
     items = _by_name(inspection)
     proposal = inspection.meaning.proposal
@@ -44,7 +44,7 @@ def html(inspection: Inspection) -> str:
 
 
 def _verdict(groups: Sequence[dict[str, Any]], images: int) -> tuple[str, str]:
-    """Return how bad it is, and in words."""
+    """Return the overall result, as a style of the page and as text."""
     faults = sum(group["severity"] == "fault" for group in groups)
     warnings = len(groups) - faults
     if faults:
@@ -66,17 +66,17 @@ def _most(counted: dict[str, int]) -> str:
 
 
 def _classes(inspection: Inspection) -> Iterator[tuple[str, Color, list[tuple[float, str]]]]:
-    """Yield name and color of each class with its share of the pixels and its images in each split."""
+    """Yield name and color of each class, and its share of pixels and number of images in each split."""
     palette = [*inspection.meaning.classes.palette, (255, 255, 255)]
     for color, row in zip(palette, inspection.classes(), strict=True):
         yield row["name"], color, [(row[f"{split}_share"], f"{row[f'{split}_images']:,}") for split in GRID]
 
 
 def _shown(group: dict[str, Any], items: dict[str, Item], inspection: Inspection) -> dict[str, Any]:
-    """Return what the page shows of a kind of finding: title, examples with pictures, all in words."""
+    """Return the section of a kind of finding: title, remedy, examples with pictures, and a list of all."""
     findings = group["findings"]
     examples = [(one["files"], one["detail"]) for one in findings[:MOST_EXAMPLES]]
-    if len(findings) == 1 and len(findings[0]["files"]) > MOST_FILES:  # one about many masks: some of them
+    if len(findings) == 1 and len(findings[0]["files"]) > MOST_FILES:  # one finding about many masks
         examples = [([file], "") for file in findings[0]["files"][:MOST_EXAMPLES]]
     lines = [_text(one) for one in findings[:MOST_LISTED]]
     more = len(findings) - MOST_LISTED
@@ -100,7 +100,7 @@ def _text(finding: dict[str, Any]) -> str:
 def _pictures(
     files: Sequence[str], items: dict[str, Item], inspection: Inspection
 ) -> Iterator[tuple[str | None, str]]:
-    """Yield picture and kind of the images of an example, of the mask of a single one, of other files."""
+    """Yield picture and kind of an example's images, of the mask if it has one image, and of other files."""
     found = list({items[file].image: items[file] for file in files[:MOST_FILES] if file in items}.values())
     for item in found:
         yield image_picture(item), "image"
@@ -112,7 +112,7 @@ def _pictures(
 
 
 def _overlays(inspection: Inspection) -> Iterator[tuple[str, str]]:
-    """Yield masks over images, evenly out of each split, with their names."""
+    """Yield overlays of masks on images, sampled evenly from each split, with their names."""
     for split, most in GRID.items():
         found = [item for item in inspection.items if item.split == split and item.mask is not None]
         for item in found[:: max(1, -(-len(found) // most))]:
@@ -122,7 +122,7 @@ def _overlays(inspection: Inspection) -> Iterator[tuple[str, str]]:
 
 
 def _by_name(inspection: Inspection) -> dict[str, Item]:
-    """Return the item of each file, by the name that findings use."""
+    """Return the item of each file, by its name in findings."""
     found: dict[str, Item] = {}
     for item in inspection.items:
         for path in (item.image, item.mask if item.drawing is None else None):

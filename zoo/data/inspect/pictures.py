@@ -1,4 +1,4 @@
-"""Small pictures of images and their masks for the report, as text that stands in the page."""
+"""Thumbnails of images and masks for the page, as data URIs."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ if TYPE_CHECKING:
     from zoo.data.inspect.meaning import Meaning
 
 WIDTH, HEIGHT = 256, 192
-"""A picture is at most so large, in pixels."""
+"""Largest size of a picture, in pixels."""
 QUALITY = 80
 SHOWN = ("1", "L", "P", "RGB", "RGBA", "LA", "PA", "CMYK", "YCbCr")
-"""Modes of 8 bits."""
+"""Modes of at most 8 bits a channel."""
 
 
 def image_picture(item: Item) -> str | None:
-    """Return a small picture of an image, None of one that cannot be read."""
+    """Return a thumbnail of an image; None if it cannot be read."""
     image = _image(item)
     return None if image is None else _encoded(image)
 
 
 def file_picture(path: Path) -> str | None:
-    """Return a small picture of any image file, None of one that cannot be shown."""
+    """Return a thumbnail of any image file; None if it cannot be shown."""
     pixels = _any(path)
     return None if pixels is None else _encoded(pixels)
 
 
 def mask_picture(item: Item, meaning: Meaning) -> str | None:
-    """Return a small picture of a mask in the colors of its classes, None of one that cannot be read."""
+    """Return a thumbnail of a mask in the colors of its classes; None if it cannot be read."""
     mask = _mask(item, meaning)
     if mask is None:
         return None
@@ -52,7 +52,7 @@ def mask_picture(item: Item, meaning: Meaning) -> str | None:
 
 
 def overlay_picture(item: Item, meaning: Meaning) -> str | None:
-    """Return a small picture of a mask over its image, None of a pair that cannot be laid over each other."""
+    """Return a thumbnail of a mask over its image; None if one cannot be read or their sizes differ."""
     image, mask = _image(item), _mask(item, meaning)
     if image is None or mask is None or mask.shape != image.shape[:2]:
         return None
@@ -70,7 +70,7 @@ def _image(item: Item) -> NDArray[np.uint8] | None:
 
 
 def _any(path: Path) -> NDArray[np.uint8] | None:
-    """Return the pixels of a file whose mode training refuses, None of one that cannot be shown."""
+    """Return the pixels of a file of any mode, also one that training rejects; None if it cannot be shown."""
     try:
         with Image.open(path) as image:
             return np.asarray(image.convert("RGB")) if image.mode in SHOWN else None
@@ -79,7 +79,7 @@ def _any(path: Path) -> NDArray[np.uint8] | None:
 
 
 def _mask(item: Item, meaning: Meaning) -> NDArray[np.uint8] | None:
-    """Return the labels of a mask, or its own colors, (H, W, 3), if they are not known."""
+    """Return the labels of a mask, or its own colors, (H, W, 3), if the labels are unknown."""
     if item.mask is None:
         return None
     labels = None if meaning.labels is None else replace(meaning.labels, unknown="ignore")

@@ -1,4 +1,4 @@
-"""A `data.toml` to start from, written out of what the masks show."""
+"""Proposed `data.toml`, derived from the masks."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def proposal_text(data: DataFile, root: str = ".") -> str:
     """Return a description as TOML.
 
     Args:
-        data: its contents.
-        root: of the images, relative to the file.
+        data: contents of the description.
+        root: root folder of the images, relative to the file.
     """
     lines = [HEAD]
     lines += [f"root = {_text(root)}\n"] if root != "." else []
@@ -45,7 +45,7 @@ def proposal_text(data: DataFile, root: str = ".") -> str:
 
 
 def write_proposal(data: DataFile, root: Path, path: Path) -> None:
-    """Write a description for the images below `root`."""
+    """Write a description of the folder `root` to a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     relative = os.path.relpath(root.resolve(), path.parent.resolve())
     with replacing(path) as temporary:

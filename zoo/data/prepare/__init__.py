@@ -1,1 +1,1 @@
-"""Fetching published data sets from their official addresses and laying them out as their readers expect."""
+"""Download of published data sets from their official addresses, in the layout that their readers expect."""

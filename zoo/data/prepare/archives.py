@@ -1,7 +1,7 @@
-"""The archives of each published data set: where they come from, what is known of them, what becomes of them.
+"""Archives of each published data set: their addresses, checksums, and unpacking.
 
-Addresses and MD5 sums of VOC and SBD are those that torchvision's `datasets` carry. The providers of
-Cityscapes and PASCAL-Context publish no sums that this project knows of.
+Addresses and MD5 sums of VOC and SBD are those in torchvision's `datasets`. No official checksums of
+Cityscapes and PASCAL-Context are known.
 """
 
 from __future__ import annotations
@@ -22,35 +22,35 @@ if TYPE_CHECKING:
 
 
 class Archive(NamedTuple):
-    """One file of a provider."""
+    """An official archive."""
 
     name: str
     url: str | None
-    """None where the provider wants a login."""
+    """None if the provider requires a login."""
     md5: str | None
-    """None where no official sum is known."""
+    """None if no official checksum is known."""
     apply: Callable[[Path, Path, Report], None]
-    """Lays the contents of the archive out in a folder."""
+    """Writes the contents of the archive to a folder, in the layout of the reader."""
     is_applied: Callable[[Path], bool]
-    """Says whether a folder holds the contents."""
+    """Returns whether a folder already has the contents."""
 
 
 class DataSet(NamedTuple):
-    """What is published under one name."""
+    """A published data set."""
 
     spec: str
     """Prefix of `--data`."""
     archives: tuple[Archive, ...]
     optional: tuple[Archive, ...]
-    """Taken if they are there."""
+    """Archives that are used if they are present."""
     counts: tuple[int, int]
     """Official numbers of training and validation images."""
     notice: str
-    """What the user has to accept."""
+    """Terms of use, which the user must accept."""
 
 
 def _below(*folders: str) -> Callable[[Path, Path, Report], None]:
-    """Return a function that unpacks the files of an archive below some of its folders."""
+    """Return a function that unpacks some folders of an archive."""
 
     def apply(archive: Path, folder: Path, report: Report) -> None:
         unpack(archive, folder, lambda name: name.startswith(folders), report)
@@ -59,7 +59,7 @@ def _below(*folders: str) -> Callable[[Path, Path, Report], None]:
 
 
 def _opens(source: Callable[[str], object], prefix: str, folder: Path) -> bool:
-    """Return whether a reader finds every file that it needs."""
+    """Return whether a reader finds all its files in a folder."""
     try:
         source(f"{prefix}:{folder}")
     except DatasetError:

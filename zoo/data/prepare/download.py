@@ -1,4 +1,4 @@
-"""Downloading a large file: continued where it broke off, never taken for whole before it is."""
+"""Download of large files: resumed after failures, and given its name only when complete."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 TIMEOUT = httpx2.Timeout(60.0, connect=20.0)
 CHUNK_BYTES = 1 << 20
 TRIES = 5
-"""In a row that bring nothing, before it gives up."""
+"""Number of consecutive attempts without progress before the download fails."""
 
 PAUSE_S = 2.0
-"""After the first such try; each later pause is twice as long. After a try that brought something, none."""
+"""Pause after the first attempt without progress; it doubles each time."""
 
 
 class Sums(NamedTuple):
@@ -36,20 +36,20 @@ class Sums(NamedTuple):
 
 
 class _TryAgainError(Exception):
-    """A failure that may pass."""
+    """A failure that may be temporary."""
 
 
 def download(url: str, path: Path, report: Report, *, pause_s: float = PAUSE_S) -> None:
-    """Download a file; what came before a failure lies in `path` with `.part` added and is not fetched again.
+    """Download a file; a partial download is kept as `path` with `.part` added, and resumed.
 
     Args:
-        url: http or https.
-        path: where it goes, once it is whole.
-        report: called with what is done, the bytes that are there, and all of them, None if unknown.
-        pause_s: see `PAUSE_S`.
+        url: http or https URL.
+        path: path of the complete file.
+        report: called with a description, the bytes done, and the total, None if unknown.
+        pause_s: pause after the first attempt without progress (`PAUSE_S`).
 
     Raises:
-        DatasetError: the server refuses or fails again and again, or the disk is full.
+        DatasetError: the server rejects the request or fails repeatedly, or the disk is full.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part")
@@ -96,14 +96,14 @@ def _size(path: Path) -> int:
 
 
 def _fetch_rest(client: httpx2.Client, url: str, part: Path, report: Report) -> None:
-    """Append to a file what is missing of it."""
+    """Append the missing bytes to a partial file."""
     begin = _size(part)
-    # a compressed answer could not be continued
+    # a compressed response could not be resumed
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={begin}-"} if begin else {})
     with client.stream("GET", url, headers=headers) as answer:
         if answer.status_code == httpx2.codes.RANGE_NOT_SATISFIABLE:
             if answer.headers.get("Content-Range") == f"bytes */{begin}":
-                return  # it was whole
+                return  # already complete
             part.unlink(missing_ok=True)
             raise _TryAgainError("the server has another file than before")
         _check_status(answer, url)
@@ -132,7 +132,7 @@ def _check_status(answer: httpx2.Response, url: str) -> None:
 
 
 def _begin(answer: httpx2.Response, asked: int) -> int:
-    """Return the place of the answer's first byte in the file: 0 from a server that knows no ranges."""
+    """Return the offset of the response's first byte in the file: 0 if the server does not support ranges."""
     if answer.status_code != httpx2.codes.PARTIAL_CONTENT:
         return 0
     found = re.match(r"bytes (\d+)-", answer.headers.get("Content-Range", ""))

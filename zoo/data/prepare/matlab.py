@@ -1,4 +1,4 @@
-"""From masks in MATLAB's format, as SBD and PASCAL-Context have them in a tar file, to index PNG."""
+"""Conversion of the MATLAB masks of SBD and PASCAL-Context, in tar archives, to index PNG."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ PALETTE = [channel for color in default_palette(256) for channel in color]
 
 
 def add_sbd(archive: Path, folder: Path, report: Report) -> None:
-    """Write SBD's masks of the training images that VOC has none of, and the list of all training images.
+    """Write SBD's masks of the images without a VOC mask, and the list of all training images.
 
     Args:
         archive: `benchmark.tgz` of SBD: `dataset/cls/ID.mat`, each with `GTcls.Segmentation`, (H, W), 0..20.
-        folder: with VOC 2012 in its official layout.
-        report: see `zoo.data.prepare.unpack.unpack`.
+        folder: folder of VOC 2012 in its official layout.
+        report: called with a description and the number of masks done.
 
     Raises:
-        DatasetError: scipy is missing, or the archive is not that of SBD.
+        DatasetError: scipy is not installed, or the archive is not that of SBD.
     """
     root = find_root(f"voc:{folder}", voc.LAYOUT)
     own, val = (read_names(root / voc.LISTS / f"{name}.txt") for name in ("train", "val"))
@@ -54,12 +54,12 @@ def add_context(archive: Path, folder: Path, report: Report) -> None:
 
     Args:
         archive: `trainval.tar.gz` of PASCAL-Context: `trainval/ID.mat`, each with `LabelMap`, (H, W), 0..459.
-        folder: with VOC 2010 in its official layout; its lists for the detection task are those of
+        folder: folder of VOC 2010 in its official layout, whose lists for the detection task are those of
             PASCAL-Context.
-        report: see `zoo.data.prepare.unpack.unpack`.
+        report: called with a description and the number of masks done.
 
     Raises:
-        DatasetError: scipy is missing, or the archive is not that of PASCAL-Context.
+        DatasetError: scipy is not installed, or the archive is not that of PASCAL-Context.
     """
     layout = pascal_context.LAYOUT._replace(folders=(pascal_context.IMAGES, "ImageSets/Main"))
     root = find_root(f"pascal-context:{folder}", layout)
@@ -85,7 +85,7 @@ def _convert(
     read: Callable[[bytes], NDArray[np.uint8]],
     report: Report,
 ) -> set[str]:
-    """Write the masks of an archive into a new folder and return their names."""
+    """Write the masks of an archive to a new folder and return their names."""
     if find_spec("scipy") is None:
         raise DatasetError(
             f"{archive}: got masks in MATLAB's format, expected scipy to read them: "

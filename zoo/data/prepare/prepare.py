@@ -1,4 +1,4 @@
-"""Making a published data set: each archive is found or downloaded, checked and laid out, unless it was."""
+"""Preparation of a published data set: each archive is found or downloaded, checked and unpacked once."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LOGIN = "https://www.cityscapes-dataset.com/login/"
 
 
 class Made(NamedTuple):
-    """One archive whose contents were laid out."""
+    """An archive that was unpacked."""
 
     name: str
     sums: Sums
@@ -28,31 +28,32 @@ class Made(NamedTuple):
 
 
 class Origin(NamedTuple):
-    """Where archives are looked for."""
+    """Location of the archives."""
 
     url: str | None = None
-    """Folder of a web server, the archives in it under their official names; None for their own addresses."""
+    """URL of a folder with the archives under their official names; None for their official addresses."""
     folder: Path | None = None
-    """The same on disk."""
+    """Local folder with the archives under their official names."""
 
 
 def todo(data_set: DataSet, folder: Path, origin: Origin) -> list[Archive]:
-    """Return the archives whose contents a folder lacks; of the optional ones, those found at the origin."""
+    """Return the archives that a folder lacks; optional ones only if the origin has them."""
     wanted = [*data_set.archives, *(archive for archive in data_set.optional if _is_at(archive, origin))]
     return [archive for archive in wanted if not archive.is_applied(folder)]
 
 
 def prepare(archives: list[Archive], folder: Path, origin: Origin, report: Report) -> list[Made]:
-    """Lay the contents of archives out in a folder.
+    """Unpack archives to a folder, downloading those that are missing.
 
     Args:
-        archives: see `todo`.
-        folder: made if it is missing; what is downloaded lies in `downloads` in it until it is laid out.
-        origin: of the archives.
-        report: called with what is being done, how much of it is, and how much there is, None if unknown.
+        archives: result of `todo`.
+        folder: folder of the data set, created if it does not exist; archives are downloaded to its subfolder
+            `downloads` and removed once unpacked.
+        origin: location of the archives.
+        report: called with a description, the amount done, and the total, None if unknown.
 
     Raises:
-        DatasetError: an archive cannot be had, is not the official one, or cannot be unpacked.
+        DatasetError: an archive cannot be found, downloaded or unpacked, or is not the official one.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -65,17 +66,17 @@ def prepare(archives: list[Archive], folder: Path, origin: Origin, report: Repor
 
 
 def count(data_set: DataSet, folder: Path) -> tuple[int, int]:
-    """Return the number of training and validation images that a folder holds.
+    """Return the numbers of training and validation images in a folder.
 
     Raises:
-        DatasetError: its reader misses something.
+        DatasetError: files of the data set are missing.
     """
     source = open_source(f"{data_set.spec}:{folder}")
     return len(source.ids("train")), len(source.ids("val"))
 
 
 def _make(archive: Archive, folder: Path, origin: Origin, report: Report) -> Made:
-    """Lay the contents of one archive out and remove it, if it is ours."""
+    """Unpack one archive, and remove it if it was downloaded."""
     path = _find(archive, folder, origin, report)
     is_ours = origin.folder is None
     sums = sums_of(path, report)
@@ -94,7 +95,7 @@ def _is_at(archive: Archive, origin: Origin) -> bool:
 
 
 def _find(archive: Archive, folder: Path, origin: Origin, report: Report) -> Path:
-    """Return the file of an archive, downloaded if need be."""
+    """Return the file of an archive, downloaded if necessary."""
     if origin.folder is not None:
         path = origin.folder / archive.name
         if not path.is_file():

@@ -1,4 +1,4 @@
-"""Reading archives of others: plain files alone, none outside the folder, all of them or none."""
+"""Safe unpacking of third-party archives: plain files only, none outside the folder, all of them or none."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ BROKEN = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError, R
 
 
 def unpack(archive: Path, folder: Path, is_wanted: Callable[[str], bool], report: Report) -> None:
-    """Unpack files of a zip or tar archive: in a folder of their own first, then moved into place at once.
+    """Unpack files of a zip or tar archive to a temporary folder, then move them into place.
 
     Args:
-        archive: its name ends in `.zip`, or it is a tar file, compressed or not.
-        folder: exists; what is there already is replaced file by file.
-        is_wanted: says of a path in the archive whether it is unpacked.
-        report: called with the name and the number of files done.
+        archive: zip file, with the suffix `.zip`, or tar file, compressed or not.
+        folder: existing folder, whose files are replaced one by one.
+        is_wanted: returns whether to unpack a path of the archive.
+        report: called with a description and the number of files done.
 
     Raises:
-        DatasetError: no such archive, or one that is broken off, leads out of the folder or holds links.
+        DatasetError: an archive that is missing or truncated, leads out of the folder or contains links.
     """
     with working_folder(folder) as working:
         for done, (name, content) in enumerate(members(archive, is_wanted), start=1):
@@ -49,7 +49,7 @@ def unpack(archive: Path, folder: Path, is_wanted: Callable[[str], bool], report
 
 @contextmanager
 def working_folder(folder: Path) -> Iterator[Path]:
-    """Give an empty folder inside another, from which its files can be moved, and remove it afterwards."""
+    """Create a temporary folder inside another, from which files can be moved, and remove it at the end."""
     working = Path(tempfile.mkdtemp(prefix=".prepare-", dir=folder))
     try:
         yield working
@@ -58,7 +58,7 @@ def working_folder(folder: Path) -> Iterator[Path]:
 
 
 def merge(source: Path, target: Path) -> None:
-    """Move a file or folder to a place; into a folder that is there already, one by one."""
+    """Move a file or folder to a path; if it is an existing folder, merge their contents."""
     if target.is_dir() and source.is_dir():
         for inner in sorted(source.iterdir()):
             merge(inner, target / inner.name)
@@ -71,7 +71,7 @@ def members(archive: Path, is_wanted: Callable[[str], bool]) -> Iterator[tuple[s
     """Yield path and content of the wanted files of an archive, in its order.
 
     Raises:
-        DatasetError: as `unpack`.
+        DatasetError: an archive that is missing or truncated, leads out of the folder or contains links.
     """
     read = _zipped if archive.suffix.lower() == ".zip" else _tarred
     try:
@@ -110,7 +110,7 @@ def _zipped(archive: Path, is_wanted: Callable[[str], bool]) -> Iterator[tuple[s
 
 
 def _safe(archive: Path, name: str, *, is_plain: bool) -> str:
-    """Return the path of a member, without `./` at its start."""
+    """Return the path of a member, without leading `./`, or raise if it is unsafe."""
     path = PurePosixPath(name)
     if not is_plain or path.is_absolute() or ".." in path.parts or set("\\:\0") & set(name):
         raise DatasetError(

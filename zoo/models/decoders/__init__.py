@@ -1,1 +1,1 @@
-"""Decoders: from an encoder's features to logits."""
+"""Decoders, which map an encoder's features to logits."""

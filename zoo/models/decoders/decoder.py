@@ -1,4 +1,4 @@
-"""What every decoder is, and the layers that several of them share."""
+"""Base class of decoders, and the layers that they share."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Output(NamedTuple):
-    """What a decoder returns."""
+    """Output of a decoder."""
 
     logits: Tensor
     """(B, K, h, w) class scores at the decoder's resolution."""
@@ -26,21 +26,21 @@ class Output(NamedTuple):
 class Decoder(nn.Module, ABC):
     """The part of a segmentation network after the encoder; `zoo.models.config.DECODERS` lists them.
 
-    Decoders are constructed with these arguments and name their embedding head `embed`, which is dropped
-    after training.
+    All decoders take these arguments, and have their embedding head, which is dropped after training, in
+    `embed`.
 
     Args:
-        encoder: its `channels` and `strides` say what `forward` is called with; it is not kept.
-        config: the decoder's own settings.
-        num_classes: K.
-        embedding_channels: D of the pixel embedding; 0 for a decoder without one.
+        encoder: encoder whose `channels` and `strides` describe the features; it is not stored.
+        config: settings of the decoder.
+        num_classes: number of classes K.
+        embedding_channels: channels D of the pixel embedding; 0 for no embedding.
 
     Raises:
-        RecipeError: the encoder has no features that the decoder can use.
+        RecipeError: the encoder lacks features that the decoder needs.
     """
 
     embed: nn.Module | None
-    """The embedding head; None for a decoder without one."""
+    """The embedding head; None if there is none."""
 
     @abstractmethod
     def __init__(
@@ -54,17 +54,17 @@ class Decoder(nn.Module, ABC):
         """Return logits and embedding at the decoder's resolution.
 
         Args:
-            features: (B, C, h, w) float each, of the encoder, fine to coarse.
+            features: features of the encoder, each (B, C, h, w) float, fine to coarse.
         """
 
 
 def resize_logits(logits: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
-    """Return logits at (height, width) `size`, bilinear with aligned corners as all four methods do."""
+    """Return logits resized to `size`, bilinear with aligned corners, as in all four methods."""
     return F.interpolate(logits, size=size, mode="bilinear", align_corners=True)
 
 
 def conv_bn_relu(in_channels: int, out_channels: int, kernel: int = 1, dilation: int = 1) -> nn.Sequential:
-    """Return a bias-free convolution that keeps the size, BatchNorm, ReLU."""
+    """Return a bias-free convolution that preserves the size, followed by BatchNorm and ReLU."""
     padding = dilation * (kernel // 2)
     conv = nn.Conv2d(in_channels, out_channels, kernel, padding=padding, dilation=dilation, bias=False)
     return nn.Sequential(conv, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True))
@@ -78,7 +78,7 @@ def mlp_head(in_channels: int, out_channels: int) -> nn.Sequential:
 
 
 def kaiming_normal(module: nn.Module) -> None:
-    """Draw the convolutions of a decoder Kaiming-normal (fan-in, ReLU); BatchNorm starts at 1 and 0."""
+    """Initialize convolutions Kaiming-normal (fan-in, ReLU), and BatchNorm with 1 and 0."""
     for child in module.modules():
         if isinstance(child, nn.Conv2d):
             nn.init.kaiming_normal_(child.weight, mode="fan_in", nonlinearity="relu")

@@ -1,4 +1,4 @@
-"""DeepLabv2 (Chen et al., TPAMI 2017): atrous convolutions to the classes, summed."""
+"""Decoder of DeepLabv2 (Chen et al., TPAMI 2017): a sum of atrous convolutions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class DeepLabV2(Decoder):
-    """Atrous 3x3 convolutions over the encoder's last features, at their stride."""
+    """Sum of atrous 3x3 convolutions on the encoder's last features, at their stride."""
 
     def __init__(
         self, encoder: Encoder, config: DeepLabV2Config, *, num_classes: int, embedding_channels: int = 0
@@ -34,7 +34,7 @@ class DeepLabV2(Decoder):
         """Return logits and embedding at the stride of the last features.
 
         Args:
-            features: (B, C, h, w) float each; only the last are used.
+            features: features of the encoder, each (B, C, h, w) float, of which the last are used.
         """
         high = features[-1]
         logits = torch.stack([branch(high) for branch in self.branches]).sum(dim=0)

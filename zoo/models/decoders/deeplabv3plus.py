@@ -1,4 +1,4 @@
-"""DeepLabv3+ (Chen et al., ECCV 2018): ASPP joined with features at stride 4."""
+"""Decoder of DeepLabv3+ (Chen et al., ECCV 2018): ASPP combined with features at stride 4."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ LOW_LEVEL_STRIDE = 4
 class Aspp(nn.Module):
     """Atrous spatial pyramid pooling: 1x1, atrous 3x3 and image-level branches, concatenated and reduced.
 
-    The image-level branch has no BatchNorm in the `projected` style, which therefore trains with one image.
+    The image-level branch has no BatchNorm in the `projected` style, which can therefore train with a batch
+    of one.
     """
 
     def __init__(self, in_channels: int, config: DeepLabV3PlusConfig) -> None:
@@ -58,7 +59,7 @@ class Aspp(nn.Module):
 
 
 class JointAspp(nn.Module):
-    """Atrous spatial pyramid pooling of CPS and RRN: one BatchNorm for all branches, the pooled one added."""
+    """Atrous spatial pyramid pooling of CPS and RRN: one BatchNorm, and an added image-level branch."""
 
     def __init__(self, in_channels: int, config: DeepLabV3PlusConfig) -> None:
         super().__init__()
@@ -95,7 +96,7 @@ def _bn_leaky(channels: int) -> tuple[nn.Module, nn.Module]:
 
 
 class DeepLabV3Plus(Decoder):
-    """ASPP over the encoder's last features, joined with those at stride 4, and heads."""
+    """ASPP on the encoder's last features, combined with those at stride 4, and heads."""
 
     def __init__(
         self, encoder: Encoder, config: DeepLabV3PlusConfig, *, num_classes: int, embedding_channels: int = 0
@@ -123,7 +124,8 @@ class DeepLabV3Plus(Decoder):
         """Return logits and embedding at stride 4.
 
         Args:
-            features: (B, C, h, w) float each; those at stride 4 and the last are used.
+            features: features of the encoder, each (B, C, h, w) float; those at stride 4 and the last are
+                used.
         """
         low, high = features[self.low_index], features[-1]
         aspp = resize_logits(self.aspp(high), low.shape[-2:])
@@ -136,7 +138,7 @@ class DeepLabV3Plus(Decoder):
 
 
 def _fuse(config: DeepLabV3PlusConfig) -> nn.Sequential:
-    """Return the convolutions over low-level and ASPP features, at the decoder's width."""
+    """Return the convolutions on low-level and ASPP features, with the decoder's width."""
     width = config.decoder_channels
     layers = [
         conv_bn_relu(width + config.low_level_channels, width, 3),

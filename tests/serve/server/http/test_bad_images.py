@@ -96,7 +96,7 @@ GOOD: dict[str, Callable[[Pictures], bytes]] = {
     "animated PNG": lambda make: animation("PNG", make),
     "animated WebP": lambda make: animation("WEBP", make),
     "CMYK JPEG": lambda make: make.file(make.image().convert("CMYK"), "JPEG", quality=95),
-    "grey PNG": lambda make: make.file(make.image().convert("L")),
+    "gray PNG": lambda make: make.file(make.image().convert("L")),
     "palette PNG": lambda make: make.file(make.image().convert("P")),
     "BMP": lambda make: make.file(format_="BMP"),
     "TIFF": lambda make: make.file(format_="TIFF"),

@@ -82,7 +82,7 @@ def test_a_png_is_indexed_by_class_and_has_the_colors_of_the_classes(
     assert np.array_equal(np.asarray(mask.convert("RGB")), predictor.classes.colorize(expected))
 
 
-def test_a_png_of_more_than_255_classes_is_16_bit_grey(server: Running, image: NDArray[np.uint8]) -> None:
+def test_a_png_of_more_than_255_classes_is_16_bit_gray(server: Running, image: NDArray[np.uint8]) -> None:
     answer = server.client.post("/predict", params={"model": "many"}, content=png(image))
     mask = Image.open(io.BytesIO(answer.content))
     assert mask.mode == "I;16"

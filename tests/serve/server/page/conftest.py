@@ -199,8 +199,8 @@ def indexed(mask: NDArray[np.uint8]) -> bytes:
     return buffer.getvalue()
 
 
-def grey_file(name: str = "grey.png", size: tuple[int, int] = (60, 80), **save: Any) -> FilePayload:
-    """Return a grey image of this height and width, as the file input takes it."""
+def gray_file(name: str = "gray.png", size: tuple[int, int] = (60, 80), **save: Any) -> FilePayload:
+    """Return a gray image of this height and width, as the file input takes it."""
     buffer = io.BytesIO()
     format_ = name.rpartition(".")[2].upper().replace("TIF", "TIFF")
     Image.new("RGB", size[::-1], (120, 120, 120)).save(buffer, format_, **save)
@@ -221,8 +221,8 @@ def read_legend(page: Page) -> list[tuple[str, ...]]:
 
 @pytest.fixture(scope="session")
 def file() -> Callable[..., FilePayload]:
-    """Return `grey_file`."""
-    return grey_file
+    """Return `gray_file`."""
+    return gray_file
 
 
 @pytest.fixture(scope="session")

@@ -50,7 +50,7 @@ def test_the_page_works_on_the_server_with_a_key(
     page.fill("#secret", "open sesame")
     page.keyboard.press("Enter")
     page.wait_for_selector(".pill.good")
-    segment(page, file())  # grey 120: 360 is under the threshold of 384
+    segment(page, file())  # gray 120: 360 is under the threshold of 384
     assert page.locator(".area .label").all_inner_texts() == ["dark"]
     assert page.locator(".area .pixels").all_inner_texts() == ["4,800 px"]
     names = page.locator("#times dt").all_inner_texts()
@@ -62,4 +62,4 @@ def test_the_page_works_on_the_server_with_a_key(
     with page.expect_download() as waiting:
         segment(page, file())
         page.click("#save-mask")
-    assert waiting.value.suggested_filename == "grey-mask.png"
+    assert waiting.value.suggested_filename == "gray-mask.png"

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     OpenPage = Callable[..., Page]
     Segment = Callable[[Page, FilePayload], None]
 
-GREY = 120
+GRAY = 120
 FAILED = "Failed to load resource"
 DROP = """
 async ([name, bytes]) => {
@@ -62,11 +62,11 @@ def test_a_class_is_seen_in_its_color_over_the_image(
 ) -> None:
     page = open_page(stand_in.url)
     segment(page, file())
-    ring = tuple(round(0.4 * GREY + 0.6 * channel) for channel in (0, 128, 0))
-    disc = tuple(round(0.4 * GREY + 0.6 * channel) for channel in (128, 0, 0))
+    ring = tuple(round(0.4 * GRAY + 0.6 * channel) for channel in (0, 128, 0))
+    disc = tuple(round(0.4 * GRAY + 0.6 * channel) for channel in (128, 0, 0))
     assert seen(page, 0.6, 0.8) == pytest.approx(ring, abs=2)
     assert seen(page, 0.1, 0.8) == pytest.approx(disc, abs=2)
-    assert seen(page, 0.5, 0.2) == (GREY, GREY, GREY)  # black means nothing
+    assert seen(page, 0.5, 0.2) == (GRAY, GRAY, GRAY)  # black means nothing
 
 
 def test_the_slider_changes_the_opacity(
@@ -79,7 +79,7 @@ def test_the_slider_changes_the_opacity(
     assert seen(page, 0.6, 0.8) == (0, 128, 0)
     page.locator("#opacity").focus()
     page.keyboard.press("Home")
-    assert seen(page, 0.6, 0.8) == (GREY, GREY, GREY)
+    assert seen(page, 0.6, 0.8) == (GRAY, GRAY, GRAY)
 
 
 def test_a_class_can_be_hidden_and_shown_with_the_keyboard(
@@ -90,9 +90,9 @@ def test_a_class_can_be_hidden_and_shown_with_the_keyboard(
     ring = page.locator(".area", has_text="ring")
     ring.press("Enter")
     assert ring.get_attribute("aria-pressed") == "false"
-    assert seen(page, 0.6, 0.8) == (GREY, GREY, GREY)
+    assert seen(page, 0.6, 0.8) == (GRAY, GRAY, GRAY)
     ring.press("Enter")
-    assert seen(page, 0.6, 0.8) != (GREY, GREY, GREY)
+    assert seen(page, 0.6, 0.8) != (GRAY, GRAY, GRAY)
 
 
 def test_the_class_under_the_pointer_is_named(
@@ -145,7 +145,7 @@ def test_the_overlay_is_downloaded_as_it_is_seen_at_the_size_of_the_image(
     with Image.open(tmp_path / "overlay.png") as overlay:
         assert overlay.size == (2400, 60)
         assert overlay.convert("RGB").getpixel((2000, 50)) == (0, 128, 0)
-        assert overlay.convert("RGB").getpixel((2000, 10)) == (GREY, GREY, GREY)
+        assert overlay.convert("RGB").getpixel((2000, 10)) == (GRAY, GRAY, GRAY)
 
 
 def test_a_file_that_is_no_image_gets_the_server_s_words(

@@ -36,8 +36,8 @@ LIMIT = 384
 """Sum of red, green and blue over which a pixel is bright."""
 
 
-def grey(level: int) -> bytes:
-    """Return a PNG of one grey."""
+def gray(level: int) -> bytes:
+    """Return a PNG of one gray."""
     buffer = io.BytesIO()
     Image.new("RGB", (64, 48), (level,) * 3).save(buffer, "PNG")
     return buffer.getvalue()
@@ -116,7 +116,7 @@ def model(
 class TestOnACluster:
     def test_answers_are_those_of_the_plain_app(self, ray_url: str, model: Path) -> None:
         job = job_of(model)
-        body = grey(200)
+        body = gray(200)
         with TestClient(
             create_app(load_models(job), job.settings), "http://localhost", client=("127.0.0.1", 1)
         ) as plain:
@@ -135,7 +135,7 @@ class TestOnACluster:
     def test_no_request_fails_when_a_replica_is_killed(self, ray_url: str, under_load: UnderLoad) -> None:
         before = replica_pids()
         assert len(before) == 2
-        with under_load(ray_url, grey(200)) as load:
+        with under_load(ray_url, gray(200)) as load:
             load.wait_for(40)
             os.kill(before[0], signal.SIGKILL)
             load.wait_for(200)
@@ -144,7 +144,7 @@ class TestOnACluster:
     def test_no_request_fails_while_a_model_is_replaced(
         self, ray_url: str, model: Path, write_onnx: WriteOnnx, under_load: UnderLoad
     ) -> None:
-        body = grey(100)
+        body = gray(100)
         assert names(ray_url, body) == ["dark"]
         old = fingerprint(model)
         with under_load(ray_url, body) as load:
@@ -164,4 +164,4 @@ class TestOnACluster:
         broken.write_bytes(b"no model")
         with pytest.raises(ZooError, match=r"cannot be deployed on Ray.*broken\.onnx.*BundleError"):
             deploy(job_of(broken), TWO)
-        assert names(ray_url, grey(200)) == ["bright"]
+        assert names(ray_url, gray(200)) == ["bright"]

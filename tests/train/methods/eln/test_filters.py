@@ -56,10 +56,10 @@ def running_statistics(module: nn.Module) -> Tensor:
 def test_a_pixel_is_trusted_above_one_half_and_not_at_it(
     logit: float, trusted: bool, build: Build, image: Tensor
 ) -> None:
-    judgement = with_constant_logit(build(), logit).trusted(image, torch.randn(2, 3, 8, 8))
-    assert judgement.dtype == torch.bool
-    assert judgement.shape == (2, 8, 8)
-    assert (judgement == trusted).all()
+    judgment = with_constant_logit(build(), logit).trusted(image, torch.randn(2, 3, 8, 8))
+    assert judgment.dtype == torch.bool
+    assert judgment.shape == (2, 8, 8)
+    assert (judgment == trusted).all()
 
 
 @pytest.mark.parametrize(("threshold", "trusted"), [(0.7, True), (0.75, False)])
@@ -70,7 +70,7 @@ def test_the_threshold_is_one_of_the_probability(
     assert (localization.trusted(image, torch.randn(2, 3, 8, 8)) == trusted).all()
 
 
-def test_the_judgement_comes_on_the_grid_of_the_prediction(build: Build, image: Tensor) -> None:
+def test_the_judgment_comes_on_the_grid_of_the_prediction(build: Build, image: Tensor) -> None:
     assert build().trusted(image, torch.randn(2, 3, 2, 3)).shape == (2, 2, 3)
 
 
