@@ -33,12 +33,12 @@ from zoo.train.initialization import initialized_method, read_start
 from zoo.train.loop.checkpoint import load_checkpoint
 from zoo.train.loop.engine import Engine
 from zoo.train.loop.validation import Validation, predictor_of, score
-from zoo.train.method import phase_at
+from zoo.train.method import phase_at, progress_at
 from zoo.train.methods.table import build_method
 from zoo.train.report.page import write_report
 from zoo.train.report.pictures import write_curves, write_preview, write_tag_preview
 from zoo.train.runs.folder import RunFolder, claimed_run, new_run
-from zoo.train.runs.log import FILTER, last_figures, read_log
+from zoo.train.runs.log import FILTER, figures_over_time, last_figures, read_log
 from zoo.train.runs.wandb import check_wandb, logged_to_wandb
 from zoo.train.strip import strip
 
@@ -199,10 +199,13 @@ def _finish(engine: Engine, validate: Validation, partition: Partition) -> dict[
     engine.fit(stream)
     metrics: dict[str, Any] = {}
     if fabric.is_global_zero:
+        last = progress_at(recipe.steps - 1, engine.phases)
+        by_class = validate.filter_by_class(engine.method, last)
         if engine.best is not None:
             engine.method.load_state_dict(load_checkpoint(run.best)["method"])
         kept = recipe.steps if engine.best is None else engine.best["step"]
-        weights = engine.method.scored(recipe.score, phase_at(kept - 1, engine.phases)[0])
+        phase, _ = phase_at(kept - 1, engine.phases)
+        weights = engine.method.scored(recipe.score, phase)
         predictor = predictor_of(engine.method, recipe, source, weights)
         at_the_end = None if engine.best is not None else validate.metrics
         val = at_the_end or score(predictor, source)  # one that continues a finished run evaluated nothing
@@ -211,6 +214,11 @@ def _finish(engine: Engine, validate: Validation, partition: Partition) -> dict[
         metrics = {
             "val": val,
             "weights": weights,
+            "networks": {
+                name: score(predictor_of(engine.method, recipe, source, name), source)
+                for name in recipe.also_score
+                if name not in (weights, *phase.untrained)
+            },
             "steps": recipe.steps,
             "bad_steps": engine.bad_steps,
             "selected": None if engine.best is None else engine.best | {"on": recipe.select_on},
@@ -219,6 +227,8 @@ def _finish(engine: Engine, validate: Validation, partition: Partition) -> dict[
             "step_ms": {phase: _median_ms(seconds) for phase, seconds in engine.seconds.items()},
             "curve": [[row["step"], row[main]] for row in rows if main in row],
             "filter": last_figures(rows, FILTER),
+            "filter_by_class": by_class,
+            "filter_curve": figures_over_time(rows, FILTER),
         } | ({} if engine.seconds else _measured(run))  # of a finished run no step was left to take
         write_json(run.metrics, metrics)
         if isinstance(predictor, TagPredictor):

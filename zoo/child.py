@@ -18,11 +18,14 @@ STOPS = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SI
 
 
 class StopRequests:
-    """Context that forwards Ctrl-C, SIGTERM and SIGHUP to the current run, which saves its state and ends."""
+    """Context that forwards Ctrl-C, SIGTERM and SIGHUP to the current runs, which save their state and end.
+
+    Runs may be started and awaited by several threads.
+    """
 
     def __init__(self) -> None:
         self.requested = False
-        self.process: subprocess.Popen[str] | None = None
+        self.processes: set[subprocess.Popen[str]] = set()
         self.previous: dict[int, Any] = {}
 
     def __enter__(self) -> StopRequests:
@@ -54,18 +57,22 @@ class StopRequests:
             start_new_session=True,  # Ctrl-C in the terminal reaches it only through this class
             **options,
         ) as process:
-            self.process = process
+            self.processes.add(process)
             if self.requested:
                 process.send_signal(signal.SIGTERM)
             try:
                 yield process
             finally:
-                self.process = None
+                self.processes.discard(process)
+
+    def stop(self, number: int = signal.SIGTERM) -> None:
+        """End all processes that run, and those that are started from now on."""
+        self.requested = True
+        for process in tuple(self.processes):
+            process.send_signal(number)  # does nothing if it is dead
 
     def _note(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        self.requested = True
-        if self.process is not None and self.process.poll() is None:
-            self.process.send_signal(signal.SIGINT if number == signal.SIGINT else signal.SIGTERM)
+        self.stop(signal.SIGINT if number == signal.SIGINT else signal.SIGTERM)
 
 
 def why_ended(status: int, last_words: str) -> str:

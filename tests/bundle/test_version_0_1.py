@@ -24,7 +24,7 @@ from zoo.predictors.eager import EagerPredictor
 from zoo.predictors.ort import metadata_of, open_session
 from zoo.predictors.tags import TagPredictor
 from zoo.preprocess import IMAGENET_MEAN, IMAGENET_STD
-from zoo.train.compare.plan import _flat
+from zoo.train.compare.shared import flat
 from zoo.train.loop.checkpoint import load_checkpoint
 from zoo.train.loop.hardware import Hardware
 from zoo.train.methods.table import build_method
@@ -162,8 +162,8 @@ def test_a_network_of_today_is_left_as_it_is() -> None:
 def test_a_run_keeps_its_recipe_and_the_normalization_of_version_0_1(name: str, run: Any) -> None:
     folder = run(name)
     recipe, classes = RunFolder(folder).read_recipe()
-    old = _flat(read("runs", name, "recipe.json")["recipe"])
-    new = _flat(recipe.model_dump(mode="json"))
+    old = flat(read("runs", name, "recipe.json")["recipe"])
+    new = flat(recipe.model_dump(mode="json"))
     unused = {"aspp", "low_level_channels", "dropout", "channel_dropout", "head", "separate_embedding"}
     for key, value in old.items():
         place, *rest = key.removeprefix("network.").split(".")

@@ -35,13 +35,16 @@ TINY = [
     "--set=network.low_level_channels=8",
     "--set=network.rates=[1]",
     "--set=eln.filter.encoder=test_resnet",
+    "--no-controls",
 ]
 FILES = [
     ".lock",
     "classes.png",
     "compare.json",
     "curves.png",
+    "gains.png",
     "pictures.png",
+    "pseudo_labels.png",
     "recipes",
     "report.html",
     "runs",
@@ -65,9 +68,12 @@ def test_seeds_are_a_number_or_a_list(text: str, seeds: tuple[int, ...]) -> None
         (("--methods", ","), "',' names no method, expected e.g. supervised,eln"),
         (("--imgsz", "big"), "is not H,W"),
         (("--steps", "0"), "Invalid value for '--steps'"),
+        (("--until-clear", "1"), "Invalid value for '--until-clear'"),
+        (("--until-clear", "4", "--seeds", "1"), "expected two seeds or more, and N no less"),
+        (("--until-clear", "2", "--seeds", "3"), "expected two seeds or more, and N no less"),
     ],
 )
-def test_a_bad_option_is_a_usage_error(zoo: Zoo, options: tuple[str, str], message: str) -> None:
+def test_a_bad_option_is_a_usage_error(zoo: Zoo, options: tuple[str, ...], message: str) -> None:
     result = zoo("compare", *options)
     assert result.exit_code == 2
     assert message in " ".join(result.stderr.split())
@@ -76,9 +82,13 @@ def test_a_bad_option_is_a_usage_error(zoo: Zoo, options: tuple[str, str], messa
 
 @pytest.mark.parametrize(
     "option",
-    [("--seeds", "1"), ("--methods", "eln"), ("--set", "steps=1"), ("--data", "x"), ("--steps", "3")],
+    [
+        *(("--seeds", "1"), ("--methods", "eln"), ("--set", "data.workers=1"), ("--data", "x")),
+        *(("--steps", "3"), ("--warm-steps", "0"), ("--no-controls",), ("--own-recipes",)),
+        ("--until-clear", "4"),
+    ],
 )
-def test_a_comparison_is_resumed_as_it_was_started(zoo: Zoo, option: tuple[str, str]) -> None:
+def test_a_comparison_is_resumed_as_it_was_started(zoo: Zoo, option: tuple[str, ...]) -> None:
     result = zoo("compare", "--resume", "--out", "c", *option)
     assert isinstance(result.exception, RecipeError)
     assert str(result.exception) == (
@@ -108,12 +118,16 @@ def test_a_failed_run_is_told_and_the_others_are_kept(zoo: Zoo, tiny_folder: Pat
     assert result.exit_code == 1
     assert type(result.exception) is ZooError
     assert str(result.exception).startswith(
-        "1 of 2 runs gave no figures (eln-0 failed: the loss was not finite"
+        "1 of 3 runs gave no figures (eln-0 failed: the loss was not finite"
     )
     found = json.loads(result.stdout)
-    assert [run["state"] for run in found["runs"]] == ["finished", "failed"]
+    assert [run["state"] for run in found["runs"]] == ["finished", "finished", "failed"]
     assert [row["miou"] is None for row in found["summary"]["rows"]] == [False, True]
-    assert sorted(path.name for path in Path("c").iterdir()) == FILES
+    assert sorted(path.name for path in Path("c").iterdir()) == [
+        name
+        for name in FILES
+        if name not in ("gains.png", "pseudo_labels.png")  # of labels only alone
+    ]
     assert "eln-0 failed: the loss was not finite" in Path("c/report.html").read_text()
 
 
@@ -135,14 +149,16 @@ def test_a_comparison_broken_off_goes_on_and_equals_an_unbroken_one(zoo: Zoo, ti
         _, remarks = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 1
     *_, so_far, last = remarks.splitlines()
-    assert last == "error: stopped in run 2 of 2, eln-0: continue with zoo compare --resume --out broken"
+    assert last == (
+        "error: stopped in eln-0; 2 of 3 runs are finished: continue with zoo compare --resume --out broken"
+    )
     assert so_far.startswith("So far: broken/report.html, ")
     assert "eln-0 stopped" in Path("broken/report.html").read_text()
     resumed = json.loads(zoo("compare", "--resume", "--out", "broken", "--json").stdout)
-    assert [run["attempts"] for run in resumed["runs"]] == [1, 2]
+    assert [run["attempts"] for run in resumed["runs"]] == [1, 1, 2]
     unbroken = json.loads(zoo(*options, "--out", "unbroken", "--json").stdout)
     for one, other in zip(resumed["runs"], unbroken["runs"], strict=True):
         assert one["metrics"]["val"] == other["metrics"]["val"]
         assert one["metrics"]["curve"] == other["metrics"]["curve"]
-    assert resumed["runs"][0]["metrics"]["partition"] == resumed["runs"][1]["metrics"]["partition"]
+    assert len({run["metrics"]["partition"] for run in resumed["runs"]}) == 1  # of the warm start too
     assert sorted(path.name for path in Path("broken").iterdir()) == FILES

@@ -33,8 +33,12 @@ SHARED_SETTINGS = {
     "data.batch_l": 2,
     "data.batch_u": 3,
     "accumulate": 1,
-    "network.architecture": "deeplabv3plus",
+    "network.decoder.name": "deeplabv3plus",
     "network.encoder": "<b>resnet</b>",
+    "method.optimizer.name": "adamw",
+    "method.optimizer.lr": 0.002,
+    "method.optimizer.encoder_lr_mult": 0.5,
+    "method.optimizer.schedule": "poly",
     "pretrained": False,
     "precision": "fp32",
     "steps": 20,
@@ -242,10 +246,26 @@ def load_tiny(tiny_recipe: Path) -> Callable[..., Recipe]:
     return load
 
 
-def metrics_of_run(miou: float, step_ms: dict[str, float] | None = None) -> dict[str, Any]:
-    """Return the metrics of a finished run as far as a comparison reads them."""
+def metrics_of_run(
+    miou: float, step_ms: dict[str, float] | None = None, networks: dict[str, float] | None = None
+) -> dict[str, Any]:
+    """Return the metrics of a finished run as far as a comparison reads them.
+
+    Args:
+        miou: mIoU of the scored network.
+        step_ms: durations of a step by phase.
+        networks: mIoU of further networks.
+    """
+
+    def val(miou: float) -> dict[str, Any]:
+        return {"miou": miou, "iou": {"class-0": miou, "class-1": None, "class-2": miou / 2}}
+
     return {
-        "val": {"miou": miou, "iou": {"class-0": miou, "class-1": None, "class-2": miou / 2}},
+        "val": val(miou),
+        "networks": {name: val(value) for name, value in (networks or {}).items()},
+        "filter": None,
+        "filter_by_class": None,
+        "filter_curve": [],
         "curve": [[10, miou / 2], [20, miou]],
         "step_ms": {"first": 10.0, "second": 40.0} if step_ms is None else step_ms,
         "peak_memory": {"mib": 1000 * miou, "kind": "somewhere"},
@@ -260,28 +280,40 @@ def run_metrics() -> Callable[..., dict[str, Any]]:
 
 @pytest.fixture
 def compared(tiny_folder: Path) -> Callable[..., Comparison]:
-    """Return a builder of a comparison from the mIoU of each method's seeds; None is a failed run."""
+    """Return a builder of a comparison from the mIoU of each candidate's seeds; None is a failed run.
 
-    def make(**mious: list[float | None]) -> Comparison:
+    `supervised_strong` is a control; `looks` are numbers of seeds at which results are looked at.
+    """
+
+    def make(*looks: int, **mious: list[float | None]) -> Comparison:
         candidates = tuple(
             Candidate(
-                method=method,
-                recipe=method,
+                name=name.replace("_", "-"),
+                method=name.partition("_")[0],
+                role="control" if "_" in name else "method",
+                recipe=name,
                 phases={"first": 15, "second": 5},
-                kept=1234,
+                networks=("student",),
+                kept={"student": 1234, "teacher": 4321},
                 trained=5678,
-                overridden={"network.decoder_channels": (256, 48)} if method == "eln" else {},
+                overridden={"network.decoder_channels": (256, 48)} if name == "eln" else {},
             )
-            for method in mious
+            for name in mious
         )
         runs = [
-            Run(method=method, seed=seed, command=f"zoo train {method}", wall_s=100.0 * (seed + 1))
-            for method in mious
-            for seed in range(len(mious[method]))
+            Run(
+                candidate=each.name,
+                method=each.method,
+                seed=seed,
+                command=f"zoo train {each.method}",
+                wall_s=100.0 * (seed + 1),
+            )
+            for each in candidates
+            for seed in range(len(mious[each.recipe]))
         ]
         done: list[Run] = []
         for run in runs:
-            miou = mious[run.method][run.seed]
+            miou = mious[run.candidate.replace("-", "_")][run.seed]
             state = {"state": "failed", "reason": "no <memory>"} if miou is None else {"state": "finished"}
             done.append(
                 run.model_copy(update={**state, "metrics": None if miou is None else metrics_of_run(miou)})
@@ -295,6 +327,7 @@ def compared(tiny_folder: Path) -> Callable[..., Comparison]:
             data={"spec": str(tiny_folder), "partition": "4", "classes": COMPARED_CLASSES, "labeled": 4}
             | {"unlabeled": 6, "val": 2},
             settings=SHARED_SETTINGS,
+            looks=looks or (max(map(len, mious.values())),),
             candidates=candidates,
             runs=tuple(done),
         )

@@ -1,10 +1,11 @@
-"""Compare methods: plan the runs, then run them in turn, and go on where a comparison was broken off."""
+"""Compare methods: plan the runs, train them, and continue where a comparison was interrupted."""
 
 from __future__ import annotations
 
 import datetime
 import logging
-import shlex
+import os
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,18 +13,12 @@ from zoo.bundle.bundle import check_writable
 from zoo.child import StopRequests
 from zoo.data.partition import AUTO, make_partition
 from zoo.errors import RecipeError
-from zoo.train.compare.plan import (
-    Request,
-    compared_methods,
-    find_entrants,
-    reference_recipe,
-    shared_settings,
-    with_partition,
-    write_recipe,
-)
-from zoo.train.compare.record import COMPARISON_NAME, Candidate, Comparison, ComparisonFolder, Run
-from zoo.train.compare.run_one import command, run_one
-from zoo.train.compare.stats import summary
+from zoo.train.compare.intervals import planned_looks
+from zoo.train.compare.plan import find_entrants, write_recipe
+from zoo.train.compare.record import COMPARISON_NAME, Comparison, ComparisonFolder, Run
+from zoo.train.compare.run_one import Crew, planned_runs, run_one
+from zoo.train.compare.shared import Request, compared_methods, shared_plan, with_partition
+from zoo.train.compare.stats import is_clear, summary
 from zoo.train.data.streams import checked_source, warn_of_hidden
 from zoo.train.loop.engine import TrainingStoppedError
 from zoo.train.loop.hardware import Hardware
@@ -49,28 +44,28 @@ def start(request: Request, out: Path | None, facts: Facts) -> ComparisonFolder:
     folder = ComparisonFolder(out or _dated(request.spec))
     folder.check_new()
     check_writable(folder.path)
-    names = compared_methods(request)
-    reference = reference_recipe(request)
-    device = Hardware(request.device).accelerator(reference.precision)
-    source = checked_source(reference)
+    names, shared = compared_methods(request), shared_plan(request)
+    device = Hardware(request.device).accelerator(shared.reference.precision)
+    source = checked_source(shared.reference)
     needed = any(METHODS[name].needs_unlabeled for name in names)
-    spec, seed = reference.data.partition, request.seeds[0]
-    partition = make_partition(source, spec, seed, needs_unlabeled=needed)
+    spec = shared.reference.data.partition
+    partition = make_partition(source, spec, request.seeds[0], needs_unlabeled=needed)
     warn_of_hidden(partition, source)
     if spec == AUTO:
         request = with_partition(request, partition.spec)
-        reference = reference_recipe(request)
-    entrants = find_entrants(names, request, shared_settings(reference), source, partition)
+        shared = shared_plan(request)
+    entrants = find_entrants(names, request, shared, source, partition)
     folder.path.mkdir(parents=True, exist_ok=True)
     for entrant in entrants:
-        write_recipe(folder.recipe(entrant.candidate.method), entrant.recipe)
+        write_recipe(folder.recipe(entrant.candidate.name), entrant.recipe)
     candidates = tuple(entrant.candidate for entrant in entrants)
+    first = len(request.seeds)
     comparison = Comparison(
         timestamp=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         **facts._asdict(),
         device=device,
         data={
-            "spec": reference.data.spec,
+            "spec": shared.reference.data.spec,
             "partition": partition.spec,
             "classes": list(source.classes.names),
             "labeled": len(partition.labeled),
@@ -78,9 +73,12 @@ def start(request: Request, out: Path | None, facts: Facts) -> ComparisonFolder:
             "val": len(source.ids("val")),
             "hidden_note": partition.hidden_note(source.spec),
         },
-        settings=shared_settings(reference),
+        settings=shared.settings,
+        own_recipes=request.own_recipes,
+        warm_steps=shared.warm_steps,
+        looks=planned_looks(first, request.until_clear or first),
         candidates=candidates,
-        runs=tuple(_planned(folder, each, seed, device) for seed in request.seeds for each in candidates),
+        runs=planned_runs(folder, candidates, request.seeds, device),
     )
     folder.write(comparison)
     return folder
@@ -100,38 +98,100 @@ def newest() -> Path:
     return max(found, key=lambda folder: ComparisonFolder(folder).recipes.stat().st_mtime)
 
 
-def run_all(folder: ComparisonFolder) -> Comparison:
-    """Run what is not finished, one after the other, and return what is known then.
+def run_all(folder: ComparisonFolder, jobs: int = 1) -> Comparison:
+    """Run what is not finished, so many runs side by side, and return what is known then.
 
-    A run that fails does not end the others.
+    A run that fails does not end the others, but those that continue a failed warm start fail with it. Seeds
+    are added as planned until every method is clear, unless a run failed.
 
     Raises:
         TrainingStoppedError: the user asked to stop; what was reached is kept.
         RecipeError: another process runs this comparison.
     """
-    comparison = folder.read()
     with folder.lock() as lock, StopRequests() as stop:
-        for number, run in enumerate(comparison.runs, start=1):
-            if run.state == "finished":
-                continue
-            log.info("%s: run %d of %d", run.name, number, len(comparison.runs))
-            run = run_one(folder, run, comparison.device, stop, lock)
-            comparison = folder.note(run)
-            if run.state == "failed":
-                log.warning("%s failed: %s", run.name, run.reason)
-            if stop.requested:
-                raise TrainingStoppedError(
-                    f"stopped in run {number} of {len(comparison.runs)}, {run.name}: "
-                    f"continue with zoo compare --resume --out {folder.path}"
-                )
+        crew = Crew(stop, lock, None if jobs == 1 else max(1, (os.cpu_count() or 1) // jobs))
+        while True:
+            comparison = _run_pending(folder, crew, jobs)
+            more = _seeds_to_add(comparison)
+            if not more:
+                break
+            log.info("adding seeds %s: not every method is clear", ", ".join(map(str, more)))
+            runs = planned_runs(folder, comparison.candidates, more, comparison.device)
+            folder.write(comparison.model_copy(update={"runs": (*comparison.runs, *runs)}))
     comparison = comparison.model_copy(update={"summary": summary(comparison)})
     folder.write(comparison)
     return comparison
 
 
-def _planned(folder: ComparisonFolder, candidate: Candidate, seed: int, device: str) -> Run:
-    run = Run(method=candidate.method, seed=seed, command="")
-    return run.model_copy(update={"command": shlex.join(["zoo", *command(folder, run, device)])})
+def _seeds_to_add(comparison: Comparison) -> tuple[int, ...]:
+    """Return the seeds up to the next planned look; none if there is none, or nothing to decide."""
+    count = len(comparison.seeds)
+    target = next((look for look in comparison.looks if look > count), None)
+    if target is None or any(run.metrics is None for run in comparison.runs) or is_clear(comparison):
+        return ()
+    first = max(comparison.seeds) + 1
+    return tuple(range(first, first + target - count))
+
+
+def _run_pending(folder: ComparisonFolder, crew: Crew, jobs: int) -> Comparison:
+    """Run what is not finished, seed by seed, warm starts first, and return what is known then.
+
+    Raises:
+        TrainingStoppedError: the user asked to stop.
+    """
+    comparison = folder.read()
+    waiting = [run for run in comparison.runs if run.state != "finished"]
+    working: dict[Future[Run], Run] = {}
+    with ThreadPoolExecutor(jobs) as pool:
+        try:
+            while waiting or working:
+                ready = [run for run in waiting if _may_start(run, comparison)]
+                for run in [] if crew.stop.requested else ready[: jobs - len(working)]:
+                    number = comparison.runs.index(run) + 1
+                    log.info("%s: run %d of %d", run.name, number, len(comparison.runs))
+                    waiting.remove(run)
+                    working[pool.submit(run_one, folder, run, comparison.device, crew)] = run
+                if not working:
+                    break
+                for future in wait(working, return_when=FIRST_COMPLETED).done:
+                    del working[future]
+                    comparison = _noted(folder, future.result())
+        except BaseException:
+            crew.stop.stop()  # else the pool waits for the ends of the other runs
+            raise
+    if crew.stop.requested and waiting + [run for run in comparison.runs if run.state == "stopped"]:
+        raise TrainingStoppedError(_stopped(folder, comparison))
+    for run in waiting:
+        failed = ", ".join(name for name in run.starts if name not in _finished(comparison))
+        update = {"state": "failed", "reason": f"its warm start {failed} failed"}
+        comparison = _noted(folder, run.model_copy(update=update))
+    return comparison
+
+
+def _noted(folder: ComparisonFolder, run: Run) -> Comparison:
+    """Write the state of a run that ended, say so if it failed, and return what is known then."""
+    if run.state == "failed":
+        log.warning("%s failed: %s", run.name, run.reason)
+    return folder.note(run)
+
+
+def _finished(comparison: Comparison) -> set[str]:
+    return {run.name for run in comparison.runs if run.state == "finished"}
+
+
+def _may_start(run: Run, comparison: Comparison) -> bool:
+    """Return whether the warm starts that a run continues are finished."""
+    return set(run.starts) <= _finished(comparison)
+
+
+def _stopped(folder: ComparisonFolder, comparison: Comparison) -> str:
+    """Return how far a comparison is that the user stopped, and how it continues."""
+    names = [run.name for run in comparison.runs if run.state == "stopped"]
+    where = f"stopped in {' and '.join(names)}" if names else "stopped"
+    return (
+        f"{where}; {len(_finished(comparison))} of {len(comparison.runs)} runs are finished: continue with "
+        f"zoo compare --resume --out {folder.path}"
+    )
 
 
 def _dated(spec: str) -> Path:

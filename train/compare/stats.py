@@ -1,73 +1,51 @@
-"""What the runs of a comparison say: means, spreads and differences by seed, and no more than that.
+"""What the runs of a comparison show: means, spreads and differences by seed, and no more than that.
 
-Methods are compared seed by seed, as runs of one seed share their labeled images. A difference is called one
-only if its 95 % interval (Student's t on the differences by seed) leaves zero out. With one seed there is no
-interval, with two it is wide.
+Rows are compared seed by seed, as runs of one seed share their labeled images and their warm start. A
+difference is called one only if its interval (`zoo.train.compare.intervals`) leaves zero out. With one seed
+there is no interval, with two it is wide.
 """
 
 from __future__ import annotations
 
-import math
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from zoo.frozen import Frozen
+from zoo.train.compare.intervals import Spread, spread
 from zoo.train.compare.record import BASELINE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from zoo.train.compare.record import Candidate, Comparison
-
-T_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
-"""Two-sided 95 % quantiles of Student's t for 1, 2, ... degrees of freedom; the last serves all above."""
-
-
-class Spread(Frozen):
-    """A figure over seeds.
-
-    Args:
-        n: number of seeds.
-        mean: over them.
-        sd: of the sample, None for one seed.
-    """
-
-    n: int
-    mean: float
-    sd: float | None
-
-    @property
-    def interval(self) -> tuple[float, float] | None:
-        """Return the 95 % interval of the mean, None for one seed."""
-        if self.sd is None:
-            return None
-        reach = T_95[min(self.n - 1, len(T_95)) - 1] * self.sd / math.sqrt(self.n)
-        return self.mean - reach, self.mean + reach
-
-    @property
-    def excludes_zero(self) -> bool:
-        """Return whether the interval leaves zero out."""
-        return self.interval is not None and not self.interval[0] <= 0 <= self.interval[1]
+    from zoo.train.compare.record import Candidate, Comparison, Entry, Run
 
 
 class Row(Frozen):
-    """A method in the table of a comparison.
+    """A row in the table of a comparison: one network of a candidate.
 
     Args:
-        method: its name.
-        miou: on `val` after the last step, None without a finished run.
-        difference: in mIoU to labels only, by seed; None for labels only itself, or where no seed has both.
-        step_ms: of a step of mean length, each phase by its median; None if no run took a step before it
-            was broken off for the last time.
-        wall_s: of a run, from start to end of its process, loading and evaluation included; None if no run
-            was watched to its end.
+        name: name of the row.
+        method: name of the method.
+        role: `method` or `control`; further networks of a method are controls.
+        miou: mIoU on `val` after the last step, None without a finished run.
+        difference: difference in mIoU to labels only, by seed; None for labels only itself, or where no seed
+            has both.
+        more_seeds: how many more seeds would make the difference clear if it stayed as it is; None where that
+            cannot be said.
+        step_ms: duration of a step of mean length, each phase by its median; None if no run took a step
+            before it was interrupted for the last time, or for a further network of the same runs.
+        wall_s: duration of a run, from start to end of its process, loading and evaluation included; None if
+            no run was watched to its end, or for a further network.
         peak_mib: the largest of its runs.
-        parameters: of what is deployed.
+        parameters: parameters of what is deployed.
     """
 
+    name: str
     method: str
+    role: str
     miou: Spread | None
     difference: Spread | None
+    more_seeds: int | None
     step_ms: float | None
     wall_s: float | None
     peak_mib: float | None
@@ -90,28 +68,21 @@ class Curve(NamedTuple):
     high: list[float]
 
 
-def spread(values: Sequence[float]) -> Spread | None:
-    """Return mean and sample standard deviation, None of nothing."""
-    if not values:
-        return None
-    return Spread(n=len(values), mean=fmean(values), sd=stdev(values) if len(values) > 1 else None)
-
-
 def difference(
     comparison: Comparison, first: str, second: str, seeds: Sequence[int] | None = None
 ) -> Spread | None:
-    """Return the mIoU of one method less that of another, None without a seed.
+    """Return the mIoU of one row less that of another, None without a seed.
 
     Args:
-        comparison: of both.
-        first: a method.
-        second: another.
-        seeds: that are looked at; None for those that both finished.
+        comparison: comparison with both.
+        first: name of a row.
+        second: name of another.
+        seeds: seeds that are looked at; None for those that both finished.
     """
-    of_first, of_second = (_miou_by_seed(comparison, method) for method in (first, second))
+    of_first, of_second = (_miou_by_seed(comparison, comparison.entries[name]) for name in (first, second))
     if seeds is None:
         seeds = [seed for seed in of_first if seed in of_second]
-    return spread([of_first[seed] - of_second[seed] for seed in seeds])
+    return spread([of_first[seed] - of_second[seed] for seed in seeds], comparison.confidence)
 
 
 def ranking(comparison: Comparison) -> Ranking:
@@ -119,7 +90,8 @@ def ranking(comparison: Comparison) -> Ranking:
 
     Means over different seeds do not compare: one may hold the easier images.
     """
-    found = {method: _miou_by_seed(comparison, method) for method in comparison.methods}
+    entries = comparison.entries
+    found = {name: _miou_by_seed(comparison, entries[name]) for name in comparison.methods}
     found = {method: by_seed for method, by_seed in found.items() if by_seed}
     seeds = [seed for seed in comparison.seeds if all(seed in by_seed for by_seed in found.values())]
     if not seeds:
@@ -129,14 +101,21 @@ def ranking(comparison: Comparison) -> Ranking:
 
 def rows(comparison: Comparison) -> list[Row]:
     """Return the table of a comparison, in the order of its methods."""
-    return [_row(comparison, candidate) for candidate in comparison.candidates]
+    return [_row(comparison, entry) for entry in comparison.entries.values()]
+
+
+def is_clear(comparison: Comparison) -> bool:
+    """Return whether every method is told apart from labels only; controls, further networks do not count."""
+    names = [each.name for each in comparison.compared if each.role == "method" and each.name != BASELINE]
+    gains = [difference(comparison, name, BASELINE) for name in names]
+    return all(gain is not None and gain.excludes_zero for gain in gains)
 
 
 def headline(comparison: Comparison) -> str:
     """Return in a sentence what the figures say of which method to take; empty with fewer than two."""
     methods, seeds = ranking(comparison)
     if len(methods) < 2:
-        many = len({run.method for run in comparison.finished}) > 1
+        many = len({run.candidate for run in comparison.finished}) > 1
         return "No seed was finished by all methods: they cannot be ranked." if many else ""
     best = methods[0]
     if len(seeds) == 1:
@@ -167,37 +146,44 @@ def summary(comparison: Comparison) -> dict[str, Any]:
     return {"headline": headline(comparison), "rows": table, "verdicts": verdicts(comparison)}
 
 
-def curve(comparison: Comparison, method: str) -> Curve:
-    """Return the mean and the range of a method's mIoU at the steps at which all its runs were evaluated."""
-    curves = [dict(map(tuple, metrics["curve"])) for metrics in _metrics(comparison, method)]
+def curve(comparison: Comparison, name: str) -> Curve:
+    """Return mean and range of a candidate's mIoU at the steps at which all its runs were evaluated."""
+    curves = [dict(map(tuple, metrics["curve"])) for metrics in _metrics(comparison, name)]
     steps = [step for step in (curves[0] if curves else ()) if all(step in each for each in curves)]
     at = [[each[step] for each in curves] for step in steps]
     return Curve([int(step) for step in steps], [*map(fmean, at)], [*map(min, at)], [*map(max, at)])
 
 
-def class_iou(comparison: Comparison, method: str) -> dict[str, list[float]]:
-    """Return the IoU of each class in each run of a method; empty for a class that is absent."""
-    tables = [metrics["val"]["iou"] for metrics in _metrics(comparison, method)]
+def class_iou(comparison: Comparison, name: str) -> dict[str, list[float]]:
+    """Return the IoU of each class in each run of a row; empty for a class that is absent."""
+    entry = comparison.entries[name]
+    values = [_val(run, entry) for run in comparison.of(entry.candidate.name)]
+    tables = [val["iou"] for val in values if val is not None]
     return {
         name: [table[name] for table in tables if table[name] is not None]
         for name in comparison.data["classes"]
     }
 
 
-def _row(comparison: Comparison, candidate: Candidate) -> Row:
-    metrics = _metrics(comparison, candidate.method)
-    runs = [run for run in comparison.finished if run.method == candidate.method]
-    is_baseline = candidate.method == BASELINE
+def _row(comparison: Comparison, entry: Entry) -> Row:
+    candidate = entry.candidate
+    runs = comparison.of(candidate.name)
+    metrics = _metrics(comparison, candidate.name)
     peaks = [each["peak_memory"]["mib"] for each in metrics if each["peak_memory"]["mib"] is not None]
     steps = [_step_ms(candidate, each["step_ms"]) for each in metrics if each["step_ms"]]
+    has_gain = entry.label != BASELINE and BASELINE in comparison.methods
+    gain = difference(comparison, entry.label, BASELINE) if has_gain else None
     return Row(
+        name=entry.label,
         method=candidate.method,
-        miou=spread([each["val"]["miou"] for each in metrics]),
-        difference=None if is_baseline else difference(comparison, candidate.method, BASELINE),
-        step_ms=_mean(steps),
-        wall_s=_mean([run.wall_s for run in runs if not run.untimed]),
-        peak_mib=max(peaks, default=None),
-        parameters=candidate.kept,
+        role=candidate.role if entry.is_main else "control",
+        miou=spread([*_miou_by_seed(comparison, entry).values()], comparison.confidence),
+        difference=gain,
+        more_seeds=None if gain is None else gain.seeds_to_settle,
+        step_ms=_mean(steps) if entry.is_main else None,
+        wall_s=_mean([run.wall_s for run in runs if not run.untimed]) if entry.is_main else None,
+        peak_mib=max(peaks, default=None) if entry.is_main else None,
+        parameters=candidate.kept[entry.network],
     )
 
 
@@ -228,8 +214,12 @@ def _verdict(best: str, other: str, gap: Spread) -> str:
     if gap.interval is None:
         return f"{facts} with one seed."
     low, high = (f"{100 * end:+.1f}" for end in gap.interval)
-    facts = f"{facts} on the mean of {gap.n} seeds, 95 % interval {low} to {high}"
-    return f"{facts}." if gap.excludes_zero else f"{facts}: these seeds do not tell them apart."
+    facts = f"{facts} on the mean of {gap.n} seeds, {100 * gap.confidence:.4g} % interval {low} to {high}"
+    if gap.excludes_zero:
+        return f"{facts}."
+    more = gap.seeds_to_settle
+    need = "" if more is None else f"; {more} more would, if the difference stayed so"
+    return f"{facts}: these seeds do not tell them apart{need}."
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -243,16 +233,23 @@ def _listed(names: Sequence[str]) -> str:
     return f"{', '.join(first)} and {last}" if first else last
 
 
-def _miou_by_seed(comparison: Comparison, method: str) -> dict[int, float]:
-    return {
-        run.seed: run.metrics["val"]["miou"]
-        for run in comparison.finished
-        if run.metrics is not None and run.method == method
-    }
+def _val(run: Run, entry: Entry) -> dict[str, Any] | None:
+    """Return the metrics on `val` of a row in one of its runs, None if there are none."""
+    if run.metrics is None:
+        return None
+    found: dict[str, Any] | None = (
+        run.metrics["val"] if entry.is_main else run.metrics["networks"].get(entry.network)
+    )
+    return found
 
 
-def _metrics(comparison: Comparison, method: str) -> list[dict[str, Any]]:
-    return [run.metrics for run in comparison.runs if run.metrics is not None and run.method == method]
+def _miou_by_seed(comparison: Comparison, entry: Entry) -> dict[int, float]:
+    values = {run.seed: _val(run, entry) for run in comparison.of(entry.candidate.name)}
+    return {seed: val["miou"] for seed, val in values.items() if val is not None}
+
+
+def _metrics(comparison: Comparison, candidate: str) -> list[dict[str, Any]]:
+    return [run.metrics for run in comparison.of(candidate) if run.metrics is not None]
 
 
 def _mean(values: Sequence[float]) -> float | None:

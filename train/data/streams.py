@@ -157,7 +157,7 @@ def draw_partition(recipe: Recipe, source: Source) -> tuple[Recipe, Partition]:
         DatasetError: the recipe asks for images that are not there.
     """
     needed = METHODS[recipe.method.name].needs_unlabeled
-    partition = make_partition(source, recipe.data.partition, recipe.seed, needs_unlabeled=needed)
+    partition = make_partition(source, recipe.data.partition, recipe.partition_seed, needs_unlabeled=needed)
     warn_of_hidden(partition, source)
     recipe = recipe.for_classes(len(source.classes))
     data = recipe.data.model_copy(update={"partition": partition.spec})

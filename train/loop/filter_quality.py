@@ -1,13 +1,14 @@
 """Quality of a method's choice of pseudo-labels, on unlabeled images whose masks are hidden from training.
 
 ELN's Table 4 reports precision, recall and F1 of the error map; here the pixels of all images count together.
-Beside them stand the figures of a plain threshold on the confidence that keeps as many pixels.
+Beside them stand the figures of a plain threshold on the confidence that keeps as many pixels. Figures by
+class are those of the pixels that show it, whatever was predicted there.
 """
 
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
@@ -48,6 +49,8 @@ class FilterQuality:
         count = min(IMAGES, len(hidden))
         self.ids = tuple(hidden[number * len(hidden) // count] for number in range(count))
         self.batches: list[tuple[Batch, Tensor]] | None = None
+        self.by_class: dict[str, dict[str, float]] | None = None
+        """The figures of each class when they were last measured."""
 
     def __call__(self, method: Method, progress: Progress) -> dict[str, float]:
         """Return the figures of the pseudo-labels by name; none without masks or without pseudo-labels."""
@@ -62,6 +65,7 @@ class FilterQuality:
                 if pseudo_labels is None:
                     return {}
                 made.append((pseudo_labels, truth.to(device)))
+        self.by_class = class_figures(made, self.source.classes.names)
         return {f"{FILTER}{name}": value for name, value in figures(made).items()}
 
     def _batches(self) -> list[tuple[Batch, Tensor]]:
@@ -108,6 +112,31 @@ def _leaving_no_trace(method: Method, device: torch.device) -> Iterator[None]:
         value.copy_(kept)
 
 
+class Pixels(NamedTuple):
+    """The pixels of pseudo-labels whose truth is known, (N,) each."""
+
+    truth: Tensor
+    """int64."""
+    right: Tensor
+    """bool, whether the pseudo-label is true."""
+    keep: Tensor
+    """bool, whether the filter keeps it."""
+    surest: Tensor
+    """bool, whether a threshold on the confidence that keeps as many would."""
+
+
+def known_pixels(made: list[tuple[PseudoLabels, Tensor]]) -> Pixels:
+    """Return the pixels with a truth of pseudo-labels and (B, H, W) int64 masks, `IGNORE` elsewhere."""
+    pairs = [(pseudo, truth, truth != IGNORE) for pseudo, truth in made]
+    truth = torch.cat([truth[known] for _, truth, known in pairs])
+    label = torch.cat([pseudo.label[known] for pseudo, _, known in pairs])
+    keep = torch.cat([pseudo.keep[known] for pseudo, _, known in pairs])
+    confidence = torch.cat([pseudo.confidence[known] for pseudo, _, known in pairs])
+    surest = torch.zeros_like(keep)
+    surest[confidence.argsort(descending=True, stable=True)[: int(keep.sum())]] = True
+    return Pixels(truth, label == truth, keep, surest)
+
+
 def figures(made: list[tuple[PseudoLabels, Tensor]]) -> dict[str, float]:
     """Return the figures of pseudo-labels beside their truth.
 
@@ -119,18 +148,40 @@ def figures(made: list[tuple[PseudoLabels, Tensor]]) -> dict[str, float]:
         of a threshold that keeps as many: `accuracy` of those kept, `precision`, `recall` and `f1` of the
         dropped ones as errors. Figures of nothing are left out.
     """
-    counted = [truth != IGNORE for _, truth in made]
-    pairs = list(zip(made, counted, strict=True))
-    right = torch.cat([(pseudo.label == truth)[known] for (pseudo, truth), known in pairs])
-    keep = torch.cat([pseudo.keep[known] for (pseudo, _), known in pairs])
-    confidence = torch.cat([pseudo.confidence[known] for (pseudo, _), known in pairs])
-    if not len(right):
+    pixels = known_pixels(made)
+    if not len(pixels.truth):
         return {}
-    surest = torch.zeros_like(keep)
-    surest[confidence.argsort(descending=True, stable=True)[: int(keep.sum())]] = True
-    found = {"accuracy_of_all": right.double().mean().item(), "kept": keep.double().mean().item()}
-    found |= _of_choice(right, keep)
-    return found | {f"{BY_CONFIDENCE}{name}": value for name, value in _of_choice(right, surest).items()}
+    found = {"accuracy_of_all": _mean(pixels.right), "kept": _mean(pixels.keep)}
+    found |= _of_choice(pixels.right, pixels.keep)
+    by_confidence = _of_choice(pixels.right, pixels.surest)
+    return found | {f"{BY_CONFIDENCE}{name}": value for name, value in by_confidence.items()}
+
+
+def class_figures(
+    made: list[tuple[PseudoLabels, Tensor]], names: tuple[str, ...]
+) -> dict[str, dict[str, float]]:
+    """Return the figures of the pixels of each class that is there, and the `share` of all pixels it has.
+
+    Args:
+        made: pseudo-labels and (B, H, W) int64 masks, `IGNORE` where nothing is known.
+        names: of the classes.
+    """
+    pixels = known_pixels(made)
+    found = {}
+    for number, name in enumerate(names):
+        here = pixels.truth == number
+        if not bool(here.any()):
+            continue
+        _, right, keep, surest = (each[here] for each in pixels)
+        found[name] = {"share": _mean(here), "accuracy_of_all": _mean(right)}
+        for prefix, choice in (("", keep), (BY_CONFIDENCE, surest)):
+            chosen = {"kept": _mean(choice)} | _of_choice(right, choice)
+            found[name] |= {f"{prefix}{key}": value for key, value in chosen.items()}
+    return found
+
+
+def _mean(flags: Tensor) -> float:
+    return flags.double().mean().item()
 
 
 def _of_choice(right: Tensor, keep: Tensor) -> dict[str, float]:

@@ -42,6 +42,17 @@ class Validation:
         found = {f"val/{key}": self.metrics[key] for key in figures_of(self.metrics).overall}
         return found if self.quality is None else found | self.quality(method, progress)
 
+    def filter_by_class(self, method: Method, progress: Progress) -> dict[str, dict[str, float]] | None:
+        """Return the figures of pseudo-labels by class after the last step, None where there are none.
+
+        They are measured again where the last step was not evaluated in this process.
+        """
+        if self.quality is None:
+            return None
+        if self.quality.by_class is None:
+            self.quality(method, progress)
+        return self.quality.by_class
+
 
 def score(predictor: EagerPredictor | TagPredictor, source: Source) -> dict[str, Any]:
     """Return the metrics of a predictor on `val`."""

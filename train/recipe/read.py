@@ -35,7 +35,12 @@ NEAR = 5
 
 
 def load_recipe(
-    name: str, settings: Iterable[str] = (), steps: int | None = None, changes: Tree | None = None
+    name: str,
+    settings: Iterable[str] = (),
+    steps: int | None = None,
+    changes: Tree | None = None,
+    *,
+    after_labels: bool = False,
 ) -> Recipe:
     """Return a recipe.
 
@@ -44,6 +49,7 @@ def load_recipe(
         settings: `key=value` with dotted keys, values as in TOML; text needs no quotes.
         changes: values by dotted key, applied before `settings`.
         steps: shortens or lengthens the run; settings that count steps change in proportion.
+        after_labels: whether the phases that learn from labels alone are left out, before that.
 
     Raises:
         RecipeError: no such recipe, unknown key, value out of range.
@@ -56,6 +62,8 @@ def load_recipe(
         method = METHODS.get(tree.get("method", {}).get("name", ""))
         tree = _over(_over(tree, {"method": method.official if method else {}}), official)
     tree = {"recipe": Path(name).stem} | tree
+    if after_labels:
+        tree = validate_recipe(tree).after_labels().model_dump(mode="json")
     if steps is not None:
         tree = validate_recipe(tree).with_steps(steps).model_dump(mode="json")
     for key, value in overrides:

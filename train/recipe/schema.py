@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import (
@@ -18,7 +18,7 @@ from zoo.frozen import Frozen
 from zoo.models.config import NetworkConfig
 from zoo.models.encoder import normalization_of
 from zoo.preprocess import MIN_IMGSZ, Channels, Preprocessing, Resize
-from zoo.train.method import Steps, scaled
+from zoo.train.method import Steps, labels_only_settings, scaled
 from zoo.train.methods.table import METHODS, AnyMethodConfig
 
 Factor = Annotated[float, Field(gt=0)]
@@ -93,6 +93,7 @@ class DataConfig(Frozen):
         spec: `shapes`, a folder or a `data.toml`.
         partition: `auto`, `1/8`, a number of images, a list file, or None for all labels; see
             `zoo.data.partition`. A run keeps what `auto` stood for.
+        partition_seed: seed by which a partition draws its labeled images; None: that of the recipe.
         tags: file of the classes of unlabeled images, for methods that learn them; see `zoo.data.tags`.
         imgsz: height and width of the training crop, `MIN_IMGSZ` or more.
         resize: see `zoo.preprocess.Preprocessing`.
@@ -110,6 +111,7 @@ class DataConfig(Frozen):
 
     spec: str = ""
     partition: str | None = None
+    partition_seed: int | None = Field(None, ge=0)
     tags: str | None = None
     imgsz: tuple[PositiveInt, PositiveInt] = (512, 512)
     resize: Resize = "fit"
@@ -157,6 +159,7 @@ class Recipe(Frozen):
         method: the method's settings.
         score: which network is evaluated and kept in the bundle, one of `Method.weights` such as `teacher`;
             None for the method's default. Before a teacher starts, the student stands in.
+        also_score: further networks of the method that are evaluated after the last step.
         reported: the paper's figure for this row, if it is one.
     """
 
@@ -177,6 +180,7 @@ class Recipe(Frozen):
     network: NetworkConfig = NetworkConfig()
     method: AnyMethodConfig
     score: str | None = None
+    also_score: tuple[str, ...] = ()
     reported: dict[str, str | float] | None = None
 
     @field_validator("select_on")
@@ -186,14 +190,15 @@ class Recipe(Frozen):
             raise ValueError("expected 1/5 or a number of the labeled images to hold out; val never selects")
         return value
 
-    @field_validator("score")
+    @field_validator("score", "also_score")
     @classmethod
-    def _check_weights(cls, value: str | None, info: ValidationInfo) -> str | None:
+    def _check_weights(cls, value: Any, info: ValidationInfo) -> Any:
         method = info.data.get("method")
         if value is None or method is None:  # a method that is wrong itself has an error of its own
             return value
         choices: tuple[str, ...] = METHODS[method.name].method.weights
-        if value not in choices:
+        wanted = {value} if isinstance(value, str) else set(value)
+        if not wanted <= set(choices):
             raise ValueError(f"expected one of {', '.join(choices)}, which {method.name} has")
         return value
 
@@ -215,6 +220,17 @@ class Recipe(Frozen):
             "method": self.method.at_size(self.data.imgsz),
         }
         return self.model_copy(update=update)
+
+    @property
+    def partition_seed(self) -> int:
+        """Return the seed by which a partition draws its labeled images."""
+        return self.seed if self.data.partition_seed is None else self.data.partition_seed
+
+    def after_labels(self) -> Recipe:
+        """Return the recipe without phases that learn from labels alone (`LabelsOnly`) and their steps."""
+        counted = labels_only_settings(self.method)
+        method = self.method.model_copy(update=dict.fromkeys(counted, 0))
+        return self.model_copy(update={"method": method, "steps": self.steps - sum(counted.values())})
 
     def with_steps(self, steps: int) -> Recipe:
         """Return the recipe for a run of `steps`; what counts steps (`ScalesWithRun`) keeps its share."""

@@ -109,6 +109,19 @@ CHOICE = {"accuracy": "accuracy of kept", "precision": "precision", "recall": "r
 """Columns of the table of pseudo-labels; the last three are of the dropped pixels as errors."""
 
 
+BY_CLASS = {
+    "share": "of all pixels",
+    "accuracy_of_all": "right",
+    "kept": "kept",
+    "accuracy": "right of kept",
+    "recall": "errors caught",
+    f"{BY_CONFIDENCE}kept": "kept by confidence",
+    f"{BY_CONFIDENCE}accuracy": "right of these",
+    f"{BY_CONFIDENCE}recall": "errors caught by it",
+}
+"""Columns of the table of pseudo-labels by class."""
+
+
 def _quality(story: Story) -> dict[str, Any] | None:
     """Return the last figures of the pseudo-labels beside those of a threshold, None if there are none."""
     last = last_figures(story.rows, FILTER)
@@ -123,7 +136,17 @@ def _quality(story: Story) -> dict[str, Any] | None:
         f"{last['accuracy_of_all']:.3f} of all pseudo-labels are right. Precision, recall and F1 are of "
         f"the dropped pixels as errors. Training never sees these masks."
     )
-    return {"head": ("kept by", *CHOICE.values()), "rows": rows, "remark": remark}
+    by_class = story.metrics.get("filter_by_class") or {}  # runs of older versions have none
+    return {
+        "head": ("kept by", *CHOICE.values()),
+        "rows": rows,
+        "remark": remark,
+        "class_head": ("class", *BY_CLASS.values()),
+        "classes": [
+            (name, *(shown(found.get(key), "{:.3f}".format) for key in BY_CLASS))
+            for name, found in by_class.items()
+        ],
+    }
 
 
 def _attempt_row(attempt: Attempt) -> tuple[str, ...]:

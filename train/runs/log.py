@@ -71,13 +71,20 @@ def read_log(path: Path) -> list[Row]:
     return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(whole)]
 
 
+def figures_over_time(rows: list[Row], prefix: str) -> list[Row]:
+    """Return the figures with this prefix, by the rest of their names, and the `step` of each row."""
+    found = (
+        {name.removeprefix(prefix): value for name, value in row.items() if name.startswith(prefix)}
+        | {"step": row["step"]}
+        for row in rows
+    )
+    return [row for row in found if len(row) > 1]
+
+
 def last_figures(rows: list[Row], prefix: str) -> Row | None:
     """Return the last figures with this prefix, by the rest of their names, and their `step`."""
-    for row in reversed(rows):
-        found = {name.removeprefix(prefix): value for name, value in row.items() if name.startswith(prefix)}
-        if found:
-            return {"step": row["step"]} | found
-    return None
+    found = figures_over_time(rows, prefix)
+    return found[-1] if found else None
 
 
 def _text(row: Row) -> dict[str, str]:

@@ -28,7 +28,7 @@ def test_without_a_finished_run_nothing_is_said(compared: Compared) -> None:
     comparison = compared(supervised=[None])
     assert verdicts(comparison) == []
     assert headline(comparison) == ""
-    assert cells(comparison) == [("supervised", ABSENT, "0", *[ABSENT] * 6, "1,234")]
+    assert cells(comparison) == [("supervised", ABSENT, "0", *[ABSENT] * 7, "1,234")]
 
 
 def test_the_table_is_markdown_with_what_went_wrong(compared: Compared) -> None:
@@ -36,7 +36,10 @@ def test_the_table_is_markdown_with_what_went_wrong(compared: Compared) -> None:
     table = [line for line in text.splitlines() if line.startswith("|")]
     assert {line.count("|") for line in table} == {len(COLUMNS) + 1}
     assert f"| supervised | 0.375 ± 0.177 | 2 | {ABSENT} |" in text
-    assert f"| eln | 0.750 | 1 | +25.0 | {ABSENT} | {ABSENT} | 18 | 1 min 40 s | 750 | 1,234 |" in text
+    assert (
+        f"| eln | 0.750 | 1 | +25.0 | {ABSENT} | {ABSENT} | {ABSENT} | 18 | 1 min 40 s | 750 | 1,234 |"
+        in text
+    )
     assert "\n\neln is highest, but one seed cannot" in text
     assert "- no figures: eln-1 failed: no <memory>" in text
     assert "eln otherwise than in its recipe eln: network.decoder_channels 256 became 48." in text
@@ -47,14 +50,14 @@ def test_the_interval_of_a_row_says_whether_it_tells_apart(compared: Compared) -
     assert near[3] == f"+2.5 ± {100 * statistics.stdev([0.1, -0.05]):.1f}"
     assert near[5] == "no"
     far = cells(compared(supervised=[0.5, 0.6], eln=[0.7, 0.8]))[1]
-    assert far[4:6] == ("+20.0 to +20.0", "yes")
+    assert far[4:7] == ("+20.0 to +20.0", "yes", "0")
 
 
 def test_the_batch_is_told_as_it_was(compared: Compared) -> None:
     comparison = compared(eln=[0.5])
-    assert "2 labeled and 3 unlabeled images" in dict(facts(comparison))["training"]
+    assert dict(facts(comparison))["batch"] == "2 labeled and 3 unlabeled images"
     twice = comparison.model_copy(update={"settings": comparison.settings | {"accumulate": 2}})
-    assert "2 times 2 labeled and 3 unlabeled images" in dict(facts(twice))["training"]
+    assert dict(facts(twice))["batch"] == "2 times 2 labeled and 3 unlabeled images"
 
 
 def test_the_page_stands_alone_and_quotes_what_it_shows(compared: Compared) -> None:
@@ -77,7 +80,7 @@ def test_masks_that_are_hidden_by_default_are_told_before_the_figures(compared: 
     noted = comparison.model_copy(update={"data": comparison.data | {"hidden_note": "7 of 8 <masks>"}})
     page, text = html(noted, [], None), markdown(noted)
     assert page.index('<p class="warning">7 of 8 &lt;masks&gt;</p>') < page.index("<table>")
-    assert text.index("**7 of 8 <masks>**") < text.index("| method |")
+    assert text.index("**7 of 8 <masks>**") < text.index("| row |")
 
 
 def test_all_files_are_written_with_the_pictures_in_the_page(
@@ -88,19 +91,20 @@ def test_all_files_are_written_with_the_pictures_in_the_page(
     for name in ("supervised-0", "eln-1", "u2pl-0"):
         make_bundle(tmp_path / "runs" / name / "bundle", num_classes=3)
     paths = write_report(folder, comparison)
-    names = ["report.html", "table.md", "curves.png", "classes.png", "pictures.png"]
+    names = ["report.html", "table.md", "gains.png", "curves.png", "classes.png", "pictures.png"]
     assert [path.name for path in paths] == names
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*names, "runs"])
     page = paths[0].read_text()
     assert page.count('src="data:image/png;base64,') == len(re.findall(r"src=", page)) == 1
-    titles = (
+    titles = [
+        "Gain over labels only; filled: clear",
         "mIoU on val: mean and range of seeds 0, 1",
-        "IoU by class on val: mean and range of seeds 0, 1",
-    )
-    assert [re.sub(r"\s", " ", title) for title in re.findall(r'aria-label="([^"]*)"', page)] == list(titles)
+        "IoU by class on val, mean of seeds 0, 1; colors: gain over labels only",
+    ]
+    assert [re.sub(r"\s", " ", title) for title in re.findall(r'aria-label="([^"]*)"', page)] == titles
     for path in paths[2:]:
         assert np.asarray(Image.open(path).convert("L")).std() > 0
-    columns = round(Image.open(paths[4]).width / 300)
+    columns = round(Image.open(paths[5]).width / 300)
     assert columns == 2 + 3  # image, truth, a column for each method
 
 

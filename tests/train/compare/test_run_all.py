@@ -16,9 +16,9 @@ import pytest
 from zoo.child import StopRequests
 from zoo.errors import RecipeError
 from zoo.train.compare import run_one
-from zoo.train.compare.record import Candidate, Comparison, ComparisonFolder, Run
+from zoo.train.compare.record import Candidate, Comparison, ComparisonFolder
 from zoo.train.compare.run_all import newest, run_all
-from zoo.train.compare.run_one import LOG_NAME
+from zoo.train.compare.run_one import LOG_NAME, planned_runs
 from zoo.train.loop.engine import TrainingStoppedError
 
 if TYPE_CHECKING:
@@ -39,11 +39,19 @@ signal.signal(signal.SIGTERM, save)
 method, arguments = sys.argv[2], sys.argv[3:]
 out = pathlib.Path(arguments[arguments.index("--out") + 1])
 (out / "calls.txt").open("a").write(" ".join(sys.argv[1:]) + "\\n")
+(out / "threads.txt").write_text(str(os.environ.get("OMP_NUM_THREADS")))
 print("working", file=sys.stderr, flush=True)
+if method == "meets" and "start" not in out.name:
+    deadline = time.monotonic() + 30
+    seed = out.name.rpartition("-")[2]
+    others = [out.with_name(f"good-{seed}"), out.with_name(f"start-{1 - int(seed)}")]
+    while not any((each / "calls.txt").exists() for each in others):
+        assert time.monotonic() < deadline, "alone"
+        time.sleep(0.01)
 if "--resume" not in arguments:
     assert not (out / "recipe.json").exists()
     (out / "recipe.json").touch()
-    if method == "waits":
+    if method.startswith("waits"):
         time.sleep(60)
     if method == "fails":
         sys.exit("error: got none, expected some: do this")
@@ -56,29 +64,43 @@ if "--resume" not in arguments:
 curve = [[1, 0.25], [2, 0.5]]
 val = {"miou": 0.5, "iou": {"a": 0.25, "b": None}}
 memory = {"mib": 100.0, "kind": "somewhere"}
-metrics = {"val": val, "curve": curve, "peak_memory": memory, "step_ms": {"train": 2.0}}
+metrics = {"val": val, "curve": curve, "peak_memory": memory, "step_ms": {"train": 2.0}, "networks": {}}
 (out / "metrics.json").write_text(json.dumps(metrics))
 """
 
 
 @pytest.fixture
 def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Plan:
-    """Return a function that writes a comparison of methods whose names say what their runs do."""
+    """Return a function that writes a comparison of methods whose names say what their runs do.
+
+    `start` is a warm start that all others continue; `start=` names the method by which it is trained.
+    """
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
     monkeypatch.setattr(run_one, "PROGRAM", (sys.executable, str(program)))
 
-    def plan(*methods: str, seeds: tuple[int, ...] = (0,), name: str = "c") -> ComparisonFolder:
+    def plan(
+        *methods: str,
+        seeds: tuple[int, ...] = (0,),
+        name: str = "c",
+        start: str | None = None,
+        looks: tuple[int, ...] = (1,),
+    ) -> ComparisonFolder:
         folder = ComparisonFolder(tmp_path / name)
         facts: dict[str, Any] = {"timestamp": "now", "command": "zoo compare", "machine": {}, "versions": {}}
-        details: dict[str, Any] = {"recipe": "r", "phases": {"train": 9}, "overridden": {}}
+        details: dict[str, Any] = {"recipe": "r", "phases": {"train": 9}, "overridden": {}, "trained": 2}
+        details |= {"networks": ("student",), "kept": {"student": 1}}
+        starts = [] if start is None else [Candidate(name="start", method=start, role="start", **details)]
+        details["starts"] = tuple(each.name for each in starts)
+        candidates = (*starts, *(Candidate(name=method, method=method, **details) for method in methods))
         comparison = Comparison(
             **facts,
             device="cpu",
             data={"classes": ["a", "b"]},
             settings={},
-            candidates=tuple(Candidate(method=method, kept=1, trained=2, **details) for method in methods),
-            runs=tuple(Run(method=method, seed=seed, command="") for seed in seeds for method in methods),
+            looks=looks,
+            candidates=candidates,
+            runs=planned_runs(folder, candidates, seeds, "cpu"),
         )
         folder.write(comparison)
         return folder
@@ -232,7 +254,9 @@ def test_a_comparison_asked_to_stop_lets_its_run_save_and_can_be_resumed(
 ) -> None:
     folder = plan("good", "waits", "fine")
     thread = stop_when_working(folder, "waits-0", lambda: None, number)
-    with pytest.raises(TrainingStoppedError, match="stopped in run 2 of 3, waits-0: continue with"):
+    with pytest.raises(
+        TrainingStoppedError, match="stopped in waits-0; 1 of 3 runs are finished: continue with"
+    ):
         run_all(folder)
     thread.join()
     assert states(folder.read()) == {"good-0": "finished", "waits-0": "stopped", "fine-0": "planned"}
@@ -258,6 +282,114 @@ def test_the_newest_comparison_is_resumed(
         folder.recipes.mkdir()
         os.utime(folder.recipes, (1e9 - age, 1e9 - age))
     assert newest().name == "b"
+
+
+def test_a_warm_start_is_trained_once_a_seed_with_the_labels_of_the_seed_and_other_weights(
+    plan: Plan,
+) -> None:
+    folder = plan("good", "fine", seeds=(0, 7), start="begun")
+    comparison = run_all(folder)
+    path = folder.path
+    assert [run.name for run in comparison.runs] == [
+        *("start-0", "good-0", "fine-0"),
+        *("start-7", "good-7", "fine-7"),
+    ]
+    (started,), (trained,) = calls(folder, "start-7"), calls(folder, "fine-7")
+    assert started == (
+        f"train begun --recipe {path}/recipes/start.toml --seed 1000007 --set data.partition_seed=7 "
+        f"--out {path}/runs/start-7 --device cpu"
+    )
+    assert trained == (
+        f"train fine --recipe {path}/recipes/fine.toml --seed 7 --from {path}/runs/start-7 "
+        f"--out {path}/runs/fine-7 --device cpu"
+    )
+    assert {run.candidate for run in comparison.finished} == {"good", "fine"}  # a warm start is no row
+    assert comparison.summary is not None
+    assert [row["name"] for row in comparison.summary["rows"]] == ["good", "fine"]
+
+
+def test_rows_fail_with_their_warm_start_and_continue_when_it_is_trained(plan: Plan) -> None:
+    folder = plan("good", seeds=(0, 1), start="fails")
+    (folder.path / "runs/start-1").mkdir(parents=True)
+    (folder.path / "runs/start-1/last.ckpt").touch()  # this one continues, and does not fail
+    comparison = run_all(folder)
+    assert states(comparison) == {
+        "start-0": "failed",
+        "good-0": "failed",
+        "start-1": "finished",
+        "good-1": "finished",
+    }
+    assert comparison.runs[1].reason == "its warm start start-0 failed"
+    assert comparison.runs[1].attempts == 0
+    (folder.path / "runs/start-0/last.ckpt").touch()
+    assert set(states(run_all(folder)).values()) == {"finished"}
+    assert len(calls(folder, "good-1")) == 1
+
+
+def test_jobs_work_side_by_side_and_warm_starts_come_first(plan: Plan) -> None:
+    folder = plan("meets", "good", seeds=(0, 1), start="meets")
+    comparison = run_all(folder, jobs=2)  # `meets` waits for the other one's process
+    assert set(states(comparison).values()) == {"finished"}
+    assert [run.attempts for run in comparison.runs] == [1] * 6
+
+
+def test_all_jobs_that_are_stopped_save_and_continue(plan: Plan) -> None:
+    folder = plan("waits", "waits_too", "good")
+    other = folder.path / "runs/waits_too-0/calls.txt"
+
+    def both() -> None:
+        while not other.exists():
+            time.sleep(0.01)
+        time.sleep(0.3)  # for its handler of signals
+
+    thread = stop_when_working(folder, "waits-0", both)
+    with pytest.raises(TrainingStoppedError, match="stopped in waits-0 and waits_too-0; 0 of 3 runs are"):
+        run_all(folder, jobs=2)
+    thread.join()
+    assert states(folder.read()) == {"waits-0": "stopped", "waits_too-0": "stopped", "good-0": "planned"}
+    assert set(states(run_all(folder, jobs=2)).values()) == {"finished"}
+
+
+def test_jobs_share_the_cores_unless_the_user_says_otherwise(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    for given, jobs, threads in ((None, 1, "None"), (None, 2, "3"), ("5", 2, "5")):
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+        if given:
+            monkeypatch.setenv("OMP_NUM_THREADS", given)
+        folder = plan("good", name=f"c-{given}-{jobs}")
+        run_all(folder, jobs=jobs)
+        assert (folder.path / "runs/good-0/threads.txt").read_text() == threads
+
+
+@pytest.mark.parametrize(("clear", "expected"), [(2, 2), (3, 4), (4, 4), (5, 5), (None, 5)])
+def test_seeds_are_added_up_to_the_look_at_which_every_method_is_clear(
+    clear: int | None, expected: int, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "zoo.train.compare.run_all.is_clear",
+        lambda comparison: clear is not None and len(comparison.seeds) >= clear,
+    )
+    folder = plan("supervised", "good", seeds=(0, 3), start="begun", looks=(2, 4, 5))
+    comparison = run_all(folder)
+    assert comparison.seeds == (0, 3, 4, 5, 6)[:expected]
+    assert len(comparison.runs) == 3 * expected
+    assert set(states(comparison).values()) == {"finished"}
+    assert all(len(calls(folder, name)) == 1 for name in states(comparison))
+    assert run_all(folder).runs == comparison.runs  # nothing is left to do
+
+
+def test_no_seeds_are_added_where_a_run_failed(plan: Plan) -> None:
+    folder = plan("supervised", "fails", seeds=(0, 1), looks=(2, 4))
+    assert run_all(folder).seeds == (0, 1)
+
+
+def test_a_comparison_of_an_older_version_is_told_apart(plan: Plan) -> None:
+    folder = plan("good")
+    folder.record.write_text('{"format": 1}')
+    with pytest.raises(RecipeError, match="has format 1, expected 2: an older version of zoo wrote it"):
+        folder.read()
 
 
 @pytest.mark.parametrize("text", ["not json", "[]", '{"format": 2}'])

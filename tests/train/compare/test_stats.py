@@ -6,18 +6,19 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import scipy.stats
 
+from zoo.train.compare.intervals import Spread, planned_looks, quantile_of_t, spread
 from zoo.train.compare.report import notes
 from zoo.train.compare.stats import (
     Ranking,
-    Spread,
     class_iou,
     curve,
     difference,
     headline,
+    is_clear,
     ranking,
     rows,
-    spread,
     verdicts,
 )
 
@@ -52,10 +53,67 @@ def test_an_interval_is_students() -> None:
     values = [0.1, 0.02, 0.06]
     found = spread(values)
     assert found is not None
-    assert found.interval == pytest.approx(literal_interval(values, T_95_OF_2))
+    assert found.interval == pytest.approx(literal_interval(values, T_95_OF_2), rel=1e-3)
     many = spread([0.0, 1.0] * 20)
     assert many is not None
-    assert many.interval == pytest.approx(literal_interval([0.0, 1.0] * 20, 2.228))
+    assert many.interval == pytest.approx(literal_interval([0.0, 1.0] * 20, 2.0227), rel=1e-3)
+
+
+def test_quantiles_are_students() -> None:
+    for confidence in (0.5, 0.95, 0.9875):
+        for degrees in (1, 2, 3, 4, 13, 60):
+            expected = scipy.stats.t.ppf((1 + confidence) / 2, degrees)
+            assert quantile_of_t(confidence, degrees) == pytest.approx(expected, rel=1e-7)
+
+
+def test_an_interval_that_looks_several_times_is_wider(compared: Compared) -> None:
+    mious = {"supervised": [0.5, 0.5, 0.5], "eln": [0.53, 0.56, 0.59]}
+    once, thrice = (rows(compared(*looks, **mious))[1].difference for looks in ((3,), (3, 6, 12)))
+    assert once is not None
+    assert thrice is not None
+    assert once.interval == pytest.approx(literal_interval([0.03, 0.06, 0.09], 4.3027), rel=1e-3)
+    assert thrice.interval == pytest.approx(literal_interval([0.03, 0.06, 0.09], 7.6488), rel=1e-3)
+
+
+def test_looks_are_planned_by_doubling() -> None:
+    assert planned_looks(3, 14) == (3, 6, 12, 14)
+    assert planned_looks(4, 8) == (4, 8)
+    assert planned_looks(5, 5) == (5,)
+
+
+def test_the_seeds_that_a_difference_needs_are_those_at_which_its_interval_leaves_zero_out() -> None:
+    found = Spread(n=3, mean=0.02, sd=0.02)
+    more = found.seeds_to_settle
+    assert more == 4  # 2.4469 * 0.02 / sqrt(7) = 0.0185, 2.5706 * 0.02 / sqrt(6) = 0.0210
+    assert Spread(n=3 + more, mean=0.02, sd=0.02).excludes_zero
+    assert not Spread(n=2 + more, mean=0.02, sd=0.02).excludes_zero
+    assert Spread(n=3, mean=0.2, sd=0.02).seeds_to_settle == 0
+    assert Spread(n=3, mean=0.0001, sd=0.02).seeds_to_settle is None
+    assert Spread(n=1, mean=0.02, sd=None).seeds_to_settle is None
+
+
+def test_only_methods_must_be_clear(compared: Compared) -> None:
+    mious: dict[str, list[float | None]] = {"supervised": [0.5, 0.5, 0.5], "eln": [0.6, 0.61, 0.62]}
+    assert is_clear(compared(**mious, supervised_strong=[0.5, 0.4, 0.6]))
+    assert not is_clear(compared(**mious, u2pl=[0.5, 0.4, 0.6]))
+    assert not is_clear(compared(**mious, u2pl=[None, None, None]))
+
+
+def test_a_further_network_of_a_run_has_a_row(compared: Compared, run_metrics: RunMetrics) -> None:
+    comparison = compared(supervised=[0.5, 0.25], eln=[0.75, 0.75])
+    supervised, eln = comparison.candidates
+    eln = eln.model_copy(update={"networks": ("student", "teacher")})
+    comparison = comparison.model_copy(update={"candidates": (supervised, eln)})
+    for run in comparison.of("eln"):
+        metrics = run_metrics(0.75, networks={"teacher": 0.8})
+        comparison = comparison.with_run(run.model_copy(update={"metrics": metrics}))
+    names = [(row.name, row.role) for row in rows(comparison)]
+    assert names == [("supervised", "method"), ("eln", "method"), ("eln teacher", "control")]
+    teacher = rows(comparison)[2]
+    assert teacher.difference == spread([0.8 - 0.5, 0.8 - 0.25])
+    assert (teacher.step_ms, teacher.wall_s, teacher.peak_mib, teacher.parameters) == (None, None, None, 4321)
+    assert class_iou(comparison, "eln teacher")["class-2"] == [0.4, 0.4]
+    assert "The row eln is its network student." in notes(comparison)
 
 
 def test_one_seed_has_no_interval() -> None:
@@ -170,7 +228,7 @@ def test_seeds_that_overlap_are_said_to(compared: Compared) -> None:
     assert told == [
         (
             "eln is 4.9 points above supervised on the mean of 3 seeds, 95 % interval "
-            f"{interval}: these seeds do not tell them apart."
+            f"{interval}: these seeds do not tell them apart; 2 more would, if the difference stayed so."
         )
     ]
 

@@ -9,14 +9,14 @@ import torch
 from zoo.classes import IGNORE
 from zoo.data.open import open_source
 from zoo.data.partition import make_partition
-from zoo.train.loop.filter_quality import IMAGES, FilterQuality, figures
+from zoo.train.loop.filter_quality import IMAGES, FilterQuality, class_figures, figures
 from zoo.train.loop.hardware import Hardware
 from zoo.train.method import PseudoLabels, progress_at
 from zoo.train.recipe.read import load_recipe
 from zoo.train.report.page import html
 from zoo.train.report.story import read_story
 from zoo.train.runs.log import FILTER, last_figures, read_log
-from zoo.train.session import start
+from zoo.train.session import resume, start
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     Load = Callable[..., Recipe]
 
-SILENT = {"mlmt", "mlmt-paper", "supervised", "rrn-cps"}
+SILENT = {"mlmt", "mlmt-paper", "supervised", "supervised-strong", "rrn-cps"}
 """Cases that filter no pseudo-labels."""
 
 
@@ -61,6 +61,36 @@ def test_a_filter_that_finds_all_errors_is_beside_a_threshold_that_does_not() ->
     found = figures([made([0, 0, 0, 0], [0, 0, 1, 1], [1, 1, 0, 0], [0.1, 0.9, 0.8, 0.2])])
     assert [found[name] for name in ("accuracy", "precision", "recall", "f1")] == [1, 1, 1, 1]
     assert found["by_confidence/accuracy"] == found["by_confidence/f1"] == 0.5
+
+
+def test_figures_by_class_are_those_of_the_pixels_that_show_it() -> None:
+    found = class_figures(
+        [made([0, 0, 1, 1], [0, 1, 1, IGNORE], [1, 0, 1, 1], [0.9, 0.8, 0.2, 1.0])], ("a", "b", "c")
+    )
+    assert set(found) == {"a", "b"}  # c is nowhere
+    assert found["a"] == {
+        "share": 1 / 3,
+        "accuracy_of_all": 1,
+        "kept": 1,
+        "accuracy": 1,
+        "by_confidence/kept": 1,
+        "by_confidence/accuracy": 1,
+    }
+    assert found["b"] == {
+        "share": 2 / 3,
+        "accuracy_of_all": 1 / 2,
+        "kept": 1 / 2,
+        "accuracy": 1,
+        "precision": 1,
+        "recall": 1,
+        "f1": 1,
+        # the surest pixel of b is the wrong one
+        "by_confidence/kept": 1 / 2,
+        "by_confidence/accuracy": 0,
+        "by_confidence/precision": 0,
+        "by_confidence/recall": 0,
+        "by_confidence/f1": 0,
+    }
 
 
 def test_what_there_is_nothing_of_has_no_figure() -> None:
@@ -139,10 +169,25 @@ def test_a_run_logs_reports_and_keeps_the_quality_of_its_pseudo_labels(
     measured = [row["step"] for row in rows if f"{FILTER}kept" in row]
     assert measured == [4, 6, 8, 10]  # after 3 steps of labels alone
     assert metrics["filter"] == last_figures(rows, FILTER)
-    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["filter"]["step"] == 10
+    kept = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert kept["filter"]["step"] == 10
+    assert [row["step"] for row in kept["filter_curve"]] == measured
+    assert kept["filter_curve"][-1] == kept["filter"]
+    by_class = kept["filter_by_class"]
+    assert sum(each["share"] for each in by_class.values()) == pytest.approx(1)
+    whole = sum(each["share"] * each["kept"] for each in by_class.values())
+    assert whole == pytest.approx(kept["filter"]["kept"], abs=1e-5)
     page = html(read_story(tmp_path / "run"))
     assert "Pseudo-labels, on hidden masks" in page
     assert "confidence, as many" in page
+    assert "errors caught by it" in page
+
+
+def test_figures_by_class_are_measured_again_by_a_run_that_was_over(load_tiny: Load, tmp_path: Path) -> None:
+    first = start(load_tiny({"validate_every": 5}), tmp_path / "run", Hardware("cpu"))
+    (tmp_path / "run" / "metrics.json").unlink()  # killed before its figures were written
+    again = resume(tmp_path / "run", "eln", Hardware("cpu"))
+    assert again["filter_by_class"] == first["filter_by_class"]
 
 
 def test_a_run_without_pseudo_labels_says_nothing_of_them(tiny_recipe: Path, tmp_path: Path) -> None:
@@ -150,5 +195,6 @@ def test_a_run_without_pseudo_labels_says_nothing_of_them(tiny_recipe: Path, tmp
     path = tmp_path / "plain.toml"
     path.write_text(text[: text.index("[method]")] + '[method]\nname = "supervised"\n')
     metrics = start(load_recipe(str(path)), tmp_path / "run", Hardware("cpu"))
-    assert metrics["filter"] is None
+    assert metrics["filter"] is metrics["filter_by_class"] is None
+    assert metrics["filter_curve"] == []
     assert "Pseudo-labels" not in html(read_story(tmp_path / "run"))

@@ -99,3 +99,19 @@ def test_the_rows_of_u2pl_score_the_teacher_as_their_paper_does() -> None:
     for name in recipe_names():
         is_row = name.startswith(("u2pl_voc", "u2pl_cityscapes"))
         assert load_recipe(name).score == ("teacher" if is_row else None)
+
+
+def test_further_networks_are_scored_after_the_last_step_alone(
+    load_tiny: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = scored_networks(monkeypatch)
+    both = {"also_score": ["teacher", "student"], "validate_every": 5}
+    metrics = start(load_tiny(both), tmp_path / "run", CPU)
+    assert seen == ["student", "student", "student", "teacher"]  # the scored one is not scored twice
+    alone = start(load_tiny({"score": "teacher", "validate_every": 5}), tmp_path / "alone", CPU)
+    assert metrics["networks"] == {"teacher": alone["val"]}
+
+
+def test_a_network_that_the_method_lacks_cannot_be_scored(load_tiny: Load) -> None:
+    with pytest.raises(RecipeError, match="expected one of student, teacher, which eln has"):
+        load_tiny({"also_score": ["teacher", "branch_1"]})
