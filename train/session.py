@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from zoo.bundle.bundle import write_json
 from zoo.child import is_first
-from zoo.data.partition import Partition
-from zoo.data.tags import with_tags
 from zoo.errors import RecipeError, ZooError
 from zoo.evaluation.figures import figures_of
 from zoo.memory import peak_memory
@@ -20,19 +17,11 @@ from zoo.models.segmentation import SegmentationNetwork
 from zoo.predictors.tags import TagPredictor
 from zoo.train.attempt import attempt, explaining
 from zoo.train.data.loaders import BatchStream
-from zoo.train.data.streams import (
-    HeldOut,
-    check_streams,
-    checked_source,
-    draw_partition,
-    hold_out,
-    read_held_out,
-    write_held_out,
-)
+from zoo.train.data.streams import TrainingData
 from zoo.train.initialization import initialized_method, read_start
 from zoo.train.loop.checkpoint import load_checkpoint
 from zoo.train.loop.engine import Engine
-from zoo.train.loop.validation import Validation, predictor_of, score
+from zoo.train.loop.validation import Selection, Validation, predictor_of, score
 from zoo.train.method import phase_at, progress_at
 from zoo.train.methods.table import build_method
 from zoo.train.report.page import write_report
@@ -43,9 +32,12 @@ from zoo.train.runs.wandb import check_wandb, logged_to_wandb
 from zoo.train.strip import strip
 
 if TYPE_CHECKING:
-    from zoo.data.source import Source
+    from pathlib import Path
+
+    from lightning.fabric import Fabric
+
     from zoo.train.loop.hardware import Hardware
-    from zoo.train.method import Method, Phase
+    from zoo.train.method import Method
     from zoo.train.recipe.schema import Recipe
 
 
@@ -65,36 +57,31 @@ def start(recipe: Recipe, out: Path | None, hardware: Hardware, wandb: str | Non
         ZooError: bad data, recipe or folder; nothing is trained then.
     """
     check_wandb(wandb)
-    source = checked_source(recipe)
     recipe, models = read_start(recipe)
-    recipe, partition = draw_partition(recipe, source)
+    data = TrainingData.draw(recipe)
+    recipe = data.recipe
     planned = [new_run(out, recipe)] if is_first() else []
     fabric = hardware.fabric(recipe.precision)
     run = fabric.broadcast(planned)[0]
     fabric.seed_everything(recipe.seed, verbose=False)
-    method, origins = initialized_method(recipe, models, source.classes.names)
-    phases = method.phases(recipe.steps)
-    check_streams(recipe, partition, phases)
+    method, origins = initialized_method(recipe, models, data.source.classes.names)
+    data = data.for_phases(method.phases(recipe.steps))
     _remark_accumulation(recipe, method)
     _remark_strides(recipe, method)
-    partition = _with_tags(recipe, partition, phases, source)
-    partition, held_out = hold_out(recipe, partition)
     if fabric.is_global_zero:
-        run = claimed_run(run, recipe, source.classes, other_name=out is None)
+        run = claimed_run(run, recipe, data.source.classes, other_name=out is None)
         run.write_origins(origins)
-        partition.write(run.partition)
-        write_held_out(run.partition, held_out)
+        data.write(run.partition)
+        partition, classes = data.partition, data.source.classes
         log.info(
             "%s: %d labeled, %d unlabeled images, %d classes; partition %s",
-            run.path, len(partition.labeled), len(partition.unlabeled), len(source.classes), partition.digest,
+            run.path, len(partition.labeled), len(partition.unlabeled), len(classes), partition.digest,
         )  # fmt: skip
         if partition.tags:
             log.info("%d images with classes alone; tags %s", len(partition.tags), partition.tags_digest)
     run = fabric.broadcast(run)
-    validate = Validation(recipe, source, partition)
-    engine = Engine(fabric, method, recipe, run, validate)
-    engine.select = _selection(recipe, source, held_out)
-    return _recorded(engine, validate, partition, wandb)
+    validate = Validation(recipe, data.source, data.partition)
+    return _recorded(_engine(fabric, method, data, run, validate), validate, data, wandb)
 
 
 def resume(path: Path, method_name: str, hardware: Hardware, wandb: str | None = None) -> dict[str, Any]:
@@ -110,22 +97,25 @@ def resume(path: Path, method_name: str, hardware: Hardware, wandb: str | None =
     if recipe.method.name != method_name:
         raise RecipeError(f"{path} is a run of {recipe.method.name}, got {method_name}: name its method")
     check_wandb(wandb, path)
-    source = checked_source(recipe)
-    partition = Partition.read(run.partition)
+    data = TrainingData.read(recipe, run.partition)
     fabric = hardware.fabric(recipe.precision)
     method = build_method(recipe.method, recipe.network, pretrained=False)
-    validate = Validation(recipe, source, partition)
-    engine = Engine(fabric, method, recipe, run, validate)
-    engine.select = _selection(recipe, source, read_held_out(run.partition) if recipe.select_on else ())
+    validate = Validation(recipe, data.source, data.partition)
+    engine = _engine(fabric, method, data, run, validate)
     engine.resume()
     if fabric.is_global_zero:
         log.info("%s: continuing after step %d of %d", path, engine.step, recipe.steps)
-    return _recorded(engine, validate, partition, wandb)
+    return _recorded(engine, validate, data, wandb)
 
 
-def _selection(recipe: Recipe, source: Source, held_out: tuple[str, ...]) -> Validation | None:
-    """Return what the step that is kept is chosen by; None if that is the last one."""
-    return Validation(recipe, HeldOut(source, held_out)) if held_out else None
+def _engine(
+    fabric: Fabric, method: Method, data: TrainingData, run: RunFolder, validate: Validation
+) -> Engine:
+    """Return the engine of a run."""
+    engine = Engine(fabric, method, data.recipe, run, validate)
+    if data.selection is not None:
+        engine.selection = Selection(fabric, Validation(data.recipe, data.selection))
+    return engine
 
 
 def _remark_accumulation(recipe: Recipe, method: Method) -> None:
@@ -152,25 +142,13 @@ def _remark_strides(recipe: Recipe, method: Method) -> None:
         )
 
 
-def _with_tags(recipe: Recipe, partition: Partition, phases: tuple[Phase, ...], source: Source) -> Partition:
-    """Return the partition with the tags that the recipe names, if the method learns any."""
-    if recipe.data.tags is None:
-        return partition
-    if not any(phase.tags for phase in phases):
-        log.warning("data.tags %s is not used: %s learns no tags", recipe.data.tags, recipe.method.name)
-        return partition
-    return with_tags(partition, Path(recipe.data.tags), source)
-
-
-def _recorded(
-    engine: Engine, validate: Validation, partition: Partition, wandb: str | None
-) -> dict[str, Any]:
+def _recorded(engine: Engine, validate: Validation, data: TrainingData, wandb: str | None) -> dict[str, Any]:
     """Train to the end and return the metrics; whatever the end, the first process leaves its record."""
     if not engine.fabric.is_global_zero:
-        return _finish(engine, validate, partition)
+        return _finish(engine, validate, data)
     try:
         with attempt(engine), explaining(engine), logged_to_wandb(engine.run.path, wandb) as engine.also_log:
-            metrics = _finish(engine, validate, partition)
+            metrics = _finish(engine, validate, data)
     except BaseException:
         _report(engine.run.path)
         raise
@@ -185,13 +163,13 @@ def _report(path: Path) -> None:
         log.warning("%s: no report of the run: %s", path, error)
 
 
-def _finish(engine: Engine, validate: Validation, partition: Partition) -> dict[str, Any]:
+def _finish(engine: Engine, validate: Validation, data: TrainingData) -> dict[str, Any]:
     """Train to the end, then write metrics, pictures and bundle; return the metrics."""
-    recipe, run, fabric, source = engine.recipe, engine.run, engine.fabric, validate.source
+    recipe, run, fabric, source = engine.recipe, engine.run, engine.fabric, data.source
     stream = BatchStream(
         recipe,
         source,
-        partition,
+        data.partition,
         engine.phases,
         rank=fabric.global_rank,
         world=fabric.world_size,
@@ -220,9 +198,9 @@ def _finish(engine: Engine, validate: Validation, partition: Partition) -> dict[
                 if name not in (weights, *phase.untrained)
             },
             "steps": recipe.steps,
-            "bad_steps": engine.bad_steps,
+            "bad_steps": engine.train_step.bad_steps,
             "selected": None if engine.best is None else engine.best | {"on": recipe.select_on},
-            "partition": partition.digest,
+            "partition": data.partition.digest,
             "peak_memory": peak_memory(fabric.device),
             "step_ms": {phase: _median_ms(seconds) for phase, seconds in engine.seconds.items()},
             "curve": [[row["step"], row[main]] for row in rows if main in row],

@@ -96,7 +96,7 @@ def test_a_discriminator_sees_the_pixels_that_the_engine_normalized(
     source = ShapesSource((64, 64))
     batch = BatchStream(loaded, source, make_partition(source, "4", 0), engine.phases)[0]
     mean, std = (torch.tensor(each).view(1, 3, 1, 1) for each in (loaded.data.mean, loaded.data.std))
-    normalized = engine._prepared(batch).image_l
+    normalized = engine.train_step.prepared(batch).image_l
     torch.testing.assert_close(normalized, (batch.image_l / 255 - mean) / std)
     seen = unit_range(normalized, "fixed", method.student.encoder, batch.valid_l)
     torch.testing.assert_close(seen, batch.image_l / 255, atol=1e-6, rtol=0)

@@ -1,10 +1,10 @@
-"""Choosing the step that is kept by labeled images that are not trained on; `val` never chooses."""
+"""Data of a run: its images, which of them are labeled, and those that choose the step that is kept."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,16 +14,14 @@ from zoo.data.check import check_source
 from zoo.data.open import open_source
 from zoo.data.partition import Partition, count_of, make_partition
 from zoo.data.source import Source
+from zoo.data.tags import with_tags
 from zoo.errors import DatasetError, RecipeError
 from zoo.train.methods.table import METHODS
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import numpy as np
     from numpy.typing import NDArray
 
-    from zoo.data.partition import Partition
     from zoo.data.source import Split
     from zoo.train.method import Phase
     from zoo.train.recipe.schema import Recipe
@@ -32,6 +30,83 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 HELD_OUT_NAME = "held_out.txt"
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """The data of a run.
+
+    Args:
+        recipe: recipe of the run, with what follows from its data.
+        source: images and masks.
+        partition: which images are labeled, without those held out.
+        held_out: labeled images that choose the step that is kept; `val` never chooses.
+    """
+
+    recipe: Recipe
+    source: Source
+    partition: Partition
+    held_out: tuple[str, ...] = ()
+
+    @classmethod
+    def draw(cls, recipe: Recipe, source: Source | None = None) -> TrainingData:
+        """Return the data of a new run.
+
+        Args:
+            recipe: its partition may be `auto`.
+            source: images that are checked already; None to open and check those of the recipe.
+
+        Raises:
+            ZooError: the recipe asks for images that are not there, or they cannot be used.
+        """
+        source = source or checked_source(recipe)
+        needed = METHODS[recipe.method.name].needs_unlabeled
+        partition = make_partition(
+            source, recipe.data.partition, recipe.partition_seed, needs_unlabeled=needed
+        )
+        warn_of_hidden(partition, source)
+        recipe = recipe.for_classes(len(source.classes))
+        data = recipe.data.model_copy(update={"partition": partition.spec})
+        recipe = recipe.model_copy(update={"data": data})
+        return cls(recipe, source, *hold_out(recipe, partition))
+
+    @classmethod
+    def read(cls, recipe: Recipe, folder: Path) -> TrainingData:
+        """Return the data of a run that wrote its lists into a folder.
+
+        Raises:
+            ZooError: the lists cannot be read, or the images cannot be used.
+        """
+        source = checked_source(recipe)
+        held_out = read_held_out(folder) if recipe.select_on else ()
+        return cls(recipe, source, Partition.read(folder), held_out)
+
+    def write(self, folder: Path) -> None:
+        """Write the lists of images into a folder."""
+        self.partition.write(folder)
+        write_held_out(folder, self.held_out)
+
+    def for_phases(self, phases: tuple[Phase, ...]) -> TrainingData:
+        """Return the data with the tags that the recipe names, if a phase learns any.
+
+        Raises:
+            ZooError: a phase needs images of a kind that are not there, or the tags cannot be used.
+        """
+        whole = replace(self.partition, labeled=(*self.partition.labeled, *self.held_out))
+        check_streams(self.recipe, whole, phases)
+        tags = self.recipe.data.tags
+        if tags is None:
+            return self
+        if not any(phase.tags for phase in phases):
+            log.warning("data.tags %s is not used: %s learns no tags", tags, self.recipe.method.name)
+            return self
+        found = with_tags(whole, Path(tags), self.source).tags
+        return replace(self, partition=replace(self.partition, tags=found))
+
+    @property
+    def selection(self) -> Source | None:
+        """Return the source whose `val` chooses the step that is kept; None if the last one is kept."""
+        return HeldOut(self.source, self.held_out) if self.held_out else None
 
 
 class HeldOut(Source):
@@ -148,20 +223,6 @@ def check_streams(recipe: Recipe, partition: Partition, phases: tuple[Phase, ...
             f"data.augment.scale {list(data.augment.scale)}, which crop or pad them: give --set "
             f"data.resize=stretch and --set data.augment.scale=[1,1]"
         )
-
-
-def draw_partition(recipe: Recipe, source: Source) -> tuple[Recipe, Partition]:
-    """Return the recipe with what follows from its data, its partition among it, and that partition.
-
-    Raises:
-        DatasetError: the recipe asks for images that are not there.
-    """
-    needed = METHODS[recipe.method.name].needs_unlabeled
-    partition = make_partition(source, recipe.data.partition, recipe.partition_seed, needs_unlabeled=needed)
-    warn_of_hidden(partition, source)
-    recipe = recipe.for_classes(len(source.classes))
-    data = recipe.data.model_copy(update={"partition": partition.spec})
-    return recipe.model_copy(update={"data": data}), partition
 
 
 def warn_of_hidden(partition: Partition, source: Source) -> None:

@@ -1,7 +1,7 @@
-"""The training loop, on Lightning Fabric. It knows steps, optimisers and files; it knows no method.
+"""The training loop: steps, evaluations and files in their order; it knows no method.
 
-One step minimises the sum of the terms that the method returns. Everything that a run needs to go on is in
-its checkpoint, and a resumed run takes the very steps that an unbroken one would have taken.
+Everything that a run needs to go on is in its checkpoint, and a resumed run takes the very steps that an
+unbroken one would have taken.
 """
 
 from __future__ import annotations
@@ -9,41 +9,35 @@ from __future__ import annotations
 import signal
 import time
 from collections import defaultdict
-from collections.abc import Callable
 from contextlib import closing, contextmanager, nullcontext
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
 
 from zoo.errors import ZooError
-from zoo.models.encoder import Encoder
-from zoo.preprocess import Preprocessing, channel_statistics
-from zoo.train.data.loaders import BatchStream, batches
-from zoo.train.loop import compute
+from zoo.train.data.loaders import batches
 from zoo.train.loop.checkpoint import load_checkpoint, restore, save_checkpoint
-from zoo.train.loop.norm_statistics import NormStatistics
 from zoo.train.loop.progress import DataWait, StepReporter
-from zoo.train.method import Batch, Method, Phase, Progress, progress_at
-from zoo.train.optim import set_learning_rates
+from zoo.train.loop.step import TrainingStep
+from zoo.train.method import progress_at
 from zoo.train.runs.log import TrainLog
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
     from types import FrameType
 
     from lightning.fabric import Fabric
-    from torch.optim import Optimizer
+    from torch import Tensor
 
+    from zoo.train.data.loaders import BatchStream
+    from zoo.train.loop.validation import Evaluation, Selection
+    from zoo.train.method import Method, Phase, Progress
     from zoo.train.recipe.schema import Recipe
     from zoo.train.runs.folder import RunFolder
 
 LOG_EVERY = 10
-
-Evaluation = Callable[[Method, Progress], dict[str, float]]
-"""Returns the figures of a method after the step of this progress."""
 
 
 class TrainingStoppedError(ZooError):
@@ -76,24 +70,18 @@ class Engine:
     ) -> None:
         self.fabric, self.method, self.recipe, self.run, self.validate = fabric, method, recipe, run, validate
         self.phases: tuple[Phase, ...] = method.phases(recipe.steps)
-        compute.prepare(method, recipe.compute, fabric.device, fabric.world_size)
-        self.layout = recipe.compute.layout(fabric.device)
-        self.statistics = channel_statistics(recipe.preprocessing, torch.zeros((), device=fabric.device))
-        _tell_encoders(method, recipe.preprocessing)
-        optimizers = method.optimizers()
-        self.module, *wrapped = _listed(fabric.setup(method, *optimizers))
-        self.wrapped: list[Any] = wrapped
-        self.optimizers: list[Optimizer] = optimizers
-        self.norm_statistics = NormStatistics(method)
-        self.select: Evaluation | None = None
-        """Returns the figure by which the step that is kept is chosen; None keeps the last one."""
+        self.train_step = TrainingStep(fabric, method, recipe)
+        self.selection: Selection | None = None
+        """Chooses the step that is kept; None keeps the last one."""
         self.also_log: Callable[[int, dict[str, float]], None] | None = None
         """Logs the figures of a step beside `log.csv` and TensorBoard, in the first process."""
-        self.best: dict[str, Any] | None = None
         self.step = 0
-        self.bad_steps = 0
-        self.bad_steps_in_a_row = 0
         self.seconds: dict[str, list[float]] = defaultdict(list)
+
+    @property
+    def best(self) -> dict[str, Any] | None:
+        """Return `step`, `figure` and `value` of the selected step; None if the last one is kept."""
+        return None if self.selection is None else self.selection.best
 
     def resume(self) -> None:
         """Go back to the run's checkpoint.
@@ -102,17 +90,19 @@ class Engine:
             BundleError: it has none, or one of other networks.
         """
         state = load_checkpoint(self.run.checkpoint)
-        self.step = restore(state, self.method, self.optimizers)
-        self.bad_steps = state["extra"]["bad_steps"]
-        self.best = state["extra"].get("best")  # runs of older versions have none
+        self.step = restore(state, self.method, self.train_step.optimizers)
+        self.train_step.bad_steps = state["extra"]["bad_steps"]
+        if self.selection is not None:
+            self.selection.best = state["extra"].get("best")  # runs of older versions have none
         self.fabric._precision.load_state_dict(state["extra"]["scaler"])
 
     def save(self, path: Path | None = None) -> None:
         """Write the checkpoint, or another one to `path`."""
         scaler = self.fabric._precision.state_dict()
         if self.fabric.is_global_zero:
-            extra = {"bad_steps": self.bad_steps, "scaler": scaler, "best": self.best}
-            save_checkpoint(path or self.run.checkpoint, self.step, self.method, self.optimizers, extra)
+            extra = {"bad_steps": self.train_step.bad_steps, "scaler": scaler, "best": self.best}
+            optimizers = self.train_step.optimizers
+            save_checkpoint(path or self.run.checkpoint, self.step, self.method, optimizers, extra)
         self.fabric.barrier()
 
     def fit(self, stream: BatchStream) -> None:
@@ -136,7 +126,11 @@ class Engine:
                 progress = progress_at(self.step, self.phases)
                 with wait.waiting():
                     parts = list(islice(data, recipe.accumulate))
-                losses = self._timed_step(parts, progress)
+                began = time.perf_counter()
+                losses = self.train_step(parts, progress)
+                self._check_health()
+                self.step += 1
+                self.seconds[progress.phase].append(time.perf_counter() - began)
                 images = sum(part.images for part in parts) * self.fabric.world_size
                 reporter.advance(progress.phase, losses, images)
                 self._record(log, progress, losses, reporter)
@@ -154,106 +148,33 @@ class Engine:
         asked = torch.tensor(float(stop), device=self.fabric.device)
         return bool(self.fabric.all_reduce(asked, reduce_op="sum") != 0)
 
-    def _timed_step(self, parts: list[Batch], progress: Progress) -> dict[str, Tensor]:
-        start = time.perf_counter()
-        losses = self.train_step(parts, progress)
-        self.step += 1
-        self.seconds[progress.phase].append(time.perf_counter() - start)
-        return losses
-
-    def train_step(self, parts: list[Batch], progress: Progress) -> dict[str, Tensor]:
-        """Take one optimiser step on the sum of the method's losses, averaged over the parts of the batch.
-
-        A step whose loss or gradient is not finite changes no weight and no running statistics. The losses
-        are returned, detached.
-        """
-        if progress.phase_step == 0:
-            self.method.start_phase(progress)
-        set_learning_rates(self.optimizers, progress.step, progress.steps)
-        self.norm_statistics.keep()
-        losses = self._backward(parts, progress)
-        if self._is_healthy(torch.stack(list(losses.values())).sum()):
-            self._update()
-        else:
-            self.norm_statistics.restore()
-        self.method.after_step(progress)
-        for optimizer in self.optimizers:
-            optimizer.zero_grad()
-        return losses
-
-    def _update(self) -> None:
-        """Let every optimiser take its step; a scaler of gradients then changes its scale once for all."""
-        scaler = getattr(self.fabric._precision, "scaler", None)
-        if scaler is None:
-            for optimizer in self.wrapped:
-                optimizer.step()
-            return
-        for optimizer in self.optimizers:
-            if any(p.grad is not None for group in optimizer.param_groups for p in group["params"]):
-                scaler.step(optimizer)
-        scaler.update()
-
-    def _backward(self, parts: list[Batch], progress: Progress) -> dict[str, Tensor]:
-        """Add up the gradients of the mean losses of these batches and return the losses, detached.
-
-        Processes exchange gradients once, with the last batch.
-        """
-        mean: dict[str, Tensor] = {}
-        for number, part in enumerate(parts, start=1):
-            with self.fabric.no_backward_sync(self.module, enabled=number < len(parts)):
-                losses: dict[str, Tensor] = self.module(self._prepared(part), progress)
-                shares = {name: loss / len(parts) for name, loss in losses.items()}
-                self.fabric.backward(torch.stack(list(shares.values())).sum())
-            mean = {name: share.detach() + mean.get(name, 0) for name, share in shares.items()}
-        return mean
-
-    def _prepared(self, batch: Batch) -> Batch:
-        """Return the batch on the device, images normalised."""
-        moved: Batch = self.fabric.to_device(batch)
-        mean, std = self.statistics
-        images = {
-            name: ((image.float() - mean) / std).contiguous(memory_format=self.layout)
-            for name, image in moved._asdict().items()
-            if name.startswith("image") and image is not None
-        }
-        return moved._replace(**images)
-
-    def _is_healthy(self, total: Tensor) -> bool:
-        """Return whether this step may be taken, on all processes alike; count it otherwise.
+    def _check_health(self) -> None:
+        """Raise if too many steps in a row were not finite.
 
         Raises:
-            DivergedError: too many in a row may not.
+            DivergedError: so.
         """
-        finite = torch.isfinite(total)
-        if self.recipe.precision != "fp16":  # the gradient scaler of fp16 skips overflows by itself
-            gradients = [p.grad for p in self.method.parameters() if p.grad is not None]
-            finite = finite & torch.isfinite(nn.utils.get_total_norm(gradients))
-        if bool(self.fabric.all_reduce(finite.float(), reduce_op="mean") == 1):
-            self.bad_steps_in_a_row = 0
-            return True
-        self.bad_steps += 1
-        self.bad_steps_in_a_row += 1
-        if self.bad_steps_in_a_row >= self.recipe.max_bad_steps:
+        bad = self.train_step.bad_steps_in_a_row
+        if bad >= self.recipe.max_bad_steps:
             raise DivergedError(
-                f"the loss was not finite in {self.bad_steps_in_a_row} steps in a row, up to step "
-                f"{self.step}: lower the learning rate (--set method.optimizer.lr=...), or use "
+                f"the loss was not finite in {bad} steps in a row, up to step {self.step}: lower the "
+                f"learning rate (--set method.optimizer.lr=...), or use "
                 f"--precision fp32; the last checkpoint is kept"
             )
-        return False
 
     def _record(
         self, log: TrainLog | None, progress: Progress, losses: dict[str, Tensor], reporter: StepReporter
     ) -> None:
-        """Log, validate and save where it is due after a step."""
+        """Log, evaluate and save where it is due after a step."""
         recipe, step = self.recipe, self.step
+        is_last = step == recipe.steps
         figures: dict[str, float] = {}
-        if step % LOG_EVERY == 0 or step == recipe.steps:
+        if step % LOG_EVERY == 0 or is_last:
             figures |= {f"loss/{name}": float(loss) for name, loss in losses.items()}
-            figures |= {"images_per_s": reporter.images_per_s, "bad_steps": float(self.bad_steps)}
-            figures["lr"] = self.optimizers[0].param_groups[0]["lr"]
-        if step == recipe.steps or (recipe.validate_every and step % recipe.validate_every == 0):
-            found = self.validate(self.method, progress) | self._selected(progress)
-            self.method.train()
+            figures |= {"images_per_s": reporter.images_per_s, "bad_steps": float(self.train_step.bad_steps)}
+            figures["lr"] = self.train_step.optimizers[0].param_groups[0]["lr"]
+        if is_last or (recipe.validate_every and step % recipe.validate_every == 0):
+            found = self._evaluated(progress)
             name, value = next(iter(found.items()))
             reporter.remark(f"step {step} ({progress.phase}): {name} {value:.3f}")
             figures |= found
@@ -261,29 +182,18 @@ class Engine:
             log.write(step, figures)
             if self.also_log is not None:
                 self.also_log(step, figures)
-        if step % recipe.checkpoint_every == 0 or step == recipe.steps:
+        if is_last or step % recipe.checkpoint_every == 0:
             self.save()
 
-    def _selected(self, progress: Progress) -> dict[str, float]:
-        """Return the figure that selects; the first step that is better than all before is saved."""
-        if self.select is None:
-            return {}
-        name, value = next(iter(self.select(self.method, progress).items()))
-        value = self.fabric.broadcast(value)  # so that all processes save together
-        if self.best is None or value > self.best["value"]:
-            self.best = {"step": self.step, "figure": name.partition("/")[2], "value": value}
-            self.save(self.run.best)
-        return {f"held_out/{name.partition('/')[2]}": value}
-
-
-def _tell_encoders(method: Method, preprocessing: Preprocessing) -> None:
-    """Set what images are normalized by: runs of version 0.1 used ImageNet's statistics for all weights."""
-    for encoder in (module for module in method.modules() if isinstance(module, Encoder)):
-        encoder.mean, encoder.std = preprocessing.mean, preprocessing.std
-
-
-def _listed(value: Any) -> list[Any]:
-    return list(value) if isinstance(value, tuple) else [value]
+    def _evaluated(self, progress: Progress) -> dict[str, float]:
+        """Return the figures of the method after a step; the first step that is selected is saved."""
+        found = self.validate(self.method, progress)
+        if self.selection is not None:
+            found = found | self.selection(self.method, progress)
+            if self.selection.is_best(self.step):
+                self.save(self.run.best)
+        self.method.train()
+        return found
 
 
 @contextmanager

@@ -14,10 +14,17 @@ from zoo.train.loop.filter_quality import FilterQuality
 from zoo.train.method import phase_at
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from lightning.fabric import Fabric
+
     from zoo.data.partition import Partition
     from zoo.data.source import Source
     from zoo.train.method import Method, Progress
     from zoo.train.recipe.schema import Recipe
+
+    Evaluation = Callable[[Method, Progress], dict[str, float]]
+    """Returns the figures of a method after the step of this progress."""
 
 
 class Validation:
@@ -52,6 +59,32 @@ class Validation:
         if self.quality.by_class is None:
             self.quality(method, progress)
         return self.quality.by_class
+
+
+class Selection:
+    """Chooses the step that is kept: the first whose main figure is better than all before.
+
+    Args:
+        fabric: tells all processes the figure of the first one, so that they save together.
+        evaluate: returns the figures of a method after a step, the main one first.
+    """
+
+    def __init__(self, fabric: Fabric, evaluate: Evaluation) -> None:
+        self.fabric, self.evaluate = fabric, evaluate
+        self.best: dict[str, Any] | None = None
+        """`step`, `figure` and `value` of the best step so far."""
+
+    def __call__(self, method: Method, progress: Progress) -> dict[str, float]:
+        """Return the figure of a method after the step of this progress, as `held_out/NAME`."""
+        key, value = next(iter(self.evaluate(method, progress).items()))
+        name, value = key.partition("/")[2], self.fabric.broadcast(value)
+        if self.best is None or value > self.best["value"]:
+            self.best = {"step": progress.step + 1, "figure": name, "value": value}
+        return {f"held_out/{name}": value}
+
+    def is_best(self, step: int) -> bool:
+        """Return whether the step is the best so far."""
+        return self.best is not None and self.best["step"] == step
 
 
 def score(predictor: EagerPredictor | TagPredictor, source: Source) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from zoo.data.files import FileSource
 from zoo.data.partition import AUTO
 from zoo.memory import MIB, free_mib
 from zoo.train.data.cache import DEFAULT_SHARE, cache_folder
-from zoo.train.data.streams import check_streams, draw_partition
+from zoo.train.data.streams import TrainingData
 from zoo.train.profile.loading import HEADROOM, cores, endless_stream, part_seconds, rate_of, widest_phase
 from zoo.train.profile.memory_fit import images_of
 
@@ -82,8 +82,8 @@ def bench(
     phase = widest_phase(recipe)
     if recipe.data.partition is None:
         recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"partition": AUTO})})
-    recipe, partition = draw_partition(recipe, source)
-    check_streams(recipe, partition, (phase,))
+    data = TrainingData.draw(recipe, source).for_phases((phase,))
+    recipe, partition = data.recipe, data.partition
     sample = _sample(partition)
     caches = _caches(source)
     with ExitStack() as stack:

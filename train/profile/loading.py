@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from zoo.data.partition import Partition
     from zoo.data.source import Source
+    from zoo.train.data.streams import TrainingData
     from zoo.train.method import Batch, Phase
     from zoo.train.recipe.schema import Recipe
 
@@ -172,15 +173,11 @@ HEADROOM = 1.1
 """How much faster than the step a loader must be to feed it: both vary."""
 
 
-def plan_loading(
-    recipe: Recipe, source: Source, partition: Partition, step_s: dict[str, float]
-) -> dict[str, Any]:
+def plan_loading(training: TrainingData, step_s: dict[str, float]) -> dict[str, Any]:
     """Return what the loader gives and what it would take to feed the steps of the hungriest phase.
 
     Args:
-        recipe: of the run; its cache is left out, as it is empty when a run begins.
-        source: of the images.
-        partition: of them.
+        training: of the run; its cache is left out, as it is empty when a run begins.
         step_s: seconds of a step of each phase, without the wait for its batch.
 
     Returns:
@@ -188,10 +185,11 @@ def plan_loading(
         image, `workers_needed`, and `cores` of this machine.
     """
     log.info("%.0f s of the loader alone", SECONDS)
+    recipe = training.recipe
     phase = widest_phase(recipe)
     data = recipe.data.model_copy(update={"cache": "none"})
     plain = recipe.model_copy(update={"data": data})
-    stream = endless_stream(plain, source, partition, phase)
+    stream = endless_stream(plain, training.source, training.partition, phase)
     rate = rate_of(stream, data.workers, SECONDS)
     cpu_s = sum(part_seconds(stream, BATCHES).values())
     given = rate.images / rate.seconds

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from pathlib import Path
+from dataclasses import replace
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ import torch
 
 from zoo.errors import RecipeError
 from zoo.memory import KIND, free_mib, held_mib, release
-from zoo.train.data.streams import checked_source, draw_partition, hold_out
+from zoo.train.data.streams import TrainingData
 from zoo.train.loop.validation import predictor_of
 from zoo.train.profile.loading import plan_loading
 from zoo.train.profile.memory_fit import (
@@ -32,14 +32,11 @@ from zoo.train.profile.memory_fit import (
     with_batch,
 )
 from zoo.train.profile.parts import DATA
-from zoo.train.profile.profile import WARM_STEPS, profiled_engine
-from zoo.train.runs.folder import RunFolder
+from zoo.train.profile.profile import WARM_STEPS, Profiler
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
 
-    from zoo.data.partition import Partition
-    from zoo.data.source import Source
     from zoo.train.loop.hardware import Hardware
     from zoo.train.method import Phase
     from zoo.train.recipe.schema import Recipe
@@ -70,32 +67,24 @@ def plan(recipe: Recipe, hardware: Hardware, steps: int = TIMED_STEPS) -> dict[s
     """
     if hardware.devices != 1:
         raise RecipeError(f"--plan measures one process, got --devices {hardware.devices}: leave it out")
-    source = checked_source(recipe)
-    recipe, partition = draw_partition(recipe, source)
-    partition, held_out = hold_out(recipe, partition)
+    data = TrainingData.draw(recipe)
     # a cache in memory would count as memory of the steps
-    plain = recipe.model_copy(update={"data": recipe.data.model_copy(update={"cache": "none"})})
-    found = _measure(_Bench(hardware.fabric(recipe.precision), plain, source, partition, held_out), steps)
+    uncached = data.recipe.data.model_copy(update={"cache": "none"})
+    plain = replace(data, recipe=data.recipe.model_copy(update={"data": uncached}))
+    found = _measure(_Bench(hardware.fabric(recipe.precision), plain), steps)
     fed = {name: phase["fed_step_s"] for name, phase in found["phases"].items()}
-    return found | {"loading": plan_loading(recipe, source, partition, fed)}
+    return found | {"loading": plan_loading(data, fed)}
 
 
 class _Bench:
     """Takes steps of a recipe at several batches; the networks of the last one stay."""
 
-    def __init__(
-        self,
-        fabric: Fabric,
-        recipe: Recipe,
-        source: Source,
-        partition: Partition,
-        held_out: tuple[str, ...],
-    ) -> None:
-        self.fabric, self.recipe, self.source, self.partition = fabric, recipe, source, partition
-        self.evaluated = [*source.ids("val"), *held_out]
+    def __init__(self, fabric: Fabric, data: TrainingData) -> None:
+        self.fabric, self.data, self.recipe, self.source = fabric, data, data.recipe, data.source
+        self.evaluated = [*data.source.ids("val"), *data.held_out]
         self.device = fabric.device
-        self.engine = profiled_engine(fabric, recipe, RunFolder(Path()), partition)
-        self.phases = self.engine.phases
+        self.profiler = Profiler(fabric, data)
+        self.phases = self.profiler.phases
 
     def profile(self, batch: int, steps: int = 1, warm: int = 1) -> dict[str, Any]:
         """Return the figures of some steps of each phase at a batch.
@@ -105,10 +94,10 @@ class _Bench:
         """
         log.info("%d steps of each phase at batch %d", warm + 1 + 2 * steps, batch)
         self.forget()
-        recipe = with_batch(self.recipe, batch)
+        data = replace(self.data, recipe=with_batch(self.recipe, batch))
         try:
-            self.engine = profiled_engine(self.fabric, recipe, RunFolder(Path()), self.partition)
-            return self.engine.profile(self.source, self.partition, steps, warm)
+            self.profiler = Profiler(self.fabric, data)
+            return self.profiler.profile(steps, warm)
         except torch.OutOfMemoryError as error:
             raise RecipeError(
                 f"batch {batch} needs more memory than {self.device} has free: lower --batch or --imgsz, or "
@@ -117,8 +106,8 @@ class _Bench:
 
     def forget(self) -> None:
         """Let go of the networks."""
-        if hasattr(self, "engine"):
-            del self.engine
+        if hasattr(self, "profiler"):
+            del self.profiler
         release(self.device)
 
     def curves(self, found: dict[int, dict[str, Any]]) -> dict[str, Curve] | None:
@@ -137,7 +126,7 @@ class _Bench:
 
     def evaluation_s(self) -> float:
         """Return how long one evaluation takes, by some of its images."""
-        predictor = predictor_of(self.engine.method, self.recipe, self.source)
+        predictor = predictor_of(self.profiler.method, self.recipe, self.source)
         ids, times = self.evaluated, []
         for id_ in ids[: 1 + TIMED_IMAGES]:
             began = time.perf_counter()
@@ -167,7 +156,9 @@ def _measure(bench: _Bench, steps: int) -> dict[str, Any]:
     own = bench.profile(batch, steps, WARM_STEPS) if fits else None
     if own is not None:
         largest = largest_of(bench.curves(found | {batch: own}))
-    held = {"program and libraries": base} | fixed_parts(bench.engine.method, bench.engine.optimizers)
+    held = {"program and libraries": base} | fixed_parts(
+        bench.profiler.method, bench.profiler.train_step.optimizers
+    )
     phases = {
         phase.name: {"steps": phase.steps, **_step_seconds(phase, own, found, batch)}
         | _memory(phase, recipe, lines, sum(filter(None, held.values())))
@@ -180,7 +171,7 @@ def _measure(bench: _Bench, steps: int) -> dict[str, Any]:
         "phases": phases,
         "parameters": {
             name: sum(p.numel() for p in child.parameters())
-            for name, child in bench.engine.method.named_children()
+            for name, child in bench.profiler.method.named_children()
         },
         "memory": held,
         "memory_is": KIND[bench.device.type],

@@ -19,8 +19,8 @@ from zoo.errors import RecipeError
 from zoo.memory import KIND
 from zoo.outputs import MOVE, exists, is_record, refusal
 from zoo.train.data.loaders import BatchStream, batches
-from zoo.train.data.streams import check_streams, checked_source, draw_partition
-from zoo.train.loop.engine import Engine
+from zoo.train.data.streams import TrainingData
+from zoo.train.loop.step import TrainingStep
 from zoo.train.method import Phase, progress_at
 from zoo.train.methods.table import build_method
 from zoo.train.profile.parts import BACKWARD, DATA, LOSSES, OPTIMIZER, UPDATE, Passes, Watch
@@ -33,12 +33,9 @@ if TYPE_CHECKING:
     from lightning.fabric import Fabric
     from torch import Tensor
 
-    from zoo.data.partition import Partition
-    from zoo.data.source import Source
     from zoo.train.loop.hardware import Hardware
-    from zoo.train.method import Batch
+    from zoo.train.method import Batch, Method, Progress
     from zoo.train.recipe.schema import Recipe
-    from zoo.train.runs.folder import RunFolder
 
 log = logging.getLogger(__name__)
 
@@ -63,62 +60,88 @@ def profile(recipe: Recipe, out: Path | None, hardware: Hardware, steps: int = T
     """
     if hardware.devices != 1:
         raise RecipeError(f"--profile times one process, got --devices {hardware.devices}: leave it out")
-    source = checked_source(recipe)
-    recipe, partition = draw_partition(recipe, source)
+    data = TrainingData.draw(recipe)
+    recipe = data.recipe
     run = new_run(out, recipe)
     path = run.path / PROFILE_NAME
     if exists(path) and not is_record(path, ("recipe", "timed_steps", "phases")):
         raise refusal(run.path, [PROFILE_NAME], "--out", MOVE)
     fabric = hardware.fabric(recipe.precision)
-    engine = profiled_engine(fabric, recipe, run, partition)
+    profiler = Profiler(fabric, data)
     found = {
         "recipe": recipe.model_dump(mode="json"),
         "device": str(fabric.device),
         "memory": KIND[fabric.device.type],
         "timed_steps": steps,
-        "phases": engine.profile(source, partition, steps),
+        "phases": profiler.profile(steps),
     }
     run.path.mkdir(parents=True, exist_ok=True)
     write_json(path, found)
     return found | {"run": str(run.path)}
 
 
-def profiled_engine(fabric: Fabric, recipe: Recipe, run: RunFolder, partition: Partition) -> ProfiledEngine:
-    """Return an engine of new networks that can be timed; nothing is written.
+class ProfiledStep(TrainingStep):
+    """A step that is cut into parts."""
 
-    Raises:
-        RecipeError: the method needs images of a kind that the partition lacks.
-    """
-    fabric.seed_everything(recipe.seed, verbose=False)
-    method = build_method(recipe.method, recipe.network, pretrained=False)
-    check_streams(recipe, partition, method.phases(recipe.steps))
-    return ProfiledEngine(fabric, method, recipe, run, lambda *_: {})
-
-
-class ProfiledEngine(Engine):
-    """An engine whose steps are cut into parts."""
-
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        self.watch = Watch(self.fabric.device)
+    def __init__(self, fabric: Fabric, method: Method, recipe: Recipe) -> None:
+        super().__init__(fabric, method, recipe)
+        self.watch = Watch(fabric.device)
         self.method.register_forward_hook(lambda *_: self._after_forward())
         for optimizer in self.optimizers:
             optimizer.register_step_post_hook(lambda *_: self.watch.cut(OPTIMIZER))
         self.before_batch = DATA
 
-    def profile(
-        self, source: Source, partition: Partition, steps: int, warm: int = WARM_STEPS
-    ) -> dict[str, Any]:
+    def __call__(self, parts: list[Batch], progress: Progress) -> dict[str, Tensor]:
+        losses = super().__call__(parts, progress)
+        self.watch.cut(UPDATE)
+        return losses
+
+    def prepared(self, batch: Batch) -> Batch:
+        self.watch.cut(self.before_batch)
+        prepared = super().prepared(batch)
+        self.watch.cut(DATA)
+        return prepared
+
+    def _after_forward(self) -> None:
+        self.watch.cut(LOSSES)
+        self.before_batch = BACKWARD  # of a step's batches, all but the first come after a backward pass
+
+    def is_healthy(self, total: Tensor) -> bool:
+        self.watch.cut(BACKWARD)
+        self.before_batch = DATA
+        return super().is_healthy(total)
+
+
+class Profiler:
+    """Takes steps of new networks and measures them; nothing is written.
+
+    Args:
+        fabric: launched.
+        data: data and recipe of the run.
+
+    Raises:
+        ZooError: the method needs images of a kind that the data lacks.
+    """
+
+    def __init__(self, fabric: Fabric, data: TrainingData) -> None:
+        fabric.seed_everything(data.recipe.seed, verbose=False)
+        self.fabric, self.recipe = fabric, data.recipe
+        self.method = build_method(self.recipe.method, self.recipe.network, pretrained=False)
+        self.phases = self.method.phases(self.recipe.steps)
+        self.data = data.for_phases(self.phases)
+        self.train_step = ProfiledStep(fabric, self.method, self.recipe)
+        self.watch = self.train_step.watch
+        self.step = 0
+
+    def profile(self, steps: int, warm: int = WARM_STEPS) -> dict[str, Any]:
         """Return the figures of each phase, which is made as long as the measurement.
 
         Args:
-            source: of the images.
-            partition: of them.
             steps: that are timed, first without cuts, then with them.
             warm: steps of each phase before.
         """
         self.phases = tuple(phase._replace(steps=warm + 1 + 2 * steps) for phase in self.phases)
-        stream = BatchStream(self.recipe, source, partition, self.phases)
+        stream = BatchStream(self.recipe, self.data.source, self.data.partition, self.phases)
         count = sum(phase.steps for phase in self.phases) * self.recipe.accumulate
         pin_memory = self.fabric.device.type == "cuda"
         data = batches(stream, 0, count, workers=self.recipe.data.workers, pin_memory=pin_memory)
@@ -161,19 +184,3 @@ class ProfiledEngine(Engine):
         parts = list(islice(data, self.recipe.accumulate))
         self.train_step(parts, progress_at(self.step, self.phases))
         self.step += 1
-        self.watch.cut(UPDATE)
-
-    def _prepared(self, batch: Batch) -> Batch:
-        self.watch.cut(self.before_batch)
-        prepared = super()._prepared(batch)
-        self.watch.cut(DATA)
-        return prepared
-
-    def _after_forward(self) -> None:
-        self.watch.cut(LOSSES)
-        self.before_batch = BACKWARD  # of a step's batches, all but the first come after a backward pass
-
-    def _is_healthy(self, total: Tensor) -> bool:
-        self.watch.cut(BACKWARD)
-        self.before_batch = DATA
-        return super()._is_healthy(total)

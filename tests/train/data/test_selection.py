@@ -12,11 +12,12 @@ from zoo.bundle.bundle import load_config
 from zoo.bundle.weights import load_bundle
 from zoo.data.partition import Partition
 from zoo.errors import DatasetError, RecipeError
-from zoo.train.data.streams import HELD_OUT_NAME, hold_out, read_held_out
+from zoo.train.data.streams import HELD_OUT_NAME, TrainingData, hold_out, read_held_out
 from zoo.train.loop.checkpoint import load_checkpoint
 from zoo.train.loop.engine import TrainingStoppedError
 from zoo.train.loop.hardware import Hardware
 from zoo.train.loop.validation import Validation
+from zoo.train.method import Phase
 from zoo.train.methods.eln.eln import Eln
 from zoo.train.recipe.read import load_recipe
 from zoo.train.runs.folder import RunFolder
@@ -97,6 +98,30 @@ def test_without_it_the_last_step_is_kept(load_tiny: Load, tmp_path: Path) -> No
     assert not (tmp_path / "run" / "best.ckpt").exists()
     assert not (tmp_path / "run" / "partition" / HELD_OUT_NAME).exists()
     assert load_config(tmp_path / "run" / "bundle").provenance["step"] == 10
+
+
+def test_images_whose_tags_are_known_are_neither_labeled_nor_held_out(
+    load_tiny: Load, tmp_path: Path
+) -> None:
+    whole = {"data.tags": str(tmp_path / "tags.txt"), "data.resize": "stretch", "data.augment.scale": [1, 1]}
+    data = TrainingData.draw(load_tiny(SELECTING | whole))
+    phases = (Phase("tags", 1, tags=True),)
+    (tmp_path / "tags.txt").write_text(f"{data.partition.unlabeled[0]} 0 1\n")
+    tagged = data.for_phases(phases)
+    assert tagged.partition.tags == {data.partition.unlabeled[0]: (0, 1)}
+    assert (tagged.partition.labeled, tagged.held_out) == (data.partition.labeled, data.held_out)
+    (tmp_path / "tags.txt").write_text(f"{data.held_out[0]} 0\n")
+    with pytest.raises(DatasetError, match=rf"got '{data.held_out[0]} 0', expected an unlabeled image"):
+        data.for_phases(phases)
+
+
+def test_the_data_of_a_run_is_read_as_it_was_written(load_tiny: Load, tmp_path: Path) -> None:
+    data = TrainingData.draw(load_tiny(SELECTING))
+    data.write(tmp_path)
+    read = TrainingData.read(data.recipe, tmp_path)
+    assert (read.partition, read.held_out) == (data.partition, data.held_out)
+    assert read.selection is not None
+    assert read.selection.ids("val") == data.held_out
 
 
 def test_samples_of_a_seed_are_nested_and_another_seed_draws_others(load_tiny: Load) -> None:

@@ -10,10 +10,9 @@ import torch
 from lightning.fabric import Fabric
 
 from zoo.classes import IGNORE
-from zoo.train.loop.engine import Engine
 from zoo.train.loop.hardware import Hardware
+from zoo.train.loop.step import TrainingStep
 from zoo.train.method import Batch, progress_at
-from zoo.train.runs.folder import RunFolder
 from zoo.train.session import start
 
 if TYPE_CHECKING:
@@ -45,35 +44,33 @@ def split(batch: Batch) -> list[Batch]:
 
 
 def gradients(
-    build: Build, recipe: Recipe, parts: list[Batch], monkeypatch: pytest.MonkeyPatch, folder: Path
+    build: Build, recipe: Recipe, parts: list[Batch], monkeypatch: pytest.MonkeyPatch
 ) -> dict[str, torch.Tensor]:
     """Return the gradients of a step on these batches, in float64 with BatchNorm's running statistics."""
     torch.manual_seed(0)
     method = build("supervised").double().eval()  # no dropout either, which draws by batch
     found: dict[str, torch.Tensor] = {}
 
-    def keep(engine: Engine, _: Any) -> bool:
+    def keep(step: TrainingStep, _: Any) -> bool:
         found.update(
-            {name: p.grad.clone() for name, p in engine.method.named_parameters() if p.grad is not None}
+            {name: p.grad.clone() for name, p in step.method.named_parameters() if p.grad is not None}
         )
         return False
 
     fabric = Fabric(accelerator="cpu", devices=1)
-    engine = Engine(fabric, method, recipe, RunFolder(folder), lambda *_: {})
-    mean, std = engine.statistics
-    engine.statistics = mean.double(), std.double()
+    step = TrainingStep(fabric, method, recipe)
+    mean, std = step.statistics
+    step.statistics = mean.double(), std.double()
     with monkeypatch.context() as patch:
-        patch.setattr(Engine, "_is_healthy", keep)
-        engine.train_step(parts, progress_at(1, engine.phases))
+        patch.setattr(TrainingStep, "is_healthy", keep)
+        step(parts, progress_at(1, method.phases(recipe.steps)))
     return found
 
 
 def test_the_gradients_of_labels_only_are_those_of_one_large_batch(
-    build: Build, load_tiny: Load, large: Batch, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    build: Build, load_tiny: Load, large: Batch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one, several = (
-        gradients(build, load_tiny(), parts, monkeypatch, tmp_path) for parts in ([large], split(large))
-    )
+    one, several = (gradients(build, load_tiny(), parts, monkeypatch) for parts in ([large], split(large)))
     assert one.keys() == several.keys() != set()
     assert max(grad.abs().max() for grad in one.values()) > 1e-3
     for name, grad in one.items():
@@ -81,12 +78,10 @@ def test_the_gradients_of_labels_only_are_those_of_one_large_batch(
 
 
 def test_batches_weigh_the_same_whatever_share_of_them_is_labeled(
-    build: Build, load_tiny: Load, large: Batch, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    build: Build, load_tiny: Load, large: Batch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     large.label_l[:IMAGES, :24] = IGNORE
-    one, several = (
-        gradients(build, load_tiny(), parts, monkeypatch, tmp_path) for parts in ([large], split(large))
-    )
+    one, several = (gradients(build, load_tiny(), parts, monkeypatch) for parts in ([large], split(large)))
     assert any(not torch.allclose(one[name], several[name], rtol=1e-3) for name in one)
 
 

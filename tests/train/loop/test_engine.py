@@ -143,7 +143,7 @@ def test_several_batches_make_a_step_with_the_mean_of_their_losses(
 
 def test_one_bad_batch_of_several_spoils_its_step_alone(make_engine: MakeEngine) -> None:
     method = Weighing(bad={4: math.nan})
-    assert fit_pairs(make_engine, method).bad_steps == 1
+    assert fit_pairs(make_engine, method).train_step.bad_steps == 1
     assert method.trace[2] == method.trace[1]
     assert math.isfinite(method.trace[-1])
 
@@ -202,7 +202,7 @@ def test_a_step_whose_loss_is_not_finite_changes_no_weight_and_is_counted(
     engine.fit(stream)
     taken = [1, 2, 2, 3, 4, 4, 5, 6, 7, 8]
     assert method.trace == [-5 * RATE * count for count in taken]
-    assert engine.bad_steps == 2
+    assert engine.train_step.bad_steps == 2
     assert read_log(tmp_path / "log.csv")[-1]["bad_steps"] == 2
     assert load_checkpoint(tmp_path / "last.ckpt")["extra"]["bad_steps"] == 2
 
@@ -216,7 +216,7 @@ def test_a_finite_loss_with_an_infinite_gradient_is_a_bad_step(make_engine: Make
     engine = make_engine(method, max_bad_steps=11)
     engine.fit(stream)
     assert set(method.trace) == {0.0}
-    assert engine.bad_steps == 10
+    assert engine.train_step.bad_steps == 10
 
 
 def test_a_bad_step_leaves_the_moments_alone(make_engine: MakeEngine, stream: Any) -> None:
@@ -226,7 +226,7 @@ def test_a_bad_step_leaves_the_moments_alone(make_engine: MakeEngine, stream: An
 
     engine = make_engine(WithAdam(bad={3: math.nan}))
     engine.fit(stream)
-    state = engine.optimizers[0].state[engine.method.weight]
+    state = engine.train_step.optimizers[0].state[engine.method.weight]
     assert state["step"].item() == 9
     assert all(value.isfinite() for value in state.values())
 
@@ -245,7 +245,7 @@ def test_too_many_bad_steps_in_a_row_stop_the_run_and_keep_the_checkpoint(
 def test_bad_steps_apart_do_not_stop_the_run(make_engine: MakeEngine, stream: Any) -> None:
     engine = make_engine(Toy(bad=dict.fromkeys((0, 2, 4, 6, 8), math.nan)), max_bad_steps=2)
     engine.fit(stream)
-    assert (engine.step, engine.bad_steps) == (10, 5)
+    assert (engine.step, engine.train_step.bad_steps) == (10, 5)
 
 
 @pytest.mark.parametrize(

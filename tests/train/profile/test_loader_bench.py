@@ -14,6 +14,7 @@ from zoo.data.folder import FolderSource
 from zoo.data.partition import make_partition
 from zoo.errors import RecipeError
 from zoo.train.data.loaders import BatchStream
+from zoo.train.data.streams import TrainingData
 from zoo.train.method import Phase
 from zoo.train.profile import loading
 from zoo.train.profile.loader_bench import advise, bench
@@ -142,13 +143,13 @@ def test_variants_take_turns_and_leave_nothing(load_tiny: Load, tmp_path: Path) 
 def test_a_plan_compares_the_loader_with_the_steps(load_tiny: Load, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = load_tiny({"data.workers": 0, "accumulate": 2})
     source = FolderSource(recipe.data.spec)
-    partition = make_partition(source, "4", 0)
+    data = TrainingData(recipe, source, make_partition(source, "4", 0))
     monkeypatch.setattr("zoo.train.profile.loading.SECONDS", 0.05)
-    slow = plan_loading(recipe, source, partition, {"pretrain": 1.0, "semi": 1e4})
+    slow = plan_loading(data, {"pretrain": 1.0, "semi": 1e4})
     assert (slow["phase"], slow["workers"], slow["feeds"]) == ("semi", 0, True)
     assert slow["need"] == pytest.approx(2 * (2 + 2) / 1e4)
     assert slow["workers_needed"] == 1
-    fast = plan_loading(recipe, source, partition, {"pretrain": 1.0, "semi": 1e-4})
+    fast = plan_loading(data, {"pretrain": 1.0, "semi": 1e-4})
     assert fast["feeds"] is False
     assert fast["workers_needed"] >= fast["need"] * fast["cpu_ms"] / 1000
 

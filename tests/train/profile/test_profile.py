@@ -13,14 +13,13 @@ from lightning.fabric import Fabric
 from zoo.errors import RecipeError
 from zoo.train.loop import compute
 from zoo.train.loop.compute import compiled_parts, recompute_activations
-from zoo.train.loop.engine import Engine
 from zoo.train.loop.hardware import Hardware
+from zoo.train.loop.step import TrainingStep
 from zoo.train.method import DRAWS, Batch, progress_at
 from zoo.train.methods.table import build_method
 from zoo.train.profile import parts as module
 from zoo.train.profile.parts import Passes, Watch
-from zoo.train.profile.profile import ProfiledEngine, profile
-from zoo.train.runs.folder import RunFolder
+from zoo.train.profile.profile import ProfiledStep, profile
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -198,20 +197,20 @@ def test_the_parts_of_a_step_on_a_gpu_have_their_peaks(load_tiny: Load, tmp_path
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_measuring_changes_no_weight(
-    accumulate: int, load_tiny: Load, make_uint8_batch: Callable[[], Batch], tmp_path: Path
+    accumulate: int, load_tiny: Load, make_uint8_batch: Callable[[], Batch]
 ) -> None:
     recipe = load_tiny({"accumulate": accumulate}).for_classes(3)
     parts = [make_uint8_batch() for _ in range(accumulate)]
     weights = []
-    for kind in (Engine, ProfiledEngine):
+    for kind in (TrainingStep, ProfiledStep):
         torch.manual_seed(0)
         method = build_method(recipe.method, recipe.network, pretrained=False).train()
-        engine = kind(Fabric(accelerator="cpu", devices=1), method, recipe, RunFolder(tmp_path), lambda _: {})
-        if isinstance(engine, ProfiledEngine):
-            engine.watch.running = True
-            engine.watch.begin()
-            Passes(method, engine.watch)
-        engine.train_step(parts, progress_at(recipe.steps - 1, engine.phases))
+        train_step = kind(Fabric(accelerator="cpu", devices=1), method, recipe)
+        if isinstance(train_step, ProfiledStep):
+            train_step.watch.running = True
+            train_step.watch.begin()
+            Passes(method, train_step.watch)
+        train_step(parts, progress_at(recipe.steps - 1, method.phases(recipe.steps)))
         weights.append(method.state_dict())
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 

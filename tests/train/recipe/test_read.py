@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from zoo.catalog import recipe_names
 from zoo.data.open import open_source
 from zoo.errors import RecipeError
-from zoo.train.data.streams import draw_partition
+from zoo.train.data.streams import TrainingData
 from zoo.train.method import ScalesWithRun, Steps, scaled
 from zoo.train.methods.table import METHODS
 from zoo.train.recipe.read import default_recipe, find_recipe, load_recipe, validate_recipe
@@ -70,9 +70,9 @@ def test_all_masks_of_a_folder_are_used_unless_a_method_needs_some_without(
     for data, count, told in ((folder, 10, False), (tiny_folder, 1 if needed else 10, needed)):
         caplog.clear()
         recipe = load_recipe(default_recipe(method, str(data)), changes={"data.spec": str(data)})
-        recipe, partition = draw_partition(recipe, open_source(str(data)))
-        assert len(partition.labeled) == count
-        assert recipe.data.partition == ("full" if count == 10 else "1/8")
+        drawn = TrainingData.draw(recipe, open_source(str(data)))
+        assert len(drawn.partition.labeled) == count
+        assert drawn.recipe.data.partition == ("full" if count == 10 else "1/8")
         assert [record.levelname for record in caplog.records] == ["WARNING"] * told
         assert all("warning: 9 of 10 training masks" in text for text in caplog.messages)
 
@@ -82,15 +82,16 @@ def test_a_partition_that_is_given_is_taken(
     partition: str, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     recipe = load_recipe("eln", changes={"data.partition": partition})
-    recipe, found = draw_partition(recipe, open_source(str(folder)))
-    assert (len(found.labeled), found.hidden, caplog.messages) == (5, None, [])
-    assert recipe.data.partition == partition
+    drawn = TrainingData.draw(recipe, open_source(str(folder)))
+    assert (len(drawn.partition.labeled), drawn.partition.hidden, caplog.messages) == (5, None, [])
+    assert drawn.recipe.data.partition == partition
 
 
 def test_a_recipe_of_ones_own_decides_by_itself(write: Any, tiny_folder: Path) -> None:
     own = write(MINE + '[data]\npartition = "1/5"\n')
-    assert len(draw_partition(load_recipe(own), open_source(str(tiny_folder)))[1].labeled) == 2
-    assert len(draw_partition(load_recipe(write(MINE)), open_source(str(tiny_folder)))[1].labeled) == 10
+    source = open_source(str(tiny_folder))
+    assert len(TrainingData.draw(load_recipe(own), source).partition.labeled) == 2
+    assert len(TrainingData.draw(load_recipe(write(MINE)), source).partition.labeled) == 10
 
 
 @pytest.mark.parametrize("name", recipe_names())

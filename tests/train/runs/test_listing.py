@@ -140,7 +140,7 @@ def test_a_run_that_breaks_for_an_unknown_reason_is_recorded_with_the_name_of_it
 def test_a_loss_that_stays_bad_is_a_failure_and_not_a_stop(
     load_tiny: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("zoo.train.loop.engine.torch.isfinite", lambda total: total != total)
+    monkeypatch.setattr("zoo.train.loop.step.torch.isfinite", lambda total: total != total)
     with pytest.raises(DivergedError):
         start(load_tiny({"max_bad_steps": 3}), tmp_path / "run", CPU)
     assert read_run(tmp_path / "run").state == "failed"
