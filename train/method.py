@@ -173,7 +173,7 @@ class Method(nn.Module, ABC):
     weights: ClassVar[tuple[str, ...]] = ("student",)
     """Choices of `deployable` and of the recipe's `score`."""
     of_a_batch: ClassVar[str] = ""
-    """Loss terms that depend on the batch's composition, rather than being means over images; may be empty."""
+    """Loss terms that depend on the batch's composition and are not means over images; may be empty."""
 
     @property
     def default_weights(self) -> str:
