@@ -1,4 +1,4 @@
-"""Labels only: the baseline that every semi-supervised method is compared with."""
+"""Labels-only baseline, with which every semi-supervised method is compared."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Supervised(Method):
         return (Phase("train", steps, unlabeled=0),)
 
     def optimizers(self) -> list[Optimizer]:
-        """Return one optimizer, the encoder at its own rate."""
+        """Return one optimizer, with a separate learning rate for the encoder."""
         optimizer = self.config.optimizer
         return [
             optimizer.build([(self.student.encoder, optimizer.encoder_lr_mult), (self.student.decoder, 1.0)])
