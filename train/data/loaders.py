@@ -154,7 +154,7 @@ def batches(
 
 
 def _leave_signals(worker: int) -> None:  # noqa: ARG001
-    """Leave Ctrl-C and SIGTERM, which reach the whole process group, to the training process."""
+    """Ignore Ctrl-C and SIGTERM, which reach the whole process group, in data workers."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
 

@@ -45,7 +45,7 @@ class Curve(NamedTuple):
 
 
 def fit_sizes(batch: int) -> tuple[int, int]:
-    """Return the two smaller batches to measure for predicting a batch; they differ from it from 4 on.
+    """Return the two batches to measure for predicting a batch, both smaller than it from 4 on.
 
     Example:
         >>> [fit_sizes(batch) for batch in (1, 2, 4, 6, 16)]

@@ -36,8 +36,8 @@ class Run(NamedTuple):
             record.
         reason: reason for an end before the last step.
         figure: name of the main metric.
-        value: main metric at the last evaluation or, with `select_on`, at the selected step; None before the
-            first evaluation.
+        value: main metric at the last evaluation or, for a finished run with `select_on`, at the selected
+            step; None before the first evaluation.
         evaluated: step of that evaluation.
         protocol: protocol and split of that evaluation.
         begun: start of the run in UTC, ISO 8601.

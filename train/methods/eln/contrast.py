@@ -80,11 +80,11 @@ def pair_sums(
 
     Args:
         teacher: (N, D) float, anchors.
-        student: (N, D) float.
-        label: (N,) int64, `IGNORE` for pixels that take no part.
-        num_classes: K.
-        temperature: of the similarities.
-        chunk: rows computed at a time.
+        student: (N, D) float, keys.
+        label: (N,) int64, `IGNORE` for pixels that are left out.
+        num_classes: number of classes K.
+        temperature: temperature of the similarities.
+        chunk: number of rows computed at a time.
     """
     anchors, keys = _prepare(teacher, student, temperature)
     members = _members(label, num_classes, anchors)
@@ -109,16 +109,16 @@ def mean_positive(
 ) -> Tensor:
     """Return Eq. (10) with the sum over the positives of an anchor replaced by their mean.
 
-    Anchors are student pixels, keys teacher pixels. The paper's plain sum grows with the number of pixels of
-    a class.
+    Anchors are student pixels, keys are teacher pixels. The paper's sum grows with the number of pixels of a
+    class.
 
     Args:
         teacher: (N, D) float, keys.
         student: (N, D) float, anchors.
-        label: (N,) int64, `IGNORE` for pixels that take no part.
-        num_classes: K.
-        temperature: of the similarities.
-        chunk: rows computed at a time.
+        label: (N,) int64, `IGNORE` for pixels that are left out.
+        num_classes: number of classes K.
+        temperature: temperature of the similarities.
+        chunk: number of rows computed at a time.
     """
     anchors, keys = _prepare(student, teacher, temperature)
     members = _members(label, num_classes, anchors)

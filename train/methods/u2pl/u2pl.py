@@ -181,10 +181,10 @@ class U2pl(Method):
 
     @torch.no_grad()
     def teach(self, batch: Batch, alpha: float) -> TeacherOutput:
-        """Return the teacher's predictions, Eq. (5, 6).
+        """Return the outputs of the teacher, Eq. (5, 6).
 
         Args:
-            batch: with a weak view.
+            batch: batch with a weak view.
             alpha: share of unreliable pixels.
         """
         box = half_area_box(batch.draws, batch.weak[0].shape[-2:], self.config.cutmix_probability)
@@ -200,11 +200,11 @@ class U2pl(Method):
         return PseudoLabels(output.label, output.reliable, prob.amax(dim=1))
 
     def teach_mixed(self, batch: Batch, box: Tensor, alpha: float) -> TeacherOutput:
-        """Return the teacher's predictions of labeled images, and of unlabeled ones mixed by a box each.
+        """Return the outputs of the teacher for labeled images, and for unlabeled ones mixed by a box each.
 
         Args:
-            batch: with a weak view.
-            box: (B_u, H, W) bool.
+            batch: batch with a weak view.
+            box: (B_u, H, W) bool, True in the box of an image.
             alpha: share of unreliable pixels.
         """
         (image, valid), labeled = batch.weak, len(batch.label_l)
