@@ -81,7 +81,7 @@ class U2plConfig(MethodConfig):
     warm_start_steps: Steps = 578  # one epoch of the partition 1/8
     ohem_threshold: float | None = Field(None, gt=0, le=1)  # 0.7 on Cityscapes; None: plain cross entropy
     ohem_min_kept: int = Field(100_000, ge=1)  # pixels of a process
-    auxiliary_weight: float = Field(0.0, ge=0)  # 0.4 on Cityscapes, in the code alone
+    auxiliary_weight: float = Field(0.0, ge=0)  # 0.4 on Cityscapes, only in the code
     cutmix_probability: float = Field(0.5, ge=0, le=1)
     single_pass: bool = False
     alpha_0: float = Field(0.2, ge=0, lt=1)
@@ -145,7 +145,7 @@ class U2pl(Method):
         middle = self.student.encoder.channels[-2]
         self.auxiliary = auxiliary_head(middle, network) if config.auxiliary_weight else None
         self.contrast = ClassContrast(config.contrast, network.num_classes)
-        # all processes fill the same queues: DDP need not send their 300 MB around at every step
+        # all processes fill the same queues: DDP does not need to broadcast their 300 MB at every step
         self._ddp_params_and_buffers_to_ignore = [
             name for name, _ in self.named_buffers() if name.startswith("contrast.")
         ]
