@@ -69,8 +69,8 @@ class ElnConfig(MethodConfig):
     name: Literal["eln"] = "eln"
     pretrain_steps: Steps = 18_620  # 70 of the authors' epochs of 266 steps
     localize_steps: Steps = 13_300  # 50 of them
-    # an epoch; 0: never reset the student. The teacher averages over 200 steps at the default decay: a student
-    # that is reset sooner loses most of what it learned
+    # an epoch; 0: never reset the student. The teacher averages over 200 steps at the default decay:
+    # a student that is reset sooner loses most of what it learned
     reset_every: Annotated[int, Field(ge=0), ScalesWithRun(at_least=200)] = 266
     alphas: tuple[float, ...] = (20.0, 50.0)  # Table 5
     filter: FilterConfig = FilterConfig()
