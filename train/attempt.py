@@ -1,4 +1,4 @@
-"""An attempt to train a run: nobody else in its folder meanwhile, and a record of how it went."""
+"""Attempts to train a run: exclusive access to its folder, and a record of the outcome."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ log = logging.getLogger(__name__)
 
 PACKAGES_NAME = "packages.txt"
 COMPUTING = ("torch", "torchvision", "timm", "lightning", "numpy", "pillow")
-"""Packages whose version can change what a run computes."""
+"""Packages whose version can change the results of a run."""
 
 WRITER = ("PytorchStreamWriter", "inline_container", "iostream error")
-"""What torch.save names where a file cannot be written on."""
+"""Names in the errors of torch.save when a file cannot be written."""
 
 
 @contextmanager
 def attempt(engine: Engine) -> Iterator[None]:
-    """Record what happens inside as an attempt to train the engine's run, whose folder exists.
+    """Record the block as an attempt to train the engine's run, whose folder exists.
 
     Raises:
-        RecipeError: another process trains there.
+        RecipeError: another process trains in this folder.
     """
     folder = engine.run.path
     with locked(folder):
@@ -70,13 +70,13 @@ def attempt(engine: Engine) -> Iterator[None]:
 
 
 def command_line() -> str:
-    """Return the command line of this process, `zoo` by its name."""
+    """Return the command line of this process, with the program as `zoo`."""
     program, *arguments = sys.argv
     return shlex.join(["zoo" if Path(program).stem in ("zoo", "__main__") else program, *arguments])
 
 
 def environment(fabric: Fabric) -> dict[str, Any]:
-    """Return `machine` and `versions` of an attempt; see `Attempt`."""
+    """Return `machine` and `versions` for the record of an attempt."""
     device = fabric.device
     on_gpu = device.type == "cuda"
     cudnn = torch.backends.cudnn.version() if on_gpu else None
@@ -121,7 +121,7 @@ def _state(error: BaseException) -> State:
 
 
 def _in_a_line(error: BaseException) -> str:
-    """Return what an error says in one line; one that is not ours with its name."""
+    """Return the message of an error in one line, with the type of errors other than `ZooError`."""
     text = " ".join(str(error).split())
     return text if isinstance(error, ZooError) else f"{type(error).__name__}: {text}".removesuffix(": ")
 
@@ -132,7 +132,7 @@ def _write(folder: Path, before: RunRecord, latest: Attempt) -> None:
 
 
 def _write_packages(folder: Path) -> None:
-    """Write all that is installed as `pip install --constraint` takes it."""
+    """Write the installed packages in the format of `pip install --constraint`."""
     lines = (f"{name}=={version}\n" for name, version in installed_packages().items())
     with replacing(folder / PACKAGES_NAME) as temporary:
         temporary.write_text("".join(lines), encoding="utf-8")
@@ -143,15 +143,15 @@ def _now() -> str:
 
 
 class BrokenOffError(ZooError):
-    """Training ended by a fault of the machine; the checkpoint holds what was saved last."""
+    """Training interrupted by a machine fault; the last checkpoint is intact."""
 
 
 @contextmanager
 def explaining(engine: Engine) -> Iterator[None]:
-    """Turn a full disk or memory, a dead data worker and an image that vanished into an error of one line.
+    """Turn full disks and memory, dead data workers and missing images into one-line errors.
 
     Raises:
-        BrokenOffError: so.
+        BrokenOffError: one of these faults occurred.
     """
     try:
         yield
@@ -169,9 +169,9 @@ def explaining(engine: Engine) -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str | None:
-    """Return what happened and what helps; None of what only a traceback tells."""
+    """Return the fault and its remedy; None for any other error."""
     text = str(error)
-    last = text.strip().rpartition("\n")[2]  # an error of a worker brings its traceback along
+    last = text.strip().rpartition("\n")[2]  # a worker's error includes its traceback
     if is_full_disk(error):
         return f"the disk is full ({last}): make room; the former checkpoint is whole"
     if any(name in text for name in WRITER):

@@ -1,4 +1,4 @@
-"""The contract between the methods and the engine: what a step gets, what a method returns."""
+"""Interface between the methods and the engine: batches, phases, losses and hooks."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 
 
 DRAWS = 12
-"""Random numbers for each unlabeled image: three boxes take four each."""
+"""Random numbers for each unlabeled image: three boxes need four each."""
 DRAW_RANGE = 2**24
-"""Of `Batch.draws_u`: what a float32 tells apart in [0, 1)."""
+"""Range of `Batch.draws_u`: the number of values that a float32 distinguishes in [0, 1)."""
 
 
 class Batch(NamedTuple):
-    """What one step sees; all of one training size. What the phase does not ask for is None.
+    """Input of one step, at the training size. Fields that the phase does not request are None.
 
-    A phase that takes several streams of a kind finds them one after the other along the first dimension,
-    ready for `chunk`.
+    If a phase takes several streams of a kind, they are concatenated along the first dimension, ready for
+    `chunk`.
     """
 
     image_l: Tensor
@@ -36,42 +36,42 @@ class Batch(NamedTuple):
     label_l: Tensor
     """(B, H, W) int64, `IGNORE` where unknown or padded."""
     valid_l: Tensor
-    """(B, H, W) bool, False where the labeled view is padding, which counts in no loss and no statistic.
+    """(B, H, W) bool, False in padding of the labeled view, which no loss or statistic counts.
 
-    Void pixels of the mask are `IGNORE` and valid: a paper may give them a meaning (ELN).
+    Void pixels of the mask are `IGNORE` but valid: some papers use them (ELN).
     """
     image_u: Tensor | None = None
     """(B, 3, H, W) unlabeled, weak view."""
     valid_u: Tensor | None = None
-    """(B, H, W) bool, False where the unlabeled views are padding."""
+    """(B, H, W) bool, False in padding of the unlabeled views."""
     image_u_s: Tensor | None = None
     """(B, 3, H, W) unlabeled, strong view of the same pixels."""
     draws_u: Tensor | None = None
-    """(B, `DRAWS`) int32 in [0, `DRAW_RANGE`), drawn for each unlabeled image, for masks of mixed images.
+    """(B, `DRAWS`) int32 in [0, `DRAW_RANGE`), random numbers of each unlabeled image for mixing masks.
 
-    Whole numbers, which mixed precision leaves alone. They follow from the seed and the image's position, as
-    its views do: other processes draw others.
+    Integers are not affected by mixed precision. They depend on the seed and the image's position, as its
+    views do, so that processes draw different numbers.
     """
     tags_l: Tensor | None = None
-    """(B, K) bool, the classes that occur in the whole mask of each labeled image, before any resize."""
+    """(B, K) bool, whether each class is present in the whole mask of a labeled image, before resizing."""
     draws_l: Tensor | None = None
     """(B, `DRAWS`) int32 in [0, `DRAW_RANGE`), as `draws_u`, for labeled images in a strong view."""
 
     @property
     def images(self) -> int:
-        """Return how many different images there are; two views of one count once."""
+        """Return the number of different images; two views of an image count once."""
         return len(self.image_l) + (0 if self.image_u is None else len(self.image_u))
 
     @property
     def weak(self) -> tuple[Tensor, Tensor]:
-        """Return the weak unlabeled view and `valid_u` of a batch that has them."""
+        """Return the weak unlabeled view and `valid_u`; the batch must have them."""
         assert self.image_u is not None
         assert self.valid_u is not None
         return self.image_u, self.valid_u
 
     @property
     def draws(self) -> Tensor:
-        """Return `draws_u` of a batch that has unlabeled images as float32 in [0, 1)."""
+        """Return `draws_u` as float32 in [0, 1); the batch must have unlabeled images."""
         assert self.draws_u is not None
         return self.draws_u.float() / DRAW_RANGE
 
@@ -83,43 +83,43 @@ class Batch(NamedTuple):
 
     @property
     def strong(self) -> Tensor:
-        """Return the strong unlabeled view of a batch that has it."""
+        """Return the strong unlabeled view; the batch must have it."""
         assert self.image_u_s is not None
         return self.image_u_s
 
 
 class Phase(NamedTuple):
-    """A stretch of training in which a method returns the same terms."""
+    """A part of training in which a method returns the same loss terms."""
 
     name: str
     steps: int
     labeled: int = 1
-    """Independent streams of labeled images, each of `batch_l` (s4GAN draws its real pairs apart)."""
+    """Independent streams of labeled images, each of `batch_l` (s4GAN samples its real pairs separately)."""
     unlabeled: int = 1
-    """Independent streams of unlabeled images, each of `batch_u` (RRN mixes two); 0: none."""
+    """Independent streams of unlabeled images, each of `batch_u` (RRN mixes two); 0 for none."""
     strong: bool = False
-    """Whether the unlabeled images come with a strong view."""
+    """Whether unlabeled images come with a strong view."""
     strong_labeled: bool = False
-    """Whether the labeled images come in a strong view instead of the weak one, with `draws_l`."""
+    """Whether labeled images come in a strong view instead of the weak one, with `draws_l`."""
     tags: bool = False
-    """Whether the labeled images come with the classes they show; then the whole image must be seen."""
+    """Whether labeled images come with their classes, which requires views of the whole image."""
     untrained: tuple[str, ...] = ()
-    """Those of the method's `weights` that mean nothing yet: a teacher before it starts."""
+    """Members of the method's `weights` that are not trained yet, such as a teacher before it starts."""
 
 
 class PseudoLabels(NamedTuple):
-    """What a method would teach itself of unlabeled images, and which of it it believes."""
+    """Pseudo-labels of unlabeled images, and the filter that a method applies to them."""
 
     label: Tensor
     """(B, H, W) int64, predicted classes."""
     keep: Tensor
-    """(B, H, W) bool, where they are learned."""
+    """(B, H, W) bool, whether a pixel is learned."""
     confidence: Tensor
-    """(B, H, W) float, the probability of the predicted class."""
+    """(B, H, W) float, probability of the predicted class."""
 
 
 class Progress(NamedTuple):
-    """Where training is, in optimizer steps."""
+    """Progress of training, in optimizer steps."""
 
     step: int
     """Steps taken before this one."""
@@ -133,10 +133,10 @@ class Progress(NamedTuple):
 
 @dataclass(frozen=True)
 class ScalesWithRun:
-    """Marks a setting that counts steps: in a run of another length it keeps its share, if it is not 0.
+    """Mark of a setting that counts steps, and is scaled with the length of the run.
 
     Args:
-        at_least: where shares end; a setting below that keeps its value.
+        at_least: smallest scaled value; a setting below it keeps its value.
     """
 
     at_least: int = 1
@@ -151,15 +151,15 @@ class LabelsOnly:
 
 
 Steps = Annotated[int, Field(ge=0), ScalesWithRun()]
-"""A number of steps that is a share of the run."""
+"""A number of steps that scales with the length of the run."""
 LabelsOnlySteps = Annotated[int, Field(ge=0), ScalesWithRun(), LabelsOnly()]
-"""The steps of a phase that learns from labels alone, a share of the run."""
+"""The number of steps of a phase that learns from labels alone; it scales with the length of the run."""
 
 AnyConfig = TypeVar("AnyConfig", bound=BaseModel)
 
 
 def scaled(config: AnyConfig, before: int, after: int) -> AnyConfig:
-    """Return the settings, those of its tables too, of a run of `after` steps instead of `before`."""
+    """Return settings, including nested ones, scaled from a run of `before` steps to one of `after`."""
     changes: dict[str, object] = {}
     for name, field in type(config).model_fields.items():
         value = getattr(config, name)
@@ -187,10 +187,10 @@ class MethodConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
     name: str
-    """Of the method."""
+    """Name of the method."""
 
     def at_size(self, imgsz: tuple[int, int]) -> MethodConfig:  # noqa: ARG002
-        """Return the settings for training images of this (height, width); default: the same."""
+        """Return the settings for training images of this (height, width); by default the same."""
         return self
 
 
@@ -201,23 +201,23 @@ class Method(nn.Module, ABC):
     """
 
     weights: ClassVar[tuple[str, ...]] = ("student",)
-    """The choices of `deployable` and of the recipe's `score`."""
+    """Choices of `deployable` and of the recipe's `score`."""
     of_a_batch: ClassVar[str] = ""
-    """What no mean over images is, but depends on which of them share a batch; empty if nothing does."""
+    """Loss terms that depend on the batch's composition and are not means over images; may be empty."""
 
     @property
     def default_weights(self) -> str:
-        """Return which of `weights` a bundle holds by default: the first."""
+        """Return the default of `weights` for bundles: the first."""
         return self.weights[0]
 
     def scored(self, wanted: str | None, phase: Phase) -> str:
         """Return which of `weights` is scored and kept after a step of a phase.
 
-        It is the one wanted once that is trained, and until then the first that is.
+        It is `wanted`, or, as long as that is untrained, the first that is trained.
 
         Args:
-            wanted: one of `weights`, None for the default.
-            phase: of the step.
+            wanted: one of `weights`; None for the default.
+            phase: phase of the step.
         """
         wanted = wanted or self.default_weights
         trained = (name for name in self.weights if name not in phase.untrained)
@@ -233,36 +233,36 @@ class Method(nn.Module, ABC):
 
     @abstractmethod
     def deployable(self, weights: str | None = None) -> Deployable | ImageClassifier:
-        """Return a copy of what is kept after training; one of `weights`, None for the default."""
+        """Return a copy of the model to keep after training, for one of `weights`; None for the default."""
 
     def pseudo_labels(self, batch: Batch, progress: Progress) -> PseudoLabels | None:  # noqa: ARG002
-        """Return the pseudo-labels of weak unlabeled views, unmixed, as training would make and filter them.
+        """Return the pseudo-labels of weak unlabeled views, unmixed, as training makes and filters them.
 
-        None, the default, where the method makes none, or filters none. It is called without gradient, and
-        what it changes in running statistics is undone.
+        None, the default, if the method makes or filters none. It is called without gradients, and its
+        changes to running statistics are undone.
 
         Args:
             batch: labeled images and one stream of unlabeled ones in a weak view, without draws.
-            progress: of the step that was just taken.
+            progress: progress of the step that was just taken.
         """
         return None
 
     def phases(self, steps: int) -> tuple[Phase, ...]:
-        """Return the phases of a run of `steps`, in order; their steps add up to it."""
+        """Return the phases of a run of `steps` steps, in order, whose steps add up to `steps`."""
         return (Phase("train", steps),)
 
     def start_phase(self, progress: Progress) -> None:
-        """Do what the paper does once before the first step of a phase; default: nothing."""
+        """Run once before the first step of a phase; does nothing by default."""
 
     def after_step(self, progress: Progress) -> None:
-        """Do what the paper does after the optimizers' step; default: nothing."""
+        """Run after the optimizers' step, e.g. to update a teacher; does nothing by default."""
 
 
 def phase_at(step: int, phases: tuple[Phase, ...]) -> tuple[Phase, int]:
-    """Return the phase of `step` (0-based) of a run, and the steps taken in that phase before it.
+    """Return the phase of `step` (0-based), and the number of steps in that phase before it.
 
     Raises:
-        RecipeError: the phases end before `step`.
+        RecipeError: a step beyond the last phase.
     """
     start = 0
     for phase in phases:
@@ -273,6 +273,6 @@ def phase_at(step: int, phases: tuple[Phase, ...]) -> tuple[Phase, int]:
 
 
 def progress_at(step: int, phases: tuple[Phase, ...]) -> Progress:
-    """Return the progress before `step` (0-based) of the run that these phases make up."""
+    """Return the progress before `step` (0-based) of a run with these phases."""
     phase, phase_step = phase_at(step, phases)
     return Progress(step, sum(each.steps for each in phases), phase.name, phase_step)

@@ -1,4 +1,4 @@
-"""Optimizers and learning-rate schedules: a name in each parameter group and a function of the step."""
+"""Optimizers and learning-rate schedules."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ SCHEDULES: dict[Schedule, Callable[[float], float]] = {
 
 
 class OptimizerConfig(Frozen):
-    """One optimizer.
+    """Settings of an optimizer and its learning-rate schedule.
 
     Args:
         name: `adamw`, `adam` or `sgd`.
-        lr: learning rate of the decoders, at the start.
-        weight_decay: of all parameters, or of those that `decay` names.
-        decay: `all` parameters, or `weights`: no biases, no BatchNorm.
-        momentum: of SGD.
-        nesterov: of SGD.
-        betas: of Adam.
-        encoder_lr_mult: learning rate of the encoders over `lr`.
+        lr: initial learning rate of the decoders.
+        weight_decay: weight decay of the parameters that `decay` selects.
+        decay: `all` for all parameters, `weights` to leave out biases and BatchNorm.
+        momentum: momentum of SGD.
+        nesterov: whether SGD uses Nesterov momentum.
+        betas: betas of Adam.
+        encoder_lr_mult: ratio of the encoders' learning rate to `lr`.
         schedule: `constant`, `poly` (power 0.9) or `cosine`, over the steps of the run.
         floor: share of the learning rate at which `poly` and `cosine` end.
     """
@@ -55,8 +55,9 @@ class OptimizerConfig(Frozen):
     def build(self, groups: Iterable[tuple[nn.Module, float]]) -> Optimizer:
         """Return the optimizer of these modules, each with a factor on the learning rate.
 
-        Parameters without gradient are left out. Adam's step is fused: one kernel for many parameters. SGD's
-        is not: PyTorch's fails where parameters get their first gradient later than others (U2PL's head).
+        Parameters without gradient are left out. Adam is fused: one kernel for many parameters. SGD is not,
+        because PyTorch's fused SGD fails if parameters get their first gradient later than others (U2PL's
+        head).
         """
         parameters: list[dict[str, Any]] = [
             {
@@ -80,7 +81,7 @@ class OptimizerConfig(Frozen):
         trained = [p for p in module.parameters() if p.requires_grad]
         if self.decay == "all":
             return [(trained, self.weight_decay)]
-        # biases, and the scales and shifts of BatchNorm, are the parameters with one dimension
+        # biases and BatchNorm's scales and shifts are one-dimensional
         weights = [p for p in trained if p.ndim > 1]
         others = [p for p in trained if p.ndim <= 1]
         return [(weights, self.weight_decay), (others, 0.0)]

@@ -1,4 +1,4 @@
-"""From a run to a bundle: keep what inference needs, leave teachers and optimizers behind."""
+"""Stripping of a run to a bundle, which keeps what inference needs, without teachers and optimizers."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ def strip(path: Path, weights: str | None = None) -> Path:
 
     Args:
         path: folder of the run.
-        weights: which network is kept; None for the one that the run scores, which goes to `bundle/`, others
+        weights: network to keep; None for the one that the run scores, which is written to `bundle/`, others
             to `bundle-NAME/`.
 
     Raises:
-        BundleError: no run or checkpoint there, or its method has no such network.
+        BundleError: the folder has no run or checkpoint, or the method has no such network.
     """
     run = RunFolder(path)
     recipe, classes = run.read_recipe()
@@ -79,7 +79,7 @@ def strip(path: Path, weights: str | None = None) -> Path:
     )
     folder = run.bundle if is_default else run.path / f"bundle-{weights}"
     save_bundle(folder, deployable, config, model_card(config))
-    if is_final and recipe.data.spec in DRAWN and run.preview.is_file():  # pictures of others may be private
+    if is_final and recipe.data.spec in DRAWN and run.preview.is_file():  # others may be private
         with replacing(folder / PREVIEW_NAME) as path:
             shutil.copyfile(run.preview, path)
     refresh_card(folder)

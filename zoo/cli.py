@@ -1,4 +1,4 @@
-"""Command-line interface. Commands import heavy packages when they run: `zoo --help` does not load torch."""
+"""The command line. Commands import what is heavy when they run: `zoo --help` loads no torch."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ from zoo.faults import fault_line
 
 
 class Commands(TyperGroup):
-    """Command group whose usage errors do not name a library."""
+    """Command group that removes pydantic's prefix from usage errors."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the selected command."""
+        """Run the command."""
         try:
             return super().invoke(ctx)
         except typer.BadParameter as error:
@@ -80,14 +80,14 @@ def options(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Define the options that precede every command."""
+    """Apply the options that all commands share."""
     log_to_stderr()
     if debug:
         os.environ["ZOO_DEBUG"] = "1"
 
 
 def main() -> None:
-    """Run the command line; a `ZooError`, a full disk or memory is one line on stderr and exit code 1."""
+    """Run the command line; a `ZooError` or a full disk or memory becomes one line on stderr, exit code 1."""
     try:
         app()
     except Exception as error:

@@ -21,7 +21,7 @@ def is_full_disk(error: BaseException) -> bool:
 
 def is_full_memory(error: BaseException) -> bool:
     """Return whether the error reports that the memory of a GPU or of the machine is full."""
-    torch = sys.modules.get("torch")  # not loaded: cannot be its error
+    torch = sys.modules.get("torch")  # if it is not loaded, it cannot have raised
     kinds = (MemoryError,) if torch is None else (MemoryError, torch.OutOfMemoryError)
     return isinstance(error, kinds) or CPU_MEMORY in str(error)
 

@@ -69,7 +69,7 @@ def test_a_model_that_was_not_measured_claims_no_results(config: BundleConfig) -
     assert data.eval_results is None
     assert "model_name" not in data.to_dict()
     assert "Not evaluated yet" in card
-    assert "How good it is has not been measured." in card
+    assert "Its accuracy has not been measured." in card
 
 
 def test_labels_only_is_not_called_semi_supervised(config: BundleConfig) -> None:

@@ -151,7 +151,7 @@ def test_the_classes_must_be_the_models(classifier: ImageClassifier, config: Bun
 def test_the_card_says_f1_and_ap_and_not_iou(classifier: ImageClassifier, config: BundleConfig) -> None:
     val = evaluate_tags(Thresholds(classifier, config), Halves())
     card = model_card(config.model_copy(update={"metrics": {"val": val}}))
-    assert "**F1 1.000**, mAP 1.000. A class counts as seen above 0.2." in card
+    assert "**F1 1.000**, mAP 1.000. A class counts as present above 0.2." in card
     assert "| class | F1 | AP |\n|---|---:|---:|\n| dark | 1.000 | 1.000 |" in card
     assert "| void | absent | absent |" in card
     assert "IoU" not in card

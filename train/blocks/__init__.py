@@ -1,1 +1,1 @@
-"""Losses and parts that two or more methods share."""
+"""Losses and other parts that several methods share."""

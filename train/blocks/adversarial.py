@@ -1,7 +1,7 @@
-"""What the methods with discriminators share (s4GAN, RRN): feature matching, and the two sides of the game.
+"""Adversarial losses of the methods with discriminators (s4GAN, RRN), and feature matching.
 
-One backward pass of the summed losses serves both sides: the generator's use of a discriminator stands under
-`frozen`, the discriminator's own loss takes detached predictions, so neither sends gradient to the other.
+One backward pass of the summed losses serves both sides: the generator uses a discriminator under `frozen`,
+and the discriminator's own loss takes detached predictions, so neither sends gradients to the other.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class DiscriminatorOptimizerConfig(OptimizerConfig):
 
 @contextmanager
 def frozen(module: nn.Module) -> Iterator[None]:
-    """Keep gradients from a module's parameters for a while; they still reach its input."""
+    """Disable gradients of a module's parameters in the block; gradients still reach its input."""
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     for parameter in trained:
         parameter.requires_grad_(False)
@@ -48,14 +48,14 @@ def frozen(module: nn.Module) -> Iterator[None]:
 
 
 def unit_range(images: Tensor, norm: ImageNorm, encoder: Encoder, valid: Tensor) -> Tensor:
-    """Return images brought to [0, 1] for a discriminator.
+    """Return images scaled to [0, 1] for a discriminator.
 
     Args:
         images: (B, 3, H, W) float, normalized.
-        norm: `fixed` undoes the normalization; `batch_minmax` maps the extremes of the whole batch to 0 and
-            1, as the authors of s4GAN and RRN do.
-        encoder: whose `mean` and `std` the images are normalized by.
-        valid: (B, H, W) bool, False in padding, which sets no extreme.
+        norm: `fixed` undoes the normalization; `batch_minmax` maps minimum and maximum of the whole batch to
+            0 and 1, as in the code of s4GAN and RRN.
+        encoder: encoder whose `mean` and `std` the images are normalized by.
+        valid: (B, H, W) bool, False in padding, which is left out of minimum and maximum.
     """
     if norm == "batch_minmax":
         inside = valid.unsqueeze(1)
@@ -66,12 +66,12 @@ def unit_range(images: Tensor, norm: ImageNorm, encoder: Encoder, valid: Tensor)
 
 
 def one_hot(label: Tensor, num_classes: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Return (B, K, H, W) with 1 at each pixel's class; pixels that are `IGNORE` are all zero.
+    """Return one-hot labels, (B, K, H, W), all zero for pixels that are `IGNORE`.
 
     Args:
         label: (B, H, W) int64, 0..K-1 or `IGNORE`.
-        num_classes: K.
-        dtype: of the result.
+        num_classes: number of classes K.
+        dtype: type of the result.
     """
     known = (label != IGNORE).unsqueeze(1)
     classes = label.unsqueeze(1).where(known, 0)
@@ -80,11 +80,11 @@ def one_hot(label: Tensor, num_classes: int, dtype: torch.dtype = torch.float32)
 
 
 def feature_matching(real: Tensor, fake: Tensor) -> Tensor:
-    """Return the L1 distance of the mean features of real and fake pairs, a mean over features.
+    """Return the L1 distance between the mean features of real and fake pairs, averaged over features.
 
     Args:
-        real: (B, D) float, pooled features of the discriminator.
-        fake: (B', D) float.
+        real: (B, D) float, pooled features of real pairs from the discriminator.
+        fake: (B', D) float, pooled features of fake pairs.
     """
     return (real.mean(dim=0) - fake.mean(dim=0)).abs().mean()
 
@@ -106,17 +106,16 @@ def score_without_dropout(discriminator: nn.Module, pairs: Tensor, valid: Tensor
 def discriminator_loss(
     discriminator: nn.Module, real: Tensor, fake: Tensor, valid: Tensor | None = None
 ) -> Tensor:
-    """Return the binary cross entropy of a discriminator over its decisions, half for each kind of pair.
+    """Return the binary cross entropy of a discriminator, the mean of real and fake pairs.
 
-    It is s4GAN's Eq. (5) with its sign turned. One pass judges both kinds; none but the discriminator gets a
-    gradient.
+    It is s4GAN's Eq. (5) with opposite sign. One pass scores both kinds of pairs; only the discriminator gets
+    gradients.
 
     Args:
-        discriminator: the `Discriminator` that is trained.
+        discriminator: `Discriminator` to train.
         real: (B, K + 3, H, W) float, pairs of label and image.
         fake: (B', K + 3, H, W) float, pairs of prediction and image.
-        valid: (B + B', H, W) bool, False in padding of the real pairs and the fake ones; None if there is
-            none.
+        valid: (B + B', H, W) bool, False in padding of the real and the fake pairs; None without padding.
     """
     judged = discriminator(torch.cat([real, fake.detach()]), valid)
     score_real, score_fake = judged.score.split([len(real), len(fake)])
@@ -125,23 +124,24 @@ def discriminator_loss(
 
 
 def adversarial_loss(score: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Return the mean of -log p(real): a discriminator's of real pairs, a generator's of its own (SGAN).
+    """Return the mean of -log p(real), for a discriminator on real pairs or a generator on its own (SGAN).
 
     Args:
         score: logits of being real, any shape.
-        weight: of each score, of its shape; None for the same.
+        weight: weight of each score, of the same shape; None for equal weights.
     """
     loss = F.softplus(-score)
     return loss.mean() if weight is None else (loss * weight).sum() / weight.sum().clamp(min=1e-6)
 
 
 def self_training(logits: Tensor, weight: Tensor, counted: Tensor | None = None) -> Tensor:
-    """Return the cross entropy against the prediction's own classes, weighted, per counted pixel.
+    """Return the weighted cross entropy against the predicted classes, averaged over counted pixels.
 
     Args:
         logits: (B, K, H, W) float.
-        weight: broadcastable to (B, H, W), >= 0; zero everywhere gives a zero with a gradient.
-        counted: (B, H, W) bool, the pixels whose number divides the sum; None for those with a weight.
+        weight: weights >= 0, broadcastable to (B, H, W); if all are zero, the result is a zero with a
+            gradient.
+        counted: (B, H, W) bool, pixels whose number divides the sum; None for those with a positive weight.
     """
     loss = F.cross_entropy(logits, logits.detach().argmax(dim=1), reduction="none")
     weight = weight.expand_as(loss)

@@ -17,13 +17,13 @@ AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 
 def teacher_of(student: AnyModule) -> AnyModule:
-    """Return a copy of the student that no optimizer moves."""
+    """Return a copy of the student without gradients."""
     return copy.deepcopy(student).requires_grad_(False)
 
 
 @torch.no_grad()
 def copy_state(source: nn.Module, target: nn.Module) -> None:
-    """Give `target` the parameters and buffers of `source`."""
+    """Copy the parameters and buffers of `source` to `target`."""
     pairs = zip(
         (*target.parameters(), *target.buffers()), (*source.parameters(), *source.buffers()), strict=True
     )
@@ -35,13 +35,13 @@ def copy_state(source: nn.Module, target: nn.Module) -> None:
 def update_teacher(
     teacher: nn.Module, student: nn.Module, decay: float, *, with_buffers: bool = False
 ) -> None:
-    """Move the teacher's parameters to decay * teacher + (1 - decay) * student.
+    """Set the teacher's parameters to decay * teacher + (1 - decay) * student.
 
     Args:
-        teacher: changed in place.
-        student: of the same architecture.
-        decay: in [0, 1].
-        with_buffers: move BatchNorm's running statistics too; otherwise they stay the teacher's own.
+        teacher: teacher, which is changed in place.
+        student: student of the same architecture.
+        decay: decay in [0, 1].
+        with_buffers: whether to average BatchNorm's running statistics too, instead of keeping the teacher's.
     """
     average = get_ema_multi_avg_fn(decay)
     average(list(teacher.parameters()), list(student.parameters()), torch.empty(0))
@@ -52,7 +52,7 @@ def update_teacher(
 
 
 def set_dropout(module: nn.Module, *, active: bool) -> None:
-    """Switch every dropout layer on or off; BatchNorm keeps its mode."""
+    """Enable or disable all dropout layers; BatchNorm keeps its mode."""
     for child in module.modules():
         if isinstance(child, nn.Dropout | nn.Dropout2d):
             child.train(active)
@@ -60,7 +60,7 @@ def set_dropout(module: nn.Module, *, active: bool) -> None:
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Put a module into evaluation mode for a while."""
+    """Put a module into evaluation mode in the block."""
     with _restoring_modes(module):
         module.eval()
         yield
@@ -68,7 +68,7 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def without_dropout(module: nn.Module) -> Iterator[None]:
-    """Switch every dropout layer of a module off for a while; BatchNorm keeps its mode."""
+    """Disable all dropout layers of a module in the block; BatchNorm keeps its mode."""
     with _restoring_modes(module):
         set_dropout(module, active=False)
         yield

@@ -1,4 +1,4 @@
-"""What the processes of a run tell one another inside a step."""
+"""Exchange of tensors between the processes of a run."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from torch import Tensor, distributed
 
 
 def gathered(value: Tensor) -> Tensor:
-    """Return the value of every process, (processes, ...), in the order of their ranks, without gradient.
+    """Return the values of all processes, (processes, ...), ordered by rank, without gradients.
 
     Args:
-        value: of the same shape and dtype in all processes.
+        value: tensor of the same shape and dtype in all processes.
     """
     if not (distributed.is_available() and distributed.is_initialized()):
         return value.detach().unsqueeze(0)

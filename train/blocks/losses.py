@@ -1,7 +1,7 @@
 """Losses that several methods share.
 
-All take class ids with `IGNORE` for unknown pixels, normalize by the pixels that count over the whole batch,
-and return a zero that is connected to the graph when none counts. None makes the host wait for the device.
+All take class ids with `IGNORE` for unknown pixels, normalize by the counted pixels of the whole batch, and
+return a zero that is connected to the graph if there are none. None synchronizes with the device.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ def cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
 def ohem_cross_entropy(logits: Tensor, label: Tensor, threshold: float, min_kept: int) -> Tensor:
     """Return the mean cross entropy over the hard pixels (OHEM, Shrivastava et al., CVPR 2016).
 
-    A pixel is hard if the probability of its class is at most `threshold`; where fewer than `min_kept` are,
-    the `min_kept` hardest of the batch count.
+    A pixel is hard if the probability of its class is at most `threshold`; if there are fewer than `min_kept`
+    hard pixels, the `min_kept` hardest of the batch are used.
 
     Args:
         logits: (B, K, H, W) float.
         label: (B, H, W) int64, 0..K-1 or `IGNORE`.
-        threshold: in (0, 1].
-        min_kept: pixels of the batch.
+        threshold: largest probability of a hard pixel, in (0, 1].
+        min_kept: smallest number of pixels to use in a batch.
     """
     loss = F.cross_entropy(logits, label, ignore_index=IGNORE, reduction="none").flatten()
     known = label.flatten() != IGNORE
@@ -68,14 +68,14 @@ def most_likely(logits: Tensor) -> Tensor:
 
 
 def balanced_binary_cross_entropy(logits: Tensor, correct: Tensor, counted: Tensor) -> Tensor:
-    """Return the binary cross entropy in which wrong pixels weigh as much as right ones (ELN, Eq. 5).
+    """Return the binary cross entropy in which wrong and right pixels have equal total weight (ELN, Eq. 5).
 
-    A wrong pixel weighs #right / #wrong of the batch, a right one 1; the sum is divided by #counted.
+    Wrong pixels have weight #right / #wrong in the batch, right ones 1; the sum is divided by #counted.
 
     Args:
         logits: (B, H, W) float, positive for "right".
-        correct: (B, H, W) bool, where the prediction is right.
-        counted: (B, H, W) bool, the pixels that take part.
+        correct: (B, H, W) bool, whether the prediction is right.
+        counted: (B, H, W) bool, whether a pixel counts.
     """
     loss = F.binary_cross_entropy_with_logits(logits, correct.to(logits.dtype), reduction="none")
     right, wrong = correct & counted, ~correct & counted

@@ -1,7 +1,7 @@
-"""CutMix for segmentation (French et al., BMVC 2020): rectangles of one image are pasted into another.
+"""CutMix for segmentation (French et al., BMVC 2020): rectangles of one image pasted into another.
 
-Where boxes lie follows from numbers that come with the images (`Batch.draws_u`), so that an image has its
-boxes whichever process mixes it, in a resumed run too. Nothing makes the host wait for the device.
+The boxes are computed from random numbers that come with the images (`Batch.draws_u`), so that an image gets
+the same boxes in any process and in a resumed run. Nothing synchronizes with the device.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ def cutmix(into: Tensor, other: Tensor, mask: Tensor) -> Tensor:
 
     Args:
         into: (B, C, H, W) images or (B, H, W) label maps, any dtype.
-        other: of the same shape.
-        mask: (B, H, W) bool, True where `other` is taken.
+        other: images or label maps of the same shape.
+        mask: (B, H, W) bool, True where `other` is used.
     """
     return torch.where(mask if into.ndim == 3 else mask.unsqueeze(1), other, into)
 
@@ -26,13 +26,13 @@ def toggled_boxes(
 ) -> Tensor:
     """Return a mask of several random boxes for each image, (B, H, W) bool; overlaps cancel (CPS, RRN).
 
-    Each box has an area drawn from `area` over the number of boxes, and a random aspect.
+    The area of each box is drawn from `area`, divided by the number of boxes; its aspect ratio is random.
 
     Args:
         draws: (B, at least 4 * boxes) float in [0, 1).
-        size: (H, W).
-        boxes: for each image.
-        area: range of the share of the image that all boxes would cover, were they disjoint.
+        size: height and width of the mask.
+        boxes: number of boxes for each image.
+        area: range of the total area of the boxes, as a share of the image, if they do not overlap.
     """
     low, high = area
     share, aspect, place_y, place_x = draws[:, : 4 * boxes].unflatten(1, (4, boxes)).unbind(dim=1)
@@ -45,12 +45,12 @@ def toggled_boxes(
 
 
 def half_area_box(draws: Tensor, size: tuple[int, ...], probability: float) -> Tensor:
-    """Return a mask of one box of half the image's area, (B, H, W) bool, empty by chance (U2PL).
+    """Return a mask of one box of half the image's area, (B, H, W) bool, randomly empty (U2PL).
 
     Args:
         draws: (B, at least 4) float in [0, 1).
-        size: (H, W).
-        probability: that an image gets a box.
+        size: height and width of the mask.
+        probability: probability that an image gets a box.
     """
     chance, side, place_y, place_x = draws[:, :4].split(1, dim=1)  # (B, 1) each
     side_x = (1 + side) / 2
@@ -60,22 +60,22 @@ def half_area_box(draws: Tensor, size: tuple[int, ...], probability: float) -> T
 
 
 def _boxes(rows: Tensor, columns: Tensor) -> Tensor:
-    """Return boxes, (B, N, H, W) bool.
+    """Return masks of boxes, (B, N, H, W) bool.
 
     Args:
-        rows: (B, N, H) bool.
-        columns: (B, N, W) bool.
+        rows: (B, N, H) bool, rows of each box.
+        columns: (B, N, W) bool, columns of each box.
     """
     return rows.unsqueeze(-1) & columns.unsqueeze(-2)
 
 
 def _interval(side: Tensor, place: Tensor, length: int) -> Tensor:
-    """Return (B, N, length) bool, True in a run of round(side * length) places.
+    """Return masks of intervals of round(side * length) pixels, (B, N, length) bool.
 
     Args:
-        side: (B, N) float, the run's share of the length.
-        place: (B, N) float in [0, 1), where between both ends it starts.
-        length: of the image.
+        side: (B, N) float, length of the interval as a share of the image's.
+        place: (B, N) float in [0, 1), position of the interval between both ends.
+        length: height or width of the image.
     """
     size = (side * length).round()
     start = (place * (length - size + 1)).floor()

@@ -1,7 +1,7 @@
-"""Augmentation with torchvision's transforms: a weak geometric view, and a strong photometric one of it.
+"""Augmentation with torchvision's transforms: weak geometric views, and strong photometric views of these.
 
-The strong view is made from the weak one, so both show the same pixels and pseudo-labels need no warping.
-Padding carries `IGNORE` in the mask, as void pixels do; a boolean mask tells the two apart.
+The strong view is computed from the weak one, so both show the same pixels and pseudo-labels need no warping.
+Padding is `IGNORE` in the mask, like void pixels; a boolean mask distinguishes the two.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
     from zoo.train.recipe.schema import AugmentConfig
 
 BLUR_REACH = 3
-"""Standard deviations at which the kernel of a blur ends."""
+"""Radius of the blur kernel, in standard deviations."""
 
 
 class WeakView:
-    """Scale to the training size times a random factor, crop with padding, flip; only the crop is made.
+    """Scale to the training size times a random factor, crop with padding, and flip; computes only the crop.
 
-    The random numbers are those of a scale, torchvision's `RandomCrop` and its `RandomHorizontalFlip`, one
-    after the other.
+    The random numbers are those of a scale, torchvision's `RandomCrop` and its `RandomHorizontalFlip`, in
+    this order.
 
     Args:
-        preprocessing: size of the training crop, how an image is brought to it, and the color of padding.
-        config: see `AugmentConfig`.
+        preprocessing: size of the training crop, kind of resizing, and color of padding.
+        config: ranges and probabilities of the augmentation.
     """
 
     def __init__(self, preprocessing: Preprocessing, config: AugmentConfig) -> None:
@@ -42,15 +42,14 @@ class WeakView:
         self.flip = v2.RandomHorizontalFlip(config.flip)
 
     def __call__(self, image: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the view of an image and of its mask, and where it is no padding.
+        """Return the view of an image and its mask, and a mask of the pixels that are not padding.
 
         Args:
             image: (3, H, W) uint8.
-            mask: (H, W) uint8; None if nothing is known.
+            mask: (H, W) uint8; None for an unlabeled image.
 
         Returns:
-            (3, h, w) uint8, padding color around it; (h, w) uint8, `IGNORE` around it; (h, w) bool, False in
-            the padding.
+            Image, (3, h, w) uint8; mask, (h, w) uint8, `IGNORE` in padding; (h, w) bool, False in padding.
         """
         size = self._draw_size(image.shape[-2], image.shape[-1])
         inside, place = self._draw_box(size)
@@ -73,8 +72,8 @@ class WeakView:
         return max(1, round(base[0] * factor)), max(1, round(base[1] * factor))
 
     def _draw_box(self, size: tuple[int, int]) -> tuple[Box, tuple[slice, slice]]:
-        """Return which part of the scaled image is in the crop, and its place there."""
-        stand_in = tv_tensors.Mask(torch.empty(1, 1).expand(size))  # of this size, without pixels
+        """Return the part of the scaled image that is in the crop, and its place in the crop."""
+        stand_in = tv_tensors.Mask(torch.empty(1, 1).expand(size))  # has this size, but no memory
         drawn = self.crop.make_params([stand_in])
         sides = zip(("left", "top"), drawn["padding"][:2], strict=True)
         left, top = (drawn[side] - padding for side, padding in sides)
@@ -87,10 +86,10 @@ class WeakView:
 
 
 class ColorJitter(v2.ColorJitter):  # type: ignore[misc] # torchvision has no types
-    """Torchvision's, with a faster change of hue of 8-bit images."""
+    """Torchvision's transform, with faster hue adjustment of 8-bit images."""
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        """Change brightness, contrast, saturation and hue, in the order that was drawn."""
+        """Adjust brightness, contrast, saturation and hue, in the sampled order."""
         hue = adjust_hue if inpt.dtype == torch.uint8 else v2.functional.adjust_hue
         changes = (
             (v2.functional.adjust_brightness, params["brightness_factor"]),
@@ -110,7 +109,7 @@ def weak_view(preprocessing: Preprocessing, config: AugmentConfig) -> WeakView:
 
 
 def strong_view(config: AugmentConfig) -> v2.Transform:
-    """Return the transform of a weak view to its strong one: color jitter, grayscale, blur."""
+    """Return the transform of a weak view to a strong one: color jitter, grayscale, blur."""
     brightness, contrast, saturation, hue = config.jitter
     jitter = ColorJitter(brightness, contrast, saturation, hue)
     kernel_size = 2 * math.ceil(BLUR_REACH * config.blur_sigma[1]) + 1

@@ -1,4 +1,4 @@
-"""Which cache of decoded images a run has, and how much it may take."""
+"""Choice and size limit of a run's cache of decoded images."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ if TYPE_CHECKING:
     from zoo.train.recipe.schema import DataConfig
 
 DEFAULT_SHARE = 0.5
-"""Of the free memory."""
+"""Default share of the free memory."""
 
 
 def with_cache(source: Source, ids: Sequence[str], data: DataConfig, world: int) -> Source:
-    """Return the source with the cache that a recipe asks for, the source itself if it asks for none.
+    """Return the source with the cache of a recipe, or the source itself if the recipe has none.
 
     Args:
-        source: of the images.
-        ids: that are read.
-        data: of the recipe.
-        world: processes, which share the memory of the machine.
+        source: source of the images.
+        ids: ids of the images to be read.
+        data: data settings of the recipe.
+        world: number of processes, which share the memory of the machine.
 
     Raises:
-        ZooError: this source, or this machine, cannot have that cache.
+        ZooError: the source or the machine does not support the cache.
     """
     if data.cache == "none":
         return source
@@ -49,13 +49,13 @@ def with_cache(source: Source, ids: Sequence[str], data: DataConfig, world: int)
 def _memory(ids: Sequence[str], limit: int | None, world: int) -> Cache:
     if sys.platform != "linux":
         raise RecipeError(f"data.cache memory needs Linux, got {sys.platform}: take data.cache=disk")
-    from zoo.data.memory_cache import MemoryCache  # of modules that other systems lack
+    from zoo.data.memory_cache import MemoryCache  # imports modules that other systems lack
 
     return MemoryCache(ids, _free_bytes(world) if limit is None else limit)
 
 
 def cache_folder(data: DataConfig) -> Path:
-    """Return where decoded images are kept on disk."""
+    """Return the folder of decoded images on disk."""
     if data.cache_dir is not None:
         return Path(data.cache_dir).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "semiseg-zoo" / "pixels"

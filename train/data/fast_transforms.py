@@ -1,7 +1,7 @@
-"""A part of a resized picture without the rest of it, bit by bit what torchvision's resize would show there.
+"""Fast resizing of a part of an image, and hue adjustment, bit-identical to torchvision.
 
-Resizing is done column by column, then row by row, each rounded to uint8, so the rows that a part does not
-look at can be left out of the first pass, and its other columns out of the second.
+Resizing runs horizontally, then vertically, with rounding to uint8 after each pass, so that rows that a part
+does not need can be left out of the first pass, and other columns out of the second.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from torch.nn.functional import interpolate
 from torchvision.transforms.v2 import functional as F
 
 MARGIN = 2
-"""Rows beyond those that the kernel reaches: rounding may take it one further."""
+"""Additional rows beyond the kernel's reach, to be safe against rounding."""
 
 LEAST = 1e-3
-"""Below the least difference of two values of 8 bits; keeps a gray pixel from dividing 0 by 0."""
+"""Divisor for gray pixels, smaller than any difference of 8-bit values, which avoids dividing 0 by 0."""
 
 SIXTHS = 6
 
 
 class Box(NamedTuple):
-    """A part of a picture, in pixels."""
+    """A part of an image, in pixels."""
 
     top: int
     left: int
@@ -37,9 +37,9 @@ def image_part(image: Tensor, size: tuple[int, int], box: Box) -> Tensor:
     """Return a part of the image resized to `size`, bilinear with antialiasing.
 
     Args:
-        image: (3, H, W) uint8; fastest if its channels lie side by side in memory.
-        size: height and width of the whole image when resized.
-        box: which part of that.
+        image: (3, H, W) uint8; fastest in channels-last memory.
+        size: height and width of the whole resized image.
+        box: part of the resized image.
 
     Returns:
         (3, h, w) uint8.
@@ -54,19 +54,19 @@ def image_part(image: Tensor, size: tuple[int, int], box: Box) -> Tensor:
 
 
 def mask_part(mask: Tensor, size: tuple[int, int], box: Box) -> Tensor:
-    """Return a part of the mask resized to `size`, each pixel the nearest one.
+    """Return a part of the mask resized to `size` by nearest neighbor.
 
     Args:
         mask: (H, W) uint8.
-        size: height and width of the whole mask when resized.
-        box: which part of that.
+        size: height and width of the whole resized mask.
+        box: part of the resized mask.
 
     Returns:
         (h, w) uint8.
     """
     rows = _nearest(mask.shape[0], size[0])[box.top : box.top + box.height]
     columns = _nearest(mask.shape[1], size[1])[box.left : box.left + box.width]
-    # numpy's take is four times as fast as an index of torch
+    # numpy's take is four times as fast as indexing in torch
     return torch.from_numpy(mask.numpy().take(rows.numpy(), 0).take(columns.numpy(), 1))
 
 
@@ -74,14 +74,14 @@ def _in_two_passes(image: Tensor, size: tuple[int, int], box: Box) -> Tensor:
     height = image.shape[1]
     first, last = _reach(box.top, box.top + box.height, height, size[0])
     wide = _resized(image[:, first:last], last - first, size[1])
-    # whole in height, as the weights of a row depend on it; rows that no row of the part looks at stay empty
+    # full height, on which the weights of a row depend; rows that the part does not need stay empty
     canvas = torch.empty((height, box.width, len(image)), dtype=image.dtype).permute(2, 0, 1)
     canvas[:, first:last] = wide[:, :, box.left : box.left + box.width]
     return _resized(canvas, size[0], box.width)[:, box.top : box.top + box.height]
 
 
 def _reach(first: int, last: int, old: int, new: int) -> tuple[int, int]:
-    """Return the rows before resizing, of `old`, that the rows `first` to `last` of `new` look at."""
+    """Return the range of rows, of `old`, that the resized rows `first` to `last`, of `new`, depend on."""
     scale = old / new
     reach = max(1.0, scale)
     low = math.floor((first + 0.5) * scale - reach) - MARGIN
@@ -95,9 +95,9 @@ def _resized(image: Tensor, height: int, width: int) -> Tensor:
 
 
 def _nearest(old: int, new: int) -> Tensor:
-    """Return the pixel, of `old` in a row, that each of `new` is taken from: what torch itself takes."""
+    """Return the indices, of `old` pixels, of the nearest neighbors of `new` pixels, as in torch."""
     numbers = torch.arange(old)
-    two_bytes = torch.stack([numbers & 255, numbers >> 8]).to(torch.uint8)  # torch takes no larger integers
+    two_bytes = torch.stack([numbers & 255, numbers >> 8]).to(torch.uint8)  # torch interpolates only bytes
     low, high = interpolate(two_bytes[None, :, None], size=[1, new], mode="nearest-exact")[0, :, 0].long()
     pixels: Tensor = low + 256 * high
     return pixels
@@ -105,7 +105,7 @@ def _nearest(old: int, new: int) -> Tensor:
 
 @cache
 def _passes_are_apart() -> bool:
-    """Return whether this processor resizes in two passes on uint8; some round once, after both."""
+    """Return whether torch rounds after each of the two passes on this processor, and not only at the end."""
     image = torch.randint(256, (3, 33, 47), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     sizes, box = ((57, 31), (19, 80)), Box(3, 5, 16, 25)
     return all(
@@ -114,7 +114,7 @@ def _passes_are_apart() -> bool:
 
 
 def adjust_hue(image: Tensor, factor: float) -> Tensor:
-    """Return an image whose hue is turned.
+    """Return an image with its hue shifted.
 
     Args:
         image: (3, H, W) uint8.
@@ -157,7 +157,7 @@ def _hue(image: Tensor, high: Tensor, value: Tensor, extent: Tensor) -> Tensor:
 
 
 def _edges(value: Tensor, saturation: Tensor, part: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return what a channel can be but the value itself, uint8: falling, rising, least."""
+    """Return the possible values of a channel besides the maximum, uint8: falling, rising, least."""
     faded = saturation * part
     rest = 1.0 - saturation
     falling = (1.0 - faded).mul_(value)
@@ -166,11 +166,11 @@ def _edges(value: Tensor, saturation: Tensor, part: Tensor) -> tuple[Tensor, Ten
 
 
 def _joined(sixth: Tensor, value: Tensor, falling: Tensor, rising: Tensor, least: Tensor) -> Tensor:
-    """Return the pixels whose hue lies in a sixth of the circle, 6 the same as 0; all (H, W) uint8."""
+    """Return an RGB image, (3, H, W) uint8, from sixths of the color circle (6 is 0) and channel values."""
     sixth.mul_(sixth != SIXTHS)
-    is_in = [(sixth == number).view(torch.uint8).neg_() for number in range(SIXTHS)]  # 255 where so, else 0
+    is_in = [(sixth == number).view(torch.uint8).neg_() for number in range(SIXTHS)]  # 255 if true, else 0
     channels = []
-    for shift in (0, 2, 4):  # green does as red does a third of the circle later, blue as green
+    for shift in (0, 2, 4):  # green follows red by a third of the circle, and blue green
         at = [is_in[(number + shift) % SIXTHS] for number in range(SIXTHS)]
         channel = value & (at[5] | at[0])
         channel |= falling & at[1]

@@ -1,7 +1,7 @@
-"""Batches as a function of their number: a run sees the same data resumed or not, with any number of workers.
+"""Data loading with batches as a function of their number, independent of resuming and number of workers.
 
 Each stream (labeled, unlabeled) is an endless sequence of shuffled passes over its images. Image and
-augmentation at a position of the sequence follow from (seed, stream, position) alone, so a resumed run has
+augmentation at a position of the sequence depend only on (seed, stream, position), so that a resumed run has
 nothing to restore.
 """
 
@@ -33,27 +33,27 @@ if TYPE_CHECKING:
 
 LABELED, UNLABELED = 0, 1
 MIXING = 1
-"""Sets the numbers of `Batch.draws_u` and `draws_l` apart from those that an image's views are drawn from."""
+"""Stream of the random numbers of `Batch.draws_u` and `draws_l`, separate from those of an image's views."""
 WORKER = "DataLoader worker"
-"""What torch begins with where one died."""
+"""Start of torch's error for a worker that died."""
 
 
 class BatchStream(Dataset[Batch]):
-    """The batches of a run by number, `accumulate` for each step, on the CPU, images uint8.
+    """Data set of the batches of a run, `accumulate` for each step, on the CPU, with uint8 images.
 
-    The streams of a kind see all its images, each in an order of its own. Images whose tags alone are known
-    count as labeled ones for a method that learns tags.
+    Each stream of a kind covers all images of that kind in its own order. Images with tags but no mask count
+    as labeled for methods that learn tags.
 
     Args:
-        recipe: sizes, augmentation, seed.
-        source: of the images.
-        partition: which are labeled.
-        phases: of the run; they say which streams a batch has.
-        rank: of this process.
-        world: number of processes; each sees its own part of every global batch.
+        recipe: recipe with sizes, augmentation and seed.
+        source: source of the images.
+        partition: partition into labeled and unlabeled images.
+        phases: phases of the run, which determine the streams of a batch.
+        rank: rank of this process.
+        world: number of processes; each gets its own part of every global batch.
 
     Raises:
-        ZooError: the recipe's cache of decoded images cannot be had; see `zoo.train.data.cache`.
+        ZooError: the source or the machine does not support the recipe's cache (`zoo.train.data.cache`).
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class BatchStream(Dataset[Batch]):
         self.strong = strong_view(data.augment)
 
     def __getitem__(self, number: int) -> Batch:
-        """Return a batch (0-based)."""
+        """Return the batch of a number (0-based)."""
         phase = phase_at(number // self.accumulate, self.phases)[0]
         labeled = self._places(number, phase.labeled, self.batch_l)
         views = _stacked(self._labeled(*place, strong=phase.strong_labeled) for place in labeled)
@@ -97,7 +97,7 @@ class BatchStream(Dataset[Batch]):
         return batch._replace(draws_u=self._draws(UNLABELED, unlabeled))
 
     def _places(self, number: int, streams: int, batch: int) -> list[tuple[int, int]]:
-        """Return the stream and the position in it of each image of a batch, stream by stream."""
+        """Return stream and position of each image of a batch, stream by stream."""
         start = (number * self.world + self.rank) * batch
         return [(stream, start + index) for stream in range(streams) for index in range(batch)]
 
@@ -130,13 +130,13 @@ def _stacked(items: Iterable[tuple[Tensor, ...]]) -> list[Tensor]:
 def batches(
     stream: BatchStream, start: int, stop: int, *, workers: int, pin_memory: bool
 ) -> Generator[Batch, None, None]:
-    """Yield the batches from number `start` to `stop`; the global random state is left alone.
+    """Yield the batches from number `start` to `stop`, without changing the global random state.
 
-    Close it where it may not come to its end: its workers ignore SIGTERM, by which Python ends what is left
-    of them, and would wait for them for ever.
+    Close the generator unless it is exhausted: its workers ignore SIGTERM, by which Python ends remaining
+    workers, and would wait for them forever.
 
     Raises:
-        RuntimeError: that begins with `WORKER`, for one that died.
+        RuntimeError: a worker died; the message starts with `WORKER`.
     """
     loader: DataLoader[Batch] = DataLoader(
         stream,
@@ -160,7 +160,7 @@ def batches(
 
 
 def _leave_signals(worker: int) -> None:  # noqa: ARG001
-    """Leave Ctrl-C and SIGTERM, which reach the whole process group, to the training process."""
+    """Ignore Ctrl-C and SIGTERM, which reach the whole process group, in data workers."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
 
@@ -171,14 +171,14 @@ def _permutation(seed: int, stream: int, epoch: int, length: int) -> NDArray[np.
 
 
 def _index(seed: int, stream: int, position: int, length: int) -> int:
-    """Return which image stands at a position of the sequence of shuffled passes."""
+    """Return the index of the image at a position of the sequence of shuffled passes."""
     epoch, offset = divmod(position, length)
     return int(_permutation(seed, stream, epoch, length)[offset])
 
 
 @contextmanager
 def _seeded(seed: int, stream: int, position: int) -> Iterator[None]:
-    """Draw random numbers that follow from (seed, stream, position); the global state is restored."""
+    """Seed torch by (seed, stream, position) in the block, and restore the global random state."""
     with torch.random.fork_rng(devices=[]):
         state = np.random.SeedSequence([seed, stream, position]).generate_state(1, np.uint64)
         torch.default_generator.manual_seed(int(state[0] >> np.uint64(1)))  # torch.manual_seed seeds GPUs too

@@ -1,8 +1,8 @@
-"""The resumable state of a run, in one file that is replaced at once and loads without pickled code.
+"""Checkpoints: the resumable state of a run, in one file that is replaced atomically and contains no code.
 
-Data positions, and the random numbers that come with images, follow from the step (`train.data.loaders`), so
-the random state of torch is the only one to keep. All processes of a run are in the same one: each seeds it
-alike and draws alike from it, so that of the first is restored in all.
+Data positions and the random numbers of images depend on the step (`train.data.loaders`), so that only the
+random state of torch is saved. It is equal in all processes of a run, which use the same seed and draw the
+same numbers: all restore the state of the first.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ def save_checkpoint(
     """Write the state after `step` steps.
 
     Args:
-        path: replaced at once, or left as it was.
-        step: steps taken.
-        method: networks, teachers, buffers.
-        optimizers: with their moments.
-        extra: tensors, numbers, text, and lists and dicts of them.
+        path: path of the checkpoint, which is replaced atomically.
+        step: number of steps taken.
+        method: method, with networks, teachers and buffers.
+        optimizers: optimizers, with their moments.
+        extra: further state: tensors, numbers, text, and lists and dicts of them.
     """
     state = {
         "step": step,
@@ -54,7 +54,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """Return the state that `save_checkpoint` wrote, on the CPU.
 
     Raises:
-        BundleError: no such file, or not a checkpoint.
+        BundleError: the file is missing or not a checkpoint.
     """
     if not path.is_file():
         raise BundleError(f"{path} does not exist, expected the checkpoint of a run: train it first")
@@ -69,7 +69,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def restore(state: dict[str, Any], method: Method, optimizers: list[Optimizer]) -> int:
-    """Put a run back into a saved state and return the steps taken.
+    """Restore the state of a run and return the number of steps taken.
 
     Raises:
         BundleError: the state belongs to other networks.

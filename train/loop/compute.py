@@ -1,6 +1,6 @@
-"""How the same steps are computed: memory layout, compilation, recomputation, synchronized BatchNorm.
+"""Compute settings: memory layout, compilation, activation recomputation, synchronized BatchNorm.
 
-None of it changes what a method is; results differ by rounding alone.
+None of them changes a method; results differ only by rounding.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ if TYPE_CHECKING:
 
 BACKEND = "inductor"
 RECOMPILE_LIMIT = 64
-"""Graphs of one piece of code: networks x shapes x modes; PyTorch goes back to eager, unasked, after 8."""
+"""Limit of graphs of a function: networks x shapes x modes. After PyTorch's 8, it falls back to eager."""
 
 
 def prepare(method: nn.Module, config: ComputeConfig, device: torch.device, processes: int) -> None:
-    """Change a method's networks in place, before it is handed to Fabric; parameters stay the same objects.
+    """Apply compute settings to a method in place, before Fabric wraps it; parameters stay the same objects.
 
-    Algorithms are chosen for the whole process.
+    The choice of algorithms applies to the whole process.
     """
     _set_algorithms(config)
     if config.sync_batch_norm and processes > 1:
@@ -53,7 +53,7 @@ def prepare(method: nn.Module, config: ComputeConfig, device: torch.device, proc
 
 
 def compiled_parts(method: nn.Module) -> Iterator[nn.Module]:
-    """Yield what is compiled: all that has no branches in Python which depend on the step."""
+    """Yield the modules to compile: those without Python branches that depend on the step."""
     for module in method.modules():
         if isinstance(module, Encoder):
             yield _body(module)
@@ -73,20 +73,20 @@ def _set_algorithms(config: ComputeConfig) -> None:
     torch.backends.cudnn.benchmark = not config.deterministic
     torch.use_deterministic_algorithms(config.deterministic, warn_only=True)
     if config.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at the first product
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at the first matrix product
 
 
 def recompute_activations(body: nn.Module) -> None:
-    """Keep only the inputs of some blocks of a network for the backward pass.
+    """Keep only the inputs of groups of blocks for the backward pass, and recompute the rest.
 
-    A stage of n blocks is cut into groups of about the root of n blocks: what is kept between groups, and
-    what is alive while one of them is computed again, are then about as large.
+    A stage of n blocks is split into groups of about sqrt(n) blocks, so that the stored inputs of groups and
+    the activations of a recomputed group take about the same memory.
 
-    Results are those of the network as it was: BatchNorm's running statistics move in the first pass alone,
-    dropout draws the same numbers twice.
+    Results are unchanged: BatchNorm's running statistics are updated only in the first pass, and dropout
+    draws the same numbers twice.
 
     Args:
-        body: a network whose children run one after the other; those with convolutions inside are stages.
+        body: network whose children run in sequence; those that contain convolutions are stages.
     """
     for stage in body.children():
         if _is_block(stage):
@@ -105,7 +105,7 @@ def _forward(stage: nn.Module, *inputs: Any) -> Any:
 
 
 def _is_block(module: nn.Module) -> bool:
-    """Return whether it is more than a layer: one that works in place must not have what is kept as input."""
+    """Return whether a module is more than one layer: in-place layers must not overwrite a stored input."""
     return not isinstance(module, nn.Conv2d) and any(isinstance(m, nn.Conv2d) for m in module.modules())
 
 
@@ -124,7 +124,7 @@ def _recomputed(forward: Callable[..., Any], modules: list[nn.Module], *inputs: 
 
 @contextmanager
 def _without_tracking(modules: list[nn.Module]) -> Iterator[None]:
-    """Let BatchNorm move copies of its running statistics for a while."""
+    """Let BatchNorm update copies of its running statistics in the block."""
     norms = [m for module in modules for m in module.modules() if isinstance(m, _BatchNorm)]
     kept = [norm._buffers for norm in norms]
     try:
@@ -139,11 +139,11 @@ def _without_tracking(modules: list[nn.Module]) -> Iterator[None]:
 
 
 def synchronize_batch_norm(module: nn.Module, device: torch.device) -> None:
-    """Replace every BatchNorm inside a module; its parameters stay the same objects.
+    """Replace every BatchNorm inside a module by a synchronized one; parameters stay the same objects.
 
     Args:
-        module: changed in place.
-        device: that it will be on.
+        module: module, which is changed in place.
+        device: device on which it will run.
     """
     if device.type == "cuda":
         convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]
@@ -156,10 +156,10 @@ def synchronize_batch_norm(module: nn.Module, device: torch.device) -> None:
 
 
 class CpuSyncBatchNorm(nn.BatchNorm2d):
-    """Takes the place of a BatchNorm, whose parameters and statistics it shares.
+    """Synchronized BatchNorm for CPUs that shares parameters and statistics with the BatchNorm it replaces.
 
     Args:
-        norm: of torch, or of timm with an activation.
+        norm: BatchNorm of torch, or of timm with an activation.
     """
 
     def __init__(self, norm: _BatchNorm) -> None:
@@ -180,9 +180,9 @@ class CpuSyncBatchNorm(nn.BatchNorm2d):
         return cast("Tensor", self.after(normal))
 
     def _of_all(self, images: Tensor) -> Tensor:
-        """Normalize by the mean and variance of all processes; gradients flow through both."""
+        """Return features normalized by mean and variance over all processes; gradients flow through both."""
         places, dtype = (0, 2, 3), images.dtype
-        images = images.to(torch.promote_types(dtype, torch.float32))  # half precision counts no pixels
+        images = images.to(torch.promote_types(dtype, torch.float32))  # half precision cannot count pixels
         count = images.new_tensor([images.numel() / images.shape[1]])
         sums = _summed(torch.cat([images.sum(places), count]))
         total, mean = sums[-1], sums[:-1] / sums[-1]
@@ -206,7 +206,7 @@ class CpuSyncBatchNorm(nn.BatchNorm2d):
 
 
 class _Sum(torch.autograd.Function):
-    """The sum of a tensor over all processes; its gradient is the sum of the gradients of all."""
+    """Sum of a tensor over all processes; its gradient is the sum of their gradients."""
 
     @staticmethod
     def forward(_: Any, value: Tensor) -> Tensor:

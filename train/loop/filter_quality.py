@@ -1,8 +1,8 @@
-"""Quality of a method's choice of pseudo-labels, on unlabeled images whose masks are hidden from training.
+"""Quality of a method's filter of pseudo-labels, on unlabeled images whose masks are hidden from training.
 
-ELN's Table 4 reports precision, recall and F1 of the error map; here the pixels of all images count together.
-Beside them stand the figures of a plain threshold on the confidence that keeps as many pixels. Figures by
-class are those of the pixels that show it, whatever was predicted there.
+The metrics are precision, recall and F1 of the error map, as in ELN's Table 4, over the pixels of all images.
+They are compared with those of a plain threshold on the confidence that keeps as many pixels. Metrics of a class
+are over the pixels whose true label it is, whatever the prediction.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ if TYPE_CHECKING:
     from zoo.train.recipe.schema import Recipe
 
 IMAGES = 32
-"""That are looked at, evenly spaced among the unlabeled images with masks."""
+"""Number of images used, evenly spaced among the unlabeled images with masks."""
 KEPT_STATE = ("running_mean", "running_var", "num_batches_tracked")
 
 
 class FilterQuality:
-    """Measures the pseudo-labels of a method in the state it is trained in, and leaves no trace in it.
+    """Measures the pseudo-labels of a method in training mode, without changing its state.
 
     Args:
-        recipe: sizes and weak view; its seed fixes the crops.
-        source: of the images.
-        partition: its unlabeled images that have masks are looked at.
+        recipe: recipe with sizes and weak view, whose seed determines the crops.
+        source: source of the images.
+        partition: partition whose unlabeled images with masks are used.
     """
 
     def __init__(self, recipe: Recipe, source: Source, partition: Partition) -> None:
@@ -53,7 +53,7 @@ class FilterQuality:
         """The figures of each class when they were last measured."""
 
     def __call__(self, method: Method, progress: Progress) -> dict[str, float]:
-        """Return the figures of the pseudo-labels by name; none without masks or without pseudo-labels."""
+        """Return the metrics of the pseudo-labels by name; empty without masks or without pseudo-labels."""
         if not self.ids:
             return {}
         device = next(method.parameters()).device
@@ -69,7 +69,7 @@ class FilterQuality:
         return {f"{FILTER}{name}": value for name, value in figures(made).items()}
 
     def _batches(self) -> list[tuple[Batch, Tensor]]:
-        """Return the batches, made once, each with the (B, H, W) masks of its unlabeled images."""
+        """Return the batches, loaded once, each with the (B, H, W) masks of its unlabeled images."""
         if self.batches is None:
             phases = (Phase("labeled", len(self.ids), unlabeled=0),)
             data = self.recipe.data.model_copy(update={"cache": "none"})
@@ -87,7 +87,7 @@ class FilterQuality:
         return self.batches
 
     def _prepared(self, batch: Batch, device: torch.device) -> Batch:
-        """Return the batch on the device, images normalized."""
+        """Return the batch on the device, with normalized images."""
         mean, std = channel_statistics(self.recipe.preprocessing, torch.zeros((), device=device))
         moved = {name: value.to(device) for name, value in batch._asdict().items() if value is not None}
         images = {n: (v.float() - mean) / std for n, v in moved.items() if n.startswith("image")}
@@ -95,14 +95,14 @@ class FilterQuality:
 
 
 def _joined(known: Batch, hidden: Batch) -> tuple[Batch, Tensor]:
-    """Return a batch whose unlabeled images are the second's labeled ones, and their masks."""
+    """Return a batch whose unlabeled images are the labeled ones of `hidden`, and their masks."""
     batch = known._replace(image_u=hidden.image_l, valid_u=hidden.valid_l, tags_l=None)
     return batch, hidden.label_l
 
 
 @contextmanager
 def _leaving_no_trace(method: Method, device: torch.device) -> Iterator[None]:
-    """Restore running statistics and random states: measuring must not change the training."""
+    """Restore running statistics and random states after the block, so that training is not affected."""
     buffers = [value for name, value in method.named_buffers() if name.rpartition(".")[2] in KEPT_STATE]
     before = [value.clone() for value in buffers]
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -138,15 +138,15 @@ def known_pixels(made: list[tuple[PseudoLabels, Tensor]]) -> Pixels:
 
 
 def figures(made: list[tuple[PseudoLabels, Tensor]]) -> dict[str, float]:
-    """Return the figures of pseudo-labels beside their truth.
+    """Return the metrics of pseudo-labels compared with their masks.
 
     Args:
-        made: pseudo-labels and (B, H, W) int64 masks, `IGNORE` where nothing is known.
+        made: pseudo-labels and (B, H, W) int64 masks, `IGNORE` where unknown.
 
     Returns:
-        `accuracy_of_all` pseudo-labels and the share that is `kept`; of the filter and, as `by_confidence/`,
-        of a threshold that keeps as many: `accuracy` of those kept, `precision`, `recall` and `f1` of the
-        dropped ones as errors. Figures of nothing are left out.
+        `accuracy_of_all` pseudo-labels and the share that is `kept`; for the filter and, as `by_confidence/`,
+        for a threshold that keeps as many: `accuracy` of kept pixels, and `precision`, `recall` and `f1` of
+        dropped pixels as errors. Undefined metrics are left out.
     """
     pixels = known_pixels(made)
     if not len(pixels.truth):
@@ -185,7 +185,7 @@ def _mean(flags: Tensor) -> float:
 
 
 def _of_choice(right: Tensor, keep: Tensor) -> dict[str, float]:
-    """Return the figures of one choice of pixels; both are (N,) bool."""
+    """Return the metrics of one filter, from the correctness and selection of pixels, both (N,) bool."""
     caught = int((~right & ~keep).sum())
     kept, dropped, wrong = int(keep.sum()), int((~keep).sum()), int((~right).sum())
     shares = {

@@ -1,4 +1,4 @@
-"""Where a run is trained: device, processes, machines."""
+"""Hardware of a run: device, processes, machines."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 @dataclass(frozen=True)
 class Hardware:
-    """Where a run is trained.
+    """Device and processes of a run.
 
-    Under `torchrun`, which starts the processes itself, processes and machines are what it was told.
+    Under `torchrun`, which starts the processes, its settings determine processes and machines.
 
     Args:
-        device: `cpu`, `cuda`, or None for a GPU if there is one.
-        devices: processes, one for each device.
+        device: `cpu` or `cuda`; None for a GPU if there is one.
+        devices: number of processes, one for each device.
     """
 
     device: str | None = None
     devices: int = 1
 
     def accelerator(self, precision: str) -> str:
-        """Return `cuda` or `cpu`.
+        """Return the accelerator, `cuda` or `cpu`.
 
         Raises:
-            RecipeError: no GPU where one was asked for, or a precision that the device lacks.
+            RecipeError: a requested GPU is missing, or the device does not support the precision.
         """
         has_gpu = torch.cuda.is_available()
         if self.device == "cuda" and not has_gpu:
@@ -55,10 +55,10 @@ class Hardware:
         return device
 
     def layout(self) -> tuple[int, int]:
-        """Return processes on this machine, and machines.
+        """Return the numbers of processes on this machine, and of machines.
 
         Raises:
-            RecipeError: `--devices` beside a `torchrun` that says something else.
+            RecipeError: `--devices` contradicts `torchrun`.
         """
         if not is_torchelastic_launched():
             return self.devices, 1
@@ -70,10 +70,10 @@ class Hardware:
         return here, everywhere // here
 
     def fabric(self, precision: str) -> Fabric:
-        """Return Fabric, launched.
+        """Return a launched Fabric.
 
         Raises:
-            RecipeError: see `accelerator` and `layout`.
+            RecipeError: the hardware does not match the settings.
         """
         devices, machines = self.layout()
         # the phases of a method use different networks, so a step may leave parameters without gradient
@@ -89,11 +89,11 @@ class Hardware:
         if fabric.world_size > 1:
             atexit.register(_leave_group)
         if not fabric.is_global_zero:
-            logging.getLogger("zoo").setLevel(logging.ERROR)  # one process speaks for all
+            logging.getLogger("zoo").setLevel(logging.ERROR)  # only the first process logs
         return fabric
 
 
 def _leave_group() -> None:
-    """Leave the group of processes: threads of gloo that still run at the end of a process abort it."""
+    """Destroy the process group: threads of gloo that run at exit would abort the process."""
     if distributed.is_initialized():
         distributed.destroy_process_group()

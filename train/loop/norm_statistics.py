@@ -1,4 +1,4 @@
-"""Running statistics of normalization, which a forward pass changes and a step that is not taken must not."""
+"""Running statistics of BatchNorm, which are restored if a step is skipped."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ NAMES = ("running_mean", "running_var")
 
 
 class NormStatistics:
-    """Keeps the running statistics of all networks of a method as they were before a step.
+    """Copy of the running statistics of all networks of a method before a step.
 
     Args:
-        method: on its device.
+        method: method on its device.
     """
 
     def __init__(self, method: nn.Module) -> None:
@@ -26,11 +26,11 @@ class NormStatistics:
         self.kept = [buffer.clone() for buffer in self.current]
 
     def keep(self) -> None:
-        """Keep them as they are."""
+        """Save the current statistics."""
         if self.current:
             torch._foreach_copy_(self.kept, self.current)
 
     def restore(self) -> None:
-        """Make them what was kept."""
+        """Restore the saved statistics."""
         if self.current:
             torch._foreach_copy_(self.current, self.kept)

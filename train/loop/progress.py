@@ -1,4 +1,4 @@
-"""What a person sees while a run trains: a bar on a terminal, a line now and then in a log file."""
+"""Progress of training on a terminal or in a log file, and a warning of slow data loading."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ LINE_EVERY_S = 15.0
 SHOW_EVERY_S = 0.5
 
 STEPS = 50
-"""The last steps that are looked at."""
+"""Number of recent steps whose waiting time is measured."""
 
 MOST_SHARE = 0.3
-"""Of their time that may be spent waiting without a word."""
+"""Largest share of waiting time without a warning."""
 
 
 class StepReporter:
-    """Shows step, phase, losses, images/s and the time left, on standard error.
+    """Displays step, phase, losses, images/s and the time left on standard error.
 
     Args:
-        steps: of the run.
-        start: steps taken before.
-        shown: False for all processes of a run but the first.
+        steps: number of steps of the run.
+        start: number of steps taken before.
+        shown: whether to display anything; False for all processes of a run except the first.
     """
 
     def __init__(self, steps: int, start: int, *, shown: bool = True) -> None:
@@ -75,16 +75,16 @@ class StepReporter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         self.bar.stop()
 
     @property
     def images_per_s(self) -> float:
-        """Return images a second since the start, evaluations included."""
+        """Return images per second since the start, including evaluations."""
         return self.images / max(1e-9, time.perf_counter() - self.began)
 
     def advance(self, phase: str, losses: dict[str, Tensor], images: int) -> None:
-        """Count a step of so many images; the losses are fetched from the device only when they are shown."""
+        """Count a step; the losses are copied from the device only when they are displayed."""
         self.step += 1
         self.images += images
         now = time.perf_counter()
@@ -105,11 +105,11 @@ class StepReporter:
 
 
 class DataWait:
-    """Measures the waiting for batches.
+    """Measures the time spent waiting for batches, and warns if it is long.
 
     Args:
-        data: of the recipe, for the remedy.
-        clock: seconds that go on.
+        data: data settings of the recipe, for the warning.
+        clock: function that returns monotonic seconds.
     """
 
     def __init__(self, data: DataConfig, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -120,7 +120,7 @@ class DataWait:
 
     @property
     def share(self) -> float | None:
-        """Return which share of the time of the last steps was spent waiting, None before `STEPS` of them."""
+        """Return the share of waiting time in the last steps; None before `STEPS` steps."""
         if len(self._steps) < STEPS:
             return None
         waited = sum(seconds for seconds, _ in self._steps)
@@ -129,7 +129,7 @@ class DataWait:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Time the block that waits for the batches of a step; a step is all that lies since the one before.
+        """Time the block, which waits for the batches of a step; a step lasts from one block to the next.
 
         The first block starts the workers and does not count.
         """

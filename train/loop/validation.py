@@ -1,4 +1,4 @@
-"""What a method is worth while it is trained: its figures on images with masks."""
+"""Validation during training: metrics of a method on images with masks."""
 
 from __future__ import annotations
 
@@ -28,12 +28,13 @@ if TYPE_CHECKING:
 
 
 class Validation:
-    """Evaluates methods on `val` and keeps the metrics of the last one.
+    """Evaluates a method on `val`, and keeps the metrics of the last evaluation.
 
     Args:
-        recipe: of the run.
-        source: of the images.
-        partition: its unlabeled images, if they have masks, show how good pseudo-labels are; None: none do.
+        recipe: recipe of the run.
+        source: source of the images.
+        partition: partition whose unlabeled images with masks are used to measure pseudo-labels; None to not
+            measure them.
     """
 
     def __init__(self, recipe: Recipe, source: Source, partition: Partition | None = None) -> None:
@@ -42,7 +43,7 @@ class Validation:
         self.metrics: dict[str, Any] | None = None
 
     def __call__(self, method: Method, progress: Progress) -> dict[str, float]:
-        """Return the figures of a method after a step, the main one first."""
+        """Return the metrics of a method after a step, the main metric first."""
         phase, _ = phase_at(progress.step, method.phases(self.recipe.steps))
         weights = method.scored(self.recipe.score, phase)
         self.metrics = score(predictor_of(method, self.recipe, self.source, weights), self.source)
@@ -97,7 +98,7 @@ def score(predictor: EagerPredictor | TagPredictor, source: Source) -> dict[str,
 def predictor_of(
     method: Method, recipe: Recipe, source: Source, weights: str | None = None
 ) -> EagerPredictor | TagPredictor:
-    """Return the predictor of what the method would leave now: these of its `weights`, or the default."""
+    """Return a predictor of the method's current model, for one of its `weights`; None for the default."""
     deployable = method.deployable(weights).eval()
     config = BundleConfig(
         deployable=deployable.config,

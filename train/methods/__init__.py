@@ -1,1 +1,1 @@
-"""The methods: one file, one paper."""
+"""Methods: one file or folder for each paper."""

@@ -1,13 +1,13 @@
-"""MLMT, the multi-label mean teacher of s4GAN: which classes an image shows, for the gate of a segmentation.
+"""MLMT, the multi-label mean teacher of s4GAN: an image classifier that gates a segmentation network.
 
 Semi-Supervised Semantic Segmentation with High- and Low-level Consistency (Mittal, Tatarchenko & Brox, TPAMI
 2019/2021), sections 3.2 and 3.3. https://arxiv.org/abs/1908.05724, code: sud0301/semisup-semseg. A classifier
-learns the classes of the labeled images, and on unlabeled ones to agree with its own average. It is trained
-by itself; `zoo export MODEL --gate` then lets it remove classes from any segmentation model.
+learns the classes of labeled images and, on unlabeled images, agreement with the average of its weights. It
+is trained separately; `zoo export MODEL --gate` then lets it remove classes from any segmentation model.
 
 Symbols: G, H student and teacher, z^l `tags_l`, the classes in the full masks, lambda_cons `lambda_cons`.
 
-As the code, against the paper: each class is judged by itself, by binary cross entropy of sigmoids (the
+As the code, against the paper: classes are independent, with binary cross entropy of sigmoids (the
 paper: categorical cross entropy of a softmax, `classification`); consistency is 1 - cos of the logits of
 unlabeled images (the paper: squared error of the predictions of all images, `consistency`); its weight is 0
 in a burn-in of ten epochs and rises over fifty (the paper: 1 from the start, `burn_in_steps`, `ramp_steps`);
@@ -15,10 +15,10 @@ the averaging starts as a plain mean of all students; the teacher's BatchNorm ga
 
 Departures from the authors' code (train_mlmt.py):
 - learning rate and weight of the consistency change with the step, not with the epoch.
-- the student sees a color-jittered, blurred copy of the teacher's view, flipped alike; theirs is flipped by
-  itself.
-- the background is an ordinary class at its place in the labels, theirs the last column.
-- images whose classes alone are known (`data.tags`) join the labeled stream and stay in the unlabeled one.
+- the student sees a color-jittered, blurred copy of the teacher's view, with the same flip; theirs is flipped
+  independently.
+- the background is an ordinary class at its place in the labels; theirs is the last column.
+- images with tags but no mask (`data.tags`) join the labeled stream and stay in the unlabeled one.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class MlmtConfig(MethodConfig):
     """
 
     name: Literal["mlmt"] = "mlmt"
-    imgsz: tuple[PositiveInt, PositiveInt] | None = None  # what the classifier sees; None: the training size
+    imgsz: tuple[PositiveInt, PositiveInt] | None = None  # of the classifier; None: the training size
     classification: Literal["bce", "categorical"] = "bce"
     consistency: Literal["cosine", "mse"] = "cosine"
     burn_in_steps: Steps = 830  # 10 epochs
@@ -80,7 +80,7 @@ ACTIVATION: dict[str, Literal["sigmoid", "softmax"]] = {"bce": "sigmoid", "categ
 
 
 class Mlmt(Method):
-    """Student and teacher, two classifiers; the teacher is what gates (section 3.3)."""
+    """Student and teacher classifiers; the teacher is the gate (section 3.3)."""
 
     weights: ClassVar[tuple[str, ...]] = ("teacher", "student")
 
@@ -109,11 +109,11 @@ class Mlmt(Method):
         }
 
     def consistency(self, batch: Batch, logits_l: Tensor) -> Tensor:
-        """Return how far the student is from the teacher, unweighted.
+        """Return the consistency loss between student and teacher, unweighted.
 
         Args:
-            batch: its unlabeled images are used, for the squared error also the labeled ones.
-            logits_l: (B, K) float, the student's of the labeled images.
+            batch: batch whose unlabeled images are used; the squared error also uses the labeled ones.
+            logits_l: (B, K) float, the student's logits of the labeled images.
         """
         student = self.student(batch.strong).float()
         teacher = self.teacher_logits(batch.weak[0])
@@ -134,14 +134,14 @@ class Mlmt(Method):
         return logits.float()
 
     def consistency_weight(self, step: int) -> float:
-        """Return lambda_cons after its burn-in and on its ramp, at a step (0-based)."""
+        """Return the weight of the consistency at a step (0-based): 0 in the burn-in, then rising."""
         c = self.config
         done = step - c.burn_in_steps
         share = min(1.0, done / c.ramp_steps) if c.ramp_steps else 1.0
         return c.lambda_cons * share if done >= 0 else 0.0
 
     def phases(self, steps: int) -> tuple[Phase, ...]:
-        """Return one phase: the teacher gathers its statistics from the first step on.
+        """Return one phase, as the teacher gathers its statistics from the first step.
 
         Raises:
             RecipeError: the burn-in leaves no step.
@@ -154,7 +154,7 @@ class Mlmt(Method):
         return (Phase("train", steps, strong=True, tags=True),)
 
     def after_step(self, progress: Progress) -> None:
-        """Move the teacher: the mean of all students so far, then the exponential average."""
+        """Update the teacher by the mean of all students so far, later by the exponential moving average."""
         taken = progress.step + 1
         update_teacher(self.teacher, self.student, min(1 - 1 / (taken + 1), self.config.ema_decay))
 
@@ -169,11 +169,11 @@ class Mlmt(Method):
 
 
 def binary_cross_entropy(logits: Tensor, tags: Tensor) -> Tensor:
-    """Return the mean binary cross entropy over images and classes, each class judged by itself.
+    """Return the binary cross entropy, averaged over images and classes.
 
     Args:
         logits: (B, K) float.
-        tags: (B, K) bool, the classes that are in the image.
+        tags: (B, K) bool, whether each class is in the image.
     """
     return F.binary_cross_entropy_with_logits(logits, tags.to(logits.dtype))
 
@@ -185,17 +185,17 @@ def categorical_cross_entropy(logits: Tensor, tags: Tensor) -> Tensor:
 
     Args:
         logits: (B, K) float.
-        tags: (B, K) bool, the classes that are in the image.
+        tags: (B, K) bool, whether each class is in the image.
     """
     return -(tags * F.log_softmax(logits, dim=1)).sum(dim=1).mean()
 
 
 def cosine_distance(student: Tensor, teacher: Tensor) -> Tensor:
-    """Return the mean of 1 - cos of two predictions of an image, in 0..2.
+    """Return the mean cosine distance between two predictions of an image, in 0..2.
 
     Args:
-        student: (B, K) float, logits.
-        teacher: (B, K) float, logits; receives no gradient.
+        student: (B, K) float, logits of the student.
+        teacher: (B, K) float, logits of the teacher, without gradient.
     """
     return 1 - F.cosine_similarity(student, teacher.detach(), dim=1).mean()
 
@@ -206,8 +206,8 @@ def mean_squared_error(student: Tensor, teacher: Tensor) -> Tensor:
     The equation writes the squared norm, the text beside it "mean-squared error", which this is.
 
     Args:
-        student: (B, K) float, probabilities.
-        teacher: (B, K) float, probabilities; receives no gradient.
+        student: (B, K) float, probabilities of the student.
+        teacher: (B, K) float, probabilities of the teacher, without gradient.
     """
     return F.mse_loss(student, teacher.detach())
 

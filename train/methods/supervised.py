@@ -1,8 +1,8 @@
-"""Labels only: the baseline that every semi-supervised method is compared with.
+"""Labels-only baseline, with which every semi-supervised method is compared.
 
-With `view = "strong"` labeled images get the augmentation that methods give to unlabeled ones: the
-photometric strong view, and CutMix with the next image of the batch, labels included. It separates the effect
-of unlabeled images from that of augmentation.
+With `view = "strong"` labeled images get the augmentation that methods give to unlabeled ones: the photometric
+strong view, and CutMix with the next image of the batch, including its labels. This separates the effect of
+unlabeled images from that of augmentation.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Supervised(Method):
         return (Phase("train", steps, unlabeled=0, strong_labeled=self.config.view == "strong"),)
 
     def optimizers(self) -> list[Optimizer]:
-        """Return one optimizer, the encoder at its own rate."""
+        """Return one optimizer, with a separate learning rate for the encoder."""
         optimizer = self.config.optimizer
         return [
             optimizer.build([(self.student.encoder, optimizer.encoder_lr_mult), (self.student.decoder, 1.0)])

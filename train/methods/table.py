@@ -1,7 +1,7 @@
-"""The table of methods: class, settings, title, and the settings of the authors' code.
+"""Table of methods: class, settings, title, and the settings of the authors' code.
 
-A method is one file (or a folder with the parts only it has) and one row here; whatever else must know the
-methods reads this table. Another package adds a row by an entry point of the group `zoo.methods`.
+A method is one file, or a folder with its own parts, and one row here; everything else that needs the methods
+reads this table. Other packages add rows by entry points of the group `zoo.methods`.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class MethodRow:
-    """One method.
+    """A method.
 
     Args:
-        method: its class, called with (config, network, pretrained=...).
+        method: class of the method, called with (config, network, pretrained=...).
         config: class of its settings, whose field `name` has the method's name as its only value.
-        title: how people write it, e.g. `U2PL`.
+        title: display name, e.g. `U2PL`.
         paper: authors, venue and year; empty for a baseline.
         official: settings under `method` that the preset `official` changes.
-        segments: whether it leaves a model that gives masks.
+        segments: whether its model predicts masks.
         needs_unlabeled: whether it learns from unlabeled images.
     """
 
@@ -71,14 +71,14 @@ else:
 
 
 def setting_names(method: object) -> frozenset[str]:
-    """Return the names of a method's settings; none if it is unknown."""
+    """Return the names of a method's settings; empty if the method is unknown."""
     if not isinstance(method, str) or method not in METHODS:
         return frozenset()
     return frozenset(METHODS[method].config.model_fields)
 
 
 def build_method(config: AnyMethodConfig, network: NetworkConfig, *, pretrained: bool) -> Method:
-    """Return the method of these settings around this network."""
-    method: Any = METHODS[config.name].method  # whose subclasses take their own settings
+    """Return a new method with these settings and this network."""
+    method: Any = METHODS[config.name].method  # subclasses take their own settings
     built: Method = method(config, network, pretrained=pretrained)
     return built

@@ -1,7 +1,7 @@
-"""Loaders side by side: numbers of workers, with and without the caches, and which of them to take.
+"""Benchmark of data loaders, by number of workers and cache, with a recommendation.
 
-All take turns, so that what else the machine does meets all of them. The caches hold every image that is
-asked for, as they do from the second pass of a run on.
+All variants take turns, so that other load on the machine affects all of them. The caches contain all images,
+as they do from the second epoch of a run on.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ if TYPE_CHECKING:
 
 ROUNDS = 3
 MOST_IMAGES = 96
-"""Of a kind that are asked for: the caches hold them all."""
+"""Largest number of labeled, and of unlabeled images used; the caches hold all of them."""
 TIMED_BATCHES = 6
 CACHES = ("none", "memory", "disk")
 ENOUGH = 0.9
-"""Of the best rate, which a simpler setting may stay below."""
+"""Share of the best rate that is sufficient for a simpler setting."""
 
 
 class Variant(NamedTuple):
@@ -62,19 +62,19 @@ def bench(
     step_ms: float | None = None,
     on_round: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """Return what the loader of a recipe gives, ready for JSON.
+    """Return the throughput of a recipe's data loader in all variants, ready for JSON.
 
     Args:
-        recipe: of a method.
-        source: of the images; the first of each kind are used.
+        recipe: recipe of a method.
+        source: source of the images; the first of each kind are used.
         workers: numbers of data workers to compare.
-        seconds: that each variant is looked at, over all rounds.
-        step_ms: milliseconds of a training step that is to be fed, if it is known.
-        on_round: called with the number of measurements that are done, and their total.
+        seconds: duration of the measurement of each variant, over all rounds.
+        step_ms: duration of a training step, if it is known.
+        on_round: called with the number of measurements done and their total.
 
     Returns:
-        `variants` with images/s of each round, their median, its ratio to the first variant, the idle share
-        the processors; `parts`: processor ms an image by cache and part; `advice`.
+        `variants`, each with images/s of each round, their median, its ratio to the first variant, and the
+        idle share of the processors; `parts`: processor time in ms per image, by cache and part; `advice`.
 
     Raises:
         ZooError: the method needs images that the partition lacks, or an image cannot be read.
@@ -119,17 +119,20 @@ def bench(
 
 
 def advise(rows: Sequence[dict[str, Any]], need: float | None, *, memory_holds_all: bool) -> dict[str, Any]:
-    """Return the simplest settings that are fast enough, else the fastest.
+    """Return the simplest settings that are fast enough, or else the fastest.
 
-    Simpler is: no cache before memory before disk, then fewer workers.
+    No cache is simpler than memory, memory is simpler than disk, and fewer workers are simpler than more.
 
     Args:
         rows: `workers`, `cache` and `images_per_s` of each variant.
-        need: images/s that the training step takes; None if it is not known: then nearly the best is enough.
-        memory_holds_all: whether half of what is free does; if not, its rate is not that of a whole run.
+        need: images/s that training consumes; None if unknown, in which case `ENOUGH` of the best rate
+            suffices.
+        memory_holds_all: whether half of the free memory holds all images; if not, the memory cache is left
+            out, since its rate would not last.
 
     Returns:
-        `workers`, `cache`, `images_per_s`, `need`, and `feeds`: whether it is fast enough, None if not known.
+        `workers`, `cache`, `images_per_s`, `need`, and `feeds`: whether they are fast enough, None if
+        unknown.
     """
     usable = [row for row in rows if row["cache"] != "memory" or memory_holds_all]
     best = max(usable, key=lambda row: row["images_per_s"])
@@ -145,7 +148,7 @@ def advise(rows: Sequence[dict[str, Any]], need: float | None, *, memory_holds_a
 
 
 def _need(recipe: Recipe, phase: Phase, step_ms: float | None) -> float | None:
-    """Return the images/s that training takes."""
+    """Return the images/s that training consumes; None if the duration of a step is unknown."""
     if step_ms is None:
         return None
     return 1000 * recipe.accumulate * images_of(phase, recipe) / step_ms
@@ -158,13 +161,13 @@ def _sample(partition: Partition) -> Partition:
 
 
 def _caches(source: Source) -> list[str]:
-    """Return the caches that this system and this source can have."""
+    """Return the caches that this system and the source support."""
     possible = {"memory": sys.platform == "linux", "disk": isinstance(source, FileSource)}
     return [cache for cache in CACHES if possible.get(cache, True)]
 
 
 def _temporary_folder(recipe: Recipe, stack: ExitStack) -> Path:
-    """Return a folder on the disk of the cache, which is removed in the end."""
+    """Return a temporary folder on the disk of the cache."""
     base = cache_folder(recipe.data)
     base.mkdir(parents=True, exist_ok=True)
     return Path(stack.enter_context(tempfile.TemporaryDirectory(dir=base, prefix="bench-")))
@@ -180,7 +183,7 @@ def _stream(
 
 
 def _warm(stream: BatchStream) -> tuple[int, int]:
-    """Read every image once and return the bytes of labeled ones, with their masks, and of the others."""
+    """Read every image once and return the bytes of labeled images with masks, and of unlabeled ones."""
     labeled = sum(_bytes(stream.labeled[index][:2]) for index in range(len(stream.labeled)))
     unlabeled = sum(_bytes((stream.unlabeled[index],)) for index in range(len(stream.unlabeled)))
     return labeled, unlabeled
@@ -191,7 +194,7 @@ def _bytes(tensors: Iterable[torch.Tensor]) -> int:
 
 
 def _decoded_gb(kept: tuple[int, int], sample: Partition, whole: Partition) -> float:
-    """Return how large all images of a partition are when decoded, by those that were read."""
+    """Return the estimated size of all decoded images of a partition, from those that were read."""
     counts = ((kept[0], sample.labeled, whole.labeled), (kept[1], sample.unlabeled, whole.unlabeled))
     return sum(size * len(every) / max(1, len(some)) for size, some, every in counts) / GB
 
@@ -206,7 +209,7 @@ def _parts_ms(stream: BatchStream) -> dict[str, float]:
 
 
 def _rows(rates: dict[Variant, list[Rate]]) -> list[dict[str, Any]]:
-    """Return a row for each variant; ratios are medians of those of each round to the first variant."""
+    """Return a row for each variant; ratios to the first variant are medians over rounds."""
     rows: list[dict[str, Any]] = []
     for variant, found in rates.items():
         speeds = [rate.images / rate.seconds for rate in found]

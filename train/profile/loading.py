@@ -1,4 +1,4 @@
-"""How fast batches come, and which part of their making takes the processor's time."""
+"""Throughput of data loading, and the processor time of its parts."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ log = logging.getLogger(__name__)
 ENDLESS = 10**9
 CLOCK = Path("/proc/stat")
 IDLE_COLUMNS = (3, 4)
-"""Of the first line of `CLOCK`: idle, and idle while a disk is waited for (proc_stat(5))."""
+"""Columns of the first line of `CLOCK`: idle, and idle while waiting for disk I/O (proc_stat(5))."""
 READ, WEAK, STRONG, JOIN, SHARE = "read and decode", "weak view", "strong view", "join", "share"
-"""Parts of the work on a batch: `share` copies it to memory that the training process sees as well."""
+"""Parts of the work on a batch; `share` copies it to memory shared with the training process."""
 
 SECONDS = 2.0
 
@@ -44,22 +44,22 @@ BATCHES = 2
 
 
 class Rate(NamedTuple):
-    """What was seen of a loader in a stretch of time."""
+    """Measured throughput of a loader."""
 
     images: int
     seconds: float
     idle: float | None
-    """Share of the machine's processor time that nobody used, None where the system does not say."""
+    """Idle share of the machine's processor time; None where the system does not report it."""
 
 
 def cores() -> int:
-    """Return how many processors this process may use."""
+    """Return the number of processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def widest_phase(recipe: Recipe) -> Phase:
-    """Return the phase of a run whose batches take the most images and views; it never ends."""
-    with torch.device("meta"):  # networks without weights: only the phases are asked for
+    """Return the phase of a run whose batches have the most images and views, made endless."""
+    with torch.device("meta"):  # networks without memory: only the phases are needed
         method = build_method(recipe.method, recipe.network, pretrained=False)
     phases = method.phases(recipe.steps)
     widest = max(phases, key=lambda phase: (phase.unlabeled, phase.strong, phase.labeled))
@@ -67,22 +67,22 @@ def widest_phase(recipe: Recipe) -> Phase:
 
 
 def endless_stream(recipe: Recipe, source: Source, partition: Partition, phase: Phase) -> BatchStream:
-    """Return the batches of a phase, without an end."""
+    """Return an endless stream of the batches of a phase."""
     return BatchStream(recipe, source, partition, (phase._replace(steps=ENDLESS),))
 
 
 def rate_of(stream: BatchStream, workers: int, seconds: float) -> Rate:
-    """Return how fast the loader gives the batches of a stream, to someone who waits for nothing else.
+    """Return the throughput of the loader for a consumer that does nothing else.
 
     Args:
-        stream: without an end.
-        workers: data workers; 0 makes the batches in this process.
-        seconds: to look on; longer if few batches come in that time.
+        stream: endless stream of batches.
+        workers: number of data workers; 0 to load in this process.
+        seconds: duration of the measurement, extended if there are too few batches.
     """
     pin_memory = torch.cuda.is_available()
     images = count = 0
     with closing(batches(stream, 0, ENDLESS, workers=workers, pin_memory=pin_memory)) as data:
-        for _ in range(2 * workers + 1):  # what was prepared while workers started
+        for _ in range(2 * workers + 1):  # prepared while workers started
             next(data)
         began, ticks = time.perf_counter(), _ticks()
         while count < 2 * max(1, workers) or time.perf_counter() - began < seconds:
@@ -93,11 +93,11 @@ def rate_of(stream: BatchStream, workers: int, seconds: float) -> Rate:
 
 
 def part_seconds(stream: BatchStream, count: int) -> dict[str, float]:
-    """Return the processor seconds an image of each part of the work, in this process.
+    """Return the processor seconds per image of each part of the work, in this process.
 
     Args:
-        stream: some of its batches are made; it is changed, and of no other use afterward.
-        count: of batches, of which the first two are made beforehand.
+        stream: stream of batches, which is changed and must not be used afterward.
+        count: number of batches to measure, after two warm-up batches.
     """
     watch = _Watch()
     stream.labeled = _Watched(stream.labeled, watch)  # type: ignore[assignment]
@@ -119,7 +119,7 @@ def part_seconds(stream: BatchStream, count: int) -> dict[str, float]:
 
 
 class _Watch:
-    """Adds up the processor time of functions."""
+    """Accumulates the processor time of functions."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
@@ -135,7 +135,7 @@ class _Watch:
 
 
 class _Watched:
-    """A data set whose reading is timed."""
+    """Data set with timed reading."""
 
     def __init__(self, images: Any, watch: _Watch) -> None:
         self.images: Sized = images
@@ -149,14 +149,14 @@ class _Watched:
 
 
 def _shared(batch: Batch) -> None:
-    """Copy a batch to shared memory, as a data worker does to hand it over."""
+    """Copy a batch to shared memory, as data workers do."""
     for value in batch:
         if isinstance(value, Tensor):
             value.share_memory_()
 
 
 def _ticks() -> list[int] | None:
-    """Return the ticks of all processors since the machine started, by what they were used for."""
+    """Return the ticks of all processors since boot, by usage; None where they are not reported."""
     if not CLOCK.is_file():
         return None
     return [int(text) for text in CLOCK.read_text(encoding="ascii").splitlines()[0].split()[1:]]
@@ -170,18 +170,18 @@ def _idle_share(before: list[int] | None, after: list[int] | None) -> float | No
 
 
 HEADROOM = 1.1
-"""How much faster than the step a loader must be to feed it: both vary."""
+"""Ratio by which a loader must be faster than training, since both vary."""
 
 
 def plan_loading(training: TrainingData, step_s: dict[str, float]) -> dict[str, Any]:
-    """Return what the loader gives and what it would take to feed the steps of the hungriest phase.
+    """Return the throughput of the loader, and that needed in the phase with the most images.
 
     Args:
-        training: of the run; its cache is left out, as it is empty when a run begins.
-        step_s: seconds of a step of each phase, without the wait for its batch.
+        training: data of the run; its cache is not used, as it is empty at the start of a run.
+        step_s: seconds per step of each phase, without waiting for its batch.
 
     Returns:
-        `phase`, `workers` of the recipe, `images_per_s` they give, `need` in images/s, `feeds`, `cpu_ms` an
+        `phase`, `workers` of the recipe, their `images_per_s`, `need` in images/s, `feeds`, `cpu_ms` per
         image, `workers_needed`, and `cores` of this machine.
     """
     log.info("%.0f s of the loader alone", SECONDS)

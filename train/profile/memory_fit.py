@@ -1,9 +1,9 @@
-"""How the peak of memory grows with the batch: a curve for each phase, through batches that were measured.
+"""Model of peak memory by batch size: a curve for each phase through measured batches.
 
     peak = fixed + each x images of a step + square x images^2
 
-`fixed` is program, weights, gradients and optimizers; `each` the activations of an image; `square` what pairs
-pixels across the batch, as ELN's contrast does.
+`fixed` is the memory of program, weights, gradients and optimizers; `each` that of the activations of an
+image; `square` that of losses over pairs of pixels in the batch, such as ELN's contrast.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ if TYPE_CHECKING:
 
 
 class Curve(NamedTuple):
-    """Peak memory of a phase by the images of a step, in MiB."""
+    """Peak memory of a phase in MiB, as a function of the images of a step."""
 
     fixed: float
     each: float
     square: float = 0.0
 
     def at(self, images: float) -> float:
-        """Return the peak at so many images."""
+        """Return the peak for a number of images."""
         return self.fixed + self.each * images + self.square * images**2
 
     def images_in(self, mib: float) -> float:
-        """Return how many images stay below a peak, infinity if it does not grow with them."""
+        """Return the number of images at a peak; infinity if the peak does not grow with them."""
         room = mib - self.fixed
         if room <= 0:
             return 0.0
@@ -45,7 +45,7 @@ class Curve(NamedTuple):
 
 
 def fit_sizes(batch: int) -> tuple[int, int]:
-    """Return the two batches that are measured before a batch, which is neither from 4 on.
+    """Return the two batches to measure for predicting a batch, both smaller than it from 4 on.
 
     Example:
         >>> [fit_sizes(batch) for batch in (1, 2, 4, 6, 16)]
@@ -56,21 +56,21 @@ def fit_sizes(batch: int) -> tuple[int, int]:
 
 
 def with_batch(recipe: Recipe, batch: int) -> Recipe:
-    """Return the recipe with so many labeled images a batch, and unlabeled ones in proportion."""
+    """Return the recipe with another batch of labeled images, and unlabeled images in proportion."""
     unlabeled = max(1, round(batch * recipe.data.batch_u / recipe.data.batch_l))
     data = recipe.data.model_copy(update={"batch_l": batch, "batch_u": unlabeled})
     return recipe.model_copy(update={"data": data})
 
 
 def images_of(phase: Phase, recipe: Recipe) -> int:
-    """Return the images of a batch in a phase."""
+    """Return the number of images of a batch in a phase."""
     return phase.labeled * recipe.data.batch_l + phase.unlabeled * recipe.data.batch_u
 
 
 def curve_through(points: list[tuple[int, float]]) -> Curve:
-    """Return the line through two points of (images, MiB), or the parabola through three.
+    """Return the line through two points (images, MiB), or the parabola through three.
 
-    Noise may bend three points downwards, which memory does not: then the line through the outer two.
+    If noise bends three points downward, which memory never does, it is the line through the outer two.
     """
     (x1, y1), *middle, (x3, y3) = sorted(points)
     each = (y3 - y1) / (x3 - x1)
@@ -86,9 +86,9 @@ def largest_batch(curves: dict[str, Curve], images: dict[str, float], mib: float
     """Return the largest batch whose peak stays below a limit; None if no phase grows with its images.
 
     Args:
-        curves: of each phase.
-        images: of each phase for each labeled image of a batch.
-        mib: the limit.
+        curves: curve of each phase.
+        images: number of images of each phase per labeled image of a batch.
+        mib: limit in MiB.
     """
     most = min(curve.images_in(mib) / images[name] for name, curve in curves.items())
     return math.floor(most) if math.isfinite(most) else None
@@ -101,11 +101,11 @@ def peak_of(phase: dict[str, Any]) -> float | None:
 
 
 def fixed_parts(method: Method, optimizers: list[Optimizer]) -> dict[str, float]:
-    """Return what a method holds whatever the batch, by part, in MiB.
+    """Return the memory of a method that does not depend on the batch, by part, in MiB.
 
     Args:
-        method: its networks, and what it keeps beside them.
-        optimizers: after their first step, which makes their moments.
+        method: method with its networks and buffers.
+        optimizers: optimizers after their first step, which allocates their moments.
     """
     networks = {name: [*child.parameters(), *child.buffers()] for name, child in method.named_children()}
     trained = [p for each in optimizers for group in each.param_groups for p in group["params"]]

@@ -1,7 +1,7 @@
-"""A step cut into parts: which stretch of time, and which peak of memory, belongs to what.
+"""Split of a training step into parts, with time and peak memory of each.
 
-Every moment of a step belongs to exactly one part, so the parts add up to the step. On a GPU each cut waits
-for the device.
+Every moment of a step belongs to exactly one part, so that the parts add up to the step. On a GPU, each cut
+synchronizes with the device.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ DATA, LOSSES, BACKWARD, OPTIMIZER, UPDATE = "data", "losses", "backward", "optim
 
 
 class Watch:
-    """Gives every stretch of time, and its peak of memory, to a part; does nothing while it is not running.
+    """Stopwatch that attributes time and peak memory to parts; does nothing while it is not running.
 
     Args:
-        device: waited for at every cut if it is a GPU.
+        device: device of the step; a GPU is synchronized at every cut.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -38,12 +38,12 @@ class Watch:
         self.clear()
 
     def clear(self) -> None:
-        """Forget what was measured."""
+        """Discard all measurements."""
         self.seconds: dict[str, float] = defaultdict(float)
         self.mib: dict[str, float] = {}
 
     def now(self) -> float:
-        """Return the time at which the device has done all that it was given."""
+        """Return the time after the device has finished all queued work."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return time.perf_counter()
@@ -54,7 +54,7 @@ class Watch:
         self.last = self.now()
 
     def cut(self, part: str) -> None:
-        """End a part and begin the next; reading the memory counts for neither."""
+        """End a part and begin the next; reading the peak memory counts in neither."""
         if not self.running:
             return
         self.seconds[part] += self.now() - self.last
@@ -64,7 +64,7 @@ class Watch:
         self.begin()
 
     def parts(self, steps: int) -> dict[str, dict[str, float | None]]:
-        """Return ms a step, share of the step and peak memory of each part, in the order of a step."""
+        """Return ms per step, share of the step and peak memory of each part, in the order of a step."""
         last = (LOSSES, BACKWARD, OPTIMIZER, UPDATE)
         names = [name for name in self.seconds if name not in last] + [n for n in last if n in self.seconds]
         total = sum(self.seconds.values())
@@ -79,11 +79,11 @@ class Watch:
 
 
 class Passes:
-    """Hooks that give the calls of a method's modules to the part of each module's name.
+    """Hooks that attribute the calls of a method's modules to parts, named after the method's children.
 
-    A pass is the outermost call of a module that belongs to a child of the method, whichever that is: a whole
-    network, its encoder, one of several decoders. A child without weights is a loss (`loss_modules`): its
-    gradient belongs to its part too.
+    A pass is the outermost call of any module in a child of the method: a whole network, its encoder, or one
+    of several decoders. A child without weights is a loss (`loss_modules`), whose gradient belongs to its
+    part too.
     """
 
     def __init__(self, method: Method, watch: Watch) -> None:
@@ -97,7 +97,7 @@ class Passes:
             self._follow_gradient(name, method.get_submodule(name))
 
     def keep_outermost(self) -> None:
-        """Remove the hooks of modules that were only called by others: they cost time."""
+        """Remove the hooks of modules that were only called inside others, as hooks take time."""
         for module in set(self.undo) - self.outermost:
             self._release(module)
 
@@ -111,7 +111,7 @@ class Passes:
             undo()
 
     def _follow(self, part: str, module: nn.Module) -> None:
-        """Follow a module and all in it, compiled code as a whole: a hook inside would be compiled too."""
+        """Add hooks to a module and its children; compiled modules get one outside the compiled code."""
         if module in self.undo:
             return
         compiled = module._compiled_call_impl
@@ -128,7 +128,7 @@ class Passes:
             self._follow(part, child)
 
     def _follow_gradient(self, part: str, module: nn.Module) -> None:
-        """Give the backward pass from a module's output to its first argument to its part."""
+        """Attribute the backward pass from a module's output to its first argument to its part."""
         handles = (
             module.register_full_backward_pre_hook(lambda *_: self.watch.cut(BACKWARD)),
             module.register_full_backward_hook(lambda *_: self.watch.cut(part)),
@@ -160,10 +160,10 @@ class Passes:
 
 
 def _in_backward() -> bool:
-    """Return whether a backward pass is at work: it calls modules whose activations it computes again."""
+    """Return whether a backward pass is running, which calls modules to recompute activations."""
     return torch._C._current_graph_task_id() != -1
 
 
 def loss_modules(method: Method) -> list[str]:
-    """Return the names of a method's children without weights: what they compute is a loss."""
+    """Return the names of a method's children without weights, which compute losses."""
     return [name for name, child in method.named_children() if next(child.parameters(), None) is None]

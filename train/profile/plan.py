@@ -1,8 +1,8 @@
-"""What a run would need on this machine, by a few real steps at batches smaller than its own.
+"""Plan of a run: its memory and time on this machine, estimated from a few steps at smaller batches.
 
-The peak of each phase is predicted by a line through two batches. If the run's own batch fits by that line,
-some of its steps are taken as well: they give the time, show how far off the prediction was, and bend the
-line by which the largest batch is found (`zoo.train.profile.memory_fit`).
+The peak of each phase is predicted by a line through two batches. If the run's batch fits according to that
+line, some of its steps are run as well: they give the time and the error of the prediction, and turn the line
+into a curve from which the largest batch is computed (`zoo.train.profile.memory_fit`).
 """
 
 from __future__ import annotations
@@ -46,24 +46,24 @@ log = logging.getLogger(__name__)
 TIMED_STEPS = 2
 TIMED_IMAGES = 3
 SHARE = 0.9
-"""Of the free memory that a run may take: the rest is lost to fragments, data workers and others."""
+"""Share of the free memory that a run may use; the rest is for fragmentation, data workers and others."""
 
 
 def plan(recipe: Recipe, hardware: Hardware, steps: int = TIMED_STEPS) -> dict[str, Any]:
-    """Return what a run of a recipe would need, ready for JSON; nothing is trained or written.
+    """Return the estimated memory and time of a run, ready for JSON; nothing is trained or written.
 
     Args:
-        recipe: of the run.
-        hardware: one device.
-        steps: that are timed in each phase and batch.
+        recipe: recipe of the run.
+        hardware: hardware with one device.
+        steps: number of steps to time in each phase and batch.
 
     Returns:
-        `parameters` and `memory` (MiB) by part, `phases` with predicted and measured peak and seconds a step,
-        `largest_batch`, `error` of the prediction, `seconds` of the whole run, `loading`, see `plan_loading`;
-        None for what is not known.
+        `parameters` and `memory` (MiB) by part, `phases` with predicted and measured peak and seconds per
+        step, `largest_batch`, `error` of the prediction, `seconds` of the whole run, and `loading`
+        (`plan_loading`). Unknown values are None.
 
     Raises:
-        ZooError: bad data or recipe, several devices, or memory for less than the two smallest batches.
+        ZooError: invalid data or recipe, several devices, or too little memory for the two smallest batches.
     """
     if hardware.devices != 1:
         raise RecipeError(f"--plan measures one process, got --devices {hardware.devices}: leave it out")
@@ -77,7 +77,7 @@ def plan(recipe: Recipe, hardware: Hardware, steps: int = TIMED_STEPS) -> dict[s
 
 
 class _Bench:
-    """Takes steps of a recipe at several batches; the networks of the last one stay."""
+    """Runs steps of a recipe at several batches, and keeps the networks of the last."""
 
     def __init__(self, fabric: Fabric, data: TrainingData) -> None:
         self.fabric, self.data, self.recipe, self.source = fabric, data, data.recipe, data.source
@@ -87,10 +87,10 @@ class _Bench:
         self.phases = self.profiler.phases
 
     def profile(self, batch: int, steps: int = 1, warm: int = 1) -> dict[str, Any]:
-        """Return the figures of some steps of each phase at a batch.
+        """Return the profile of some steps of each phase at a batch.
 
         Raises:
-            RecipeError: the memory does not hold them.
+            RecipeError: the memory is too small for this batch.
         """
         log.info("%d steps of each phase at batch %d", warm + 1 + 2 * steps, batch)
         self.forget()
@@ -105,13 +105,13 @@ class _Bench:
             ) from error
 
     def forget(self) -> None:
-        """Let go of the networks."""
+        """Free the networks."""
         if hasattr(self, "profiler"):
             del self.profiler
         release(self.device)
 
     def curves(self, found: dict[int, dict[str, Any]]) -> dict[str, Curve] | None:
-        """Return the curve of each phase through some profiles, None where the system counts no memory."""
+        """Return the curve of each phase through the profiles; None where memory is not reported."""
         curves = {}
         for phase in self.phases:
             peaks = [
@@ -125,7 +125,7 @@ class _Bench:
         return curves
 
     def evaluation_s(self) -> float:
-        """Return how long one evaluation takes, by some of its images."""
+        """Return the duration of an evaluation, estimated from some of its images."""
         predictor = predictor_of(self.profiler.method, self.recipe, self.source)
         ids, times = self.evaluated, []
         for id_ in ids[: 1 + TIMED_IMAGES]:
@@ -137,7 +137,7 @@ class _Bench:
 
 
 def _measure(bench: _Bench, steps: int) -> dict[str, Any]:
-    """Measure, and return what was found."""
+    """Measure and return the plan of a run, without `loading`."""
     recipe, batch = bench.recipe, bench.recipe.data.batch_l
     sizes = fit_sizes(batch)
     bench.profile(sizes[0])  # loads the code of every operation
@@ -187,9 +187,9 @@ def _measure(bench: _Bench, steps: int) -> dict[str, Any]:
 def _step_seconds(
     phase: Phase, own: dict[str, Any] | None, found: dict[int, dict[str, Any]], batch: int
 ) -> dict[str, float]:
-    """Return seconds a step, and what they would be if its batch lay on the device.
+    """Return the seconds per step, and without waiting for its batch.
 
-    A batch that was not taken is in proportion to the larger one that was.
+    If the run's batch was not measured, they are scaled from the largest batch that was.
     """
     taken, scale = (found[max(found)], batch / max(found)) if own is None else (own, 1.0)
     figures = taken[phase.name]
@@ -198,7 +198,7 @@ def _step_seconds(
 
 
 def _memory(phase: Phase, recipe: Recipe, lines: dict[str, Curve] | None, held: float) -> dict[str, Any]:
-    """Return the predicted peak of a phase, and what of it grows with the batch."""
+    """Return the predicted peak of a phase, and its part that grows with the batch."""
     if lines is None:
         return {"predicted_mib": None, "activations_mib": None, "mib_each_image": None}
     line = lines[phase.name]
@@ -207,11 +207,11 @@ def _memory(phase: Phase, recipe: Recipe, lines: dict[str, Curve] | None, held: 
 
 
 def _error(phases: dict[str, dict[str, Any]], *, is_new: bool) -> dict[str, float | None]:
-    """Return the highest peaks, and by how much of the measured one the prediction was off.
+    """Return the highest peaks, and the relative error of the prediction.
 
     Args:
-        phases: with what was predicted and measured of each.
-        is_new: whether the batch is none of those that the line goes through.
+        phases: phases with predicted and measured peaks.
+        is_new: whether the batch is not one of those from which it was predicted.
     """
     values = {key: [phase[key] for phase in phases.values()] for key in ("predicted_mib", "measured_mib")}
     highest = {key: None if None in found else max(found) for key, found in values.items()}
@@ -222,7 +222,7 @@ def _error(phases: dict[str, dict[str, Any]], *, is_new: bool) -> dict[str, floa
 
 
 def _whole(phases: dict[str, dict[str, Any]], recipe: Recipe, evaluation_s: float) -> dict[str, float]:
-    """Return the time of the whole run; a chosen step is evaluated anew at the end, the last one is not."""
+    """Return the time of the whole run; a selected step is evaluated once more at the end."""
     evaluations = math.ceil(recipe.steps / (recipe.validate_every or recipe.steps)) + bool(recipe.select_on)
     training = sum(phase["steps"] * phase["step_s"] for phase in phases.values())
     return {

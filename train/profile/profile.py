@@ -1,10 +1,10 @@
-"""Where the time of a training step goes, and its memory: by phase and part, without training a model.
+"""Profile of training steps: time and memory by phase and part, without training a model.
 
-A step is cut where one part ends and the next begins (`parts`): data (waiting for the batch, moving
-it, normalizing), each network's forward passes, losses (all other work of the method's `forward`; their
-gradients are part of backward), backward, optimizer (with the check of the gradient), update (teachers,
-zeroed gradients). U2PL's contrastive loss is a part of its own, with its gradient. On a GPU each cut waits
-for the device; what that costs can be seen, as some steps are also taken without cuts.
+A step is split into parts (`parts`): data (waiting for the batch, moving and normalizing it), each network's
+forward passes, losses (all other work of the method's `forward`; their gradients belong to backward),
+backward, optimizer (with the check of the gradient), update (teachers, zeroing gradients). U2PL's contrastive
+loss is a separate part, with its gradient. On a GPU, each cut synchronizes with the device; some steps also
+run without cuts to show the cost.
 """
 
 from __future__ import annotations
@@ -47,16 +47,16 @@ TIMED_STEPS = 10
 def profile(recipe: Recipe, out: Path | None, hardware: Hardware, steps: int = TIMED_STEPS) -> dict[str, Any]:
     """Time the steps of each phase of a recipe, write `profile.json` to a run folder and return its contents.
 
-    Networks start from random weights, on which the times do not depend; no model is left.
+    Networks start from random weights, on which the times do not depend; no model is written.
 
     Args:
-        recipe: what would be trained; every phase is made as long as the measurement.
+        recipe: recipe to profile; each phase is shortened to the measurement.
         out: run folder; None for a dated one.
-        hardware: one device.
-        steps: that are timed in each phase, once with cuts and once without.
+        hardware: hardware with one device.
+        steps: number of steps to time in each phase, once with cuts and once without.
 
     Raises:
-        ZooError: bad data, recipe or folder, or several devices.
+        ZooError: invalid data, recipe or folder, or several devices.
     """
     if hardware.devices != 1:
         raise RecipeError(f"--profile times one process, got --devices {hardware.devices}: leave it out")
@@ -81,7 +81,7 @@ def profile(recipe: Recipe, out: Path | None, hardware: Hardware, steps: int = T
 
 
 class ProfiledStep(TrainingStep):
-    """A step that is cut into parts."""
+    """Training step that is split into timed parts."""
 
     def __init__(self, fabric: Fabric, method: Method, recipe: Recipe) -> None:
         super().__init__(fabric, method, recipe)
@@ -104,7 +104,7 @@ class ProfiledStep(TrainingStep):
 
     def _after_forward(self) -> None:
         self.watch.cut(LOSSES)
-        self.before_batch = BACKWARD  # of a step's batches, all but the first come after a backward pass
+        self.before_batch = BACKWARD  # all batches of a step except the first follow a backward pass
 
     def is_healthy(self, total: Tensor) -> bool:
         self.watch.cut(BACKWARD)
@@ -134,11 +134,11 @@ class Profiler:
         self.step = 0
 
     def profile(self, steps: int, warm: int = WARM_STEPS) -> dict[str, Any]:
-        """Return the figures of each phase, which is made as long as the measurement.
+        """Return the profile of each phase, which is shortened to the measurement.
 
         Args:
-            steps: that are timed, first without cuts, then with them.
-            warm: steps of each phase before.
+            steps: number of steps to time, first without cuts, then with cuts.
+            warm: number of warm-up steps of each phase.
         """
         self.phases = tuple(phase._replace(steps=warm + 1 + 2 * steps) for phase in self.phases)
         stream = BatchStream(self.recipe, self.data.source, self.data.partition, self.phases)
@@ -166,7 +166,7 @@ class Profiler:
         }
 
     def cut_steps(self, data: Iterator[Batch], steps: int) -> dict[str, dict[str, float | None]]:
-        """Take `steps` steps and one before them and return the figures of their parts."""
+        """Run a warm-up step and `steps` steps, and return the profile of their parts."""
         passes = Passes(self.method, self.watch)
         self.next_step(data)
         passes.keep_outermost()
@@ -180,7 +180,7 @@ class Profiler:
         return self.watch.parts(steps)
 
     def next_step(self, data: Iterator[Batch]) -> None:
-        """Take one step of the run with the next batches."""
+        """Run one step with the next batches."""
         parts = list(islice(data, self.recipe.accumulate))
         self.train_step(parts, progress_at(self.step, self.phases))
         self.step += 1

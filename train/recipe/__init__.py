@@ -1,1 +1,1 @@
-"""Recipes: typed settings and how they are read."""
+"""Recipes: typed settings, and their reading from TOML."""

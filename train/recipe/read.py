@@ -1,8 +1,8 @@
-"""Recipes: everything that decides what a run computes, as typed TOML.
+"""Reading of recipes: TOML files, with bases, presets and `--set`.
 
-A recipe file may build on another (`base = "eln.toml"`); `preset = "official"` adds the settings of the
-authors' code, from the method and from the file's own `[official]` table. Order, later wins: base, file,
-preset, `--set`.
+A recipe file may extend another (`base = "eln.toml"`); `preset = "official"` adds the settings of the
+authors' code, from the method and from the file's own `[official]` table. Later settings override earlier
+ones, in the order base, file, preset, `--set`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 Tree = dict[str, Any]
 
 NEAR = 5
-"""Recipes that a misspelled name may have meant, at most."""
+"""Largest number of suggestions for a misspelled name."""
 
 
 def load_recipe(
@@ -45,14 +45,14 @@ def load_recipe(
     """Return a recipe.
 
     Args:
-        name: of a recipe in the package (`eln_voc_1-8`), or path of a TOML file.
+        name: name of a recipe in the package (`eln_voc_1-8`), or path of a TOML file.
         settings: `key=value` with dotted keys, values as in TOML; text needs no quotes.
         changes: values by dotted key, applied before `settings`.
-        steps: shortens or lengthens the run; settings that count steps change in proportion.
-        after_labels: whether the phases that learn from labels alone are left out, before that.
+        steps: number of steps of the run; settings that count steps are scaled in proportion.
+        after_labels: whether to leave out the phases that learn from labels alone, before scaling.
 
     Raises:
-        RecipeError: no such recipe, unknown key, value out of range.
+        RecipeError: an unknown recipe or key, or a value out of range.
     """
     tree = _read(find_recipe(name))
     overrides = [*(changes or {}).items(), *(_parse_setting(text) for text in settings)]
@@ -72,10 +72,10 @@ def load_recipe(
 
 
 def validate_recipe(tree: Tree) -> Recipe:
-    """Return the recipe that a parsed file holds.
+    """Return the recipe of a parsed file.
 
     Raises:
-        RecipeError: unknown key, value out of range.
+        RecipeError: an unknown key, or a value out of range.
     """
     try:
         return Recipe.model_validate(tree)
@@ -86,7 +86,7 @@ def validate_recipe(tree: Tree) -> Recipe:
 
 
 def _told(error: ErrorDetails, method: object) -> str:
-    """Return what is wrong with a setting of a recipe for `method`."""
+    """Return the error message for a setting of a recipe for `method`."""
     key = ".".join(str(part) for part in error["loc"] if part not in METHODS)
     if error["type"] == "missing":
         return f"{key}: this setting is required"
@@ -102,10 +102,10 @@ def _told(error: ErrorDetails, method: object) -> str:
 
 
 def default_recipe(method: str, spec: str) -> str:
-    """Return the name of the recipe that a method starts from on a source of images.
+    """Return the name of the default recipe of a method for a source.
 
     Raises:
-        RecipeError: no such method.
+        RecipeError: an unknown method.
     """
     if method not in METHODS:
         raise RecipeError(f"method {method} is unknown, expected one of {', '.join(METHODS)}")
@@ -122,7 +122,7 @@ def find_recipe(name: str) -> Path:
     """Return the file of a recipe, by path or by name.
 
     Raises:
-        RecipeError: neither a file nor a recipe of the package.
+        RecipeError: the name is neither a file nor a recipe of the package.
     """
     path = Path(name)
     if path.suffix == ".toml" and path.is_file():
@@ -152,9 +152,9 @@ def _read(path: Path, above: tuple[Path, ...] = ()) -> Tree:
 
 
 def _over(below: Tree, above: Tree) -> Tree:
-    """Return a recipe's settings `below` with those of `above`.
+    """Return the settings `below` overridden by those of `above`.
 
-    Where `above` names another decoder, of the settings of the former one those are kept that both have.
+    If `above` names another decoder, only the decoder settings that both decoders have are kept.
     """
     below, above = ({**tree, **_with_nested_decoder(tree)} for tree in (below, above))
     former, decoder = (_decoder_of(tree) for tree in (below, above))
@@ -171,7 +171,7 @@ def _with_nested_decoder(tree: Tree) -> Tree:
 
 
 def _decoder_of(tree: Tree) -> Tree:
-    """Return the settings of the decoder, as far as a recipe gives them."""
+    """Return the decoder settings that a recipe gives."""
     network = tree.get("network")
     decoder = network.get("decoder") if isinstance(network, dict) else None
     return decoder if isinstance(decoder, dict) else {}

@@ -37,8 +37,8 @@ class AugmentConfig(Frozen):
         scale: range of the random scale, on top of `resize`.
         flip: probability of a horizontal flip.
         jitter: strength of brightness, contrast, saturation and hue changes.
-        jitter_probability: of the colour jitter.
-        grayscale: probability of dropping the colours.
+        jitter_probability: probability of the color jitter.
+        grayscale: probability of dropping the colors.
         blur: probability of a Gaussian blur.
         blur_sigma: range of its standard deviation, in pixels.
     """
@@ -140,7 +140,7 @@ class Recipe(Frozen):
         recipe: name of the file it came from.
         preset: `default`, or `official` for the authors' code.
         seed: of weights, partition, order and augmentation.
-        steps: optimiser steps of the run.
+        steps: optimizer steps of the run.
         accumulate: batches of a step, one after the other; their losses are averaged. Each has BatchNorm
             statistics of its own.
         precision: `fp32`, or mixed `bf16` or `fp16`.

@@ -1,1 +1,1 @@
-"""Report of a run: page, plots, pictures."""
+"""Report of a run: HTML page, plots and pictures."""

@@ -1,6 +1,6 @@
-"""A run as one HTML page that needs nothing else: no other file, no host, no script.
+"""Report of a run as a self-contained HTML page, without other files, hosts or scripts.
 
-It is made of what stands in the run folder, so that it can be made again, of unfinished runs too.
+It is generated from the run folder, so that it can be regenerated, also for unfinished runs.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def write_report(folder: Path) -> Path:
     """Write `report.html` of a run and return its path.
 
     Raises:
-        BundleError: no run there, or its files cannot be read.
+        BundleError: the folder is not a run, or its files cannot be read.
     """
     path = RunFolder(folder).report
     write_text(path, html(read_story(folder)))
@@ -41,7 +41,7 @@ def write_report(folder: Path) -> Path:
 
 
 def html(story: Story) -> str:
-    """Return the whole report as one page."""
+    """Return the report as an HTML page."""
     run = story.run
     attempts = [] if story.record is None else story.record.attempts
     preview = RunFolder(story.folder).preview
@@ -70,7 +70,7 @@ def _subtitle(story: Story) -> str:
 
 
 def _cards(story: Story) -> Iterator[tuple[str, str, str]]:
-    """Yield title, figure and remark of each card."""
+    """Yield title, value and remark of each card."""
     run = story.run
     when = "before the first evaluation" if run.evaluated is None else f"after step {run.evaluated:,}"
     yield run.figure, ABSENT if run.value is None else f"{run.value:.3f}", when
@@ -91,7 +91,7 @@ def _cards(story: Story) -> Iterator[tuple[str, str, str]]:
 
 
 def _curves(story: Story) -> Iterator[Markup]:
-    """Yield the plots: figures on val, loss terms, learning rate, speed."""
+    """Yield the plots: metrics on val, loss terms, learning rate, speed."""
     for panel in panels(story.rows, story.figures, story.run.protocol.rpartition(" ")[2]):
         figure = new_figure(2.9)
         draw(figure.subplots(), panel, story.phases)
@@ -99,14 +99,14 @@ def _curves(story: Story) -> Iterator[Markup]:
 
 
 def _classes(story: Story) -> Iterator[tuple[str, Color, list[tuple[float, str]]]]:
-    """Yield name, color and figures (share, text) of each class; nothing before the end of the run."""
+    """Yield name, color and metrics (share, text) of each class; none before the end of the run."""
     tables = [class_table(story, number) for number in range(len(story.figures.by_class))]
     for name, color in story.classes if story.metrics else ():
         yield name, color, [(each[name] or 0, shown(each[name], "{:.3f}".format)) for each in tables]
 
 
 CHOICE = {"accuracy": "accuracy of kept", "precision": "precision", "recall": "recall", "f1": "F1"}
-"""Columns of the table of pseudo-labels; the last three are of the dropped pixels as errors."""
+"""Columns of the table of pseudo-labels; the last three rate dropped pixels as errors."""
 
 
 BY_CLASS = {
@@ -123,7 +123,7 @@ BY_CLASS = {
 
 
 def _quality(story: Story) -> dict[str, Any] | None:
-    """Return the last figures of the pseudo-labels beside those of a threshold, None if there are none."""
+    """Return the last metrics of pseudo-labels and of a plain threshold; None if there are none."""
     last = last_figures(story.rows, FILTER)
     if last is None:
         return None

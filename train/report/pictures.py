@@ -1,4 +1,4 @@
-"""The pictures of a run: its curves, and predictions beside the truth."""
+"""Pictures of a run: its curves, and predictions beside labels."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ PREVIEW_IMAGES = 4
 STYLES = tuple((color, line) for line in ("-", "--") for color in SERIES)
 MOST_POINTS = 400
 WIDE = 30.0
-"""Values of which the largest is so many times the smallest are shown on a logarithmic axis."""
+"""Ratio of the largest to the smallest value above which an axis is logarithmic."""
 NAME = 46
-"""Characters of phase names that fit above a plot."""
+"""Number of characters of phase names that fit above a plot."""
 
 
 def write_preview(path: Path, predictor: Predictor, source: Source) -> None:
@@ -51,7 +51,7 @@ def write_preview(path: Path, predictor: Predictor, source: Source) -> None:
 
 
 def write_tag_preview(path: Path, predictor: TagPredictor, source: Source) -> None:
-    """Write a picture of `val` images, each above its true and its predicted classes."""
+    """Write a picture of `val` images, each above its true and predicted classes."""
     names = source.classes.names
     ids = _preview_ids(source)
     figure = new_figure(5, 4 * len(ids))
@@ -72,7 +72,7 @@ def _preview_ids(source: Source) -> tuple[str, ...]:
 
 
 def write_curves(path: Path, log: Path, phases: tuple[Phase, ...], figures: Figures = MASKS) -> None:
-    """Write a picture of the figures on `val` and of the loss terms, by step."""
+    """Write a plot of the metrics on `val` and of the loss terms, by step."""
     figure = new_figure(3.4, 11)
     lengths = {phase.name: phase.steps for phase in phases}
     for axes, panel in zip(figure.subplots(1, 2), panels(read_log(log), figures, "val"), strict=False):
@@ -87,22 +87,22 @@ QUALITY = {
     "recall": "errors caught",
     f"{BY_CONFIDENCE}recall": "errors caught, by confidence",
 }
-"""Curves of the figures of pseudo-labels."""
+"""Names of the curves of pseudo-label metrics."""
 
 
 class Panel(NamedTuple):
-    """A plot of curves, points (step, value) by name."""
+    """A plot of curves, each with points (step, value), by name."""
 
     title: str
     curves: dict[str, list[tuple[float, float]]]
     dots: bool = False
-    """Whether each point is marked."""
+    """Whether to mark each point."""
     may_be_logarithmic: bool = False
-    """If the values differ much."""
+    """Whether to use a logarithmic axis if the values differ much."""
 
 
 def panels(rows: Sequence[Row], figures: Figures, split: str) -> list[Panel]:
-    """Return what a log has points for: figures, loss terms, learning rate, speed."""
+    """Return the plots for which a log has points: metrics, loss terms, learning rate, speed."""
     losses = dict.fromkeys(key for row in rows for key in row if key.startswith("loss/"))
     found = [
         Panel(
@@ -131,12 +131,12 @@ def panels(rows: Sequence[Row], figures: Figures, split: str) -> list[Panel]:
 
 
 def draw(axes: Axes, panel: Panel, phases: Mapping[str, int]) -> None:
-    """Draw curves with their last values, below the phases of the run.
+    """Draw curves with their last values, below the names of the run's phases.
 
     Args:
-        axes: to draw on.
-        panel: what to draw.
-        phases: steps by phase.
+        axes: axes to draw on.
+        panel: plot to draw.
+        phases: number of steps of each phase.
     """
     values = [value for points in panel.curves.values() for _, value in points]
     wide = panel.may_be_logarithmic and _is_wide(values)
@@ -170,20 +170,20 @@ def draw(axes: Axes, panel: Panel, phases: Mapping[str, int]) -> None:
 
 
 def _is_wide(values: Sequence[float]) -> bool:
-    """Return whether values, most of them positive and none negative, differ so much."""
+    """Return whether values differ by more than `WIDE`, most of them are positive and none is negative."""
     positive = [value for value in values if value > 0]
     return min(values) >= 0 and 2 * len(positive) >= len(values) and max(positive) > WIDE * min(positive)
 
 
 def thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Return the points, or means of so many neighbors that no more than `MOST_POINTS` are left."""
+    """Return the points, averaged over neighbors so that at most `MOST_POINTS` are left."""
     size = max(1, math.ceil(len(points) / MOST_POINTS))
     blocks = [points[start : start + size] for start in range(0, len(points), size)]
     return [(fmean(x for x, _ in block), fmean(y for _, y in block)) for block in blocks]
 
 
 def shortened(name: str, width: int) -> str:
-    """Return a name, or as much of it as a width in characters allows."""
+    """Return a name, truncated to a width in characters."""
     return name if len(name) <= width else name[: width - 1] + "\N{HORIZONTAL ELLIPSIS}" if width > 2 else ""
 
 

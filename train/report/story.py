@@ -1,4 +1,4 @@
-"""What there is to tell of a run, read from its folder: its files as one value, warnings, facts."""
+"""Contents of a run folder for its report: parsed files, warnings and facts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Story(NamedTuple):
-    """All that a run folder tells."""
+    """Parsed contents of a run folder."""
 
     folder: Path
     run: Run
@@ -30,26 +30,26 @@ class Story(NamedTuple):
     record: RunRecord | None
     rows: list[Row]
     metrics: dict[str, Any]
-    """Empty of an unfinished run."""
+    """Empty for an unfinished run."""
 
     @property
     def figures(self) -> Figures:
-        """Return what it is measured by."""
+        """Return the names of the metrics of the run."""
         if self.metrics:
             return figures_of(self.metrics["val"])
         return TAGS if self.run.figure in TAGS.overall.values() else MASKS
 
     @property
     def phases(self) -> dict[str, int]:
-        """Return the steps of each phase; a run without a record has one."""
+        """Return the number of steps of each phase; a run without a record has one phase."""
         return self.record.phases if self.record else {"train": self.run.steps}
 
 
 def read_story(folder: Path) -> Story:
-    """Return what a run folder tells.
+    """Return the parsed contents of a run folder.
 
     Raises:
-        BundleError: no run there, or its files cannot be read.
+        BundleError: the folder is not a run, or its files cannot be read.
     """
     files = RunFolder(folder)
     if not files.is_run:
@@ -70,7 +70,7 @@ def read_story(folder: Path) -> Story:
 
 
 def warnings(story: Story) -> Iterator[tuple[str, str]]:
-    """Yield what a reader must know before the figures: `bad` or `warning`, and the sentence."""
+    """Yield the warnings at the top of a report: `bad` or `warning`, and a sentence."""
     run = story.run
     if run.state in ("failed", "stopped"):
         kind = "bad" if run.state == "failed" else "warning"
@@ -90,7 +90,7 @@ def warnings(story: Story) -> Iterator[tuple[str, str]]:
 
 
 def _partition(story: Story) -> Iterator[tuple[str, str]]:
-    """Yield what is wrong with the lists of images, or that masks are hidden though nobody asked for it."""
+    """Yield warnings about broken lists of images, and about masks hidden by default."""
     try:
         note = Partition.read(story.folder / "partition").hidden_note(story.run.data)
     except DatasetError as error:
@@ -101,7 +101,7 @@ def _partition(story: Story) -> Iterator[tuple[str, str]]:
 
 
 def _changes(story: Story) -> Iterator[tuple[str, str]]:
-    """Yield what makes the run hard to repeat: changed files, other versions or machines on the way."""
+    """Yield warnings about reproducibility: changed files, and attempts on other versions or machines."""
     attempts = story.record.attempts if story.record else ()
     dirty = max((each.git["changed"] for each in attempts if each.git), default=0)
     if dirty:
@@ -115,7 +115,7 @@ def _changes(story: Story) -> Iterator[tuple[str, str]]:
 
 
 def facts(story: Story) -> list[tuple[str, str]]:
-    """Return what was trained on what, by name."""
+    """Return the facts of a run by name: data, network, training, machine, versions."""
     run, recipe = story.run, story.recipe
     data, network = recipe["data"], nest_decoder(recipe["network"])
     last = story.record.last if story.record else None
@@ -148,14 +148,14 @@ def facts(story: Story) -> list[tuple[str, str]]:
 
 
 def _which(story: Story) -> str:
-    """Return which step is kept."""
+    """Return a description of the step that is kept."""
     if not story.recipe.get("select_on"):
         return "the last step"
     return f"the step that is best on {story.recipe['select_on']} of the labeled images, which are held out"
 
 
 def _weights(story: Story) -> str:
-    """Return which of the method's networks is scored, if that is known."""
+    """Return the network of the method that is scored, if it is known."""
     weights = story.metrics.get("weights") or story.recipe.get("score")
     return f", {weights}" if weights else ""
 
@@ -169,12 +169,12 @@ def _code(git: dict[str, Any] | None) -> str:
 
 
 def names_of(rows: Iterable[Row], prefix: str) -> list[str]:
-    """Return the figures of a log whose names begin so, in their order."""
+    """Return the names of a log with a prefix, in order of appearance."""
     return list(dict.fromkeys(key for row in rows for key in row if key.startswith(prefix)))
 
 
 def class_table(story: Story, number: int) -> dict[str, float | None]:
-    """Return one of the figures by class; empty of an unfinished run."""
+    """Return one of the metrics by class; empty for an unfinished run."""
     if not story.metrics:
         return {}
     values: dict[str, float | None] = story.metrics["val"][list(story.figures.by_class)[number]]

@@ -1,17 +1,17 @@
-"""The run folder: everything a run reads back when it is resumed, and everything it leaves.
+"""Run folder: everything that a run needs to resume, and its results.
 
-recipe.json            the resolved recipe, classes included
-weights.json           origins of the weights that it started from
-partition/             labeled.txt, unlabeled.txt, their digest, and held_out.txt if there are such
-log.csv, tensorboard/  losses and figures by step
+recipe.json            resolved recipe with the classes
+weights.json           origins of the weights that the run started from
+partition/             labeled.txt, unlabeled.txt, their digest, and held_out.txt if images are held out
+log.csv, tensorboard/  losses and metrics by step
 wandb.json, wandb/     ID of the W&B run and W&B's own files, with --wandb
-last.ckpt              everything needed to go on
-best.ckpt              the step that held-out images chose, if the recipe has `select_on`
-run.json               each attempt to train it: when, where, with what, how it ended
-packages.txt           versions of all packages of the last attempt
-metrics.json           figures of the step that is kept, and the curve
+last.ckpt              state for resuming
+best.ckpt              state of the step selected by held-out images, if the recipe has `select_on`
+run.json               attempts to train the run: time, machine, versions, outcome
+packages.txt           versions of all packages in the last attempt
+metrics.json           metrics of the kept step, and the learning curve
 curves.png, preview.png, report.html
-bundle/                the stripped model
+bundle/                stripped model
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ CONTENTS = (
     "report.html",
     "bundle",
 )
-"""What a run writes to its folder after `recipe.json`."""
+"""Files and folders that a run writes after `recipe.json`."""
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Paths of a run: the only place that spells their names. Needs no PyTorch until a recipe is read."""
+    """Paths of a run's files. Needs no PyTorch until a recipe is read."""
 
     path: Path
 
@@ -74,7 +74,7 @@ class RunFolder:
 
     @property
     def log(self) -> Path:
-        """Return the path of losses and figures by step."""
+        """Return the path of losses and metrics by step."""
         return self.path / "log.csv"
 
     @property
@@ -94,7 +94,7 @@ class RunFolder:
 
     @property
     def metrics(self) -> Path:
-        """Return the path of the final figures."""
+        """Return the path of the final metrics."""
         return self.path / "metrics.json"
 
     @property
@@ -104,7 +104,7 @@ class RunFolder:
 
     @property
     def preview(self) -> Path:
-        """Return the path of the picture of some predictions."""
+        """Return the path of the picture of example predictions."""
         return self.path / "preview.png"
 
     @property
@@ -124,7 +124,7 @@ class RunFolder:
 
     @property
     def is_finished(self) -> bool:
-        """Return whether it has its figures and its bundle, which come last."""
+        """Return whether the run has metrics and bundle, which are written last."""
         from zoo.bundle.bundle import CONFIG_NAME
 
         return self.metrics.is_file() and (self.bundle / CONFIG_NAME).is_file()
@@ -145,7 +145,7 @@ class RunFolder:
         """Return the resolved recipe and the classes of its data.
 
         Raises:
-            BundleError: not a run, or one of another version.
+            BundleError: the folder is not a run of this version.
         """
         from zoo.classes import Classes
         from zoo.train.recipe.read import validate_recipe
@@ -190,10 +190,10 @@ class RunFolder:
 
 
 def _of_version_0_1(recipe: dict[str, Any]) -> dict[str, Any]:
-    """Return the recipe of a run of version 0.1 with what is a setting today.
+    """Return the recipe of a run of version 0.1 with the settings that were added since.
 
-    It normalized images by ImageNet's statistics whatever the weights; the decoder of the localizer, always a
-    DeepLabv3+, had the settings of the student's, whatever that was.
+    Version 0.1 normalized images by ImageNet's statistics for all weights; the decoder of the localizer,
+    always a DeepLabv3+, used the settings of the student's decoder, whichever that was.
     """
     from zoo.models.config import DECODER_KEYS
     from zoo.preprocess import IMAGENET_MEAN, IMAGENET_STD
@@ -207,11 +207,11 @@ def _of_version_0_1(recipe: dict[str, Any]) -> dict[str, Any]:
 
 
 def new_run(out: Path | None, recipe: Recipe) -> RunFolder:
-    """Return the folder of a new run, which need not exist yet: `out`, or a dated one under `runs/`.
+    """Return the folder of a new run, which need not exist: `out`, or a dated one under `runs/`.
 
     Raises:
-        RecipeError: `out` holds a run already.
-        ZooError: it cannot be written, or holds files that the run would overwrite.
+        RecipeError: `out` already holds a run.
+        ZooError: the folder cannot be written, or holds files that the run would overwrite.
     """
     from zoo.outputs import MOVE, exists, refusal
 
@@ -231,16 +231,16 @@ def new_run(out: Path | None, recipe: Recipe) -> RunFolder:
 
 
 def claimed_run(run: RunFolder, recipe: Recipe, classes: Classes, *, other_name: bool) -> RunFolder:
-    """Return the folder of a new run with its recipe in it; nobody else began one there meanwhile.
+    """Return the folder of a new run with its recipe written, safe with concurrent processes.
 
     Args:
-        run: see `new_run`.
-        recipe: to write.
-        classes: of its data.
-        other_name: whether a name that is taken may get a number.
+        run: folder from `new_run`.
+        recipe: recipe to write.
+        classes: classes of the data.
+        other_name: whether to append a number to a name that is taken.
 
     Raises:
-        RecipeError: it holds a run already.
+        RecipeError: the folder already holds a run.
     """
     first, numbers = run.path, itertools.count(2)
     while not _claim(run, recipe, classes):
@@ -253,7 +253,7 @@ def claimed_run(run: RunFolder, recipe: Recipe, classes: Classes, *, other_name:
 def _claim(run: RunFolder, recipe: Recipe, classes: Classes) -> bool:
     """Write the recipe of a run, unless the folder has one; return whether it was written."""
     run.path.mkdir(parents=True, exist_ok=True)
-    if run.recipe_file.exists():  # whoever wrote it may hold the lock as long as it trains
+    if run.recipe_file.exists():  # its process may hold the lock while it trains
         return False
     with locked(run.path):
         if run.recipe_file.exists():

@@ -1,4 +1,4 @@
-"""The runs under a folder, from the small files that they keep: no torch, nothing is loaded."""
+"""Listing of the runs under a folder, from their small files, without loading torch or networks."""
 
 from __future__ import annotations
 
@@ -15,31 +15,33 @@ from zoo.train.runs.folder import RunFolder
 from zoo.train.runs.record import RunRecord, State, last_written, read_record
 
 PLACES = ("", "*/", "*/runs/*/")
-"""Where runs lie under a folder: itself, those of `zoo train`, those of `zoo compare`."""
+"""Patterns of run folders under a folder: itself, those of `zoo train`, those of `zoo compare`."""
 TAIL = 2**16
-"""Bytes of a log that are read: the last evaluation is among them, or it was long ago."""
+"""Bytes at the end of a log that are searched for the last evaluation."""
 
 
 class Run(NamedTuple):
-    """What the table of runs tells of one.
+    """A row in the table of runs.
 
     Args:
-        path: of its folder.
-        method: its name.
-        data: spec.
-        partition: digest of the lists of labeled and unlabeled images; None if there are none yet.
-        labeled: number of labeled images, None likewise.
-        seed: see `zoo.train.recipe.schema.Recipe`.
-        step: last one that is known of.
-        steps: of the whole run.
-        state: `unknown` of an unfinished run without a record, as older versions left it.
-        reason: of an end before the last step.
-        figure: name of the figure that it is followed by.
-        value: of the last evaluation, of a finished run of the step that was selected; None before the first.
+        path: path of the run folder.
+        method: name of the method.
+        data: spec of the data.
+        partition: digest of the lists of labeled and unlabeled images; None before they are written.
+        labeled: number of labeled images; None before the lists are written.
+        seed: seed of the run.
+        step: last known step.
+        steps: number of steps of the whole run.
+        state: state of the last attempt; `unknown` for an unfinished run of an older version, without a
+            record.
+        reason: reason for an end before the last step.
+        figure: name of the main metric.
+        value: main metric at the last evaluation or, for a finished run with `select_on`, at the selected
+            step; None before the first evaluation.
         evaluated: step of that evaluation.
-        protocol: of it, with the split.
-        begun: time in UTC, ISO 8601.
-        seconds: that all attempts took together; an attempt that was killed counts up to its last file.
+        protocol: protocol and split of that evaluation.
+        begun: start of the run in UTC, ISO 8601.
+        seconds: total duration of all attempts; an attempt that was killed counts up to its last file.
     """
 
     path: str
@@ -61,7 +63,7 @@ class Run(NamedTuple):
 
 
 def find_runs(folder: Path) -> tuple[list[Run], list[str]]:
-    """Return the runs under a folder, the newest first, and why others cannot be read."""
+    """Return the runs under a folder, newest first, and the errors of those that cannot be read."""
     runs, unreadable = list[Run](), list[str]()
     for path in sorted(
         {path.parent for place in PLACES for path in folder.glob(f"{place}{RunFolder(Path()).recipe_file}")}
@@ -74,7 +76,7 @@ def find_runs(folder: Path) -> tuple[list[Run], list[str]]:
 
 
 def read_run(folder: Path) -> Run:
-    """Return what is known of a run.
+    """Return the row of a run.
 
     Raises:
         BundleError: its recipe or its record cannot be read.
@@ -110,7 +112,7 @@ def read_run(folder: Path) -> Run:
 
 
 def last_figures(path: Path) -> tuple[dict[str, float], dict[str, float]]:
-    """Return the last row of a `log.csv` and the last one with an evaluation, empty where there is none."""
+    """Return the last row of a `log.csv`, and the last row with an evaluation; empty if there is none."""
     if not path.is_file():
         return {}, {}
     with path.open("rb") as file:
@@ -120,8 +122,8 @@ def last_figures(path: Path) -> tuple[dict[str, float], dict[str, float]]:
         cut = file.tell() > start
         lines = (
             file.read().decode("utf-8", errors="replace").split("\n")[cut:-1]
-        )  # the last may be half a row
-    split = (line.rstrip("\r").split(",") for line in reversed(lines))  # numbers, which are never quoted
+        )  # the last row may be incomplete
+    split = (line.rstrip("\r").split(",") for line in reversed(lines))  # numbers are never quoted
     newest, rows = tee(cells for cells in split if len(cells) == len(columns))
     figures = [index for index, name in enumerate(columns) if name.startswith("val/")]
     evaluated = next((cells for cells in rows if any(cells[index] for index in figures)), None)
@@ -154,7 +156,7 @@ def _partition(folder: Path) -> dict[str, Any]:
 
 
 def _kept(folder: Path) -> dict[str, Any]:
-    """Return the metrics of a run that selected a step, empty before its end."""
+    """Return the metrics of a run with `select_on`; empty before its end."""
     try:
         metrics: dict[str, Any] = json.loads(RunFolder(folder).metrics.read_bytes())
     except (OSError, ValueError):
@@ -171,7 +173,7 @@ def _old_state(folder: Path) -> str:
 
 
 def _seconds(folder: Path, record: RunRecord | None) -> float:
-    """Return how long a run was trained; where that is not recorded, up to its last file."""
+    """Return the training time of a run; without a record, the time up to its last file."""
     if record is None or not record.attempts:
         return _between(_written(RunFolder(folder).recipe_file), last_written(folder))
     now = datetime.datetime.now(datetime.UTC).isoformat()

@@ -1,4 +1,4 @@
-"""Keeping a run folder to one process, and seeing from outside whether that process lives."""
+"""Lock of a run folder, which also shows whether the training process is alive."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ log = logging.getLogger(__name__)
 
 LOCK_NAME = ".lock"
 TRIES, PAUSE_S = 20, 0.05
-"""Those who only look hold the lock for a moment."""
+"""Attempts to take the lock, since `is_locked` holds it for a moment."""
 BUSY = {errno.EACCES, errno.EAGAIN}
 HELD: set[Path] = set()
-"""Folders that this process trains in: to open and close a lock file again would give the lock up."""
+"""Folders locked by this process: opening and closing a lock file again would release its lock."""
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keep other processes from training in a folder as long as this one lives; its children hold nothing.
+    """Lock a folder in the block or until this process ends; child processes do not hold the lock.
 
     Raises:
-        RecipeError: another process trains there.
+        RecipeError: another process trains in this folder.
     """
     with (folder / LOCK_NAME).open("w") as file:
         if fcntl is not None and not _take(file):
@@ -50,7 +50,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def is_locked(folder: Path) -> bool:
-    """Return whether a process on a machine that shares the file system trains in a folder."""
+    """Return whether a process on any machine with this file system trains in a folder."""
     path = folder / LOCK_NAME
     if folder.resolve() in HELD:
         return True
@@ -65,10 +65,10 @@ def is_locked(folder: Path) -> bool:
 
 
 def _take(file: Any) -> bool:
-    """Return whether nobody else holds the lock, which this process holds from now on."""
+    """Take the lock and return whether it was free."""
     for _ in range(TRIES):
         try:
-            # of the process, not of the open file: workers that outlive a killed run for seconds keep nothing
+            # owned by the process, not the open file: workers that outlive a killed run do not hold it
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno not in BUSY:

@@ -1,4 +1,4 @@
-"""Figures by step: `log.csv` and TensorBoard, continued where a resumed run goes on."""
+"""Log of losses and metrics by step, as `log.csv` and for TensorBoard, which resumed runs continue."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ if TYPE_CHECKING:
 Row = dict[str, float]
 
 FILTER = "filter/"
-"""Begins the figures of pseudo-labels, see `zoo.train.loop.filter_quality`."""
+"""Prefix of the metrics of pseudo-labels (`zoo.train.loop.filter_quality`)."""
 BY_CONFIDENCE = "by_confidence/"
-"""Begins, after `FILTER`, those of a plain threshold of the same share."""
+"""Prefix, after `FILTER`, of the metrics of a plain threshold that keeps as many pixels."""
 
 
 class TrainLog:
-    """Writes rows of named figures; a figure that a row lacks stays empty in the CSV.
+    """Writer of rows of named values; missing values are empty in the CSV.
 
     Args:
-        folder: of the run.
-        step: rows beyond it are dropped, as they will come again.
+        folder: run folder.
+        step: step from which the run continues; later rows are dropped.
     """
 
     def __init__(self, folder: Path, step: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter  # those who only read need no torch
+        from torch.utils.tensorboard import SummaryWriter  # reading a log needs no torch
 
         self.path = RunFolder(folder).log
         self.rows = [row for row in read_log(self.path) if row["step"] <= step]
@@ -62,7 +62,7 @@ class TrainLog:
 
 
 def read_log(path: Path) -> list[Row]:
-    """Return the rows of a `log.csv`, without one that is being written; none if there is no file."""
+    """Return the complete rows of a `log.csv`; empty if the file does not exist."""
     if not path.is_file():
         return []
     with path.open(newline="", encoding="utf-8") as file:
@@ -82,7 +82,7 @@ def figures_over_time(rows: list[Row], prefix: str) -> list[Row]:
 
 
 def last_figures(rows: list[Row], prefix: str) -> Row | None:
-    """Return the last figures with this prefix, by the rest of their names, and their `step`."""
+    """Return the last values with a prefix, by name without prefix, and their `step`."""
     found = figures_over_time(rows, prefix)
     return found[-1] if found else None
 

@@ -1,7 +1,7 @@
-"""What a run tells of itself in `run.json`: each attempt to train it, by whom, with what, and how it ended.
+"""Record of a run in `run.json`: each attempt to train it, its environment and outcome.
 
-It is written when an attempt begins and when it ends; one that is killed says nothing more. Reading it loads
-no torch.
+It is written at the start and end of an attempt, but not when an attempt is killed. Reading it does not load
+torch.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ State = Literal["running", "finished", "stopped", "failed"]
 
 
 class Attempt(Frozen):
-    """One process that trained a run, or the first of several on several devices.
+    """A process that trained a run, or the first of the processes of several devices.
 
     Args:
-        begun: time in UTC, ISO 8601.
-        ended: likewise; None while it runs; when its last file was written if it was killed.
-        state: how it ended; `stopped` was asked for.
-        reason: of an end before the last step, one line.
-        first: steps taken before.
-        last: steps taken at the end; None while it runs and if it was killed.
+        begun: start time in UTC, ISO 8601.
+        ended: end time in UTC, ISO 8601; None while it runs. If it was killed, the time of its last file.
+        state: outcome; `stopped` by the user.
+        reason: reason for an end before the last step, one line.
+        first: number of steps taken before.
+        last: number of steps taken at the end; None while it runs, or if it was killed.
         command: command line.
-        directory: that it was started in.
+        directory: working directory.
         host: name of the machine.
-        pid: of the process.
+        pid: id of the process.
         machine: `device`, `devices`, `cpu`, `cores`, `gpu` (None on the CPU).
-        versions: of Python, of the packages that compute, of CUDA.
-        git: see `zoo.machine.git_state`.
+        versions: versions of Python, of packages that affect results, and of CUDA.
+        git: state of the repository, as from `zoo.machine.git_state`.
     """
 
     begun: str
@@ -59,13 +59,13 @@ class Attempt(Frozen):
 
 
 class RunRecord(Frozen):
-    """The contents of `run.json`.
+    """Contents of `run.json`.
 
     Args:
-        phases: steps by phase, in order.
-        split: of the evaluations.
-        protocol: likewise.
-        attempts: in their order.
+        phases: number of steps of each phase, in order.
+        split: split of the evaluations.
+        protocol: protocol of the evaluations.
+        attempts: attempts in chronological order.
     """
 
     format: Literal[1] = 1
@@ -80,10 +80,10 @@ class RunRecord(Frozen):
         return self.attempts[-1] if self.attempts else None
 
     def settled(self, folder: Path) -> RunRecord:
-        """Return the record of a run that nobody trains now: an attempt without an end has failed.
+        """Return the record of a run that is not being trained: an attempt without an end has failed.
 
         Args:
-            folder: of the run.
+            folder: run folder.
         """
         if self.last is None or self.last.state != "running":
             return self
@@ -94,10 +94,10 @@ class RunRecord(Frozen):
 
 
 def read_record(folder: Path) -> RunRecord | None:
-    """Return the record of a run as its folder tells it, None if it has none.
+    """Return the record of a run; None if it has none.
 
     Raises:
-        BundleError: it cannot be read.
+        BundleError: the record cannot be read.
     """
     path = RunFolder(folder).record
     try:
@@ -112,7 +112,7 @@ def read_record(folder: Path) -> RunRecord | None:
 
 
 def last_written(folder: Path) -> str:
-    """Return when a run last wrote one of its files, in UTC, ISO 8601."""
+    """Return the time of a run's last written file, in UTC, ISO 8601."""
     run = RunFolder(folder)
     paths = (run.recipe_file, run.log, run.checkpoint, run.metrics)
     newest = max((path.stat().st_mtime for path in paths if path.is_file()), default=0.0)

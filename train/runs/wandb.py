@@ -190,7 +190,7 @@ def _init(folder: Path, kept: WandbRun, mode: Literal["offline"] | None = None) 
     defaults = SETTINGS | {"root_dir": str(folder), "run_name": folder.resolve().name}
     unset = {name: value for name, value in defaults.items() if name not in settings.model_fields_set}
     wandb.setup(wandb.Settings(**unset))
-    wandb.termsetup(settings, None)  # `silent` holds from here on: W&B asks nobody to log in
+    wandb.termsetup(settings, None)  # apply `silent` from here on, so that W&B does not prompt for a login
     recipe = json.loads(RunFolder(folder).recipe_file.read_text(encoding="utf-8"))["recipe"]
     return wandb.init(project=kept.project, id=kept.id, resume="allow", config=recipe, mode=mode)
 

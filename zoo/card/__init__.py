@@ -1,1 +1,1 @@
-"""Model cards."""
+"""Model cards: their text, metadata, tables and licenses."""

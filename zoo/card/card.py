@@ -1,4 +1,4 @@
-"""The model card of a bundle: what it is and what was measured, nothing else."""
+"""Model card of a bundle: a description of the model and its measurements."""
 
 from __future__ import annotations
 
@@ -25,26 +25,24 @@ USE_IN_PYTHON = (
     "```python",
     "import zoo",
     'model = zoo.load("owner/name")  # or the folder of this file',
-    'mask = model("image.jpg")  # (height, width) numbers of model.classes',
+    'mask = model("image.jpg")  # (height, width) indices into model.classes',
     "```",
     "",
 )
 
-LICENSE_NOTE = (
-    "The license of this model itself is in the metadata of this card: `unknown` until somebody states it."
-)
+LICENSE_NOTE = "The license of this model is in the metadata of this card: `unknown` until it is stated."
 
 
 def model_card(config: BundleConfig, folder: Path | None = None) -> str:
     """Return the model card as Markdown with the Hub's metadata block.
 
     Args:
-        config: of the bundle.
-        folder: of the bundle, to tell also what was exported and timed, to show its picture, and to keep the
-            license that its card states.
+        config: configuration of the bundle.
+        folder: folder of the bundle, to add its exports, benchmark and picture, and to keep the license in
+            its card; None to leave them out.
 
     Raises:
-        BundleError: a card, manifest or benchmark there that cannot be read.
+        BundleError: the card, manifest or benchmark in the folder cannot be read.
     """
     is_classifier = config.deployable.kind == "classifier"
     lines = [
@@ -83,13 +81,13 @@ def model_card(config: BundleConfig, folder: Path | None = None) -> str:
 
 
 def refresh_card(bundle: Path) -> None:
-    """Write the card of a bundle anew, with what was exported and measured since; its manifest follows.
+    """Rewrite the card of a bundle with its current exports and measurements, and update its manifest.
 
     Args:
-        bundle: its folder. Of a README.md that was edited by hand only the license is kept.
+        bundle: folder of the bundle; of an existing README.md, only the license is kept.
 
     Raises:
-        BundleError: no bundle there, or a card, manifest or benchmark that cannot be read.
+        BundleError: the folder is not a bundle, or its card, manifest or benchmark cannot be read.
     """
     card = model_card(load_config(bundle), bundle)
     with replacing(bundle / CARD_NAME) as path:
@@ -104,7 +102,7 @@ def _picture(folder: Path | None) -> list[str]:
 
 
 def _rehash(bundle: Path, paths: Iterable[Path]) -> None:
-    """Bring what the manifest says of some files up to date, if there is a manifest."""
+    """Update the hashes of some files in the manifest, if there is one."""
     if (bundle / MANIFEST_NAME).is_file():
         manifest = read_manifest(bundle)
         entries = {path.relative_to(bundle).as_posix(): FileEntry.of(path) for path in paths}

@@ -1,6 +1,6 @@
-"""Whose rights are in a model: of the code, the weights it started from, its training data.
+"""Licenses of the parts of a model: code, pretrained weights and training data.
 
-The license of the model itself is stated by whoever publishes it, in the metadata of its card.
+The publisher states the license of the model itself in the metadata of its card.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ UNKNOWN = "unknown"
 LICENSE_KEYS = ("license", "license_name", "license_link")
 
 DRAWN = frozenset({"shapes"})
-"""Built-in data, whose images a program draws: they show nobody's property."""
+"""Built-in data sets, whose images are drawn by a program and have no owner."""
 
 
 def license_table(config: BundleConfig) -> list[tuple[str, str, str]]:
-    """Return rows of what, its license, and how that is known."""
+    """Return a row for each part: its name, its license, and the source of that information."""
     return [
         ("code", CODE, "of zoo, which trained it"),
         *_encoder_weights(config),
@@ -37,7 +37,7 @@ def license_table(config: BundleConfig) -> list[tuple[str, str, str]]:
 
 
 def stated_license(card: Path) -> dict[str, str]:
-    """Return `license`, `license_name` and `license_link` as a model card states them, if there is one.
+    """Return `license`, `license_name` and `license_link` in a model card, as far as they are stated.
 
     Raises:
         BundleError: a card whose metadata cannot be read.
@@ -54,7 +54,7 @@ def stated_license(card: Path) -> dict[str, str]:
 
 
 def data_name(spec: str | None) -> str:
-    """Return what to call training data in public: the name of a data set or of a folder, not its path.
+    """Return the public name of training data: the name of a data set or folder, not its path.
 
     Example:
         >>> [data_name(spec) for spec in ("shapes", "voc:/data/VOC2012", "/data/roads/", "roads/data.toml")]
@@ -70,7 +70,7 @@ def data_name(spec: str | None) -> str:
 
 
 def _encoder_weights(config: BundleConfig) -> list[tuple[str, str, str]]:
-    """Return a row for each set of weights that a part of the model started from."""
+    """Return a row for each set of pretrained weights in the model."""
     parts: dict[str, dict[str, Any]] = config.provenance.get("parts", {})
     sources = [(part.get("provenance", {}), part.get("recipe", {})) for part in parts.values()] or [
         (config.provenance, config.recipe)

@@ -1,4 +1,4 @@
-"""The YAML block on top of a model card, which the Hub reads: task, license, results."""
+"""YAML metadata of a model card, which the Hub reads: task, license, results."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ LABELS_ONLY = "supervised"
 DIGITS = 4
 
 METRIC_TYPES = {"miou": "mean_iou", "pixel_accuracy": "accuracy", "f1": "f1", "map": "mean_average_precision"}
-"""What the Hub calls the figures."""
+"""Names of the metrics on the Hub."""
 
 
 def metadata(config: BundleConfig, license_: dict[str, str]) -> str:
-    """Return the YAML block with its rules.
+    """Return the YAML block with its delimiters.
 
     Args:
-        config: of the bundle.
-        license_: of the model: `license`, `license_name`, `license_link`; empty as long as nobody has said.
+        config: configuration of the bundle.
+        license_: `license`, `license_name` and `license_link` of the model; empty if not stated.
     """
     is_classifier = config.deployable.kind == "classifier"
     methods = config.method.split(" + ")
@@ -44,12 +44,12 @@ def metadata(config: BundleConfig, license_: dict[str, str]) -> str:
         eval_results=_results(config) or None,
     )
     if data.eval_results is None:
-        del data.model_name  # without results it would be a field of its own, which the Hub does not know
+        del data.model_name  # without results it would be written as a field, which the Hub does not know
     return f"---\n{data.to_yaml()}\n---"
 
 
 def task_of(config: BundleConfig) -> str:
-    """Return what the Hub calls the task."""
+    """Return the name of the task on the Hub."""
     return "image-classification" if config.deployable.kind == "classifier" else "image-segmentation"
 
 
@@ -59,7 +59,7 @@ def title(config: BundleConfig) -> str:
 
 
 def _results(config: BundleConfig) -> list[EvalResult]:
-    """Return the single figures that were measured."""
+    """Return the measured overall metrics."""
     if "val" not in config.metrics:
         return []
     val = config.metrics["val"]
@@ -84,7 +84,7 @@ def _results(config: BundleConfig) -> list[EvalResult]:
 
 
 def _images(config: BundleConfig, val: dict[str, Any]) -> dict[str, Any]:
-    """Return which images it was trained on and how many it was measured on."""
+    """Return the partition of the training images, and the number of validation images."""
     partition = config.provenance.get("partition", {})
     found = {"partition": partition.get("digest"), **partition.get("counts", {}), "images": val.get("images")}
     return {key: value for key, value in found.items() if value is not None}

@@ -1,4 +1,4 @@
-"""What an export and a benchmark measured of a bundle, as tables of its card."""
+"""Tables of a model card with the results of export and benchmark."""
 
 from __future__ import annotations
 
@@ -22,25 +22,26 @@ TIMED = ("backend", "precision", "batch", "size", "p50 ms", "p90 ms", "images/s"
 
 
 READING = (
-    "Agreement: share of pixels of the class that PyTorch gives in fp32, at the worst of several shapes. "
-    "Change of mIoU: with its 95 % interval, on labeled `val` images. Engines are built where they run."
+    "Agreement: share of pixels with the same class as PyTorch in fp32, at the worst of several shapes. "
+    "Change of mIoU: with its 95 % interval, on labeled `val` images. Engines run only on the GPUs "
+    "that they were built for."
 )
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]], align: str = "---:") -> list[str]:
-    """Return the lines of a table.
+    """Return the lines of a Markdown table.
 
     Args:
-        head: of the columns.
-        rows: texts without `|`.
-        align: rule under all columns but the first, which is left-aligned.
+        head: titles of the columns.
+        rows: cells, without `|`.
+        align: rule under all columns except the first, which is left-aligned.
     """
     rule = ("---", *(align for _ in head[1:]))
     return [f"| {' | '.join(line)} |" for line in (head, rule, *rows)]
 
 
 def agreement_section(folder: Path) -> list[str]:
-    """Return how each exported file compares with the model; those of former weights are left out.
+    """Return the section on exported files and their agreement, without files of previous weights.
 
     Raises:
         BundleError: a manifest that cannot be read.
@@ -65,7 +66,7 @@ def agreement_section(folder: Path) -> list[str]:
 
 
 def latency_section(folder: Path) -> list[str]:
-    """Return how fast each backend was; nothing without a benchmark of this model alone.
+    """Return the section on the latency of each backend; empty without a benchmark of only this model.
 
     Raises:
         BundleError: a benchmark that cannot be read.

@@ -1,4 +1,4 @@
-"""The sentences and tables of a model card that follow from its configuration alone."""
+"""Text and tables of a model card that are derived from its configuration."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ UNKNOWN = "unknown"
 RESIZED = {
     "fit": "scaled to fit into {} x {}",
     "stretch": "stretched to {} x {}",
-    "none": "seen at its own size (training crop {} x {})",
+    "none": "kept at its own size (training crop {} x {})",
 }
-"""How an image reaches the network, by `Preprocessing.resize`."""
+"""Description of the resizing of images, by `Preprocessing.resize`."""
 
 
 def introduction(config: BundleConfig) -> list[str]:
-    """Return what the model is, and a paragraph on what its gate does, if there is one."""
+    """Return the description of the model, and of its gate, if it has one."""
     steps = config.provenance.get("step", "an unknown number of")
     origin = f"started from {_start(config)}"
     return [
@@ -43,9 +43,9 @@ def _start(config: BundleConfig) -> str:
 
 
 def describe(deployable: DeployableConfig | ClassifierConfig) -> str:
-    """Return the networks of a model in a few words, those of a gated one without its classifier."""
+    """Return a short description of a model's networks, without the classifier of a gate."""
     if deployable.kind == "classifier":
-        return f"{deployable.encoder} with a probability for each class of being in the image"
+        return f"{deployable.encoder}, a classifier that gives the probability of each class in the image"
     if deployable.kind == "gated":
         return describe(deployable.segmentation)
     if deployable.kind == "ensemble":
@@ -62,7 +62,7 @@ def _describe_ensemble(ensemble: EnsembleConfig) -> str:
 
 
 def _gate(config: BundleConfig) -> list[str]:
-    """Return a paragraph on what the gate does, if there is one."""
+    """Return a paragraph about the gate, if there is one."""
     gate = config.deployable
     if gate.kind != "gated":
         return []
@@ -72,14 +72,14 @@ def _gate(config: BundleConfig) -> list[str]:
         "",
         (
             f"A class whose probability of being in the image is not above {gate.threshold:g} is removed "
-            f"from the mask{kept}. The probabilities are those of {gate.classifier.encoder}, which sees the "
-            f"image at {height} x {width}. Where an image is cut into windows, each has a gate of its own."
+            f"from the mask{kept}. The probabilities come from {gate.classifier.encoder}, which sees the "
+            f"image at {height} x {width}. If an image is cut into windows, each window has its own gate."
         ),
     ]
 
 
 def facts(config: BundleConfig) -> list[str]:
-    """Return a table of classes, training images, input and size."""
+    """Return a table of classes, training images, input and parameters."""
     preprocessing = config.preprocessing
     height, width = preprocessing.imgsz
     parts: dict[str, dict[str, Any]] = config.provenance.get("parts", {})
@@ -95,7 +95,7 @@ def facts(config: BundleConfig) -> list[str]:
 
 
 def _origin(part: dict[str, Any]) -> str:
-    """Return where a part of a composed model came from."""
+    """Return the origin of a part of a composed model."""
     step = part["provenance"]["step"]
     return (
         f"{part['method']}, {part['weights']}, step {step}, weights {part['weights_sha256'][:12]}; "
@@ -115,7 +115,7 @@ def _images(provenance: dict[str, Any]) -> str:
 
 
 def measured(config: BundleConfig) -> list[str]:
-    """Return the figures on `val`, by class, and what a paper says of the same recipe."""
+    """Return the metrics on `val`, overall and by class, and the paper's figure for the same recipe."""
     return [*_on_val(config), *_reported(config)]
 
 
@@ -126,7 +126,7 @@ def _on_val(config: BundleConfig) -> list[str]:
     figures = figures_of(val)
     (name, value), *others = figures.summary(val, "{:.3f}".format)
     summary = ", ".join([f"**{name} {value}**", *(f"{other} {text}" for other, text in others)])
-    threshold = f" A class counts as seen above {val['threshold']:g}." if "threshold" in val else ""
+    threshold = f" A class counts as present above {val['threshold']:g}." if "threshold" in val else ""
     return [
         (
             f"Measured after the last step on {val['images']} images of `val`, protocol `{val['protocol']}`: "
@@ -140,7 +140,7 @@ def _on_val(config: BundleConfig) -> list[str]:
 
 
 def _reported(config: BundleConfig) -> list[str]:
-    """Return the figure of the paper, if the recipe repeats one of its rows."""
+    """Return the paper's figure, if the recipe has one."""
     reported = config.recipe.get("reported") or {}
     if "miou" not in reported:
         return []
@@ -154,23 +154,23 @@ def _reported(config: BundleConfig) -> list[str]:
 
 
 def limits(config: BundleConfig) -> list[str]:
-    """Return what a user must not expect of the model, as far as it is known."""
+    """Return the known limits of the model."""
     return [
-        f"It learned from images of {data_name(config.data_spec)}: nothing here is measured on others.",
-        "It comes from one run: how far one of another seed would be from it was not measured.",
+        f"It was trained on images of {data_name(config.data_spec)} and was not measured on others.",
+        "It comes from a single run: the variation between seeds was not measured.",
         *_weak_classes(config),
         *(
             []
             if config.deployable.kind == "classifier"
-            else ["Every pixel gets one of its classes, also what is none of them."]
+            else ["It assigns one of its classes to every pixel, even where none of them applies."]
         ),
     ]
 
 
 def _weak_classes(config: BundleConfig) -> list[str]:
-    """Return which class it knows least, and which were not in the images that it was measured on."""
+    """Return the weakest class, and the classes that are absent from the images of `val`."""
     if "val" not in config.metrics:
-        return ["How good it is has not been measured."]
+        return ["Its accuracy has not been measured."]
     val = config.metrics["val"]
     figures = figures_of(val)
     key, name = next(iter(figures.by_class.items()))
@@ -181,5 +181,5 @@ def _weak_classes(config: BundleConfig) -> list[str]:
         worst = min(known, key=known.__getitem__)
         lines.append(f"Its weakest class on `val` is {worst}, {name} {known[worst]:.3f}.")
     if absent:
-        lines.append(f"No image of `val` shows {', '.join(absent)}: nothing is known of them.")
+        lines.append(f"No image of `val` shows {', '.join(absent)}: its accuracy on them is unknown.")
     return lines

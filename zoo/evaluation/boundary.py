@@ -1,11 +1,12 @@
-"""Boundary IoU (Cheng et al., CVPR 2021, section 4): the IoU of what lies near the boundaries of a class.
+"""Boundary IoU (Cheng et al., CVPR 2021, section 4): the IoU of the regions near class boundaries.
 
-The boundary region of a class in a mask is what an erosion by d pixels removes, d being 2 % of the image's
-diagonal; the image's border counts as a boundary. For the regions G of the label and P of the prediction,
+The boundary region of a class in a mask is the part that an erosion by d pixels removes, where d is 2 % of
+the image's diagonal; the image's border counts as a boundary. For the regions G of the label and P of the
+prediction,
 
     IoU_k = |G and P| / |G or P|
 
-summed over all images of a split before the division. Pixels labeled `IGNORE` belong to no region.
+with both counts summed over all images of a split. Pixels labeled `IGNORE` belong to no region.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ class BoundaryIou:
     """Counts of pixels in the boundary regions of each class.
 
     Args:
-        num_classes: K.
-        ratio: d over the image's diagonal.
+        num_classes: number of classes K.
+        ratio: ratio of d to the image's diagonal.
     """
 
     def __init__(self, num_classes: int, ratio: float = RATIO) -> None:
@@ -63,18 +64,18 @@ class BoundaryIou:
 
 
 def boundary(region: NDArray[np.bool_], width: int) -> NDArray[np.bool_]:
-    """Return what an erosion of a region by a square of `width` pixels on each side removes from it.
+    """Return the pixels that an erosion of a region removes, by a square of `width` pixels on each side.
 
     Args:
-        region: (H, W).
-        width: in pixels, at least 1.
+        region: (H, W) bool.
+        width: distance in pixels, at least 1.
     """
     inner = _eroded(_eroded(region, width, 0), width, 1)
     return region & ~inner
 
 
 def _eroded(region: NDArray[np.bool_], width: int, axis: int) -> NDArray[np.bool_]:
-    """Return where all pixels up to `width` away along an axis are in the region, by a running sum."""
+    """Return whether all pixels within `width` along an axis are in the region, by a running sum."""
     window = 2 * width + 1
     outside = [(0, 0), (0, 0)]
     outside[axis] = (width + 1, width)

@@ -1,4 +1,4 @@
-"""How good a predictor is on the labeled images of a source: mIoU under a stated protocol, or F1 of tags."""
+"""Evaluation of predictors on the labeled images of a source: mIoU under a protocol, or F1 of tags."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ Progress = Callable[[int, int], None]
 
 
 class Scores(NamedTuple):
-    """What was counted on a split under one protocol."""
+    """Counts on a split under one protocol."""
 
     confusion: ConfusionMatrix
     boundary: BoundaryIou | None
-    """None where it was not asked for."""
+    """None if it was not requested."""
     how: dict[str, Any]
-    """Number of images, and what was measured how."""
+    """Number of images, data, protocol and backend."""
 
     def as_dict(self, classes: Classes) -> dict[str, Any]:
-        """Return all metrics and how they were measured, ready for JSON."""
+        """Return all metrics and the conditions of the measurement, ready for JSON."""
         near = {} if self.boundary is None else self.boundary.as_dict(classes)
         return self.confusion.as_dict(classes) | near | self.how
 
@@ -53,19 +53,19 @@ def evaluate(
     """Return the metrics of a predictor on a split, ready for JSON.
 
     Args:
-        predictor: any backend; some protocols need one that gives logits.
-        source: whose classes must be the predictor's.
+        predictor: predictor of any backend; some protocols need logits.
+        source: source with the same classes as the predictor.
         split: `train` or `val`.
-        protocol: a name in `zoo.evaluation.protocols`.
+        protocol: name of a protocol in `zoo.evaluation.protocols`.
         on_progress: called after every image.
 
     Returns:
-        `miou`, `pixel_accuracy`, `iou` by class name (None: absent), `images`, and what was measured how:
-        `data`, `split`, `protocol`, `backend`, `runtime`.
+        `miou`, `pixel_accuracy`, `iou` by class name (None: absent), `images`, and the conditions `data`,
+        `split`, `protocol`, `backend`, `runtime`.
 
     Raises:
-        DatasetError: no labeled images in the split, or classes that are not the predictor's.
-        ZooError: a protocol that needs logits with an artifact that gives masks only.
+        DatasetError: a split without labeled images, or classes that differ from the predictor's.
+        ZooError: a protocol that needs logits, with an artifact that has only masks.
     """
     return score(predictor, source, split, protocol, on_progress).as_dict(predictor.classes)
 
@@ -79,15 +79,19 @@ def score(
     *,
     with_boundary: bool = False,
 ) -> Scores:
-    """Return what is counted on a split; see `evaluate`.
+    """Return the counts on a split, from which `evaluate` computes the metrics.
 
     Args:
-        predictor: see there.
-        source: likewise.
-        split: likewise.
-        protocol: likewise.
-        on_progress: likewise.
-        with_boundary: whether the boundary IoU is counted as well.
+        predictor: predictor of any backend; some protocols need logits.
+        source: source with the same classes as the predictor.
+        split: `train` or `val`.
+        protocol: name of a protocol in `zoo.evaluation.protocols`.
+        on_progress: called after every image.
+        with_boundary: whether to count the boundary IoU as well.
+
+    Raises:
+        DatasetError: a split without labeled images, or classes that differ from the predictor's.
+        ZooError: a protocol that needs logits, with an artifact that has only masks.
     """
     confusion = ConfusionMatrix(len(predictor.classes))
     boundary = BoundaryIou(len(predictor.classes)) if with_boundary else None
@@ -102,19 +106,19 @@ def score(
 def evaluate_tags(
     predictor: TagPredictor, source: Source, split: Split = "val", on_progress: Progress | None = None
 ) -> dict[str, Any]:
-    """Return the metrics of a classifier on the classes that the masks of a split show, ready for JSON.
+    """Return the metrics of a classifier, compared with the classes in the masks of a split, ready for JSON.
 
     Args:
-        predictor: of a classifier.
-        source: whose classes must be the predictor's.
+        predictor: predictor of a classifier.
+        source: source with the same classes as the predictor.
         split: `train` or `val`.
         on_progress: called after every image.
 
     Returns:
-        those of `zoo.evaluation.tag_metrics`, and what was measured how, as `evaluate`.
+        The metrics of `zoo.evaluation.tag_metrics`, and the conditions, as from `evaluate`.
 
     Raises:
-        DatasetError: no labeled images in the split, or classes that are not the predictor's.
+        DatasetError: a split without labeled images, or classes that differ from the predictor's.
     """
     pairs = [
         (predictor.predict(image), tags_of_mask(label, len(predictor.classes)))
@@ -127,7 +131,7 @@ def evaluate_tags(
 def _labeled_images(
     predictor: Predictor | TagPredictor, source: Source, split: Split, on_progress: Progress | None
 ) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
-    """Yield image and mask of each id of a split, and tell when the next is asked for."""
+    """Yield image and mask of each id of a split, and report progress."""
     ids = source.ids(split)
     if not ids or split == "unlabeled":
         raise DatasetError(f"{source.spec} has no masks in split {split}: use --split train or --split val")
@@ -139,7 +143,7 @@ def _labeled_images(
 
 
 def _how(predictor: Predictor | TagPredictor, source: Source, split: Split, protocol: str) -> dict[str, Any]:
-    """Return what was measured how."""
+    """Return the conditions of the measurement."""
     return {
         "images": len(source.ids(split)),
         "data": source.spec,
@@ -160,7 +164,7 @@ def _check_classes(predictor: Predictor | TagPredictor, source: Source) -> None:
 
 
 def _read_pair(source: Source, id_: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Return image and mask of an id, of one size, the labels being classes or `IGNORE`."""
+    """Return image and mask of an id, after checking that sizes match and labels are valid."""
     image, label = source.read_image(id_), np.array(source.read_mask(id_))
     if image.shape[:2] != label.shape:
         raise DatasetError(

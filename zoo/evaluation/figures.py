@@ -1,4 +1,4 @@
-"""What the figures of an evaluation are called in tables, logs and cards, for masks and for tags."""
+"""Names of the metrics of masks and tags in tables, logs and cards, and their formatting."""
 
 from __future__ import annotations
 
@@ -10,34 +10,34 @@ if TYPE_CHECKING:
 
 
 class Figures(NamedTuple):
-    """The figures of one task, by their key in the metrics, with their names."""
+    """Display names of the metrics of a task, by key."""
 
     overall: dict[str, str]
-    """Single figures, the means over classes first; the first of all is the one that a run is followed by."""
+    """Overall metrics, the means over classes first; the first is the main metric."""
     by_class: dict[str, str]
-    """Tables by class name, whose values are None where a class is absent, in the order of their means."""
+    """Metrics by class name, None if a class is absent, in the order of their means in `overall`."""
 
     @property
     def main(self) -> str:
-        """Return the key of the figure that a run is followed by."""
+        """Return the key of the main metric, by which runs are compared."""
         return next(iter(self.overall))
 
     def rows(self, metrics: dict[str, Any], show: Callable[[float], str]) -> list[tuple[str, ...]]:
-        """Return a row for each class, its name, then its figures as text.
+        """Return a row for each class: its name, then its metrics as text.
 
         Args:
-            metrics: of an evaluation.
-            show: a figure as text.
+            metrics: metrics of an evaluation.
+            show: function that formats a value.
         """
         tables = [metrics[key] for key in self.by_class]
         return [(name, *(shown(table[name], show) for table in tables)) for name in tables[0]]
 
     def means(self, metrics: dict[str, Any], show: Callable[[float], str]) -> tuple[str, ...]:
-        """Return the last row of such a table."""
+        """Return the row of means below the rows of the classes."""
         return "mean", *(text for _, text in self.summary(metrics, show)[: len(self.by_class)])
 
     def summary(self, metrics: dict[str, Any], show: Callable[[float], str]) -> list[tuple[str, str]]:
-        """Return name and text of each single figure."""
+        """Return name and text of each overall metric."""
         return [(name, shown(metrics[key], show)) for key, name in self.overall.items()]
 
 
@@ -50,19 +50,19 @@ TAGS = Figures({"f1": "F1", "map": "mAP"}, {"class_f1": "F1", "class_ap": "AP"})
 
 
 def figures_of(metrics: dict[str, Any]) -> Figures:
-    """Return the figures that these metrics hold."""
+    """Return the names of the given metrics."""
     if "boundary_miou" in metrics:
         return NEAR
     return next(figures for figures in (MASKS, TAGS) if figures.main in metrics)
 
 
 def shown(value: float | None, show: Callable[[float], str]) -> str:
-    """Return a figure as text, `absent` for None."""
+    """Return a value as text, `absent` for None."""
     return "absent" if value is None else show(value)
 
 
 def duration(seconds: float) -> str:
-    """Return a time as people write it.
+    """Return a duration as text, in its two largest units.
 
     Example:
         >>> [duration(seconds) for seconds in (9.6, 75, 8000, 200_000)]

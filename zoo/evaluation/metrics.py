@@ -1,11 +1,11 @@
-"""Intersection over union and pixel accuracy, from one confusion matrix over all pixels of a split.
+"""Intersection over union and pixel accuracy, from a confusion matrix of all pixels of a split.
 
-For class k, with the counts of the whole split,
+For class k, with counts over the whole split,
 
     IoU_k = true positives / (true positives + false positives + false negatives)
 
-Pixels labeled `IGNORE` are left out of every count. A class that is neither in the labels nor in the
-predictions has no IoU (NaN) and does not enter the mean; a class that is only predicted has IoU 0 and does.
+Pixels labeled `IGNORE` are not counted. A class in neither labels nor predictions has no IoU (NaN) and is
+left out of the mean; a class that is only predicted has IoU 0 and is included.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from zoo.classes import IGNORE, Classes
 class ConfusionMatrix:
     """Counts of (label, prediction) pairs, kept on one device.
 
-    `counts` is (K, K) int64, a row for each label and a column for each prediction. The matrix of two sets of
-    images is the sum of theirs, so that processes merge by an all-reduce of `counts`.
+    `counts` is (K, K) int64, with a row for each label and a column for each prediction. Matrices of disjoint
+    sets of images add up, so that processes merge by an all-reduce of `counts`.
 
     Args:
-        num_classes: K.
-        device: where `counts` lives and the tensors of `update` are moved to.
+        num_classes: number of classes K.
+        device: device of `counts`, to which the tensors of `update` are moved.
     """
 
     def __init__(self, num_classes: int, device: torch.device | str = "cpu") -> None:
@@ -44,22 +44,22 @@ class ConfusionMatrix:
         k = self.num_classes
         label = label.to(self.counts.device).long()
         prediction = prediction.to(self.counts.device).long()
-        # ignored pixels get a bin of their own: selecting the others would copy both tensors
+        # ignored pixels get an extra bin: selecting the others would copy both tensors
         pair = torch.where(label == IGNORE, k * k, label * k + prediction)
         self.counts += torch.bincount(pair.flatten(), minlength=k * k + 1)[: k * k].view(k, k)
 
     def iou(self) -> Tensor:
-        """Return the (K,) float64 IoU of each class, NaN where it is absent from labels and predictions."""
+        """Return the IoU of each class, (K,) float64, NaN for classes absent from labels and predictions."""
         correct = self.counts.diag().double()
         union = self.counts.sum(dim=0) + self.counts.sum(dim=1) - correct
         return correct / union  # 0 / 0 is NaN: the class is absent
 
     def miou(self) -> float:
-        """Return the mean IoU of the classes that are present, NaN if there is none."""
+        """Return the mean IoU of the classes that are present; NaN if there are none."""
         return float(self.iou().nanmean())
 
     def pixel_accuracy(self) -> float:
-        """Return the share of the pixels that are predicted right, NaN if all were ignored."""
+        """Return the share of correctly predicted pixels; NaN if all are ignored."""
         return float(self.counts.diag().sum() / self.counts.sum())
 
     def as_dict(self, classes: Classes) -> dict[str, Any]:

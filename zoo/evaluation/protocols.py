@@ -1,9 +1,9 @@
-"""Evaluation protocols: at which size the network sees an image, and what its prediction is compared with.
+"""Evaluation protocols: the size of an image at the network, and the label that its prediction is scored by.
 
-The same network has another mIoU under each: a figure means nothing without the name of its protocol. Each
-takes an image and a label of one size and returns two masks of one size.
+The mIoU of a network depends on the protocol, and is meaningless without its name. A protocol takes an image
+and a label of equal size and returns two masks of equal size.
 
-Which paper used which: `zoo.catalog.reported_protocols`. What later work settled on: `COMMON`.
+`zoo.catalog.reported_protocols` gives the protocol of each paper, `COMMON` that of later work.
 """
 
 from __future__ import annotations
@@ -35,40 +35,40 @@ BACKGROUND = 0
 
 
 class Scored(NamedTuple):
-    """What a protocol compares: two masks of one size."""
+    """Label and prediction to be compared, of equal size."""
 
     label: NDArray[np.uint8]
-    """(H, W), labels 0..K-1 or `IGNORE`."""
+    """(H, W) class ids 0..K-1 or `IGNORE`."""
     prediction: Mask
-    """(H, W), labels 0..K-1."""
+    """(H, W) class ids 0..K-1."""
 
 
 class Protocol(ABC):
-    """How one image is predicted and scored."""
+    """Prediction and scoring of one image."""
 
     @abstractmethod
     def score(self, predictor: Predictor, image: Image, label: NDArray[np.uint8]) -> Scored:
-        """Return what is compared.
+        """Return label and prediction to be compared.
 
         Args:
-            predictor: any backend; some protocols need one that gives logits.
+            predictor: predictor of any backend; some protocols need logits.
             image: (H, W, 3) uint8 RGB.
             label: (H, W) uint8.
 
         Raises:
-            ZooError: logits are needed, and the artifact gives masks only.
+            ZooError: the protocol needs logits, and the artifact has only masks.
         """
 
 
 class Whole(Protocol):
-    """As in production (`zoo.preprocess`); scored at the label's size."""
+    """The image preprocessed as in production (`zoo.preprocess`), scored at the label's size."""
 
     def score(self, predictor: Predictor, image: Image, label: NDArray[np.uint8]) -> Scored:
         return Scored(label, predictor.predict(image))
 
 
 class Original(Protocol):
-    """The whole image at its own size in one pass; scored there."""
+    """The whole image at its original size in one pass, scored at that size."""
 
     def score(self, predictor: Predictor, image: Image, label: NDArray[np.uint8]) -> Scored:
         return Scored(label, predictor.run(image[None])[0])
@@ -76,11 +76,11 @@ class Original(Protocol):
 
 @dataclass(frozen=True)
 class Slide(Protocol):
-    """Windows of the training crop, two thirds of it apart, over the image at its own size.
+    """Sliding windows of the training size, with a stride of 2/3, on the image at its original size.
 
     Args:
-        fuse: whether probabilities or logits are summed where windows overlap. A mean of logits over windows
-            (U2PL) has the same largest class as their sum.
+        fuse: whether to sum probabilities or logits where windows overlap. The mean of logits (U2PL) has the
+            same largest class as their sum.
     """
 
     fuse: Literal["softmax", "logits"] = "softmax"
@@ -89,10 +89,10 @@ class Slide(Protocol):
         return Scored(label, _choose(self.scores(predictor, image)))
 
     def scores(self, predictor: Predictor, image: Image) -> Logits:
-        """Return the (K, H, W) float32 sum over windows.
+        """Return the sum over windows, (K, H, W) float32.
 
-        The last window of a row or column is moved back inside the image. An image smaller than the crop is
-        padded with the mean color on the right and below.
+        The last window of a row or column is shifted into the image. An image smaller than the window is
+        padded with the mean color on the right and at the bottom.
         """
         height, width = image.shape[:2]
         crop_height, crop_width = predictor.preprocessing.imgsz
@@ -108,10 +108,11 @@ class Slide(Protocol):
 
 @dataclass(frozen=True)
 class Resize(Protocol):
-    """The image squeezed to the training size, aspect not kept.
+    """The image stretched to the training size.
 
     Args:
-        scored: at that size, the label resized as well, or at the label's, the logits enlarged.
+        scored: `resized` to resize the label too and score at the training size; `original` to resize the
+            logits and score at the label's size.
     """
 
     scored: Literal["resized", "original"] = "resized"
@@ -126,11 +127,11 @@ class Resize(Protocol):
 
 @dataclass(frozen=True)
 class CenterCrop(Protocol):
-    """The middle of the image, in the training size; a smaller image is padded on all sides.
+    """The center crop of the image, at the training size; a smaller image is padded on all sides.
 
     Args:
-        short_side: scale the image so that its shorter side is that of the training size first.
-        pad_label: what padding counts as: nothing, or class 0 as in the authors' code of U2PL.
+        short_side: whether to first scale the image so that the crop just fits inside.
+        pad_label: label of padding: `IGNORE`, or class 0 as in U2PL's code.
     """
 
     short_side: bool = False
@@ -152,7 +153,7 @@ class CenterCrop(Protocol):
 
 
 class Padded(Protocol):
-    """The image padded on the right and below to at least the training size; scored at its own."""
+    """The image padded on the right and bottom to at least the training size, scored at its original size."""
 
     def score(self, predictor: Predictor, image: Image, label: NDArray[np.uint8]) -> Scored:
         mask = predictor.run(pad(image, predictor.preprocessing)[None])[0]
@@ -160,7 +161,7 @@ class Padded(Protocol):
 
 
 class Half(Protocol):
-    """Image and label at half their size; scored there."""
+    """Image and label at half their size, scored at that size."""
 
     def score(self, predictor: Predictor, image: Image, label: NDArray[np.uint8]) -> Scored:
         size = max(1, image.shape[0] // 2), max(1, image.shape[1] // 2)
@@ -168,7 +169,7 @@ class Half(Protocol):
 
 
 class MultiScale(Protocol):
-    """Softmax summed over six scales of the production size, also mirrored; scored at the label's size."""
+    """Softmax summed over six scales of the production size, with flips, scored at the label's size."""
 
     def score(self, predictor: Predictor, image: Image, label: NDArray[np.uint8]) -> Scored:
         total = np.zeros((len(predictor.classes), *label.shape), np.float32)
@@ -198,21 +199,21 @@ PROTOCOLS: dict[str, Protocol] = {
 
 ABOUT = {
     "whole": "scaled as in production, scored at the label's size",
-    "original": "the image at its own size in one pass",
-    "slide": "windows of the training size, 2/3 of it apart, softmax summed",
+    "original": "the image at its original size in one pass",
+    "slide": "windows of the training size at a stride of 2/3, softmax summed",
     "slide-logits": "the same, logits summed",
-    "resize": "image and label squeezed to the training size",
-    "resize-original": "the image squeezed to the training size, scored at the label's size",
-    "center-crop": "the middle, in the training size",
+    "resize": "image and label stretched to the training size",
+    "resize-original": "the image stretched to the training size, scored at the label's size",
+    "center-crop": "the center crop at the training size",
     "center-crop-background": "the same, padding scored as class 0",
-    "short-side-crop": "the short side scaled to the training size, then the middle",
-    "padded": "the image padded to the training size, scored at its own",
+    "short-side-crop": "the short side scaled to the training size, then the center crop",
+    "padded": "the image padded to the training size, scored at its original size",
     "half": "image and label at half their size",
-    "multi-scale": f"softmax summed over scales {SCALES[0]:g} to {SCALES[-1]:g} and mirrored images",
+    "multi-scale": f"softmax summed over scales {SCALES[0]:g} to {SCALES[-1]:g} and flipped images",
 }
 
 COMMON = {"voc": "original", "cityscapes": "slide"}
-"""What work after these papers reports, by data set."""
+"""Protocol that work after these papers reports, by data set."""
 
 
 def _logits(predictor: Predictor, image: Image, size: tuple[int, ...] | None = None) -> Logits:
@@ -233,7 +234,7 @@ def _choose(scores: Logits) -> Mask:
 
 
 def users(name: str) -> str:
-    """Return who reports figures under a protocol, e.g. `eln on voc`; empty if none of the papers does."""
+    """Return which work reports figures under a protocol, e.g. `eln on voc`; empty if none does."""
     papers = [f"{method} on {data}" for (method, data), used in reported_protocols().items() if used == name]
     later = [f"later work on {data}" for data, used in COMMON.items() if used == name]
     return ", ".join([*papers, *later])

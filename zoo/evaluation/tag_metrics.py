@@ -1,14 +1,14 @@
-"""How well an image classifier tells which classes are seen: F1 at a threshold and average precision.
+"""Metrics of image classifiers: F1 at a threshold, and average precision.
 
 For class k, with the counts over all images of a split,
 
     F1_k = 2 true positives / (2 true positives + false positives + false negatives)
-    AP_k = sum over the distinct probabilities p, from the highest on, of
+    AP_k = sum over the distinct probabilities p, from the highest, of
            (recall at p - recall at the next higher one) * precision at p
 
-Precision and recall at p are those of calling the class seen where its probability is at least p; images of
-equal probability are thus taken together, and nothing is interpolated. A class that no image shows has no AP;
-one that is not called seen either has no F1. Means leave such classes out.
+Precision and recall at p count a class as predicted if its probability is at least p, so that images of
+equal probability are taken together; nothing is interpolated. A class that is in no image has no AP; if
+it is not predicted either, it has no F1. Means leave such classes out.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from zoo.classes import Classes
 
 THRESHOLD = 0.2
-"""What a probability must be above for a class to count as seen: the gate's (s4GAN, section 3.3)."""
+"""Probability above which a class counts as predicted, the threshold of the gate (s4GAN, section 3.3)."""
 
 
 def tag_metrics(
@@ -33,10 +33,10 @@ def tag_metrics(
     """Return `f1` and `map`, means over classes, `class_f1` and `class_ap` by name, ready for JSON.
 
     Args:
-        prob: (N, K) float, of each class being in the image.
-        tags: (N, K) bool, the classes that are.
-        classes: K names.
-        threshold: of F1.
+        prob: (N, K) float, probability that each class is present in the image.
+        tags: (N, K) bool, whether each class is present.
+        classes: names of the K classes.
+        threshold: threshold of F1.
     """
     f1, precision = f1_scores(prob > threshold, tags), average_precision(prob, tags)
     return {
@@ -49,11 +49,11 @@ def tag_metrics(
 
 
 def f1_scores(seen: NDArray[np.bool_], tags: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Return the (K,) F1 of each class, NaN where it is neither shown nor called seen.
+    """Return the F1 of each class, (K,), NaN for classes that are neither present nor predicted.
 
     Args:
-        seen: (N, K) bool, the classes that are called seen.
-        tags: (N, K) bool, the classes that are.
+        seen: (N, K) bool, whether each class is predicted.
+        tags: (N, K) bool, whether each class is present.
     """
     counted = seen.sum(axis=0) + tags.sum(axis=0)  # 2 TP + FP + FN
     with np.errstate(invalid="ignore"):
@@ -62,22 +62,22 @@ def f1_scores(seen: NDArray[np.bool_], tags: NDArray[np.bool_]) -> NDArray[np.fl
 
 
 def average_precision(prob: NDArray[np.floating[Any]], tags: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Return the (K,) average precision of each class, NaN where no image shows it.
+    """Return the average precision of each class, (K,), NaN for classes that are in no image.
 
     Args:
-        prob: (N, K) float.
-        tags: (N, K) bool.
+        prob: (N, K) float, probability that each class is present in the image.
+        tags: (N, K) bool, whether each class is present.
     """
     return np.array([_average_precision(*pair) for pair in zip(prob.T, tags.T, strict=True)])
 
 
 def _average_precision(prob: NDArray[np.floating[Any]], shown: NDArray[np.bool_]) -> float:
-    """Return the average precision of one class from (N,) probabilities and whether each image shows it."""
+    """Return the average precision of one class, from (N,) probabilities and its presence in each image."""
     if not shown.any():
         return math.nan
     order = np.argsort(-prob, kind="stable")
     hits = shown[order].cumsum()
-    last = np.append(np.diff(prob[order]) != 0, True)  # of the images that share a probability
+    last = np.append(np.diff(prob[order]) != 0, True)  # last of the images with equal probability
     hits, called = hits[last], np.flatnonzero(last) + 1
     return float((np.diff(hits, prepend=0) * hits / called).sum() / shown.sum())
 

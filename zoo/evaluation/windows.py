@@ -1,4 +1,4 @@
-"""Cutting images into windows, padding them, and putting scores together: the arithmetic of the protocols."""
+"""Arithmetic of the protocols: windows, padding and crops."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def window_starts(length: int, crop: int) -> list[int]:
-    """Return where windows of `crop` start along an axis of `length` >= `crop`, two thirds of `crop` apart.
+    """Return the starts of windows of size `crop` along an axis of `length` >= `crop`, at a stride of 2/3.
 
     Example:
         >>> window_starts(10, 6)
@@ -31,7 +31,7 @@ def window_starts(length: int, crop: int) -> list[int]:
 
 
 def pad(image: Image, preprocessing: Preprocessing) -> Image:
-    """Return the image with the mean color on the right and below, at least as large as the training size."""
+    """Return the image padded with the mean color on the right and bottom to at least the training size."""
     size = np.maximum(image.shape[:2], preprocessing.imgsz)
     padded = np.empty((*size, 3), np.uint8)
     padded[:] = mean_color(preprocessing)
@@ -40,7 +40,7 @@ def pad(image: Image, preprocessing: Preprocessing) -> Image:
 
 
 def mean_color(preprocessing: Preprocessing) -> Image:
-    """Return the (3,) uint8 color that is nothing to the network, up to rounding."""
+    """Return the mean color, (3,) uint8, which normalization maps to about zero."""
     return np.array(preprocessing.color, np.uint8)
 
 
@@ -52,7 +52,7 @@ def softmax(logits: Logits) -> Logits:
 
 
 def middle(length: int, size: int) -> tuple[slice, slice]:
-    """Return the middle `size` of an axis of `length`, and where it stands in an axis of `size`."""
+    """Return the slice of the center `size` of an axis of `length`, and its place in an axis of `size`."""
     extent = min(length, size)
     source, target = (length - extent) // 2, (size - extent) // 2
     return slice(source, source + extent), slice(target, target + extent)

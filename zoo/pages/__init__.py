@@ -1,1 +1,1 @@
-"""HTML and pictures for people."""
+"""HTML pages, plots and pictures of masks."""

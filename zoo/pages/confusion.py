@@ -1,4 +1,4 @@
-"""A confusion matrix as a picture."""
+"""Plot of a confusion matrix."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ CELL = 0.42
 """Width of a class in inches."""
 
 MAX_WRITTEN = 40
-"""With more classes than this the cells are too small to hold their numbers."""
+"""Largest number of classes whose cells are large enough for numbers."""
 
 DARK = 0.55
-"""Share from which on a number is white."""
+"""Share above which numbers are white."""
 
 
 def write_confusion(counts: NDArray[np.int64], names: tuple[str, ...], title: str, path: Path) -> None:
-    """Write a PNG of where the pixels of each class go, as shares of its row in percent.
+    """Write a PNG of a confusion matrix, in percent of each row.
 
     Args:
-        counts: (K, K), a row for each label and a column for each prediction.
-        names: of the classes.
-        title: above the picture.
-        path: of the PNG.
+        counts: (K, K), with a row for each label and a column for each prediction.
+        names: names of the classes.
+        title: title of the plot.
+        path: path of the PNG.
     """
     total = counts.sum(axis=1, keepdims=True)
     share = np.divide(counts, total, out=np.zeros(counts.shape), where=total > 0)

@@ -1,4 +1,4 @@
-"""HTML pages that need nothing else: no other file, no host, no script. All text is escaped."""
+"""Self-contained HTML pages, without other files, hosts or scripts. All text is escaped."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ COLORS = {
     "olive": ("#8d6e00", "#fdd663"),
     "navy": ("#174ea6", "#c6dafc"),
 }
-"""On light and on dark pages. Plots are drawn in the first, in which no two are the same."""
+"""Colors on light and on dark pages. Plots are drawn in the light colors, which are all distinct."""
 
 
 def render(template: str, **values: Any) -> str:
-    """Return a page from a template, named by its path in the package."""
+    """Return a page from a template, given by its path in the package."""
     return _environment().get_template(template).render(values)
 
 
 def data_uri(data: bytes, kind: str) -> str:
-    """Return an image of a kind (`png`, `jpeg`) as a URL that contains it."""
+    """Return an encoded image (`png`, `jpeg`) as a data URI."""
     return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
 
 

@@ -1,4 +1,4 @@
-"""Pictures of masks for people: an overlay with outlines, a legend, a grid of truth and prediction."""
+"""Pictures of masks: overlays with outlines, legends, and grids of images and masks."""
 
 from __future__ import annotations
 
@@ -24,28 +24,28 @@ INK: Color = (32, 33, 36)
 FRAME: Color = (189, 193, 198)
 
 SMALL = 480
-"""Images are enlarged to at least this many pixels, and a legend is at least as wide."""
+"""Smallest side in pixels to which images are enlarged, and smallest width of a legend."""
 
 CELL = 288
 """Width of a column of a triptych, in pixels."""
 
 LEGEND = 3 * CELL + CELL // 6
-"""Width of the legend of a wider grid: its letters grow with it."""
+"""Largest width of the legend of a grid, whose font scales with its width."""
 
 HEADINGS = ("image", "truth", "prediction")
 
 
 def overlay(image: Picture, mask: Mask, classes: Classes, alpha: float = 0.5) -> Picture:
-    """Return the image in the colors of its mask, with thin lines between classes.
+    """Return the image blended with the colors of its mask, with thin lines between classes.
 
-    A line is white on one side and dark on the other, to be seen on any image.
+    Lines are white on one side and dark on the other, to be visible on any image.
 
-    Black means "nothing" in the palettes of VOC and of this project: such pixels show the image itself.
+    Black stands for the background in the palettes of VOC and of this project: such pixels show the image.
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        mask: (H, W), labels 0..K-1 or `IGNORE`.
-        classes: their colors.
+        mask: (H, W) class ids 0..K-1 or `IGNORE`.
+        classes: classes with their colors.
         alpha: weight of the colors, 0..1.
 
     Returns:
@@ -62,11 +62,11 @@ def overlay(image: Picture, mask: Mask, classes: Classes, alpha: float = 0.5) ->
 
 
 def boundaries(mask: Mask, thickness: int = 1) -> NDArray[np.bool_]:
-    """Return where a pixel's class differs from that of a near pixel to its right or below.
+    """Return whether each pixel's class differs from that of a nearby pixel to its right or below.
 
     Args:
-        mask: (H, W).
-        thickness: of the lines, in pixels.
+        mask: (H, W) class ids.
+        thickness: thickness of the lines, in pixels.
     """
     lines = np.zeros(mask.shape, np.bool_)
     for distance in range(1, thickness + 1):
@@ -76,14 +76,14 @@ def boundaries(mask: Mask, thickness: int = 1) -> NDArray[np.bool_]:
 
 
 def areas(mask: Mask) -> dict[int, float]:
-    """Return the share of the pixels (0..1) of each label in a mask, the largest first."""
+    """Return the share of pixels (0..1) of each label in a mask, largest first."""
     counts = np.bincount(mask.ravel(), minlength=256)
     order = np.argsort(-counts, kind="stable")
     return {int(label): float(counts[label] / mask.size) for label in order if counts[label]}
 
 
 def percent(share: float) -> str:
-    """Return a share as a percentage that says 0 only of nothing.
+    """Return a share as a percentage that is 0 only for exactly zero.
 
     Example:
         >>> [percent(share) for share in (0.5, 0.00001, 0.0)]
@@ -93,12 +93,12 @@ def percent(share: float) -> str:
 
 
 def legend(classes: Classes, present: Mapping[int, float | None], width: int) -> Picture:
-    """Return a strip with color, name and area of some classes, in as many lines as it takes.
+    """Return a legend with color, name and area of some classes, in as many lines as needed.
 
     Args:
-        classes: names and colors.
-        present: labels to show, in this order, each with its share of the pixels, 0..1, or None.
-        width: of the strip, in pixels.
+        classes: names and colors of the classes.
+        present: labels to show, in order, each with its share of pixels, 0..1, or None.
+        width: width of the legend, in pixels.
 
     Returns:
         (h, width, 3) uint8.
@@ -128,8 +128,8 @@ def picture(image: Picture, mask: Mask, classes: Classes) -> Picture:
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        mask: (H, W), labels 0..K-1 or `IGNORE`.
-        classes: names and colors.
+        mask: (H, W) class ids 0..K-1 or `IGNORE`.
+        classes: names and colors of the classes.
 
     Returns:
         (H', W', 3) uint8, W' >= `SMALL`.
@@ -145,7 +145,7 @@ def triptych(rows: Sequence[tuple[Picture, Mask, Mask]], classes: Classes) -> Pi
 
     Args:
         rows: at least one (image (H, W, 3), truth (H, W), prediction (H, W)), all uint8, of any sizes.
-        classes: names and colors.
+        classes: names and colors of the classes.
 
     Returns:
         (h, w, 3) uint8.
@@ -154,12 +154,12 @@ def triptych(rows: Sequence[tuple[Picture, Mask, Mask]], classes: Classes) -> Pi
 
 
 def grid(headings: Sequence[str], rows: Sequence[tuple[Mask, ...]], classes: Classes) -> Picture:
-    """Return a grid of images, each beside some masks of it, under headings, above a legend.
+    """Return a grid of images, each beside its masks, under headings, above a legend.
 
     Args:
-        headings: one for each column.
-        rows: at least one of an image (H, W, 3) and its masks (H, W), all uint8, of any sizes.
-        classes: names and colors.
+        headings: heading of each column.
+        rows: at least one (image (H, W, 3), masks (H, W)), all uint8, of any sizes.
+        classes: names and colors of the classes.
 
     Returns:
         (h, w, 3) uint8.
@@ -182,7 +182,7 @@ def grid(headings: Sequence[str], rows: Sequence[tuple[Mask, ...]], classes: Cla
 
 
 def _entry(classes: Classes, label: int, share: float | None) -> tuple[str, str]:
-    """Return the name of a class and its area in words."""
+    """Return the name of a class and its area as text."""
     name = classes.names[label] if label < len(classes) else "ignored"
     if share is None:
         return name, ""
@@ -190,7 +190,7 @@ def _entry(classes: Classes, label: int, share: float | None) -> tuple[str, str]
 
 
 def _shorten(name: str, area: str, room: float, length: Callable[[str], float]) -> str:
-    """Return name and area, the end of the name cut off until both fit into `room` pixels."""
+    """Return name and area, with the name truncated so that both fit into `room` pixels."""
     text = name + area
     while name and length(text) > room:
         name = name[:-1]
@@ -209,7 +209,7 @@ def _headings(headings: Sequence[str], width: int, gap: int) -> Picture:
 
 
 def _cell(image: Mask) -> Mask:
-    """Return the image at the width of a cell: hard pixels where it is enlarged, averaged where reduced."""
+    """Return the image at the width of a cell, enlarged by nearest neighbor or reduced by averaging."""
     height, width = image.shape[:2]
     resample = Image.Resampling.NEAREST if width < CELL else Image.Resampling.BOX
     size = (CELL, max(1, round(height * CELL / width)))
@@ -225,7 +225,7 @@ def _paper(height: int, width: int) -> Picture:
 
 
 def _center(image: Picture, width: int) -> Picture:
-    """Return the image in the middle of paper of this width."""
+    """Return the image centered on a white background of this width."""
     result = _paper(image.shape[0], width)
     left = (width - image.shape[1]) // 2
     result[:, left : left + image.shape[1]] = image

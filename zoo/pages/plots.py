@@ -1,4 +1,4 @@
-"""Plots, drawn once by matplotlib: as SVG in the colors and the font of a page, and as PNG."""
+"""Plots by matplotlib, as SVG in the colors and the font of a page, or as PNG."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 WIDTH = 4.0
-"""Of a plot of a page, in inches: narrow enough to be read on a phone."""
+"""Width of a plot on a page, in inches: narrow enough for a phone."""
 LIGHT = {name: light for name, (light, _) in COLORS.items()}
 INK, QUIET, LINE, PAPER = (LIGHT[name] for name in ("ink", "quiet", "line", "paper"))
 SERIES = tuple(
@@ -32,11 +32,11 @@ SERIES = tuple(
 BAR = 0.25
 """Height of a bar with its gap, in inches."""
 TITLE = 42
-"""Characters of a title that fit in a line."""
+"""Characters in a line of a title."""
 NARROW = 200.0
-"""A logarithmic axis up to this ratio has ticks at 1, 2 and 5, a longer one at powers of ten."""
+"""Ratio up to which a logarithmic axis has ticks at 1, 2 and 5, rather than at powers of ten."""
 SHIFTS = (0, -11, 11, -22, 22, -33, 33, -44, 44)
-"""Of a label from its point in points, in the order of preference."""
+"""Vertical offsets of a label from its point, in typographic points, in order of preference."""
 _NAMES = {light: name for name, light in LIGHT.items()}
 _LEFT_OUT = re.compile(
     r'<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->|<g( id="[^"]*")?/>| font-family: [^;"]*;?'
@@ -53,18 +53,18 @@ class Bar(NamedTuple):
     name: str
     color: str
     ends: tuple[float, ...]
-    """Of its solid part, its light part and its thin part."""
+    """Ends of its solid part, its light part and its thin part."""
     text: str
     bold: str = ""
 
 
 def new_figure(height: float, width: float = WIDTH) -> Figure:
-    """Return an empty figure of a size in inches."""
+    """Return an empty figure, with its size in inches."""
     return Figure(figsize=(width, height), layout="constrained", facecolor=PAPER)
 
 
 def finish(axes: Axes, title: str, pad: float = 6.0) -> None:
-    """Give axes the style of all plots and a title, so many points above them."""
+    """Apply the common style and a title to axes; `pad` is the distance of the title in points."""
     axes.set_title(fill(title, TITLE), loc="left", pad=pad, fontsize=9.5, color=INK)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(LINE)
@@ -76,7 +76,7 @@ def finish(axes: Axes, title: str, pad: float = 6.0) -> None:
 
 
 def logarithmic(axes: Axes, name: str) -> None:
-    """Make the `x` or the `y` axis logarithmic, with plain numbers, after all is drawn."""
+    """Make the `x` or the `y` axis logarithmic, with plain numbers; call it after drawing."""
     axes.set(**{f"{name}scale": "log"})
     low, high = axes.dataLim.get_points()[:, "xy".index(name)]
     axis = {"x": axes.xaxis, "y": axes.yaxis}[name]
@@ -86,7 +86,7 @@ def logarithmic(axes: Axes, name: str) -> None:
 
 
 def legend(axes: Axes) -> None:
-    """Explain what is drawn below the axes."""
+    """Add a legend below the axes."""
     below = ScaledTranslation(0, -0.5 if axes.get_xlabel() else -0.25, axes.figure.dpi_scale_trans)
     axes.legend(
         loc="upper left",
@@ -103,7 +103,7 @@ def legend(axes: Axes) -> None:
 
 
 def draw_bars(axes: Axes, bars: Sequence[Bar], title: str) -> None:
-    """Draw bars to a scale that starts at zero, each with its name before and its text behind it."""
+    """Draw bars on a scale that starts at zero, each with its name on the left and its text on the right."""
     for bar in bars:
         axes.barh(bar.y, bar.ends[0], 0.7, color=bar.color)
         if len(bar.ends) > 1:
@@ -120,15 +120,15 @@ def draw_bars(axes: Axes, bars: Sequence[Bar], title: str) -> None:
 
 
 def bars(entries: Sequence[Bar], title: str) -> Markup:
-    """Return bars as a plot of a page."""
+    """Return a bar chart for a page."""
     figure = new_figure(BAR * (entries[-1].y - entries[0].y) + 0.8)
     draw_bars(figure.subplots(), entries, title)
     return svg(figure)
 
 
 def label(figure: Figure, axes: Axes, points: Sequence[tuple[float, float, str]]) -> None:
-    """Label points, (x, y, text), so that labels cover neither each other nor points where possible."""
-    figure.draw_without_rendering()  # places the axes, which labels then leave as they are
+    """Label points, (x, y, text), so that labels overlap neither each other nor points where possible."""
+    figure.draw_without_rendering()  # fixes the layout before labels are added
     figure.set_layout_engine("none")
     places = axes.transData.transform([point[:2] for point in points])
     taken = [Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in places]
@@ -163,7 +163,7 @@ def label(figure: Figure, axes: Axes, points: Sequence[tuple[float, float, str]]
 
 
 def svg(figure: Figure) -> Markup:
-    """Return a figure as a part of a page; its name for those who do not see it is the first title."""
+    """Return a figure as inline SVG, with its first title as accessible name."""
     drawn = StringIO()
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "zoo"}):
         figure.savefig(drawn, format="svg", transparent=True, metadata={"Date": None})
@@ -175,6 +175,6 @@ def svg(figure: Figure) -> Markup:
 
 
 def write_png(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG, whole or not at all."""
+    """Write a figure as PNG atomically."""
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=180)

@@ -38,7 +38,7 @@ def mask_dtype(num_classes: int) -> Literal["uint8", "int32"]:
     return "uint8" if num_classes <= MAX_UINT8_CLASSES else "int32"
 
 
-def gray_png(values: NDArray[np.uint8], classes: Classes) -> bytes:  # noqa: ARG001 - as other drawings
+def gray_png(values: NDArray[np.uint8], classes: Classes) -> bytes:  # noqa: ARG001 - signature of `draw`
     """Return a gray PNG of (H, W) uint8 values."""
     import io
 

@@ -1,1 +1,1 @@
-"""Where bundles come from and go to: the Hub, a shared folder, a tar file; each is checked before use."""
+"""Registries of bundles: the Hub, shared folders and tar files, with checks before use."""

@@ -1,4 +1,4 @@
-"""A bundle in a tar file, for a machine without a network; the same bundle gives the same bytes."""
+"""Bundles in tar files, for machines without a network; equal bundles give identical files."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ MAX_LOCK_BYTES = 1_000_000
 
 
 def write_archive(path: Path, name: str, locked: LockedBundle, folder: Path) -> None:
-    """Write a tar file with a bundle and, as its first member, the lock that names it.
+    """Write a bundle to a tar file, with its lock as the first member.
 
     Args:
-        path: of the tar file.
-        name: of the model.
-        locked: its revision and files.
-        folder: that holds the files.
+        path: path of the tar file.
+        name: name of the model.
+        locked: revision and files of the model.
+        folder: folder of the bundle.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = Lock(models={name: locked}).model_dump_json(indent=2).encode() + b"\n"
     with replacing(path) as temporary, tarfile.open(temporary, "w", format=tarfile.PAX_FORMAT) as archive:
         _add(archive, LOCK_NAME, io.BytesIO(lock), len(lock))
-        # what a bundle cannot do without comes last: whatever broke off, it is missed
+        # required files come last, so that a truncated archive lacks one
         for file in sorted(our_files(folder), key=lambda file: (not is_artifact(file), file)):
             if file in locked.files:
                 with (folder / file).open("rb") as source:
@@ -41,7 +41,7 @@ def write_archive(path: Path, name: str, locked: LockedBundle, folder: Path) -> 
 
 
 def is_archive(path: Path) -> bool:
-    """Return whether a file is a tar file of `write_archive`."""
+    """Return whether a file is a tar file from `write_archive`."""
     try:
         with tarfile.open(path, "r:") as archive:
             first = archive.next()
@@ -51,14 +51,14 @@ def is_archive(path: Path) -> bool:
 
 
 def read_archive(path: Path, folder: Path) -> tuple[str, LockedBundle]:
-    """Unpack a bundle into an empty folder and return its name and lock; nothing is trusted yet.
+    """Unpack a bundle to an empty folder and return its name and lock, which are not verified yet.
 
     Args:
-        path: of a tar file of `write_archive`.
-        folder: exists.
+        path: path of a tar file from `write_archive`.
+        folder: existing, empty folder.
 
     Raises:
-        RegistryError: not such a file, or one that holds anything else.
+        RegistryError: the file is not from `write_archive`, or contains other files.
     """
     try:
         with tarfile.open(path, "r:") as archive:
@@ -68,7 +68,7 @@ def read_archive(path: Path, folder: Path) -> tuple[str, LockedBundle]:
 
 
 def _add(archive: tarfile.TarFile, name: str, source: BinaryIO, size: int) -> None:
-    member = tarfile.TarInfo(name)  # of user 0, of 1970, of mode 0644
+    member = tarfile.TarInfo(name)  # user 0, year 1970, mode 0644
     member.size = size
     archive.addfile(member, source)
 
@@ -81,7 +81,7 @@ def _unpack(archive: tarfile.TarFile, path: Path, folder: Path) -> tuple[str, Lo
         )
     name, locked = _read_lock(_contents(archive, first).read(), path)
     while (member := archive.next()) is not None:
-        # a name of ours is a plain one: no link, no folder but benchmark/, no way out of the target
+        # such names are safe: no links, no folder except benchmark/, no way out of the target
         if not (member.isreg() and is_ours(member.name) and member.name in locked.files):
             raise RegistryError(f"{path} holds {member.name!r}, expected the files of its {LOCK_NAME} alone")
         target = folder / member.name

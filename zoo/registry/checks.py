@@ -1,4 +1,4 @@
-"""Whether a bundle may be used: every file as its manifest says, weights without code, standard operators."""
+"""Checks of bundles before use: hashes of the manifest, weights without code, standard ONNX operators."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class BrokenBundleError(BundleError):
     """A bundle that must not be used.
 
     Args:
-        folder: of the bundle.
-        name: path of the file inside it.
-        fault: what is wrong with it.
+        folder: folder of the bundle.
+        name: path of the faulty file inside the bundle.
+        fault: fault of the file.
     """
 
     def __init__(self, folder: Path, name: str, fault: str) -> None:
@@ -39,14 +39,14 @@ class BrokenBundleError(BundleError):
 
 
 def check_bundle(folder: Path, *, artifacts: bool = True) -> dict[str, str]:
-    """Return the SHA-256 of every file of a bundle, by path, after checking that it may be used.
+    """Check a bundle and return the SHA-256 of each of its files, by path.
 
     Args:
-        folder: of the bundle; files that no registry holds are not looked at.
-        artifacts: whether exported files must be there; those that are there are checked in any case.
+        folder: folder of the bundle; files that registries do not hold are ignored.
+        artifacts: whether exported files must be present; existing ones are always checked.
 
     Raises:
-        BrokenBundleError: the first fault that was found.
+        BrokenBundleError: the bundle has a fault; the first is reported.
     """
     present = our_files(folder)
     for name in REQUIRED:
@@ -65,7 +65,7 @@ def check_bundle(folder: Path, *, artifacts: bool = True) -> dict[str, str]:
 
 
 def changes(path: Path, entry: FileEntry) -> list[str]:
-    """Return how a file differs from its entry in the manifest; empty if it does not."""
+    """Return the differences between a file and its entry in the manifest; empty if there are none."""
     size = path.stat().st_size
     if size != entry.bytes:
         return [f"{size} bytes, {entry.bytes} in the manifest"]
@@ -73,20 +73,20 @@ def changes(path: Path, entry: FileEntry) -> list[str]:
 
 
 def read_metadata(model: onnx.ModelProto, path: Path) -> ArtifactMetadata:
-    """Return what an ONNX file says of itself.
+    """Return the metadata of an ONNX file.
 
     Args:
-        model: of the file.
-        path: of the file, for the message.
+        model: parsed file.
+        path: path of the file, for the message.
 
     Raises:
-        BundleError: not a file that `zoo export` made.
+        BundleError: a file that was not exported by zoo.
     """
     return parse_metadata({entry.key: entry.value for entry in model.metadata_props}.get(METADATA_KEY), path)
 
 
 def artifact_faults(model: onnx.ModelProto, metadata: ArtifactMetadata, weights_sha256: str) -> list[str]:
-    """Return why an ONNX file must not stand beside weights of this hash; empty if it may."""
+    """Return why an ONNX file cannot belong to weights of this hash; empty if it can."""
     faults = onnx_faults(model)
     if metadata.weights_sha256 != weights_sha256:
         faults.append(f"made from other weights than {WEIGHTS}")
@@ -115,7 +115,7 @@ def _listed_fault(name: str, path: Path, manifest: Manifest) -> str:
     entry = manifest.files.get(name)
     if entry is not None:
         return "".join(changes(path, entry))
-    # figures may be measured where the bundle lies; nothing runs them
+    # benchmarks may be added on this machine; they are never executed
     return "" if name.startswith("benchmark/") else "not in the manifest"
 
 
@@ -148,7 +148,7 @@ def _check_onnx(folder: Path, name: str, path: Path, weights_sha256: str) -> Non
 
 
 def _graphs(graph: onnx.GraphProto | onnx.FunctionProto) -> Iterator[onnx.GraphProto | onnx.FunctionProto]:
-    """Yield a graph and those inside its nodes: branches and loops."""
+    """Yield a graph and the graphs of branches and loops in its nodes."""
     yield graph
     for node in graph.node:
         for attribute in node.attribute:
@@ -158,7 +158,7 @@ def _graphs(graph: onnx.GraphProto | onnx.FunctionProto) -> Iterator[onnx.GraphP
 
 
 def _tensors(graph: onnx.GraphProto | onnx.FunctionProto) -> Iterator[onnx.TensorProto]:
-    """Yield the tensors that a graph holds, as weights and in its nodes."""
+    """Yield the tensors of a graph, in its weights and its nodes."""
     if isinstance(graph, onnx.GraphProto):
         yield from graph.initializer
         for sparse in graph.sparse_initializer:

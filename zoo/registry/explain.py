@@ -1,4 +1,4 @@
-"""What went wrong between here and the Hub, in one line with its remedy."""
+"""One-line error messages, with remedies, for failures of the Hub's client."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ REASON_LENGTH = 200
 
 @contextmanager
 def explained(name: Name) -> Iterator[None]:
-    """Raise what the Hub's client and the disk raise as a `RegistryError`.
+    """Turn errors of the Hub's client and the disk into a `RegistryError`.
 
     Args:
-        name: of the model that is pulled or pushed.
+        name: name of the model that is pulled or pushed.
     """
     try:
         yield
@@ -53,7 +53,7 @@ def _explain(error: BaseException, name: Name) -> str:
     chain = [error]
     while (cause := chain[-1].__cause__) is not None:
         chain.append(cause)
-    for each in reversed(chain):  # the first cause knows best
+    for each in reversed(chain):  # the first cause is the most specific
         for kinds, explain in EXPLAIN:
             if isinstance(each, kinds) and (text := explain(each, name)):
                 return text
@@ -98,7 +98,7 @@ def _no_network(error: BaseException, name: Name) -> str:
 
 
 def not_cached(name: Name) -> str:
-    """Return what to say of a model that was not pulled before."""
+    """Return the message for a model that was not pulled before."""
     return f"{name} is not in the cache, which holds {_cached()}: pull it once with a network"
 
 
@@ -155,7 +155,7 @@ EXPLAIN: tuple[
     ((OfflineModeIsEnabled, LocalEntryNotFoundError), _offline),
     (OSError, _disk),
 )
-"""Errors of the client and what they mean, the special before the general."""
+"""Functions that explain errors of the client, from specific to general errors."""
 
 
 def _token() -> str:

@@ -1,4 +1,4 @@
-"""Which files of a bundle a registry holds: weights, artifacts that run anywhere, figures; never code."""
+"""Files of a bundle that registries hold: weights, portable artifacts and measurements, but no code."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ REQUIRED = (CONFIG, WEIGHTS, MANIFEST)
 TEXT_PATTERNS = (CONFIG, CARD, MANIFEST, "preprocessor_config.json")
 MODEL_PATTERNS = (WEIGHTS, *TEXT_PATTERNS)
 ARTIFACT_PATTERNS = ("*.onnx", "preview.png", "benchmark/*.json", "benchmark/*.md", "benchmark/*.png")
-"""As the Hub's client takes them; a `*` of its also matches a slash, which `IGNORED_PATTERNS` undoes."""
+"""Patterns for the Hub's client, whose `*` also matches slashes, which `IGNORED_PATTERNS` excludes."""
 
 IGNORED_PATTERNS = (".*", "*/*.onnx", "*/*/*")
 
@@ -23,29 +23,29 @@ MEASURED = re.compile(r"preview\.png|benchmark/[A-Za-z0-9_][\w.-]*\.(json|md|png
 
 
 def patterns(*, artifacts: bool) -> list[str]:
-    """Return the patterns of what is pulled, with or without exported files and figures."""
+    """Return the patterns of the files to pull, with or without exported files and measurements."""
     return [*MODEL_PATTERNS, *(ARTIFACT_PATTERNS if artifacts else ())]
 
 
 def is_ours(name: str) -> bool:
-    """Return whether a registry holds a file of this path; no other file is ever read or written."""
+    """Return whether registries hold files of this path; other files are never read or written."""
     return name in MODEL_PATTERNS or bool(EXPORTED.fullmatch(name) or MEASURED.fullmatch(name))
 
 
 def is_artifact(name: str) -> bool:
-    """Return whether a bundle is whole without this file."""
+    """Return whether a bundle is complete without this file."""
     return name not in MODEL_PATTERNS
 
 
 def our_files(folder: Path) -> dict[str, Path]:
-    """Return the files of a folder that a registry holds, by their path inside it, sorted."""
+    """Return the files of a folder that registries hold, by their path inside it, sorted."""
     found = [*folder.iterdir(), *(folder / "benchmark").glob("*")]
     files = {path.relative_to(folder).as_posix(): path for path in found if path.is_file()}
     return {name: path for name, path in sorted(files.items()) if is_ours(name)}
 
 
 def is_complete(folder: Path) -> bool:
-    """Return whether a folder holds a bundle of ours with all that it needs, by names and sizes alone."""
+    """Return whether a folder is a complete bundle, by names and sizes of its files."""
     try:
         config = json.loads((folder / CONFIG).read_bytes())
         listed = json.loads((folder / MANIFEST).read_bytes())["files"]

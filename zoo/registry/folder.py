@@ -1,10 +1,11 @@
-"""A registry in a plain folder: for a team's share, for a site without a network.
+"""Registry in a plain folder, for a shared disk or a site without a network.
 
-    DIR/NAME/REVISION/      a bundle, named by the hash of its manifest, so that no push can change one
-    DIR/NAME/latest         a file with the revision that was pushed last
-    DIR/NAME/tags/TAG       a file with a revision
+    DIR/NAME/REVISION/      bundle, named by the hash of its manifest, so that no push can change it
+    DIR/NAME/latest         file with the revision that was pushed last
+    DIR/NAME/tags/TAG       file with a revision
 
-A revision appears complete, by a rename; whoever is killed before leaves a hidden folder that nobody reads.
+Revisions are published atomically, by a rename; a push that is killed leaves a hidden folder that is never
+read.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ SHORT_REVISION = re.compile(r"[0-9a-f]{7,40}")
 
 
 def listed(root: Path) -> tuple[str, ...]:
-    """Return the names of the models in a folder registry, sorted; none if there is no such folder."""
+    """Return the names of the models in a folder registry, sorted; empty if the folder does not exist."""
     return tuple(sorted(path.parent.name for path in root.glob(f"*/{LATEST}")))
 
 
@@ -46,7 +47,7 @@ def find(name: Name) -> tuple[Path, str]:
     """Return the folder and the revision of a bundle.
 
     Raises:
-        RegistryError: no such registry, name or revision.
+        RegistryError: the registry, name or revision does not exist.
     """
     root = _root(name)
     if not root.is_dir():
@@ -64,7 +65,7 @@ def find(name: Name) -> tuple[Path, str]:
 
 @contextmanager
 def incoming(name: Name) -> Iterator[Path]:
-    """Give an empty folder of the registry to fill, which is removed if it was not kept."""
+    """Yield an empty folder in the registry to fill, which is removed unless `keep` publishes it."""
     folder = _root(name) / name.path
     folder.mkdir(parents=True, exist_ok=True)
     for path in folder.glob(f"{INCOMING}*"):
@@ -79,15 +80,15 @@ def incoming(name: Name) -> Iterator[Path]:
 
 
 def keep(name: Name, bundle: Path, tag: str | None = None) -> str:
-    """Make a filled folder the newest revision of a model and return the revision.
+    """Publish a filled folder as the newest revision of a model and return the revision.
 
     Args:
-        name: of the model.
-        bundle: of `incoming`, checked.
-        tag: a further name of the revision.
+        name: name of the model.
+        bundle: folder from `incoming`, filled and checked.
+        tag: tag of the revision.
 
     Raises:
-        RegistryError: the tag is another revision's.
+        RegistryError: the tag belongs to another revision.
     """
     folder = _root(name) / name.path
     revision = hashlib.sha256((bundle / MANIFEST).read_bytes()).hexdigest()[:40]
@@ -95,7 +96,7 @@ def keep(name: Name, bundle: Path, tag: str | None = None) -> str:
     if not (folder / revision).is_dir():
         try:
             bundle.rename(folder / revision)
-        except OSError:  # someone else pushed the same meanwhile
+        except OSError:  # another process has pushed the same revision
             if not (folder / revision).is_dir():
                 raise
     if tag is not None:
@@ -105,10 +106,10 @@ def keep(name: Name, bundle: Path, tag: str | None = None) -> str:
 
 
 def check_tag(name: Name, tag: str) -> None:
-    """Check that a tag can be one, before anything is copied.
+    """Raise unless a tag is valid.
 
     Raises:
-        RegistryError: it cannot.
+        RegistryError: an invalid tag.
     """
     if not PART.fullmatch(tag) or SHORT_REVISION.fullmatch(tag):
         raise RegistryError(f"{tag!r} cannot be a tag of {name.model}, expected a word such as v1")
@@ -120,7 +121,7 @@ def _root(name: Name) -> Path:
 
 
 def _resolve(folder: Path, name: Name) -> str:
-    """Return the revision that is meant by a tag, the beginning of a revision, or nothing."""
+    """Return the revision of a tag or of a prefix of a revision; without either, the latest."""
     wanted = name.revision
     revisions = sorted(path.name for path in folder.iterdir() if REVISION.fullmatch(path.name))
     if wanted is None:
@@ -142,7 +143,7 @@ def _tag(folder: Path, tag: str, revision: str) -> None:
     path.parent.mkdir(exist_ok=True)
     temporary = _write_temporary(path, revision)
     try:
-        os.link(temporary, path)  # unlike a rename it never replaces a tag
+        os.link(temporary, path)  # unlike a rename, it never replaces a tag
     except FileExistsError:
         if (other := _read_pointer(path)) != revision:
             raise RegistryError(f"tag {tag} is already that of {other[:12]}, expected a new one") from None
@@ -168,7 +169,7 @@ def _write_temporary(path: Path, revision: str) -> Path:
 
 
 def _flush(bundle: Path) -> None:
-    """Wait until the files are on the disk: a revision must not outlive its contents in a power cut."""
+    """Flush the files to disk: after a power failure, a revision must not be without its contents."""
     for path in our_files(bundle).values():
         with path.open("r+b") as file:
             os.fsync(file.fileno())

@@ -1,4 +1,4 @@
-"""The Hugging Face Hub, or whatever answers like it at `HF_ENDPOINT`, through its own client."""
+"""Registry on the Hugging Face Hub, or a mirror at `HF_ENDPOINT`, through its official client."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def download(name: Name, wanted: Sequence[str], *, offline: bool) -> tuple[Path, str]:
-    """Return the folder of a bundle in the cache, and its commit; only missing files are fetched.
+    """Return the folder of a bundle in the cache, and its commit; only missing files are downloaded.
 
     Args:
-        name: of the model.
+        name: name of the model.
         wanted: patterns of its files.
-        offline: whether the network is left alone.
+        offline: whether to use only the cache.
 
     Raises:
-        RegistryError: it cannot be had; says why and what to do.
+        RegistryError: the model cannot be downloaded; the message gives reason and remedy.
     """
     offline = offline or constants.is_offline_mode()
     with explained(name):
         if not offline and not COMMIT.fullmatch(name.revision or ""):
-            # without a network the client would take what is in the cache, however old, and not say so
+            # without a network, the client would silently use the cache, however old
             _api().model_info(name.path, revision=name.revision)
         folder = snapshot_download(
             name.path,
@@ -51,24 +51,24 @@ def download(name: Name, wanted: Sequence[str], *, offline: bool) -> tuple[Path,
 
 
 def forget(folder: Path, file: str) -> None:
-    """Remove a file of a bundle from the cache, so that the next pull fetches it."""
+    """Remove a file of a bundle from the cache, so that the next pull downloads it."""
     pointer = folder / file
     pointer.resolve().unlink(missing_ok=True)
     pointer.unlink(missing_ok=True)
 
 
 def upload(name: Name, bundle: Path, *, tag: str | None, private: bool, create_pr: bool) -> tuple[str, str]:
-    """Make the files of a model those of a bundle, in one commit, and return the commit and its address.
+    """Replace the files of a model by those of a bundle, in one commit, and return the commit and its URL.
 
     Args:
-        name: of the model; created if there is none.
-        bundle: a folder that holds what is uploaded and nothing else of ours.
-        tag: a name for the commit.
-        private: whether only its owner may see it.
-        create_pr: whether the commit is proposed to the owner instead.
+        name: name of the model, which is created if it does not exist.
+        bundle: folder with exactly the files to upload.
+        tag: tag of the commit.
+        private: whether the model is private.
+        create_pr: whether to open a pull request instead of committing.
 
     Raises:
-        RegistryError: it cannot be pushed; says why and what to do.
+        RegistryError: the model cannot be pushed; the message gives reason and remedy.
     """
     api = _api()
     with explained(name):

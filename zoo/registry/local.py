@@ -1,4 +1,4 @@
-"""What was pulled before and can be used without a network."""
+"""Bundles in the Hub's cache, which can be used without a network."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class LocalBundle(NamedTuple):
-    """A bundle of the Hub in the cache under `HF_HOME`."""
+    """A bundle from the Hub in the cache under `HF_HOME`."""
 
     name: str
     """`owner/name`."""
@@ -24,7 +24,7 @@ class LocalBundle(NamedTuple):
 
 
 def cached() -> tuple[LocalBundle, ...]:
-    """Return the bundles in the cache that are complete, by name, the newest revision of each first."""
+    """Return the complete bundles in the cache, sorted by name, newest revision first."""
     try:
         repositories = scan_cache_dir(constants.HF_HUB_CACHE).repos
     except CacheNotFound:

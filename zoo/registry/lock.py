@@ -1,4 +1,4 @@
-"""`zoo.lock`: which revision of every model was pulled, and the SHA-256 of each of its files."""
+"""`zoo.lock`: the revision of each pulled model, and the SHA-256 of its files."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ LOCK_NAME = "zoo.lock"
 
 
 class LockedBundle(Frozen):
-    """One model of a lock.
+    """A model in a lock.
 
     Args:
-        revision: the commit on the Hub, or the revision in a folder.
-        files: SHA-256 by path; also of files that were left out.
+        revision: commit on the Hub, or revision in a folder.
+        files: SHA-256 of each file by path, including files that were not pulled.
     """
 
     revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
@@ -30,17 +30,17 @@ class LockedBundle(Frozen):
 
 
 class Lock(Frozen):
-    """The contents of `zoo.lock`; models by their names as they were given."""
+    """Contents of `zoo.lock`: models by name, as given by the user."""
 
     format: Literal[1] = 1
     models: dict[str, LockedBundle] = Field(default_factory=dict)
 
 
 def read_lock(path: Path) -> Lock:
-    """Return a lock, an empty one if there is no such file.
+    """Return a lock; empty if the file does not exist.
 
     Raises:
-        RegistryError: a file that is no lock.
+        RegistryError: a file that is not a lock.
     """
     if not path.is_file():
         return Lock()
@@ -53,10 +53,10 @@ def read_lock(path: Path) -> Lock:
 
 
 def locked_bundle(path: Path, name: str) -> LockedBundle:
-    """Return what a lock says of a model.
+    """Return the entry of a model in a lock.
 
     Raises:
-        RegistryError: nothing.
+        RegistryError: the lock does not contain the model.
     """
     models = read_lock(path).models
     if name not in models:
@@ -68,7 +68,7 @@ def locked_bundle(path: Path, name: str) -> LockedBundle:
 
 
 def update_lock(path: Path, name: str, bundle: LockedBundle) -> None:
-    """Add or replace a model, also while other processes add theirs; names and files are sorted."""
+    """Add or replace a model, safe with concurrent processes; names and files are sorted."""
     with FileLock(path.with_name(f".{path.name}.guard")):
         models = {**read_lock(path).models, name: bundle}
         lock = Lock(models={name: _sorted(models[name]) for name in sorted(models)})
@@ -76,10 +76,10 @@ def update_lock(path: Path, name: str, bundle: LockedBundle) -> None:
 
 
 def check_locked(path: Path, name: str, bundle: LockedBundle) -> None:
-    """Check that a model is what a lock says.
+    """Raise unless a model matches its entry in a lock.
 
     Raises:
-        RegistryError: the first thing that is not.
+        RegistryError: revision or files differ; the first difference is reported.
     """
     expected = locked_bundle(path, name)
     if bundle.revision != expected.revision:

@@ -1,4 +1,4 @@
-"""What a bundle is called: `owner/name[@revision]` on the Hub, `file:DIR/name[@revision]` in a folder."""
+"""Names of bundles: `owner/name[@revision]` on the Hub, `file:DIR/name[@revision]` in a folder."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from zoo.errors import RegistryError
 FOLDER_PREFIX = "file:"
 
 PART = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?")
-"""Of an owner or a name: as the Hub takes them, and safe as the name of a folder."""
+"""Pattern of an owner or a name, valid on the Hub and safe as the name of a folder."""
 
 REVISION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./-]{0,199}")
 """A commit, a branch or a tag."""
@@ -28,7 +28,7 @@ class Name(NamedTuple):
     root: Path | None = None
     """The folder of a `file` registry."""
     revision: str | None = None
-    """None for the newest."""
+    """None for the newest revision."""
 
     def __str__(self) -> str:
         revision = "" if self.revision is None else f"@{self.revision}"
@@ -41,10 +41,10 @@ class Name(NamedTuple):
 
 
 def parse_name(text: str) -> Name:
-    """Return what a text names; nothing is looked up.
+    """Return the parsed name, without accessing the registry.
 
     Raises:
-        RegistryError: not a name.
+        RegistryError: an invalid name.
     """
     model, at, revision = text.partition("@") if not text.startswith(FOLDER_PREFIX) else text.rpartition("@")
     if not at:  # rpartition leaves the text in its last part

@@ -1,4 +1,4 @@
-"""Paths of this machine in what is pushed: they tell who works where, and nobody else can use them."""
+"""Removal of local paths from pushed files: they reveal names, and are useless elsewhere."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ PART = r"""[^\s"'`,;:()/\\]+"""
 PATH = re.compile(
     rf"""(?:^|(?<=[\s"'`=:(,]))(?:~?(?:/{PART}){{2,}}|[A-Za-z]:(?:[/\\]{PART})+)[/\\]?""", re.ASCII
 )
-"""An absolute path in a text: after a space, a quote or a sign, so that no URL and no fraction is one."""
+"""Absolute path in a text: it follows a space, a quote or a sign, which excludes URLs and fractions."""
 
 WHOLE = re.compile(r"(?P<scheme>[a-z][a-z0-9-]+:)?(?P<path>~?/.*|[A-Za-z]:[/\\].*)", re.DOTALL)
-"""A text that is a path and nothing else, with the spaces it may have; `voc:` and the like before it."""
+"""Text that consists of a path, which may contain spaces, with an optional prefix such as `voc:`."""
 
 
 def remove_paths(path: Path) -> None:
-    """Leave the last name of each absolute path in a file of JSON or Markdown; others are left as they are.
+    """Shorten each absolute path in a JSON or Markdown file to its last part; other files are unchanged.
 
     Args:
-        path: of the file; written only if there is something to remove.
+        path: path of the file.
     """
     if path.suffix == ".json":
         value = json.loads(path.read_bytes())
@@ -39,7 +39,7 @@ def remove_paths(path: Path) -> None:
 
 
 def without_paths(value: Any) -> Any:
-    """Return a value of JSON with the last name of each absolute path in its place."""
+    """Return a JSON value with each absolute path shortened to its last part."""
     if isinstance(value, dict):
         return {key: without_paths(each) for key, each in value.items()}
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""From a name to the folder of a bundle that may be used."""
+"""Pulling of bundles by name, with checks, from registries and tar files."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ class Pulled(NamedTuple):
     """A bundle that was pulled and checked."""
 
     name: str
-    """As it was given, or as a tar file says."""
+    """Name as given, or as in a tar file."""
     folder: Path
-    """That of the cache or of the registry: read it only."""
+    """Folder in the cache or the registry, which must not be written to."""
     locked: LockedBundle
 
 
@@ -46,20 +46,20 @@ def pull(
     artifacts: bool = True,
     say: Say = lambda _: None,
 ) -> Path:
-    """Return the folder of a bundle, fetched if it is not here yet, and checked; read it only.
+    """Return the folder of a bundle, pulled if necessary and checked; it must not be written to.
 
     Args:
         name: `owner/name[@revision]`, `file:DIR/name[@revision]` or an alias of the catalog.
-        offline: whether only what was pulled before is used.
-        locked: whether it must be what the lock says, to the last byte.
-        lock: file that the revision and the hashes are written to, or compared with; None for none, or for
-            `zoo.lock` here if `locked`.
-        artifacts: whether exported files and figures are fetched, too.
-        say: told what is worth knowing.
+        offline: whether to use only the cache.
+        locked: whether the bundle must match the lock exactly.
+        lock: lock file to update, or to compare with if `locked`; None for no lock file, or for `zoo.lock` in
+            the current folder if `locked`.
+        artifacts: whether to also pull exported files and measurements.
+        say: called with messages for the user.
 
     Raises:
-        RegistryError: no such name, no network, no right, no space, not what the lock says.
-        BundleError: what was found must not be used.
+        RegistryError: an unknown name, no network, no permission, no space, or a mismatch with the lock.
+        BundleError: a bundle that fails the checks.
     """
     return fetch(name, offline=offline, locked=locked, lock=lock, artifacts=artifacts, say=say).folder
 
@@ -73,7 +73,7 @@ def fetch(
     artifacts: bool = True,
     say: Say = lambda _: None,
 ) -> Pulled:
-    """Return a bundle, fetched and checked; see `pull`."""
+    """Return a pulled and checked bundle with its revision; the arguments are those of `pull`."""
     parsed = parse_name(resolve_alias(name))
     if locked:
         lock = lock or Path(LOCK_NAME)
@@ -87,14 +87,14 @@ def fetch(
 
 
 def look(name: str, *, offline: bool = False) -> tuple[Path, str]:
-    """Return a folder with the card, configuration and manifest of a bundle, and its revision: no weights.
+    """Return a folder with card, configuration and manifest of a bundle, but no weights, and its revision.
 
     Args:
-        name: see `pull`.
-        offline: likewise.
+        name: `owner/name[@revision]`, `file:DIR/name[@revision]` or an alias of the catalog.
+        offline: whether to use only the cache.
 
     Raises:
-        RegistryError: no such name, no network, no right.
+        RegistryError: an unknown name, no network, or no permission.
     """
     parsed = parse_name(resolve_alias(name))
     if parsed.registry == "file":
@@ -109,14 +109,16 @@ def unpack(
     """Return the bundle of a tar file, unpacked and checked.
 
     Args:
-        archive: of `write_archive`.
-        out: the folder to be; None for one under `pulled/`.
-        locked: whether it must be what the lock says.
-        lock: see `pull`.
+        archive: tar file from `write_archive`.
+        out: folder of the bundle; None for one under `pulled/`.
+        locked: whether the bundle must match the lock exactly.
+        lock: lock file to update, or to compare with if `locked`; None for no lock file, or for `zoo.lock` in
+            the current folder if `locked`.
 
     Raises:
-        RegistryError: no such file, not what its lock or the one here says, or the folder is there already.
-        BundleError: what was found must not be used.
+        RegistryError: a missing file, a mismatch with the archive's lock or the local lock, or an existing
+            folder.
+        BundleError: a bundle that fails the checks.
     """
     if not archive.is_file():
         raise RegistryError(
@@ -141,14 +143,14 @@ def unpack(
 
 
 def copy_to(pulled: Pulled, out: Path | None = None) -> Path:
-    """Return a copy of a bundle that may be written to: exported, benchmarked, changed.
+    """Return a writable copy of a bundle, e.g. for export or benchmark.
 
     Args:
-        pulled: the bundle.
-        out: the folder to be; None for one under `pulled/`, which is kept as it is if it is there.
+        pulled: bundle to copy.
+        out: folder of the copy; None for one under `pulled/`, which is reused if it exists.
 
     Raises:
-        RegistryError: the folder is there already, or there is no space.
+        RegistryError: the folder exists, or there is no space.
     """
     folder = out or working_copy(pulled.name, pulled.locked.revision)
     if out is None and folder.is_dir():
@@ -166,20 +168,20 @@ def copy_to(pulled: Pulled, out: Path | None = None) -> Path:
 
 
 def working_copy(name: str, revision: str) -> Path:
-    """Return where a bundle is copied to that is to be written to."""
+    """Return the folder of the writable copy of a bundle."""
     path = parse_name(resolve_alias(name)).path.replace("/", "--")
     return WORKING_COPIES / f"{path}-{revision[:12]}"
 
 
 def _checked(name: Name, *, offline: bool, artifacts: bool, say: Say) -> tuple[Path, LockedBundle]:
-    """Return the folder of a bundle and its hashes; a file that broke in the cache is fetched once more."""
+    """Return the folder of a bundle and its hashes; broken files in the cache are downloaded again."""
     if name.registry == "file":
         with explained(name):
             folder, revision = folder_registry.find(name)
             return folder, LockedBundle(revision=revision, files=check_bundle(folder, artifacts=artifacts))
     for is_last in (offline, True):
         folder, revision = hub.download(name, patterns(artifacts=artifacts), offline=offline)
-        if offline and not (folder / WEIGHTS).is_file():  # all that is here is what `look` fetched
+        if offline and not (folder / WEIGHTS).is_file():  # the cache has only the files of `look`
             raise RegistryError(not_cached(name))
         try:
             return folder, LockedBundle(revision=revision, files=check_bundle(folder, artifacts=artifacts))
@@ -195,7 +197,7 @@ def _checked(name: Name, *, offline: bool, artifacts: bool, say: Say) -> tuple[P
 
 
 def _beside(folder: Path) -> Path:
-    """Return a new hidden folder on the same disk as a folder to be."""
+    """Return a new hidden folder beside a path, on the same disk."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.with_name(f".{folder.name}.{uuid4().hex}")
     temporary.mkdir()
@@ -203,15 +205,15 @@ def _beside(folder: Path) -> Path:
 
 
 def _settle(temporary: Path, folder: Path, *, keep: bool) -> None:
-    """Give a filled folder its name.
+    """Rename a filled folder to its final name.
 
     Args:
-        temporary: the filled folder.
-        folder: its name to be.
-        keep: whether one that is there already is as good.
+        temporary: filled folder.
+        folder: final path.
+        keep: whether an existing folder is kept instead of being an error.
 
     Raises:
-        RegistryError: it is there already.
+        RegistryError: the folder exists.
     """
     if folder.is_dir() and any(folder.iterdir()):
         if keep:

@@ -1,4 +1,4 @@
-"""From a bundle to a registry: only what registries hold, only what passed its gate, only under a license."""
+"""Pushing of bundles to registries: only permitted files, only after parity, only with a license."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
 
 class PushOptions(NamedTuple):
-    """How a bundle is pushed."""
+    """Options of `push`."""
 
     license: str | None = None
-    """For the model card; None for the one that it states."""
+    """License to write into the model card; None for the one in the card."""
     tag: str | None = None
     private: bool = False
     """Hub only."""
@@ -41,24 +41,24 @@ class PushOptions(NamedTuple):
 
 
 class Pushed(NamedTuple):
-    """Where a bundle is now."""
+    """A pushed bundle."""
 
     name: str
     revision: str
     where: str
-    """An address, or a folder."""
+    """URL or folder."""
 
 
 def push(bundle: Path, name: str, options: PushOptions) -> Pushed:
-    """Put a bundle into a registry and return where it is.
+    """Push a bundle to a registry and return its location.
 
     Args:
-        bundle: its folder, which is left as it is.
+        bundle: folder of the bundle, which is not changed.
         name: `owner/name` or `file:DIR/name`.
-        options: see there.
+        options: license, tag and visibility.
 
     Raises:
-        RegistryError: not to be pushed, no right, no network, no space.
+        RegistryError: a bundle that must not be pushed, no permission, no network, or no space.
         BundleError: the bundle is broken.
     """
     parsed = target_of(name, options)
@@ -76,10 +76,10 @@ def push(bundle: Path, name: str, options: PushOptions) -> Pushed:
 
 
 def target_of(name: str, options: PushOptions) -> Name:
-    """Return where a bundle is to be pushed.
+    """Return the parsed name of the target.
 
     Raises:
-        RegistryError: not a name, or one whose registry has no such option.
+        RegistryError: an invalid name, or options that its registry does not support.
     """
     parsed = parse_name(name)
     if parsed.revision is not None:
@@ -95,24 +95,24 @@ def target_of(name: str, options: PushOptions) -> Name:
 
 @contextmanager
 def staged(bundle: Path, license_: str | None = None) -> Iterator[Path]:
-    """Give a temporary folder that holds what would be pushed."""
+    """Yield a temporary folder with the files to push."""
     with tempfile.TemporaryDirectory(prefix="zoo-push-") as name:
         stage(bundle, Path(name), license_)
         yield Path(name)
 
 
 def stage(bundle: Path, folder: Path, license_: str | None = None) -> None:
-    """Copy what would be pushed into an empty folder, with a manifest of just that, and check it there.
+    """Copy the files to push to an empty folder, with a manifest of exactly these files, and check them.
 
-    Absolute paths in its texts, which tell who works where, are cut to their last name.
+    Absolute paths in text files, which reveal names, are shortened to their last part.
 
     Args:
-        bundle: its folder.
-        folder: exists and is empty.
-        license_: for the model card; None for the one that it states.
+        bundle: folder of the bundle.
+        folder: existing, empty folder.
+        license_: license to write into the model card; None for the one in the card.
 
     Raises:
-        RegistryError: an artifact failed its gate or was never compared, or the license is unknown.
+        RegistryError: an artifact failed parity or was never compared, or the license is unknown.
         BundleError: the bundle is broken.
     """
     manifest = read_manifest(bundle)
@@ -136,7 +136,7 @@ def stage(bundle: Path, folder: Path, license_: str | None = None) -> None:
 
 
 def _check_gate(bundle: Path, name: str, path: Path, manifest: Manifest) -> None:
-    """Raise if a file is not what was compared with the model, or did not pass."""
+    """Raise if a file changed after it was compared with the model, or did not pass."""
     entry = manifest.files.get(name)
     is_exported = path.suffix == ".onnx"
     if entry is not None and (is_exported or name == WEIGHTS) and (faults := changes(path, entry)):
@@ -160,7 +160,7 @@ def _check_gate(bundle: Path, name: str, path: Path, manifest: Manifest) -> None
 
 
 def _set_license(bundle: Path, card: Path, license_: str | None) -> None:
-    """Write a license into a model card, or check the one that is there."""
+    """Write a license into a model card, or check that the card states one."""
     if not card.is_file():
         raise RegistryError(f"{bundle} holds no {CARD}, expected a model card: write one")
     stated = stated_license(card)

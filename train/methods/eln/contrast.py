@@ -1,8 +1,8 @@
-"""ELN's pixel contrastive loss (Kwon & Kwak, CVPR 2022, Eq. 10) in the two forms that can be trained.
+"""Pixel contrastive loss of ELN (Kwon & Kwak, CVPR 2022, Eq. 10), in two forms that can be trained.
 
-Pairs are all pixels of a batch (or of a window of it) with all pixels: N x N similarities. They are computed
-in chunks of rows that are recomputed in the backward pass, so that memory grows with N, not with its square;
-sums over the pixels of a class are products with the one-hot labels, so there is no loop over classes.
+Every pixel of a batch (or of a window of it) is paired with every other: N x N similarities. They are
+computed in chunks of rows that are recomputed in the backward pass, so that memory grows with N, not with its
+square; sums over the pixels of a class are products with one-hot labels, without loops over classes.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ TINY = 1e-8
 
 
 def random_windows(features: Tensor, count: int, size: int) -> tuple[Tensor, Tensor]:
-    """Return the rows and columns of `count` random windows, drawn on the features' device.
+    """Return the rows and columns of random windows, sampled on the features' device.
 
     Args:
-        features: (B, D, h, w); only its size and device are used.
+        features: (B, D, h, w), of which only size and device are used.
         count: number of windows.
-        size: side of a window; clamped to the features' height and width.
+        size: side of a window, clamped to the features' height and width.
 
     Returns:
-        rows (count, s, 1) and columns (count, 1, s'), int64, to index a map with.
+        Rows (count, s, 1) and columns (count, 1, s'), int64, for indexing a map.
     """
     offsets = []
     for extent in features.shape[-2:]:
@@ -48,14 +48,14 @@ def mean_over_windows(
     label: Tensor,
     windows: tuple[Tensor, Tensor],
 ) -> Tensor:
-    """Return the mean of `contrast` over windows whose position all images of the batch share.
+    """Return the mean of `contrast` over windows at the same positions in all images of the batch.
 
     Args:
-        contrast: of teacher pixels (N, D), student pixels (N, D) and labels (N,): one of `FORMS`.
-        teacher: (B, D, h, w) float.
-        student: (B, D, h, w) float.
+        contrast: one of `FORMS`, a function of teacher pixels (N, D), student pixels (N, D) and labels (N,).
+        teacher: (B, D, h, w) float, embedding of the teacher.
+        student: (B, D, h, w) float, embedding of the student.
         label: (B, h, w) int64, pseudo-labels.
-        windows: from `random_windows`.
+        windows: windows from `random_windows`.
     """
     rows, columns = windows
     teachers = teacher[:, :, rows, columns].permute(2, 0, 3, 4, 1).flatten(1, 3)  # (count, N, D)
@@ -73,18 +73,18 @@ def pair_sums(
     temperature: float = 0.5,
     chunk: int = CHUNK,
 ) -> Tensor:
-    """Return the official form: one ratio of pair sums for each class present.
+    """Return the form of the authors' code: one ratio of pair sums for each class present.
 
     With S_ij = exp(cos(teacher_i, student_j) / temperature) summed over the pixels of two classes into
     G (K x K): mean over the classes c present of (log(G_cc + sum of the rest of row c) - log G_cc) / n_c.
 
     Args:
         teacher: (N, D) float, anchors.
-        student: (N, D) float.
-        label: (N,) int64, `IGNORE` for pixels that take no part.
-        num_classes: K.
-        temperature: of the similarities.
-        chunk: rows computed at a time.
+        student: (N, D) float, keys.
+        label: (N,) int64, `IGNORE` for pixels that are left out.
+        num_classes: number of classes K.
+        temperature: temperature of the similarities.
+        chunk: number of rows computed at a time.
     """
     anchors, keys = _prepare(teacher, student, temperature)
     members = _members(label, num_classes, anchors)
@@ -109,16 +109,16 @@ def mean_positive(
 ) -> Tensor:
     """Return Eq. (10) with the sum over the positives of an anchor replaced by their mean.
 
-    Anchors are student pixels, keys teacher pixels. The paper's plain sum grows with the number of pixels of
-    a class.
+    Anchors are student pixels, keys are teacher pixels. The paper's sum grows with the number of pixels of a
+    class.
 
     Args:
         teacher: (N, D) float, keys.
         student: (N, D) float, anchors.
-        label: (N,) int64, `IGNORE` for pixels that take no part.
-        num_classes: K.
-        temperature: of the similarities.
-        chunk: rows computed at a time.
+        label: (N,) int64, `IGNORE` for pixels that are left out.
+        num_classes: number of classes K.
+        temperature: temperature of the similarities.
+        chunk: number of rows computed at a time.
     """
     anchors, keys = _prepare(student, teacher, temperature)
     members = _members(label, num_classes, anchors)
@@ -139,7 +139,7 @@ FORMS: dict[str, Callable[..., Tensor]] = {"official": pair_sums, "mean_pos": me
 
 
 def _prepare(anchors: Tensor, keys: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Return anchors of length 1 / temperature and keys of length 1, in single precision at least."""
+    """Return anchors of length 1 / temperature and keys of length 1, at least in single precision."""
     dtype = torch.promote_types(anchors.dtype, torch.float32)
     return F.normalize(anchors.to(dtype), dim=1) / temperature, F.normalize(keys.to(dtype), dim=1)
 
@@ -152,7 +152,7 @@ def _members(label: Tensor, num_classes: int, like: Tensor) -> Tensor:
 def _by_rows(
     function: Callable[[Tensor, Tensor], Tensor], anchors: Tensor, members: Tensor, chunk: int
 ) -> list[Tensor]:
-    """Return `function` of each chunk of rows; what lies between is recomputed in the backward pass."""
+    """Return `function` of each chunk of rows, with intermediate results recomputed in the backward pass."""
     pairs = zip(anchors.split(chunk), members.split(chunk), strict=True)
     with torch.autocast(
         anchors.device.type, enabled=False

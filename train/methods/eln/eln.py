@@ -79,8 +79,8 @@ class ElnConfig(MethodConfig):
     name: Literal["eln"] = "eln"
     pretrain_steps: LabelsOnlySteps = 18_620  # 70 of the authors' epochs of 266 steps
     localize_steps: Steps = 13_300  # 50 of them
-    # an epoch; 0: the student is never overwritten. The teacher of the default decay averages over 200 steps:
-    # put back to it sooner, the student would lose most of what it learned
+    # an epoch; 0: never reset the student. The teacher averages over 200 steps at the default decay:
+    # a student that is reset sooner loses most of what it learned
     reset_every: Annotated[int, Field(ge=0), ScalesWithRun(at_least=200)] = 266
     alphas: tuple[float, ...] = (20.0, 50.0)  # Table 5
     filter: FilterConfig = FilterConfig()
@@ -155,12 +155,12 @@ class Eln(Method):
         return losses
 
     def auxiliary_loss(self, inferior: list[Tensor], label: Tensor, main: Tensor) -> Tensor:
-        """Return the cross entropy of the auxiliary decoders that are far enough from the main one, Eq. (3).
+        """Return the cross entropy of the auxiliary decoders whose loss is far above the main one's, Eq. (3).
 
         Args:
-            inferior: for each k (B, K, H, W) logits.
+            inferior: (B, K, H, W) logits of each auxiliary decoder.
             label: (B, H, W) int64.
-            main: () the main decoder's loss; receives no gradient.
+            main: () loss of the main decoder, without gradient.
         """
         total = main.new_zeros(())
         for alpha, logits in zip(self.config.alphas, inferior, strict=True):
@@ -198,12 +198,12 @@ class Eln(Method):
 
     @torch.no_grad()
     def teach(self, image: Tensor, valid: Tensor) -> tuple[Tensor | None, Tensor]:
-        """Return the teacher's embedding (B, D, h, w) and its classes, `IGNORE` where not to be believed.
+        """Return the teacher's embedding (B, D, h, w) and its classes, `IGNORE` where filtered out.
 
         The classes are (B, h, w) on the decoder's grid, or (B, H, W) by `pseudo_label_grid`.
 
         Args:
-            image: (B, 3, H, W) float, the weak view.
+            image: (B, 3, H, W) float, weak view.
             valid: (B, H, W) bool, False in padding.
         """
         logits, embedding = self.teacher(image)
@@ -258,7 +258,7 @@ class Eln(Method):
             copy_state(self.student, self.teacher)
 
     def after_step(self, progress: Progress) -> None:
-        """Move the teacher, Eq. (8), and put the student back to it before each further period of a run.
+        """Update the teacher, Eq. (8), and reset the student to it before each further period of a run.
 
         The period must be a whole one: a student that is put back just before the end would be the teacher.
         """
@@ -272,7 +272,7 @@ class Eln(Method):
             copy_state(self.teacher, self.student)
 
     def train(self, mode: bool = True) -> Eln:
-        """Set the mode; the teacher's dropout is always off, its BatchNorm gathers its own statistics."""
+        """Set the mode; the teacher never uses dropout, and its BatchNorm tracks its own statistics."""
         super().train(mode)
         set_dropout(self.teacher, active=False)
         if self.config.teacher_batch_norm == "ema":
@@ -280,7 +280,7 @@ class Eln(Method):
         return self
 
     def optimizers(self) -> list[Optimizer]:
-        """Return one optimizer for everything; the encoders at their own rate."""
+        """Return one optimizer, with a separate learning rate for the encoders."""
         optimizer = self.config.optimizer
         groups: list[tuple[nn.Module, float]] = [
             (self.student.encoder, optimizer.encoder_lr_mult),

@@ -1,4 +1,4 @@
-"""Which pseudo-labels to believe: ELN's error localization, and the rules it is compared with (Table 3)."""
+"""Filters of pseudo-labels: ELN's error localization, and those that it is compared with (Table 3)."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ class FilterConfig(Frozen):
 
     Args:
         kind: `eln`; `s-ecn`, a network that corrects the prediction; `confidence`, no network.
-        encoder: of the ELN, a timm model.
-        decoder: of the ELN; None for the settings of the student's decoder, as far as they are DeepLabv3+'s.
-        threshold: of the ELN's probability that a pixel is right; 0.5 is the rounding of Eq. (9).
-        confidence_threshold: of the teacher's largest probability (`confidence`); not given by the paper.
-        scores: what the ELN sees of a prediction; the paper writes probabilities, the code feeds logits.
+        encoder: encoder of the ELN, a timm model.
+        decoder: decoder of the ELN; None for the settings of the student's decoder that DeepLabv3+ has.
+        threshold: threshold on the ELN's probability that a pixel is right; 0.5 is the rounding of Eq. (9).
+        confidence_threshold: threshold on the teacher's largest probability (`confidence`); not in the paper.
+        scores: form of predictions in the ELN's input: probabilities in the paper, logits in the code.
         reduction: `mean` over the K + 1 predictions as in Eq. (6), or `sum` as in the code.
-        batch_norm: mode of the ELN's BatchNorm when it judges unlabeled images; `train` in the code.
+        batch_norm: mode of the ELN's BatchNorm on unlabeled images; `train` in the code.
         void: whether void pixels, labeled `IGNORE` by the user's mask, count as errors of the prediction (as
             in the code) or not at all; padding never counts.
     """
@@ -48,14 +48,14 @@ class FilterConfig(Frozen):
 
 
 class ConfidenceFilter(nn.Module):
-    """Believes the pixels whose largest probability is above a threshold; nothing is learned."""
+    """Accepts pixels whose largest probability is above a threshold; nothing is learned."""
 
     def __init__(self, config: FilterConfig, network: NetworkConfig, *, pretrained: bool) -> None:  # noqa: ARG002
         super().__init__()
         self.config = config
 
     def trusted(self, image: Tensor, logits: Tensor) -> Tensor:  # noqa: ARG002
-        """Return where the classes of a prediction are believed, (B, h, w) bool.
+        """Return where the classes of a prediction are accepted, (B, h, w) bool.
 
         Args:
             image: (B, 3, H, W) float, normalized.
@@ -65,7 +65,7 @@ class ConfidenceFilter(nn.Module):
 
 
 class ErrorLocalizationFilter(nn.Module):
-    """The error localization network B: believes the pixels that it calls right (Eq. 4 to 6, 9)."""
+    """The error localization network B: accepts pixels that it predicts to be right (Eq. 4 to 6, 9)."""
 
     def __init__(self, config: FilterConfig, network: NetworkConfig, *, pretrained: bool) -> None:
         super().__init__()
@@ -78,7 +78,7 @@ class ErrorLocalizationFilter(nn.Module):
         return 1
 
     def loss(self, image: Tensor, predictions: list[Tensor], label: Tensor, valid: Tensor) -> Tensor:
-        """Return the loss on the main and all auxiliary predictions, Eq. (6); it trains this network only.
+        """Return the loss on the main and all auxiliary predictions, Eq. (6), which trains only this network.
 
         Args:
             image: (B, 3, H, W) float, normalized.
@@ -98,7 +98,7 @@ class ErrorLocalizationFilter(nn.Module):
 
         Args:
             judged: (B, 1, H, W) logits of this network.
-            predicted: (B, H, W) int64, the classes it judges.
+            predicted: (B, H, W) int64, predicted classes.
             label: (B, H, W) int64.
             valid: (B, H, W) bool, False in padding.
         """
@@ -117,7 +117,7 @@ class ErrorLocalizationFilter(nn.Module):
         return judged
 
     def trusted(self, image: Tensor, logits: Tensor) -> Tensor:
-        """Return where the classes of a prediction are believed, (B, h, w) bool.
+        """Return where the classes of a prediction are accepted, (B, h, w) bool.
 
         Args:
             image: (B, 3, H, W) float, normalized.
@@ -132,12 +132,12 @@ class ErrorLocalizationFilter(nn.Module):
         return self.believes(judged, logits)
 
     def believes(self, judged: Tensor, logits: Tensor) -> Tensor:  # noqa: ARG002
-        """Return (B, h, w) bool from this network's logits and those of the prediction, on one grid."""
+        """Return where a prediction is accepted, (B, h, w) bool, from this network's logits and its own."""
         return judged.squeeze(1).sigmoid() > self.config.threshold
 
 
 class ErrorCorrectionFilter(ErrorLocalizationFilter):
-    """s-ECN: learns the right class of each pixel and believes a prediction where it agrees (section 4.3)."""
+    """s-ECN: predicts the right class of each pixel, and accepts predictions that agree (section 4.3)."""
 
     def _outputs(self, network: NetworkConfig) -> int:
         return network.num_classes
@@ -154,7 +154,7 @@ class ErrorCorrectionFilter(ErrorLocalizationFilter):
         return cross_entropy(judged, label)
 
     def believes(self, judged: Tensor, logits: Tensor) -> Tensor:
-        """Return (B, h, w) bool: where the corrected class is the predicted one."""
+        """Return where the corrected class is the predicted one, (B, h, w) bool."""
         return judged.argmax(dim=1) == logits.argmax(dim=1)
 
 

@@ -1,6 +1,6 @@
-"""U2PL's pixel contrastive loss with a queue of negatives for each class (section 3.3 and appendix C).
+"""Pixel contrastive loss of U2PL, with a queue of negatives for each class (section 3.3 and appendix C).
 
-Every class present has M anchors (student), one positive, the mean of its pixels (teacher), and N negatives
+Each class present has M anchors (student), one positive, the mean of its pixels (teacher), and N negatives
 from its queue (teacher). All classes are computed at once.
 """
 
@@ -27,23 +27,23 @@ class ClassContrastConfig(Frozen):
 
     Args:
         loss: `infonce`, Eq. (4), or `bce`, Eq. (A1).
-        class_mean: whether the mean is over classes with anchors and negatives, or over all K as in Eq. (4).
-        temperature: tau.
-        embedding_channels: D.
-        anchors_per_class: M; the paper says 50, the code and the authors' tracker 256.
-        anchor_threshold: delta_p, what an anchor's class must exceed in probability.
-        anchors: whether they are all `reliable` unlabeled pixels, or the alpha_t of `lowest` entropy.
-        positive: mean of the `anchors`' candidates, or of the whole `class`, regardless of the threshold.
-        negatives_per_class: N; the paper says 256, the code and the authors' tracker 50.
-        negatives: which unlabeled pixels may be some: `unreliable`, `reliable` (the alpha_t of lowest
+        class_mean: whether to average over classes with anchors and negatives, or over all K as in Eq. (4).
+        temperature: temperature tau of the similarities.
+        embedding_channels: channels D of the embedding.
+        anchors_per_class: number M of anchors; 50 in the paper, 256 in the code and the authors' tracker.
+        anchor_threshold: delta_p, the smallest probability of an anchor's class.
+        anchors: whether all `reliable` unlabeled pixels are candidates, or the alpha_t of `lowest` entropy.
+        positive: mean of the candidates of `anchors`, or of the whole `class`, regardless of the threshold.
+        negatives_per_class: number N of negatives; 256 in the paper, 50 in the code and the authors' tracker.
+        negatives: unlabeled pixels that may be negatives: `unreliable`, `reliable` (the alpha_t of lowest
             entropy), or `all`.
-        rank_threshold: whether `ranks` count; else a pixel may be a negative of every class but its own, or
-            its likeliest one if unlabeled.
-        ranks: r_l and r_h; a labeled pixel is a negative of wrong classes of rank < r_l, an unlabeled one of
-            classes of rank r_l..r_h - 1; 0 is the likeliest. r_l is lowered to K - 1 where it is larger.
-        memory_bank: whether negatives come from the queues, or from the current step alone.
-        bank_sizes: keys in the queue of class 0 and of each other class.
-        pushes: keys that enter a queue, at most, in a step and process.
+        rank_threshold: whether to use `ranks`; otherwise, a labeled pixel may be a negative of all other
+            classes, and an unlabeled pixel of all classes except the most likely.
+        ranks: r_l and r_h; a labeled pixel is a negative of wrong classes of rank < r_l, an unlabeled pixel
+            of classes of rank r_l..r_h - 1, where 0 is the most likely. r_l is at most K - 1.
+        memory_bank: whether negatives come from the queues, or only from the current step.
+        bank_sizes: capacity of the queue of class 0, and of each other class.
+        pushes: largest number of keys that a process adds to a queue in a step.
     """
 
     loss: Literal["infonce", "bce"] = "infonce"
@@ -77,22 +77,22 @@ class ClassContrastConfig(Frozen):
         return value
 
     def build_bank(self, num_classes: int) -> MemoryBank:
-        """Return empty queues for K classes."""
+        """Return empty queues for all classes."""
         first, other = self.bank_sizes if self.memory_bank else (self.pushes, self.pushes)
         return MemoryBank([first] + [other] * (num_classes - 1), self.embedding_channels)
 
 
 class Taught(NamedTuple):
-    """What is known of the pixels of a step on the decoder's grid: B_l labeled images, then B_u unlabeled."""
+    """Teacher outputs and labels of a step on the decoder's grid: B_l labeled images, then B_u unlabeled."""
 
     embedding: Tensor
-    """(B, D, h, w), the teacher's."""
+    """(B, D, h, w) float, embedding of the teacher."""
     prob: Tensor
-    """(B, K, h, w), the teacher's."""
+    """(B, K, h, w) float, probabilities of the teacher."""
     label: Tensor
-    """(B, h, w) int64: labels, and pseudo-labels of those pixels that may be anchors; else `IGNORE`."""
+    """(B, h, w) int64, labels, and pseudo-labels of pixels that may be anchors; otherwise `IGNORE`."""
     uncertain: Tensor
-    """(B_u, h, w) bool, unlabeled pixels that may be negatives."""
+    """(B_u, h, w) bool, whether an unlabeled pixel may be a negative."""
 
 
 class ClassContrast(nn.Module):
@@ -105,11 +105,11 @@ class ClassContrast(nn.Module):
         self.bank = config.build_bank(num_classes)
 
     def forward(self, embedding: Tensor, taught: Taught) -> Tensor:
-        """Return the loss, Eq. (4) or (A1), after the step's negatives went into the queues (Algorithm 1).
+        """Return the loss, Eq. (4) or (A1), after adding the step's negatives to the queues (Algorithm 1).
 
         Args:
-            embedding: (B, D, h, w) of the student.
-            taught: by the teacher and the labels.
+            embedding: (B, D, h, w) float, embedding of the student.
+            taught: teacher outputs and labels.
         """
         c, count = self.config, self.num_classes
         own = taught.prob.gather(1, taught.label.clamp(max=count - 1).unsqueeze(1)).squeeze(1)
@@ -127,7 +127,7 @@ class ClassContrast(nn.Module):
         return losses.where(counted, 0).sum() / classes
 
     def draw_negatives(self, taught: Taught) -> tuple[Tensor, Tensor]:
-        """Queue the step's negatives; return which classes have any, (K,) bool, and N of each, (K, N, D)."""
+        """Queue the step's negatives; return whether a class has any, (K,) bool, and N samples, (K, N, D)."""
         member = self.is_negative(taught).transpose(0, 1).flatten(1)  # (K, B * h * w)
         place, drawn = sample_members(member, self.config.pushes)
         if not self.config.memory_bank:
@@ -137,7 +137,7 @@ class ClassContrast(nn.Module):
         return filled, negatives
 
     def is_negative(self, taught: Taught) -> Tensor:
-        """Return which pixels are negatives of which classes, Eq. (13) to (15), (B, K, h, w) bool."""
+        """Return whether each pixel is a negative of each class, Eq. (13) to (15), (B, K, h, w) bool."""
         rank = ranks(taught.prob)
         rank_l, rank_u = rank.tensor_split([len(rank) - len(taught.uncertain)])
         label = taught.label[: len(rank_l)].unsqueeze(1)
@@ -152,20 +152,27 @@ class ClassContrast(nn.Module):
 
 
 def info_nce(anchors: Tensor, positives: Tensor, negatives: Tensor, temperature: float) -> Tensor:
-    """Return the mean over a class's anchors of the softmax loss of the positive, Eq. (4), (K,).
+    """Return the InfoNCE loss of each class, averaged over its anchors, Eq. (4), (K,).
 
     Args:
         anchors: (K, M, D) float.
         positives: (K, D) float.
-        negatives: (K, N, D) float; the anchors of a class share them.
-        temperature: of the cosine similarities.
+        negatives: (K, N, D) float, shared by the anchors of a class.
+        temperature: temperature of the cosine similarities.
     """
     positive, negative = _similarities(anchors, positives, negatives, temperature)
     return (torch.cat([positive, negative], dim=2).logsumexp(dim=2) - positive.squeeze(2)).mean(dim=1)
 
 
 def binary(anchors: Tensor, positives: Tensor, negatives: Tensor, temperature: float) -> Tensor:
-    """Return the mean over anchors and negatives of their binary loss, Eq. (A1), (K,); arguments as above."""
+    """Return the binary loss of each class, averaged over anchors and negatives, Eq. (A1), (K,).
+
+    Args:
+        anchors: (K, M, D) float.
+        positives: (K, D) float.
+        negatives: (K, N, D) float, shared by the anchors of a class.
+        temperature: temperature of the cosine similarities.
+    """
     positive, negative = _similarities(anchors, positives, negatives, temperature)
     return F.softplus(negative - positive).mean(dim=(1, 2))
 
@@ -176,7 +183,7 @@ LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor, float], Tensor]] = {"infonce
 def _similarities(
     anchors: Tensor, positives: Tensor, negatives: Tensor, temperature: float
 ) -> tuple[Tensor, Tensor]:
-    """Return the similarities over the temperature to the positive (K, M, 1) and the negatives (K, M, N)."""
+    """Return similarities, divided by the temperature, to the positive (K, M, 1) and negatives (K, M, N)."""
     anchors = F.normalize(anchors, dim=2) / temperature
     positive = anchors @ F.normalize(positives, dim=1).unsqueeze(2)
     return positive, anchors @ F.normalize(negatives, dim=2).transpose(1, 2)

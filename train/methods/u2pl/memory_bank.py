@@ -1,8 +1,7 @@
-"""A queue of keys for each class, on the device, written and read without the host (U2PL, section 3.3).
+"""Memory bank with a queue of keys for each class, on the device and without synchronization (U2PL, 3.3).
 
-The queues of all classes lie one after the other in one tensor of fixed size, so that the bank is saved with
-the method and moves with it. At 21 classes, 50,000 + 20 x 30,000 keys of 256 half-precision numbers take
-333 MB.
+The queues of all classes are stored consecutively in one tensor of fixed size, so that the bank is saved and
+moved with the method. At 21 classes, 50,000 + 20 x 30,000 keys of 256 half-precision numbers take 333 MB.
 """
 
 from __future__ import annotations
@@ -23,23 +22,23 @@ if TYPE_CHECKING:
 class MemoryBank(nn.Module):
     """First-in-first-out queues of keys of length 1.
 
-    Every process of a run holds the same bank, as long as all push at the same steps.
+    All processes of a run hold the same bank, provided that all push at the same steps.
 
     Args:
-        capacities: keys that each class's queue holds, K numbers.
-        channels: D.
+        capacities: capacity of the queue of each of the K classes.
+        channels: channels D of a key.
     """
 
     keys: Tensor
-    """(sum of capacities + 1, D) half; the last row takes what is thrown away."""
+    """(sum of capacities + 1, D) half; the last row receives discarded keys."""
     count: Tensor
-    """(K,) int64, keys in each queue."""
+    """(K,) int64, number of keys in each queue."""
     pointer: Tensor
-    """(K,) int64, where in each queue the next key goes."""
+    """(K,) int64, position of the next key in each queue."""
     capacity: Tensor
-    """(K,) int64."""
+    """(K,) int64, capacity of each queue."""
     start: Tensor
-    """(K,) int64, row of `keys` at which each queue starts."""
+    """(K,) int64, first row of each queue in `keys`."""
 
     def __init__(self, capacities: Sequence[int], channels: int) -> None:
         super().__init__()
@@ -52,20 +51,20 @@ class MemoryBank(nn.Module):
 
     @torch.no_grad()
     def push(self, features: Tensor, valid: Tensor) -> None:
-        """Put features of every process into the queues; the oldest keys leave.
+        """Add features of all processes to the queues, replacing the oldest keys.
 
-        Features that are zero or not finite are left out: one broken step must not spoil the bank.
+        Features that are zero or not finite are left out, so that one broken step does not corrupt the bank.
 
         Args:
             features: (K, N, D) float of any length, oldest first.
-            valid: (K, N) bool, False where there is none.
+            valid: (K, N) bool, False where there is no feature.
         """
         keys = F.normalize(features.float(), dim=2).where(valid.unsqueeze(2), 0).half()
         keys = gathered(keys).transpose(0, 1).flatten(1, 2)  # (K, processes * N, D)
         length = keys.float().norm(dim=2)
-        valid = (length > 0) & length.isfinite()  # so that the keys alone need to travel
+        valid = (length > 0) & length.isfinite()  # so that only keys are exchanged
         new = valid.sum(dim=1)
-        order = valid.cumsum(dim=1) - 1  # which of its class's new keys this is
+        order = valid.cumsum(dim=1) - 1  # index among the new keys of its class
         kept = valid & (order >= (new - self.capacity).unsqueeze(1))
         row = self.start.unsqueeze(1) + (self.pointer.unsqueeze(1) + order) % self.capacity.unsqueeze(1)
         row = row.where(kept, len(self.keys) - 1)
@@ -74,13 +73,13 @@ class MemoryBank(nn.Module):
         self.count.copy_((self.count + new).minimum(self.capacity))
 
     def sample(self, count: int) -> tuple[Tensor, Tensor]:
-        """Return keys drawn evenly from each queue, with replacement.
+        """Return keys sampled uniformly from each queue, with replacement.
 
         Args:
-            count: N.
+            count: number N of keys.
 
         Returns:
-            (K, N, D) half, zeros for an empty queue's class, and (K,) bool, whether the queue holds any.
+            Keys, (K, N, D) half, zeros if a queue is empty, and (K,) bool, whether each queue has keys.
         """
         row = self.start.unsqueeze(1) + random_places(self.count, count)
         filled = self.count > 0

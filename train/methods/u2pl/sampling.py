@@ -1,4 +1,4 @@
-"""Choosing pixels by class, rank and quantile: no loop over classes, no wait for the device."""
+"""Sampling of pixels by class, rank and quantile, without loops over classes or synchronization."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ if TYPE_CHECKING:
 
 
 def sample_per_class(label: Tensor, num_classes: int, count: int) -> tuple[Tensor, Tensor]:
-    """Return places of `count` elements of each class, drawn evenly and with replacement.
+    """Return indices of elements of each class, sampled uniformly with replacement.
 
     Args:
-        label: (P,) int64, 0..K-1; elements with any larger value (`IGNORE`) are never drawn.
-        num_classes: K.
-        count: M.
+        label: (P,) int64, 0..K-1; elements with larger values (`IGNORE`) are never sampled.
+        num_classes: number of classes K.
+        count: number M of samples of each class.
 
     Returns:
-        (K, M) int64 places, and (K,) bool, whether the class has an element; the places of a class without
-        one mean nothing.
+        Indices, (K, M) int64, and (K,) bool, whether a class has elements; without elements, its indices are
+        meaningless.
     """
     ids = torch.arange(num_classes, device=label.device)
     size = (label == ids.unsqueeze(1)).sum(dim=1)  # (K,)
     start = size.cumsum(dim=0) - size
-    order = label.argsort(stable=True)  # the places of class 0, then those of class 1, ...
+    order = label.argsort(stable=True)  # the indices of class 0, then those of class 1, ...
     place = start.unsqueeze(1) + random_places(size, count)
     return order[place.clamp(max=len(label) - 1)], size > 0
 
 
 def random_places(size: Tensor, count: int) -> Tensor:
-    """Return (K, `count`) int64, each row drawn evenly from 0..size-1 with replacement; 0 where size is 0.
+    """Return random integers, (K, `count`) int64, row k uniform in 0..size[k]-1, or 0 where size is 0.
 
     Args:
         size: (K,) int64.
-        count: of draws.
+        count: number of samples in each row.
     """
     # in double precision u * size stays below size
     share = torch.rand(len(size), count, dtype=torch.float64, device=size.device)
@@ -45,14 +45,14 @@ def random_places(size: Tensor, count: int) -> Tensor:
 
 
 def sample_members(member: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Return places of up to `count` different members of each set, drawn evenly, in random order.
+    """Return indices of up to `count` different members of each set, sampled uniformly, in random order.
 
     Args:
-        member: (K, P) bool.
-        count: N; no more than P are returned.
+        member: (K, P) bool, members of each set.
+        count: number N of members; at most P are returned.
 
     Returns:
-        (K, N) int64 places, and (K, N) bool, False where the set had no member left.
+        Indices, (K, N) int64, and (K, N) bool, False where the set has no more members.
     """
     score = torch.rand(member.shape, device=member.device).where(member, -1)
     drawn = score.topk(min(count, member.shape[1]), dim=1)
@@ -63,20 +63,20 @@ def pixels_at(features: Tensor, place: Tensor) -> Tensor:
     """Return the features of some pixels, (..., D).
 
     Args:
-        features: (B, D, h, w).
-        place: (...) int64, in 0..B*h*w-1.
+        features: (B, D, h, w) float.
+        place: (...) int64, pixel indices in 0..B*h*w-1.
     """
     area = features.shape[-2] * features.shape[-1]
     return features.flatten(2)[place // area, :, place % area]
 
 
 def class_means(features: Tensor, label: Tensor, num_classes: int) -> Tensor:
-    """Return the mean feature of the pixels of each class, (K, D), zero for a class without one.
+    """Return the mean feature of the pixels of each class, (K, D), zero for classes without pixels.
 
     Args:
         features: (B, D, h, w) float.
-        label: (B, h, w) int64, 0..K-1; pixels with any larger value (`IGNORE`) do not count.
-        num_classes: K.
+        label: (B, h, w) int64, 0..K-1; pixels with larger values (`IGNORE`) do not count.
+        num_classes: number of classes K.
     """
     ids = torch.arange(num_classes, device=label.device).view(-1, 1, 1)
     member = (label.unsqueeze(1) == ids).to(features.dtype).flatten(2)  # (B, K, h*w)
@@ -85,7 +85,7 @@ def class_means(features: Tensor, label: Tensor, num_classes: int) -> Tensor:
 
 
 def ranks(prob: Tensor) -> Tensor:
-    """Return each class's place in the order of falling probability, int64, 0 for the most likely.
+    """Return the rank of each class by decreasing probability, (B, K, h, w) int64, 0 for the most likely.
 
     Args:
         prob: (B, K, h, w) float.
@@ -94,12 +94,12 @@ def ranks(prob: Tensor) -> Tensor:
 
 
 def quantiles(values: Tensor, fractions: Sequence[float]) -> Tensor:
-    """Return quantiles of the finite values, (F,), interpolated linearly between the two nearest.
+    """Return quantiles of the finite values, (F,), interpolated linearly between the two nearest values.
 
-    `torch.nanquantile` takes at most 2**24 values, fewer than a large batch of images has pixels.
+    `torch.nanquantile` accepts at most 2**24 values, fewer than the pixels of a large batch.
 
     Args:
-        values: of any shape, float; if none is finite the result is not, either.
+        values: float tensor of any shape; without finite values, the result is not finite.
         fractions: F numbers in [0, 1].
     """
     ordered = values.flatten().sort().values  # infinities and NaN come last
@@ -110,10 +110,10 @@ def quantiles(values: Tensor, fractions: Sequence[float]) -> Tensor:
 
 
 def on_grid(value: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
-    """Return a map of classes or a mask at (height, width) `size`, nearest.
+    """Return a map of classes or a mask resized to `size` by nearest neighbor.
 
     Args:
         value: (B, H, W) int64 below 2**24, or bool.
-        size: of the decoder's grid.
+        size: height and width of the decoder's grid.
     """
     return F.interpolate(value.unsqueeze(1).float(), size=size).squeeze(1).to(value.dtype)

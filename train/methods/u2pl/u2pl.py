@@ -81,7 +81,7 @@ class U2plConfig(MethodConfig):
     warm_start_steps: LabelsOnlySteps = 578  # one epoch of the partition 1/8
     ohem_threshold: float | None = Field(None, gt=0, le=1)  # 0.7 on Cityscapes; None: plain cross entropy
     ohem_min_kept: int = Field(100_000, ge=1)  # pixels of a process
-    auxiliary_weight: float = Field(0.0, ge=0)  # 0.4 on Cityscapes, in the code alone
+    auxiliary_weight: float = Field(0.0, ge=0)  # 0.4 on Cityscapes, only in the code
     cutmix_probability: float = Field(0.5, ge=0, le=1)
     single_pass: bool = False
     alpha_0: float = Field(0.2, ge=0, lt=1)
@@ -108,23 +108,23 @@ OFFICIAL: dict[str, Any] = {
 """The settings of the authors' code where they differ from our defaults."""
 
 
-class Lesson(NamedTuple):
-    """What the teacher says of the labeled images and the mixed unlabeled ones."""
+class TeacherOutput(NamedTuple):
+    """Outputs of the teacher for labeled images and mixed unlabeled ones."""
 
     images: Tensor
-    """(B_l + B_u, 3, H, W), what it speaks of."""
+    """(B_l + B_u, 3, H, W) float, the images."""
     prob: Tensor
     """(B_l + B_u, K, h, w) float, class probabilities on the decoder's grid."""
     embedding: Tensor
-    """(B_l + B_u, D, h, w)."""
+    """(B_l + B_u, D, h, w) float, on the decoder's grid."""
     label: Tensor
     """(B_u, H, W) int64, predicted class."""
     valid: Tensor
     """(B_u, H, W) bool, False in padding."""
     lowest: Tensor
-    """(B_u, H, W) bool, the alpha_t of the valid pixels of lowest entropy."""
+    """(B_u, H, W) bool, the share alpha_t of valid pixels with the lowest entropy."""
     reliable: Tensor
-    """(B_u, H, W) bool, all but the alpha_t of highest entropy."""
+    """(B_u, H, W) bool, valid pixels except the share alpha_t with the highest entropy."""
 
 
 class U2pl(Method):
@@ -145,7 +145,7 @@ class U2pl(Method):
         middle = self.student.encoder.channels[-2]
         self.auxiliary = auxiliary_head(middle, network) if config.auxiliary_weight else None
         self.contrast = ClassContrast(config.contrast, network.num_classes)
-        # all processes fill the same queues: DDP need not send their 300 MB around at every step
+        # all processes fill the same queues: DDP does not need to broadcast their 300 MB at every step
         self._ddp_params_and_buffers_to_ignore = [
             name for name, _ in self.named_buffers() if name.startswith("contrast.")
         ]
@@ -157,12 +157,12 @@ class U2pl(Method):
             maps, _ = self.predict(batch.image_l)
             return {"s": self.supervised(maps, batch.label_l)}
         labeled = len(batch.label_l)
-        lesson = self.teach(batch, self.alpha(progress))
-        maps, embedding = self.predict(lesson.images)
+        output = self.teach(batch, self.alpha(progress))
+        maps, embedding = self.predict(output.images)
         return {
             "s": self.supervised([logits[:labeled] for logits in maps], batch.label_l),
-            "u": self.unsupervised(maps[0][labeled:], lesson),
-            "c": self.config.lambda_c * self.contrast(embedding, self.taught(batch.label_l, lesson)),
+            "u": self.unsupervised(maps[0][labeled:], output),
+            "c": self.config.lambda_c * self.contrast(embedding, self.taught(batch.label_l, output)),
         }
 
     def predict(self, image: Tensor) -> tuple[list[Tensor], Tensor]:
@@ -180,11 +180,11 @@ class U2pl(Method):
         return c.alpha_0 * (1 - (progress.step - before) / (progress.steps - before))
 
     @torch.no_grad()
-    def teach(self, batch: Batch, alpha: float) -> Lesson:
-        """Return the teacher's predictions, Eq. (5, 6).
+    def teach(self, batch: Batch, alpha: float) -> TeacherOutput:
+        """Return the outputs of the teacher, Eq. (5, 6).
 
         Args:
-            batch: with a weak view.
+            batch: batch with a weak view.
             alpha: share of unreliable pixels.
         """
         box = half_area_box(batch.draws, batch.weak[0].shape[-2:], self.config.cutmix_probability)
@@ -195,16 +195,16 @@ class U2pl(Method):
         if progress.phase == "sup":
             return None
         no_box = torch.zeros_like(batch.weak[1])
-        lesson = self.teach_mixed(batch, no_box, self.alpha(progress))
-        prob = resize_logits(lesson.prob[len(batch.label_l) :], no_box.shape[-2:])
-        return PseudoLabels(lesson.label, lesson.reliable, prob.amax(dim=1))
+        output = self.teach_mixed(batch, no_box, self.alpha(progress))
+        prob = resize_logits(output.prob[len(batch.label_l) :], no_box.shape[-2:])
+        return PseudoLabels(output.label, output.reliable, prob.amax(dim=1))
 
-    def teach_mixed(self, batch: Batch, box: Tensor, alpha: float) -> Lesson:
-        """Return the teacher's predictions of labeled images, and of unlabeled ones mixed by a box each.
+    def teach_mixed(self, batch: Batch, box: Tensor, alpha: float) -> TeacherOutput:
+        """Return the outputs of the teacher for labeled images, and for unlabeled ones mixed by a box each.
 
         Args:
-            batch: with a weak view.
-            box: (B_u, H, W) bool.
+            batch: batch with a weak view.
+            box: (B_u, H, W) bool, True in the box of an image.
             alpha: share of unreliable pixels.
         """
         (image, valid), labeled = batch.weak, len(batch.label_l)
@@ -225,7 +225,7 @@ class U2pl(Method):
         doubt = entropy(resize_logits(logits[labeled:], size)).squeeze(1).where(valid, torch.inf)
         batch_doubt = gathered(doubt) if self.config.quantile == "global" else doubt
         lowest, reliable = (doubt < bound for bound in quantiles(batch_doubt, (alpha, 1 - alpha)).unbind())
-        return Lesson(images, logits.softmax(dim=1), embedding, label, valid, lowest, reliable)
+        return TeacherOutput(images, logits.softmax(dim=1), embedding, label, valid, lowest, reliable)
 
     def supervised(self, maps: list[Tensor], label: Tensor) -> Tensor:
         """Return the loss on labeled images, Eq. (2).
@@ -241,31 +241,31 @@ class U2pl(Method):
         main, *others = (criterion(resize_logits(logits, label.shape[-2:]), label) for logits in maps)
         return main + c.auxiliary_weight * others[0] if others else main
 
-    def unsupervised(self, logits: Tensor, lesson: Lesson) -> Tensor:
+    def unsupervised(self, logits: Tensor, output: TeacherOutput) -> Tensor:
         """Return the loss on reliable pseudo-labels, Eq. (3), with its weight, Eq. (8).
 
         Args:
-            logits: (B_u, K, h, w) of the student.
-            lesson: the teacher's.
+            logits: (B_u, K, h, w) float, logits of the student.
+            output: outputs of the teacher.
         """
-        label = lesson.label.where(lesson.reliable, IGNORE)
+        label = output.label.where(output.reliable, IGNORE)
         loss = cross_entropy(resize_logits(logits, label.shape[-2:]), label)
-        pixels = lesson.valid.sum() if self.config.weight_over == "valid" else lesson.valid.numel()
-        return self.config.eta * loss * pixels / lesson.reliable.sum().clamp(min=1)
+        pixels = output.valid.sum() if self.config.weight_over == "valid" else output.valid.numel()
+        return self.config.eta * loss * pixels / output.reliable.sum().clamp(min=1)
 
-    def taught(self, label_l: Tensor, lesson: Lesson) -> Taught:
-        """Return labels and the teacher's predictions as the contrastive loss needs them.
+    def taught(self, label_l: Tensor, output: TeacherOutput) -> Taught:
+        """Return labels and teacher outputs in the form that the contrastive loss needs.
 
         Args:
             label_l: (B_l, H, W) int64.
-            lesson: the teacher's.
+            output: outputs of the teacher.
         """
-        c, size = self.config.contrast, lesson.prob.shape[-2:]
-        label_u = lesson.label.where(lesson.reliable if c.anchors == "reliable" else lesson.lowest, IGNORE)
-        unreliable = lesson.valid & ~lesson.reliable
-        negative = {"unreliable": unreliable, "reliable": lesson.lowest, "all": lesson.valid}[c.negatives]
+        c, size = self.config.contrast, output.prob.shape[-2:]
+        label_u = output.label.where(output.reliable if c.anchors == "reliable" else output.lowest, IGNORE)
+        unreliable = output.valid & ~output.reliable
+        negative = {"unreliable": unreliable, "reliable": output.lowest, "all": output.valid}[c.negatives]
         label = on_grid(torch.cat([label_l, label_u]), size)
-        return Taught(lesson.embedding, lesson.prob, label, on_grid(negative, size))
+        return Taught(output.embedding, output.prob, label, on_grid(negative, size))
 
     def phases(self, steps: int) -> tuple[Phase, ...]:
         """Return `sup`, if it has a step, and `semi` for the rest of the run.
@@ -288,7 +288,7 @@ class U2pl(Method):
             copy_state(self.student, self.teacher)
 
     def after_step(self, progress: Progress) -> None:
-        """Move the teacher."""
+        """Update the teacher."""
         if progress.phase != "semi":
             return
         c = self.config
@@ -296,14 +296,14 @@ class U2pl(Method):
         update_teacher(self.teacher, self.student, decay, with_buffers=c.teacher_batch_norm == "ema")
 
     def train(self, mode: bool = True) -> U2pl:
-        """Set the mode; the teacher's BatchNorm gathers its own statistics, or averages the student's."""
+        """Set the mode; the teacher's BatchNorm tracks its own statistics, or averages the student's."""
         super().train(mode)
         if self.config.teacher_batch_norm == "ema":
             self.teacher.eval()
         return self
 
     def optimizers(self) -> list[Optimizer]:
-        """Return one optimizer, the encoder at its own rate."""
+        """Return one optimizer, with a separate learning rate for the encoder."""
         optimizer = self.config.optimizer
         groups = [(self.student.encoder, optimizer.encoder_lr_mult), (self.student.decoder, 1.0)]
         return [optimizer.build(groups + ([] if self.auxiliary is None else [(self.auxiliary, 1.0)]))]

@@ -24,7 +24,7 @@ MOST = 0.5
 NEARLY_ALL = 0.9
 """Share that is a fault even if 255 is beside other classes and no class is missing."""
 OUTLIER = 2
-"""Ratio between the largest shares of a mask of 255 alone and beside classes that is suspicious."""
+"""Suspicious ratio of the largest share of a mask that 255 covers alone to that beside classes."""
 ONE_BIT = "1"
 
 

@@ -49,28 +49,28 @@ def test_the_share_that_is_kept_is_one_minus_alpha_of_the_pixels_that_are_no_pad
 ) -> None:
     assert batch.valid_u is not None
     batch.valid_u[0, :, 20:] = False
-    lesson = build_u2pl(quantile=quantile).teach(batch, alpha)
-    count = lesson.valid.sum()
-    assert lesson.reliable.sum() / count == pytest.approx(1 - alpha, abs=2 / count.item())
-    assert lesson.lowest.sum() / count == pytest.approx(alpha, abs=2 / count.item())
-    assert not (lesson.reliable & ~lesson.valid).any()
-    assert not (lesson.lowest & ~lesson.reliable).any()
+    output = build_u2pl(quantile=quantile).teach(batch, alpha)
+    count = output.valid.sum()
+    assert output.reliable.sum() / count == pytest.approx(1 - alpha, abs=2 / count.item())
+    assert output.lowest.sum() / count == pytest.approx(alpha, abs=2 / count.item())
+    assert not (output.reliable & ~output.valid).any()
+    assert not (output.lowest & ~output.reliable).any()
 
 
 def test_reliable_pixels_are_those_of_low_entropy(
     build_u2pl: Build, batch: Batch, tiny_network: NetworkConfig
 ) -> None:
     method = build_u2pl(teacher_batch_norm="ema")
-    lesson = method.teach(batch, 0.3)
-    logits = method.teacher(lesson.images[2:]).logits
+    output = method.teach(batch, 0.3)
+    logits = method.teacher(output.images[2:]).logits
     doubt = entropy(nn.functional.interpolate(logits, size=(32, 32), mode="bilinear", align_corners=True))
     doubt = doubt.squeeze(1)
-    assert doubt[lesson.reliable].max() < doubt[~lesson.reliable].min()
-    assert doubt[lesson.lowest].max() <= doubt[~lesson.lowest].min()
+    assert doubt[output.reliable].max() < doubt[~output.reliable].min()
+    assert doubt[output.lowest].max() <= doubt[~output.lowest].min()
     torch.testing.assert_close(
-        lesson.prob, method.teacher(lesson.images).logits.softmax(dim=1), atol=1e-5, rtol=0
+        output.prob, method.teacher(output.images).logits.softmax(dim=1), atol=1e-5, rtol=0
     )
-    assert lesson.prob.shape[1] == tiny_network.num_classes
+    assert output.prob.shape[1] == tiny_network.num_classes
 
 
 @pytest.mark.parametrize(("probability", "expected"), [(0.0, 0.0), (1.0, 0.5)])
@@ -81,14 +81,14 @@ def test_images_padding_and_pseudo_labels_are_mixed_by_the_same_boxes(
     assert batch.valid_u is not None
     batch.valid_u[0] = False  # so that validity says which image a pixel is from
     method = build_u2pl(cutmix_probability=probability, teacher_batch_norm="ema").eval()
-    lesson = method.teach(batch, 0.2)
-    assert torch.equal(lesson.images[:2], batch.image_l)
-    own = lesson.valid == torch.tensor([False, True]).view(2, 1, 1)
+    output = method.teach(batch, 0.2)
+    assert torch.equal(output.images[:2], batch.image_l)
+    own = output.valid == torch.tensor([False, True]).view(2, 1, 1)
     image, other = batch.image_u, batch.image_u.flip(0)
-    assert torch.equal(lesson.images[2:], torch.where(own.unsqueeze(1), image, other))
+    assert torch.equal(output.images[2:], torch.where(own.unsqueeze(1), image, other))
     whole = method.teacher(image).logits
     whole = nn.functional.interpolate(whole, size=(32, 32), mode="bilinear", align_corners=True).argmax(dim=1)
-    assert torch.equal(lesson.label, torch.where(own, whole, whole.flip(0)))
+    assert torch.equal(output.label, torch.where(own, whole, whole.flip(0)))
     assert (~own).float().mean() == pytest.approx(expected, abs=0.04)
 
 
@@ -116,10 +116,10 @@ def test_a_single_pass_of_images_without_boxes_says_the_same_as_two(build_u2pl: 
 def test_a_single_pass_mixes_what_the_teacher_said(build_u2pl: Build, batch: Batch) -> None:
     assert batch.image_u is not None
     method = build_u2pl(cutmix_probability=1.0, teacher_batch_norm="ema", single_pass=True)
-    lesson = method.teach(batch, 0.2)
+    output = method.teach(batch, 0.2)
     embedding = method.teacher(batch.image_u).embedding
     own, other = (
-        (lesson.embedding[2:] - each).abs().amax(dim=1) < 1e-5 for each in (embedding, embedding.flip(0))
+        (output.embedding[2:] - each).abs().amax(dim=1) < 1e-5 for each in (embedding, embedding.flip(0))
     )
     assert (own | other).all()
     assert own.any(dim=(1, 2)).all()

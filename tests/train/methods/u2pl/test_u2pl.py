@@ -12,7 +12,7 @@ from zoo.errors import RecipeError
 from zoo.train.blocks.losses import cross_entropy, ohem_cross_entropy
 from zoo.train.method import Batch, Progress, progress_at
 from zoo.train.methods.table import build_method
-from zoo.train.methods.u2pl.u2pl import OFFICIAL, Lesson, U2pl, U2plConfig
+from zoo.train.methods.u2pl.u2pl import OFFICIAL, TeacherOutput, U2pl, U2plConfig
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,15 +29,17 @@ def build_u2pl(build: Callable[..., Any]) -> Build:
     return partial(build, "u2pl")
 
 
-def some_lesson(seed: int = 0) -> Lesson:
-    """Return a lesson about two labeled and two unlabeled 6 x 6 images of 3 classes."""
+def some_output(seed: int = 0) -> TeacherOutput:
+    """Return teacher outputs for two labeled and two unlabeled 6 x 6 images of 3 classes."""
     generator = torch.Generator().manual_seed(seed)
     valid = torch.ones(2, 6, 6, dtype=torch.bool)
     valid[1, :, 4:] = False
     reliable = (torch.rand(2, 6, 6, generator=generator) < 0.7) & valid
     label = torch.randint(3, (2, 6, 6), generator=generator)
     prob = torch.rand(4, 3, 6, 6, generator=generator)
-    return Lesson(torch.empty(4, 3, 6, 6), prob, torch.empty(4, 8, 6, 6), label, valid, ~reliable, reliable)
+    return TeacherOutput(
+        torch.empty(4, 3, 6, 6), prob, torch.empty(4, 8, 6, 6), label, valid, ~reliable, reliable
+    )
 
 
 def test_a_run_starts_with_labels_alone(build_u2pl: Build, batch: Batch, at: At) -> None:
@@ -69,14 +71,14 @@ def test_the_share_of_unreliable_pixels_falls_to_zero_from_the_start_of_self_tra
     assert build_u2pl(dynamic_partition=False).alpha(progress) == 0.2
 
 
-def literal_unsupervised(logits: Tensor, lesson: Lesson, eta: float, over: str = "valid") -> Tensor:
+def literal_unsupervised(logits: Tensor, output: TeacherOutput, eta: float, over: str = "valid") -> Tensor:
     """Eq. (3) with Eq. (8), one pixel at a time, padding left out of the loss, by setting of its weight."""
     total, kept, pixels = logits.new_zeros(()), 0, 0
-    for b, y, x in torch.cartesian_prod(*map(torch.arange, lesson.label.shape)).tolist():
-        pixels += int(lesson.valid[b, y, x]) if over == "valid" else 1
-        if lesson.reliable[b, y, x]:
+    for b, y, x in torch.cartesian_prod(*map(torch.arange, output.label.shape)).tolist():
+        pixels += int(output.valid[b, y, x]) if over == "valid" else 1
+        if output.reliable[b, y, x]:
             scores = logits[b, :, y, x]
-            total = total - (scores[lesson.label[b, y, x]] - scores.exp().sum().log())
+            total = total - (scores[output.label[b, y, x]] - scores.exp().sum().log())
             kept += 1
     return eta * (pixels / kept) * total / kept
 
@@ -88,17 +90,17 @@ def literal_unsupervised(logits: Tensor, lesson: Lesson, eta: float, over: str =
 def test_the_loss_on_pseudo_labels_equals_its_formula(
     settings: dict[str, Any], over: str, build_u2pl: Build, assert_same: Callable[..., None]
 ) -> None:
-    method, lesson = build_u2pl(**settings), some_lesson()
+    method, output = build_u2pl(**settings), some_output()
     logits = torch.randn(2, 3, 6, 6, dtype=torch.float64)
-    fast = partial(method.unsupervised, lesson=lesson)
+    fast = partial(method.unsupervised, output=output)
     eta = settings.get("eta", 1.0)
-    assert_same(fast, partial(literal_unsupervised, lesson=lesson, eta=eta, over=over), logits)
+    assert_same(fast, partial(literal_unsupervised, output=output, eta=eta, over=over), logits)
 
 
 def test_without_a_reliable_pixel_the_loss_is_a_zero_with_a_gradient(build_u2pl: Build) -> None:
-    lesson = some_lesson()
+    output = some_output()
     logits = torch.randn(2, 3, 6, 6, requires_grad=True)
-    loss = build_u2pl().unsupervised(logits, lesson._replace(reliable=torch.zeros_like(lesson.reliable)))
+    loss = build_u2pl().unsupervised(logits, output._replace(reliable=torch.zeros_like(output.reliable)))
     loss.backward()
     assert loss.item() == 0
     assert logits.grad is not None
@@ -116,15 +118,15 @@ def test_without_a_reliable_pixel_the_loss_is_a_zero_with_a_gradient(build_u2pl:
 def test_anchors_and_negatives_are_chosen_by_entropy(
     settings: dict[str, str], labels: str, negatives: str, build_u2pl: Build
 ) -> None:
-    lesson = some_lesson()
-    lesson = lesson._replace(lowest=lesson.lowest & lesson.valid)
-    masks = lesson._asdict() | {"unreliable": lesson.valid & ~lesson.reliable}
+    output = some_output()
+    output = output._replace(lowest=output.lowest & output.valid)
+    masks = output._asdict() | {"unreliable": output.valid & ~output.reliable}
     label_l = torch.randint(3, (2, 6, 6))
-    taught = build_u2pl(contrast=settings).taught(label_l, lesson)
+    taught = build_u2pl(contrast=settings).taught(label_l, output)
     assert torch.equal(taught.label[:2], label_l)
-    assert torch.equal(taught.label[2:], lesson.label.where(masks[labels], IGNORE))
+    assert torch.equal(taught.label[2:], output.label.where(masks[labels], IGNORE))
     assert torch.equal(taught.uncertain, masks[negatives])
-    assert not (taught.uncertain & ~lesson.valid).any()
+    assert not (taught.uncertain & ~output.valid).any()
 
 
 def test_gradients_reach_the_student_by_every_term_and_never_the_teacher(
