@@ -1,8 +1,8 @@
 """Quality of a method's filter of pseudo-labels, on unlabeled images whose masks are hidden from training.
 
 The metrics are precision, recall and F1 of the error map, as in ELN's Table 4, over the pixels of all
-images. They are compared with those of a plain threshold on the confidence that keeps as many pixels. Metrics of a class
-are over the pixels whose true label it is, whatever the prediction.
+images. They are compared with those of a plain threshold on the confidence that keeps as many pixels. Metrics
+of a class are over the pixels whose true label it is, whatever the prediction.
 """
 
 from __future__ import annotations

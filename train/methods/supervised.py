@@ -1,8 +1,8 @@
 """Labels-only baseline, with which every semi-supervised method is compared.
 
-With `view = "strong"` labeled images get the augmentation that methods give to unlabeled ones: the photometric
-strong view, and CutMix with the next image of the batch, including its labels. This separates the effect of
-unlabeled images from that of augmentation.
+With `view = "strong"` labeled images get the augmentation that methods give to unlabeled ones: the
+photometric strong view, and CutMix with the next image of the batch, including its labels. This separates
+the effect of unlabeled images from that of augmentation.
 """
 
 from __future__ import annotations
