@@ -168,7 +168,7 @@ def train(
     }
     changes = {key: value for key, value in changes.items() if value is not None}
     if resume:
-        if changes or settings or recipe or steps or lr_encoder or profile or plan:
+        if changes or settings or recipe or steps or lr_encoder is not None or profile or plan:
             raise RecipeError("--resume continues a run as it was started: leave the other options out")
         metrics = resume_run(out or newest_run(method), method, hardware, wandb)
     else:
