@@ -158,7 +158,7 @@ def test_a_recipe_that_is_not_there_is_refused(zoo: Zoo) -> None:
 
 
 @pytest.mark.parametrize(
-    "option", [("--seed", "1"), ("--set", "seed=1"), ("--steps", "5"), ("--lr-encoder", "0")]
+    "option", [("--seed", "1"), ("--set", "seed=1"), ("--steps", "5"), ("--data", "x"), ("--lr-encoder", "0")]
 )
 def test_a_run_is_resumed_as_it_was_started(option: tuple[str, str], zoo: Zoo) -> None:
     message = error_of(zoo("train", "eln", "--resume", "--out", "run", *option), RecipeError)
