@@ -7,7 +7,7 @@ and the discriminator's own loss takes detached predictions, so neither sends gr
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -29,6 +29,7 @@ ImageNorm = Literal["fixed", "batch_minmax"]
 class DiscriminatorOptimizerConfig(OptimizerConfig):
     """The optimizer of a discriminator; defaults are those of both papers."""
 
+    of_encoders: ClassVar[bool] = False
     name: Literal["adamw", "adam", "sgd"] = "adam"
     weight_decay: float = Field(0.0, ge=0)
     betas: tuple[Beta, Beta] = (0.9, 0.99)

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from zoo.models.encoder import Encoder
+from zoo.models.segmentation import SegmentationNetwork
 from zoo.preprocess import channel_statistics
 from zoo.train.loop import compute
 from zoo.train.loop.norm_statistics import NormStatistics
@@ -38,6 +39,8 @@ class TrainingStep:
         self.layout = recipe.compute.layout(fabric.device)
         self.statistics = channel_statistics(recipe.preprocessing, torch.zeros((), device=fabric.device))
         _tell_encoders(method, recipe.preprocessing)
+        if recipe.freeze_encoder:
+            _freeze_encoders(method)
         self.optimizers: list[Optimizer] = method.optimizers()
         self.module, *wrapped = _listed(fabric.setup(method, *self.optimizers))
         self.wrapped: list[Any] = wrapped
@@ -118,6 +121,12 @@ def _tell_encoders(method: Method, preprocessing: Preprocessing) -> None:
     """Set what images are normalized by: runs of version 0.1 used ImageNet's statistics for all weights."""
     for encoder in (module for module in method.modules() if isinstance(module, Encoder)):
         encoder.mean, encoder.std = preprocessing.mean, preprocessing.std
+
+
+def _freeze_encoders(method: Method) -> None:
+    """Freeze the encoders of all segmentation networks; the other networks of a method still learn."""
+    for network in (module for module in method.modules() if isinstance(module, SegmentationNetwork)):
+        network.freeze_encoder()
 
 
 def _listed(value: Any) -> list[Any]:
