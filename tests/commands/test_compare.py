@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -129,6 +130,28 @@ def test_a_failed_run_is_told_and_the_others_are_kept(zoo: Zoo, tiny_folder: Pat
         if name not in ("gains.png", "pseudo_labels.png")  # of labels only alone
     ]
     assert "eln-0 failed: the loss was not finite" in Path("c/report.html").read_text()
+
+
+@pytest.mark.slow
+def test_rows_continue_the_warm_starts_of_their_seed_side_by_side(zoo: Zoo, tiny_folder: Path) -> None:
+    options = [option for option in TINY if "eln" not in option and option != "--no-controls"]
+    small = ("--set=rrn.discriminator={width=2,cell=1}", "--steps=8", "--warm-steps=3", "--jobs=2", "--out=c")
+    result = zoo("compare", "--data", tiny_folder, "--methods=supervised,rrn", *options, *small, "--json")
+    assert result.exit_code == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert [row["name"] for row in found["summary"]["rows"]] == [
+        *("supervised", "supervised-strong", "supervised-ensemble"),
+        *("rrn", "rrn branch_1", "rrn branch_2"),
+    ]
+    assert all(row["miou"]["n"] == 1 for row in found["summary"]["rows"])
+    assert len({run["metrics"]["partition"] for run in found["runs"]}) == 1
+    start = Path("c/runs/start-0/log.csv").read_text()
+    assert start.splitlines()[-1].startswith("3,")  # the steps of the warm start
+    for name in ("rrn", "supervised-ensemble"):
+        told = Path(f"c/runs/{name}-0/train.log").read_text()
+        assert re.search(r"branch_1 starts from .*c/runs/start-0/bundle", told)
+        assert re.search(r"branch_2 starts from .*c/runs/start_2-0/bundle", told)
+        assert Path(f"c/runs/{name}-0/log.csv").read_text().splitlines()[-1].startswith("5,")
 
 
 @pytest.mark.slow

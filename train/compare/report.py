@@ -69,7 +69,7 @@ def write_report(folder: ComparisonFolder, comparison: Comparison) -> list[Path]
 
 def plots(comparison: Comparison) -> dict[str, Callable[[Comparison], Figure]]:
     """Return the plots that a comparison with a finished run has something for, by file name."""
-    drawn = {"curves.png": curves, "classes.png": classes}
+    drawn: dict[str, Callable[[Comparison], Figure]] = {"curves.png": curves, "classes.png": classes}
     if any(row.difference is not None for row in rows(comparison)):
         drawn = {"gains.png": gains, **drawn}
     return drawn | ({"pseudo_labels.png": pseudo_labels} if tables(comparison) else {})

@@ -108,6 +108,7 @@ def run_all(folder: ComparisonFolder, jobs: int = 1) -> Comparison:
         TrainingStoppedError: the user asked to stop; what was reached is kept.
         RecipeError: another process runs this comparison.
     """
+    folder.read()  # says so if there is no comparison to lock
     with folder.lock() as lock, StopRequests() as stop:
         crew = Crew(stop, lock, None if jobs == 1 else max(1, (os.cpu_count() or 1) // jobs))
         while True:

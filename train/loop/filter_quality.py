@@ -65,8 +65,9 @@ class FilterQuality:
                 if pseudo_labels is None:
                     return {}
                 made.append((pseudo_labels, truth.to(device)))
-        self.by_class = class_figures(made, self.source.classes.names)
-        return {f"{FILTER}{name}": value for name, value in figures(made).items()}
+        pixels = known_pixels(made)
+        self.by_class = class_figures(pixels, self.source.classes.names)
+        return {f"{FILTER}{name}": value for name, value in figures(pixels).items()}
 
     def _batches(self) -> list[tuple[Batch, Tensor]]:
         """Return the batches, loaded once, each with the (B, H, W) masks of its unlabeled images."""
@@ -126,7 +127,7 @@ class Pixels(NamedTuple):
 
 
 def known_pixels(made: list[tuple[PseudoLabels, Tensor]]) -> Pixels:
-    """Return the pixels with a truth of pseudo-labels and (B, H, W) int64 masks, `IGNORE` elsewhere."""
+    """Return the pixels whose truth is known of pseudo-labels and (B, H, W) int64 masks."""
     pairs = [(pseudo, truth, truth != IGNORE) for pseudo, truth in made]
     truth = torch.cat([truth[known] for _, truth, known in pairs])
     label = torch.cat([pseudo.label[known] for pseudo, _, known in pairs])
@@ -137,18 +138,14 @@ def known_pixels(made: list[tuple[PseudoLabels, Tensor]]) -> Pixels:
     return Pixels(truth, label == truth, keep, surest)
 
 
-def figures(made: list[tuple[PseudoLabels, Tensor]]) -> dict[str, float]:
+def figures(pixels: Pixels) -> dict[str, float]:
     """Return the metrics of pseudo-labels compared with their masks.
-
-    Args:
-        made: pseudo-labels and (B, H, W) int64 masks, `IGNORE` where unknown.
 
     Returns:
         `accuracy_of_all` pseudo-labels and the share that is `kept`; for the filter and, as `by_confidence/`,
         for a threshold that keeps as many: `accuracy` of kept pixels, and `precision`, `recall` and `f1` of
         dropped pixels as errors. Undefined metrics are left out.
     """
-    pixels = known_pixels(made)
     if not len(pixels.truth):
         return {}
     found = {"accuracy_of_all": _mean(pixels.right), "kept": _mean(pixels.keep)}
@@ -157,16 +154,13 @@ def figures(made: list[tuple[PseudoLabels, Tensor]]) -> dict[str, float]:
     return found | {f"{BY_CONFIDENCE}{name}": value for name, value in by_confidence.items()}
 
 
-def class_figures(
-    made: list[tuple[PseudoLabels, Tensor]], names: tuple[str, ...]
-) -> dict[str, dict[str, float]]:
+def class_figures(pixels: Pixels, names: tuple[str, ...]) -> dict[str, dict[str, float]]:
     """Return the figures of the pixels of each class that is there, and the `share` of all pixels it has.
 
     Args:
-        made: pseudo-labels and (B, H, W) int64 masks, `IGNORE` where nothing is known.
-        names: of the classes.
+        pixels: pixels of all images.
+        names: names of the classes.
     """
-    pixels = known_pixels(made)
     found = {}
     for number, name in enumerate(names):
         here = pixels.truth == number

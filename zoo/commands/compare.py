@@ -62,7 +62,7 @@ def compare(
             metavar="N",
             min=0,
             help="Steps on labels alone, once a seed, that every row continues; part of --steps. Default: "
-            "the longest share in a method's recipe (45% on shapes, 14% on folders). 0: rows start anew.",
+            "the longest share in a method's recipe for these data. 0: every row starts anew.",
         ),
     ] = None,
     controls: Annotated[

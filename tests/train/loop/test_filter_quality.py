@@ -9,7 +9,7 @@ import torch
 from zoo.classes import IGNORE
 from zoo.data.open import open_source
 from zoo.data.partition import make_partition
-from zoo.train.loop.filter_quality import IMAGES, FilterQuality, class_figures, figures
+from zoo.train.loop.filter_quality import IMAGES, FilterQuality, class_figures, figures, known_pixels
 from zoo.train.loop.hardware import Hardware
 from zoo.train.method import PseudoLabels, progress_at
 from zoo.train.recipe.read import load_recipe
@@ -41,7 +41,7 @@ def made(label: list[int], truth: list[int], keep: list[int], confidence: list[f
 def test_the_figures_are_those_of_the_pixels_whose_truth_is_known() -> None:
     first = made([0, 1, 1, 2, 0], [0, 1, 2, 1, IGNORE], [1, 0, 1, 0, 1], [0.9, 0.8, 0.2, 0.1, 1.0])
     second = made([1, 1], [1, 0], [1, 0], [0.7, 0.95])
-    found = figures([first, second])  # right, kept: 11 10 01 00, 11 00
+    found = figures(known_pixels([first, second]))  # right, kept: 11 10 01 00, 11 00
     assert found == {
         "accuracy_of_all": 3 / 6,
         "kept": 3 / 6,
@@ -58,15 +58,15 @@ def test_the_figures_are_those_of_the_pixels_whose_truth_is_known() -> None:
 
 
 def test_a_filter_that_finds_all_errors_is_beside_a_threshold_that_does_not() -> None:
-    found = figures([made([0, 0, 0, 0], [0, 0, 1, 1], [1, 1, 0, 0], [0.1, 0.9, 0.8, 0.2])])
+    pixels = known_pixels([made([0, 0, 0, 0], [0, 0, 1, 1], [1, 1, 0, 0], [0.1, 0.9, 0.8, 0.2])])
+    found = figures(pixels)
     assert [found[name] for name in ("accuracy", "precision", "recall", "f1")] == [1, 1, 1, 1]
     assert found["by_confidence/accuracy"] == found["by_confidence/f1"] == 0.5
 
 
 def test_figures_by_class_are_those_of_the_pixels_that_show_it() -> None:
-    found = class_figures(
-        [made([0, 0, 1, 1], [0, 1, 1, IGNORE], [1, 0, 1, 1], [0.9, 0.8, 0.2, 1.0])], ("a", "b", "c")
-    )
+    pixels = known_pixels([made([0, 0, 1, 1], [0, 1, 1, IGNORE], [1, 0, 1, 1], [0.9, 0.8, 0.2, 1.0])])
+    found = class_figures(pixels, ("a", "b", "c"))
     assert set(found) == {"a", "b"}  # c is nowhere
     assert found["a"] == {
         "share": 1 / 3,
@@ -94,9 +94,9 @@ def test_figures_by_class_are_those_of_the_pixels_that_show_it() -> None:
 
 
 def test_what_there_is_nothing_of_has_no_figure() -> None:
-    assert figures([made([0], [IGNORE], [1], [1.0])]) == {}
-    assert "accuracy" not in figures([made([0], [0], [0], [1.0])])
-    assert not {"precision", "recall", "f1"} & set(figures([made([0], [0], [1], [1.0])]))
+    assert figures(known_pixels([made([0], [IGNORE], [1], [1.0])])) == {}
+    assert "accuracy" not in figures(known_pixels([made([0], [0], [0], [1.0])]))
+    assert not {"precision", "recall", "f1"} & set(figures(known_pixels([made([0], [0], [1], [1.0])])))
 
 
 @pytest.fixture
