@@ -1,12 +1,13 @@
-"""Whether an artifact's masks are those of the eager fp32 model, at many shapes, on real images."""
+"""Whether an artifact's outputs are those of the eager fp32 model, at many shapes, on real images."""
 
 from __future__ import annotations
 
 import math
 from itertools import cycle, islice
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from pydantic import Field
 
 from zoo.errors import BundleError, InvalidImageError, ParityError
 from zoo.export.accuracy import Accuracy
@@ -14,6 +15,7 @@ from zoo.export.tolerance import Gate
 from zoo.frozen import Frozen
 from zoo.models.deployable import REMOVED
 from zoo.predictors.artifact import Shape
+from zoo.predictors.outputs import LOGITS, MASK
 from zoo.preprocess import resize_image
 
 if TYPE_CHECKING:
@@ -33,7 +35,7 @@ NEAR_TIE = 0.01
 
 
 class Difference(Frozen):
-    """How the masks of two models differ at one shape.
+    """How the outputs of two models differ at one shape.
 
     Args:
         shape: batch, height, width.
@@ -43,6 +45,7 @@ class Difference(Frozen):
         margin: the largest lead, among differing pixels, of the reference's class over the class that the
             artifact chose, relative to the range of the reference's logits; 0 if no pixel differs.
         near_ties: how many of the differing pixels have a margin below `NEAR_TIE`.
+        errors: mean absolute error of each output other than the mask, relative to its range, by name.
         error: why the artifact did not run at this shape; empty if it did.
     """
 
@@ -52,11 +55,13 @@ class Difference(Frozen):
     differing: int
     margin: float
     near_ties: int = 0
+    errors: dict[str, float] = Field(default_factory=dict)
     error: str = ""
 
     def passes(self, gate: Gate) -> bool:
         """Return whether a gate allows it."""
-        return not self.error and gate.allows(self.agreement, self.margin)
+        masks = not self.error and gate.allows(self.agreement, self.margin)
+        return masks and all(error <= gate.max_error for error in self.errors.values())
 
 
 class Parity(Frozen):
@@ -99,8 +104,14 @@ class Parity(Frozen):
         return sum(each.near_ties for each in self.differences) / self.differing if self.differing else None
 
     @property
+    def errors(self) -> dict[str, float]:
+        """Return the largest error of each output other than the mask over all shapes, by name."""
+        names = dict.fromkeys(name for each in self.differences for name in each.errors)
+        return {name: max(each.errors.get(name, 0.0) for each in self.differences) for name in names}
+
+    @property
     def agrees(self) -> bool:
-        """Return whether the masks are alike enough at every shape."""
+        """Return whether the outputs are alike enough at every shape."""
         return all(difference.passes(self.gate) for difference in self.differences)
 
     @property
@@ -129,7 +140,7 @@ def parity_shapes(imgsz: tuple[int, int], max_batch: int) -> tuple[Shape, ...]:
 def compare(
     artifact: Predictor, reference: EagerPredictor, images: Images, shapes: Sequence[Shape], gate: Gate
 ) -> Parity:
-    """Return how an artifact's masks differ from the reference's.
+    """Return how an artifact's outputs differ from the reference's.
 
     Args:
         artifact: what was exported.
@@ -176,6 +187,22 @@ def compare_masks(logits: NDArray[np.float32], mask: NDArray[np.integer]) -> Dif
     )
 
 
+def output_error(expected: NDArray[Any], found: NDArray[Any]) -> float:
+    """Return the mean absolute error of an output, relative to its range.
+
+    Args:
+        expected: output of the reference, of any shape: uint8 with the range 0..255, or float.
+        found: output of the artifact, of the same shape.
+    """
+    first, second = (values.astype(np.float64) for values in (expected, found))
+    kept = first[first > REMOVED / 2]  # a gate's mark is no logit
+    if not kept.size:
+        return 0.0
+    low, high = (0, 255) if expected.dtype == np.uint8 else (kept.min(), kept.max())
+    error = np.abs(first.clip(low, high) - second.clip(low, high)).mean() / max(high - low, 1e-9)
+    return float(error) if np.isfinite(error) else np.inf
+
+
 def check_parity(parities: dict[str, Parity]) -> None:
     """Raise unless every artifact passed.
 
@@ -199,6 +226,7 @@ def check_parity(parities: dict[str, Parity]) -> None:
 
 def _merge(parts: Sequence[Difference]) -> Difference:
     """Return the difference over several batches of one shape."""
+    names = dict.fromkeys(name for part in parts for name in part.errors)
     return Difference(
         shape=parts[0].shape,
         batches=len(parts),
@@ -206,6 +234,7 @@ def _merge(parts: Sequence[Difference]) -> Difference:
         differing=sum(part.differing for part in parts),
         margin=max(part.margin for part in parts),
         near_ties=sum(part.near_ties for part in parts),
+        errors={name: max(part.errors[name] for part in parts if name in part.errors) for name in names},
         error=next((part.error for part in parts if part.error), ""),
     )
 
@@ -216,13 +245,16 @@ def next_batch(turn: cycle[NDArray[np.uint8]], shape: Shape) -> NDArray[np.uint8
 
 
 def _compare_at(artifact: Predictor, reference: EagerPredictor, batch: NDArray[np.uint8]) -> Difference:
+    names = [name for name in artifact.available if name != MASK]
     try:
-        mask = artifact.run(batch)
+        found = artifact.infer(batch, (MASK, *names))
     except (BundleError, InvalidImageError) as error:
         shape = batch.shape[0], batch.shape[1], batch.shape[2]
         pixels = int(np.prod(shape))
         return Difference(shape=shape, agreement=0, differing=pixels, margin=1, error=str(error))
-    return compare_masks(reference.logits(batch), mask)
+    expected = reference.infer(batch, tuple({LOGITS: None, **dict.fromkeys(names)}))
+    errors = {name: output_error(expected[name], found[name]) for name in names}
+    return compare_masks(expected[LOGITS], found[MASK]).model_copy(update={"errors": errors})
 
 
 def _table(parities: dict[str, Parity]) -> str:
@@ -251,6 +283,11 @@ def _rows(name: str, parity: Parity) -> list[tuple[str, ...]]:
 def _details(name: str, parity: Parity) -> list[str]:
     """Return what else is known of a failed artifact, a line each."""
     lines = []
+    lines += [
+        f"{name}: {output} is off by {error:.2g} of its range, expected at most {parity.gate.max_error:g}"
+        for output, error in parity.errors.items()
+        if error > parity.gate.max_error
+    ]
     if parity.near_ties is not None:
         lines.append(f"{name}: {parity.near_ties:.1%} of the differing pixels are near ties")
     if parity.accuracy is not None:

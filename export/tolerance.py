@@ -20,11 +20,14 @@ class Gate(Frozen):
         max_drop: of mIoU, between 0 and 1. An artifact fails if even the favorable end of the 95 % interval
             of its drop is more: few images, whose intervals are wide, cannot fail a good artifact by chance.
             None for any.
+        max_error: mean absolute error of each output other than the mask (confidence, logits), relative to
+            its range.
     """
 
     min_agreement: float
     max_margin: float | None = None
     max_drop: float | None = None
+    max_error: float = 1e-2
 
     def __str__(self) -> str:
         margin = "" if self.max_margin is None else f", margin < {self.max_margin:g}"

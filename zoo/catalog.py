@@ -137,6 +137,14 @@ def recipe_files() -> dict[str, Traversable]:
     return dict(sorted(found.items()))
 
 
+@cache
+def ablation_files() -> dict[str, Traversable]:
+    """Return the built-in recipes of rows of ablation studies by name; the catalog does not list them."""
+    folder = resources.files("zoo").joinpath("train", "recipes", "ablations")
+    found = {file.name.removesuffix(".toml"): file for file in folder.iterdir()}
+    return dict(sorted(found.items()))
+
+
 def recipe_names() -> tuple[str, ...]:
     """Return the names of all recipes."""
     return tuple(recipe_files())

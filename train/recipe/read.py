@@ -16,7 +16,7 @@ from pydantic import (
     ValidationError,
 )
 
-from zoo.catalog import recipe_files, recipe_names
+from zoo.catalog import ablation_files, recipe_files, recipe_names
 from zoo.errors import RecipeError, without_library
 from zoo.models.config import DECODERS, DEFAULT_DECODER, nest_decoder
 from zoo.train.methods.table import METHODS, setting_names
@@ -152,9 +152,10 @@ def find_recipe(name: str) -> Path:
     path = Path(name)
     if path.suffix == ".toml" and path.is_file():
         return path
-    if name in recipe_names():
-        return Path(str(recipe_files()[name]))
-    near = get_close_matches(name, recipe_names(), NEAR)
+    known = recipe_files() | ablation_files()
+    if name in known:
+        return Path(str(known[name]))
+    near = get_close_matches(name, known, NEAR)
     hint = f"; near it: {', '.join(near)}" if near else f" such as {', '.join(METHODS)}"
     raise RecipeError(
         f"recipe {name} not found, expected a .toml file or a recipe's name{hint}; zoo list shows those of "
