@@ -52,7 +52,7 @@ def test_a_changed_a_missing_and_an_added_file_are_named(folder: Path) -> None:
     assert faults(folder) == {
         "README.md": ("its SHA-256 is not that of the manifest",),
         "model.onnx": ("missing",),
-        "notes.txt": ("not in the manifest: it was added after the export",),
+        "notes.txt": ("not in the manifest: added after the export",),
     }
 
 
