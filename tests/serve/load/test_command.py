@@ -56,7 +56,7 @@ def test_a_server_gets_its_tables_and_its_report(
         "Where the time goes",
         "Goodput: ",
         "By the server's own clock, 1 client:",
-        "A quick look",
+        "Rough figures from few requests (--quick)",
         "Wrote benchmark/load.html, benchmark/load.json",
     ):
         assert part in result.stdout, part
