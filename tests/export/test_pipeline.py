@@ -314,5 +314,5 @@ def test_a_manifest_forgets_files_that_are_gone(bundle_copy: Path) -> None:
 
 def test_a_manifest_that_is_none_is_refused(bundle_copy: Path) -> None:
     (bundle_copy / MANIFEST_NAME).write_text("[]")
-    with pytest.raises(BundleError, match=r"is no manifest .*: delete it and export again"):
+    with pytest.raises(BundleError, match=r"is not a manifest .*: delete it and export again"):
         read_manifest(bundle_copy)

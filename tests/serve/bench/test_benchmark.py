@@ -37,7 +37,7 @@ def test_a_backend_that_cannot_run_here_is_a_row_with_its_reason(onnx_bundle: Pa
     assert rows["ort:fp32"].end_to_end_ms is not None
     assert rows["ort:fp16"].end_to_end_ms is None
     assert "model.fp16.onnx does not exist" in str(rows["ort:fp16"].reason)
-    assert "holds no engine" in str(rows["trt"].reason)
+    assert "has no engine" in str(rows["trt"].reason)
 
 
 def test_none_of_what_was_asked_for_is_an_error_with_all_reasons_before_anything_is_measured(
@@ -185,7 +185,7 @@ def test_a_bundle_that_has_lost_its_weights_costs_the_comparison_only(
     rows = rows_of(measure(onnx_bundle / "model.onnx", backends=("ort",)))
     assert rows["ort:fp32"].end_to_end_ms is not None
     assert rows["ort:fp32"].agreement is None
-    assert "holds no model.safetensors" in str(rows["eager"].reason)
+    assert "has no model.safetensors" in str(rows["eager"].reason)
 
 
 def test_several_models_and_batch_sizes_give_a_row_each(
