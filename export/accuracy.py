@@ -1,4 +1,4 @@
-"""What an artifact costs in accuracy: its change of IoU against the eager fp32 model, image by image."""
+"""Accuracy of an artifact: its change of IoU relative to the eager fp32 model, with intervals over images."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ if TYPE_CHECKING:
 
 RESAMPLES = 1000
 INTERVAL = (2.5, 97.5)
-"""Percentiles between which 95 % of the resamples lie."""
+"""Percentiles of the resamples that bound the 95 % interval."""
 
 
 class LabeledImages(NamedTuple):
-    """Images that no artifact was calibrated on, with their masks."""
+    """Labeled images that are not used for calibration."""
 
     images: tuple[NDArray[np.uint8], ...]
-    """Each (H, W, 3) uint8 RGB, of any size."""
+    """Images, each (H, W, 3) uint8 RGB, of any size."""
     labels: tuple[NDArray[np.uint8], ...]
-    """Each (H, W) uint8, labels 0..K-1 or `IGNORE`."""
+    """Labels, each (H, W) uint8, 0..K-1 or `IGNORE`."""
     origin: str
-    """Where they came from, for the report."""
+    """Description of their source, for the report."""
 
 
 class Change(Frozen):
-    """How an IoU changed.
+    """Change of an IoU.
 
     Args:
-        name: of the class, or `mIoU`.
-        reference: of the eager model, between 0 and 1.
-        artifact: of the artifact.
-        low: the lower end of the 95 % interval of `artifact` - `reference`.
-        high: its upper end.
+        name: name of the class, or `mIoU`.
+        reference: IoU of the eager model, between 0 and 1.
+        artifact: IoU of the artifact.
+        low: lower bound of the 95 % interval of `artifact` - `reference`.
+        high: upper bound of the interval.
     """
 
     name: str
@@ -58,14 +58,14 @@ class Change(Frozen):
 
 
 class Accuracy(Frozen):
-    """An artifact beside the eager model, on labeled images at their own size.
+    """Comparison of an artifact with the eager model on labeled images at their own size.
 
     Args:
-        data: where they came from.
-        images: their number.
-        agreement: share of labeled pixels to which both give the same class.
-        miou: its change.
-        classes: the change of each class that the labels show.
+        data: description of the images.
+        images: number of images.
+        agreement: share of labeled pixels to which both assign the same class.
+        miou: change of mIoU.
+        classes: change of IoU of each class in the labels.
     """
 
     data: str
@@ -76,26 +76,26 @@ class Accuracy(Frozen):
 
     @property
     def low(self) -> float:
-        """Return the lower end of the interval of the change of mIoU."""
+        """Return the lower bound of the change of mIoU."""
         return self.miou.low
 
     @property
     def high(self) -> float:
-        """Return its upper end."""
+        """Return the upper bound of the change of mIoU."""
         return self.miou.high
 
     @property
     def worse(self) -> tuple[Change, ...]:
-        """Return the classes that lost for certain: whose whole interval is below zero, worst first."""
+        """Return the classes that lost significantly (whole interval below zero), worst first."""
         lost = (change for change in self.classes if change.high < 0)
         return tuple(sorted(lost, key=lambda change: change.artifact - change.reference))
 
 
 class Judge:
-    """The eager model's masks of labeled images, with which artifacts are compared.
+    """Masks of the eager model on labeled images, to compare artifacts with.
 
     Args:
-        reference: the eager fp32 model.
+        reference: eager fp32 model.
         labeled: at least one image.
     """
 
@@ -106,7 +106,7 @@ class Judge:
         self.counts = self._count(self.masks)
 
     def judge(self, artifact: Predictor) -> Accuracy:
-        """Return how an artifact does on the same images."""
+        """Return the accuracy of an artifact on the same images."""
         masks = [artifact.predict(image) for image in self.labeled.images]
         same = labeled = 0
         for mask, expected, label in zip(masks, self.masks, self.labeled.labels, strict=True):
@@ -126,12 +126,12 @@ class Judge:
 
 
 def count(label: NDArray[np.uint8], mask: Mask, num_classes: int) -> NDArray[np.int64]:
-    """Return (K, 3) numbers of pixels of each class: where both have it, where either has it, in the label.
+    """Return (K, 3) pixel counts of each class: intersection, union, label.
 
     Args:
-        label: (H, W), labels 0..K-1 or `IGNORE`, whose pixels are left out.
+        label: (H, W), labels 0..K-1 or `IGNORE`; ignored pixels are not counted.
         mask: (H, W), labels 0..K-1.
-        num_classes: K.
+        num_classes: number of classes, K.
     """
     matrix = ConfusionMatrix(num_classes)
     matrix.update(torch.tensor(label), torch.tensor(mask))
@@ -143,12 +143,12 @@ def count(label: NDArray[np.uint8], mask: Mask, num_classes: int) -> NDArray[np.
 def changes(
     names: tuple[str, ...], reference: NDArray[np.int64], artifact: NDArray[np.int64]
 ) -> dict[str, Change | tuple[Change, ...]]:
-    """Return the change of `miou` and of the `classes`, with paired bootstrap intervals over images.
+    """Return the changes of `miou` and `classes`, with paired bootstrap intervals over images.
 
     Args:
-        names: of K classes.
-        reference: (N, K, 3) of `count`, of the eager model on each image.
-        artifact: the same of the artifact.
+        names: names of the K classes.
+        reference: (N, K, 3) counts of the eager model on each image, see `count`.
+        artifact: (N, K, 3) counts of the artifact.
     """
     number = len(reference)
     draws = np.random.default_rng(0).multinomial(number, [1 / number] * number, size=RESAMPLES)
@@ -157,7 +157,7 @@ def changes(
     (before,), (after,) = ious(once, reference)[:, shown], ious(once, artifact)[:, shown]
     difference = ious(draws, artifact)[:, shown] - ious(draws, reference)[:, shown]  # (R, K shown)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # a class that a resample does not show is NaN there
+        warnings.simplefilter("ignore", RuntimeWarning)  # a class that is missing from a resample is NaN
         lows, highs = np.nanpercentile(difference, INTERVAL, axis=0)
         low, high = np.nanpercentile(np.nanmean(difference, axis=1), INTERVAL)
     rows = zip(np.array(names)[shown].tolist(), before, after, lows, highs, strict=True)
@@ -169,11 +169,11 @@ def changes(
 
 
 def ious(draws: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return (R, K) IoUs, NaN where neither labels nor masks have a class.
+    """Return (R, K) IoUs, NaN for classes in neither labels nor masks.
 
     Args:
-        draws: (R, N), how often each image counts.
-        counts: (N, K, 3).
+        draws: (R, N), weight of each image in each resample.
+        counts: (N, K, 3) pixel counts, see `count`.
     """
     both, either = (np.tensordot(draws, counts[:, :, part], axes=1) for part in (0, 1))
     result: NDArray[np.float64] = np.full(both.shape, np.nan)

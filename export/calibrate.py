@@ -1,4 +1,4 @@
-"""The images that int8 ranges are taken from: real ones, as different as the network sees them."""
+"""Calibration images for int8: real images, selected to differ in the model's features."""
 
 from __future__ import annotations
 
@@ -25,57 +25,57 @@ if TYPE_CHECKING:
     from zoo.preprocess import Preprocessing
 
 POOL = 4
-"""Candidates for each image that is chosen: their features cost a forward pass each."""
+"""Candidates per selected image; each costs a forward pass."""
 
 
 class Pool(NamedTuple):
-    """Images to choose from."""
+    """Candidate images for calibration."""
 
     ids: tuple[str, ...]
     read: Callable[[str], NDArray[np.uint8]]
-    """Returns the (H, W, 3) uint8 RGB image of an id."""
+    """Function from an id to the (H, W, 3) uint8 RGB image."""
     origin: str
 
 
 class CalibrationImages(NamedTuple):
-    """Images at the network's size, the most different ones first."""
+    """Calibration images at the network's size, in order of selection."""
 
     images: tuple[NDArray[np.uint8], ...]
-    """Each (H, W, 3) uint8."""
+    """Images, each (H, W, 3) uint8."""
     sha256: dict[str, str]
-    """Of the pixels of each image, by id, in the same order."""
+    """SHA-256 of the pixels of each image by id, in the same order."""
     origin: str
 
 
 def calibration_pool(spec: str | None, recipe: Mapping[str, Any], partition: Mapping[str, Any]) -> Pool:
-    """Return the images that may be calibrated on; no validation image is among them.
+    """Return the candidate images for calibration, which include no validation image.
 
     Args:
         spec: a folder of images or a data source; None for the unlabeled images of the run.
-        recipe: of the bundle.
-        partition: of the bundle's provenance.
+        recipe: recipe in the bundle.
+        partition: partition in the bundle's provenance.
 
     Raises:
-        ExportError: there are none. Ranges of made-up images would be worth nothing.
+        ExportError: no images are found; ranges of generated images would be useless.
     """
     try:
         pool = _recorded(recipe, partition) if spec is None else _named(spec)
     except DatasetError as error:
         raise ExportError(
-            f"--precision int8 needs real images to calibrate on, and there are none ({error}): name a "
-            f"folder of images with --calibration-data"
+            f"--precision int8 needs real images for calibration, got none ({error}): select a folder of "
+            f"images with --calibration-data"
         ) from error
     return pool
 
 
 def choose(pool: Pool, count: int, deployable: Deployable, preprocessing: Preprocessing) -> CalibrationImages:
-    """Return up to `count` images of the pool, by k-centre on the model's own features.
+    """Return up to `count` images of the pool, selected by k-center on the model's features.
 
     Args:
-        pool: of which `POOL` times `count` images, evenly spread, are looked at.
-        count: N.
-        deployable: whose encoder gives the features.
-        preprocessing: of the artifact.
+        pool: candidates; `POOL` times `count` of them, evenly spaced, are considered.
+        count: number of images, N.
+        deployable: model whose encoder computes the features.
+        preprocessing: preprocessing of the artifact.
     """
     step = max(1, len(pool.ids) // (POOL * count))
     candidates = pool.ids[::step][: POOL * count]
@@ -96,19 +96,19 @@ def choose(pool: Pool, count: int, deployable: Deployable, preprocessing: Prepro
 
 
 def k_center(features: NDArray[np.floating[Any]], count: int) -> list[int]:
-    """Return `count` points so that none is far from a chosen one (greedy, Gonzalez 1985).
+    """Return `count` points such that every point is near a selected one (greedy k-center, Gonzalez 1985).
 
-    The first is the nearest to the mean, each next one the farthest from those chosen before: the first n of
-    the result are the choice of n.
+    The first point is the nearest to the mean, each next one the farthest from those selected before: the
+    first n of the result are the selection of n points.
 
     Args:
-        features: (P, D), P >= count.
-        count: how many to choose.
+        features: (P, D) features, P >= count.
+        count: number of points to select.
     """
     chosen = [int(_distance(features, features.mean(axis=0)).argmin())]
     nearest = _distance(features, features[chosen[0]])
     while len(chosen) < count:
-        nearest[chosen] = -1  # of equal points none is chosen twice
+        nearest[chosen] = -1  # never select a point twice
         chosen.append(int(nearest.argmax()))
         nearest = np.minimum(nearest, _distance(features, features[chosen[-1]]))
     return chosen
@@ -123,7 +123,7 @@ def _distance(features: NDArray[np.floating[Any]], point: NDArray[np.floating[An
 def _features(
     image: NDArray[np.uint8], deployable: Deployable, preprocessing: Preprocessing
 ) -> NDArray[np.float32]:
-    """Return the (D,) mean of the encoder's last features, at half the network's size to save time."""
+    """Return the (D,) mean of the encoder's last features, at half the network's size for speed."""
     network = next(module for module in deployable.modules() if isinstance(module, SegmentationNetwork))
     height, width = preprocessing.model_size(image.shape[0], image.shape[1])
     small = torch.from_numpy(resize_image(image, (max(32, height // 2), max(32, width // 2))).copy())
@@ -133,10 +133,10 @@ def _features(
 
 
 def _recorded(recipe: Mapping[str, Any], partition: Mapping[str, Any]) -> Pool:
-    """Return the unlabeled images of a run, or the labeled ones if it had no others."""
+    """Return the unlabeled images of a run, or the labeled ones if it has no others."""
     spec = recipe.get("data", {}).get("spec")
     if spec is None:
-        raise DatasetError("the recipe of the model names no data")
+        raise DatasetError("the model's recipe names no data")
     source = open_source(str(spec))
     split = make_partition(source, partition.get("spec"), int(partition.get("seed", 0)))
     kind, ids = ("unlabeled", split.unlabeled) if split.unlabeled else ("labeled", split.labeled)

@@ -1,4 +1,4 @@
-"""The gate of an export: what every artifact is compared with, and why one failed."""
+"""Comparison of artifacts with the eager model, and diagnosis of failures."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ if TYPE_CHECKING:
 
 
 class Checker:
-    """Compares artifacts with the eager fp32 model of a bundle.
+    """Comparison of artifacts with the eager fp32 model of a bundle.
 
     Args:
-        deployable: of the bundle.
-        config: of the bundle, its preprocessing that of the artifacts.
-        options: images and gates.
-        say: told of each step.
+        deployable: model of the bundle.
+        config: configuration of the bundle, with the artifacts' preprocessing.
+        options: options of the export: images and tolerances.
+        say: called with a line for each step.
     """
 
     def __init__(
@@ -54,16 +54,16 @@ class Checker:
 
     @cached_property
     def judge(self) -> Judge | None:
-        """Return the eager model's masks of labeled images, None where there are none."""
+        """Return the judge on labeled images, None if there are no labeled images."""
         labeled = labeled_images(self.options.images, self.config.recipe, self.config.classes)
         if labeled is None:
-            self.say("accuracy is not compared: no labeled images")
+            self.say("accuracy was not compared: no labeled images")
             return None
         self.say(f"eager model: predicting {labeled.origin}")
         return Judge(self.reference, labeled)
 
     def gate(self, precision: Precision) -> Gate:
-        """Return what is asked of a precision."""
+        """Return the tolerance of a precision."""
         changes = {"min_agreement": self.options.min_agreement, "max_drop": self.options.max_drop}
         changes = {name: value for name, value in changes.items() if value is not None}
         if "min_agreement" in changes:
@@ -71,7 +71,7 @@ class Checker:
         return GATES[precision].model_copy(update=changes)
 
     def compare(self, name: str, artifact: Predictor, precision: Precision) -> Parity:
-        """Return how an artifact's masks differ, and on labeled images what that costs."""
+        """Return how an artifact's masks differ and, on labeled images, the change of accuracy."""
         wanted = parity_shapes(self.config.preprocessing.imgsz, self.options.batch[2])
         takes = self.reference.limits
         shapes = tuple(dict.fromkeys((batch, *takes.clamp((high, wide))) for batch, high, wide in wanted))
@@ -84,53 +84,54 @@ class Checker:
         self.say(f"{name}: {describe(accuracy)}")
         if parity.passed and not parity.gate.is_shown(accuracy):
             self.say(
-                f"{name}: {accuracy.images} images leave room for a drop of up to {-100 * accuracy.low:.2f} "
-                f"points: more labeled images would tell"
+                f"{name}: {accuracy.images} images cannot exclude a drop of {-100 * accuracy.low:.2f} "
+                "points: "
+                f"more labeled images would narrow the interval"
             )
         return parity
 
     def agreement(self, artifact: Predictor) -> float:
-        """Return the share of pixels with the model's class, on labeled images if there are any."""
+        """Return the share of pixels that have the model's class, on labeled images if there are any."""
         if self.judge is not None:
             return self.judge.judge(artifact).agreement
         (shape, *_) = parity_shapes(self.config.preprocessing.imgsz, 1)
         return compare(artifact, self.reference, self.images, [shape], self.gate("int8")).agreement
 
     def explain(self, path: Path, parity: Parity, prepared: Prepared, precision: Precision) -> str:
-        """Return which layer of a failed ONNX file departs first from the model's, in one line.
+        """Return a line that names the first layer of a failed ONNX file that differs from the model.
 
         Args:
-            path: a file that ONNX Runtime runs on the CPU.
-            parity: whose worst shape is looked at.
-            prepared: what the file was made from.
-            precision: of the file.
+            path: ONNX file that ONNX Runtime can run on the CPU.
+            parity: parity of the file; its worst shape is examined.
+            prepared: model that the file was exported from.
+            precision: precision of the file.
         """
         if any(difference.error for difference in parity.differences):
-            return ""  # it does not run at that shape, and the error says where
+            return ""  # it does not run at that shape; the error says where
         worst = min(parity.differences, key=lambda difference: difference.agreement)
         batch = next_batch(cycle(self.images.images), worst.shape)
         errors = layer_errors(path, prepared.deployable, self.config.preprocessing, batch)
         departure = find_departure(errors, precision)
         if departure is not None:
-            return f"the first layer that departs is {departure}"
+            return f"the first layer that differs is {departure}"
         if not errors:
             return ""
         largest = max(errors, key=lambda each: each.error)
-        return f"no layer departs by more than {TOLERANCES[precision]:g}; the farthest is {largest}"
+        return f"no layer differs by more than {TOLERANCES[precision]:g}; the largest difference is {largest}"
 
     def batch(self, count: int) -> NDArray[np.uint8]:
-        """Return (B, H, W, 3) images at the network's usual size."""
+        """Return (B, H, W, 3) images at the network's size."""
         return next_batch(cycle(self.images.images), (count, *self.config.preprocessing.imgsz))
 
 
 def find_runtime(onnx: Path, precision: Precision) -> tuple[ExportedPredictor | None, str]:
-    """Return what runs an ONNX file on the CPU, or None and the reason.
+    """Return the predictor that runs an ONNX file on the CPU, or None and the reason.
 
-    ONNX Runtime has no bf16 convolutions there; OpenVINO has them where the CPU does.
+    ONNX Runtime has no bf16 convolutions on CPUs; OpenVINO has them if the CPU does.
     """
     if precision != "bf16":
         return OrtPredictor(onnx), ""
     try:
         return OpenVinoPredictor(onnx), ""
     except BundleError as error:
-        return None, f"nothing here computes in bf16: {error}"
+        return None, f"no runtime on this machine computes in bf16: {error}"

@@ -1,7 +1,6 @@
-"""A new bundle from trained parts: one branch of an ensemble, another weight of its branches, a gate.
+"""Composition of new bundles from trained parts: a branch of an ensemble, other fusion weights, a gate.
 
-A bundle is the unit of everything else: what is composed here is exported, benchmarked and evaluated like any
-other model. Its provenance says what it was made of.
+A composed bundle is exported, benchmarked and evaluated like any other. Its provenance lists its parts.
 """
 
 from __future__ import annotations
@@ -33,15 +32,15 @@ NO_BACKGROUND = "none"
 
 
 class Composition(Frozen):
-    """What to make of a bundle; nothing by default.
+    """Requested composition; by default, nothing.
 
     Args:
-        branch: the only one of an ensemble's that is kept.
-        fuse_weight: of the first branch of an ensemble.
-        gate: bundle of a classifier, whose word decides which classes can be in a mask.
-        gate_threshold: a class whose probability is not above it is removed; None for the paper's 0.2.
-        background: class that the gate never removes, or `none`; None for the one called `background`, if
-            there is one.
+        branch: branch of an ensemble to keep.
+        fuse_weight: weight of the first branch of an ensemble.
+        gate: bundle of a classifier that decides which classes may appear in a mask.
+        gate_threshold: a class is kept if its probability is above this; None for the paper's 0.2.
+        background: class that the gate never removes, or `none`; None for the class named `background`, if
+            it exists.
     """
 
     branch: Literal["both", "1", "2"] = "both"
@@ -52,7 +51,7 @@ class Composition(Frozen):
 
     @property
     def suffix(self) -> str:
-        """Return what the name of the new bundle ends with; empty if there is nothing to make."""
+        """Return the suffix of the new bundle's name; empty if there is nothing to compose."""
         names = (
             "" if self.branch == "both" else f"-branch_{self.branch}",
             "" if self.fuse_weight is None else f"-fused_{self.fuse_weight:g}",
@@ -61,41 +60,43 @@ class Composition(Frozen):
         return "".join(names)
 
     def check(self) -> None:
-        """Raise unless the options fit together.
+        """Check that the options fit together.
 
         Raises:
-            ExportError: names the option.
+            ExportError: an option does not fit; the message names it.
         """
         weight, threshold = self.fuse_weight, self.gate_threshold
         if weight is not None and not 0 < weight < 1:
             raise ExportError(
-                f"--fuse-weight {weight:g} leaves a branch out, expected more than 0 and less than 1: "
-                f"--branch 1 or 2 takes one alone"
+                f"--fuse-weight {weight:g} drops a branch, expected more than 0 and less than 1: --branch 1 "
+                "or 2 "
+                f"exports one alone"
             )
         if weight is not None and self.branch != "both":
             raise ExportError(
-                f"--fuse-weight {weight:g} is for both branches, got --branch {self.branch}: give one of them"
+                f"--fuse-weight {weight:g} needs both branches, got --branch {self.branch}: leave one of "
+                "them out"
             )
         if self.gate is None and (threshold is not None or self.background is not None):
-            raise ExportError("--gate-threshold and --background are of a gate, expected --gate beside them")
+            raise ExportError("--gate-threshold and --background configure a gate, expected --gate with them")
         if threshold is not None and not 0 <= threshold < 1:
-            raise ExportError(f"--gate-threshold {threshold:g} is no probability, expected 0 <= X < 1")
+            raise ExportError(f"--gate-threshold {threshold:g} is not a probability, expected 0 <= X < 1")
 
 
 def compose(
     bundle: Path, composition: Composition, out: Path | None, on_event: Callable[[str], None]
 ) -> Path:
-    """Write the bundle that is asked for and return its folder: `bundle` itself if nothing is to be made.
+    """Write the composed bundle and return its folder: `bundle` itself if there is nothing to compose.
 
     Args:
-        bundle: folder of a segmentation model.
-        composition: what to make of it.
-        out: of the new bundle; None for a folder beside `bundle`, e.g. `bundle-gated`.
-        on_event: told what was made in one line.
+        bundle: bundle folder of a segmentation model.
+        composition: requested composition.
+        out: folder of the new bundle; None for one next to `bundle`, e.g. `bundle-gated`.
+        on_event: called with a line that names the new bundle and its parts.
 
     Raises:
-        ExportError: the options or the parts do not fit together, or `out` holds something else.
-        BundleError: a part is no usable bundle.
+        ExportError: the options or the parts do not fit together, or `out` has other contents.
+        BundleError: a part is not a usable bundle.
     """
     composition.check()
     if not composition.suffix:
@@ -103,7 +104,7 @@ def compose(
     folder = out or _beside(bundle, composition.suffix)
     sources = (bundle,) if composition.gate is None else (bundle, composition.gate)
     if folder.resolve() in [source.resolve() for source in sources]:
-        raise ExportError(f"--out {folder} is a part of the new bundle, expected a folder of its own")
+        raise ExportError(f"--out {folder} is a part of the new bundle, expected another folder")
     check_out(folder, bundle)
     deployable, config = load_bundle(bundle)
     parts = {"segmentation": origin(bundle, config)}
@@ -126,12 +127,12 @@ def compose(
     provenance = {**config.provenance, "parameters": {"kept": kept}, "parts": parts}
     config = _updated(config, deployable=deployable.config, provenance=provenance, metrics={})
     save_bundle(folder, deployable, config, model_card(config))
-    on_event(f"made {folder} of {' and '.join(map(str, sources))}")
+    on_event(f"composed {folder} from {' and '.join(map(str, sources))}")
     return folder
 
 
 def origin(folder: Path, config: BundleConfig) -> dict[str, Any]:
-    """Return what provenance keeps of a part: enough to find and to repeat it."""
+    """Return the provenance entry of a part, which identifies it."""
     kept = config.model_dump(
         mode="json", include={"method", "weights", "preprocessing", "recipe", "provenance", "metrics"}
     )
@@ -139,59 +140,60 @@ def origin(folder: Path, config: BundleConfig) -> dict[str, Any]:
 
 
 def check_fit(config: BundleConfig, classifier: BundleConfig, folder: Path) -> None:
-    """Raise unless a classifier was trained on the classes and the input of a segmentation model.
+    """Check that a classifier has the classes and the input of a segmentation model.
 
     Args:
-        config: of the segmentation model.
-        classifier: of the classifier.
-        folder: of the classifier, for the message.
+        config: configuration of the segmentation model.
+        classifier: configuration of the classifier.
+        folder: folder of the classifier, for the message.
 
     Raises:
-        ExportError: says what differs.
+        ExportError: they differ; the message says how.
     """
     if classifier.names != config.names:
         raise ExportError(
-            f"--gate {folder} knows the classes {', '.join(classifier.names)}, expected the model's in their "
-            f"order, {', '.join(config.names)}: train it on the data of the model"
+            f"--gate {folder} has the classes {', '.join(classifier.names)}, expected the model's in the "
+            "same "
+            f"order, {', '.join(config.names)}: train it on the model's data"
         )
     got, expected = classifier.preprocessing, config.preprocessing
     if (got.mean, got.std) != (expected.mean, expected.std):
         raise ExportError(
             f"--gate {folder} takes images of mean {got.mean} and std {got.std}, expected the model's "
-            f"{expected.mean} and {expected.std}: both see the same input, train it with these"
+            f"{expected.mean} and {expected.std}, because both get the same input: train it with these"
         )
 
 
 def warn_of_other_labels(
     config: BundleConfig, classifier: BundleConfig, on_event: Callable[[str], None]
 ) -> None:
-    """Say so if the two were trained on different labeled images: what the gate adds is then not its own."""
+    """Warn if the two were trained on different labeled images, so that the gate adds labels."""
     of_model, of_gate = (each.provenance["partition"] for each in (config, classifier))
     if of_model["digest"] != of_gate["digest"]:
         on_event(
             f"the gate was trained on {of_gate['counts']['labeled']} labeled images (partition "
             f"{of_gate['digest']}), the model on {of_model['counts']['labeled']} ({of_model['digest']}): "
-            f"compare it with other methods only where the images are the same"
+            f"compare the result only with methods that use the same images"
         )
 
 
 def under_gate(
     deployable: Deployable, classifier: ImageClassifier, composition: Composition, names: tuple[str, ...]
 ) -> Gated:
-    """Return a model under the gate of a classifier.
+    """Return a model with a classifier as its gate.
 
     Args:
-        deployable: taken over.
-        classifier: of the same classes; taken over.
-        composition: its threshold and background are used.
-        names: of the classes.
+        deployable: segmentation model; used as it is, not copied.
+        classifier: classifier of the same classes; used as it is, not copied.
+        composition: threshold and background of the gate.
+        names: names of the classes.
 
     Raises:
-        ExportError: the model has a gate already, or the background is no class.
+        ExportError: the model has a gate already, or the background is not a class.
     """
     if isinstance(deployable, Gated):
         raise ExportError(
-            "MODEL has a gate already, expected one without: name the model that it was made of"
+            "MODEL has a gate already, expected one without: export the model that it was composed from"
         )
     gate = GatedConfig(
         segmentation=deployable.config,
@@ -207,11 +209,11 @@ def background_label(names: tuple[str, ...], wanted: str | None) -> int | None:
     """Return the label of the class that a gate never removes.
 
     Args:
-        names: of the classes.
-        wanted: one of them, or `none`; None for the one called `background`, if there is one.
+        names: names of the classes.
+        wanted: one of them, or `none`; None for the class named `background`, if it exists.
 
     Raises:
-        ExportError: no such class.
+        ExportError: `wanted` is not a class.
     """
     if wanted is None:
         return names.index(BACKGROUND) if BACKGROUND in names else None
@@ -220,7 +222,7 @@ def background_label(names: tuple[str, ...], wanted: str | None) -> int | None:
     if wanted == NO_BACKGROUND:
         return None
     raise ExportError(
-        f"--background {wanted} is no class, expected {NO_BACKGROUND} or one of {', '.join(names)}"
+        f"--background {wanted} is not a class, expected {NO_BACKGROUND} or one of {', '.join(names)}"
     )
 
 
@@ -233,7 +235,7 @@ def _ensemble(deployable: Deployable) -> FusedEnsemble:
     if isinstance(deployable, FusedEnsemble):
         return deployable
     raise ExportError(
-        f"--branch and --fuse-weight need an ensemble, as rrn trains, got a model of kind "
+        f"--branch and --fuse-weight need an ensemble, such as rrn's, got a model of kind "
         f"{deployable.config.kind}: leave them out"
     )
 
@@ -249,27 +251,27 @@ def _updated(config: BundleConfig, **changes: Any) -> BundleConfig:
 
 
 def check_out(out: Path, bundle: Path) -> None:
-    """Raise unless a bundle can be written to a folder without losing what is there.
+    """Check that a bundle can be written to a folder without losing other contents.
 
     Args:
-        out: that is new, empty, or holds an earlier export of the same run.
-        bundle: that is exported.
+        out: output folder; must be new, empty, or an earlier export of the same run.
+        bundle: bundle to export.
 
     Raises:
-        ExportError: other contents are there, or another model.
-        ZooError: its files were edited since.
+        ExportError: the folder has other contents, or another model.
+        ZooError: its files were edited since they were written.
     """
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not (out / CONFIG_NAME).is_file():
-        raise ExportError(f"{out} exists and is no bundle: name a new folder with --out, or delete it")
+        raise ExportError(f"{out} exists and is not a bundle: choose a new folder with --out, or delete it")
     try:
         recipe, listed = load_config(out).recipe, read_manifest(out).files
     except BundleError as error:
-        raise ExportError(f"{error}; expected a bundle in --out {out}: name a new folder") from error
+        raise ExportError(f"{error}; expected a bundle in --out {out}: choose a new folder") from error
     if recipe != load_config(bundle).recipe:
         raise ExportError(
-            f"--out {out} holds the bundle of another run, expected one of the run of {bundle}: name a new "
+            f"--out {out} has the bundle of another run, expected one of the run of {bundle}: choose a new "
             f"folder"
         )
     edited = [
@@ -282,10 +284,10 @@ def check_out(out: Path, bundle: Path) -> None:
 
 
 def copy_bundle(bundle: Path, out: Path) -> Path:
-    """Copy the model, not its artifacts, and return the new folder.
+    """Copy a bundle without its artifacts and return the new folder.
 
     Raises:
-        ZooError: a folder with other contents is there.
+        ZooError: the folder exists with other contents.
     """
     if out.exists() and out.samefile(bundle):
         return bundle

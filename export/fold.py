@@ -1,7 +1,7 @@
-"""The deployable as it is exported: a copy whose BatchNorms are folded into its convolutions.
+"""Folding of BatchNorms into convolutions, before the export.
 
-Folding happens here and not in the exporter, whose folding depends on its version and breaks half precision.
-Which convolution feeds which BatchNorm is found by running the model once, so that any timm encoder will do.
+The exporter's own folding depends on its version and breaks half precision. One run of the model shows which
+convolution feeds which BatchNorm, so that any timm encoder works.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ if TYPE_CHECKING:
 
 
 class Prepared(NamedTuple):
-    """A deployable that is ready for export."""
+    """Deployable that is ready for export."""
 
     deployable: Deployable
-    """A copy, in evaluation mode on the CPU, without BatchNorm."""
+    """Copy of the model in evaluation mode, on the CPU, without BatchNorm."""
     fused: int
-    """How many BatchNorms were folded into the convolution before them."""
+    """Number of BatchNorms that were folded into a convolution."""
     logit_difference: float
-    """The largest difference of a logit from the unfused model's, on the sample."""
+    """Largest difference of a logit from the unfused model on the sample."""
 
 
 class Affine(nn.Module):
-    """A BatchNorm in evaluation mode that follows no convolution: a scale and a shift for each channel."""
+    """BatchNorm in evaluation mode that follows no convolution: a scale and a shift per channel."""
 
     def __init__(self, norm: nn.BatchNorm2d) -> None:
         super().__init__()
@@ -51,21 +51,21 @@ class Affine(nn.Module):
         """Return the scaled features.
 
         Args:
-            features: (B, C, H, W) float.
+            features: (B, C, H, W) float features.
         """
         return features * self.get_buffer("scale") + self.get_buffer("shift")
 
 
 @torch.no_grad()
 def prepare(deployable: Deployable, sample: Tensor) -> Prepared:
-    """Return a copy whose BatchNorms are gone, after a comparison with the original.
+    """Return a copy without BatchNorms, after comparing it with the original.
 
     Args:
-        deployable: not changed.
-        sample: (B, 3, H, W) float, normalised: real images.
+        deployable: model to export; not changed.
+        sample: (B, 3, H, W) float, normalized real images.
 
     Raises:
-        ExportError: a BatchNorm is left, or the copy's masks differ.
+        ExportError: a BatchNorm remains, or the copy's masks differ.
     """
     original = copy.deepcopy(deployable).cpu().eval()
     fused = copy.deepcopy(original)
@@ -78,18 +78,18 @@ def prepare(deployable: Deployable, sample: Tensor) -> Prepared:
     if not difference.passes(GATES["fp32"]):
         raise ExportError(
             f"folding BatchNorm changed the class of {difference.differing} pixels, by up to "
-            f"{difference.margin:.2g} of the logit range, expected near ties at most: report the encoder "
+            f"{difference.margin:.2g} of the logit range, expected only near ties: report the encoder "
             f"{deployable.config.networks[0].encoder}"
         )
     return Prepared(fused, count, float((expected - got).abs().max()))
 
 
 def fuse_batch_norms(model: nn.Module, sample: Tensor) -> int:
-    """Replace each BatchNorm by nothing, or by what it does beside normalising; return how many were folded.
+    """Replace each BatchNorm by identity, its activation or a scale and shift; return the number folded.
 
     Args:
-        model: in evaluation mode; changed.
-        sample: (B, 3, H, W) float: what the model is run on once.
+        model: model in evaluation mode; changed in place.
+        sample: (B, 3, H, W) float input of the one run.
     """
     sources = _trace(model, sample)
     names = {module: name for name, module in model.named_modules()}
@@ -106,8 +106,8 @@ def fuse_batch_norms(model: nn.Module, sample: Tensor) -> int:
 
 
 def _trace(model: nn.Module, sample: Tensor) -> dict[nn.BatchNorm2d, nn.Conv2d | None]:
-    """Return, for each BatchNorm that the forward pass uses, the convolution whose output it gets, if any."""
-    outputs: dict[int, tuple[nn.Conv2d, Tensor, int]] = {}  # holding the tensors keeps their ids unique
+    """Return the convolution before each BatchNorm that the forward pass uses, None if there is none."""
+    outputs: dict[int, tuple[nn.Conv2d, Tensor, int]] = {}  # holding the tensors keeps ids unique
     sources: dict[nn.BatchNorm2d, nn.Conv2d | None] = {}
 
     def after_conv(conv: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> None:
@@ -117,7 +117,7 @@ def _trace(model: nn.Module, sample: Tensor) -> dict[nn.BatchNorm2d, nn.Conv2d |
     def before_norm(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         assert isinstance(norm, nn.BatchNorm2d)
         conv, _, version = outputs.get(id(inputs[0]), (None, None, 0))
-        # an in-place activation between the two leaves the tensor the same and its version another
+        # an in-place activation in between keeps the tensor and changes its version
         sources[norm] = conv if inputs[0]._version == version else None
 
     handles: list[RemovableHandle] = []
@@ -133,7 +133,7 @@ def _trace(model: nn.Module, sample: Tensor) -> dict[nn.BatchNorm2d, nn.Conv2d |
 
 
 def _with_activation(first: nn.Module, norm: nn.BatchNorm2d) -> nn.Module:
-    """Return `first` and the activation that timm's `BatchNormAct2d` carries."""
+    """Return `first`, followed by the activation of timm's `BatchNormAct2d`, if any."""
     activation = getattr(norm, "act", None)
     return first if activation is None else nn.Sequential(first, activation)
 

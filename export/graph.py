@@ -1,7 +1,7 @@
-"""What is exported: a uint8 image in, a mask out, everything between in one graph.
+"""Exported graph: uint8 images in, uint8 masks out, with pre- and postprocessing inside.
 
-uint8 in and out moves a fraction of the bytes of float images and logits. TensorRT can only cast uint8: the
-cast to float is the first operation, the cast to uint8 the last.
+uint8 inputs and outputs are a fraction of the bytes of float images and logits. TensorRT can only cast uint8:
+the cast to float is the first operation, the cast to uint8 the last.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ DTYPES: dict[Precision, torch.dtype] = {
     "fp16": torch.float16,
     "bf16": torch.bfloat16,
 }
-"""Of the network; an int8 file is made from an fp32 one."""
+"""Data types of the network by precision; int8 files are quantized from fp32 ones."""
 
 
 class ExportGraph(nn.Module):
-    """A deployable between uint8 images and what the metadata ask for.
+    """Deployable that takes uint8 images and returns the outputs in the metadata.
 
-    The network runs in the artifact's precision; normalisation and the resize to full size in float32.
+    The network runs in the artifact's precision; normalization and the final resize run in float32.
 
     Args:
-        deployable: of `zoo.export.fold`; copied.
-        metadata: its preprocessing, precision and output.
+        deployable: model prepared by `zoo.export.fold`; copied.
+        metadata: preprocessing, precision and outputs of the artifact.
     """
 
     def __init__(self, deployable: Deployable, metadata: ArtifactMetadata) -> None:
@@ -49,12 +49,12 @@ class ExportGraph(nn.Module):
         self.eval()
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        """Return the outputs of the metadata, in their order.
+        """Return the outputs in the order of the metadata.
 
         Args:
-            image: (B, H, W, 3) uint8 RGB.
+            image: (B, H, W, 3) uint8 RGB images.
         """
-        pixels = image.float().permute(0, 3, 1, 2)  # (B, 3, H, W); float first, or TensorRT refuses it
+        pixels = image.float().permute(0, 3, 1, 2)  # (B, 3, H, W); float first for TensorRT
         images = normalize(pixels, self.metadata.preprocessing).to(self.dtype)
         logits = resize_logits(self.deployable.decoder_logits(images).float(), image.shape[1:3])
         names = [output.name for output in self.metadata.outputs]
@@ -62,19 +62,19 @@ class ExportGraph(nn.Module):
 
 
 class HardSwish(nn.Module):
-    """`nn.Hardswish` by two operators: TensorRT takes the one only in fp32 and fp16."""
+    """`nn.Hardswish` as two operators: TensorRT supports HardSwish only in fp32 and fp16."""
 
     def forward(self, features: Tensor) -> Tensor:
         """Return x * hardsigmoid(x).
 
         Args:
-            features: of any shape, float.
+            features: float tensor of any shape.
         """
         return features * functional.hardsigmoid(features)
 
 
 def split_hard_swish(model: nn.Module) -> None:
-    """Replace each `nn.Hardswish` in a model."""
+    """Replace each `nn.Hardswish` in a model by `HardSwish`."""
     for module in list(model.modules()):
         for name, child in module.named_children():
             if isinstance(child, nn.Hardswish):

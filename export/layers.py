@@ -1,4 +1,4 @@
-"""Which layer of an exported file departs from the model: values inside the graph beside those in PyTorch."""
+"""Comparison of an exported file with PyTorch, layer by layer."""
 
 from __future__ import annotations
 
@@ -27,27 +27,27 @@ if TYPE_CHECKING:
 
 SCOPES_KEY = "pkg.torch.onnx.name_scopes"
 PREFIX = "deployable."
-"""Of the modules of the deployable inside an `ExportGraph`."""
+"""Prefix of the deployable's modules inside an `ExportGraph`."""
 
 ROOT = "graph"
-"""Stands for the module in the names of nodes that belong to none: normalisation, final resize, arg-max."""
+"""Module name of nodes that belong to no module: normalization, final resize, arg-max."""
 
 NORMALIZED, LOGITS = "normalization", "final resize"
 BOOKKEEPING = {"Shape", "Squeeze", "Unsqueeze", "Reshape", "Gather", "Cast", "Identity", "Range"}
 
 TOLERANCES: dict[Precision, float] = {"fp32": 1e-3, "fp16": 0.03, "bf16": 0.2, "int8": 0.5}
-"""Relative error (root mean square) from which a layer's output counts as another."""
+"""Relative root-mean-square error above which a layer's output counts as different."""
 
 
 class LayerError(NamedTuple):
-    """How far the output of one layer is from PyTorch's."""
+    """Difference of one layer's output from PyTorch's."""
 
     layer: str
-    """Path of the module in the deployable, or `NORMALIZED` or `LOGITS`."""
+    """Path of the module in the deployable, `NORMALIZED`, or `LOGITS`."""
     operators: tuple[str, ...]
-    """What computes it in the file, from the outputs of layers before."""
+    """Operators that compute it in the file from the outputs of earlier layers."""
     error: float
-    """Root mean square of the difference over that of PyTorch's output."""
+    """Root mean square of the difference, divided by that of PyTorch's output."""
 
     def __str__(self) -> str:
         return f"{self.layer} ({', '.join(self.operators)}), relative error {self.error:.2g}"
@@ -56,14 +56,14 @@ class LayerError(NamedTuple):
 class _Value(NamedTuple):
     layer: str
     name: str
-    """Of the value in the ONNX graph."""
+    """Name of the value in the ONNX graph."""
 
 
 def name_nodes(model: onnx.ModelProto) -> None:
-    """Name each node after the module that it comes from, e.g. `network.decoder.fuse.0.0/Conv`.
+    """Name each node after its module, e.g. `network.decoder.fuse.0.0/Conv`.
 
     Args:
-        model: as the exporter made it, its notes not yet removed.
+        model: model from the exporter, still with its metadata.
     """
     seen: Counter[str] = Counter()
     for node in model.graph.node:
@@ -76,7 +76,7 @@ def name_nodes(model: onnx.ModelProto) -> None:
 
 
 def find_departure(errors: list[LayerError], precision: Precision) -> LayerError | None:
-    """Return the first layer whose output is another than PyTorch's, None if there is none."""
+    """Return the first layer whose output differs from PyTorch's, None if there is none."""
     tolerance = TOLERANCES[precision]
     return next((each for each in errors if not each.error <= tolerance), None)
 
@@ -84,16 +84,16 @@ def find_departure(errors: list[LayerError], precision: Precision) -> LayerError
 def layer_errors(
     path: Path, deployable: Deployable, preprocessing: Preprocessing, images: NDArray[np.uint8]
 ) -> list[LayerError]:
-    """Return the error of each layer of a file that ONNX Runtime can run on the CPU, in order of execution.
+    """Return the error of each layer of a file, in order of execution, measured by ONNX Runtime on the CPU.
 
     Args:
-        path: an ONNX file of `export_onnx`, or a quantized one made from it.
-        deployable: of `zoo.export.fold`, what the file should compute.
-        preprocessing: what it should do to images.
-        images: (B, H, W, 3) uint8.
+        path: ONNX file from `export_onnx`, or one quantized from it.
+        deployable: model prepared by `zoo.export.fold`, the reference.
+        preprocessing: reference preprocessing.
+        images: (B, H, W, 3) uint8 images.
 
     Returns:
-        nothing if the names of the nodes tell no layers.
+        an empty list if the node names contain no module paths.
     """
     model = onnx.load(path)
     expected = _expected(deployable, preprocessing, images)
@@ -113,7 +113,7 @@ def layer_errors(
 
 
 def relative_error(got: NDArray[Any], expected: NDArray[Any]) -> float:
-    """Return the root mean square of the difference over that of what was expected; inf if shapes differ."""
+    """Return the root mean square of the difference relative to `expected`; inf if shapes differ."""
     if got.shape != expected.shape:
         return float("inf")
     difference = got.astype(np.float64) - expected
@@ -121,7 +121,7 @@ def relative_error(got: NDArray[Any], expected: NDArray[Any]) -> float:
 
 
 def with_outputs(model: onnx.ModelProto, names: list[str]) -> bytes:
-    """Return a copy of a model that returns values inside its graph, and nothing else."""
+    """Return a serialized copy of a model whose outputs are inner values of its graph."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     copy.graph.ClearField("output")
@@ -144,12 +144,12 @@ def _run(model: onnx.ModelProto, names: list[str], images: NDArray[np.uint8]) ->
 
 
 def _values(model: onnx.ModelProto) -> list[_Value]:
-    """Return the last value of each module, the normalised image before and the logits after them."""
+    """Return the normalized image, the last value of each module, and the logits."""
     last: dict[str, str] = {}
     for node in model.graph.node:
         module, slash, _ = node.name.rpartition("/")
         if not slash:
-            continue  # put in by the quantizer
+            continue  # inserted by the quantizer
         if module != ROOT:
             if node.op_type not in BOOKKEEPING:
                 last.setdefault(NORMALIZED, node.input[0])
@@ -165,7 +165,7 @@ def _values(model: onnx.ModelProto) -> list[_Value]:
 def _expected(
     deployable: Deployable, preprocessing: Preprocessing, images: NDArray[np.uint8]
 ) -> dict[str, NDArray[Any]]:
-    """Return PyTorch's output of every module that holds no other and runs once, by its path."""
+    """Return PyTorch's output of every leaf module that runs once, by its path."""
     outputs: dict[str, list[NDArray[Any]]] = {}
     hooks = [
         module.register_forward_hook(_keep(outputs.setdefault(name, [])))
@@ -188,7 +188,7 @@ def _keep(values: list[NDArray[Any]]) -> Callable[[nn.Module, Any, Tensor], None
 
 
 def _operators(model: onnx.ModelProto, name: str, known: set[str]) -> tuple[str, ...]:
-    """Return the operators between values that are known and one more, without those that handle shapes."""
+    """Return the operators between known values and the named one, except those that handle shapes."""
     producers: Mapping[str, onnx.NodeProto] = {out: node for node in model.graph.node for out in node.output}
     found: dict[str, None] = {}
     pending, seen = [name], set(known)

@@ -1,4 +1,4 @@
-"""The manifest of an export: every file hashed, and the versions that made the artifacts."""
+"""Manifest of an export: hashes of all files, and versions of the software."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 
 def update_manifest(bundle: Path, artifacts: Mapping[str, Mapping[str, Any]]) -> Path:
-    """Write the manifest anew and return its path.
+    """Update the manifest of a bundle and return its path.
 
     Args:
-        bundle: whose files are hashed.
-        artifacts: entries to add or replace; those of other files that are still there are kept.
+        bundle: bundle folder whose files are hashed.
+        artifacts: entries to add or replace; those of other existing files are kept.
     """
     files = listed_files(bundle)
     known = {**read_manifest(bundle).artifacts, **{name: dict(entry) for name, entry in artifacts.items()}}
@@ -41,7 +41,7 @@ def update_manifest(bundle: Path, artifacts: Mapping[str, Mapping[str, Any]]) ->
 
 
 def versions() -> dict[str, str]:
-    """Return the versions that decide what an artifact is."""
+    """Return the versions of the software that artifacts depend on."""
     return {
         "zoo": __version__,
         "python": platform.python_version(),
@@ -58,11 +58,11 @@ class Artifact(Frozen):
 
     Args:
         name: path inside the bundle.
-        precision: of the network.
-        bytes: its size.
-        parity: None if it could not be run here.
-        remark: why there is no parity.
-        facts: what else the manifest says of it.
+        precision: precision of the network.
+        bytes: file size.
+        parity: comparison with the model; None if the file cannot run on this machine.
+        remark: reason for a missing parity.
+        facts: further facts for the manifest.
     """
 
     name: str
@@ -73,7 +73,7 @@ class Artifact(Frozen):
     facts: dict[str, Any]
 
     def entry(self, versions: dict[str, str]) -> dict[str, Any]:
-        """Return what the manifest says of it."""
+        """Return the entry for the manifest."""
         parity = None
         if self.parity is not None:
             facts = {"agreement": self.parity.agreement, "passed": self.parity.passed}
@@ -88,12 +88,12 @@ class Artifact(Frozen):
 
 
 class ExportReport(Frozen):
-    """What an export made.
+    """Result of an export.
 
     Args:
-        bundle: the folder that holds it.
-        artifacts: in the order they were made.
-        files: names of the files written, the manifest among them.
+        bundle: folder of the bundle.
+        artifacts: artifacts in the order of their export.
+        files: names of the written files, including the manifest.
     """
 
     bundle: str

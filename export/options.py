@@ -1,4 +1,4 @@
-"""What an export is asked to make."""
+"""Options of an export."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 
 class ExportOptions(Frozen):
-    """What to make.
+    """Options of an export.
 
     Args:
-        onnx: ONNX files, in fp32 and fp16 unless `precision` says others.
-        trt: a TensorRT engine, and the ONNX file it is built from; fp16 unless `precision` says others.
-        precision: of `PRECISIONS`; empty for the default.
-        imgsz: height and width that images are scaled to; None for the model's training crop.
-        batch: smallest, usual and largest batch of an engine; the largest is compared with the model.
-        sm: compute capabilities that an engine is built for; empty for the default.
-        images: folder or data source to compare on; None for the data the model was trained on.
-        output: names of `zoo.predictors.outputs` joined by `+`, e.g. `mask`, `mask+confidence`, or `logits`
-            for post-processing of one's own.
-        min_agreement: replaces the gates' own, between 0 and 1.
-        max_drop: of mIoU, replaces the gates' own, between 0 and 1.
-        calibration_data: folder of images or data source that int8 ranges are taken from; None for the
-            unlabeled images of the run.
-        calibration_images: how many of them.
-        calibration: how; `auto` tries all and keeps what agrees best with the model.
-        int8_for: what int8 files are made for: ONNX Runtime and OpenVINO (`cpu`), TensorRT (`trt`).
-        auto_exclude: whether an int8 file that misses its gate is tried again with layers left in fp32.
-        rebuild: whether an engine is built even if the same one is there.
-        out: another folder for bundle and artifacts.
+        onnx: whether to export ONNX files, in fp32 and fp16 unless `precision` is given.
+        trt: whether to build a TensorRT engine from an ONNX file, in fp16 unless `precision` is given.
+        precision: precisions, from `PRECISIONS`; empty for the default.
+        imgsz: height and width that images are resized to; None for the model's training crop.
+        batch: minimum, optimal and maximum batch of an engine; the maximum is compared with the model.
+        sm: compute capabilities to build an engine for; empty for the default.
+        images: folder or data source of the images to compare on; None for the model's training data.
+        output: names in `zoo.predictors.outputs` joined by `+`, e.g. `mask`, `mask+confidence`, or `logits`
+            for your own postprocessing.
+        min_agreement: minimum agreement, 0 to 1; replaces the built-in tolerances.
+        max_drop: maximum drop of mIoU, 0 to 1; replaces the built-in tolerances.
+        calibration_data: folder of images or data source for int8 calibration; None for the unlabeled images
+            of the run.
+        calibration_images: number of calibration images.
+        calibration: method; `auto` tries all and keeps the one that agrees best with the model.
+        int8_for: targets of int8 files: ONNX Runtime and OpenVINO (`cpu`), TensorRT (`trt`).
+        auto_exclude: whether to keep layers in fp32 until an int8 file is within its tolerance.
+        rebuild: whether to build an engine even if the same one exists.
+        out: another folder for the bundle and its artifacts.
     """
 
     onnx: bool = True
@@ -71,10 +71,10 @@ class ExportOptions(Frozen):
         return self.precisions if self.precision else ("fp16",)
 
     def check(self) -> None:
-        """Raise unless the options fit together.
+        """Check that the options fit together.
 
         Raises:
-            ExportError: names the option.
+            ExportError: an option does not fit; the message names it.
         """
         if unknown := [name for name in self.precision if name not in PRECISIONS]:
             raise ExportError(
@@ -82,21 +82,21 @@ class ExportOptions(Frozen):
             )
         if self.imgsz is not None and min(self.imgsz) < MIN_IMGSZ:
             raise ExportError(
-                f"--imgsz {_join(self.imgsz)} is too small, expected {MIN_IMGSZ} or more pixels a side"
+                f"--imgsz {_join(self.imgsz)} is too small, expected at least {MIN_IMGSZ} pixels per side"
             )
         if not 1 <= self.batch[0] <= self.batch[1] <= self.batch[2]:
             raise ExportError(f"--batch {_join(self.batch)} is not MIN,OPT,MAX, expected e.g. 1,1,4")
         if self.min_agreement is not None and not 0 <= self.min_agreement <= 1:
             raise ExportError(
-                f"--min-agreement {self.min_agreement:g} is no share of pixels, expected 0 to 1"
+                f"--min-agreement {self.min_agreement:g} is not a share of pixels, expected 0 to 1"
             )
         if self.max_drop is not None and not 0 <= self.max_drop <= 1:
-            raise ExportError(f"--max-drop {self.max_drop:g} is no change of mIoU, expected 0 to 1")
+            raise ExportError(f"--max-drop {self.max_drop:g} is not a change of mIoU, expected 0 to 1")
         if self.sm and not self.trt:
-            raise ExportError(f"--sm {_join(self.sm)} is for engines, expected --trt beside it")
+            raise ExportError(f"--sm {_join(self.sm)} is for engines, expected --trt with it")
         if "int8" not in self.precision and (self.calibration_data or self.auto_exclude):
             raise ExportError(
-                "--calibration-data and --auto-exclude are for int8, expected --precision int8 beside them"
+                "--calibration-data and --auto-exclude are for int8, expected --precision int8 with them"
             )
 
 

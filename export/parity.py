@@ -1,4 +1,4 @@
-"""Whether an artifact's outputs are those of the eager fp32 model, at many shapes, on real images."""
+"""Parity of an artifact's outputs with those of the eager fp32 model, at several shapes, on real images."""
 
 from __future__ import annotations
 
@@ -28,25 +28,25 @@ if TYPE_CHECKING:
 
 
 MIN_PIXELS = 65_536
-"""Fewer pixels at a shape cannot resolve a share of 1e-4."""
+"""Minimum number of pixels per shape, enough to resolve a share of 1e-4."""
 
 NEAR_TIE = 0.01
-"""Of the logits' range: a class that leads by less is hardly chosen at all."""
+"""Margin, relative to the range of the logits, below which two classes are nearly tied."""
 
 
 class Difference(Frozen):
-    """How the outputs of two models differ at one shape.
+    """Difference of the outputs of two models at one shape.
 
     Args:
         shape: batch, height, width.
-        batches: how many of this shape were compared.
-        agreement: share of pixels of the same class.
-        differing: number of pixels of another class.
+        batches: number of batches compared at this shape.
+        agreement: share of pixels with the same class.
+        differing: number of pixels with different classes.
         margin: the largest lead, among differing pixels, of the reference's class over the class that the
             artifact chose, relative to the range of the reference's logits; 0 if no pixel differs.
-        near_ties: how many of the differing pixels have a margin below `NEAR_TIE`.
-        errors: mean absolute error of each output other than the mask, relative to its range, by name.
-        error: why the artifact did not run at this shape; empty if it did.
+        near_ties: number of differing pixels with a margin below `NEAR_TIE`.
+        errors: mean absolute error of each output except the mask, relative to its range, by name.
+        error: error of the artifact at this shape; empty if it ran.
     """
 
     shape: Shape
@@ -59,7 +59,7 @@ class Difference(Frozen):
     error: str = ""
 
     def passes(self, gate: Gate) -> bool:
-        """Return whether a gate allows it."""
+        """Return whether the difference is within the tolerance."""
         masks = not self.error and gate.allows(self.agreement, self.margin)
         return masks and all(error <= gate.max_error for error in self.errors.values())
 
@@ -68,12 +68,12 @@ class Parity(Frozen):
     """The comparison of one artifact with the eager fp32 model.
 
     Args:
-        gate: what was asked of it.
-        images: where the images came from.
-        runtime: what ran the artifact.
-        differences: one for each shape.
-        accuracy: on labeled images; None without such, or where an artifact failed before.
-        departure: the first layer of a failed file whose output is not the model's; empty if none was found.
+        gate: tolerance of the artifact.
+        images: description of the images.
+        runtime: description of the runtime that ran the artifact.
+        differences: difference at each shape.
+        accuracy: accuracy on labeled images; None without any, or if the masks differ too much.
+        departure: first layer of a failed file that differs from the model's; empty if none was found.
     """
 
     gate: Gate
@@ -90,7 +90,7 @@ class Parity(Frozen):
 
     @property
     def differing(self) -> int:
-        """Return how many pixels differ over all shapes."""
+        """Return the number of differing pixels over all shapes."""
         return sum(difference.differing for difference in self.differences)
 
     @property
@@ -100,7 +100,7 @@ class Parity(Frozen):
 
     @property
     def near_ties(self) -> float | None:
-        """Return which share of the differing pixels are near ties, None if no pixel differs."""
+        """Return the share of near ties among the differing pixels, None if no pixel differs."""
         return sum(each.near_ties for each in self.differences) / self.differing if self.differing else None
 
     @property
@@ -111,12 +111,12 @@ class Parity(Frozen):
 
     @property
     def agrees(self) -> bool:
-        """Return whether the outputs are alike enough at every shape."""
+        """Return whether the outputs are within the tolerance at every shape."""
         return all(difference.passes(self.gate) for difference in self.differences)
 
     @property
     def passed(self) -> bool:
-        """Return whether the gate holds."""
+        """Return whether masks and accuracy are within the tolerance."""
         return self.agrees and self.gate.allows_drop(self.accuracy)
 
 
@@ -124,13 +124,13 @@ class Images(NamedTuple):
     """Real images to compare on."""
 
     images: tuple[NDArray[np.uint8], ...]
-    """Each (H, W, 3) uint8 RGB, of any size."""
+    """Images, each (H, W, 3) uint8 RGB, of any size."""
     origin: str
-    """Where they came from, for the report."""
+    """Description of their source, for the report."""
 
 
 def parity_shapes(imgsz: tuple[int, int], max_batch: int) -> tuple[Shape, ...]:
-    """Return the shapes to compare at, none over `imgsz`: full, portrait, landscape, odd, full batch."""
+    """Return the shapes to compare at, at most `imgsz`: full, portrait, landscape, odd, full batch."""
     height, width = imgsz
     short = min(imgsz) * 3 // 4
     odd = (height * 4 // 5) | 1, (width * 9 // 10) | 1
@@ -140,15 +140,15 @@ def parity_shapes(imgsz: tuple[int, int], max_batch: int) -> tuple[Shape, ...]:
 def compare(
     artifact: Predictor, reference: EagerPredictor, images: Images, shapes: Sequence[Shape], gate: Gate
 ) -> Parity:
-    """Return how an artifact's outputs differ from the reference's.
+    """Return the parity of an artifact with the reference.
 
     Args:
-        artifact: what was exported.
-        reference: the eager fp32 model of the bundle.
-        images: taken in turn, resized to each shape; as many as give `MIN_PIXELS`, but none twice at a shape
-            whose batch they fill.
-        shapes: see `parity_shapes`.
-        gate: what is asked of the artifact.
+        artifact: exported model.
+        reference: eager fp32 model of the bundle.
+        images: images, cycled through and resized to each shape until `MIN_PIXELS` are compared; none is used
+            twice at a shape whose batch they fill.
+        shapes: shapes to compare at, see `parity_shapes`.
+        gate: tolerance of the artifact.
     """
     turn = cycle(images.images)
     differences = []
@@ -167,8 +167,8 @@ def compare_masks(logits: NDArray[np.float32], mask: NDArray[np.integer]) -> Dif
     """Return how a mask differs from the arg-max of a reference's logits.
 
     Args:
-        logits: (B, K, H, W) float32, of the reference.
-        mask: (B, H, W) integers, of the artifact.
+        logits: (B, K, H, W) float32 logits of the reference.
+        mask: (B, H, W) integer masks of the artifact.
     """
     shape = mask.shape[0], mask.shape[1], mask.shape[2]
     batch, rows, columns = np.nonzero(logits.argmax(axis=1) != mask)
@@ -178,7 +178,7 @@ def compare_masks(logits: NDArray[np.float32], mask: NDArray[np.integer]) -> Dif
         pixels = logits[batch, :, rows, columns]  # (N, K)
         chosen = mask[batch, rows, columns].astype(np.int64).clip(0, logits.shape[1] - 1)
         lead = pixels.max(axis=1) - pixels[np.arange(differing), chosen]
-        span = np.ptp(logits[logits > REMOVED / 2])  # a gate's mark is no logit
+        span = np.ptp(logits[logits > REMOVED / 2])  # logits that a gate removed do not count
         margins = np.where(np.isfinite(lead), lead / span, np.inf)
         margin, near_ties = float(margins.max()), int((margins < NEAR_TIE).sum())
     agreement = 1 - differing / mask.size
@@ -204,13 +204,13 @@ def output_error(expected: NDArray[Any], found: NDArray[Any]) -> float:
 
 
 def check_parity(parities: dict[str, Parity]) -> None:
-    """Raise unless every artifact passed.
+    """Check that every artifact passed.
 
     Args:
-        parities: by the artifact's name.
+        parities: parities by artifact name.
 
     Raises:
-        ParityError: with a table of what differed.
+        ParityError: an artifact failed; the message has a table of the differences.
     """
     failed = {name: parity for name, parity in parities.items() if not parity.passed}
     if not failed:
@@ -218,8 +218,9 @@ def check_parity(parities: dict[str, Parity]) -> None:
     gates = ", ".join(f"{name} {parity.gate}" for name, parity in failed.items())
     details = [line for name, parity in failed.items() for line in _details(name, parity)]
     raise ParityError(
-        f"{', '.join(failed)} differs from the eager model by more than its gate allows (agreement {gates}) "
-        f"and was not kept: see where below; --min-agreement X and --max-drop X set another gate\n"
+        f"{', '.join(failed)} differs from the eager model by more than the tolerance (agreement {gates}) "
+        "and "
+        f"was not kept: see where below; --min-agreement X and --max-drop X set other tolerances\n"
         + "\n".join([_table(failed), *details])
     )
 
@@ -240,7 +241,7 @@ def _merge(parts: Sequence[Difference]) -> Difference:
 
 
 def next_batch(turn: cycle[NDArray[np.uint8]], shape: Shape) -> NDArray[np.uint8]:
-    """Return the next images of the turn as (B, H, W, 3) uint8."""
+    """Return the next images of the cycle as (B, H, W, 3) uint8."""
     return np.stack([resize_image(image, shape[1:]) for image in islice(turn, shape[0])])
 
 
@@ -281,7 +282,7 @@ def _rows(name: str, parity: Parity) -> list[tuple[str, ...]]:
 
 
 def _details(name: str, parity: Parity) -> list[str]:
-    """Return what else is known of a failed artifact, a line each."""
+    """Return further details of a failed artifact, one per line."""
     lines = []
     lines += [
         f"{name}: {output} is off by {error:.2g} of its range, expected at most {parity.gate.max_error:g}"
@@ -298,6 +299,6 @@ def _details(name: str, parity: Parity) -> list[str]:
 
 
 def describe(accuracy: Accuracy) -> str:
-    """Return the change of mIoU and the classes that lost for certain, in one line."""
+    """Return one line with the change of mIoU and the classes that lost significantly."""
     worse = ", ".join(f"{each.name} {each}" for each in accuracy.worse)
     return f"mIoU {accuracy.miou} points on {accuracy.data}" + (f"; lost: {worse}" if worse else "")

@@ -1,4 +1,4 @@
-"""The real images on which an artifact is compared with the model it was made from."""
+"""Images on which artifacts are compared with the model."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ Item = TypeVar("Item")
 
 
 def parity_images(spec: str | None, recipe: Mapping[str, Any], on_event: Callable[[str], None]) -> Images:
-    """Return up to `COUNT` images.
+    """Return up to `COUNT` images to compare on.
 
     Args:
-        spec: a folder of images or a data source; None for the validation images of the recipe's source.
-        recipe: of the bundle.
-        on_event: told if the recipe's source is not there and built-in images are taken.
+        spec: folder of images or data source; None for the validation images of the recipe's source.
+        recipe: recipe in the bundle.
+        on_event: called with a warning if the recipe's source is missing and built-in images are used.
 
     Raises:
-        DatasetError: `spec` names no images.
+        DatasetError: `spec` has no images.
     """
     if spec is not None:
         return _from_folder(Path(spec)) or _from_source(spec)
@@ -42,19 +42,19 @@ def parity_images(spec: str | None, recipe: Mapping[str, Any], on_event: Callabl
         return _from_source(_recorded(recipe))
     except DatasetError as error:
         on_event(
-            f"warning: no images of the data that the model was trained on ({error}): comparing on built-in "
-            f"{BUILT_IN}, which it may never have seen; --images names better ones"
+            f"warning: no images of the model's training data ({error}): comparing on built-in {BUILT_IN}, "
+            f"which it may never have seen; --images selects better ones"
         )
         return _from_source(BUILT_IN)
 
 
 def labeled_images(spec: str | None, recipe: Mapping[str, Any], classes: Classes) -> LabeledImages | None:
-    """Return up to `LABELED` validation images with their masks, evenly spread.
+    """Return up to `LABELED` validation images with their masks, evenly spaced.
 
     Args:
-        spec: a data source; None for the recipe's.
-        recipe: of the bundle.
-        classes: of the model; another source's are of no use.
+        spec: data source; None for the recipe's.
+        recipe: recipe in the bundle.
+        classes: classes of the model, which the source must have.
 
     Returns:
         None if there are no such images.
@@ -73,12 +73,12 @@ def labeled_images(spec: str | None, recipe: Mapping[str, Any], classes: Classes
 def _recorded(recipe: Mapping[str, Any]) -> str:
     spec = recipe.get("data", {}).get("spec")
     if spec is None:
-        raise DatasetError("its recipe names none")
+        raise DatasetError("its recipe names no data")
     return str(spec)
 
 
 def _from_folder(folder: Path) -> Images | None:
-    """Return images that lie in a folder itself, None if there are none."""
+    """Return the images directly in a folder, None if there are none."""
     if not folder.is_dir():
         return None
     paths = _spread(sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES))
@@ -92,9 +92,9 @@ def _from_source(spec: str) -> Images:
     for split in SPLITS:
         if ids := _spread(source.ids(split)):
             return Images(tuple(map(source.read_image, ids)), f"{len(ids)} {split} images of {spec}")
-    raise DatasetError(f"{spec} has no images, expected some to compare on: name others with --images")
+    raise DatasetError(f"{spec} has no images, expected some to compare on: select others with --images")
 
 
 def _spread(items: Sequence[Item], count: int = COUNT) -> Sequence[Item]:
-    """Return up to `count` items at even distances."""
+    """Return up to `count` evenly spaced items."""
     return items[:: max(1, len(items) // count)][:count]

@@ -1,4 +1,4 @@
-"""From a bundle to artifacts beside it, each under its name only after it was compared with the model."""
+"""Export of a bundle: artifacts get their final names after a comparison with the model."""
 
 from __future__ import annotations
 
@@ -59,19 +59,19 @@ if TYPE_CHECKING:
 def export_bundle(
     bundle: Path, options: ExportOptions, on_event: Callable[[str], None] = lambda _: None
 ) -> ExportReport:
-    """Export a bundle and return what was made.
+    """Export a bundle and return a report.
 
-    An artifact that fails its comparison is removed; the others are made and kept all the same. Where the
-    export ends early, what passed until then is kept and is in the manifest.
+    An artifact that fails its comparison is removed; the others are still exported. If the export ends early,
+    the artifacts that passed until then are kept and recorded in the manifest.
 
     Args:
-        bundle: its folder, which the artifacts are written to.
-        options: what to make.
-        on_event: told of each step in one line.
+        bundle: bundle folder; the artifacts are written to it.
+        options: options of the export.
+        on_event: called with a line for each step.
 
     Raises:
-        ParityError: with a table of what differed.
-        ExportError: something else cannot be done.
+        ParityError: an artifact failed; the message has a table of the differences.
+        ExportError: the export is not possible for another reason.
     """
     options.check()
     api = load_builder(options.sm) if options.trt else None
@@ -95,12 +95,12 @@ def export_bundle(
 
 
 class Export:
-    """One export of one bundle: what its steps share, and what they made.
+    """State of one export of one bundle.
 
     Args:
-        bundle: its folder.
-        options: what to make.
-        say: told of each step.
+        bundle: bundle folder.
+        options: options of the export.
+        say: called with a line for each step.
     """
 
     def __init__(self, bundle: Path, options: ExportOptions, say: Callable[[str], None]) -> None:
@@ -119,7 +119,7 @@ class Export:
         sample = torch.from_numpy(resize_image(images.images[0], imgsz).copy()).permute(2, 0, 1)[None]
         self.prepared = prepare(deployable, normalize(sample, self.preprocessing))
         say(
-            f"folded {self.prepared.fused} BatchNorms, largest change of a logit "
+            f"folded {self.prepared.fused} BatchNorms with a maximum logit change of "
             f"{self.prepared.logit_difference:.1e}; comparing on {images.origin}"
         )
 
@@ -136,25 +136,25 @@ class Export:
                 if runtime is not None:
                     parity = self._compare_onnx(path, runtime, precision)
         except ParityError:
-            path.unlink(missing_ok=True)  # of an earlier export, whose weights or options were others
+            path.unlink(missing_ok=True)  # from an earlier export with other weights or options
             return
         if remark:
             self.say(f"warning: {path.name} was not compared with the model: {remark}")
         self._keep(path, parity, remark, {**facts._asdict(), "metadata": metadata.model_dump(mode="json")})
 
     def make_int8(self) -> None:
-        """Calibrate once; quantize, compare and keep the file of each flavor that is asked for."""
+        """Calibrate once; quantize, compare and keep a file for each requested target."""
         options = self.options
         pool = calibration_pool(
             options.calibration_data, self.config.recipe, self.config.provenance.get("partition", {})
         )
-        self.say(f"int8: choosing {options.calibration_images} images to calibrate on, of {pool.origin}")
+        self.say(f"int8: selecting {options.calibration_images} calibration images from {pool.origin}")
         images = choose(pool, options.calibration_images, self.prepared.deployable, self.preprocessing)
         with tempfile.TemporaryDirectory(prefix="zoo-int8-") as name:
             fp32 = self.bundle / ONNX_NAMES["fp32"]
             if fp32.name not in {artifact.name for artifact in self.made}:
                 fp32 = Path(name) / fp32.name
-                self.say("int8: exporting the fp32 graph that is quantized")
+                self.say("int8: exporting the fp32 graph to quantize")
                 export_onnx(self.prepared.deployable, self._metadata("fp32"), fp32)
             quantizer = Quantizer(fp32, images, self._metadata("int8"), Path(name))
             ranges = self._choose_ranges(quantizer)
@@ -163,7 +163,7 @@ class Export:
                 excluded = self._quantize(quantizer, ranges, flavor, excluded)
 
     def make_engine(self, api: TensorRt, target: Target, precision: Precision) -> None:
-        """Build, compare if this machine can run it, and keep one engine."""
+        """Build one engine, compare it if this machine can run it, and keep it."""
         onnx = self.bundle / TRT_ONNX_NAMES[precision]
         if onnx.name in self.failed:
             self.say(f"no engine: {onnx.name} differs from the model")
@@ -172,7 +172,7 @@ class Export:
         planned = plan_engine(api, onnx, self._metadata(precision), target, profile)
         path = self.bundle / ENGINES / engine_name(planned)
         if is_built(path, planned) and not self.options.rebuild:
-            self.say(f"{path.name}: the same is there, not built again")
+            self.say(f"{path.name}: the same engine exists, not built again")
             plan, info = path.read_bytes(), read_engine_info(path)
         else:
             self.say(f"{api.name}: building {precision} for {target.label}")
@@ -195,12 +195,12 @@ class Export:
         self._keep(path, parity, remark, info.model_dump(mode="json"))
 
     def record(self) -> None:
-        """Write the manifest of what was made."""
+        """Write the manifest of the exported artifacts."""
         update_manifest(self.bundle, {artifact.name: artifact.entry(versions()) for artifact in self.made})
         refresh_card(self.bundle)
 
     def report(self) -> ExportReport:
-        """Return what was made.
+        """Return the report.
 
         Raises:
             ParityError: an artifact failed its comparison.
@@ -212,7 +212,7 @@ class Export:
         return ExportReport(bundle=str(self.bundle), artifacts=tuple(self.made), files=files)
 
     def _choose_ranges(self, quantizer: Quantizer) -> Ranges:
-        """Return how ranges are taken; `auto` measures each on images that were not calibrated on."""
+        """Return the calibration method; `auto` compares all on images that were not used for calibration."""
         if self.options.calibration != "auto":
             return Ranges(self.options.calibration, {})
         method, scores = quantizer.best_method(lambda path: self.checker.agreement(OrtPredictor(path)))
@@ -222,7 +222,7 @@ class Export:
     def _quantize(
         self, quantizer: Quantizer, ranges: Ranges, flavor: Flavor, excluded: tuple[str, ...]
     ) -> tuple[str, ...]:
-        """Make one int8 file, with more layers in fp32 until it passes if that is allowed; return those."""
+        """Export one int8 file and return its layers in fp32; `auto_exclude` adds some until it passes."""
         path = self.bundle / INT8_NAMES[flavor]
         while True:
             made = quantizer.build(ranges.method, flavor, excluded)
@@ -240,7 +240,7 @@ class Export:
                     return excluded
                 del self.failed[path.name]
                 excluded = more
-                self.say(f"{path.name}: leaving {len(excluded)} layers in fp32: {', '.join(excluded)}")
+                self.say(f"{path.name}: keeping {len(excluded)} layers in fp32: {', '.join(excluded)}")
             else:
                 break
         with replacing(path) as temporary:
@@ -261,7 +261,7 @@ class Export:
         )
 
     def _compare_onnx(self, path: Path, runtime: ExportedPredictor, precision: Precision) -> Parity:
-        """Compare a file; of one that fails, look for the layer that departs."""
+        """Compare a file; if it fails, look for the first layer that differs."""
         try:
             return self._compare(path, runtime, precision)
         except ParityError:
@@ -269,7 +269,7 @@ class Export:
             raise
 
     def _explain(self, path: Path, runtime: ExportedPredictor, precision: Precision) -> None:
-        """Note which layer of a failed file departs; in a bf16 one ONNX Runtime cannot look."""
+        """Record which layer of a failed file differs; ONNX Runtime cannot run the layers of bf16 files."""
         if precision != "bf16":
             parity = self.failed[path.name]
             departure = self.checker.explain(runtime.path, parity, self.prepared, precision)

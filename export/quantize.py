@@ -1,8 +1,8 @@
-"""int8: one calibration of an fp32 ONNX file, two quantized files with QuantizeLinear/DequantizeLinear pairs.
+"""int8 quantization: calibrates an fp32 ONNX file and inserts QuantizeLinear/DequantizeLinear pairs.
 
-The file for CPUs has unsigned activations and int32 biases; TensorRT takes signed symmetric activations and
-float biases only. Weights are int8 with a scale for each output channel. What stands before the first
-convolution (normalisation) and after the last one (resize, averages and gates, arg-max) stays in fp32.
+The file for CPUs has unsigned activations and int32 biases; TensorRT accepts only signed symmetric
+activations and float biases. Weights are int8 with a scale per output channel. Everything before the first
+convolution (normalization) and after the last one (resize, averages and gates, arg-max) stays in fp32.
 """
 
 from __future__ import annotations
@@ -50,10 +50,10 @@ METHODS: dict[Method, CalibrationMethod] = {
     "entropy": CalibrationMethod.Entropy,
 }
 HISTOGRAM_IMAGES = 32
-"""Percentile and entropy keep histograms of all activations, which takes seconds an image."""
+"""Maximum number of images for percentile and entropy, whose histograms take seconds per image."""
 
 CHUNK = 4
-"""Images whose activations are in memory at a time."""
+"""Number of images whose activations are in memory at a time."""
 
 PERCENTILE = 99.99
 OPERATORS = ("Conv", "Add", "MaxPool", "Concat", "Relu", "Clip")
@@ -62,30 +62,30 @@ OPTIONS: dict[Flavor, dict[str, bool]] = {
     "cpu": {"QDQKeepRemovableActivations": True},
     "trt": {"QDQKeepRemovableActivations": True, "ActivationSymmetric": True, "QuantizeBias": False},
 }
-"""A ReLU that is taken into the range of its output would be lost where that is not quantized after all."""
+"""Quantizer options; a ReLU folded into its output's range would be lost if that stays in fp32."""
 
 INT8_NAMES: dict[Flavor, str] = {"cpu": ONNX_NAMES["int8"], "trt": TRT_ONNX_NAMES["int8"]}
 
 MAX_EXCLUDED = 0.5
-"""Share of the convolutions that may be left in fp32: with more, int8 gains little over fp16."""
+"""Maximum share of convolutions kept in fp32: with more, int8 gains little over fp16."""
 
 
 class Sensitivity(NamedTuple):
-    """How much is lost by quantizing what a convolution takes."""
+    """Error from quantizing the inputs of a convolution."""
 
     node: str
     error: float
-    """Root mean square of the error of activations and weights, each relative to its values."""
+    """Root mean square of the relative errors of activations and weights."""
 
 
 def calibrate(onnx_path: Path, images: Sequence[NDArray[np.uint8]], method: Method, ranges: Path) -> None:
-    """Write the range of every activation over real images.
+    """Write the ranges of all activations over real images.
 
     Args:
-        onnx_path: the fp32 file.
-        images: each (H, W, 3) uint8 at the network's size; see `HISTOGRAM_IMAGES`.
-        method: how outliers count.
-        ranges: file to write.
+        onnx_path: fp32 ONNX file.
+        images: images, each (H, W, 3) uint8 at the network's size; see `HISTOGRAM_IMAGES`.
+        method: calibration method, which determines how outliers count.
+        ranges: output file.
     """
     if method != "minmax":
         images = images[:HISTOGRAM_IMAGES]
@@ -109,12 +109,12 @@ def quantize(
     """Write a quantized file.
 
     Args:
-        onnx_path: the fp32 file.
-        ranges: of `calibrate`, by the same method.
-        method: see there.
-        flavor: what runs it.
-        excluded: names of nodes that stay in fp32.
-        path: file to write.
+        onnx_path: fp32 ONNX file.
+        ranges: file written by `calibrate` with the same method.
+        method: calibration method.
+        flavor: target of the file.
+        excluded: names of nodes to keep in fp32.
+        path: output file.
     """
     nodes = [name for name in body(onnx.load(onnx_path)) if name not in set(excluded)]
     with _silent():
@@ -138,7 +138,7 @@ def quantize(
 
 
 def set_metadata(path: Path, metadata: ArtifactMetadata) -> None:
-    """Replace what an ONNX file says of itself, and remove what the quantizer noted."""
+    """Replace the metadata of an ONNX file, and remove the quantizer's."""
     model = onnx.load(path)
     model.ClearField("metadata_props")
     model.metadata_props.add(key=METADATA_KEY, value=metadata.model_dump_json())
@@ -146,9 +146,9 @@ def set_metadata(path: Path, metadata: ArtifactMetadata) -> None:
 
 
 def body(model: onnx.ModelProto) -> list[str]:
-    """Return the names of the nodes that may be quantized: convolutions, and what stands between them.
+    """Return the names of the nodes that may be quantized: convolutions and the nodes between them.
 
-    Not the last convolution, whose output are the logits: with 8 bits they would tie.
+    The last convolution is excluded, because 8-bit logits would tie.
     """
     after = set(_reached(model, forwards=True))
     before = set(_reached(model, forwards=False))
@@ -162,13 +162,13 @@ def body(model: onnx.ModelProto) -> list[str]:
 
 
 def sensitivities(fp32_path: Path, int8_path: Path, images: NDArray[np.uint8]) -> list[Sensitivity]:
-    """Return the convolutions of a quantized file, the one that loses most first.
+    """Return the convolutions of a quantized file, by decreasing error.
 
-    The error is that of its own input and weights, not that which earlier layers hand on.
+    The error is that of a layer's own input and weights, without errors from earlier layers.
 
     Args:
-        fp32_path: the file before.
-        int8_path: the file after, of any flavor.
+        fp32_path: file before quantization.
+        int8_path: file after quantization, for any target.
         images: (B, H, W, 3) uint8.
     """
     model = onnx.load(int8_path)
@@ -194,7 +194,7 @@ def sensitivities(fp32_path: Path, int8_path: Path, images: NDArray[np.uint8]) -
 
 
 def _feed_exactly(model: onnx.ModelProto, excluded: set[str]) -> None:
-    """Give layers that stay in fp32 the values that their neighbors get quantized."""
+    """Connect layers that stay in fp32 to the values before quantization."""
     producers = {output: node for node in model.graph.node for output in node.output}
     for node in model.graph.node:
         pair = producers.get(node.input[0]) if node.name in excluded else None
@@ -209,7 +209,7 @@ def _feed_exactly(model: onnx.ModelProto, excluded: set[str]) -> None:
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """Keep the quantizer's progress lines and advice from the terminal."""
+    """Suppress the quantizer's progress lines and advice."""
     logger = logging.getLogger()
     disabled = logger.manager.disable
     logging.disable(logging.WARNING)
@@ -221,7 +221,7 @@ def _silent() -> Iterator[None]:
 
 
 class _Reader(CalibrationDataReader):  # type: ignore[misc]
-    """Images one by one, as ONNX Runtime asks for them."""
+    """Calibration images, one at a time."""
 
     def __init__(self, images: Sequence[NDArray[np.uint8]]) -> None:
         self.images: Iterator[NDArray[np.uint8]] = iter(images)
@@ -232,7 +232,7 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc]
 
 
 def _reached(model: onnx.ModelProto, *, forwards: bool) -> Iterator[str]:
-    """Yield the names of the nodes that a convolution leads to, or (backwards) that lead to one."""
+    """Yield the names of the nodes after a convolution, or (backwards) before one."""
     reached: set[str] = set()
     for node in model.graph.node if forwards else reversed(model.graph.node):
         come, go = (node.input, node.output) if forwards else (node.output, node.input)
@@ -244,31 +244,31 @@ def _reached(model: onnx.ModelProto, *, forwards: bool) -> Iterator[str]:
 
 
 class Ranges(NamedTuple):
-    """How the ranges of activations were chosen."""
+    """Selected calibration method, with its scores."""
 
     method: Method
     scores: dict[Method, float]
-    """Agreement with the model by method; empty if one was asked for."""
+    """Agreement with the model by method; empty if the method was given."""
 
 
 class Quantizer(NamedTuple):
-    """What all int8 files of a model are made from."""
+    """Inputs shared by all int8 files of a model."""
 
     fp32: Path
     """Its fp32 ONNX file."""
     images: CalibrationImages
     metadata: ArtifactMetadata
-    """Of the int8 files."""
+    """Metadata of the int8 files."""
     folder: Path
-    """A temporary one."""
+    """Temporary folder."""
 
     def build(self, method: Method, flavor: Flavor, excluded: tuple[str, ...] = ()) -> Path:
         """Return a quantized file in the temporary folder.
 
         Args:
-            method: how ranges are taken from activations.
-            flavor: what runs it.
-            excluded: names of nodes that stay in fp32.
+            method: calibration method.
+            flavor: target of the file.
+            excluded: names of nodes to keep in fp32.
         """
         ranges = self.folder / f"{method}.json"
         if not ranges.is_file():
@@ -279,12 +279,12 @@ class Quantizer(NamedTuple):
         return path
 
     def best_method(self, score: Callable[[Path], float]) -> tuple[Method, dict[Method, float]]:
-        """Return the method whose file scores highest, the first of equals, and the score of each."""
+        """Return the method whose file scores highest (the first among equals), and the score of each."""
         scores = {method: score(self.build(method, "cpu")) for method in METHODS}
         return max(scores, key=lambda method: scores[method]), scores
 
     def facts(self, method: Method, scores: dict[Method, float], excluded: tuple[str, ...]) -> dict[str, Any]:
-        """Return what the manifest says of the calibration."""
+        """Return the facts about the calibration for the manifest."""
         return {
             "calibration": {
                 "images": self.images.origin,
@@ -299,12 +299,12 @@ class Quantizer(NamedTuple):
 def more_excluded(
     fp32: Path, quantized: Path, excluded: tuple[str, ...], images: NDArray[np.uint8]
 ) -> tuple[str, ...] | None:
-    """Return twice as many layers to leave in fp32, those that lose most; None if that were too many.
+    """Return twice as many layers to keep in fp32, by decreasing error; None if those are too many.
 
     Args:
-        fp32: the file before quantization.
-        quantized: a file without `excluded`.
-        excluded: names of nodes that are in fp32 already.
+        fp32: file before quantization.
+        quantized: quantized file with `excluded` in fp32.
+        excluded: names of nodes that are already in fp32.
         images: (B, H, W, 3) uint8.
     """
     ranked = [each.node for each in sensitivities(fp32, quantized, images)]

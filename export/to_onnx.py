@@ -1,4 +1,4 @@
-"""An ONNX file of a deployable: dynamic batch, height and width, and everything needed to predict with it."""
+"""Export of a deployable to ONNX, with dynamic batch, height and width, and metadata."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
     from zoo.models.deployable import Deployable
     from zoo.predictors.artifact import Precision
 
-OPSET = 18  # later opsets give the same graph, but ONNX Runtime's CUDA provider was late with their Resize
-BF16_OPSET = 22  # convolutions take bfloat16 from here on
-SAMPLE_SHAPE = (2, 97, 131, 3)  # sizes that are not alike, not 1 and not round, so that none is specialised
+OPSET = 18  # later opsets give the same graph, but ONNX Runtime's CUDA provider supported their Resize late
+BF16_OPSET = 22  # first opset with bfloat16 convolutions
+SAMPLE_SHAPE = (2, 97, 131, 3)  # different, not 1 and not round, so that none is specialized
 DYNAMIC_DIMS = {0: "b", 1: "h", 2: "w"}
 REASON_LENGTH = 300
 CHATTY_LOGGERS = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
 
 
 class OnnxFacts(NamedTuple):
-    """What an ONNX file takes and gives."""
+    """Input and outputs of an ONNX file."""
 
     opset: int
     input: str
@@ -44,15 +44,15 @@ class OnnxFacts(NamedTuple):
 
 
 def export_onnx(deployable: Deployable, metadata: ArtifactMetadata, path: Path) -> OnnxFacts:
-    """Write an ONNX file, checked but not yet compared with the model, and return what it is.
+    """Write an ONNX file that is checked but not yet compared with the model, and return its facts.
 
     Args:
-        deployable: of `zoo.export.fold`.
-        metadata: of the file to be; stored in it.
-        path: of the file.
+        deployable: model prepared by `zoo.export.fold`.
+        metadata: metadata to store in the file.
+        path: output path.
 
     Raises:
-        ExportError: the exporter refused the model, or its graph is not what was asked for.
+        ExportError: the exporter refused the model, or its graph is not the requested one.
     """
     graph = ExportGraph(deployable, metadata)
     sample = torch.zeros(SAMPLE_SHAPE, dtype=torch.uint8)
@@ -88,7 +88,7 @@ def opset_of(precision: Precision) -> int:
 
 
 def strip(model: onnx.ModelProto) -> None:
-    """Remove what the exporter noted of the code that it traced: stack traces with paths and source lines."""
+    """Remove the exporter's notes on the traced code: stack traces with paths and source lines."""
     graph = model.graph
     holders = [model, graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer]
     for holder in holders:
@@ -97,10 +97,10 @@ def strip(model: onnx.ModelProto) -> None:
 
 
 def check_onnx(path: Path, metadata: ArtifactMetadata) -> OnnxFacts:
-    """Return what a file is, after checking that it is valid and has the input and output of `metadata`.
+    """Return the facts of a file after checking that it is valid and agrees with `metadata`.
 
     Raises:
-        ExportError: says what is wrong.
+        ExportError: the file is invalid, or differs from `metadata`.
     """
     try:
         onnx.checker.check_model(path, full_check=True)
@@ -143,7 +143,7 @@ def _describe(values: Iterable[onnx.ValueInfoProto]) -> str:
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """Keep the exporter's progress lines, remarks and warnings from the terminal."""
+    """Suppress the exporter's progress lines, remarks and warnings."""
     loggers = [logging.getLogger(name) for name in CHATTY_LOGGERS]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

@@ -1,7 +1,7 @@
-"""A TensorRT engine of an ONNX file.
+"""TensorRT engines built from ONNX files.
 
-`tensorrt` tunes on the GPU that is present and builds for it alone. `tensorrt_rtx` builds for a list of
-compute capabilities, on any machine, and compiles the rest when the engine first runs.
+`tensorrt` tunes on this machine's GPU and builds for it alone. `tensorrt_rtx` builds for a list of compute
+capabilities on any machine, and compiles the rest when the engine first runs.
 """
 
 from __future__ import annotations
@@ -26,27 +26,27 @@ if TYPE_CHECKING:
     Say = Callable[[str], None]
 
 DEFAULT_SM = (86, 89, 120)  # GeForce RTX 30, 40 and 50, and their workstation siblings
-TURING = 75  # in one engine with later GPUs it would slow them down
+TURING = 75  # would slow later GPUs down in a shared engine
 MIN_SIDE = 32
 QUARTERS = 4
 
 
 class Target(NamedTuple):
-    """What one engine is built for."""
+    """Target of one engine."""
 
     sm: tuple[int, ...] = ()
     """Compute capabilities, for TensorRT-RTX."""
     gpu: str = ""
-    """The GPU that is present, for TensorRT."""
+    """Name of this machine's GPU, for TensorRT."""
 
     @property
     def label(self) -> str:
-        """Return the part of the engine's name."""
+        """Return the target's part of the engine's name."""
         return f"sm{'-'.join(map(str, self.sm))}" if self.sm else re.sub(r"[^A-Za-z0-9]+", "-", self.gpu)
 
 
 def load_builder(sm: tuple[int, ...]) -> TensorRt:
-    """Return the package that builds: `tensorrt` if it is installed, but `tensorrt_rtx` for a list of `sm`.
+    """Return the package to build with: `tensorrt` if it is installed, `tensorrt_rtx` if `sm` is given.
 
     Raises:
         ExportError: none is installed, or not the one that `sm` needs.
@@ -62,20 +62,20 @@ def load_builder(sm: tuple[int, ...]) -> TensorRt:
 
 
 def build_targets(api: TensorRt, sm: tuple[int, ...]) -> tuple[Target, ...]:
-    """Return what engines to build: SM 75 gets one of its own.
+    """Return the targets of the engines to build; SM 75 gets its own engine.
 
     Args:
-        api: of `load_builder`.
-        sm: compute capabilities asked for; empty for the default.
+        api: package returned by `load_builder`.
+        sm: requested compute capabilities; empty for the default.
 
     Raises:
-        ExportError: a compute capability that cannot be built for, or no GPU for `tensorrt`.
+        ExportError: a compute capability is not supported, or `tensorrt` has no GPU.
     """
     if api.flavor == "trt":
         if not torch.cuda.is_available():
             raise ExportError(
-                f"{api.name} builds on the GPU that will run the engine, PyTorch finds none: export there, "
-                f"or pip install 'semiseg-zoo[rtx]' to build for RTX GPUs here"
+                f"{api.name} builds on the GPU that will run the engine, but PyTorch finds no GPU: export "
+                f"there, or pip install 'semiseg-zoo[rtx]' to build for RTX GPUs on this machine"
             )
         return (Target(gpu=torch.cuda.get_device_name()),)
     names = re.findall(r"SM(\d+)", " ".join(api.module.ComputeCapability.__members__))
@@ -83,8 +83,8 @@ def build_targets(api: TensorRt, sm: tuple[int, ...]) -> tuple[Target, ...]:
     wanted = sorted(set(sm or DEFAULT_SM))
     if unknown := [number for number in wanted if number not in supported]:
         raise ExportError(
-            f"--sm {unknown[0]} is not one that {api.name} builds for, expected some of "
-            f"{', '.join(map(str, supported))}; data centre GPUs such as SM 90 and 100 need tensorrt: "
+            f"--sm {unknown[0]} is not supported by {api.name}, expected some of "
+            f"{', '.join(map(str, supported))}; data center GPUs such as SM 90 and 100 need tensorrt: "
             f"pip install 'semiseg-zoo[trt]' on the machine that has one"
         )
     groups = [number for number in wanted if number == TURING], [n for n in wanted if n != TURING]
@@ -92,11 +92,11 @@ def build_targets(api: TensorRt, sm: tuple[int, ...]) -> tuple[Target, ...]:
 
 
 def make_profile(imgsz: tuple[int, int], batch: tuple[int, int, int]) -> Profile:
-    """Return the shapes of an engine: up to `imgsz`, fastest at it.
+    """Return the optimization profile of an engine: shapes up to `imgsz`, optimal at it.
 
     Args:
-        imgsz: height and width that images are scaled to fit into.
-        batch: smallest, usual and largest.
+        imgsz: height and width that images are resized to fit into.
+        batch: minimum, optimal and maximum batch.
     """
     height, width = imgsz
     low, usual, high = batch
@@ -110,14 +110,14 @@ def make_profile(imgsz: tuple[int, int], batch: tuple[int, int, int]) -> Profile
 def plan_engine(
     api: TensorRt, onnx: Path, metadata: ArtifactMetadata, target: Target, profile: Profile
 ) -> EngineInfo:
-    """Return what an engine will be built from and for, its size and build time not yet known.
+    """Return the facts of an engine to be built, without its size and build time.
 
     Args:
-        api: of `load_builder`.
-        onnx: whose precision the engine has: networks are strongly typed.
-        metadata: of `onnx`.
-        target: one of `build_targets`.
-        profile: the shapes it is to take.
+        api: package returned by `load_builder`.
+        onnx: ONNX file; the engine has its precision, because networks are strongly typed.
+        metadata: metadata of `onnx`.
+        target: target from `build_targets`.
+        profile: shapes that the engine accepts.
     """
     return EngineInfo(
         metadata=metadata,
@@ -133,7 +133,7 @@ def plan_engine(
 
 
 def is_built(engine: Path, planned: EngineInfo) -> bool:
-    """Return whether an engine on disk is the one that would be built."""
+    """Return whether an existing engine is the one that would be built."""
     try:
         info = read_engine_info(engine)
     except BundleError:
@@ -149,29 +149,29 @@ def is_built(engine: Path, planned: EngineInfo) -> bool:
 def build_engine(
     api: TensorRt, onnx: Path, planned: EngineInfo, say: Say = lambda _: None
 ) -> tuple[bytes, EngineInfo]:
-    """Return an engine and what it was built for.
+    """Return an engine and its facts.
 
     Args:
-        api: of `load_builder`.
-        onnx: the file that `planned` names by its hash.
-        planned: of `plan_engine`.
-        say: told how far the build is.
+        api: package returned by `load_builder`.
+        onnx: ONNX file, whose hash is in `planned`.
+        planned: facts from `plan_engine`.
+        say: called with lines about the progress.
 
     Raises:
-        ExportError: TensorRT refused the graph or the options, with its reasons.
+        ExportError: TensorRT refused the graph or the options; the message has its reasons.
     """
     start = time.perf_counter()
     api.logger.errors.clear()
     try:
         plan = _build(api, onnx, planned, say)
-    except (RuntimeError, TypeError, ValueError) as error:  # of the bindings: a null pointer, a bad value
+    except (RuntimeError, TypeError, ValueError) as error:  # from the bindings: a null pointer, a bad value
         raise _refusal(api, onnx, str(error)) from error
     seconds = round(time.perf_counter() - start, 2)
     return plan, planned.model_copy(update={"build_seconds": seconds, "bytes": len(plan)})
 
 
 def engine_name(info: EngineInfo) -> str:
-    """Return the file name of an engine: machine code must say for which machine it is."""
+    """Return the file name of an engine, which includes its target."""
     label = Target(info.sm, info.gpu).label
     return f"model.{info.metadata.precision}.{info.flavor}{info.version}.{label}.engine"
 
@@ -194,14 +194,14 @@ def _build(api: TensorRt, onnx: Path, planned: EngineInfo, say: Say) -> bytes:
     if config.add_optimization_profile(shapes) < 0:
         raise _refusal(api, onnx, f"profile {profile.min} to {profile.max}")
     plan = builder.build_serialized_network(network, config)
-    del monitor  # the configuration holds no reference of its own
+    del monitor  # the configuration holds no reference to it
     if plan is None:
         raise _refusal(api, onnx)
     return bytes(plan)
 
 
 def _monitor(api: TensorRt, say: Say) -> Any:
-    """Return what TensorRT tells of its progress, passed on at each quarter of its outermost phase."""
+    """Return a progress monitor that reports at each quarter of TensorRT's outermost phase."""
     base: Any = api.module.IProgressMonitor
 
     class Monitor(base):  # type: ignore[misc]
@@ -233,7 +233,7 @@ def _set_targets(api: TensorRt, config: Any, sm: tuple[int, ...]) -> None:
 
 
 def _strongly_typed(api: TensorRt) -> int:
-    """Return the flag that makes the ONNX file's types binding; later versions know nothing else."""
+    """Return the flag for strongly typed networks; later versions have no other kind."""
     flag = getattr(api.module.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     return 0 if flag is None else 1 << int(flag)
 

@@ -1,4 +1,4 @@
-"""A Triton model repository of exported files: one model for each way in which Triton can run them."""
+"""Triton model repository of exported files, with one model for each way to run them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     Say = Callable[[str], None]
 
 VERSION = "1"
-"""Folder of the artifact: repositories are written anew, not by version."""
+"""Version folder of the artifact; models are replaced, not versioned."""
 
 PYTHON_MODEL = Path(__file__).with_name("triton_model.py")
 
@@ -42,11 +42,11 @@ PREFERENCES: dict[str, tuple[Precision, ...]] = {
     "onnx": ("fp16", "fp32"),
     "python": ("int8", "fp32", "fp16"),
 }
-"""By flavor: precisions that are fast on its device, the fastest first."""
+"""Precisions by flavor, the fastest on its device first."""
 
 
 def model_name(bundle: Path) -> str:
-    """Return what models of a bundle are called: `eln-1` of `runs/eln-1/bundle`."""
+    """Return the name of a bundle's models: `eln-1` for `runs/eln-1/bundle`."""
     folder = bundle.resolve()
     name = folder.name
     if re.fullmatch(r"bundle(-.*)?", name):
@@ -55,25 +55,25 @@ def model_name(bundle: Path) -> str:
 
 
 def check_repository(repository: Path, bundle: Path) -> None:
-    """Raise unless models of a bundle can be written to a folder.
+    """Check that a bundle's models can be written to a folder.
 
     Raises:
-        ExportError: something else is there, or Triton's protobuf is not installed.
+        ExportError: the folder has other contents, or Triton's protobuf is not installed.
     """
     check_protobuf()
     if repository.exists() and not repository.is_dir():
-        raise ExportError(f"--triton {repository} is a file, expected a folder of models: name another")
+        raise ExportError(f"--triton {repository} is a file, expected a folder of models: choose another")
     for flavor in FLAVORS:
         folder = repository / f"{model_name(bundle)}_{flavor}"
         if folder.exists() and not is_ours(folder):
             raise ExportError(
-                f"{folder} exists and zoo export did not write it: name another folder with --triton, or "
+                f"{folder} exists but was not written by zoo export: choose another folder with --triton, or "
                 f"move it away"
             )
 
 
 def is_ours(folder: Path) -> bool:
-    """Return whether `zoo export` wrote a model."""
+    """Return whether `zoo export` wrote the model in a folder."""
     try:
         return MARK in parse_config((folder / CONFIG_NAME).read_text(encoding="utf-8")).parameters
     except (OSError, UnicodeDecodeError, ExportError):
@@ -81,15 +81,15 @@ def is_ours(folder: Path) -> bool:
 
 
 def write_repository(report: ExportReport, batch: Batch, repository: Path, say: Say) -> tuple[Path, ...]:
-    """Write a model for each flavor that an export allows and return their folders.
+    """Write a model for each possible flavor and return their folders.
 
-    Earlier models of the same names are replaced; all others in the folder are left alone.
+    Existing models with the same names are replaced; others in the repository are kept.
 
     Args:
-        report: of the export, whose ONNX files are taken; engines are those of its bundle.
-        batch: smallest, usual and largest, of models whose artifact takes any.
-        repository: folder, made if missing.
-        say: told of each flavor in one line.
+        report: report of the export, whose ONNX files are used; engines are those in its bundle.
+        batch: minimum, optimal and maximum batch of models whose artifact takes any.
+        repository: repository folder; created if missing.
+        say: called with a line for each flavor.
 
     Raises:
         ExportError: no flavor can be written, or a folder is in the way.
@@ -99,8 +99,8 @@ def write_repository(report: ExportReport, batch: Batch, repository: Path, say: 
     models = [*_onnx_models(report, batch, say), *_plan_models(bundle, say)]
     if not models:
         raise ExportError(
-            f"nothing of this export runs in Triton, expected an ONNX file in fp32, fp16 or int8, or an "
-            f"engine of tensorrt: give --precision fp32 with --triton {repository}"
+            f"no file of this export runs in Triton, expected an ONNX file in fp32, fp16 or int8, or a "
+            f"tensorrt engine: add --precision fp32 to --triton {repository}"
         )
     repository.mkdir(parents=True, exist_ok=True)
     with _workspace(repository) as workspace:
@@ -109,7 +109,7 @@ def write_repository(report: ExportReport, batch: Batch, repository: Path, say: 
         for model in models:
             _install(workspace / model.name, repository / model.name)
     for folder in _stale(repository, bundle, {model.name for model in models}):
-        say(f"warning: {folder} is of an earlier export: delete it unless it is wanted")
+        say(f"warning: {folder} is from an earlier export: delete it if you do not need it")
     return tuple(repository / model.name for model in models)
 
 
@@ -120,7 +120,7 @@ def _onnx_models(report: ExportReport, batch: Batch, say: Say) -> Iterator[Serve
         name = f"{model_name(bundle)}_{flavor}"
         file = next((ONNX_NAMES[p] for p in preferred if ONNX_NAMES[p] in made), None)
         if file is None:
-            say(f"no {name}: this export made no ONNX file in {' or '.join(preferred)}")
+            say(f"no {name}: this export has no ONNX file in {' or '.join(preferred)}")
             continue
         metadata = ArtifactMetadata.model_validate(made[file].facts["metadata"])
         say(f"{name}: {file}")
@@ -134,19 +134,20 @@ def _plan_models(bundle: Path, say: Say) -> Iterator[Served]:
     for engine in engines:
         info = read_engine_info(engine)
         if info.flavor == "trt" and info.metadata.weights_sha256 == weights:
-            say(f"{name}: {engine.name}, for {info.gpu} alone, by a Triton whose TensorRT is {info.version}")
+            say(f"{name}: {engine.name}, only for {info.gpu} and a Triton with TensorRT {info.version}")
             profile = info.profile
             batch = profile.min[0], profile.opt[0], profile.max[0]
             yield Served(name, FLAVORS["plan"], engine, info.metadata, batch, _facts(info))
             return
     say(
-        f"no {name}: {bundle / ENGINES} holds no engine of these weights by tensorrt (Triton runs none by "
-        f"tensorrt_rtx): zoo export --trt builds one on the GPU that serves"
+        f"no {name}: {bundle / ENGINES} has no tensorrt engine of these weights (Triton cannot run "
+        "tensorrt_rtx "
+        f"engines): zoo export --trt builds one on the GPU that serves"
     )
 
 
 def _facts(info: EngineInfo) -> dict[str, str]:
-    """Return what an engine is bound to."""
+    """Return the requirements of an engine."""
     return {"gpu": info.gpu, "tensorrt": info.version, "profile": info.profile.model_dump_json()}
 
 
@@ -162,10 +163,10 @@ def _write(model: Served, folder: Path) -> None:
 
 @contextmanager
 def _workspace(repository: Path) -> Iterator[Path]:
-    """Give a folder on the repository's disk, removed in the end with all that is left in it.
+    """Yield a temporary folder on the repository's disk, which is removed at the end.
 
-    Triton takes every folder in a repository for a model, hidden ones too: this one is beside it, unless the
-    repository is a disk of its own or the folder around it cannot be written to.
+    Triton treats every folder in a repository as a model, even hidden ones: the temporary folder is next to
+    the repository, unless that is a mount point or its parent is not writable.
     """
     parent = repository.resolve().parent
     same_disk = parent.stat().st_dev == repository.stat().st_dev
@@ -179,7 +180,7 @@ def _workspace(repository: Path) -> Iterator[Path]:
 
 
 def _install(made: Path, folder: Path) -> None:
-    """Move a new model to its place; the earlier one comes back if that fails."""
+    """Move a new model to its place; restore the earlier one if that fails."""
     earlier = made.with_name(f"{made.name}.earlier")
     if folder.exists():
         folder.rename(earlier)
@@ -191,6 +192,6 @@ def _install(made: Path, folder: Path) -> None:
 
 
 def _stale(repository: Path, bundle: Path, written: set[str]) -> list[Path]:
-    """Return models of the bundle in flavors that were not written now."""
+    """Return existing models of the bundle in flavors that were not written."""
     folders = [repository / f"{model_name(bundle)}_{flavor}" for flavor in FLAVORS]
     return [folder for folder in folders if folder.exists() and folder.name not in written]

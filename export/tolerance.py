@@ -1,4 +1,4 @@
-"""What an artifact must reach to be kept."""
+"""Tolerances that artifacts must meet."""
 
 from __future__ import annotations
 
@@ -12,16 +12,14 @@ if TYPE_CHECKING:
 
 
 class Gate(Frozen):
-    """What an artifact must reach at every shape, and on labeled images if there are any.
+    """Tolerance of an artifact at every shape, and on labeled images if there are any.
 
     Args:
-        min_agreement: share of pixels with the reference's class.
-        max_margin: the reference's lead at every differing pixel, over the logits' range; None for any.
-        max_drop: of mIoU, between 0 and 1. An artifact fails if even the favorable end of the 95 % interval
-            of its drop is more: few images, whose intervals are wide, cannot fail a good artifact by chance.
-            None for any.
-        max_error: mean absolute error of each output other than the mask (confidence, logits), relative to
-            its range.
+        min_agreement: minimum share of pixels with the reference's class.
+        max_margin: maximum margin of a differing pixel, relative to the logits' range; None for any.
+        max_drop: maximum drop of mIoU, 0 to 1; None for any. An artifact fails only if even the favorable
+            bound of its 95 % interval exceeds it, so that a good one does not fail by chance on few images.
+        max_error: maximum mean absolute error of each output except the mask, relative to its range.
     """
 
     min_agreement: float
@@ -35,16 +33,16 @@ class Gate(Frozen):
         return f">= {self.min_agreement:g}{margin}{drop}"
 
     def allows(self, agreement: float, margin: float) -> bool:
-        """Return whether masks may differ as much."""
+        """Return whether a difference of masks is within the tolerance."""
         near = self.max_margin is None or margin < self.max_margin
         return near and agreement >= self.min_agreement
 
     def allows_drop(self, accuracy: Accuracy | None) -> bool:
-        """Return whether the artifact may lose as much; without labeled images it may."""
+        """Return whether the drop of mIoU is within the tolerance; always without labeled images."""
         return self.max_drop is None or accuracy is None or -accuracy.high <= self.max_drop
 
     def is_shown(self, accuracy: Accuracy) -> bool:
-        """Return whether the whole interval of the drop is allowed: the images suffice to show it."""
+        """Return whether the whole interval of the drop is within the tolerance."""
         return self.max_drop is None or -accuracy.low <= self.max_drop
 
 
@@ -54,4 +52,5 @@ GATES: dict[Precision, Gate] = {
     "bf16": Gate(min_agreement=0.998, max_drop=5e-3),
     "int8": Gate(min_agreement=0.98, max_drop=5e-3),
 }
-"""A hardly trained model has so many near ties that fp16 can miss its gate: `--min-agreement` is for that."""
+"""Tolerances by precision. A barely trained model has so many near ties that fp16 can miss its own: use
+`--min-agreement`."""

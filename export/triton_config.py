@@ -1,4 +1,4 @@
-"""`config.pbtxt`, which tells Triton what a model is and how to serve it, by Triton's own protobuf."""
+"""`config.pbtxt`, Triton's configuration of a model, written with Triton's own protobuf."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ LABELS_NAME = "labels.txt"
 PROTOBUF = "tritonclient.grpc.model_config_pb2"
 
 MARK = "zoo"
-"""Parameter of every model that `zoo export` wrote."""
+"""Parameter that marks models written by `zoo export`."""
 
 TYPES = {"uint8": "TYPE_UINT8", "int32": "TYPE_INT32", "float32": "TYPE_FP32"}
 DYNAMIC = -1
 
 
 class Flavor(NamedTuple):
-    """One way in which Triton runs a model."""
+    """One way to run a model in Triton."""
 
     platform: str
-    """What Triton calls framework and format; empty of its python backend."""
+    """Triton's name of framework and format; empty for its Python backend."""
     backend: str
     kind: Literal["KIND_CPU", "KIND_GPU"]
-    """Of the device."""
+    """Kind of the device."""
     file: str
-    """Name that the backend expects of the artifact."""
+    """File name that the backend expects."""
     delay_us: int
-    """How long a request waits for others to be run with; batches gain nothing on a CPU."""
+    """Time that a request waits for a batch; batches gain nothing on a CPU."""
 
 
 FLAVORS = {
@@ -60,13 +60,13 @@ class Served(NamedTuple):
     artifact: Path
     metadata: ArtifactMetadata
     batch: tuple[int, int, int]
-    """Smallest, usual and largest."""
+    """Minimum, optimal and maximum batch."""
     facts: dict[str, str]
-    """What clients are told beside the metadata."""
+    """Parameters for clients besides the metadata."""
 
 
 def check_protobuf() -> None:
-    """Raise unless configurations can be written.
+    """Check that configurations can be written.
 
     Raises:
         ExportError: Triton's protobuf is not installed.
@@ -96,21 +96,20 @@ def parse_config(text: str) -> Any:
     """Return the `ModelConfig` of a `config.pbtxt`.
 
     Raises:
-        ExportError: not one, with line and column; or Triton's protobuf is not installed.
+        ExportError: the text is not a configuration, or Triton's protobuf is not installed.
     """
     try:
         return text_format.Parse(text, _new_config())
     except text_format.ParseError as error:
-        raise ExportError(f"{CONFIG_NAME} is no configuration of Triton: {_line(error)}") from error
+        raise ExportError(f"{CONFIG_NAME} is not a Triton configuration: {_line(error)}") from error
 
 
 def _new_config() -> Any:
     try:
         return importlib.import_module(PROTOBUF).ModelConfig()
-    except (ImportError, RuntimeError) as error:  # RuntimeError: without its gRPC extra
+    except (ImportError, RuntimeError) as error:  # RuntimeError: its gRPC extra is missing
         raise ExportError(
-            f"--triton needs the protobuf of Triton's configurations ({_line(error)}): "
-            f"pip install 'semiseg-zoo[triton]'"
+            f"--triton needs Triton's protobuf ({_line(error)}): pip install 'semiseg-zoo[triton]'"
         ) from error
 
 
@@ -139,21 +138,21 @@ def _config(model: Served) -> dict[str, Any]:
 
 
 def _tensor(output: Output) -> dict[str, Any]:
-    """Return what an output is, without its batch dimension, which `max_batch_size` stands for."""
+    """Return the description of an output without its batch dimension, which `max_batch_size` implies."""
     dims = output.size(DYNAMIC, DYNAMIC, DYNAMIC)[1:]
     labels = {"label_filename": LABELS_NAME} if output.name == MASK or output.channels else {}
     return {"name": output.name, "data_type": TYPES[output.dtype], "dims": list(dims), **labels}
 
 
 def _warmup(batch: int, metadata: ArtifactMetadata) -> dict[str, Any]:
-    """Return a request that is run before the model is ready: black images of the usual size."""
+    """Return a warm-up request of black images at the network's size."""
     dims = [*metadata.preprocessing.imgsz, 3]
     image = {"data_type": "TYPE_UINT8", "dims": dims, "zero_data": True}
     return {"name": f"batch of {batch}", "batch_size": batch, "inputs": {INPUT_NAME: image}}
 
 
 def _parameters(model: Served) -> dict[str, str]:
-    """Return what a client needs to prepare images and read masks, and where the artifact is from."""
+    """Return what clients need to prepare images and read masks, and the artifact's origin."""
     metadata = model.metadata
     return {
         MARK: __version__,

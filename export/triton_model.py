@@ -1,7 +1,7 @@
-"""A model for Triton's python backend: an ONNX file by ONNX Runtime, uint8 images in, masks out.
+"""Model for Triton's Python backend that runs an ONNX file with ONNX Runtime.
 
-`zoo export --triton` copies this file to `1/model.py`, beside `model.onnx`. It runs in the server's Python,
-which needs numpy and onnxruntime, and nothing of `zoo`; `triton_python_backend_utils` is the server's own.
+`zoo export --triton` copies this file to `1/model.py`, next to `model.onnx`. It runs in the server's Python,
+which needs numpy and onnxruntime but not `zoo`; `triton_python_backend_utils` comes with the server.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ import onnxruntime  # type: ignore[import-untyped]
 import triton_python_backend_utils as triton  # type: ignore[import-not-found]
 
 PROVIDERS = {"CPU": "CPUExecutionProvider", "GPU": "CUDAExecutionProvider"}
-"""By the kind of the instance group in `config.pbtxt`."""
+"""Execution providers by kind of instance group in `config.pbtxt`."""
 
 
 class TritonPythonModel:
-    """What Triton makes of this file, one for each instance of the model."""
+    """Model class that Triton instantiates, one object per model instance."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Open the ONNX file on the device of the instance group, and nowhere else.
+        """Open the ONNX file on the device of the instance group, without a fallback.
 
         Args:
-            args: of Triton: the configuration as JSON, folder and version of the model, kind and number of
-                the device.
+            args: Triton's arguments: the configuration as JSON, folder and version of the model, kind and
+                number of the device.
 
         Raises:
             TritonModelException: ONNX Runtime cannot use this device.
@@ -39,7 +39,7 @@ class TritonPythonModel:
         options = {"device_id": args["model_instance_device_id"]} if kind == "GPU" else {}
         path = Path(args["model_repository"]) / args["model_version"] / "model.onnx"
         self.session = onnxruntime.InferenceSession(path, providers=[(provider, options)])
-        if provider not in self.session.get_providers():  # it falls back to the CPU without an error
+        if provider not in self.session.get_providers():  # it falls back to the CPU silently
             raise triton.TritonModelException(
                 f"ONNX Runtime {onnxruntime.__version__} cannot use {provider}, got "
                 f"{', '.join(self.session.get_providers())}: install onnxruntime-gpu and its CUDA libraries, "
@@ -47,12 +47,12 @@ class TritonPythonModel:
             )
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        """Run requests as one batch and return a response to each.
+        """Run requests as one batch and return a response for each.
 
-        Triton joins only requests whose images are of one size; an error is the answer to all of them.
+        Triton batches only requests with images of the same size; an error is the response to all of them.
 
         Args:
-            requests: each with (b, h, w, 3) uint8 images.
+            requests: requests with (b, h, w, 3) uint8 images each.
         """
         batches = [triton.get_input_tensor_by_name(request, self.input).as_numpy() for request in requests]
         shape = batches[0].shape

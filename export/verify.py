@@ -1,4 +1,4 @@
-"""Whether a bundle is still what its manifest says: every file, and what artifacts say of themselves."""
+"""Verification of a bundle against its manifest: file hashes and metadata of artifacts."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ if TYPE_CHECKING:
 
 
 class Finding(NamedTuple):
-    """What was found of one file."""
+    """Findings about one file."""
 
     name: str
     faults: tuple[str, ...]
-    """Empty if all is well."""
+    """Faults; empty if there are none."""
 
 
 def verify_bundle(bundle: Path) -> tuple[Finding, ...]:
-    """Return what is found of every file that is in the bundle or in its manifest, in alphabetical order.
+    """Return the findings about every file in the bundle or its manifest, in alphabetical order.
 
     Raises:
-        BundleError: no bundle, or no manifest in it.
+        BundleError: the folder is not a bundle, or has no manifest.
     """
     load_config(bundle)
     if not (bundle / MANIFEST_NAME).is_file():
-        raise BundleError(f"{bundle} holds no {MANIFEST_NAME}, expected the one of an export: zoo export it")
+        raise BundleError(f"{bundle} has no {MANIFEST_NAME}, expected one from an export: run zoo export")
     manifest = read_manifest(bundle)
     present = listed_files(bundle)
     names = sorted({*present, *manifest.files})
@@ -47,7 +47,7 @@ def _faults(bundle: Path, name: str, manifest: Manifest, path: Path | None) -> l
     if path is None:
         return ["missing"]
     if entry is None:
-        return ["not in the manifest: it was added after the export"]
+        return ["not in the manifest: added after the export"]
     faults = changes(path, entry)
     if faults:
         return faults
@@ -56,7 +56,7 @@ def _faults(bundle: Path, name: str, manifest: Manifest, path: Path | None) -> l
     if path.suffix == ".engine":
         faults += _engine_faults(bundle, path)
     if path.suffix in (".onnx", ".engine") and name not in manifest.artifacts:
-        faults.append("the manifest says nothing of how it was made")
+        faults.append("the manifest does not record its export")
     return faults
 
 

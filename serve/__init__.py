@@ -1,4 +1,4 @@
-"""Stage `zoo.serve`."""
+"""Stage `zoo.serve`: server, benchmark and load test."""
 
 if not __name__.startswith("zoo."):  # a second copy of every module would be loaded
     raise ImportError("import zoo.serve, not serve")

@@ -28,8 +28,8 @@ def photo(path: Path, mode: str = "RGB") -> Path:
 @pytest.mark.parametrize(
     ("mode", "suffix", "message"),
     [
-        ("I;16", "png", "has more than 8 bits a channel"),
-        ("F", "tif", "has more than 8 bits a channel"),
+        ("I;16", "png", "has more than 8 bits per channel"),
+        ("F", "tif", "has more than 8 bits per channel"),
     ],
 )
 def test_an_image_of_more_than_8_bits_is_an_error_with_a_remedy(
@@ -44,7 +44,7 @@ def test_an_image_of_more_than_8_bits_is_an_error_with_a_remedy(
 def test_16_bit_rgb_that_pillow_would_cut_to_8_bits_is_an_error(tmp_path: Path, png_file: PngFile) -> None:
     path = tmp_path / "deep.png"
     path.write_bytes(png_file((2, 1), 16, 2, zlib.compress(bytes(13))))
-    with pytest.raises(InvalidImageError, match="has more than 8 bits a channel"):
+    with pytest.raises(InvalidImageError, match="has more than 8 bits per channel"):
         read_rgb(path)
 
 

@@ -114,7 +114,7 @@ class Model:
         mask = self.predictor.predict(picture) if mask is None else mask
         if mask.shape != picture.shape[:2]:
             raise InvalidImageError(
-                f"got a mask of shape {mask.shape}, expected that of the image, {picture.shape[:2]}: give "
+                f"got a mask of shape {mask.shape}, expected that of the image, {picture.shape[:2]}: pass "
                 f"the mask of this image, or none"
             )
         return Image.fromarray(overlay(picture, mask, self.predictor.classes, alpha))
@@ -172,7 +172,7 @@ def read_image(image: Picture) -> NDArray[np.uint8]:
         return as_rgb(image, "the image")
     if not isinstance(image, str | Path):
         raise InvalidImageError(
-            f"got a {type(image).__name__}, expected a (height, width, 3) uint8 array, an image of Pillow or "
-            f"the path of a file: convert it"
+            f"got a {type(image).__name__}, expected a (height, width, 3) uint8 array, a Pillow image or "
+            f"a file path: convert it"
         )
     return read_rgb(Path(image))

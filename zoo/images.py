@@ -105,6 +105,6 @@ def _check_depth(image: Image.Image, name: str) -> None:
     is_cut = any(";16" in str(tile.args) for tile in getattr(image, "tile", ()))
     if is_cut or image.mode.startswith(DEEP):
         raise InvalidImageError(
-            f"{name} has more than 8 bits a channel ({image.mode}), expected 8: scale it to 0..255 as the "
+            f"{name} has more than 8 bits per channel ({image.mode}), expected 8: scale it to 0..255 as the "
             f"training images were"
         )

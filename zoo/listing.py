@@ -107,9 +107,7 @@ def registry_folders(root: Path) -> Iterator[tuple[Path, str, str, str | None]]:
     from zoo.registry.names import FOLDER_PREFIX, parse_name
 
     if not root.is_dir():
-        raise ZooError(
-            f"{root} is no folder, expected that of a registry, made by zoo push MODEL file:DIR/NAME"
-        )
+        raise ZooError(f"{root} is not a folder, expected a registry, made by zoo push MODEL file:DIR/NAME")
     for name in listed(root):
         text = f"{FOLDER_PREFIX}{(root / name).as_posix()}"
         folder, revision = find(parse_name(text))
@@ -156,7 +154,7 @@ def find_card(text: str, *, offline: bool = False) -> tuple[Path, str | None]:
         return look(text, offline=offline)
     folder = find_bundle(resolve_model(str(path)))
     if folder is None:
-        raise BundleError(f"{path} lies in no bundle, expected one: its card and configuration are there")
+        raise BundleError(f"{path} is not in a bundle, expected one: its card and configuration are there")
     return folder, None
 
 

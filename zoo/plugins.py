@@ -88,7 +88,7 @@ class Table(MutableMapping[str, Row], Generic[Row]):
         except Exception as error:
             raise PluginError(
                 f"{entry.name} ({entry.value}, entry point of {self.group}) cannot be loaded: "
-                f"{type(error).__name__}: {error}; mend or uninstall the package that adds it"
+                f"{type(error).__name__}: {error}; fix or uninstall the package that adds it"
             ) from error
         if not isinstance(row, self.kind):
             raise PluginError(

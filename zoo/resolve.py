@@ -47,7 +47,7 @@ def resolve_model(text: str | None, weights: str | None = None) -> Path:
         return path
     if not (path / "config.json").is_file():
         raise BundleError(
-            f"{path} holds neither recipe.json nor config.json, expected a run or a bundle folder"
+            f"{path} has neither recipe.json nor config.json, expected a run or a bundle folder"
         )
     return path
 
@@ -88,7 +88,8 @@ def resolve_bundle(text: str | None, weights: str | None = None) -> Path:
     path = resolve_model(text, weights)
     if path.is_file():
         raise BundleError(
-            f"{path} is an artifact, expected a run or bundle folder: name the one it was made of"
+            f"{path} is an artifact, expected a run or bundle folder: choose the one that it was exported "
+            "from"
         )
     return path
 
@@ -136,7 +137,7 @@ def _bundle_of_run(run: Path, weights: str | None) -> Path:
     if weights is None and (files.bundle / "config.json").is_file():
         return files.bundle
     if not files.checkpoint.is_file():
-        raise BundleError(f"{run} holds no checkpoint yet, expected {files.checkpoint.name}: train it longer")
+        raise BundleError(f"{run} has no checkpoint yet, expected {files.checkpoint.name}: train it longer")
     from zoo.train.strip import strip
 
     bundle = strip(run, weights)
@@ -155,7 +156,7 @@ def newest_run(method: str | None = None) -> Path:
     runs = [folder.parent for folder in RUNS.glob(f"{method or ''}*/recipe.json")]
     if not runs:
         raise BundleError(
-            f"no run of {method or 'any method'} under {RUNS.absolute()}: name one, or make one with "
+            f"no run of {method or 'any method'} under {RUNS.absolute()}: pass a model, or train one with "
             f"zoo train eln"
         )
     return max(runs, key=lambda run: RunFolder(run).recipe_file.stat().st_mtime)

@@ -1,4 +1,4 @@
-"""The mIoU of the very artifact that is timed, at the size that it is timed at."""
+"""mIoU of the artifact that is timed, at the size at which it is timed."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 
 class Excerpt(Source):
-    """Some of the `val` images of a source, evenly spaced.
+    """Evenly spaced `val` images of a source.
 
     Args:
-        source: which they are of.
-        count: at most so many.
+        source: source of the images.
+        count: maximum number of images.
     """
 
     def __init__(self, source: Source, count: int) -> None:
@@ -30,11 +30,11 @@ class Excerpt(Source):
         self.source = source
         all_ids = source.ids("val")
         count = min(count, len(all_ids))
-        # the middles of equal parts
+        # centers of equal parts
         self.val = tuple(all_ids[(2 * part + 1) * len(all_ids) // (2 * count)] for part in range(count))
 
     def ids(self, split: Split) -> tuple[str, ...]:
-        """Return the chosen ids of `val`, none of the other splits."""
+        """Return the selected ids of `val`, none of the other splits."""
         return self.val if split == "val" else ()
 
     def read_image(self, id_: str) -> NDArray[np.uint8]:
@@ -47,14 +47,14 @@ class Excerpt(Source):
 
 
 def measure_accuracy(predictor: Predictor, source: Source, count: int) -> Accuracy:
-    """Return how good a predictor is on at most `count` labeled images, protocol whole.
+    """Return the accuracy of a predictor on at most `count` labeled images, under protocol `whole`.
 
     Raises:
-        DatasetError: there are no labels, or those of other classes.
-        ZooError: `torch.compile` would have to compile for each image.
+        DatasetError: the source has no labels, or labels of other classes.
+        ZooError: `torch.compile` would compile for each image size.
     """
     if not count:
-        raise ZooError("left out by --images 0")
+        raise ZooError("not measured: --images 0")
     excerpt = Excerpt(source, count)
     if isinstance(predictor, CompiledPredictor):
         _check_sizes(predictor, excerpt)
@@ -71,6 +71,6 @@ def _check_sizes(predictor: Predictor, source: Excerpt) -> None:
     sizes = {predictor.preprocessing.model_size(*source.read_image(id_).shape[:2]) for id_ in source.val}
     if len(sizes) > 1:
         raise ZooError(
-            f"the images of {source.spec} have {len(sizes)} sizes at the network and torch.compile would "
+            f"the images of {source.spec} have {len(sizes)} sizes at the network, and torch.compile would "
             f"compile for each: see eager's mIoU and the agreement with it"
         )

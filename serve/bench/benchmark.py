@@ -1,12 +1,12 @@
-"""How fast each backend runs a model, and how well, measured so that the figures can be compared.
+"""Benchmark of models on every backend: comparable latency, throughput, agreement and mIoU.
 
-All backends of a model get the same real images, at the size the network sees, and all the same number of
-CPU threads. Backends and models take turns, so that other work on the machine slows all of them.
-End to end, a run takes uint8 images in host memory to uint8 masks in host memory and is timed by the host's
-clock (`timing`); on a GPU its parts are timed apart, as `trtexec` does (`queries`). The
-speed-up over eager PyTorch is a ratio of medians, with the range of the rounds' own ratios. The agreement is
-the share of pixels that have the class they have in eager PyTorch's fp32 masks, the mIoU that of the same
-loaded artifact (`zoo.serve.bench.accuracy`).
+All backends of a model get the same real images, at the network's size, and the same number of CPU threads.
+Backends and models take turns, so that other work on the machine slows all of them. An end-to-end run goes
+from uint8 images to uint8 masks in host memory and is timed with the host's clock (`timing`); on a GPU its
+parts are also timed separately, as by `trtexec` (`queries`). The speed-up over eager PyTorch is a ratio of
+medians, with the range of the ratios of single rounds. The agreement is the share of pixels with the same
+class as in eager PyTorch's fp32 masks, and the mIoU is that of the same loaded artifact
+(`zoo.serve.bench.accuracy`).
 """
 
 from __future__ import annotations
@@ -49,15 +49,15 @@ PARTS = ("gpu_compute", "h2d", "d2h", "latency", "enqueue")
 
 
 def benchmark(models: Sequence[Path], settings: Settings, say: Say) -> Report:
-    """Return the figures of all models on all backends; a backend that cannot run has a row with the reason.
+    """Return the report of all models on all backends; a backend that cannot run has a row with the reason.
 
     Args:
         models: bundle folders and artifacts.
-        settings: see `Settings`.
-        say: told what goes on.
+        settings: settings of the benchmark.
+        say: called with a line for each step.
 
     Raises:
-        ZooError: none of the backends asked for can run here, or what `settings` ask for needs a GPU.
+        ZooError: no requested backend can run on this machine, or the settings need a GPU.
     """
     if settings.match_trtexec and settings.device == "cpu":
         raise ZooError(
@@ -90,20 +90,20 @@ def benchmark(models: Sequence[Path], settings: Settings, say: Say) -> Report:
 
 
 def check_some_run(able: Sequence[Row], rows: Sequence[Row], settings: Settings) -> None:
-    """Raise unless a backend that was asked for is among those that are able to run.
+    """Check that a requested backend can run.
 
     Args:
-        able: what can run.
-        rows: of the others, with their reasons.
-        settings: what was asked for; the baselines come along.
+        able: rows of the backends that can run.
+        rows: rows of the others, with their reasons.
+        settings: settings with the requested backends; the baselines are always added.
 
     Raises:
-        ZooError: with all reasons.
+        ZooError: none can run; the message has all reasons.
     """
     asked = {parse_choice(name).backend for name in settings.backends or ()}
     if not any(row.backend in asked or not asked for row in able):
         reasons = "; ".join(why_not([row for row in rows if row.backend in asked or not asked]))
-        raise ZooError(f"no backend can run here ({reasons}): choose one that can with --backends")
+        raise ZooError(f"no backend can run on this machine ({reasons}): select one that can with --backends")
 
 
 def measure(contenders: Sequence[Contender], batch: int, settings: Settings, say: Say) -> list[Row]:
@@ -118,7 +118,7 @@ def measure(contenders: Sequence[Contender], batch: int, settings: Settings, say
         say(f"{row.model}, batch {batch}: warming up {row.name}")
         try:
             ready.append(prepare(contender._replace(row=row), images, resident=settings.match_trtexec))
-        except Exception as error:  # a runtime raises what it likes; the row tells
+        except Exception as error:  # a runtime may raise anything; the row records it
             failed.append(row.updated(reason=reason(error)))
 
     def on_round(number: int) -> None:
@@ -140,12 +140,12 @@ def measure(contenders: Sequence[Contender], batch: int, settings: Settings, say
 
 
 def prepare(contender: Contender, images: Images, *, resident: bool) -> tuple[Row, Turn]:
-    """Return a backend warmed up on images, and its row with what that showed.
+    """Return the row of a backend after its warm-up, and its turn.
 
     Args:
-        contender: with the row of this batch size.
-        images: (B, H, W, 3) uint8.
-        resident: leave images and masks on the GPU where that is measured.
+        contender: contender with the row of this batch size.
+        images: (B, H, W, 3) uint8 images.
+        resident: whether to leave images and masks on the GPU.
     """
     predictor, memory, row = contender.predictor, contender.memory, contender.row
     run = partial(predictor.run, images)
@@ -168,11 +168,11 @@ def prepare(contender: Contender, images: Images, *, resident: bool) -> tuple[Ro
 
 
 def figures(slices: Sequence[Slice], batch: int) -> dict[str, Any]:
-    """Return the fields of a row that follow from its runs.
+    """Return the fields of a row that are computed from its runs.
 
     Args:
-        slices: what the backend did in each round.
-        batch: images in a run.
+        slices: runs of each round.
+        batch: images per run.
     """
     rounds = [[1000 * seconds for seconds in each.end_to_end] for each in slices]
     found: dict[str, Any] = {"end_to_end_ms": times(rounds)}
@@ -196,7 +196,7 @@ def times(rounds: Rounds) -> Times:
     """Return the statistics of all runs.
 
     Args:
-        rounds: milliseconds of each run.
+        rounds: milliseconds of each run, by round.
     """
     runs = np.concatenate(rounds)
     p50, p90, p99 = np.percentile(runs, (50, 90, 99)).tolist()
@@ -212,7 +212,7 @@ def times(rounds: Rounds) -> Times:
 
 
 def speedup(baseline: Sequence[Slice] | None, slices: Sequence[Slice]) -> Speedup | None:
-    """Return how many times as fast as a baseline of the same rounds a backend is, end to end."""
+    """Return the end-to-end speed-up of a backend over a baseline in the same rounds."""
     if baseline is None:
         return None
     of_rounds = [
@@ -224,19 +224,19 @@ def speedup(baseline: Sequence[Slice] | None, slices: Sequence[Slice]) -> Speedu
 
 
 def scenarios(batch: int, batches: Sequence[int]) -> tuple[Scenario, ...]:
-    """Return what MLPerf calls a measurement at one of these batch sizes."""
+    """Return MLPerf's names of a measurement at one of these batch sizes."""
     names: dict[Scenario, bool] = {"SingleStream": batch == 1, "Offline": batch == max(batches)}
     return tuple(name for name, fits in names.items() if fits)
 
 
 def with_accuracy(rows: Sequence[Row], contenders: Sequence[Contender], count: int, say: Say) -> list[Row]:
-    """Return the rows with the mIoU of their backends, or the reason why they have none.
+    """Return the rows with the mIoU of their backends, or the reason for its absence.
 
     Args:
-        rows: measured or not.
-        contenders: in whose order eager comes before those that are compared with it.
-        count: of images.
-        say: told what goes on.
+        rows: rows with or without figures.
+        contenders: contenders, with eager before those that are compared with it.
+        count: number of images.
+        say: called with a line for each step.
     """
     keys = {(row.model, row.name) for row in measured(rows)}
     found: dict[tuple[str, str], dict[str, Any]] = {}
@@ -249,7 +249,7 @@ def with_accuracy(rows: Sequence[Row], contenders: Sequence[Contender], count: i
             say(f"{row.model}: mIoU of {row.name}")
         try:
             accuracy = measure_accuracy(predictor, source, count)
-        except Exception as error:  # a runtime raises what it likes; the row tells
+        except Exception as error:  # a runtime may raise anything; the row records it
             found[key] = {"accuracy_reason": reason(error)}
             continue
         if row.backend == REFERENCE:

@@ -1,4 +1,4 @@
-"""Which backends are measured, in which precision and from which file."""
+"""Selection of the backends, precisions and files to measure."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ if TYPE_CHECKING:
 
 REFERENCE, AMP = "eager", "eager-amp"
 BASELINES = (REFERENCE, AMP)
-"""Measured wherever the bundle is at hand: what PyTorch gives without an export, as it is and made fast."""
+"""Always measured for a bundle: PyTorch in fp32, and in mixed precision with channels last."""
 
 
 class Choice(NamedTuple):
-    """A backend, and the precision of the file it is to run; None where it runs none, or any."""
+    """A backend and the precision of its file; None if it runs no file, or any."""
 
     backend: str
     precision: Precision | None = None
 
     @property
     def name(self) -> str:
-        """Return it as `--backends` takes it."""
+        """Return the name as in `--backends`."""
         return self.backend if self.precision is None else f"{self.backend}:{self.precision}"
 
 
 def parse_choice(text: str) -> Choice:
-    """Return the backend and precision of text such as `ort` or `ort:int8`.
+    """Return the choice in text such as `ort` or `ort:int8`.
 
     Raises:
-        ZooError: no such backend or precision, or a precision for a backend that runs no file.
+        ZooError: the backend or precision does not exist, or the backend runs no files.
     """
     backend, colon, precision = text.partition(":")
     if backend not in BACKENDS:
-        raise ZooError(f"{text!r} is no backend, expected some of {','.join(BACKENDS)}")
+        raise ZooError(f"{text!r} is not a backend, expected some of {','.join(BACKENDS)}")
     if not colon:
         return Choice(backend)
     known = BACKENDS[backend].precisions
@@ -50,18 +50,18 @@ def parse_choice(text: str) -> Choice:
         )
     found = next((one for one in known if one == precision), None)
     if found is None:
-        raise ZooError(f"{text!r} has no precision, expected {backend}:{' or :'.join(known)}")
+        raise ZooError(f"{text!r} has an unknown precision, expected {backend}:{' or :'.join(known)}")
     return Choice(backend, found)
 
 
 def choices(model: Path, asked: Sequence[str] | None) -> list[tuple[Choice, Path]]:
-    """Return what to load and from where: an artifact runs on its own, the others on its bundle.
+    """Return what to load and from which path: an artifact by its own backend, others from its bundle.
 
-    A backend without a precision stands for every file that it has. The baselines come first.
+    A backend without a precision selects each of its files. The baselines come first.
 
     Args:
-        model: a bundle folder or an artifact.
-        asked: names; None for all of which the file is there.
+        model: bundle folder or artifact.
+        asked: requested names; None for all whose files exist.
     """
     bundle = find_bundle(model)
     own = () if model.is_dir() else backends_of(model)
@@ -77,12 +77,12 @@ def choices(model: Path, asked: Sequence[str] | None) -> list[tuple[Choice, Path
             found += [(each, bundle) for each in there]
     from_files = file_backends()
     if not asked and bundle is not None and not any(choice.backend in from_files for choice, _ in found):
-        found.append((Choice(from_files[0]), bundle))  # whose row says how a file is made
+        found.append((Choice(from_files[0]), bundle))  # its row says how to make a file
     return list(dict.fromkeys(found))
 
 
 def files_of(choice: Choice, bundle: Path) -> list[Choice]:
-    """Return a choice for each file of a bundle that its backend can run, or itself if it is a single one."""
+    """Return a choice for each file of a bundle that the backend can run, or the choice itself."""
     if not BACKENDS[choice.backend].suffix or choice.precision is not None:
         return [choice]
     found = files_of_backend(choice.backend, bundle)

@@ -1,4 +1,4 @@
-"""A backend that is measured: loaded, with the images that it gets and what is known of it so far."""
+"""Loaded backends with their images and rows."""
 
 from __future__ import annotations
 
@@ -41,16 +41,16 @@ if TYPE_CHECKING:
 log = getLogger(__name__)
 
 IMAGES = 16
-"""Images that are run and that the agreement is taken on."""
+"""Number of images to run and to measure the agreement on."""
 
 FALLBACK = "shapes"
-"""Where the images come from if the data that a model was trained on are not at hand."""
+"""Source of the images if the model's training data are not available."""
 
 REASON_LENGTH = 240
 
 
 class Samples(NamedTuple):
-    """The images that all backends get, and eager PyTorch's masks of them."""
+    """Images that all backends get, and eager PyTorch's masks."""
 
     images: Images  # (N, H, W, 3) uint8
     truth: Mask | None  # (N, H, W)
@@ -60,7 +60,7 @@ class Samples(NamedTuple):
         return self.images[np.arange(size) % len(self.images)]
 
     def agreement(self, predictor: Predictor, size: int) -> float | None:
-        """Return the share of pixels that get eager's class, in batches of `size`; None without `truth`."""
+        """Return the share of pixels with eager's class, in batches of `size`; None without `truth`."""
         if self.truth is None:
             return None
         count = math.ceil(len(self.images) / size) * size
@@ -70,18 +70,18 @@ class Samples(NamedTuple):
 
 
 class Contender(NamedTuple):
-    """A loaded backend, what it is measured on and what is known of it so far."""
+    """A loaded backend with its images and its row so far."""
 
     predictor: Predictor
     samples: Samples
     source: Source
     memory: MemoryMeter | None
-    """None where it runs on the CPU."""
+    """GPU memory meter; None on the CPU."""
     row: Row
 
 
 def load_contenders(model: Path, settings: Settings, say: Say) -> tuple[list[Contender], list[Row]]:
-    """Return the backends of a model that can be loaded, and the rows of the others."""
+    """Return the contenders of a model that can be loaded, and the rows of the others."""
     loaded: list[tuple[Predictor, MemoryMeter | None, Row]] = []
     failed: list[Row] = []
     unwanted = {} if settings.backends else left_out(settings)
@@ -112,18 +112,18 @@ def load_contenders(model: Path, settings: Settings, say: Say) -> tuple[list[Con
 
 
 def left_out(settings: Settings) -> dict[str, str]:
-    """Return which backends are measured only if they are asked for, and why."""
+    """Return the backends that are measured only on request, with the reasons."""
     device: Device = "cpu" if settings.device == "cpu" else "cuda"
     reasons = {}
     for name, row in BACKENDS.items():
         if device == "cuda" and device not in row.devices:
-            reasons[name] = "runs on the CPU, measure it with --device cpu"
+            reasons[name] = "runs on the CPU: measure it with --device cpu"
         elif settings.quick and row.compiles:
             reasons[name] = (
-                f"left out of a quick look, as compiling takes longest: ask with --backends {name}"
+                f"skipped by --quick, because compiling takes longest: add it with --backends {name}"
             )
         elif device in row.left_out:
-            reasons[name] = f"{row.left_out[device]}: ask with --backends {name}"
+            reasons[name] = f"{row.left_out[device]}: add it with --backends {name}"
     return reasons
 
 
@@ -133,7 +133,7 @@ def load_backend(
     """Return a loaded backend and the fields of its row that are known before it runs.
 
     Raises:
-        BundleError: it cannot be loaded, or the file has another precision than the one chosen.
+        BundleError: it cannot be loaded, or the file does not have the selected precision.
     """
     on_gpu = torch.cuda.is_available() and (
         settings.device != "cpu" or "cpu" not in BACKENDS[choice.backend].devices
@@ -144,7 +144,7 @@ def load_backend(
     with memory.watch() if memory else nullcontext():
         predictor = load_predictor(path, **options)
     load_s = time.perf_counter() - start
-    if settings.imgsz is not None:  # so that images reach the network as they do in production at this size
+    if settings.imgsz is not None:  # images reach the network as in production at this size
         size = {"imgsz": settings.imgsz}
         predictor.preprocessing = predictor.preprocessing.model_copy(update=size)
     artifact = predictor.path if isinstance(predictor, ExportedPredictor) else path / WEIGHTS_NAME
@@ -160,7 +160,7 @@ def load_backend(
 
 
 def image_source(model: Path, spec: str | None) -> Source:
-    """Return the source of the images: `spec`, or the data that the model was trained on.
+    """Return the source of the images: `spec`, or the model's training data.
 
     Raises:
         DatasetError: `spec` cannot be used.
@@ -172,24 +172,24 @@ def image_source(model: Path, spec: str | None) -> Source:
     try:
         return open_source(spec)
     except DatasetError as error:
-        log.warning("measuring on images of %s: the data of the model cannot be used (%s)", FALLBACK, error)
+        log.warning("measuring on images of %s: the training data cannot be used (%s)", FALLBACK, error)
         return open_source(FALLBACK)
 
 
 def read_images(source: Source, size: tuple[int, int]) -> Images:
-    """Return some (N, H, W, 3) images of a source, stretched to (height, width) `size`.
+    """Return (N, H, W, 3) images of a source, resized to (height, width) `size`.
 
     Raises:
-        DatasetError: it has none.
+        DatasetError: the source has no images.
     """
     ids = source.ids("val") or source.ids("train") or source.ids("unlabeled")
     if not ids:
-        raise DatasetError(f"{source.spec} holds no images, expected some to measure on: use --data shapes")
+        raise DatasetError(f"{source.spec} has no images, expected some to measure on: use --data shapes")
     return np.stack([resize_image(source.read_image(id_), size) for id_ in ids[:IMAGES]])
 
 
 def reason(error: Exception) -> str:
-    """Return one line that says what went wrong."""
+    """Return the error as one line."""
     if isinstance(error, ZooError):
         return str(error)
     paragraph = str(error).strip().split("\n\n")[0]

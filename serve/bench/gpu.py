@@ -1,4 +1,4 @@
-"""The GPU that is measured on: its clocks, temperature and power as `nvidia-smi` has them, and its memory."""
+"""State of the GPU: clocks, temperature and power from `nvidia-smi`, and memory."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ REASONS = {
     0x80: "power brake",
     0x100: "display clocks",
 }
-"""Why clocks are below their maximum, by bit (NVML's `nvmlClocksEventReason…`)."""
+"""Reasons for reduced clocks by bit (NVML's `nvmlClocksEventReason…`)."""
 
 
 def describe_gpu() -> dict[str, Any] | None:
-    """Return the GPU that PyTorch uses, with driver, highest clocks and power limit; None without one."""
+    """Return PyTorch's GPU with driver, maximum clocks and power limit; None without one."""
     if not torch.cuda.is_available():
         return None
     gpu: dict[str, Any] = {"name": torch.cuda.get_device_name(), "cuda": torch.version.cuda}
@@ -47,7 +47,7 @@ def describe_gpu() -> dict[str, Any] | None:
 
 
 def gpu_state() -> dict[str, Any] | None:
-    """Return clocks, temperature, power and what holds the clocks down now; None without a GPU."""
+    """Return clocks, temperature, power and reasons for reduced clocks; None without a GPU."""
     return read_state(_identifier()) if torch.cuda.is_available() else None
 
 
@@ -55,7 +55,7 @@ def read_state(gpu: str) -> dict[str, Any]:
     """Return the state of a GPU, empty without `nvidia-smi`.
 
     Args:
-        gpu: its index or UUID.
+        gpu: index or UUID of the GPU.
     """
     state: dict[str, Any] = query(STATE, gpu)
     for field in HELD_DOWN:
@@ -65,7 +65,7 @@ def read_state(gpu: str) -> dict[str, Any]:
 
 
 def query(fields: tuple[str, ...], gpu: str) -> dict[str, str]:
-    """Return fields of `nvidia-smi --query-gpu`, empty without it or if it knows not all of them."""
+    """Return fields of `nvidia-smi --query-gpu`, empty if it is missing or does not support all of them."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return {}
@@ -77,7 +77,7 @@ def query(fields: tuple[str, ...], gpu: str) -> dict[str, str]:
 
 
 def held_down_by(mask: str) -> list[str]:
-    """Return what a bit mask of `nvidia-smi` says.
+    """Return the reasons in a bit mask of `nvidia-smi`.
 
     Example:
         >>> held_down_by("0x0000000000000024")
@@ -91,20 +91,20 @@ def held_down_by(mask: str) -> list[str]:
 
 
 class MemoryMeter:
-    """What one predictor takes of its GPU's memory, whichever runtime allocates it.
+    """Meter of the GPU memory that a predictor uses, whichever runtime allocates it.
 
-    It watches the memory in use of the whole GPU, so that other processes there would be counted. PyTorch's
-    free blocks are given back before and after, those that are in use while watching count as the peak.
+    It watches the used memory of the whole GPU, so that other processes on it would be counted. PyTorch's
+    free blocks are released before and after; those in use meanwhile count towards the peak.
     """
 
     def __init__(self) -> None:
         self.held = 0
         self.peak = 0
-        torch.cuda.synchronize()  # makes the context, which is not the predictor's
+        torch.cuda.synchronize()  # creates the context, which does not count
 
     @contextmanager
     def watch(self) -> Iterator[None]:
-        """Attribute what is allocated inside the block to the predictor."""
+        """Attribute allocations inside the block to the predictor."""
         before = _used()
         yield
         self.peak = self.held + _used(give_back=False) - before
@@ -121,5 +121,5 @@ def _used(*, give_back: bool = True) -> int:
 
 
 def _identifier() -> str:
-    """Return the UUID of the current GPU: its index may be another for `nvidia-smi`."""
+    """Return the UUID of the current GPU, whose index may differ in `nvidia-smi`."""
     return f"GPU-{torch.cuda.get_device_properties().uuid}"

@@ -1,4 +1,4 @@
-"""What a measurement is made on: processor, GPU, load, versions, and what is set for its time."""
+"""Machine of a measurement: processor, GPU, load, versions, and temporary settings."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def describe_machine() -> dict[str, Any]:
-    """Return processor, cores and the GPU or None, ready for JSON."""
+    """Return processor, cores and GPU (or None) for JSON."""
     return {
         "cpu": cpu_model(),
         "cores": os.cpu_count(),
@@ -33,12 +33,12 @@ def describe_machine() -> dict[str, Any]:
 
 
 def load_average() -> float | None:
-    """Return the number of busy processes in the last minute, or None where the system does not count."""
+    """Return the load average of the last minute, None if the system has none."""
     return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
 
 
 def versions() -> dict[str, str | None]:
-    """Return the version of this package, of Python and of each runtime, None where it is not installed."""
+    """Return the versions of this package, Python and each runtime, None if not installed."""
     packages = {name: names for row in BACKENDS.values() for name, names in row.packages.items()}
     found = {name: next(filter(None, map(_version, names)), None) for name, names in packages.items()}
     return {"zoo": __version__, "python": platform.python_version(), **found}
@@ -53,16 +53,16 @@ def _version(package: str) -> str | None:
 
 @contextmanager
 def compiler_for(shapes: int) -> Iterator[None]:
-    """Let `torch.compile` work on this many shapes, those of all models together; it gives up after eight."""
+    """Allow `torch.compile` this many shapes over all models; by default it gives up after eight."""
     torch.compiler.reset()
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # warns where there is no GPU
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # warns without a GPU
     with torch._dynamo.config.patch(recompile_limit=max(shapes, torch._dynamo.config.recompile_limit)):
         yield
 
 
 @contextmanager
 def cpu_threads(count: int) -> Iterator[None]:
-    """Let PyTorch use this many threads, and as many as before afterwards."""
+    """Set PyTorch's number of threads in the block, and restore it afterwards."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

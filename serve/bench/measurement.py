@@ -1,4 +1,4 @@
-"""What a benchmark is asked for and what it finds, as it stands in `benchmark.json`."""
+"""Settings and results of a benchmark, as written to `benchmark.json`."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from zoo.predictors.backends import BACKENDS
 ABSENT = "\N{EN DASH}"
 
 Scenario = Literal["SingleStream", "Offline"]
-"""Of MLPerf: one query after the other, whose figure is the latency; all at once, whose is the throughput."""
+"""MLPerf's scenarios: queries one after the other (latency), or all at once (throughput)."""
 
 
 class Settings(Frozen):
-    """What to measure and for how long.
+    """Settings of a benchmark.
 
     Args:
-        backends: names such as `ort` or `ort:int8`, see `choices`; None for all that can be had.
+        backends: names such as `ort` or `ort:int8`, see `choices`; None for all that are available.
         batches: batch sizes.
         imgsz: height and width; None for the model's training crop.
-        data: spec of the images; None for the data that the model was trained on.
+        data: spec of the images; None for the model's training data.
         device: `cpu` or `cuda`.
-        threads: of the CPU, for every backend.
-        seconds: at least this long for each backend and batch size.
-        min_runs: at least this many runs for each.
-        images: labeled images that the mIoU is measured on, at most; 0 for none.
-        match_trtexec: leave images and masks on the GPU, as `trtexec --noDataTransfers`.
-        quick: whether effort was lowered for a first look.
+        threads: CPU threads of every backend.
+        seconds: minimum duration for each backend and batch size.
+        min_runs: minimum runs for each.
+        images: maximum number of labeled images for the mIoU; 0 for no mIoU.
+        match_trtexec: whether to leave images and masks on the GPU, like `trtexec --noDataTransfers`.
+        quick: whether the effort was reduced for rough figures.
     """
 
     backends: tuple[str, ...] | None = None
@@ -45,14 +45,14 @@ class Settings(Frozen):
 
 
 class Times(Frozen):
-    """Milliseconds of every counted run; no outlier is removed.
+    """Statistics of all counted runs in milliseconds; no outlier is removed.
 
     Args:
-        n: how many runs.
-        min: the fastest.
-        mean: of all.
-        p50: the median; likewise `p90`, and `p99`, which needs 1000 runs.
-        rounds: the median of each round.
+        n: number of runs.
+        min: fastest run.
+        mean: mean of all runs.
+        p50: median; `p90` and `p99` are percentiles, and `p99` needs 1000 runs.
+        rounds: median of each round.
     """
 
     n: int
@@ -65,12 +65,12 @@ class Times(Frozen):
 
 
 class Speedup(Frozen):
-    """How many times as fast as a baseline of the same model and batch size.
+    """Speed-up over a baseline of the same model and batch size.
 
     Args:
-        ratio: of the medians.
-        low: the smallest ratio of a round's medians.
-        high: the largest.
+        ratio: ratio of the medians.
+        low: smallest ratio of the medians of a round.
+        high: largest ratio of the medians of a round.
     """
 
     ratio: float
@@ -79,14 +79,14 @@ class Speedup(Frozen):
 
 
 class Throughput(Frozen):
-    """Images over time.
+    """Throughput of a backend.
 
     Args:
         images_per_s: images over the wall time of all queries.
-        queries: how many; a query is a batch.
-        seconds: the wall time.
-        pipelined: whether one query was enqueued ahead, in runs of their own (on a GPU), or each one waited
-            for the one before, in the runs that the latency is of (on a CPU).
+        queries: number of queries; a query is a batch.
+        seconds: wall time of all queries.
+        pipelined: whether one query was enqueued ahead, in separate runs (on a GPU), or each query waited for
+            the one before, in the runs of the latency (on a CPU).
     """
 
     images_per_s: float
@@ -96,14 +96,14 @@ class Throughput(Frozen):
 
 
 class Accuracy(Frozen):
-    """How good the masks of a backend are, each image brought to the measured size as in production.
+    """Accuracy of a backend, with each image resized to the measured size as in production.
 
     Args:
         miou: mean IoU, between 0 and 1.
-        delta: `miou` minus that of eager fp32 on the same images; None where that was not measured.
-        pixel_accuracy: share of the labeled pixels.
-        images: how many of `val`, evenly spaced.
-        available: how many there are.
+        delta: difference to the mIoU of eager fp32 on the same images; None if that was not measured.
+        pixel_accuracy: share of correct labeled pixels.
+        images: number of evenly spaced `val` images.
+        available: number of `val` images in the source.
     """
 
     miou: float | None
@@ -113,44 +113,44 @@ class Accuracy(Frozen):
     available: int
 
     def compared_with(self, miou: float | None) -> Accuracy:
-        """Return it with the difference to eager's mIoU."""
+        """Return a copy with the difference to eager's mIoU."""
         delta = None if self.miou is None or miou is None else self.miou - miou
         return self.model_copy(update={"delta": delta})
 
 
 class Row(Frozen):
-    """The figures of one backend at one batch size, or the reason why it has none.
+    """Figures of one backend at one batch size, or the reason for their absence.
 
     Args:
-        model: the path that was measured.
-        backend: see `zoo.predictors.load`.
-        precision: of weights and activations; of the convolutions for `eager-amp`.
-        runtime: what ran where.
-        artifact: the file that was run.
-        artifact_bytes: its size.
+        model: path of the model.
+        backend: name of the backend, see `zoo.predictors.load`.
+        precision: precision of weights and activations; for `eager-amp`, of the convolutions.
+        runtime: description of runtime and device.
+        artifact: file that was run.
+        artifact_bytes: size of the file.
         data: spec of the images.
-        imgsz: their height and width.
-        batch: their number; None if the backend could not be loaded at all.
-        scenarios: what MLPerf calls this, SingleStream at batch 1 and Offline at the largest.
-        reason: why there are no figures.
-        end_to_end_ms: uint8 images in host memory to uint8 masks in host memory, by the host's clock.
+        imgsz: height and width of the images.
+        batch: number of images per run; None if the backend could not be loaded.
+        scenarios: MLPerf's names, SingleStream at batch 1 and Offline at the largest batch.
+        reason: reason for the absence of figures.
+        end_to_end_ms: from uint8 images to uint8 masks in host memory, by the host's clock.
         gpu_compute_ms: between CUDA events around the network, without transfers.
-        h2d_ms: images to the GPU, from pinned memory.
-        d2h_ms: masks back, to pinned memory.
-        latency_ms: the sum of these three of each query.
-        enqueue_ms: the host's time to launch a query.
-        throughput: see `Throughput`.
-        bytes_h2d: moved by a query.
-        bytes_d2h: moved back.
-        device_memory_bytes: what the backend took of the GPU's memory, at most.
+        h2d_ms: transfer of the images to the GPU, from pinned memory.
+        d2h_ms: transfer of the masks back, to pinned memory.
+        latency_ms: sum of these three for each query.
+        enqueue_ms: time of the host to launch a query.
+        throughput: throughput of the backend.
+        bytes_h2d: bytes that a query moves to the GPU.
+        bytes_d2h: bytes that a query moves back.
+        device_memory_bytes: peak GPU memory of the backend.
         cuda_graph: whether a query is one replayed CUDA graph; None on a CPU.
-        speedup: over eager fp32; None where it was not measured.
-        speedup_amp: over `eager-amp`; likewise.
-        agreement: share of pixels as in eager's fp32 masks; None without a bundle to take them from.
-        accuracy: see `Accuracy`.
-        accuracy_reason: why there is none.
+        speedup: speed-up over eager fp32; None if that was not measured.
+        speedup_amp: speed-up over `eager-amp`; None if that was not measured.
+        agreement: share of pixels with the class of eager's fp32 masks; None without a bundle.
+        accuracy: accuracy on labeled images.
+        accuracy_reason: reason for a missing accuracy.
         load_s: seconds to load the model.
-        build_s: seconds that were spent once to build the engine or to compile; None where nothing is built.
+        build_s: seconds spent once to build the engine or to compile; None if nothing is built.
         first_run_s: seconds of the first run.
     """
 
@@ -187,8 +187,8 @@ class Row(Frozen):
 
     @property
     def name(self) -> str:
-        """Return what `--backends` takes: the backend, with the precision of the file it runs."""
-        row = BACKENDS.get(self.backend)  # None of a report of another machine
+        """Return the name as in `--backends`: the backend, with the precision of its file."""
+        row = BACKENDS.get(self.backend)  # None for a plugin's backend in a report from another machine
         runs_bundle = self.precision is None or (row is not None and not row.suffix)
         return self.backend if runs_bundle else f"{self.backend}:{self.precision}"
 
@@ -198,16 +198,16 @@ class Row(Frozen):
 
 
 class Report(Frozen):
-    """The rows of one call with what is needed to judge and repeat them.
+    """Rows of one benchmark, with the facts needed to judge and repeat it.
 
     Args:
-        timestamp: when it began, UTC.
-        command: the command line.
-        machine: see `bench.machine`; `load_after` is the load when it ended, `gpu_before` and `gpu_after`
-            are clocks, temperature, power and what held the clocks down.
-        versions: of the runtimes, None for those not installed.
-        settings: as given.
-        rows: by model, batch size, backend; then those that could not be loaded.
+        timestamp: start of the benchmark, UTC.
+        command: command line.
+        machine: machine, see `bench.machine`; `load_after` is the load at the end, `gpu_before` and
+            `gpu_after` are clocks, temperature, power and reasons for reduced clocks.
+        versions: versions of the runtimes, None if not installed.
+        settings: settings of the benchmark.
+        rows: rows by model, batch size and backend; then backends that could not be loaded.
     """
 
     format: int = 2
@@ -219,7 +219,7 @@ class Report(Frozen):
     rows: tuple[Row, ...]
 
     def labels(self) -> dict[str, str]:
-        """Return a short name for each model: its run's, folder's or file's, or the path where two are alike.
+        """Return a short name for each model: that of its run, folder or file, or the path if two are equal.
 
         `runs/rrn/bundle` becomes `rrn`, `runs/rrn/bundle-branch_1` becomes `rrn-branch_1`,
         `runs/rrn/bundle/model.fp16.onnx` becomes `model.fp16.onnx`.
@@ -238,7 +238,7 @@ def _label(path: Path) -> str:
 
 
 def number(value: float | None) -> str:
-    """Return three significant digits, all digits before the point.
+    """Return a number with three significant digits and all digits before the decimal point.
 
     Example:
         >>> [number(value) for value in (0.01234, 4.5, 99.96, 1234.5)]

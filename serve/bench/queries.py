@@ -1,8 +1,8 @@
-"""The parts of a query on a GPU, as `trtexec` names them: to the GPU, compute, back; and the time to launch.
+"""Timing of the parts of a query on a GPU, named as in `trtexec`: transfers, compute, enqueue.
 
-A query goes from pinned host memory to pinned host memory over three streams, so that transfers of one can
-run beside the compute of another. CUDA events lie around each part. `alone` waits for each query, which gives
-the latency; `ahead` keeps one query enqueued ahead of the one that runs, which gives the throughput.
+A query goes from pinned host memory to pinned host memory over three streams, so that its transfers can
+overlap with the compute of another. CUDA events surround each part. `alone` waits for each query and gives
+the latency; `ahead` keeps one query enqueued ahead of the running one and gives the throughput.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class Staged(Protocol):
-    """A predictor whose `run` is these three, one after the other."""
+    """Predictor whose `run` consists of these three steps."""
 
     device: torch.device
 
@@ -35,14 +35,14 @@ class Staged(Protocol):
         """Return a batch of images on the device."""
 
     def compute(self, batch: Any) -> Any:
-        """Return the masks of a batch, on the device, without waiting for them."""
+        """Return the masks of a batch on the device, without waiting for them."""
 
     def download(self, masks: Any) -> Any:
         """Return masks in host memory."""
 
 
 class Query(NamedTuple):
-    """Milliseconds of the parts of one query."""
+    """Times of the parts of one query, in milliseconds."""
 
     h2d: float
     gpu_compute: float
@@ -51,36 +51,36 @@ class Query(NamedTuple):
 
     @property
     def latency(self) -> float:
-        """Return the sum of what the GPU does."""
+        """Return the sum of the parts on the GPU."""
         return self.h2d + self.gpu_compute + self.d2h
 
 
 class Slice(NamedTuple):
-    """What a predictor did in one round."""
+    """Runs of a predictor in one round."""
 
     end_to_end: list[float]
     """Seconds of each run from host memory to host memory."""
     queries: Sequence[Query] = ()
-    """On a GPU."""
+    """Queries, on a GPU."""
     ahead: tuple[int, float] = (0, 0.0)
-    """On a GPU: queries with one enqueued ahead, and the seconds that they took together."""
+    """On a GPU: number of queries with one enqueued ahead, and their total seconds."""
 
 
 class Streams(NamedTuple):
-    """Where the transfers run; compute has the current stream."""
+    """CUDA streams of the transfers; compute uses the current stream."""
 
     upload: torch.cuda.Stream
     download: torch.cuda.Stream
 
 
 class Lane:
-    """The buffers of a query that may be under way while another one is.
+    """Buffers of a query that may overlap with another one.
 
     Args:
-        predictor: on a GPU.
-        images: (B, H, W, 3) uint8, in host memory.
-        masks: of these images, on the GPU; those of a query are brought to memory like theirs.
-        streams: for transfers; None leaves images and masks on the GPU.
+        predictor: predictor on a GPU.
+        images: (B, H, W, 3) uint8 images in host memory.
+        masks: masks of these images on the GPU, whose shape and type the buffers get.
+        streams: streams of the transfers; None leaves images and masks on the GPU.
     """
 
     def __init__(self, predictor: Staged, images: Images, masks: Tensor, streams: Streams | None) -> None:
@@ -108,7 +108,7 @@ class Lane:
         self.enqueue_ms = (time.perf_counter() - start) * 1000
         done.record(current)
         if self.streams:
-            self.masks.copy_(masks)  # a predictor may write the next query's masks where these are
+            self.masks.copy_(masks)  # the predictor may reuse this buffer for the next query
             self.streams.download.wait_stream(current)
             with torch.cuda.stream(self.streams.download):
                 returning.record()
@@ -116,7 +116,7 @@ class Lane:
                 returned.record()
 
     def finish(self) -> Query:
-        """Wait for the query that was started and return its parts."""
+        """Wait for the started query and return its parts."""
         sent, received, begun, done, returning, returned = self.marks
         (returned if self.streams else done).synchronize()
         return Query(
@@ -128,14 +128,14 @@ class Lane:
 
 
 class GpuTurn:
-    """A predictor on a GPU, ready to be measured on a batch.
+    """Turn of a predictor on a GPU, measured on one batch.
 
     Args:
-        predictor: warmed up on these images.
-        run: the predictor from host memory to host memory.
-        images: (B, H, W, 3) uint8, in host memory.
-        resident: leave images and masks on the GPU, and take the parts of a query with one enqueued ahead, as
-            `trtexec --noDataTransfers` does.
+        predictor: predictor, warmed up on these images.
+        run: function that predicts from host memory to host memory.
+        images: (B, H, W, 3) uint8 images in host memory.
+        resident: whether to leave images and masks on the GPU and to time the parts of queries with one
+            enqueued ahead, like `trtexec --noDataTransfers`.
     """
 
     def __init__(
@@ -151,7 +151,7 @@ class GpuTurn:
         self.bytes_d2h = 0 if resident else masks.nbytes
 
     def __call__(self, budget: Budget) -> Slice:
-        """Return what the predictor does within a budget for each of the three measurements."""
+        """Return the runs of the predictor, with the budget for each of the three measurements."""
         end_to_end = settled(self.run, budget)
         queries = [] if self.resident else alone(self.lanes[0], budget)
         pipelined, seconds = ahead(self.lanes, budget)
@@ -159,7 +159,7 @@ class GpuTurn:
 
 
 def alone(lane: Lane, budget: Budget) -> list[Query]:
-    """Return the parts of queries that each wait for the one before; the first is not counted."""
+    """Return the parts of queries that run one at a time; the first is not counted."""
     queries: list[Query] = []
 
     def run() -> None:
@@ -171,7 +171,7 @@ def alone(lane: Lane, budget: Budget) -> list[Query]:
 
 
 def ahead(lanes: Sequence[Lane], budget: Budget) -> tuple[list[Query], float]:
-    """Return the parts of queries, all lanes but one of them enqueued ahead, and their seconds together."""
+    """Return the parts of queries with all lanes but one enqueued ahead, and their total seconds."""
     queries: list[Query] = []
     under_way: deque[Lane] = deque()
     begin = time.perf_counter()

@@ -1,8 +1,7 @@
-"""Time several predictors in turns, each on a batch of its own or all on the same one.
+"""Timing of several predictors in turns.
 
-Each round gives every predictor in turn a tenth of the time and of the runs asked for, so that a machine that
-slows down for a while slows all of them. The first run after a change of predictor is not counted; every
-other run is, no outlier is removed.
+Each round gives every predictor a tenth of the requested time and runs, so that a temporary slowdown of the
+machine affects all of them. The first run after a change of predictor is not counted; no outlier is removed.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 Rounds = list[list[float]]
-"""Seconds or milliseconds of each run, in a list for each round."""
+"""Seconds or milliseconds of each run, one list per round."""
 
 ROUNDS = 10
 WARMUP_SECONDS = 0.2
@@ -26,21 +25,21 @@ RUNS_FOR_P99 = 1000
 
 
 class Budget(NamedTuple):
-    """How long each predictor is measured: until both are reached."""
+    """Minimum time and runs of each predictor; both must be reached."""
 
     seconds: float
     runs: int
 
 
 def warm_up(run: Callable[[], object]) -> float:
-    """Run for at least 200 ms and 10 runs and return the seconds of the first run, which may compile."""
+    """Run at least 10 times and 200 ms, and return the seconds of the first run, which may compile."""
     first = _timed(run)
     repeat(run, Budget(WARMUP_SECONDS, WARMUP_RUNS))
     return first
 
 
 def repeat(run: Callable[[], object], budget: Budget) -> list[float]:
-    """Return the seconds of each run, of as many as fit the budget."""
+    """Return the seconds of each run within a budget."""
     seconds: list[float] = []
     end = time.perf_counter() + budget.seconds
     while len(seconds) < budget.runs or time.perf_counter() < end:
@@ -49,7 +48,7 @@ def repeat(run: Callable[[], object], budget: Budget) -> list[float]:
 
 
 def settled(run: Callable[[], object], budget: Budget) -> list[float]:
-    """Return the seconds of each run but the first, which another predictor's memory may slow down."""
+    """Return the seconds of each run except the first, which another predictor's memory may slow down."""
     run()
     return repeat(run, budget)
 
@@ -57,11 +56,11 @@ def settled(run: Callable[[], object], budget: Budget) -> list[float]:
 def in_turns(
     turns: Sequence[Callable[[Budget], T]], budget: Budget, on_round: Callable[[int], None]
 ) -> list[list[T]]:
-    """Return what each predictor's turns gave, by round.
+    """Return the result of each predictor's turns, by round.
 
     Args:
-        turns: measures a predictor, warmed up, within its share of the budget.
-        budget: for each predictor, over all rounds.
+        turns: functions that each measure a warmed-up predictor within its share of the budget.
+        budget: budget of each predictor, over all rounds.
         on_round: called with the number of each round, from 1, before it starts.
     """
     share = Budget(budget.seconds / ROUNDS, math.ceil(budget.runs / ROUNDS))

@@ -1,8 +1,8 @@
-"""The client in a process of its own, so that nothing else takes its time or has its time taken.
+"""Load client in its own process, so that neither it nor the rest of the test slows the other.
 
-Why not httpx2: on one core of the development machine, with 32 connections, requests of 57 kB and answers of
-11 kB, httpx2 2.16 came to 740 requests/s at 747 microseconds of CPU time each, `zoo.serve.load.http` to
-7,100 at 52, where the server at the other end, which did nothing, was the limit.
+Why not httpx2: on one core of the development machine, with 32 connections, requests of 57 kB and responses
+of 11 kB, httpx2 2.16 reached 740 requests/s at 747 microseconds of CPU time each, `zoo.serve.load.http` 7,100
+at 52, limited by the server, which did nothing.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ STOP_SECONDS = 5
 
 
 class Client:
-    """A process that puts load on a server; a context, at whose end the process has ended.
+    """Process that puts load on a server; a context that ends the process.
 
     Args:
-        target: what is sent where.
+        target: server and requests.
     """
 
     def __init__(self, target: Target) -> None:
@@ -55,11 +55,11 @@ class Client:
         self.process.join()
 
     def closed(self, clients: int, budget: Budget) -> Observed:
-        """Return what clients see that wait for their answers; see `closed_loop`."""
+        """Return the observations of a closed loop; see `closed_loop`."""
         return self._run(partial(closed_loop, clients=clients, budget=budget))
 
     def open(self, rate: float, budget: Budget, seed: int, limit: Limit | None = None) -> Observed:
-        """Return what arrivals at random times see; see `open_loop`."""
+        """Return the observations of an open loop; see `open_loop`."""
         return self._run(partial(open_loop, rate=rate, budget=budget, seed=seed, limit=limit))
 
     def _run(self, loop: Loop) -> Observed:
@@ -70,15 +70,15 @@ class Client:
             self.process.join(STOP_SECONDS)
             raise ZooError(
                 f"the load client ended with exit code {self.process.exitcode}, expected figures: see its "
-                f"message above, if there is none the system ended it, often for want of memory"
+                f"message above; without one, the system killed it, often because memory was full"
             ) from error
         return observed
 
 
 def run(coroutine: Coroutine[Any, Any, Observed]) -> Observed:
-    """Return what a coroutine gives, on an event loop whose timers are exact to microseconds.
+    """Return the result of a coroutine, run on an event loop with microsecond timers.
 
-    asyncio's default waits in whole milliseconds, which would make every arrival late by half of one.
+    asyncio's default waits in whole milliseconds, which would delay each arrival by half of one on average.
     """
     with asyncio.Runner(loop_factory=_exact_loop) as runner:
         return runner.run(coroutine)
@@ -89,8 +89,8 @@ def _exact_loop() -> asyncio.AbstractEventLoop:
 
 
 def _work(pipe: Pipe, target: Target) -> None:
-    """Run what comes in until the other end is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is told too, and ends this process
+    """Run loops from the pipe until the other end is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it too, and ends this process
     while True:
         try:
             loop: Loop = pipe.recv()

@@ -1,4 +1,4 @@
-"""The images that a load test sends: files of a folder, or drawn shapes as JPEG."""
+"""Images that a load test sends: files of a folder, or generated shapes as JPEG."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 COUNT = 16
-"""Of different images, at most."""
+"""Maximum number of different images."""
 SIZE = (480, 640)
-"""Height and width of drawn ones."""
+"""Height and width of generated images."""
 QUALITY = 90
-"""Of JPEG: about 60 kB an image of `SIZE`."""
+"""JPEG quality: about 60 kB per image of `SIZE`."""
 
 
 class Picture(NamedTuple):
-    """One image."""
+    """Image of a load test."""
 
     data: bytes
-    """Encoded."""
+    """Encoded image."""
     media_type: str
     pixels: NDArray[np.uint8]
-    """(H, W, 3) RGB."""
+    """(H, W, 3) RGB pixels."""
 
 
 def drawn(size: tuple[int, int] = SIZE) -> tuple[Picture, ...]:
-    """Return shapes as JPEG.
+    """Return generated shapes as JPEG.
 
     Args:
         size: height and width.
@@ -47,20 +47,20 @@ def drawn(size: tuple[int, int] = SIZE) -> tuple[Picture, ...]:
 
 
 def of_folder(folder: Path) -> tuple[Picture, ...]:
-    """Return the first images of a folder, by name, as their files are.
+    """Return the first images of a folder by name, with the files' bytes.
 
     Raises:
-        DatasetError: there are none, or one cannot be read.
+        DatasetError: the folder has no images, or one cannot be read.
     """
     files = sorted(folder.iterdir()) if folder.is_dir() else []
     paths = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES][:COUNT]
     if not paths:
-        raise DatasetError(f"{folder} holds no images, expected a folder of files such as photo.jpg")
+        raise DatasetError(f"{folder} has no images, expected a folder of files such as photo.jpg")
     return tuple(map(_of_file, paths))
 
 
 def described(pictures: tuple[Picture, ...]) -> str:
-    """Return how many there are, of what sizes and kinds."""
+    """Return a description of images: number, sizes and formats."""
     sizes = {f"{picture.pixels.shape[1]} x {picture.pixels.shape[0]}" for picture in pictures}
     kinds = {picture.media_type.removeprefix("image/").upper() for picture in pictures}
     size = sizes.pop() if len(sizes) == 1 else f"{len(sizes)} sizes"

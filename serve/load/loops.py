@@ -1,10 +1,10 @@
-"""Load on a server: by clients that wait for their answers, or by arrivals that wait for nobody.
+"""Closed-loop and open-loop load on a server.
 
-Closed loop: each of N clients has one connection and sends its next request when the answer is there. A slow
-server gets fewer requests, so its bad moments hide. Open loop: requests arrive at random times of a given
-rate (a Poisson process) whether or not earlier ones were answered, as those of many users do; each latency
-counts from the arrival that was scheduled, so that a moment in which the server stands still is seen by all
-who arrive in it (no coordinated omission).
+Closed loop: each of N clients has one connection and sends its next request after the response to the last.
+A slow server gets fewer requests, which hides its stalls. Open loop: requests arrive at random times at a
+given rate (a Poisson process), whether or not earlier ones were answered, like those of many users. Latency
+counts from the scheduled arrival, so that every request that arrives during a stall shows it (no coordinated
+omission).
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from zoo.serve.load.http import Address
 
 MAX_CONNECTIONS = 256
-"""Of the open loop; an arrival that finds all of them busy waits for one, which is part of its latency."""
+"""Maximum connections of the open loop; waiting for a free one is part of the latency."""
 OPENED_AHEAD = 32
 PAUSE = 0.01
-"""Seconds that a client of the closed loop waits after a request that failed without an answer."""
+"""Pause of a closed-loop client after a request that failed without a response, in seconds."""
 
 OK = ""
 FAILURES: dict[type[Exception], str] = {
@@ -39,28 +39,28 @@ FAILURES: dict[type[Exception], str] = {
     EOFError: "closed early",
     ProtocolError: "not HTTP",
 }
-"""What is said of each way to fail; the first that fits."""
+"""Names of failures; the first that matches is used."""
 
 
 class Target(NamedTuple):
-    """What requests are sent to, and which."""
+    """Server and requests of a load test."""
 
     address: Address
     requests: tuple[bytes, ...]
-    """As they go over the wire, sent one after the other and over again."""
+    """Requests as sent over the wire; cycled through."""
     timeout: float
-    """Seconds after which a request counts as failed, in the open loop from when it was due."""
+    """Seconds after which a request counts as failed; in the open loop, from its due time."""
 
 
 class Sample(NamedTuple):
     """One request; times are seconds of `time.perf_counter`."""
 
     start: float
-    """When it was sent; in the open loop when it was due."""
+    """Time at which it was sent; in the open loop, at which it was due."""
     sent: float
     end: float
     kind: str
-    """`OK`, or how it failed: the status or one of `FAILURES`."""
+    """`OK`, or the failure: its status or one of `FAILURES`."""
     timing: str
     """The Server-Timing header."""
     sent_bytes: int
@@ -68,52 +68,52 @@ class Sample(NamedTuple):
 
     @property
     def seconds(self) -> float:
-        """Return its latency."""
+        """Return the latency."""
         return self.end - self.start
 
 
 class Observed(NamedTuple):
-    """What one round of load showed."""
+    """Observations of one round of load."""
 
     samples: list[Sample]
-    """Requests whose `start` lies in the window."""
+    """Requests whose `start` is in the window."""
     answered: int
-    """Good answers that came in the window."""
+    """Number of successful responses in the window."""
     seconds: float
     """Length of the window."""
     cpu: float
-    """Share of one core that the client kept busy in it."""
+    """Share of one core that the client used in the window."""
     connections: int
 
 
 class Limit(NamedTuple):
-    """When a round of the open loop is lost and can be left."""
+    """Condition under which a round of the open loop is stopped early."""
 
     seconds: float
-    """Bound of the latency."""
+    """Latency bound."""
     share: float
-    """Of the requests that may be slower; none may fail."""
+    """Share of the requests that may be slower; none may fail."""
 
 
 class Window:
-    """The time in which is counted, opened and closed once."""
+    """Measurement window, opened and closed once."""
 
     def __init__(self) -> None:
         self.begin = self.end = math.inf
         self.cpu = 0.0
 
     def open(self) -> None:
-        """Begin to count."""
+        """Start counting."""
         self.begin, self.cpu = time.perf_counter(), -time.process_time()
 
     def close(self) -> None:
-        """Count no more."""
+        """Stop counting."""
         if self.end == math.inf:
             self.end = time.perf_counter()
             self.cpu += time.process_time()
 
     def observed(self, samples: list[Sample], connections: int) -> Observed:
-        """Return what was seen in it."""
+        """Return the observations in the window."""
         seconds = self.end - self.begin
         answered = sum(sample.kind == OK and self.begin < sample.end <= self.end for sample in samples)
         counted = [sample for sample in samples if self.begin <= sample.start <= self.end]
@@ -121,15 +121,15 @@ class Window:
 
 
 async def closed_loop(target: Target, clients: int, budget: Budget) -> Observed:
-    """Return what clients see that each send one request after the other.
+    """Return the observations of clients that each send one request after the other.
 
-    The window opens when each client has had an answer, while the load goes on, and closes when the budget is
-    reached; requests that are under way then are waited for.
+    The window opens once each client has had a response, while the load continues, and closes when the budget
+    is reached; requests in flight are then finished.
 
     Args:
-        target: see `Target`.
-        clients: how many, each with a connection of its own.
-        budget: seconds, and requests of all clients together; until both are reached.
+        target: server and requests.
+        clients: number of clients, each with its own connection.
+        budget: minimum seconds, and minimum requests of all clients together.
     """
     window, samples, requests = Window(), list[Sample](), cycle(target.requests)
     starting, done = clients, 0
@@ -159,14 +159,14 @@ async def closed_loop(target: Target, clients: int, budget: Budget) -> Observed:
 async def open_loop(
     target: Target, rate: float, budget: Budget, seed: int, limit: Limit | None = None
 ) -> Observed:
-    """Return what arrivals at random times see, whether or not the server keeps up.
+    """Return the observations of arrivals at random times, whether or not the server keeps up.
 
     Args:
-        target: see `Target`.
-        rate: arrivals a second.
-        budget: seconds and arrivals; until both are reached.
-        seed: of the times between arrivals.
-        limit: leave off as soon as it is clear that this is not kept.
+        target: server and requests.
+        rate: arrivals per second.
+        budget: minimum seconds and minimum arrivals.
+        seed: seed of the arrival times.
+        limit: stop early once this can no longer be met; None to run to the end.
     """
     arrivals = max(math.ceil(rate * budget.seconds), budget.runs)
     pool, window, requests = Pool(target), Window(), cycle(target.requests)
@@ -196,10 +196,10 @@ async def open_loop(
 
 
 class Pool:
-    """Connections of the open loop, used in turns so that all workers of a server get their share.
+    """Connections of the open loop, used in rotation so that all workers of a server get requests.
 
     Args:
-        target: see `Target`.
+        target: server and requests.
     """
 
     def __init__(self, target: Target) -> None:
@@ -215,7 +215,7 @@ class Pool:
         await asyncio.gather(*(each.open() for each in self.idle), return_exceptions=True)
 
     async def ask(self, request: bytes, due: float) -> Sample:
-        """Send a request over the connection that has been idle longest; for one that holds a slot."""
+        """Send a request over the connection that has been idle longest; the caller holds a slot."""
         if self.idle:
             connection = self.idle.popleft()
         else:
@@ -226,25 +226,25 @@ class Pool:
         return sample
 
     def close(self) -> None:
-        """Close all."""
+        """Close all connections."""
         for connection in self.idle:
             connection.close()
 
 
 async def _ask(target: Target, connection: Connection, request: bytes, due: float | None = None) -> Sample:
-    """Send a request and return what became of it; a failure closes the connection.
+    """Send a request and return its sample; a failure closes the connection.
 
     Args:
-        target: see `Target`.
-        connection: nobody else uses it.
-        request: what is sent.
-        due: when it should have been sent; None for now.
+        target: server and requests.
+        connection: connection that nothing else uses.
+        request: request as sent over the wire.
+        due: time at which it was due; None for now.
     """
     sent, timing, received = time.perf_counter(), "", 0
     start = sent if due is None else due
     left = target.timeout - (sent - start)
     try:
-        if left <= 0:  # it waited too long for a connection
+        if left <= 0:  # it waited for a connection for too long
             raise TimeoutError
         async with asyncio.timeout(left):
             answer = await connection.ask(request)
@@ -258,6 +258,6 @@ async def _ask(target: Target, connection: Connection, request: bytes, due: floa
 
 
 def _due_times(begin: float, rate: float, arrivals: int, seed: int) -> Iterator[float]:
-    """Yield the times of a Poisson process."""
+    """Yield the arrival times of a Poisson process."""
     random = Random(seed)
     return accumulate((random.expovariate(rate) for _ in range(arrivals - 1)), initial=begin)

@@ -1,4 +1,4 @@
-"""What a load test is asked for and what it finds, as it stands in `load.json`."""
+"""Settings and results of a load test, as written to `load.json`."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from zoo.serve.bench.measurement import Times
 Route = Literal["predict", "oip"]
 
 PARTS = ("decode", "queue", "compute", "encode")
-"""What the server says of its time, in the header Server-Timing."""
+"""Parts of the server's time in the header Server-Timing."""
 REST = "rest"
-"""What is left of the latency: HTTP on both sides, the wire, the client."""
+"""Rest of the latency: HTTP on both sides, network, client."""
 
 BOUND_MS = 100.0
-"""Default of `--bound-ms`, MLPerf's for its detection server (RetinaNet)."""
+"""Default of `--bound-ms`; MLPerf's bound for object detection in the Server scenario (RetinaNet)."""
 ALLOWED = 0.01
-"""Share of the requests that may exceed the bound: the bound is one of p99."""
+"""Share of the requests that may exceed the bound, which applies to p99."""
 
 
 class Settings(Frozen):
-    """How much load, for how long.
+    """Settings of a load test.
 
     Args:
-        clients: numbers of clients that wait for their answers.
-        rates: arrivals a second of the open loop; None for shares of the best throughput of `clients`.
-        bound_ms: latency that 99 of 100 requests must keep for a rate to count as served.
-        seconds: at least this long for each number of clients and each rate.
-        requests: at least this many for each.
-        search_seconds: at least this long for each rate of the search; a queue must have time to grow.
-        search_requests: at least this many for each rate of the search, unless that takes over a minute.
+        clients: numbers of clients of the closed loop.
+        rates: arrivals per second of the open loop; None for shares of the best throughput of `clients`.
+        bound_ms: latency that 99 % of the requests must meet for a rate to count as served.
+        seconds: minimum duration for each number of clients and each rate.
+        requests: minimum number of requests for each.
+        search_seconds: minimum duration for each rate of the search; a queue must have time to grow.
+        search_requests: minimum requests for each rate of the search, unless that takes over a minute.
         timeout: seconds after which a request counts as failed.
-        route: `predict`, encoded images to PNG masks, or `oip`, raw tensors by the Open Inference Protocol.
-        threads: of the bare model, on the CPU.
-        quick: whether effort was lowered for a first look.
+        route: `predict` for image files and PNG masks, `oip` for tensors of the Open Inference Protocol.
+        threads: CPU threads of the bare model.
+        quick: whether the effort was reduced for rough figures.
     """
 
     clients: tuple[int, ...] = (1, 8, 32)
@@ -53,16 +53,16 @@ class Settings(Frozen):
 
 
 class Server(Frozen):
-    """What answered, and to what.
+    """Tested server, model and requests.
 
     Args:
-        url: of the server.
-        model: its name there.
-        version: likewise.
-        backend: what runs it, as the server says; None where it does not say.
-        description: likewise.
-        reason: why this backend.
-        images: how many different ones are sent in turns, and what they are.
+        url: address of the server.
+        model: name of the model on the server.
+        version: version of the model on the server.
+        backend: backend of the model, as reported by the server; None if it does not report one.
+        description: description of the backend, as reported by the server.
+        reason: reason for the backend, as reported by the server.
+        images: description of the images, which are cycled through.
         request_bytes: mean size of a request's body.
     """
 
@@ -77,26 +77,25 @@ class Server(Frozen):
 
 
 class Row(Frozen):
-    """The figures of one load.
+    """Figures of one load.
 
     Args:
-        loop: `closed`, clients that wait, or `open`, arrivals that do not.
-        clients: of the closed loop.
-        rate: arrivals a second of the open loop, as asked for.
-        searched: whether the rate was tried in search of the highest that keeps the bound.
-        requests: how many were sent in the time that counts.
-        errors: how many failed, by status or kind.
-        latency_ms: of those that were answered, in the open loop from the time a request was due; None
-            without any.
-        answered_per_s: good answers over the time that counts.
+        loop: `closed` or `open`.
+        clients: number of clients of the closed loop.
+        rate: requested arrivals per second of the open loop.
+        searched: whether the rate belongs to the search for the goodput.
+        requests: number of requests sent in the window.
+        errors: number of failed requests by status or kind.
+        latency_ms: latency of successful requests, in the open loop from their due time; None without any.
+        answered_per_s: successful responses per second.
         in_time: share of the requests that were answered within the bound.
         parts_ms: means of `PARTS` and `REST`, which add up to the mean latency; empty without Server-Timing.
-        sent_bytes: of all requests.
-        received_bytes: of all answers.
-        client_cpu: share of one core that the client kept busy, at most of a round.
-        late_ms: how late requests were sent after they were due, p99; None in the closed loop.
-        connections: how many the client opened, at most in a round.
-        seconds: the time that counts.
+        sent_bytes: size of all requests.
+        received_bytes: size of all responses.
+        client_cpu: maximum share of one core that the client used in a round.
+        late_ms: p99 of the delay between due time and sending; None in the closed loop.
+        connections: maximum number of connections that the client opened in a round.
+        seconds: length of the window.
     """
 
     loop: Literal["closed", "open"]
@@ -118,29 +117,29 @@ class Row(Frozen):
 
     @property
     def name(self) -> str:
-        """Return what it is called in tables."""
+        """Return the name in tables."""
         if self.loop == "open":
             return f"{self.rate:.4g}/s"
         return "1 client" if self.clients == 1 else f"{self.clients} clients"
 
     @property
     def failed(self) -> int:
-        """Return how many requests failed."""
+        """Return the number of failed requests."""
         return sum(self.errors.values())
 
     @property
     def holds(self) -> bool:
-        """Return whether nothing failed and 99 of 100 were answered within the bound."""
+        """Return whether no request failed and 99 % were answered within the bound."""
         return self.failed == 0 and self.in_time >= 1 - ALLOWED
 
 
 class Goodput(Frozen):
-    """The highest rate that keeps the bound, MLPerf's figure of its Server scenario.
+    """Goodput: the highest rate within the bound, the metric of MLPerf's Server scenario.
 
     Args:
-        rate: arrivals a second; None if not even the lowest that was tried keeps it.
-        failing_rate: the lowest above it that did not; None if none was reached.
-        tried: how many rates.
+        rate: arrivals per second; None if even the lowest tried rate exceeds the bound.
+        failing_rate: lowest rate above it that exceeded the bound; None if none did.
+        tried: number of rates that were tried.
     """
 
     rate: float | None
@@ -149,13 +148,13 @@ class Goodput(Frozen):
 
 
 class Bare(Frozen):
-    """The model without a server, in turns with the closed loop on the same images.
+    """Figures of the model without a server, timed in turns with the closed loop on the same images.
 
     Args:
-        path: of the model.
-        backend: that ran it.
-        description: what ran where.
-        end_to_end_ms: from an image in memory to its mask.
+        path: path of the model.
+        backend: backend that ran it.
+        description: description of runtime and device.
+        end_to_end_ms: time from an image in memory to its mask.
     """
 
     path: str
@@ -165,18 +164,18 @@ class Bare(Frozen):
 
 
 class Report(Frozen):
-    """The rows of one call with what is needed to judge and repeat them.
+    """Rows of one load test, with the facts needed to judge and repeat it.
 
     Args:
-        timestamp: when it began, UTC.
-        command: the command line.
-        machine: of the client, see `zoo.serve.bench.machine`.
-        versions: of the client.
-        settings: as given.
-        server: see `Server`.
-        rows: by number of clients, then by rate.
-        goodput: None where the bound was not searched for.
-        bare: None without a model to compare with.
+        timestamp: start of the test, UTC.
+        command: command line.
+        machine: client machine, see `zoo.serve.bench.machine`.
+        versions: versions of the client's software.
+        settings: settings of the test.
+        server: tested server, model and requests.
+        rows: rows by number of clients, then by rate.
+        goodput: highest rate within the bound; None if it was not searched for.
+        bare: figures of the bare model; None without a model to compare with.
     """
 
     format: int = 1
@@ -192,15 +191,15 @@ class Report(Frozen):
 
     @property
     def closed(self) -> list[Row]:
-        """Return the rows of clients that wait."""
+        """Return the rows of the closed loop."""
         return [row for row in self.rows if row.loop == "closed"]
 
     @property
     def fewest_clients(self) -> Row:
-        """Return the row of the fewest clients that wait."""
+        """Return the closed-loop row with the fewest clients."""
         return min(self.closed, key=lambda row: row.clients or 0)
 
     @property
     def open(self) -> list[Row]:
-        """Return the rows of arrivals, by rate."""
+        """Return the rows of the open loop, by rate."""
         return [row for row in self.rows if row.loop == "open"]

@@ -1,4 +1,4 @@
-"""A load test as one HTML page, and its JSON."""
+"""Report of a load test as an HTML page and JSON."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NAMES = ("load.html", "load.json")
 
 
 def _kept(row: Row) -> float:
-    """Return the share of the good answers that kept the bound."""
+    """Return the share of the successful responses within the bound."""
     good = row.requests - row.failed
     return row.in_time * row.requests / good if good else 0.0
 
@@ -38,11 +38,11 @@ SERVED: dict[str, tuple[str, Callable[[Row], float]]] = {
     "answered": ("teal", lambda _: 1.0),
     "in time": ("blue", _kept),
 }
-"""Color of each line of a plot, and the share of the answers that it shows."""
+"""Color and share of the responses for each line of a plot."""
 
 
 def write_report(report: Report, folder: Path) -> list[Path]:
-    """Write a report as page and JSON and return the paths; none is ever half written."""
+    """Write a report as page and JSON, each atomically, and return the paths."""
     folder.mkdir(parents=True, exist_ok=True)
     page, data = (folder / name for name in NAMES)
     write_json(data, report.model_dump(mode="json"))
@@ -54,7 +54,7 @@ def html(report: Report) -> str:
     """Return the whole report as one page."""
     server, closed = report.server, report.closed
     spent = [row for row in closed if row.parts_ms]
-    loads = [row for row in report.rows if not row.searched]  # the others end with their first error
+    loads = [row for row in report.rows if not row.searched]  # searched rates end at their first error
     return render(
         "serve/load/load.html",
         title=f"Load test of {server.model}",
@@ -81,14 +81,14 @@ def html(report: Report) -> str:
 
 
 def _cards(report: Report) -> Iterator[tuple[str, ...]]:
-    """Yield what the test came to: title, figure, remark and color of each card."""
+    """Yield the title, figure, remark and color of each card."""
     best, first = max(report.closed, key=lambda row: row.answered_per_s), report.fewest_clients
     if report.goodput is not None:
         rate = report.goodput.rate
         figure = "none" if rate is None else f"{number(rate)}/s"
         bound = f"p99 within {report.settings.bound_ms:g} ms, no errors"
-        yield "Goodput, arrivals at random", figure, bound, "blue"
-    yield "Throughput, clients that wait", f"{number(best.answered_per_s)}/s", best.name, "teal"
+        yield "Goodput, open loop", figure, bound, "blue"
+    yield "Throughput, closed loop", f"{number(best.answered_per_s)}/s", best.name, "teal"
     if times := first.latency_ms:
         p99 = "" if times.p99 is None else f", p99 {number(times.p99)}"
         yield (
@@ -122,22 +122,22 @@ def _rates(rows: Sequence[Row]) -> Iterator[Markup]:
     if any(row.answered_per_s for row in rows):
         rates = [(row.name, row.answered_per_s) for row in rows]
         entries = [Bar(y, name, LIGHT["teal"], (rate,), number(rate)) for y, (name, rate) in enumerate(rates)]
-        yield bars(entries, "Answers a second")
+        yield bars(entries, "Responses per second")
 
 
 def _errors(rows: Sequence[Row]) -> Iterator[Markup]:
-    """Yield the share of the requests of each load that failed, if any did."""
+    """Yield the share of failed requests of each load, if any failed."""
     failed = [row for row in rows if row.failed]
     if failed:
         entries = [
             Bar(y, row.name, LIGHT["red"], (100 * share,), f"{percent(share)}: {kinds(row)}")
             for y, (row, share) in enumerate((row, row.failed / row.requests) for row in failed)
         ]
-        yield bars(entries, "% of the requests that failed")
+        yield bars(entries, "Failed requests, %")
 
 
 def _stacks(rows: Sequence[Row]) -> Iterator[Markup]:
-    """Yield the mean latency of each row, part behind part, to one scale."""
+    """Yield the mean latency of each row as stacked parts, on one scale."""
     if not rows:
         return
     figure = new_figure(BAR * len(rows) + 1.1)
@@ -156,7 +156,7 @@ def _stacks(rows: Sequence[Row]) -> Iterator[Markup]:
 
 
 def plotted(report: Report) -> list[Row]:
-    """Return a row for each rate that was not left early, in their order."""
+    """Return a row for each rate that ran to the end, by rate."""
     whole = [row for row in report.open if row.holds or not row.searched]
     rows = {row.rate: row for row in sorted(whole, key=lambda row: row.searched)}
     return sorted(rows.values(), key=lambda row: row.rate or 0)
@@ -185,7 +185,7 @@ def _served_curves(report: Report) -> Iterator[Markup]:
 
 
 def _curves(title: str, curves: Mapping[str, tuple[str, list[Any]]], bound: float | None = None) -> Markup:
-    """Return figures against arrivals; with a bound, which is a line across, on a logarithmic axis."""
+    """Return figures against arrivals; with a bound, on a logarithmic axis with a line at the bound."""
     figure = new_figure(2.8)
     axes = figure.subplots()
     for name, (color, points) in curves.items():

@@ -1,4 +1,4 @@
-"""What a reader must know to judge a load test: server, client, load, what each figure means."""
+"""Explanations for readers of a load test: server, client, load, meaning of the figures."""
 
 from __future__ import annotations
 
@@ -15,61 +15,63 @@ if TYPE_CHECKING:
     from zoo.serve.load.measurement import Bare, Report, Row
 
 BUSY_CLIENT = 0.8
-"""Share of a core from which the client may be what limits."""
+"""Share of a core above which the client may be the limit."""
 BUSY_MACHINE = 0.5
-"""Share of the cores that others keep busy from which a report warns."""
+"""Share of the cores used by other work above which a report warns."""
 LATE = 0.1
-"""Share of the p90 latency by which requests may be sent late before a report warns."""
+"""Delay of sending, as a share of the p90 latency, above which a report warns."""
 
 NAMED = 3
-"""Loads that a warning names, at most."""
+"""Maximum number of loads that a warning names."""
 
-QUICK = "A quick look: few requests, rough figures. Measure again without --quick to rely on them."
+QUICK = "Rough figures from few requests (--quick). Measure again without --quick to rely on them."
 READING = (
     "Latency: from sending a request to the last byte of its answer, by the client's clock, over connections "
     "that stay open.\n"
-    "Clients that wait (closed loop): each sends its next request when it has the answer.\n"
-    "Arrivals (open loop): a Poisson process; latency counts from when a request was due, so that a stall is "
-    "felt by all who arrive in it (no coordinated omission).\n"
+    "Closed loop: each client sends its next request when it has the response to the last.\n"
+    "Open loop: arrivals form a Poisson process; latency counts from the due time of a request, so that "
+    "every "
+    "request that arrives during a stall shows it (no coordinated omission).\n"
     f"Clients took turns in {ROUNDS} rounds, rates in {RATE_ROUNDS}, after a warm-up of at least "
-    f"{WARM_UP.seconds:g} s; a round of clients counts from when each has had its first answer.\n"
-    f"No outlier is removed, nothing is sent twice; p99 needs {RUNS_FOR_P99} requests. Percentiles are of "
-    "good answers; what failed is in the column of errors.\n"
-    "In time: share of all requests that were answered well within the bound.\n"
-    f"Goodput: the highest rate of arrivals at which none fails and 99 of 100 are answered within the bound "
-    f"(MLPerf's Server scenario), by bisection to {PRECISION:.0%}. A rate is lost when "
-    f"{TRIES} tries failed; a try that cannot be won any more is left early.\n"
+    f"{WARM_UP.seconds:g} s; a round of clients counts once each has had its first response.\n"
+    f"No outlier is removed, and no request is retried; p99 needs {RUNS_FOR_P99} requests. Percentiles are "
+    "those of successful responses; the column of errors counts the others.\n"
+    "In time: share of all requests that were answered successfully within the bound.\n"
+    f"Goodput: the highest rate of arrivals at which no request fails and 99 % are answered within the bound "
+    f"(MLPerf's Server scenario), by bisection to {PRECISION:.0%}. A rate fails after "
+    f"{TRIES} failed tries; a try that cannot succeed any more ends early.\n"
     "Queue, compute, decode, encode: by the server's own clock (Server-Timing); compute is that of the whole "
-    "batch an image was in. Rest: HTTP on both sides, the wire, the client."
+    "batch of an image. Rest: HTTP on both sides, network, client."
 ).split("\n")
 
 
 def warnings(report: Report) -> list[str]:
-    """Return why the figures are to be taken with care, if they are."""
+    """Return warnings about the figures."""
     rows, machine, first = report.rows, report.machine, report.fewest_clients.latency_ms
     found = [QUICK] if report.settings.quick else []
     if machine["load"] is not None and machine["load"] > BUSY_MACHINE * machine["cores"]:
         found.append(
-            f"The client's machine was busy before it began (load average {machine['load']:g} on "
+            f"The client's machine was busy before the test (load average {machine['load']:g} on "
             f"{machine['cores']} cores)."
         )
     if busy := [row for row in rows if row.client_cpu >= BUSY_CLIENT]:
         most = max(row.client_cpu for row in busy)
         found.append(
-            f"The client was busy ({100 * most:.0f}% of a core) with {_names(busy)}: it may be what limits; "
-            f"run several, or on a faster machine."
+            f"The client was busy ({100 * most:.0f}% of a core) with {_names(busy)}: it may be the limit; "
+            f"run several clients, or use a faster machine."
         )
     if late := [row for row in rows if _is_late(row)]:
         found.append(
             f"Requests were sent late (p99 {number(max(row.late_ms or 0 for row in late))} ms) at "
-            f"{_names(late)}: their latencies hold time of the client."
+            f"{_names(late)}: their latencies include time of the client."
         )
     if full := [row for row in rows if row.loop == "open" and row.connections >= MAX_CONNECTIONS]:
         found.append(f"All {MAX_CONNECTIONS} connections were busy at {_names(full)}: arrivals had to wait.")
     if report.bare and first and report.bare.end_to_end_ms.p50 > first.p50:
         found.append(
-            "The bare model was slower than the server: other work slowed it, or it has other threads or "
-            "another device than the server's."
+            "The bare model was slower than the server: other work slowed it, or its threads or device "
+            "differ "
+            "from the server's."
         )
     if failed := [row for row in report.closed if row.failed]:
         found.append(f"Requests failed with {_names(failed)}: see the table of errors.")
@@ -77,7 +79,7 @@ def warnings(report: Report) -> list[str]:
 
 
 def facts(report: Report) -> list[tuple[str, str]]:
-    """Return what was tested, where and how, by name."""
+    """Return the facts of the test by name: target, machines, settings."""
     server, settings, machine = report.server, report.settings, report.machine
     version = f", version {server.version}" if server.version else ""
     runs = [text for text in (server.description or server.backend, server.reason) if text]
@@ -86,7 +88,7 @@ def facts(report: Report) -> list[tuple[str, str]]:
         ("server", f"{server.url}, model {server.model}{version}"),
         *([("runs on", ", ".join(runs))] if runs else []),
         ("route", routes[settings.route]),
-        ("images", f"{server.images}, {number(server.request_bytes / 1e3)} kB a request"),
+        ("images", f"{server.images}, {number(server.request_bytes / 1e3)} kB per request"),
         ("bound", f"p99 of {settings.bound_ms:g} ms, no errors"),
         ("effort", f"at least {settings.seconds:g} s and {settings.requests} requests for each load"),
         *([_bare(report.bare, settings.threads)] if report.bare else []),

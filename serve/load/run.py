@@ -1,8 +1,8 @@
-"""A load test: clients that wait, then arrivals that do not, then the highest rate that keeps the bound.
+"""Load test: closed loop, then open loop, then the search for the highest rate within the bound.
 
-The numbers of clients and the bare model take turns in rounds, as the backends of a benchmark do, so that
-other work on the machine slows all of them; so do the rates. The server and what it serves are warm before
-anything counts. Nothing is sent twice.
+The numbers of clients and the bare model take turns in rounds, like the backends of a benchmark, so that
+other work on the machine slows all of them; so do the rates. Measurements start after a warm-up. Requests are
+never retried.
 """
 
 from __future__ import annotations
@@ -42,41 +42,41 @@ if TYPE_CHECKING:
 
 WARM_UP = Budget(seconds=1.0, runs=20)
 SHARES = (0.25, 0.5, 0.75, 1.0, 1.25)
-"""Rates of the open loop, as shares of the best throughput of the closed one."""
+"""Rates of the open loop, as shares of the best throughput of the closed loop."""
 RATE_ROUNDS = 2
 TRIES = 2
-"""Of each rate of the search until it counts as lost: a moment's work of others must not decide."""
+"""Tries of each rate of the search, so that a moment of other work does not decide."""
 LONGEST_TRY = 60.0
-"""Seconds of one rate of the search, at most, if there are enough requests for the share that is allowed."""
+"""Maximum seconds for one rate of the search, if it has enough requests for the allowed share."""
 
 LATE_PERCENTILE = 99
 
 PRECISION = 0.05
-"""How far above the rate that is found one that fails lies, at most, as a share of it."""
+"""Maximum relative gap between the rate that is found and the next failing one."""
 
 GROWTH = 1.5
 
 LEAST = 1 / 8
-"""Share of the first guess below which nothing is tried."""
+"""Share of the first guess below which no rate is tried."""
 
 MOST_TRIES = 16
 
 
 class BareModel(NamedTuple):
-    """The model to compare with."""
+    """Model without a server to compare with."""
 
     path: Path
     predictor: Predictor
 
 
 def load_test(found: Found, bare: BareModel | None, settings: Settings, say: Say) -> Report:
-    """Return the figures of a server.
+    """Return the report of a load test.
 
     Args:
-        found: the server, which has answered.
-        bare: see `BareModel`; None for no comparison.
-        settings: see `Settings`.
-        say: told what goes on.
+        found: server that has responded.
+        bare: model to compare with; None for no comparison.
+        settings: settings of the load test.
+        say: called with a line for each step.
 
     Raises:
         ZooError: the server answers no request of the warm-up.
@@ -88,7 +88,7 @@ def load_test(found: Found, bare: BareModel | None, settings: Settings, say: Say
         if not warm.answered:
             raise ZooError(
                 f"{found.server.url} answered none of {len(warm.samples)} requests of the warm-up "
-                f"({warm.samples[0].kind}), expected good answers: see the server's log"
+                f"({warm.samples[0].kind}), expected successful responses: see the server's log"
             )
         test = LoadTest(client, settings, say)
         closed, bare_figures = test.clients(bare, found.inputs)
@@ -109,12 +109,12 @@ def load_test(found: Found, bare: BareModel | None, settings: Settings, say: Say
 
 
 class LoadTest:
-    """The parts of a load test, one after the other.
+    """Parts of a load test, run one after the other.
 
     Args:
-        client: warmed up.
-        settings: see `Settings`.
-        say: told what goes on.
+        client: warmed-up client.
+        settings: settings of the load test.
+        say: called with a line for each step.
     """
 
     def __init__(self, client: Client, settings: Settings, say: Say) -> None:
@@ -127,7 +127,7 @@ class LoadTest:
     def clients(
         self, bare: BareModel | None, inputs: Sequence[NDArray[np.uint8]]
     ) -> tuple[list[Row], Bare | None]:
-        """Return a row for each number of clients, and the figures of the bare model, in turns with them."""
+        """Return a row for each number of clients, and the figures of the bare model, timed in turns."""
         settings = self.settings
         turns: list[Turn] = [partial(self.client.closed, clients) for clients in settings.clients]
         if bare is not None:
@@ -135,7 +135,7 @@ class LoadTest:
             warm_up(run)
             turns.append(partial(settled, run))
         seen = in_turns(
-            turns, self.budget, lambda number: self.say(f"clients that wait, round {number} of {ROUNDS}")
+            turns, self.budget, lambda number: self.say(f"closed loop, round {number} of {ROUNDS}")
         )
         rows = [
             row(_observed(rounds), settings.bound_ms, loop="closed", clients=clients)
@@ -144,7 +144,7 @@ class LoadTest:
         return rows, None if bare is None else _bare_figures(bare, seen[-1])
 
     def rates(self, rates: Sequence[float]) -> list[Row]:
-        """Return a row for each rate of arrivals."""
+        """Return a row for each arrival rate."""
         share = Budget(self.budget.seconds / RATE_ROUNDS, math.ceil(self.budget.runs / RATE_ROUNDS))
         seen: dict[float, list[Observed]] = {rate: [] for rate in rates}
         for number in range(RATE_ROUNDS):
@@ -154,15 +154,15 @@ class LoadTest:
         return [row(rounds, self.settings.bound_ms, loop="open", rate=rate) for rate, rounds in seen.items()]
 
     def search(self, swept: Sequence[Row]) -> Goodput:
-        """Return the highest rate that keeps the bound; `searched` has the rows."""
+        """Return the highest rate within the bound; `searched` has the rows."""
         kept = [each.rate or 0 for each in swept if each.holds]
         guess = max(kept) if kept else min(each.rate or 0 for each in swept) / 2
         return highest_rate(lambda rate: any(self._holds(rate) for _ in range(TRIES)), guess)
 
     def _holds(self, rate: float) -> bool:
-        """Return whether a rate keeps the bound this time; what is measured becomes a row."""
+        """Measure a rate once, add a row, and return whether it is within the bound."""
         bound_ms = self.settings.bound_ms
-        self.say(f"does {rate:.4g} arrivals/s keep {bound_ms:g} ms?")
+        self.say(f"search: {rate:.4g} arrivals/s within {bound_ms:g} ms?")
         wanted = min(self.settings.search_requests, math.ceil(rate * LONGEST_TRY))
         limit = Limit(bound_ms / 1000, ALLOWED)
         budget = Budget(self.settings.search_seconds, wanted)
@@ -172,28 +172,28 @@ class LoadTest:
 
 
 def offered(settings: Settings, closed: Sequence[Row]) -> list[float]:
-    """Return the rates of arrivals that are measured, rising.
+    """Return the arrival rates to measure, in increasing order.
 
     Args:
-        settings: see `Settings`.
-        closed: rows of the closed loop, whose best throughput they are shares of if none are asked for.
+        settings: settings of the load test.
+        closed: rows of the closed loop; the default rates are shares of the best throughput.
 
     Raises:
-        ZooError: it is zero.
+        ZooError: the best throughput is zero.
     """
     if settings.rates is not None:
         return sorted(settings.rates)
     best = max(each.answered_per_s for each in closed)
     if best == 0:
         raise ZooError(
-            "the server answered no client in the time that counts, expected some answers to derive rates "
-            "from: give more --seconds, or --rates"
+            "the server answered no client in the measured time, expected responses to derive rates from: "
+            "increase --seconds, or set --rates"
         )
     return [float(f"{best * share:.3g}") for share in SHARES]
 
 
 def _bare_run(predictor: Predictor, inputs: Sequence[NDArray[np.uint8]], route: str) -> Callable[[], object]:
-    """Return what predicts the next image, without resizing where the server does none."""
+    """Return a function that predicts the next image, without resizing if the server does none."""
     images = cycle(inputs)
     if route == "oip":
         return lambda: predictor.run(next(images)[None])
@@ -215,12 +215,12 @@ def _bare_figures(bare: BareModel, rounds: Sequence[Observed | list[float]]) -> 
 
 
 def row(rounds: Sequence[Observed], bound_ms: float, **load: Any) -> Row:
-    """Return the figures of all rounds of one load.
+    """Return the row of all rounds of one load.
 
     Args:
-        rounds: what each showed.
-        bound_ms: see `Settings`.
-        load: fields of the row that say what it was.
+        rounds: observations of each round.
+        bound_ms: latency bound.
+        load: fields of the row that describe the load.
     """
     samples = [sample for observed in rounds for sample in observed.samples]
     good = [[1000 * each.seconds for each in observed.samples if each.kind == OK] for observed in rounds]
@@ -246,10 +246,10 @@ def row(rounds: Sequence[Observed], bound_ms: float, **load: Any) -> Row:
 
 
 def parts(samples: Sequence[Sample]) -> dict[str, float]:
-    """Return mean milliseconds of each part of the answers that have Server-Timing; they add up to the mean.
+    """Return the mean milliseconds of each part, over responses with Server-Timing; they sum to the mean.
 
     Args:
-        samples: requests, those that failed too.
+        samples: requests, including failed ones.
     """
     found = [(sample, server_timing(sample.timing)) for sample in samples if sample.kind == OK]
     timed = [(sample, timing) for sample, timing in found if timing]
@@ -261,7 +261,7 @@ def parts(samples: Sequence[Sample]) -> dict[str, float]:
 
 
 def server_timing(header: str) -> dict[str, float]:
-    """Return the milliseconds of each entry of a Server-Timing header that has a duration.
+    """Return the milliseconds of each entry with a duration in a Server-Timing header.
 
     Example:
         >>> server_timing("decode;dur=1.5, queue;desc=waiting;dur=0.25, miss")
@@ -278,17 +278,17 @@ def server_timing(header: str) -> dict[str, float]:
 
 
 def _late(samples: Sequence[Sample]) -> float | None:
-    """Return how many milliseconds after they were due requests were sent, p99."""
+    """Return the p99 of the delay between due time and sending, in milliseconds."""
     late = [1000 * (sample.sent - sample.start) for sample in samples]
     return float(np.percentile(late, LATE_PERCENTILE)) if late else None
 
 
 def highest_rate(holds: Callable[[float], bool], guess: float) -> Goodput:
-    """Return the highest rate that holds, within `PRECISION`.
+    """Return the highest rate that holds, to within `PRECISION`.
 
     Args:
-        holds: whether the server keeps the bound at a rate, which is measured.
-        guess: a rate to begin with.
+        holds: function that measures whether the server keeps the bound at a rate.
+        guess: first rate to try.
     """
     low, high, rate, tried = 0.0, math.inf, guess, 0
     while tried < MOST_TRIES and rate >= LEAST * guess and high > (1 + PRECISION) * low:

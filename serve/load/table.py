@@ -1,4 +1,4 @@
-"""The figures of a load test as text, in columns."""
+"""Tables of the figures of a load test."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ if TYPE_CHECKING:
 
 
 class Column(NamedTuple):
-    """A figure of a row as text."""
+    """Column of a table: its head, and a function from a row to text."""
 
     head: str
     cell: Callable[[Row], str]
 
 
 def lines(rows: Sequence[Row], columns: Sequence[Column]) -> Lines:
-    """Return the table of some rows."""
+    """Return the head and lines of a table of rows."""
     return [column.head for column in columns], [[column.cell(row) for column in columns] for row in rows]
 
 
 def percent(share: float) -> str:
-    """Return a share in percent that says 100 only if nothing is missing.
+    """Return a share in percent, rounded down, so that 100 means all.
 
     Example:
         >>> [percent(share) for share in (0.5, 0.9996, 1.0)]
@@ -37,14 +37,14 @@ def percent(share: float) -> str:
 
 
 def overhead(report: Report) -> list[str]:
-    """Return sentences on how much of the latency is not the model, as far as it was measured."""
+    """Return sentences about the share of the latency outside the model, as far as measured."""
     alone = report.fewest_clients
     found = []
     if report.bare is not None and alone.latency_ms is not None:
         bare, served = report.bare.end_to_end_ms.p50, alone.latency_ms.p50
         found.append(
-            f"Over the bare model: {alone.name} sees {number(served)} ms, the model alone takes "
-            f"{number(bare)} ms (p50, {report.bare.backend} from an image in memory to its mask): "
+            f"Overhead over the bare model: {alone.name} sees {number(served)} ms, the model alone takes "
+            f"{number(bare)} ms (p50, {report.bare.backend}, from an image in memory to its mask): "
             f"{served - bare:+.2f} ms, {100 * (served / bare - 1):+.0f}%."
         )
     for row in (each for each in report.closed if each.parts_ms):
@@ -58,17 +58,18 @@ def overhead(report: Report) -> list[str]:
 
 
 def goodput(report: Report) -> str:
-    """Return the highest rate that keeps the bound as a sentence; empty where none was searched for."""
+    """Return a sentence about the goodput; empty if it was not searched for."""
     found, bound = report.goodput, f"{report.settings.bound_ms:g} ms"
     if found is None:
         return ""
     if found.rate is None:
         lowest = "" if found.failing_rate is None else f" ({number(found.failing_rate)}/s was the lowest)"
-        return f"Goodput: no rate that was tried{lowest} kept p99 within {bound} without an error."
+        return f"Goodput: no tried rate{lowest} had a p99 within {bound} and no errors."
     above = "" if found.failing_rate is None else f"; {number(found.failing_rate)}/s did not"
     return (
-        f"Goodput: {number(found.rate)} requests/s arrive at random times, none fails and 99 of 100 take at "
-        f"most {bound}{above}."
+        f"Goodput: {number(found.rate)} requests/s at random times, of which none fails and 99 % take at "
+        "most "
+        f"{bound}{above}."
     )
 
 
@@ -81,7 +82,7 @@ def _part(name: str) -> Column:
 
 
 def kinds(row: Row) -> str:
-    """Return how many requests failed of each status or kind."""
+    """Return the number of failed requests of each status or kind."""
     return ", ".join(f"{count} x {kind}" for kind, count in row.errors.items()) or "0"
 
 
@@ -103,7 +104,7 @@ OPEN = (
     Column("tried for", lambda row: "the bound" if row.searched else "the curve"),
 )
 SPENT = (CLIENTS, *map(_part, (*PARTS, REST)))
-"""Where the time of a request goes."""
+"""Columns of the time of a request by part."""
 COST = (
     CLIENTS,
     Column("seconds", lambda row: number(row.seconds)),
@@ -113,4 +114,4 @@ COST = (
     Column("client CPU", lambda row: f"{100 * row.client_cpu:.0f}%"),
     Column("sent late, p99 ms", lambda row: number(row.late_ms)),
 )
-"""What the client had to do."""
+"""Columns about the client."""

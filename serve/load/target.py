@@ -1,4 +1,4 @@
-"""From the address of a server to requests that it answers."""
+"""Discovery of a server's model, and requests for it."""
 
 from __future__ import annotations
 
@@ -31,36 +31,36 @@ START = "start it with zoo serve MODEL, or check the address"
 
 
 class Asked(NamedTuple):
-    """What of a server is tested."""
+    """Requested target of a load test."""
 
     url: str
     key: str | None
-    """Of the API; None without one."""
+    """API key; None without one."""
     model: str | None
-    """Its name there; None for the server's first."""
+    """Name of the model; None for the server's first."""
     route: Route
     timeout: float
-    """Seconds for each request."""
+    """Time limit of each request, in seconds."""
 
 
 class Found(NamedTuple):
-    """A server that gave a good answer to the first request."""
+    """Server that answered the first request successfully."""
 
     server: Server
     target: Target
     inputs: tuple[NDArray[np.uint8], ...]
-    """What the model works on: (H, W, 3), for `oip` at the network's size."""
+    """Input images, each (H, W, 3), for `oip` at the network's size."""
 
 
 def find(asked: Asked, pictures: tuple[Picture, ...]) -> Found:
-    """Return the requests for a server, the first of which it has answered.
+    """Return the server with its requests, after a successful response to the first one.
 
     Args:
-        asked: see `Asked`.
-        pictures: see `zoo.serve.load.inputs`.
+        asked: requested target.
+        pictures: images to send.
 
     Raises:
-        ZooError: it cannot be reached, wants a key, has no such model or does not answer as expected.
+        ZooError: the server cannot be reached, needs a key, lacks the model or responds unexpectedly.
     """
     address = parse_address(asked.url)
     return asyncio.run(_find(Finder(asked, address), pictures))
@@ -82,11 +82,11 @@ async def _find(finder: Finder, pictures: tuple[Picture, ...]) -> Found:
 
 
 class Finder:
-    """Asks a server what it is.
+    """Queries a server about its models.
 
     Args:
-        asked: see `Asked`.
-        address: of the server.
+        asked: requested target.
+        address: address of the server.
     """
 
     def __init__(self, asked: Asked, address: Address) -> None:
@@ -95,10 +95,10 @@ class Finder:
         self.headers = {} if asked.key is None else {"Authorization": f"Bearer {asked.key}"}
 
     async def model(self) -> dict[str, Any]:
-        """Return what the server says of the model: its name, and more if it is one of `zoo serve`."""
+        """Return the server's description of the model: its name, and more from `zoo serve`."""
         answer = await self._ask(request(self.address, "/models", self.headers))
         if answer.status == 404 and self.asked.route == "oip" and self.asked.model is not None:
-            return {"name": self.asked.model}  # another server of the protocol
+            return {"name": self.asked.model}  # another server that speaks the protocol
         models = {model["name"]: model for model in self._json(answer, "GET /models")}
         name = self.asked.model or next(iter(models), None)
         if name not in models:
@@ -109,7 +109,7 @@ class Finder:
     async def requests(
         self, model: Mapping[str, Any], pictures: Sequence[Picture]
     ) -> tuple[list[bytes], tuple[NDArray[np.uint8], ...]]:
-        """Return the requests as they go over the wire, and the images in them."""
+        """Return the requests as sent over the wire, and the images in them."""
         name = quote(str(model["name"]), safe="")
         if self.asked.route == "predict":
             route = f"/predict?format=png&model={name}"
@@ -133,10 +133,10 @@ class Finder:
         return request(self.address, f"{route}/infer", {**self.headers, **message.headers}, message.body)
 
     async def ask(self, message: bytes, what: str, timeout: float) -> None:
-        """Send a request and expect a good answer.
+        """Send a request and check that the response is successful.
 
         Raises:
-            ZooError: it is none.
+            ZooError: it is not.
         """
         self._check(await self._ask(message, timeout), what)
 
@@ -146,7 +146,7 @@ class Finder:
             async with asyncio.timeout(timeout):
                 return await connection.ask(message)
         except TimeoutError as error:
-            raise ZooError(f"{self.asked.url} did not answer in {timeout:g} s: {START}") from error
+            raise ZooError(f"{self.asked.url} did not respond within {timeout:g} s: {START}") from error
         except (OSError, EOFError, ProtocolError) as error:
             raise ZooError(f"{self.asked.url} cannot be reached ({error}): {START}") from error
         finally:
@@ -158,8 +158,9 @@ class Finder:
             return json.loads(answer.body)
         except ValueError as error:
             raise ZooError(
-                f"{self.asked.url} answered {what} with no JSON, expected a server of zoo serve: check the "
-                f"address"
+                f"{self.asked.url} answered {what} without JSON, expected a server started by zoo serve: "
+                "check "
+                f"the address"
             ) from error
 
     def _check(self, answer: Answer, what: str) -> None:
@@ -167,7 +168,7 @@ class Finder:
             return
         if answer.status == 401:
             raise ZooError(
-                f"{self.asked.url} wants an API key, got {'another' if self.asked.key else 'none'}: "
+                f"{self.asked.url} needs an API key, got {'a wrong one' if self.asked.key else 'none'}: "
                 f"set {KEY_VARIABLE}"
             )
         raise ZooError(
@@ -176,7 +177,7 @@ class Finder:
 
 
 def _fitted(pixels: NDArray[np.uint8], shape: Sequence[int], model: Mapping[str, Any]) -> NDArray[np.uint8]:
-    """Return an image at the size that a model takes, or as it is where any is taken and none is named."""
+    """Return an image at the size that a model takes, unchanged if it takes any and names none."""
     if model.get("imgsz"):
         preprocessing = Preprocessing(imgsz=tuple(model["imgsz"]), resize=model["resize"])
         size = preprocessing.model_size(*pixels.shape[:2])
@@ -192,9 +193,9 @@ def _sizes(images: Sequence[NDArray[np.uint8]]) -> str:
 
 
 def _detail(answer: Answer) -> str:
-    """Return what a problem says of itself, or the beginning of another body."""
+    """Return the detail of a problem response, or the beginning of another body."""
     text = answer.body[:300].decode("utf-8", "replace")
     try:
         return str(json.loads(answer.body)["detail"])
     except (ValueError, KeyError, TypeError):
-        return " ".join(text.split()) or "it says no more"
+        return " ".join(text.split()) or "without further detail"

@@ -130,7 +130,7 @@ def test_classes_are_names_and_palette(tiny_bundle: Path) -> None:
 
 
 def test_a_folder_without_a_configuration_is_no_bundle(tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match=r"holds no config.json, expected a bundle"):
+    with pytest.raises(BundleError, match=r"has no config.json, expected a bundle"):
         load_bundle(tmp_path)
 
 
@@ -186,7 +186,7 @@ def test_a_wrong_value_is_an_error_that_names_its_key(
 
 def test_missing_weights_are_an_error(bundle_copy: Path) -> None:
     (bundle_copy / "model.safetensors").unlink()
-    with pytest.raises(BundleError, match=r"holds no model\.safetensors"):
+    with pytest.raises(BundleError, match=r"has no model\.safetensors"):
         load_bundle(bundle_copy)
 
 
@@ -250,7 +250,7 @@ def test_a_folder_that_cannot_be_written_is_an_error(name: str, tmp_path: Path) 
     with pytest.raises(ZooError) as caught:
         check_writable(tmp_path / name)
     assert str(caught.value) == (
-        f"{tmp_path / name} cannot be written (Not a directory), expected a folder: name another"
+        f"{tmp_path / name} cannot be written (Not a directory), expected a folder: choose another"
     )
 
 

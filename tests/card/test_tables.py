@@ -158,7 +158,7 @@ def test_a_stated_license_stays_and_other_words_do_not(bundle_copy: Path) -> Non
 
 def test_a_card_whose_metadata_are_broken_is_an_error_of_one_line(bundle_copy: Path) -> None:
     (bundle_copy / "README.md").write_text("---\nlicense: [\n---\n")
-    with pytest.raises(BundleError, match=r"README\.md does not begin with valid YAML: mend it") as caught:
+    with pytest.raises(BundleError, match=r"README\.md does not begin with valid YAML: correct it") as caught:
         refresh_card(bundle_copy)
     assert "\n" not in str(caught.value)
 
@@ -167,7 +167,7 @@ def test_a_card_whose_metadata_are_broken_is_an_error_of_one_line(bundle_copy: P
 def test_a_benchmark_that_is_none_is_an_error_of_one_line(text: str, bundle_copy: Path) -> None:
     (bundle_copy / "benchmark").mkdir()
     (bundle_copy / "benchmark" / "benchmark.json").write_text(text)
-    with pytest.raises(BundleError, match=r"benchmark\.json is no benchmark: delete it"):
+    with pytest.raises(BundleError, match=r"benchmark\.json is not a benchmark: delete it"):
         refresh_card(bundle_copy)
 
 

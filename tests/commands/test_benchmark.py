@@ -35,7 +35,7 @@ def test_a_quick_look_writes_its_report_into_the_bundle(zoo: Zoo, shapes_bundle:
     assert result.exit_code == 0, result.output
     assert sorted(path.name for path in (shapes_bundle / "benchmark").iterdir()) == FILES
     assert "not measured: trt:" in result.stdout
-    assert "A quick look" in result.stdout
+    assert "Rough figures from few runs and images (--quick)" in result.stdout
     report = json.loads((shapes_bundle / "benchmark/benchmark.json").read_text())
     assert report["settings"]["min_runs"] == 20
     assert report["settings"]["threads"] == 1
@@ -49,7 +49,7 @@ def test_a_second_model_is_compared_with_the_first(zoo: Zoo, shapes_bundle: Path
     result = zoo("bench", shapes_bundle, other, *options)
     assert result.exit_code == 0, result.output
     assert re.search(r"eager\W+1\W+64x64\W+[\d.]+\W+[\d.]+ \([\d.]+x\)", result.stdout), result.stdout
-    assert "how many times as fast as the first model" in result.stdout
+    assert "with the speed-up over the first model in brackets" in result.stdout
     assert sorted(path.name for path in Path("benchmark").glob("[!.]*")) == FILES
 
 
@@ -84,15 +84,18 @@ def test_help_names_bench_and_the_long_name_works(zoo: Zoo) -> None:
 def test_no_backend_at_all_is_an_error(zoo: Zoo, shapes_bundle: Path) -> None:
     result = zoo("bench", shapes_bundle, "--backends", "trt", *SHORT)
     assert isinstance(result.exception, ZooError)
-    assert "no backend can run here (trt:" in str(result.exception)
+    assert "no backend can run on this machine (trt:" in str(result.exception)
     assert not (shapes_bundle / "benchmark").exists()
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--backends", "eager,tensorflow"), "'tensorflow' is no backend, expected some of eager,eager-amp,"),
-        (("--backends", "ort:int4"), "has no precision, expected ort:fp32"),
+        (
+            ("--backends", "eager,tensorflow"),
+            "'tensorflow' is not a backend, expected some of eager,eager-amp,",
+        ),
+        (("--backends", "ort:int4"), "has an unknown precision, expected ort:fp32"),
         (("--images", "-1"), "greater than or equal to 0"),
         (("--backends", ","), "is not a list of backends"),
         (("--batch", "1,x"), "is not a list of batch sizes"),

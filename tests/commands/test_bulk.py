@@ -188,7 +188,7 @@ def test_a_file_of_another_program_is_not_replaced(zoo: Zoo, model: Path) -> Non
     (Path("predictions") / NAME).write_text('{"mine": 1}\n')
     result = zoo("predict", model, "in")
     assert isinstance(result.exception, ZooError)
-    assert "is no file of zoo predict" in str(result.exception)
+    assert "was not written by zoo predict" in str(result.exception)
     assert (Path("predictions") / NAME).read_text() == '{"mine": 1}\n'
     assert zoo("predict", model, "in", "--overwrite").exit_code == 0
 

@@ -149,7 +149,7 @@ def test_a_shared_folder_is_listed_with_its_revisions(zoo: Zoo, run: Path, tmp_p
 def test_a_registry_that_is_no_folder_is_an_error(zoo: Zoo) -> None:
     result = zoo("list", "--registry", "file:nowhere")
     assert isinstance(result.exception, ZooError)
-    assert "nowhere is no folder" in str(result.exception)
+    assert "nowhere is not a folder" in str(result.exception)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"method": 3}'])
@@ -219,7 +219,7 @@ def test_info_of_an_artifact_alone_is_an_error(zoo: Zoo) -> None:
     Path("model.onnx").write_bytes(b"onnx")
     result = zoo("info", "model.onnx")
     assert isinstance(result.exception, BundleError)
-    assert "lies in no bundle" in str(result.exception)
+    assert "is not in a bundle" in str(result.exception)
 
 
 def test_info_of_a_bundle_without_a_card_says_so(zoo: Zoo, run: Path) -> None:

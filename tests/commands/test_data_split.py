@@ -57,7 +57,7 @@ def test_sizes_or_val_is_asked_for(zoo: Zoo, arguments: list[str]) -> None:
         (["--val", "0"], "--val 0: got 0 images, expected 1..576, as train and val have: ask for so many"),
         (
             ["1/8", "--out", "file"],
-            "file cannot be written (Not a directory), expected a folder: name another",
+            "file cannot be written (Not a directory), expected a folder: choose another",
         ),
     ],
 )

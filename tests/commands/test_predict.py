@@ -91,7 +91,7 @@ def test_confidence_of_a_file_that_gives_masks_only_is_an_error(
 ) -> None:
     result = zoo("predict", write_onnx(Path("model.onnx")), photo(Path("photo.jpg")), "--confidence")
     assert isinstance(result.exception, BundleError)
-    assert "this ort artifact gives masks only: predict with the bundle" in str(result.exception)
+    assert "this ort artifact only returns masks: predict with the bundle" in str(result.exception)
     assert not Path("predictions").exists()
 
 
@@ -208,7 +208,7 @@ def test_a_file_in_place_of_the_output_folder_is_an_error(zoo: Zoo, shapes_bundl
     result = zoo("predict", shapes_bundle, "x.jpg", "--out", "out")
     assert isinstance(result.exception, ZooError)
     assert str(result.exception) == (
-        "out cannot be written (Not a directory), expected a folder: name another"
+        "out cannot be written (Not a directory), expected a folder: choose another"
     )
 
 

@@ -66,5 +66,5 @@ def test_a_port_that_is_taken_is_said_in_one_line(write_onnx: Callable[..., Path
         command = [sys.executable, "-m", "zoo", "serve", str(model), "--ray", "--port", port]
         done = subprocess.run(command, capture_output=True, text=True, timeout=170, check=False)
     assert done.returncode == 1
-    assert f"error: Ray Serve's proxy does not start at 127.0.0.1:{port}" in " ".join(done.stderr.split())
+    assert f"error: Ray Serve's proxy does not start on 127.0.0.1:{port}" in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr

@@ -127,7 +127,9 @@ def ask_at(port: int, method: str, path: str, body: bytes | None = None, **heade
 def test_a_model_is_served_until_a_signal_comes(start: Start, write_onnx: WriteOnnx, tmp_path: Path) -> None:
     command = start(write_onnx(tmp_path / "eyes.onnx"), "--port", 0, "--backend", "ort", "--device", "cpu")
     said = command.lines_until("^ready at")
-    assert re.fullmatch(r"eyes: ONNX Runtime \S+ CPU\w+ \(ONNX Runtime CPU; as asked\), .*eyes.onnx", said[0])
+    assert re.fullmatch(
+        r"eyes: ONNX Runtime \S+ CPU\w+ \(ONNX Runtime CPU; as requested\), .*eyes.onnx", said[0]
+    )
     port = int(said[-1].rpartition(":")[2])
     status, png = ask_at(port, "POST", "/predict", bright())
     assert status == 200
@@ -159,7 +161,7 @@ def test_a_model_that_cannot_be_loaded_ends_the_command_with_one_line(start: Sta
     code, error = start(path, "--port", 0, "--workers", 2).exit()
     assert code == 1
     *noise, last = error.splitlines()  # OpenVINO writes to standard error by itself
-    assert last.startswith(f"error: {path} cannot be served, no backend runs it: ONNX Runtime CUDA")
+    assert last.startswith(f"error: {path} cannot be served, no backend can run it: ONNX Runtime CUDA")
     assert not any("Traceback" in line or "error:" in line for line in noise)
 
 
@@ -214,7 +216,7 @@ def test_a_port_in_use_is_one_line(zoo: Zoo, write_onnx: WriteOnnx, tmp_path: Pa
     port = Port("127.0.0.1", 0)
     result = zoo("serve", write_onnx(tmp_path / "m.onnx"), "--port", port.number)
     assert isinstance(result.exception, ZooError)
-    assert re.match(rf"cannot listen at 127.0.0.1:{port.number} \(.*in use\)", str(result.exception))
+    assert re.match(rf"cannot listen on 127.0.0.1:{port.number} \(.*in use\)", str(result.exception))
 
 
 def test_listening_for_other_machines_without_a_key_is_warned_of(

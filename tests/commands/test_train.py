@@ -196,7 +196,7 @@ def test_an_existing_run_is_not_overwritten(train: Zoo) -> None:
 def test_a_folder_that_cannot_be_written_is_refused(out: str, train: Zoo) -> None:
     Path("file").touch()
     message = error_of(train("--out", out), ZooError)
-    assert message == f"{out} cannot be written (Not a directory), expected a folder: name another"
+    assert message == f"{out} cannot be written (Not a directory), expected a folder: choose another"
 
 
 def test_data_that_are_not_there_are_refused_and_leave_no_folder(train: Zoo) -> None:

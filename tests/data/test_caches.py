@@ -182,7 +182,7 @@ def test_a_broken_file_is_removed_and_made_anew(
     )
     cached = CachedSource(pair, DiskCache(pair, tmp_path / "cache", None))
     assert np.array_equal(cached.read_image("a"), pair.read_image("a"))
-    assert "is broken: removed" in caplog.text
+    assert "is damaged: removed" in caplog.text
     assert file.read_bytes() == content
 
 

@@ -117,8 +117,10 @@ def test_the_warning_says_in_one_line_what_must_not_be_ranked(voc, tmp_path, cap
     voc.names("ImageSets/Segmentation/trainaug.txt", (*own, *names))
     make_partition(open_source(f"voc:{voc.root}"), listing(tmp_path, *own), 0)
     assert len(caplog.messages) == 1
-    assert "labeled.txt is no random list: 8 of its 8 labeled images have high-quality masks" in caplog.text
-    assert "must not be ranked against those of random lists" in caplog.text
+    assert (
+        "labeled.txt is not a random list: 8 of its 8 labeled images have high-quality masks" in caplog.text
+    )
+    assert "are not comparable with those of random lists" in caplog.text
     caplog.clear()
     make_partition(open_source(f"voc:{voc.root}"), "1/4", 0)
     make_partition(open_source(f"voc:{voc.root}"), None, 0)

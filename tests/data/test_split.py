@@ -87,8 +87,8 @@ def test_the_number_of_a_frame_is_not_part_of_its_video(name: str, video: str) -
 @pytest.mark.parametrize(
     ("pattern", "message"),
     [
-        ("(", r"--groups '\(' is no regular expression"),
-        ("[a-z]+", "has no group, expected one in brackets"),
+        ("(", r"--groups '\(' is not a valid expression"),
+        ("[a-z]+", "has no group, expected one in parentheses"),
         (r"(\d+)", "does not match train/a_1, expected it to match every name"),
     ],
 )

@@ -127,7 +127,7 @@ def test_the_slide_protocol_is_right_on_a_predictor_without_context() -> None:
 
 
 def test_the_slide_protocol_needs_logits() -> None:
-    with pytest.raises(ZooError, match=r"masks only: evaluate the bundle .* --output logits"):
+    with pytest.raises(ZooError, match=r"only masks: evaluate the bundle .* --output logits"):
         evaluate(Brightness(with_logits=False), Checkers(), protocol="slide")
 
 

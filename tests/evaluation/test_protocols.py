@@ -223,7 +223,7 @@ class MasksOnly(Predictor):
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_what_needs_logits_says_so_and_the_rest_does_without(name: str, pair: tuple[Images, Masks]) -> None:
     if name in ("slide", "slide-logits", "resize-original", "multi-scale"):
-        with pytest.raises(ZooError, match=r"masks only: evaluate the bundle .* --output logits"):
+        with pytest.raises(ZooError, match=r"only masks: evaluate the bundle .* --output logits"):
             scored(name, MasksOnly(), pair)
     else:
         scored(name, MasksOnly(), pair)

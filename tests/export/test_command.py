@@ -61,7 +61,7 @@ def test_a_branch_becomes_a_bundle_beside_the_runs_with_its_artifacts(export: Ex
     }
     assert load_config(made).deployable.kind == "student"
     assert not (run / "bundle" / "model.onnx").exists()
-    assert f"made {made} of {run / 'bundle'}" in result.stderr
+    assert f"composed {made} from {run / 'bundle'}" in result.stderr
 
 
 def test_both_branches_are_the_bundle_itself(export: Export, run: Path) -> None:
@@ -107,8 +107,8 @@ def test_a_file_is_no_gate(export: Export, run: Path, write_onnx: Any, tmp_path:
 
 def test_a_bad_option_leaves_nothing_behind(export: Export, run: Path, classifier_bundle: Path) -> None:
     for options, message in (
-        (("--gate", classifier_bundle, "--gate-threshold", 1), "--gate-threshold 1 is no probability"),
-        (("--gate", classifier_bundle, "--background", "sky"), "--background sky is no class"),
+        (("--gate", classifier_bundle, "--gate-threshold", 1), "--gate-threshold 1 is not a probability"),
+        (("--gate", classifier_bundle, "--background", "sky"), "--background sky is not a class"),
         (("--branch", 1, "--imgsz", 16), "--imgsz 16,16 is too small"),
     ):
         result = export(run, *options)

@@ -133,7 +133,7 @@ def test_a_gate_that_learned_from_other_labels_is_said_to(
     assert not any("labeled images" in line for line in told[0])
     assert (
         "the gate was trained on 120 labeled images (partition 4567def), the model on 30 (0123abc): compare "
-        "it with other methods only where the images are the same"
+        "the result only with methods that use the same images"
     ) in told[1]
     card = (folder / CARD_NAME).read_text()
     segmentation, classifier = (line for line in card.splitlines() if "labeled / unlabeled" in line)
@@ -208,12 +208,12 @@ def test_another_gate_over_the_same_weights_makes_older_artifacts_unusable(
 @pytest.mark.parametrize(
     ("composition", "message"),
     [
-        ({"branch": "1"}, "need an ensemble, as rrn trains, got a model of kind student"),
+        ({"branch": "1"}, "need an ensemble, such as rrn's, got a model of kind student"),
         ({"fuse_weight": 0.4}, "need an ensemble"),
-        ({"fuse_weight": 1.0}, "--fuse-weight 1 leaves a branch out"),
-        ({"fuse_weight": 0.4, "branch": "2"}, "--fuse-weight 0.4 is for both branches, got --branch 2"),
-        ({"gate_threshold": 0.4}, "expected --gate beside them"),
-        ({"background": "none"}, "expected --gate beside them"),
+        ({"fuse_weight": 1.0}, "--fuse-weight 1 drops a branch"),
+        ({"fuse_weight": 0.4, "branch": "2"}, "--fuse-weight 0.4 needs both branches, got --branch 2"),
+        ({"gate_threshold": 0.4}, "expected --gate with them"),
+        ({"background": "none"}, "expected --gate with them"),
     ],
 )
 def test_what_cannot_be_made_is_an_error(
@@ -230,7 +230,7 @@ def test_what_cannot_be_made_is_an_error(
     [
         (
             {"names": list("abcdefg")},
-            r"knows the classes a, b, c, .* expected the model's .*background, disc",
+            r"has the classes a, b, c, .* expected the model's .*background, disc",
         ),
         (
             {"preprocessing": {"imgsz": (48, 48), "mean": (0.5, 0.5, 0.5)}},
@@ -279,7 +279,7 @@ def test_a_part_is_not_overwritten(student_bundle: Path, classifier_bundle: Path
         with pytest.raises(ExportError, match=r"is a part of the new bundle"):
             compose(student_bundle, Composition(gate=classifier_bundle), out, print)
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(ExportError, match="exists and is no bundle"):
+    with pytest.raises(ExportError, match="exists and is not a bundle"):
         compose(student_bundle, Composition(gate=classifier_bundle), tmp_path, print)
 
 
@@ -291,6 +291,6 @@ def test_the_class_called_background_is_kept_unless_another_is_named() -> None:
     assert background_label(("road", "car"), None) is None
     assert background_label(("none", "car"), "none") == 0
     with pytest.raises(
-        ExportError, match=r"--background sky is no class, expected none or one of road, back"
+        ExportError, match=r"--background sky is not a class, expected none or one of road, back"
     ):
         background_label(names, "sky")

@@ -28,7 +28,7 @@ def test_built_in_images_in_their_place_come_with_a_warning(recipe: dict[str, ob
     said: list[str] = []
     assert parity_images(None, recipe, said.append).origin == f"{COUNT} val images of shapes"
     assert len(said) == 1
-    assert "warning: no images of the data that the model was trained on" in said[0]
+    assert "warning: no images of the model's training data" in said[0]
 
 
 def test_a_folder_of_images_is_read_at_even_distances(tmp_path: Path) -> None:

@@ -129,7 +129,7 @@ def test_the_layer_that_departs_is_named(bundle_copy: Path, monkeypatch: pytest.
         return normalize(images, preprocessing.model_copy(update={"mean": (0.5, 0.5, 0.5)}))
 
     monkeypatch.setattr(graph, "normalize", shifted)
-    with pytest.raises(ParityError, match=r"the first layer that departs is normalization \(.*Sub"):
+    with pytest.raises(ParityError, match=r"the first layer that differs is normalization \(.*Sub"):
         export_bundle(bundle_copy, ExportOptions(precision=("fp32",)))
 
 
@@ -209,10 +209,10 @@ def test_the_gate_can_be_set(bundle_copy: Path) -> None:
     [
         (["--precision", "int4"], "--precision int4 cannot be exported, expected some of fp32"),
         (["--batch", "2,1,4"], "--batch 2,1,4 is not MIN,OPT,MAX"),
-        (["--imgsz", "16"], "--imgsz 16,16 is too small, expected 32"),
+        (["--imgsz", "16"], "--imgsz 16,16 is too small, expected at least 32"),
         (["--sm", "86"], "--sm 86 is for engines, expected --trt"),
-        (["--min-agreement", "2"], "--min-agreement 2 is no share of pixels"),
-        (["--max-drop", "5"], "--max-drop 5 is no change of mIoU"),
+        (["--min-agreement", "2"], "--min-agreement 2 is not a share of pixels"),
+        (["--max-drop", "5"], "--max-drop 5 is not a change of mIoU"),
         (["--auto-exclude"], "--calibration-data and --auto-exclude are for int8"),
         (["--calibration-data", "x"], "--calibration-data and --auto-exclude are for int8"),
     ],
@@ -226,7 +226,7 @@ def test_options_that_cannot_be_are_named(tiny_bundle: Path, arguments: list[str
 
 @needs_rtx
 def test_an_unknown_capability_is_refused_before_anything_is_made(bundle_copy: Path) -> None:
-    with pytest.raises(ExportError, match="--sm 90 is not one"):
+    with pytest.raises(ExportError, match="--sm 90 is not supported"):
         export_bundle(bundle_copy, ExportOptions(trt=True, sm=(86, 90)))
     assert not list(bundle_copy.glob("*.onnx"))
 
@@ -269,7 +269,7 @@ def test_a_copy_holds_the_model_and_not_its_artifacts(bundle_copy: Path, tmp_pat
 def test_a_folder_with_other_contents_is_not_written_to(bundle_copy: Path, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("keep")
-    with pytest.raises(ExportError, match="exists and is no bundle"):
+    with pytest.raises(ExportError, match="exists and is not a bundle"):
         copy_bundle(bundle_copy, tmp_path / "mine")
 
 
@@ -287,7 +287,7 @@ def test_a_copy_replaces_its_own_files_but_no_edited_one(bundle_copy: Path, tmp_
     ("config", "message"),
     [
         ({"architectures": ["Segformer"]}, "expected a bundle in --out"),
-        ({"recipe": {"seed": 1}}, "holds the bundle of another run, expected one of the run of"),
+        ({"recipe": {"seed": 1}}, "has the bundle of another run, expected one of the run of"),
     ],
 )
 def test_another_model_is_not_replaced(
@@ -314,5 +314,5 @@ def test_a_manifest_forgets_files_that_are_gone(bundle_copy: Path) -> None:
 
 def test_a_manifest_that_is_none_is_refused(bundle_copy: Path) -> None:
     (bundle_copy / MANIFEST_NAME).write_text("[]")
-    with pytest.raises(BundleError, match=r"is no manifest .*: delete it and export again"):
+    with pytest.raises(BundleError, match=r"is not a manifest .*: delete it and export again"):
         read_manifest(bundle_copy)

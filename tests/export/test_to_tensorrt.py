@@ -75,7 +75,7 @@ def test_turing_gets_an_engine_of_its_own(rtx: TensorRt) -> None:
 @pytest.mark.parametrize("sm", [90, 100, 70])
 def test_an_unknown_capability_is_refused_with_those_there_are(rtx: TensorRt, sm: int) -> None:
     with pytest.raises(
-        ExportError, match=rf"--sm {sm} is not one .* 75, 80, 86, 89, 120.*semiseg-zoo\[trt\]"
+        ExportError, match=rf"--sm {sm} is not supported .* 75, 80, 86, 89, 120.*semiseg-zoo\[trt\]"
     ):
         build_targets(rtx, (86, sm))
 

@@ -148,7 +148,7 @@ def test_a_plan_is_the_newest_engine_of_these_weights_within_its_profile(
     assert [warmup.batch_size for warmup in config.model_warmup] == [1, 8]
     assert config.parameters["gpu"].string_value == "NVIDIA L4"
     assert json.loads(config.parameters["profile"].string_value)["max"] == [8, 64, 64]
-    assert "right.engine, for NVIDIA L4 alone, by a Triton whose TensorRT is 10.9.0" in said[-1]
+    assert "right.engine, only for NVIDIA L4 and a Triton with TensorRT 10.9.0" in said[-1]
 
 
 def test_what_is_not_written_is_said_with_the_reason(report: Report, bundle: Path, tmp_path: Path) -> None:
@@ -157,13 +157,13 @@ def test_what_is_not_written_is_said_with_the_reason(report: Report, bundle: Pat
     said: list[str] = []
     (only,) = write_repository(made, (1, 1, 4), tmp_path / "repository", said.append)
     assert only.name == "eln_python"
-    assert "no eln_onnx: this export made no ONNX file in fp16 or fp32" in said
+    assert "no eln_onnx: this export has no ONNX file in fp16 or fp32" in said
     assert "no eln_plan: " in said[-1]
-    assert "Triton runs none by tensorrt_rtx" in said[-1]
+    assert "Triton cannot run tensorrt_rtx engines" in said[-1]
 
 
 def test_an_export_that_triton_cannot_run_leaves_no_repository(report: Report, tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match=r"nothing of this export runs in Triton, .* --precision fp32"):
+    with pytest.raises(ExportError, match=r"no file of this export runs in Triton, .* --precision fp32"):
         write_repository(report("bf16"), (1, 1, 4), tmp_path / "repository", quietly)
     assert not (tmp_path / "repository").exists()
 
@@ -178,7 +178,7 @@ def test_our_models_are_replaced_and_others_are_left_alone(report: Report, tmp_p
     said: list[str] = []
     assert write_repository(report("int8"), (1, 1, 2), repository, said.append) == (python,)
     assert config_of(python).max_batch_size == 2
-    assert said[-1] == f"warning: {onnx} is of an earlier export: delete it unless it is wanted"
+    assert said[-1] == f"warning: {onnx} is from an earlier export: delete it if you do not need it"
     assert write_repository(made, (1, 1, 2), repository, quietly) == (onnx, python)
     assert sorted(path.name for path in onnx.iterdir()) == ["1", CONFIG_NAME, "labels.txt"]
     assert (repository / "detector" / CONFIG_NAME).read_text() == 'name: "detector"'
@@ -191,7 +191,7 @@ def test_a_model_of_somebody_else_is_not_replaced(report: Report, tmp_path: Path
     theirs = tmp_path / "repository" / "eln_python"
     theirs.mkdir(parents=True)
     (theirs / CONFIG_NAME).write_bytes(text.encode(errors="surrogateescape"))
-    with pytest.raises(ExportError, match="_python exists and zoo export did not write it: name another"):
+    with pytest.raises(ExportError, match="_python exists but was not written by zoo export: choose another"):
         write_repository(made, (1, 1, 4), tmp_path / "repository", quietly)
     assert [path.name for path in theirs.parent.iterdir()] == [theirs.name]
 
@@ -267,7 +267,7 @@ def test_a_repository_that_cannot_be_is_refused_before_anything_is_made(bundle: 
     (bundle / "taken").write_text("")
     for options, message in (
         ((), "taken is a file, expected a folder of models"),
-        (("--precision", "auto"), "with --precision auto, expected the one"),
+        (("--precision", "auto"), "with --precision auto, expected the precision"),
     ):
         result = export(bundle, bundle / "taken", *options)
         assert isinstance(result.exception, ZooError)

@@ -134,7 +134,7 @@ def test_a_value_that_the_protobuf_refuses_is_named(serve: Serve) -> None:
 
 
 def test_a_text_that_is_no_configuration_is_refused_with_its_place() -> None:
-    with pytest.raises(ExportError, match=r"config\.pbtxt is no configuration of Triton: 2:1 .*nome"):
+    with pytest.raises(ExportError, match=r"config\.pbtxt is not a Triton configuration: 2:1 .*nome"):
         parse_config('name: "eln"\nnome: "eln"')
 
 

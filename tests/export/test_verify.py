@@ -52,7 +52,7 @@ def test_a_changed_a_missing_and_an_added_file_are_named(folder: Path) -> None:
     assert faults(folder) == {
         "README.md": ("its SHA-256 is not that of the manifest",),
         "model.onnx": ("missing",),
-        "notes.txt": ("not in the manifest: it was added after the export",),
+        "notes.txt": ("not in the manifest: added after the export",),
     }
 
 
@@ -80,5 +80,5 @@ def test_the_command_fails_with_the_names_of_what_is_wrong(folder: Path) -> None
 
 
 def test_a_bundle_that_was_never_exported_has_nothing_to_verify(student_bundle: Path) -> None:
-    with pytest.raises(BundleError, match=r"holds no manifest\.json.*zoo export it"):
+    with pytest.raises(BundleError, match=r"has no manifest\.json.*run zoo export"):
         verify_bundle(student_bundle)

@@ -111,7 +111,7 @@ def test_a_pretrained_encoder_of_other_channels_draws_its_first_convolution_anew
 
 def test_weights_that_cannot_be_had_are_an_error_with_the_ways_out(hub_cache: Path) -> None:
     with pytest.raises(
-        RecipeError, match=r"weights of resnet18 could not be had .*--no-pretrained"
+        RecipeError, match=r"weights of resnet18 cannot be loaded .*--no-pretrained"
     ) as caught:
         build_encoder("resnet18", pretrained=True)
     assert "\n" not in str(caught.value)

@@ -58,7 +58,7 @@ def test_the_onnx_file_of_a_bundle_must_have_its_weights(write_onnx: Any, bundle
 def test_a_bundle_that_was_not_exported_says_how(tiny_bundle: Path) -> None:
     with pytest.raises(BundleError, match=r"model\.onnx does not exist.*zoo export --onnx"):
         load_predictor(tiny_bundle, backend="ort")
-    with pytest.raises(BundleError, match="holds no engine: build one with zoo export --trt"):
+    with pytest.raises(BundleError, match="has no engine: build one with zoo export --trt"):
         load_predictor(tiny_bundle, backend="trt")
 
 
@@ -67,11 +67,11 @@ def test_a_bundle_that_was_not_exported_says_how(tiny_bundle: Path) -> None:
     [
         ("model.onnx", "trt", "backend trt cannot run .*, expected ort or openvino"),
         ("model.engine", "eager", "backend eager cannot run .*, expected trt"),
-        ("model.pt", None, "is no model, expected a bundle folder or a file of .onnx, .engine"),
+        ("model.pt", None, "is not a model, expected a bundle folder or a file of .onnx, .engine"),
         (".", "tflite", "backend tflite cannot run .*, expected eager or .* or ort or openvino or trt"),
-        (".", None, "holds no config.json"),
-        (".", "ort", "holds no config.json"),
-        (".", "openvino", "holds no config.json"),
+        (".", None, "has no config.json"),
+        (".", "ort", "has no config.json"),
+        (".", "openvino", "has no config.json"),
     ],
 )
 def test_what_cannot_be_run_is_said(tmp_path: Path, name: str, backend: str | None, message: str) -> None:
@@ -163,7 +163,7 @@ class TestEngines:
         newest = self.write_engine(bundle_copy, "c.engine", fp32, 1)
         assert newest_engine(bundle_copy) == newest
         assert newest_engine(bundle_copy, "fp16") == new != old
-        with pytest.raises(BundleError, match="holds no engine in int8: build one with zoo export --trt"):
+        with pytest.raises(BundleError, match="has no engine in int8: build one with zoo export --trt"):
             newest_engine(bundle_copy, "int8")
 
     def test_an_engine_of_an_older_onnx_file_is_refused(self, write_onnx: Any, bundle_copy: Path) -> None:

@@ -92,7 +92,7 @@ def test_a_shape_that_the_file_does_not_take_is_an_error(write_linear: WriteLine
 
 def test_a_file_without_our_metadata_is_refused(write_onnx: Any, tmp_path: Path) -> None:
     path = write_onnx(tmp_path / "model.onnx", metadata="")
-    with pytest.raises(BundleError, match=r"holds no 'zoo' metadata .* expected a file made by zoo export"):
+    with pytest.raises(BundleError, match=r"has no 'zoo' metadata .* expected a file made by zoo export"):
         OpenVinoPredictor(path)
 
 

@@ -29,7 +29,7 @@ def test_an_onnx_file_alone_predicts_with_its_classes(write_onnx: Any, tmp_path:
 
 def test_a_file_without_our_metadata_is_refused(write_onnx: Any, tmp_path: Path) -> None:
     path = write_onnx(tmp_path / "model.onnx", metadata="")
-    with pytest.raises(BundleError, match=r"holds no 'zoo' metadata .* expected a file made by zoo export"):
+    with pytest.raises(BundleError, match=r"has no 'zoo' metadata .* expected a file made by zoo export"):
         OrtPredictor(path)
 
 

@@ -94,10 +94,10 @@ def test_a_batch_is_sent_in_requests_that_the_server_takes(server: Any) -> None:
 
 def test_the_key_is_taken_from_the_environment(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     server.key = "secret"
-    with pytest.raises(ServerError, match=r"wants its API key \(a key is needed\): put it into ZOO_API_KEY"):
+    with pytest.raises(ServerError, match=r"needs an API key \(a key is needed\): set ZOO_API_KEY"):
         RemotePredictor(server.url)
     monkeypatch.setenv("ZOO_API_KEY", "wrong")
-    with pytest.raises(ServerError, match="wants its API key") as caught:
+    with pytest.raises(ServerError, match="needs an API key") as caught:
         RemotePredictor(server.url)
     assert "wrong" not in str(caught.value)
     monkeypatch.setenv("ZOO_API_KEY", "secret")
@@ -115,7 +115,7 @@ def test_a_full_server_or_a_lost_worker_is_asked_again(server: Any, status: int)
 def test_a_server_that_stays_full_is_given_up(server: Any) -> None:
     remote = RemotePredictor(server.url)
     server.replies = [Reply(503, "64 wait", {"Retry-After": "0"})] * TRIES
-    with pytest.raises(ServerError, match=r"has no room after 5 tries \(64 wait\): try again later"):
+    with pytest.raises(ServerError, match=r"is still full after 5 tries \(64 wait\): try again later"):
         remote.predict(IMAGE)
     assert server.replies == []
 
@@ -124,17 +124,17 @@ def test_a_command_that_is_stopped_does_not_wait_for_a_full_server(server: Any) 
     remote = RemotePredictor(server.url)
     remote.connection.give_up()
     server.replies = [Reply(503, "full", {"Retry-After": "30"})]
-    with pytest.raises(ServerError, match="is not asked again: the command was stopped"):
+    with pytest.raises(ServerError, match="gets no more requests: the command was stopped"):
         remote.run(IMAGE[None])
 
 
 @pytest.mark.parametrize(
     ("status", "kind", "message"),
     [
-        (400, InvalidImageError, "does not take the image: what is wrong"),
-        (413, InvalidImageError, "does not take the image: what is wrong"),
-        (415, InvalidImageError, "does not take the image: what is wrong"),
-        (500, BundleError, "the model failed at http://127.0.0.1:[0-9]+: what is wrong"),
+        (400, InvalidImageError, "refused the image: what is wrong"),
+        (413, InvalidImageError, "refused the image: what is wrong"),
+        (415, InvalidImageError, "refused the image: what is wrong"),
+        (500, BundleError, "the model failed on http://127.0.0.1:[0-9]+: what is wrong"),
         (403, ServerError, "answered 403: what is wrong"),
         (404, ServerError, "answered 404: what is wrong"),
         (504, ServerError, "answered 504: what is wrong"),
@@ -159,14 +159,14 @@ def test_a_server_that_is_not_there_is_an_error_of_one_line() -> None:
 @pytest.mark.parametrize("body", [b"<html>hello</html>", b"[]", b'[{"name": "x"}]', b"{}", b"\xff"])
 def test_another_server_is_an_error_of_one_line(server: Any, body: bytes) -> None:
     server.replies = [Reply(200, body=body)]
-    with pytest.raises(ServerError, match="/models does not answer as zoo serve does") as caught:
+    with pytest.raises(ServerError, match="/models does not respond like zoo serve") as caught:
         RemotePredictor(server.url)
     assert "\n" not in str(caught.value)
 
 
 def test_a_server_without_the_route_is_another_one(server: Any) -> None:
     server.replies = [Reply(404, body=b"not found")]
-    with pytest.raises(ServerError, match=r"/models does not answer as zoo serve does \(404\)"):
+    with pytest.raises(ServerError, match=r"/models does not respond like zoo serve \(404\)"):
         RemotePredictor(server.url)
 
 
@@ -174,9 +174,9 @@ def test_a_server_without_the_route_is_another_one(server: Any) -> None:
 def test_an_answer_that_is_no_mask_is_an_error(server: Any, body: bytes) -> None:
     remote = RemotePredictor(server.url)
     server.replies = [Reply(200, body=body)] * 2
-    with pytest.raises(ServerError, match="/predict does not answer as zoo serve does"):
+    with pytest.raises(ServerError, match="/predict does not respond like zoo serve"):
         remote.predict(IMAGE)
-    with pytest.raises(ServerError, match="/infer does not answer as zoo serve does"):
+    with pytest.raises(ServerError, match="/infer does not respond like zoo serve"):
         remote.run(IMAGE[None])
 
 
@@ -190,12 +190,12 @@ def test_a_url_of_no_server_is_an_error(url: str) -> None:
 
 
 def test_a_model_that_is_not_served_brings_those_that_are(server: Any) -> None:
-    with pytest.raises(ServerError, match="serves no model 'third', expected first or second: name one"):
+    with pytest.raises(ServerError, match="has no model 'third', expected first or second: name one"):
         zoo.load(f"{server.url}/third")
 
 
 def test_a_server_has_chosen_its_backend(server: Any) -> None:
-    with pytest.raises(BundleError, match="is a server, which has chosen what runs there, got ort"):
+    with pytest.raises(BundleError, match="is a server, which selects its own backend, got ort"):
         zoo.load(server.url, backend="ort")
 
 

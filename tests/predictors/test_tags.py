@@ -118,7 +118,7 @@ def test_an_image_that_is_none_is_refused(classifier: ImageClassifier, config: B
 def test_a_classifier_is_no_segmentation_model(load: object, bundle: Path) -> None:
     assert callable(load)
     with pytest.raises(
-        BundleError, match=r"is a classifier \(mlmt\), which tells classes.*export MODEL --gate"
+        BundleError, match=r"is a classifier \(mlmt\), which predicts no masks.*export MODEL --gate"
     ):
         load(bundle)
 

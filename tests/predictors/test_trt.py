@@ -65,7 +65,7 @@ def test_shapes_outside_the_profile_are_refused_with_its_limits(
 
 def test_an_engine_without_its_json_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model.engine").write_bytes(b"abc")
-    with pytest.raises(BundleError, match=r"has no model\.engine\.json beside it"):
+    with pytest.raises(BundleError, match=r"has no model\.engine\.json next to it"):
         load_trt(tmp_path / "model.engine")
 
 
@@ -76,7 +76,7 @@ def test_a_missing_engine_is_named(tmp_path: Path) -> None:
 
 @needs_no_gpu
 def test_an_engine_without_a_gpu_says_so(info: EngineInfo, tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match="cannot run here: PyTorch finds no NVIDIA GPU"):
+    with pytest.raises(BundleError, match="cannot run on this machine: PyTorch finds no NVIDIA GPU"):
         load_trt(write_engine(tmp_path / "model.engine", info))
 
 

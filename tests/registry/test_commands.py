@@ -139,20 +139,20 @@ def test_a_full_disk_leaves_no_half_bundle_in_the_cache(
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["pull", "tiny"], "'tiny' is no name of a model, expected owner/name"),
+        (["pull", "tiny"], "'tiny' is not the name of a model, expected owner/name"),
         (["pull", "team/tiny@a b"], "has the revision 'a b', expected a commit, a branch or a tag"),
-        (["pull", "file:nowhere/tiny"], "there is no folder nowhere, expected a registry"),
+        (["pull", "file:nowhere/tiny"], "nowhere does not exist, expected a registry"),
         (["pull", "nowhere.tar"], "nowhere.tar does not exist, expected a file of zoo pull"),
         (["pull", "team/tiny", "--locked"], "zoo.lock holds nothing, expected team/tiny"),
         (["pull", "team/tiny", "--offline"], "team/tiny is not in the cache, which holds no model"),
-        (["push", "BUNDLE", "tiny"], "'tiny' is no name of a model"),
-        (["push", "BUNDLE", "team/tiny@v1"], "has a revision, which the registry gives"),
+        (["push", "BUNDLE", "tiny"], "'tiny' is not the name of a model"),
+        (["push", "BUNDLE", "team/tiny@v1"], "has a revision, which the registry assigns"),
         (["push", "nowhere", "team/tiny"], "nowhere does not exist, expected a run, a bundle"),
         (
             ["push", "BUNDLE/model.onnx", "team/tiny"],
             "model.onnx is an artifact, expected a run or bundle folder:",
         ),
-        (["push", "BUNDLE", "file:../share/tiny", "--create-pr"], "are the Hub's"),
+        (["push", "BUNDLE", "file:../share/tiny", "--create-pr"], "are for the Hub"),
         (["push", "BUNDLE", "team/tiny", "--tag", "-"], "'-' cannot be a tag"),
     ],
 )

@@ -138,7 +138,7 @@ def test_an_artifact_that_did_not_pass_its_gate_is_refused(
 @pytest.mark.parametrize("name", ["model.safetensors", "model.onnx"])
 def test_what_was_changed_after_its_gate_is_refused(bundle: Path, name: str) -> None:
     (bundle / name).write_bytes((bundle / name).read_bytes() + b" ")
-    with pytest.raises(RegistryError, match=r"changed after its gate, zoo export it again"), staged(bundle):
+    with pytest.raises(RegistryError, match=r"changed after its check, run zoo export again"), staged(bundle):
         pass
 
 
@@ -160,12 +160,12 @@ def test_a_bundle_that_was_never_exported_may_be_pushed(bundle: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "options", "reason"),
     [
-        ("team/tiny@v1", PushOptions(), "has a revision, which the registry gives"),
-        ("tiny", PushOptions(), "is no name of a model, expected owner/name"),
-        ("file:DIR/tiny", PushOptions(private=True), "--private and --create-pr are the Hub's"),
+        ("team/tiny@v1", PushOptions(), "has a revision, which the registry assigns"),
+        ("tiny", PushOptions(), "is not the name of a model, expected owner/name"),
+        ("file:DIR/tiny", PushOptions(private=True), "--private and --create-pr are for the Hub"),
         ("team/tiny", PushOptions(tag="a b"), "cannot be a tag"),
         ("file:DIR/tiny", PushOptions(tag="abcdef0"), "cannot be a tag"),
-        ("team/tiny", PushOptions(tag="v1", create_pr=True), "tag it when the proposal is accepted"),
+        ("team/tiny", PushOptions(tag="v1", create_pr=True), "tag the model when the pull request is merged"),
     ],
 )
 def test_a_target_that_cannot_be_is_refused_in_one_line(

@@ -100,7 +100,7 @@ def load_config(folder: Path) -> BundleConfig:
     """
     path = folder / CONFIG_NAME
     if not path.is_file():
-        raise BundleError(f"{folder} holds no {CONFIG_NAME}, expected a bundle: give a run or bundle folder")
+        raise BundleError(f"{folder} has no {CONFIG_NAME}, expected a bundle: choose a run or bundle folder")
     try:
         return BundleConfig.model_validate_json(path.read_bytes())
     except ValidationError as error:
@@ -126,7 +126,7 @@ def check_writable(folder: Path) -> None:
         TemporaryFile(dir=there).close()
     except OSError as error:
         raise ZooError(
-            f"{folder} cannot be written ({error.strerror}), expected a folder: name another"
+            f"{folder} cannot be written ({error.strerror}), expected a folder: choose another"
         ) from error
 
 

@@ -60,7 +60,7 @@ def read_manifest(bundle: Path) -> Manifest:
         return Manifest.model_validate_json(path.read_bytes())
     except ValidationError as error:
         raise BundleError(
-            f"{path} is no manifest ({first_fault(error)}): delete it and export again"
+            f"{path} is not a manifest ({first_fault(error)}): delete it and export again"
         ) from error
 
 

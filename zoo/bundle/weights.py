@@ -60,7 +60,7 @@ def load_bundle(folder: Path) -> tuple[Deployable, BundleConfig]:
     config = load_config(folder)
     if isinstance(config.deployable, ClassifierConfig):
         raise BundleError(
-            f"{folder} is a classifier ({config.method}), which tells classes and not masks, expected a "
+            f"{folder} is a classifier ({config.method}), which predicts no masks, expected a "
             f"segmentation model: use it with zoo export MODEL --gate {folder}"
         )
     return _with_weights(build_deployable(config.deployable), folder), config
@@ -86,13 +86,13 @@ def _with_weights(model: Model, folder: Path) -> Model:
     path = folder / WEIGHTS_NAME
     if not path.is_file():
         raise BundleError(
-            f"{folder} holds no {WEIGHTS_NAME}, expected the weights beside {CONFIG_NAME}: copy them"
+            f"{folder} has no {WEIGHTS_NAME}, expected the weights next to {CONFIG_NAME}: copy them"
         )
     try:
         model.load_state_dict(load_file(path))
     except (SafetensorError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise BundleError(
-            f"{path} does not fit {CONFIG_NAME} ({reason}): the bundle is broken, get it again"
+            f"{path} does not fit {CONFIG_NAME} ({reason}): the bundle is damaged, get it again"
         ) from error
     return model.eval()

@@ -48,7 +48,7 @@ def stated_license(card: Path) -> dict[str, str]:
         stated = metadata_load(card) or {}
     except (yaml.YAMLError, ValueError) as error:
         raise BundleError(
-            f"{card} does not begin with valid YAML: mend it, or delete it and export again"
+            f"{card} does not begin with valid YAML: correct it, or delete it and export again"
         ) from error
     return {key: str(stated[key]) for key in LICENSE_KEYS if stated.get(key)}
 

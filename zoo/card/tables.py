@@ -102,7 +102,7 @@ def _read_benchmark(path: Path) -> dict[str, Any]:
     except (ValueError, AttributeError):
         pass
     raise BundleError(
-        f"{path} is no benchmark: delete it, or measure again with zoo bench {path.parent.parent}"
+        f"{path} is not a benchmark: delete it, or measure again with zoo bench {path.parent.parent}"
     )
 
 

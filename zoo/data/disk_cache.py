@@ -87,7 +87,7 @@ class DiskCache:
             pixels = None
         kept = None if pixels is None else _unpacked(pixels, is_sound=path.name in self._sound)
         if kept is None:
-            log.warning("%s is broken: removed, %s is decoded again", path, id_)
+            log.warning("%s is damaged: removed, %s is decoded again", path, id_)
             path.unlink(missing_ok=True)
             return None
         self._sound.add(path.name)

@@ -48,10 +48,10 @@ def make_groups(ids: Sequence[str], pattern: str | None) -> list[list[int]]:
     try:
         expression = re.compile(pattern)
     except re.error as error:
-        raise DatasetError(f"--groups {pattern!r} is no regular expression ({error}): correct it") from error
+        raise DatasetError(f"--groups {pattern!r} is not a valid expression ({error}): correct it") from error
     if expression.groups < 1:
         raise DatasetError(
-            f"--groups {pattern!r} has no group, expected one in brackets that names the video: {SEQUENCE}"
+            f"--groups {pattern!r} has no group, expected one in parentheses that names the video: {SEQUENCE}"
         )
     units: dict[str, list[int]] = defaultdict(list)
     for index, id_ in enumerate(ids):

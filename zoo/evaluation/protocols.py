@@ -221,7 +221,7 @@ def _logits(predictor: Predictor, image: Image, size: tuple[int, ...] | None = N
     logits = predictor.logits(image[None])
     if logits is None:
         raise ZooError(
-            f"this protocol needs logits, but this {predictor.backend} artifact gives masks only: evaluate "
+            f"this protocol needs logits, but this {predictor.backend} artifact returns only masks: evaluate "
             f"the bundle instead, or export again with --output logits"
         )
     found: Logits = logits[0]

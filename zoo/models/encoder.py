@@ -228,7 +228,8 @@ def create_timm(name: str, *, pretrained: bool, state: State | None = None, **op
         if not pretrained:
             raise
         raise RecipeError(
-            f"the ImageNet weights of {name} could not be had ({_first_line(error)}): connect to the Hugging "
+            f"the pretrained weights of {name} cannot be loaded ({_first_line(error)}): connect to the "
+            "Hugging "
             f"Face Hub (HF_ENDPOINT for a mirror, HF_HOME for a cache that holds them), or start from random "
             f"weights with --no-pretrained, which needs many more steps{_hint(name)}"
         ) from error

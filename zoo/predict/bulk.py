@@ -90,7 +90,7 @@ class Bulk:
             if name not in available:
                 given = "masks" if available == (MASK,) else " and ".join(available)
                 raise BundleError(
-                    f"{name} is wanted, but this {self.predictor.backend} artifact gives {given} only: "
+                    f"{name} is requested, but this {self.predictor.backend} artifact only returns {given}: "
                     f"predict with the bundle, or export again with --output {MASK}+{name}"
                 )
         low, high = self.predictor.limits
@@ -155,7 +155,7 @@ class Bulk:
     def _unwritable(self, error: OSError, total: int) -> ZooError:
         return ZooError(
             f"{self.out} cannot be written to ({error.strerror or error}) after {self.done:,} of {total:,} "
-            f"images: make room there and run the same command again, it goes on from here"
+            f"images: make room there and run the same command again, it resumes from here"
         )
 
 

@@ -79,7 +79,7 @@ def _of_source(spec: str, limit: int) -> list[Input]:
     source = open_source(spec)
     ids = source.ids("val") or source.ids("unlabeled") or source.ids("train")
     if not ids:
-        raise DatasetError(f"{spec} holds no images, expected some in val, unlabeled or train")
+        raise DatasetError(f"{spec} has no images, expected some in val, unlabeled or train")
     long = Path(spec).stem
     return [
         Input(id_, (id_, f"{long}/{id_}", f"{long}/{id_}"), None, partial(source.read_image, id_))
@@ -110,7 +110,7 @@ def _files(text: str, out: Path) -> Iterator[tuple[str, str]]:
         found = _without_results(found, out)
     if not found:
         raise ZooError(
-            f"{text} names no images, expected files such as photo.jpg or photo.png: check the path"
+            f"{text} matches no images, expected files such as photo.jpg or photo.png: check the path"
         )
     above = "" if root == Path() else os.path.join(root, "")  # noqa: PTH118
     for name in found:

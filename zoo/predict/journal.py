@@ -229,7 +229,7 @@ class Journal:
                 if self.fresh:
                     return
                 raise ZooError(
-                    f"{self.path} is no file of zoo predict, which would write one there: choose another "
+                    f"{self.path} was not written by zoo predict, which would replace it: choose another "
                     f"folder with --out, or --overwrite it"
                 )
             is_other = header.get("sha256") != self.header.get("sha256")

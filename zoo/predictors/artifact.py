@@ -142,7 +142,7 @@ def parse_metadata(text: str | None, path: Path) -> ArtifactMetadata:
     """
     if text is None:
         raise BundleError(
-            f"{path} holds no {METADATA_KEY!r} metadata (classes, preprocessing), expected a file made by "
+            f"{path} has no {METADATA_KEY!r} metadata (classes, preprocessing), expected a file made by "
             f"zoo export: export the bundle again"
         )
     try:
@@ -167,7 +167,7 @@ def read_engine_info(engine: Path) -> EngineInfo:
     path = info_path(engine)
     if not path.is_file():
         raise BundleError(
-            f"{engine} has no {path.name} beside it (classes, shapes, target): zoo export --trt makes both"
+            f"{engine} has no {path.name} next to it (classes, shapes, target): zoo export --trt writes both"
         )
     try:
         return EngineInfo.model_validate_json(path.read_text(encoding="utf-8"))

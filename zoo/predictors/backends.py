@@ -271,13 +271,13 @@ def newest_engine(bundle: Path, precision: Precision | None = None) -> Path:
     engines = [path for path in found if precision in (None, read_engine_info(path).metadata.precision)]
     if not engines:
         kind = "engine" if precision is None else f"engine in {precision}"
-        raise BundleError(f"{bundle} holds no {kind}: build one with zoo export --trt {bundle}")
+        raise BundleError(f"{bundle} has no {kind}: build one with zoo export --trt {bundle}")
     reasons = {path: _why_not(path, bundle) for path in engines}
     for path, reason in reasons.items():
         if not reason:
             return path
     path = engines[0]
-    raise BundleError(f"no engine of {bundle} runs here; the newest, {path.name}: {reasons[path]}")
+    raise BundleError(f"no engine of {bundle} runs on this machine; the newest, {path.name}: {reasons[path]}")
 
 
 def _engine_precision(engine: Path) -> Precision | None:
@@ -325,7 +325,8 @@ def _check_weights(artifact: Path, weights_sha256: str, bundle: Path) -> None:
 def _check_precision(request: Request, precision: Precision) -> None:
     if request.precision not in (None, precision):
         raise BundleError(
-            f"{request.path} is in {precision}, expected {request.precision}: name another file or the bundle"
+            f"{request.path} is in {precision}, expected {request.precision}: choose another file or the "
+            "bundle"
         )
 
 

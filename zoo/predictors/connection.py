@@ -96,23 +96,24 @@ class Connection:
             what: problem with the response.
         """
         return ServerError(
-            f"{self.server}{path} does not answer as zoo serve does ({' '.join(what.split())[:200]}): check "
+            f"{self.server}{path} does not respond like zoo serve ({' '.join(what.split())[:200]}): check "
             f"host and port"
         )
 
     def _wait(self, seconds: float) -> None:
         if self._given_up.wait(seconds):
-            raise ServerError(f"{self.server} is not asked again: the command was stopped")
+            raise ServerError(f"{self.server} gets no more requests: the command was stopped")
 
     def _lost(self, error: Exception) -> ServerError:
         if isinstance(error, httpx2.ReadTimeout):
-            return ServerError(f"{self.server} gave no answer within {TIMEOUT.read:.0f} s: is it overloaded?")
+            return ServerError(f"{self.server} did not respond in {TIMEOUT.read:.0f} s: is it overloaded?")
         if isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.ProxyError):
             return ServerError(
                 f"{self.server} cannot be reached ({error}): start it with zoo serve, or check host and port"
             )
         return ServerError(
-            f"{self.server} broke off ({error or type(error).__name__}): see its log, and whether it is http "
+            f"{self.server} closed the connection ({error or type(error).__name__}): see its log, and "
+            "whether it is http "
             f"or https"
         )
 
@@ -120,13 +121,13 @@ class Connection:
         """Return the error for a response whose status is not 200."""
         status, detail, server = answer.status_code, detail_of(answer), self.server
         if status in IMAGE_FAULTS:
-            return InvalidImageError(f"{server} does not take the image: {detail}")
+            return InvalidImageError(f"{server} refused the image: {detail}")
         if status == 500:
-            return BundleError(f"the model failed at {server}: {detail}")
+            return BundleError(f"the model failed on {server}: {detail}")
         if status == 401:
-            return ServerError(f"{server} wants its API key ({detail}): put it into {KEY_VARIABLE}")
+            return ServerError(f"{server} needs an API key ({detail}): set {KEY_VARIABLE}")
         if status == 503:
-            return ServerError(f"{server} has no room after {TRIES} tries ({detail}): try again later")
+            return ServerError(f"{server} is still full after {TRIES} tries ({detail}): try again later")
         if status == 404 and "application/problem+json" not in answer.headers.get("content-type", ""):
             return self.strange(answer.request.url.path, "404")
         return ServerError(f"{server} answered {status}: {detail}")
@@ -141,11 +142,13 @@ def parse_address(url: str) -> Address:
     try:
         parsed = httpx2.URL(url)
     except httpx2.InvalidURL as error:
-        raise ServerError(f"{url} is no URL ({error}), expected http://host:port") from error
+        raise ServerError(f"{url} is not a URL ({error}), expected http://host:port") from error
     name = parsed.path.strip("/")
     is_server = parsed.scheme in ("http", "https") and parsed.host
     if not is_server or "/" in name or parsed.query or parsed.userinfo:
-        raise ServerError(f"{url} names no server, expected http://host:port or http://host:port/NAME")
+        raise ServerError(
+            f"{url} is not the address of a server, expected http://host:port or http://host:port/NAME"
+        )
     return Address(f"{parsed.scheme}://{parsed.netloc.decode()}", name or None)
 
 

@@ -48,7 +48,7 @@ def load_predictor(
     backends = backends_of(path)
     if not backends:
         raise BundleError(
-            f"{path} is no model, expected a bundle folder or a file of {', '.join(file_suffixes())}"
+            f"{path} is not a model, expected a bundle folder or a file of {', '.join(file_suffixes())}"
         )
     backend = backend or backends[0]
     if backend not in backends:
@@ -66,7 +66,7 @@ def _again(predictor: Predictor, loader: Callable[[], Predictor]) -> Predictor:
 
 def _connect(url: str, wanted: str | None) -> Predictor:
     if wanted is not None:
-        raise BundleError(f"{url} is a server, which has chosen what runs there, got {wanted}: leave it out")
+        raise BundleError(f"{url} is a server, which selects its own backend, got {wanted}: leave it out")
     from zoo.predictors.remote import RemotePredictor
 
     return RemotePredictor(url)

@@ -181,7 +181,8 @@ def check_given(given: Sequence[str], names: Sequence[str]) -> None:
     for name in names:
         if name not in known:
             raise BundleError(
-                f"the model gives {', '.join(known)}, got a request for {name!r}: use the bundle, or export "
+                f"the model returns {', '.join(known)}, got a request for {name!r}: use the bundle, or "
+                "export "
                 f"again with --output {MASK}+{name}"
             )
 

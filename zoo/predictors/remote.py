@@ -168,7 +168,7 @@ class RemotePredictor(Predictor):
                 said = {key: value for key, value in entry.items() if key != "ready"}
                 return model, hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
         raise ServerError(
-            f"{self.connection.server} serves no model {name!r}, expected "
+            f"{self.connection.server} has no model {name!r}, expected "
             f"{' or '.join(model.name for model in models)}: name one of these in the URL"
         )
 

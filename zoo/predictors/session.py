@@ -105,7 +105,7 @@ def check_same(path: Path, before: Stamp | None) -> None:
     now = stamp(path)
     if now is None or now != before:
         what = "is gone" if now is None else "was replaced"
-        raise BundleError(f"{path} {what} since it was loaded, and must be read again: load the model again")
+        raise BundleError(f"{path} {what} since it was loaded: load the model again")
 
 
 class Renewed(Protocol):

@@ -66,7 +66,7 @@ class TrtPredictor(BoundPredictor):
         self, path: Path, info: EngineInfo, device: str = "cuda", *, cuda_graph: bool = True
     ) -> None:
         if reason := why_not_here(info, torch.device(device)):
-            raise BundleError(f"{path} cannot run here: {reason}")
+            raise BundleError(f"{path} cannot run on this machine: {reason}")
         self.api = load_runtime(path, info)
         check_engine(path, info, self.api)
         self.info = info
@@ -184,7 +184,7 @@ def save_kernels(cache: Any, path: Path) -> None:
         with replacing(path) as temporary:
             temporary.write_bytes(memoryview(cache.serialize()))
     except OSError as error:
-        log.warning("%s cannot be written (%s): each start compiles anew", path, error)
+        log.warning("%s cannot be written (%s): each start compiles again", path, error)
 
 
 def open_engine(opening: Opening) -> Opened:
@@ -221,7 +221,7 @@ def load_runtime(path: Path, info: EngineInfo) -> TensorRt:
     try:
         return load_tensorrt(info.flavor)
     except ExportError as error:
-        raise BundleError(f"{path} cannot run here: {error}") from error
+        raise BundleError(f"{path} cannot run on this machine: {error}") from error
 
 
 def check_engine(path: Path, info: EngineInfo, api: TensorRt) -> None:

@@ -64,7 +64,7 @@ def read_archive(path: Path, folder: Path) -> tuple[str, LockedBundle]:
         with tarfile.open(path, "r:") as archive:
             return _unpack(archive, path, folder)
     except (tarfile.TarError, EOFError) as error:
-        raise RegistryError(f"{path} is no tar file, or broken off ({error}): copy it again") from error
+        raise RegistryError(f"{path} is not a complete tar file ({error}): copy it again") from error
 
 
 def _add(archive: tarfile.TarFile, name: str, source: BinaryIO, size: int) -> None:
@@ -77,23 +77,23 @@ def _unpack(archive: tarfile.TarFile, path: Path, folder: Path) -> tuple[str, Lo
     first = archive.next()
     if first is None or first.name != LOCK_NAME or not first.isreg() or first.size > MAX_LOCK_BYTES:
         raise RegistryError(
-            f"{path} holds no {LOCK_NAME}, expected a file of zoo pull NAME --bundle {path.name}"
+            f"{path} has no {LOCK_NAME}, expected a file written by zoo pull NAME --bundle {path.name}"
         )
     name, locked = _read_lock(_contents(archive, first).read(), path)
     while (member := archive.next()) is not None:
         # such names are safe: no links, no folder except benchmark/, no way out of the target
         if not (member.isreg() and is_ours(member.name) and member.name in locked.files):
-            raise RegistryError(f"{path} holds {member.name!r}, expected the files of its {LOCK_NAME} alone")
+            raise RegistryError(f"{path} contains {member.name!r}, expected only files in its {LOCK_NAME}")
         target = folder / member.name
         target.parent.mkdir(exist_ok=True)
         try:
             with target.open("xb") as unpacked:
                 shutil.copyfileobj(_contents(archive, member), unpacked)
         except FileExistsError:
-            raise RegistryError(f"{path} holds {member.name} twice, expected it once") from None
+            raise RegistryError(f"{path} contains {member.name} twice, expected it once") from None
     for file in locked.files:
         if not is_artifact(file) and not (folder / file).exists():
-            raise RegistryError(f"{path} is broken off, {file} is missing: copy it again")
+            raise RegistryError(f"{path} is incomplete, {file} is missing: copy it again")
     return name, locked
 
 

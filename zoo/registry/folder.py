@@ -52,13 +52,13 @@ def find(name: Name) -> tuple[Path, str]:
     root = _root(name)
     if not root.is_dir():
         raise RegistryError(
-            f"there is no folder {root}, expected a registry: zoo push MODEL {name.model} makes one"
+            f"{root} does not exist, expected a registry: zoo push MODEL {name.model} makes one"
         )
     folder = root / name.path
     known = listed(root)
     if name.path not in known:
         nearest = get_close_matches(name.path, known, cutoff=0) or ["nothing"]
-        raise RegistryError(f"{root} holds no model {name.path}; nearest: {', '.join(nearest)}")
+        raise RegistryError(f"{root} has no model {name.path}; nearest: {', '.join(nearest)}")
     revision = _resolve(folder, name)
     return folder / revision, revision
 
@@ -146,7 +146,7 @@ def _tag(folder: Path, tag: str, revision: str) -> None:
         os.link(temporary, path)  # unlike a rename, it never replaces a tag
     except FileExistsError:
         if (other := _read_pointer(path)) != revision:
-            raise RegistryError(f"tag {tag} is already that of {other[:12]}, expected a new one") from None
+            raise RegistryError(f"tag {tag} already names {other[:12]}, expected a new one") from None
     finally:
         temporary.unlink()
 

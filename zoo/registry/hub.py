@@ -79,7 +79,7 @@ def upload(name: Name, bundle: Path, *, tag: str | None, private: bool, create_p
                 f"{name.path} exists and is public, expected none or a private one: rename it"
             )
         if tag is not None and tag in {ref.name for ref in api.list_repo_refs(name.path).tags}:
-            raise RegistryError(f"{name.path} has the tag {tag} already, expected a new one")
+            raise RegistryError(f"{name.path} already has the tag {tag}, expected a new one")
         files = our_files(bundle)
         there = {sibling.rfilename for sibling in info.siblings or ()}
         stale = sorted(file for file in there - files.keys() if is_ours(file))

@@ -48,7 +48,7 @@ def read_lock(path: Path) -> Lock:
         return Lock.model_validate_json(path.read_bytes())
     except ValidationError as error:
         raise RegistryError(
-            f"{path} is no lock of this version ({first_fault(error)}): delete it and pull again"
+            f"{path} is not a lock file of this version ({first_fault(error)}): delete it and pull again"
         ) from error
 
 

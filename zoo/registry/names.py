@@ -55,7 +55,7 @@ def parse_name(text: str) -> Name:
         return _folder_name(text, Path(model.removeprefix(FOLDER_PREFIX)), revision or None)
     parts = model.split("/")
     if len(parts) != 2 or not all(map(_is_part, parts)):
-        raise RegistryError(f"{text!r} is no name of a model, {EXPECTED}")
+        raise RegistryError(f"{text!r} is not the name of a model, {EXPECTED}")
     return Name("hub", model, revision=revision or None)
 
 

@@ -122,7 +122,7 @@ def unpack(
     """
     if not archive.is_file():
         raise RegistryError(
-            f"{archive} does not exist, expected a file of zoo pull NAME --bundle {archive.name}"
+            f"{archive} does not exist, expected a file written by zoo pull NAME --bundle {archive.name}"
         )
     temporary = _beside(out or WORKING_COPIES / archive.name)
     try:
@@ -130,7 +130,7 @@ def unpack(
             name, entry = read_archive(archive, temporary)
         files = check_bundle(temporary, artifacts=False)
         if any(files.get(file) != digest for file, digest in entry.files.items()):
-            raise RegistryError(f"{archive} is not what its {LOCK_NAME} says: copy it again")
+            raise RegistryError(f"{archive} differs from its {LOCK_NAME}: copy it again")
         if locked:
             check_locked(lock or Path(LOCK_NAME), name, entry)
         folder = out or working_copy(name, entry.revision)
@@ -218,5 +218,5 @@ def _settle(temporary: Path, folder: Path, *, keep: bool) -> None:
     if folder.is_dir() and any(folder.iterdir()):
         if keep:
             return
-        raise RegistryError(f"{folder} is there already, expected a new folder: name another or remove it")
+        raise RegistryError(f"{folder} exists already, expected a new folder: choose another or remove it")
     temporary.replace(folder)

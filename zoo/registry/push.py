@@ -83,12 +83,12 @@ def target_of(name: str, options: PushOptions) -> Name:
     """
     parsed = parse_name(name)
     if parsed.revision is not None:
-        raise RegistryError(f"{name} has a revision, which the registry gives: name a push with --tag")
+        raise RegistryError(f"{name} has a revision, which the registry assigns: name a push with --tag")
     if parsed.registry == "file" and (options.private or options.create_pr):
-        raise RegistryError(f"--private and --create-pr are the Hub's, {name} is a folder: leave them out")
+        raise RegistryError(f"--private and --create-pr are for the Hub, {name} is a folder: leave them out")
     if options.tag is not None:
         if options.create_pr:
-            raise RegistryError("--tag with --create-pr: tag it when the proposal is accepted")
+            raise RegistryError("got --tag with --create-pr: tag the model when the pull request is merged")
         folder_registry.check_tag(parsed, options.tag)
     return parsed
 
@@ -141,7 +141,7 @@ def _check_gate(bundle: Path, name: str, path: Path, manifest: Manifest) -> None
     is_exported = path.suffix == ".onnx"
     if entry is not None and (is_exported or name == WEIGHTS) and (faults := changes(path, entry)):
         raise RegistryError(
-            f"{bundle / name}: {faults[0]}: it was changed after its gate, zoo export it again"
+            f"{bundle / name}: {faults[0]}: it was changed after its check, run zoo export again"
         )
     if not is_exported:
         return
@@ -162,7 +162,7 @@ def _check_gate(bundle: Path, name: str, path: Path, manifest: Manifest) -> None
 def _set_license(bundle: Path, card: Path, license_: str | None) -> None:
     """Write a license into a model card, or check that the card states one."""
     if not card.is_file():
-        raise RegistryError(f"{bundle} holds no {CARD}, expected a model card: write one")
+        raise RegistryError(f"{bundle} has no {CARD}, expected a model card: write one")
     stated = stated_license(card)
     if license_ is not None:
         metadata_save(card, {**(metadata_load(card) or {}), "license": license_})

@@ -1,1 +1,1 @@
-"""Report of a benchmark: page, charts, tables."""
+"""Report of a benchmark: page, plots, tables."""

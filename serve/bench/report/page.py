@@ -1,4 +1,4 @@
-"""A benchmark on disk: `benchmark.html`, `benchmark.json`, `benchmark.md`, `benchmark.png`."""
+"""Report files of a benchmark: HTML page, JSON, Markdown and PNG."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ DOT = " \N{MIDDLE DOT} "
 
 
 NAMES = ("benchmark.html", "benchmark.json", "benchmark.md", "benchmark.png")
-"""Files of a report."""
+"""File names of a report."""
 
 
 def write_report(report: Report, folder: Path) -> list[Path]:
-    """Write a report as page, JSON, Markdown and picture and return the paths; none is ever half written."""
+    """Write a report as page, JSON, Markdown and PNG, each atomically, and return the paths."""
     folder.mkdir(parents=True, exist_ok=True)
     page, data, text, picture = (folder / name for name in NAMES)
     write_json(data, report.model_dump(mode="json"))
@@ -70,7 +70,7 @@ def html(report: Report) -> str:
 
 
 def markdown(report: Report) -> str:
-    """Return the report as Markdown: tables for each model, what is missing and why, how it was measured."""
+    """Return the report as Markdown: tables by model, missing figures with reasons, and the setup."""
     parts = ["# Benchmark", *(f"**{warning}**" for warning in warnings(report))]
     for model, label in report.labels().items():
         rows = [row for row in report.rows if row.model == model]
@@ -87,7 +87,7 @@ def markdown(report: Report) -> str:
 
 
 def _section(rows: Sequence[Row], label: str) -> dict[str, Any]:
-    """Return what the page shows of a model."""
+    """Return the section of a model for the page."""
     found, gpu_rows = measured(rows), on_gpu(rows)
     tables = [
         ("Figures", MAIN, found),

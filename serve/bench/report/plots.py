@@ -1,4 +1,4 @@
-"""Plots of a benchmark: latency, throughput and mIoU of each backend, all side by side as PNG."""
+"""Plots of a benchmark: latency, throughput and mIoU of each backend."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ LATENCY = "ms, end to end: solid to p50, light to p90, thin to p99"
 THROUGHPUT = "images/s"
 CARD_WIDTH = 11.0
 LEAST_MIOU = 0.04
-"""An axis of mIoU is at least so long, so that chance does not look large."""
+"""Minimum range of an mIoU axis, so that chance does not look large."""
 
 Rows = list[tuple[float, "Row"]]
-"""Rows and their places, from top to bottom."""
+"""Rows and their vertical positions, from top to bottom."""
 
 
 def ends_of(times: Times) -> tuple[float, ...]:
-    """Return where the parts of a latency's bar end."""
+    """Return the end of each part of a latency bar."""
     return (times.p50, times.p90, *(() if times.p99 is None else (times.p99,)))
 
 
@@ -92,7 +92,7 @@ def tradeoff(report: Report) -> Markup | None:
 
 
 def write_plot(report: Report, path: Path) -> None:
-    """Write the plots of a report side by side as PNG; backends without figures are named below them."""
+    """Write the plots of a report side by side as PNG, with the backends without figures named below."""
     rows = {
         text: _placed([row for row in report.rows if row.model == key])
         for key, text in report.labels().items()
@@ -116,7 +116,7 @@ def write_plot(report: Report, path: Path) -> None:
 
 
 def _placed(rows: Sequence[Row]) -> Rows:
-    """Return the measured rows with their places: room for a heading above each batch size."""
+    """Return the measured rows with their positions, leaving room for a heading above each batch size."""
     places: Rows = []
     for _, group in groupby(measured(rows), key=lambda row: row.batch):
         start = places[-1][0] + 2 if places else 1
@@ -152,14 +152,14 @@ def _draw_miou(axes: Axes, rows: Rows) -> None:
 
 
 def _head(axes: Axes, rows: Rows) -> None:
-    """Write the batch size above each group of bars."""
+    """Draw the batch size above each group of bars."""
     for batch, group in groupby(rows, key=lambda entry: entry[1].batch):
         axes.text(0, next(group)[0] - 0.75, f" batch {batch}", fontsize=9, color=QUIET, va="center")
     axes.set_ylim(top=-0.1)
 
 
 def _caption(report: Report) -> str:
-    """Return machine, versions and what is missing, in a few lines below the picture."""
+    """Return the caption: machine, versions and missing backends."""
     settings = report.settings
     where = (report.machine["gpu"] or {}).get(
         "name"
@@ -172,5 +172,5 @@ def _caption(report: Report) -> str:
     if missing:
         lines.append(f"Not measured: {', '.join(missing)}; benchmark.md says why.")
     if settings.quick:
-        lines.append("A quick look: few runs, rough figures.")
+        lines.append("Rough figures from few runs (--quick).")
     return "\n".join(lines)

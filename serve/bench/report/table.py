@@ -1,4 +1,4 @@
-"""The figures of a benchmark as text, in columns."""
+"""Tables of the figures of a benchmark."""
 
 from __future__ import annotations
 
@@ -13,15 +13,13 @@ if TYPE_CHECKING:
     from zoo.serve.bench.measurement import Report, Row, Speedup, Times
 
 Lines = tuple[list[str], list[list[str]]]
-"""The head of a table and its lines."""
+"""Head and lines of a table."""
 
-COMPARED = (
-    "p50 in ms, in brackets how many times as fast as the first model; all models and backends took turns"
-)
+COMPARED = "p50 in ms, with the speed-up over the first model in brackets; all models and backends took turns"
 
 
 class Column(NamedTuple):
-    """A figure of a row as text."""
+    """Column of a table: its head, and a function from a row to text."""
 
     head: str
     cell: Callable[[Row], str]
@@ -33,7 +31,7 @@ def measured(rows: Sequence[Row]) -> list[Row]:
 
 
 def lines(rows: Sequence[Row], columns: Sequence[Column]) -> Lines:
-    """Return the table of the rows that have figures."""
+    """Return the head and lines of a table of the rows that have figures."""
     return [column.head for column in columns], [
         [column.cell(row) for column in columns] for row in measured(rows)
     ]
@@ -45,7 +43,7 @@ def on_gpu(rows: Sequence[Row]) -> list[Row]:
 
 
 def comparison(report: Report) -> Lines | None:
-    """Return a table of one model beside the other; None for a single model."""
+    """Return a table of the models side by side; None for a single model."""
     labels = report.labels()
     if len(labels) == 1:
         return None
@@ -62,7 +60,7 @@ def comparison(report: Report) -> Lines | None:
 
 
 def why_not(rows: Sequence[Row]) -> list[str]:
-    """Return a line for each reason why there are no figures: what, and why."""
+    """Return a line for each reason for missing figures, with the names of its backends."""
     reasons: dict[str, list[str]] = {}
     for row in rows:
         if row.end_to_end_ms is None:
@@ -72,7 +70,7 @@ def why_not(rows: Sequence[Row]) -> list[str]:
 
 
 def why_no_miou(rows: Sequence[Row]) -> list[str]:
-    """Return a line for each reason why there is no mIoU: of what, and why."""
+    """Return a line for each reason for a missing mIoU, with the names of its backends."""
     reasons: dict[str, list[str]] = {}
     for row in rows:
         if row.accuracy_reason is not None:
@@ -82,14 +80,14 @@ def why_no_miou(rows: Sequence[Row]) -> list[str]:
 
 
 def share(value: float | None) -> str:
-    """Return a percentage that says 100 only if not one pixel differs."""
+    """Return a percentage, rounded down, so that 100 means that no pixel differs."""
     if value is None:
         return ABSENT
     return "100%" if value == 1 else f"{math.floor(value * 1e5) / 1e3:.3f}%"
 
 
 def miou(row: Row) -> str:
-    """Return the mIoU and, in points, how far it is from eager's."""
+    """Return the mIoU and its difference to eager's in points."""
     accuracy = row.accuracy
     if accuracy is None or accuracy.miou is None:
         return ABSENT
@@ -98,7 +96,7 @@ def miou(row: Row) -> str:
 
 
 def megabytes(count: int | None) -> str:
-    """Return bytes in MB, three digits."""
+    """Return bytes in MB with three digits."""
     return ABSENT if count is None else number(count / 1e6)
 
 
@@ -120,7 +118,7 @@ def throughput(row: Row) -> float | None:
 
 
 def _beside(times: Times | None, first: Times | None) -> str:
-    """Return a model's p50 and how many times as fast as the first model it is."""
+    """Return a model's p50 and its speed-up over the first model."""
     if times is None:
         return ABSENT
     ratio = "" if first is None or first is times else f" ({first.p50 / times.p50:.2f}x)"
@@ -151,7 +149,7 @@ SHORT = (
     Column("mIoU", miou),
     Column("MB", lambda row: megabytes(row.artifact_bytes)),
 )
-"""For a terminal."""
+"""Columns for the terminal."""
 
 MAIN = (
     NAME,

@@ -1,4 +1,4 @@
-"""Room for what is in hand: more is refused before any work is done for it."""
+"""Admission control: limits the requests in flight before any work is done for them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Place:
-    """Room for some items, from `Places.admit` until the block of `with` ends."""
+    """Reservation for some items, from `Places.admit` until the `with` block ends."""
 
     def __init__(self, release: Callable[[int], None], count: int) -> None:
         self._release = release
@@ -28,11 +28,11 @@ class Place:
 
 
 class Places:
-    """Counts what is in hand; for one event loop.
+    """Limit on the items in flight, for one event loop.
 
     Args:
-        name: of what has the items in hand, for the message.
-        limit: how many there may be.
+        name: name of the model, for the message.
+        limit: maximum number of items.
     """
 
     def __init__(self, name: str, limit: int) -> None:
@@ -41,19 +41,19 @@ class Places:
         self.taken = 0
 
     def admit(self, count: int, item_s: float) -> Place:
-        """Return room for some items.
+        """Reserve places for some items.
 
         Args:
-            count: how many.
-            item_s: seconds that one takes, from which follows when to try again.
+            count: number of items.
+            item_s: seconds per item, from which the time to retry is computed.
 
         Raises:
-            QueueFullError: there is none.
+            QueueFullError: too few places are left.
         """
         if self.taken + count > self.limit:
             retry_after_s = max(1, math.ceil(self.taken * item_s))
             raise QueueFullError(
-                f"{self.name} has {self.taken} images in hand and takes {self.limit}: try again in "
+                f"{self.name} has {self.taken} images in flight and accepts {self.limit}: try again in "
                 f"{retry_after_s} s",
                 retry_after_s,
             )
@@ -65,10 +65,10 @@ class Places:
 
 
 class Budget:
-    """Bytes that bodies and decoded images of all requests may take together; for one event loop.
+    """Memory limit for the bodies and decoded images of all requests, for one event loop.
 
     Args:
-        limit: more are refused.
+        limit: maximum number of bytes.
     """
 
     def __init__(self, limit: int) -> None:
@@ -76,23 +76,23 @@ class Budget:
         self.held = 0
 
     def hold(self, count: int) -> None:
-        """Count some bytes as in use, until `release`.
+        """Count bytes as in use until `release`.
 
         Raises:
-            QueueFullError: they would be too many.
+            QueueFullError: the limit would be exceeded.
         """
         if self.held + count > self.limit:
             raise QueueFullError(
-                f"requests in work take {self.held} bytes, the limit is {self.limit}: try again in 1 s", 1
+                f"requests in flight take {self.held} bytes, the limit is {self.limit}: try again in 1 s", 1
             )
         self.held += count
 
     @contextmanager
     def holding(self, count: int) -> Iterator[None]:
-        """Count some bytes as in use for the block.
+        """Count bytes as in use in the block.
 
         Raises:
-            QueueFullError: they would be too many.
+            QueueFullError: the limit would be exceeded.
         """
         self.hold(count)
         try:
@@ -101,5 +101,5 @@ class Budget:
             self.release(count)
 
     def release(self, count: int) -> None:
-        """Count some bytes as free again."""
+        """Count bytes as free again."""
         self.held -= count

@@ -1,7 +1,7 @@
-"""Items of many callers, run together by one thread: knows neither HTTP nor models.
+"""Micro-batching of items from many callers in one thread; independent of HTTP and models.
 
-Callers wait on the event loop; the thread takes the next batch straight from the queue, without a way over
-the event loop, so that nothing lies idle between two batches.
+Callers wait on the event loop. The thread takes the next batch directly from the queue, without a round trip
+through the event loop, so that it does not idle between batches.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 SMOOTHING = 0.1
-"""Weight of the newest batch in the seconds that an item takes."""
+"""Weight of the newest batch in the moving average of seconds per item."""
 
 EXPECTED_ITEM_S = 0.1
-"""Seconds that an item takes, until one was run."""
+"""Assumed seconds per item before the first batch."""
 
 
 @dataclass(eq=False)
 class Job(Generic[Item, Result]):
-    """An item in the queue."""
+    """Item in the queue."""
 
     item: Item
     key: Hashable
@@ -45,26 +45,26 @@ class Job(Generic[Item, Result]):
     urgent: bool = False
     timings: Timings = field(default_factory=Timings)
     taken: bool = False
-    """Whether its batch runs or has run."""
+    """Whether its batch has started."""
 
     @property
     def since(self) -> float:
-        """Return when it began to wait, for whose turn it is."""
+        """Return the time at which it began to wait, which determines the order."""
         return -math.inf if self.urgent else self.arrived
 
 
 class Batcher(Generic[Item, Result]):
-    """Runs items in batches of one key, the oldest first.
+    """Runs items with the same key in batches, oldest first.
 
-    All functions but `start`, `stop` and `running_s` are for the event loop on which it was started.
+    All methods except `start`, `stop` and `running_s` must be called on the event loop of `start`.
 
     Args:
-        name: of the thread, and what the observer is told.
-        run: one result for each item of a batch; called in the batcher's thread. If it raises, the items are
-            run one by one, and only those that fail get the error.
-        max_batch: items that run together.
-        max_wait_s: how long an item waits for others while nothing runs.
-        queue: items that may wait beyond a full batch.
+        name: name of the thread, and of the model for the observer.
+        run: function from a batch to one result per item, called in the batcher's thread. If it raises, the
+            items run one by one, and only those that fail get the error.
+        max_batch: maximum number of items per batch.
+        max_wait_s: time that an item waits for others while nothing runs.
+        queue: number of items that may wait beyond a full batch.
     """
 
     def __init__(
@@ -93,13 +93,13 @@ class Batcher(Generic[Item, Result]):
 
     @property
     def waiting(self) -> int:
-        """Return how many items wait for their batch."""
+        """Return the number of items that wait for their batch."""
         with self._changed:
             return sum(map(len, self._queues.values()))
 
     @property
     def running_s(self) -> float:
-        """Return how long the batch that runs now has run, 0 if none does; any thread may ask."""
+        """Return the seconds that the current batch has run, 0 without one; safe in any thread."""
         began = self._began
         return 0.0 if began is None else time.monotonic() - began
 
@@ -107,7 +107,7 @@ class Batcher(Generic[Item, Result]):
         """Start the thread and wait until it has called `prepare`.
 
         Raises:
-            Exception: what `prepare` raised; the thread has ended.
+            Exception: the exception of `prepare`; the thread has ended.
         """
         self._loop = asyncio.get_running_loop()
         prepared: asyncio.Future[None] = self._loop.create_future()
@@ -118,23 +118,23 @@ class Batcher(Generic[Item, Result]):
         await prepared
 
     async def stop(self, timeout_s: float) -> None:
-        """Run what waits, without waiting for more, and end the thread.
+        """Run the waiting items without waiting for more, and end the thread.
 
         Args:
-            timeout_s: how long that may take; a batch that runs longer is left to its fate.
+            timeout_s: maximum time to wait; a batch that runs longer is abandoned.
         """
         with self._changed:
             self._stopping = True
             self._changed.notify()
         until = time.monotonic() + timeout_s
         while self._thread is not None and self._thread.is_alive() and time.monotonic() < until:
-            await asyncio.sleep(0.005)  # results still come to the event loop
+            await asyncio.sleep(0.005)  # results still arrive on the event loop
 
     def admit(self, count: int = 1) -> Place:
-        """Return room for some items, to be used with `with` around all that is done for them.
+        """Reserve places for some items; use `with` around all work for them.
 
         Raises:
-            QueueFullError: there is none.
+            QueueFullError: the queue is full.
         """
         return self.places.admit(count, self._item_s)
 
@@ -147,24 +147,24 @@ class Batcher(Generic[Item, Result]):
         timings: Timings | None = None,
         urgent: bool = False,
     ) -> Result:
-        """Return the result of an item for which there is a `Place`.
+        """Return the result of an item that has a `Place`.
 
-        If the caller is cancelled, the item leaves the queue.
+        If the caller is canceled, the item leaves the queue.
 
         Args:
-            item: one of a batch.
-            key: only items of one key run together.
-            deadline: of `time.monotonic()`.
-            timings: filled.
-            urgent: whether it goes first.
+            item: item to run.
+            key: key of the batch; only items with the same key run together.
+            deadline: deadline, in the time of `time.monotonic()`.
+            timings: timings to fill.
+            urgent: whether to run it first.
 
         Raises:
-            DeadlineError: no result at `deadline`.
+            DeadlineError: there is no result at `deadline`.
             QueueFullError: `stop` was called.
-            Exception: what `run` raised for this item.
+            Exception: the exception of `run` for this item.
         """
         if self._stopping:
-            raise QueueFullError(f"{self.name} is being stopped: try again in 1 s", 1)
+            raise QueueFullError(f"{self.name} is stopping: try again in 1 s", 1)
         now = time.monotonic()
         loop = asyncio.get_running_loop()
         job: Job[Item, Result] = Job(item, key, now, loop.create_future(), urgent)
@@ -186,7 +186,7 @@ class Batcher(Generic[Item, Result]):
                 queue.appendleft(job)
             else:
                 queue.append(job)
-            # the thread wakes by itself when the oldest has waited long enough
+            # the thread wakes up once the oldest item has waited long enough
             if self._idle or job.urgent or len(queue) == self.max_batch:
                 self._changed.notify()
 
@@ -208,7 +208,7 @@ class Batcher(Generic[Item, Result]):
             )
 
     def _work(self, prepare: Callable[[], None], prepared: asyncio.Future[None]) -> None:
-        """Run batches until there are none and `stop` was called."""
+        """Run batches until the queues are empty and `stop` was called."""
         assert self._loop is not None
         try:
             prepare()
@@ -222,11 +222,11 @@ class Batcher(Generic[Item, Result]):
             seconds = time.monotonic() - begin
             try:
                 self._loop.call_soon_threadsafe(self._deliver, jobs, outcomes, begin, seconds)
-            except RuntimeError:  # the event loop is closed: nobody waits any more
+            except RuntimeError:  # the event loop is closed: nothing waits any more
                 return
 
     def _next(self) -> list[Job[Item, Result]]:
-        """Return the next batch when it is full or has waited long enough; empty to end."""
+        """Return the next batch once it is full or has waited long enough; empty to end."""
         with self._changed:
             while True:
                 if not self._queues and self._stopping:
@@ -239,7 +239,7 @@ class Batcher(Generic[Item, Result]):
                 self._idle = False
 
     def _ready(self) -> tuple[list[deque[Job[Item, Result]]], float | None]:
-        """Return the queues that can run, and if none can, the seconds until one will; None without any."""
+        """Return the queues that can run and, if none can, the seconds until one can; None without any."""
         if not self._queues:
             return [], None
         now = time.monotonic()
@@ -257,7 +257,7 @@ class Batcher(Generic[Item, Result]):
         return jobs
 
     def _outcomes(self, items: Sequence[Item]) -> Sequence[Result | Exception]:
-        """Return the result of each item, or the error that it raises by itself."""
+        """Return the result of each item, or its own error."""
         self._began = time.monotonic()
         try:
             results = list(self._run(items))
@@ -285,7 +285,7 @@ class Batcher(Generic[Item, Result]):
             job.timings.queue_s, job.timings.compute_s = begin - job.arrived, seconds
             if self.observer is not None:
                 self.observer.waited(self.name, job.timings.queue_s)
-            if job.future.done():  # cancelled, or too late
+            if job.future.done():  # canceled, or too late
                 continue
             if isinstance(outcome, Exception):
                 job.future.set_exception(outcome)

@@ -1,4 +1,4 @@
-"""What can go wrong with a request beside a bad image (`zoo.errors.InvalidImageError`)."""
+"""Errors of requests, besides a bad image (`zoo.errors.InvalidImageError`)."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from zoo.errors import ZooError
 
 
 class QueueFullError(ZooError):
-    """A request that is refused because too many wait already (503).
+    """The queue is full (503).
 
     Args:
-        message: one line.
-        retry_after_s: when there may be room, in whole seconds.
+        message: one-line message.
+        retry_after_s: whole seconds until a retry may succeed.
     """
 
     def __init__(self, message: str, retry_after_s: int) -> None:
@@ -19,32 +19,32 @@ class QueueFullError(ZooError):
 
 
 class DeadlineError(ZooError):
-    """A request whose answer did not come in time (504)."""
+    """The result is late (504)."""
 
 
 class ModelFailedError(ZooError):
-    """An image that the model failed on (500); the log has the traceback, the message no paths."""
+    """The model failed on an image (500); the log has the traceback, the message has no paths."""
 
 
 class TooLargeError(ZooError):
-    """A body, image or batch over the limit (413)."""
+    """A body, image or batch exceeds its limit (413)."""
 
 
 class UnsupportedFormatError(ZooError):
-    """Bytes of a format that is not taken (415)."""
+    """The body has an unsupported format (415)."""
 
 
 class UnknownNameError(ZooError):
-    """A model, version or card that this server does not have (404)."""
+    """The server does not have the model, version or card (404)."""
 
 
 class BadRequestError(ZooError):
-    """A request that is not what its route takes (400)."""
+    """The request does not fit its route (400)."""
 
 
 class SlowBodyError(ZooError):
-    """A body that did not come in time (408)."""
+    """The body is late (408)."""
 
 
 class NotReadyError(ZooError):
-    """A model that does not answer (503)."""
+    """A model does not respond (503)."""

@@ -1,4 +1,4 @@
-"""The best backend that is present for a model: which, and why not the ones before it."""
+"""Selection of the fastest available backend of a model, with the reasons."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Candidate(NamedTuple):
 
 
 class Loaded(NamedTuple):
-    """A predictor that has run once, and why it was chosen."""
+    """A predictor that has run once, and the reason for its selection."""
 
     predictor: Predictor
     candidate: Candidate
@@ -44,10 +44,10 @@ class Loaded(NamedTuple):
 
 
 def load_model(source: ModelSource, settings: ServerSettings) -> Model:
-    """Return a model on its best backend; `Model.start` makes it ready.
+    """Return a model on its fastest backend; `Model.start` makes it ready.
 
     Raises:
-        ZooError: it cannot be loaded, or no backend that was asked for can run it.
+        ZooError: it cannot be loaded, or no requested backend can run it.
     """
     predictor, candidate, reason = load_best(source)
     on_gpu = candidate.device == "cuda"
@@ -68,7 +68,7 @@ def load_best(source: ModelSource) -> Loaded:
     """Return the first backend that loads and runs a blank image.
 
     Raises:
-        ZooError: none does, with the reason of each.
+        ZooError: none does; the message has the reason of each.
     """
     gpus = gpu_count()
     skipped: list[str] = []
@@ -78,15 +78,15 @@ def load_best(source: ModelSource) -> Loaded:
             return Loaded(why, candidate, _reason(candidate, source, skipped))
         skipped.append(f"{candidate.title}: {why}")
     raise BundleError(
-        f"{source.path} cannot be served, no backend runs it: {'; '.join(skipped) or 'none fits'}"
+        f"{source.path} cannot be served, no backend can run it: {'; '.join(skipped) or 'none fits'}"
     )
 
 
 def candidates(source: ModelSource) -> list[Candidate]:
-    """Return the backends that may run a model, the best first; those without a rank only on request.
+    """Return the backends that may run a model, fastest first; those without a rank only on request.
 
     Raises:
-        BundleError: the backend that is asked for cannot run such a file.
+        BundleError: the requested backend cannot run such a file.
     """
     known = backends_of(source.path)
     if source.backend not in (None, *known):
@@ -105,14 +105,14 @@ def candidates(source: ModelSource) -> list[Candidate]:
 
 
 def why_not(candidate: Candidate, source: ModelSource, gpus: int) -> str:
-    """Return why there is no point in loading a candidate; empty to try."""
+    """Return the reason not to try a candidate; empty to try it."""
     if candidate.device == "cuda" and not gpus:
         return "no NVIDIA GPU"
     return missing_file(candidate.backend, source.path, source.precision) if source.path.is_dir() else ""
 
 
 def _try(candidate: Candidate, source: ModelSource) -> Predictor | str:
-    """Return a predictor that has run once, or why there is none."""
+    """Return a predictor that has run once, or the reason for its failure."""
     try:
         predictor = load_predictor(
             source.path,
@@ -126,33 +126,33 @@ def _try(candidate: Candidate, source: ModelSource) -> Predictor | str:
         predictor.run(np.zeros((limits.low[0], *size, 3), np.uint8))
     except ZooError as error:
         return _public(str(error), source)
-    except Exception as error:  # a runtime raises what it likes; the next one is tried
+    except Exception as error:  # a runtime may raise anything; the next one is tried
         log.warning("%s cannot run %s", candidate.title, source.path, exc_info=error)
         return _public(f"{type(error).__name__}: {error}", source)[:REASON_LENGTH]
     return predictor
 
 
 def _reason(candidate: Candidate, source: ModelSource, skipped: list[str]) -> str:
-    """Return why a candidate was chosen, for people."""
-    asked = "as asked" if source.backend or source.device else ""
+    """Return a description of a candidate and the reason for its selection."""
+    asked = "as requested" if source.backend or source.device else ""
     slow = "" if BACKENDS[candidate.backend].suffix else "zoo export makes it faster"
     return "; ".join(filter(None, (candidate.title, asked, slow, *skipped)))
 
 
 def _public(text: str, source: ModelSource) -> str:
-    """Return a text as one line that does not tell where the model lies: clients see it."""
+    """Return a text as one line without the model's location, because clients see it."""
     return " ".join(text.replace(f"{source.path}/", "").replace(str(source.path), source.name).split())
 
 
 class ModelSource(NamedTuple):
-    """A model that is to be served, and what was asked for."""
+    """A model to serve, and the requested backend."""
 
     name: str
     path: Path
-    """A bundle folder or an artifact."""
+    """Bundle folder or artifact."""
     backend: str | None = None
     precision: Precision | None = None
     device: str | None = None
-    """`cpu` or `cuda`; None for the best."""
+    """`cpu` or `cuda`; None for the fastest."""
     threads: int | None = None
-    """Of the CPU; None for one on each core."""
+    """CPU threads; None for one per core."""

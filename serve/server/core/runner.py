@@ -1,6 +1,6 @@
-"""A predictor that gets lists of images: stacks them, fills batches up where shapes are dear.
+"""Batched execution of a predictor: stacks images and pads batches for backends with few shapes.
 
-It counts failures in a row, which tell whether an image or the predictor is at fault.
+Consecutive failures are counted, to distinguish a bad image from a broken predictor.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 BLANK = 127
-"""Of all channels of a blank image."""
+"""Value of all channels of a blank image."""
 
 WARM_RUNS = 3
-"""Of each shape on a GPU: ONNX Runtime captures the graph of a shape at its second run."""
+"""Warm-up runs per shape on a GPU: ONNX Runtime captures the graph of a shape at its second run."""
 
 
 MAX_FAILURES = 3
-"""In a row, of any images and of a blank one: what the predictor made anew after each does not help."""
+"""Consecutive failures, the last on a blank image, after which reloading the predictor has not helped."""
 
 
 class Ask(NamedTuple):
-    """An image, and the outputs that are asked for of it."""
+    """An image and its requested outputs."""
 
     image: Image
     outputs: tuple[str, ...] = (MASK,)
@@ -47,14 +47,14 @@ class Ask(NamedTuple):
 class Runner:
     """Runs batches of a predictor, in one thread.
 
-    A predictor that fails may have met an odd image: after `MAX_FAILURES` in a row a blank image of that size
-    is run, and if it succeeds the count begins anew.
+    A predictor may fail because of an unusual image: after `MAX_FAILURES` consecutive failures a blank image
+    of the same size is run, and the count is reset if it succeeds.
 
     Args:
-        predictor: what runs them.
-        max_batch: images that run together, if its file takes so many.
-        few_shapes: whether batches are filled up to 1, 2, 4, 8, ... images. A backend that sets up each shape
-            anew (CUDA graphs, engines) then sets up few.
+        predictor: predictor to run.
+        max_batch: maximum number of images per batch, if the file takes as many.
+        few_shapes: whether to pad batches to 1, 2, 4, 8, ... images, for backends that set up each shape
+            separately (CUDA graphs, engines).
     """
 
     def __init__(self, predictor: Predictor, max_batch: int, *, few_shapes: bool = False) -> None:
@@ -63,15 +63,15 @@ class Runner:
         self.max_batch = min(max_batch, self.limits.high[0])
         self._few_shapes = few_shapes
         self.failures = 0
-        """In a row."""
+        """Number of consecutive failures."""
 
     @property
     def failing(self) -> bool:
-        """Return whether the predictor fails again and again, also on a blank image."""
+        """Return whether the predictor keeps failing, even on a blank image."""
         return self.failures > MAX_FAILURES
 
     def answer(self, asks: Sequence[Ask]) -> list[Values]:
-        """Return what is asked for of each image, by one run of all; the images are of one shape."""
+        """Return the requested outputs of images of one shape, computed in one run."""
         names = tuple(dict.fromkeys(name for ask in asks for name in ask.outputs))
         found = self.run([ask.image for ask in asks], names)
         return [{name: found[name][index] for name in ask.outputs} for index, ask in enumerate(asks)]
@@ -91,11 +91,11 @@ class Runner:
         return found
 
     def _try_blank(self, size: tuple[int, int]) -> None:
-        """Run a blank image of a size: it succeeds, or is one more failure."""
+        """Run a blank image; reset the failures if it succeeds, else count one more."""
         try:
             self._run([np.full((*size, 3), BLANK, np.uint8)], (MASK,))
-        except Exception as error:  # the caller raises what the image before it raised
-            log.error("a blank image of %d x %d fails, too", *size, exc_info=error)
+        except Exception as error:  # the caller raises the error of the previous image
+            log.error("a blank image of %d x %d fails too", *size, exc_info=error)
             self.failures += 1
         else:
             self.failures = 0
@@ -117,12 +117,12 @@ class Runner:
         return min(1 << (least - 1).bit_length(), max(least, self.max_batch))
 
     def warm_up(self) -> None:
-        """Run blank images, in each size of batches that will be run."""
+        """Run blank images in every batch size."""
         counts = range(1, self.max_batch + 1) if self._few_shapes else (1,)
         for size in sorted({self._batch_size(count) for count in counts}):
             for _ in range(WARM_RUNS if self._few_shapes else 1):
                 self.run([self.blank()] * size)
 
     def blank(self) -> Image:
-        """Return a grey image of a size that the network takes, (H, W, 3)."""
+        """Return a gray (H, W, 3) image of a size that the network takes."""
         return np.full((*self.limits.clamp(self.predictor.preprocessing.imgsz), 3), BLANK, np.uint8)

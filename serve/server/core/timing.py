@@ -1,4 +1,4 @@
-"""Where the time of images and batches goes."""
+"""Timings of images and batches."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Protocol
 
 @dataclass
 class Timings:
-    """Where the time of an item went, in seconds."""
+    """Timings of an item, in seconds."""
 
     queue_s: float = 0.0
     compute_s: float = 0.0
 
 
 class Observer(Protocol):
-    """What is told of each batch and item, on the event loop."""
+    """Observer of batches and items, called on the event loop."""
 
     def batch(self, model: str, size: int, compute_s: float) -> None:
-        """Hear of a batch that was run."""
+        """Observe a batch that has run."""
 
     def waited(self, model: str, seconds: float) -> None:
-        """Hear how long an item waited for its batch."""
+        """Observe the time that an item waited for its batch."""

@@ -1,4 +1,4 @@
-"""The app of `zoo serve`, which any ASGI server runs and any ASGI app mounts."""
+"""ASGI app of `zoo serve`, which any ASGI server can run and any ASGI app can mount."""
 
 from __future__ import annotations
 
@@ -36,26 +36,26 @@ if TYPE_CHECKING:
 DESCRIPTION = "Segmentation masks of images: `POST /predict`, or the Open Inference Protocol under `/v2`."
 
 ANYWHERE = (401, 403, 413, 500)
-"""Statuses that any route may answer."""
+"""Statuses that any route may return."""
 
 SECURITY = {
     "bearer": {"type": "http", "scheme": "bearer"},
     "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
 }
-"""Of a server that was given a key."""
+"""Security schemes of a server with a key."""
 
 ALWAYS_OPEN = ("/healthz", "/readyz")
-"""Paths that need no key, beside those of the page: a probe has none."""
+"""Paths that need no key, for probes; the page's paths need none either."""
 
 
 def create_app(models: Sequence[Model], settings: ServerSettings) -> FastAPI:
     """Return an ASGI app that starts the models, serves them and stops them.
 
-    Its `lifespan` must run: an app that mounts this one enters `app.router.lifespan_context(app)` in its own.
+    Its `lifespan` must run: an app that mounts it must enter `app.router.lifespan_context(app)`.
 
     Args:
-        models: at least one, of different names; requests that name none get the first.
-        settings: limits, and who may ask.
+        models: at least one model, with unique names; requests that name none get the first.
+        settings: settings of the server.
     """
     context, metrics = Context(models, settings), Metrics()
     readiness, files = Readiness(context), page_files()
@@ -87,9 +87,9 @@ def create_app(models: Sequence[Model], settings: ServerSettings) -> FastAPI:
     add_oip_routes(app, context, readiness)
     add_health_routes(app, readiness)
     add_page_routes(app, files)
-    patch_fastapi(app, redirect_from_root_to_docs=False)  # `/docs` from here, FastAPI's own is from a CDN
+    patch_fastapi(app, redirect_from_root_to_docs=False)  # `/docs` without FastAPI's CDN
 
-    @app.get("/metrics", tags=["health"], summary="Figures for Prometheus", response_class=Response)
+    @app.get("/metrics", tags=["health"], summary="Metrics for Prometheus", response_class=Response)
     async def figures() -> Response:
         return Response(await context.in_pool(metrics.render), headers={"Content-Type": metrics.content_type})
 
@@ -100,7 +100,7 @@ def create_app(models: Sequence[Model], settings: ServerSettings) -> FastAPI:
 
 
 def _guard(app: FastAPI, context: Context, metrics: Metrics, open_paths: frozenset[str]) -> None:
-    """Add the layers around the routes; the last one is the outermost."""
+    """Add the middleware; the last one is the outermost."""
     settings = context.settings
     app.add_middleware(Body, max_bytes=settings.max_body_bytes, budget=context.budget)
     app.add_middleware(Access, settings=settings, open_paths=open_paths)
@@ -122,7 +122,7 @@ def _answer_errors(app: FastAPI) -> None:
 
 
 def _completed(openapi: Callable[[], dict[str, Any]]) -> Callable[[], dict[str, Any]]:
-    """Return a function that adds to the OpenAPI document what FastAPI does not know of."""
+    """Return a function that completes FastAPI's OpenAPI document."""
 
     def document() -> dict[str, Any]:
         result = openapi()
@@ -132,7 +132,7 @@ def _completed(openapi: Callable[[], dict[str, Any]]) -> Callable[[], dict[str, 
             components["schemas"].update(schema.pop("$defs", {}))
             components["schemas"][model.__name__] = schema
         components["securitySchemes"] = SECURITY
-        result["security"] = [{}, *({name: []} for name in SECURITY)]  # or none, on this machine
+        result["security"] = [{}, *({name: []} for name in SECURITY)]  # none is needed on this machine
         return result
 
     return document

@@ -1,4 +1,4 @@
-"""From the bytes of a request to an image, within limits that hold before anything is decoded."""
+"""Decoding of request bodies into images, with limits that are checked before decoding."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
-"""Pillow's names; no other decoder sees what a client sends."""
+"""Pillow's names of the accepted formats; no other decoder is used."""
 
 EXPECTED = "expected a JPEG, PNG, WebP, BMP, TIFF or GIF image"
 
@@ -38,7 +38,7 @@ OTHER_FORMATS = {
     (4, b"ftypavif"): "AVIF",
     (4, b"ftyp"): "MP4",
 }
-"""Where which bytes tell a format that people send by mistake; the first that fits."""
+"""Signatures (offset, bytes) of other formats, for the error message; the first match counts."""
 
 FORM = "multipart/form-data"
 
@@ -48,21 +48,21 @@ MAX_FILES, MAX_FIELDS = 2, 8
 
 
 def decode(body: bytes, max_pixels: int) -> NDArray[np.uint8]:
-    """Return the image of a request, turned upright as its EXIF data say; of an animation, the first frame.
+    """Return the image of a request, rotated according to its EXIF data; of an animation, the first frame.
 
-    Images without transparency of any kind of color at 8 bits are taken, as `zoo.load` takes them.
+    8-bit images of any color mode without transparency are accepted, as by `zoo.load`.
 
     Args:
-        body: of the request.
-        max_pixels: largest height x width, looked up in the header.
+        body: body of the request.
+        max_pixels: maximum height x width, checked in the image's header.
 
     Returns:
         (H, W, 3) uint8 RGB.
 
     Raises:
-        InvalidImageError: empty, broken, transparent in places, or of more than 8 bits a channel.
-        TooLargeError: too many pixels.
-        UnsupportedFormatError: another format than `FORMATS`.
+        InvalidImageError: the image is empty, damaged, transparent, or has more than 8 bits per channel.
+        TooLargeError: the image has too many pixels.
+        UnsupportedFormatError: the format is not in `FORMATS`.
     """
     if not body:
         raise InvalidImageError(f"got a body of 0 bytes, {EXPECTED}: send the file as the body")
@@ -78,21 +78,22 @@ def decode(body: bytes, max_pixels: int) -> NDArray[np.uint8]:
         raise TooLargeError(
             f"got an image over any limit, expected at most {max_pixels}: shrink it"
         ) from error
-    except Exception as error:  # decoders raise what they like on hostile bytes
+    except Exception as error:  # decoders may raise anything on hostile bytes
         raise InvalidImageError(
-            f"the image cannot be decoded ({_line(error)}), {EXPECTED}: save it again and send the whole file"
+            f"the image cannot be decoded ({_line(error)}), {EXPECTED}: save it again and send the complete "
+            "file"
         ) from error
 
 
 def check_pixels(size: tuple[int, int], max_pixels: int) -> None:
-    """Raise if an image has too many pixels.
+    """Check that an image does not have too many pixels.
 
     Args:
         size: width and height.
-        max_pixels: largest product of the two.
+        max_pixels: maximum product of the two.
 
     Raises:
-        TooLargeError: says how many.
+        TooLargeError: it has too many.
     """
     width, height = size
     if width * height > max_pixels:
@@ -105,7 +106,9 @@ def _unknown(body: bytes) -> InvalidImageError | UnsupportedFormatError:
     for (start, magic), name in OTHER_FORMATS.items():
         if body[start : start + len(magic)] == magic:
             return UnsupportedFormatError(f"got {name}, {EXPECTED}: save it as JPEG or PNG")
-    return InvalidImageError(f"got {len(body)} bytes that are no image, {EXPECTED}: send the file as it is")
+    return InvalidImageError(
+        f"got {len(body)} bytes that are not an image, {EXPECTED}: send the unchanged file"
+    )
 
 
 def _line(error: Exception) -> str:
@@ -113,17 +116,17 @@ def _line(error: Exception) -> str:
 
 
 class MemoryFormParser(MultiPartParser):
-    """Keeps files in memory, whose size is limited already: nothing of a request is written to disk."""
+    """Form parser that keeps files, whose size is already limited, in memory instead of on disk."""
 
-    spool_max_size = 0  # of SpooledTemporaryFile: no size is too large
+    spool_max_size = 0  # of SpooledTemporaryFile: never spill to disk
 
 
 async def image_bytes(request: Request) -> bytes:
-    """Return the bytes of the image that a request carries.
+    """Return the bytes of the image in a request.
 
     Raises:
-        UnsupportedFormatError: JSON, or another kind of multipart than a form.
-        BadRequestError: a form of no file, or of several.
+        UnsupportedFormatError: the body is JSON, or multipart but not a form.
+        BadRequestError: the form does not have exactly one file.
     """
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if content_type == FORM:

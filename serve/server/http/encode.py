@@ -1,4 +1,4 @@
-"""An output as an answer: PNG or NumPy file; a mask also as JSON of runs and areas, or over its image."""
+"""Encoding of outputs: PNG or NumPy; masks also as JSON of runs and areas, or as an overlay."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def as_json(mask: Mask, classes: Classes, model: str, version: str) -> bytes:
 
 
 def areas(mask: Mask, classes: Classes) -> list[Area]:
-    """Return how much of a (H, W) mask each class has that is there, in label order."""
+    """Return the share of each class that appears in a (H, W) mask, in label order."""
     counts = np.bincount(mask.ravel(), minlength=len(classes))
     return [
         Area(
@@ -70,7 +70,7 @@ def areas(mask: Mask, classes: Classes) -> list[Area]:
 
 
 def runs(mask: Mask) -> Runs:
-    """Return a (H, W) mask as runs of one label, row by row.
+    """Return the run-length encoding of a (H, W) mask, row by row.
 
     Example:
         >>> runs(np.array([[0, 0, 1], [1, 1, 0]], np.uint8))
@@ -83,7 +83,7 @@ def runs(mask: Mask) -> Runs:
 
 
 def hex_color(color: Color) -> str:
-    """Return a color as in CSS.
+    """Return a color in CSS notation.
 
     Example:
         >>> hex_color((128, 0, 255))
@@ -96,7 +96,7 @@ def hex_color(color: Color) -> str:
 def encoder(
     format_: Format, classes: Classes, model: str, version: str, output: str = MASK
 ) -> Callable[..., bytes]:
-    """Return the function of (image, values of an output) that makes the body of an answer."""
+    """Return the function from (image, values of an output) to the body of a response."""
     encoders: dict[Format, Callable[[NDArray[np.uint8], NDArray[Any]], bytes]] = {
         "png": lambda _, values: draw_output(output, values, classes),
         "npy": lambda _, values: as_npy(values),

@@ -1,4 +1,4 @@
-"""Who may ask, and how much: all that is decided before the body of a request is in memory."""
+"""Access control and body limits, enforced before the body of a request is in memory."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ if TYPE_CHECKING:
 BEARER = b"bearer "
 
 HEALTH = "/v2/health/"
-"""Start of paths that need no key, beside those that an app names."""
+"""Prefix of paths that need no key, besides those that an app names."""
 
 
 class Access:
-    """ASGI middleware: lets in who has the key, or where there is none, who is on this machine.
+    """ASGI middleware that requires the key or, without a key, that requests come from this machine.
 
     Args:
-        app: what is guarded.
-        settings: its `api_key` and `remote`.
-        open_paths: that need no key.
+        app: ASGI app to guard.
+        settings: settings with `api_key` and `remote`.
+        open_paths: paths that need no key.
     """
 
     def __init__(self, app: ASGIApp, settings: ServerSettings, open_paths: frozenset[str]) -> None:
@@ -68,12 +68,12 @@ class Access:
 
 
 class Body:
-    """ASGI middleware: stops a body that is too large or too slow, and work for a client that went away.
+    """ASGI middleware that stops bodies that are too large or slow, and work for disconnected clients.
 
     Args:
-        app: what is guarded.
-        max_bytes: of a body.
-        budget: of memory, for all bodies together.
+        app: ASGI app to guard.
+        max_bytes: maximum size of a body.
+        budget: memory budget of all bodies together.
     """
 
     def __init__(self, app: ASGIApp, max_bytes: int, budget: Budget) -> None:
@@ -102,12 +102,12 @@ class Body:
 
 
 class Reader:
-    """Reads the body of one request, then watches whether its client stays; cancels the request if not.
+    """Reader of one request's body that then cancels the request if its client disconnects.
 
     Args:
-        guard: its limits.
-        scope: of ASGI.
-        receive: of the server.
+        guard: middleware with the limits.
+        scope: ASGI scope.
+        receive: ASGI `receive` of the server.
     """
 
     def __init__(self, guard: Body, scope: Scope, receive: Receive) -> None:
@@ -120,12 +120,12 @@ class Reader:
         self._watcher: asyncio.Task[None] | None = None
 
     async def receive(self) -> Message:
-        """Return the next part of the body, or that the client has gone.
+        """Return the next part of the body, or the disconnect message.
 
         Raises:
-            TooLargeError: more bytes than the limit.
+            TooLargeError: the body exceeds the limit.
             SlowBodyError: the body is not complete at the deadline.
-            QueueFullError: no memory left for it.
+            QueueFullError: the memory budget is exhausted.
         """
         if self._watcher is not None:
             await self._watcher
@@ -136,7 +136,7 @@ class Reader:
         except TimeoutError as error:
             raise SlowBodyError(
                 f"got {self.trace.bytes_in} bytes of the body in {self.trace.seconds:.1f} s, expected all: "
-                f"send a smaller image, or over a faster network"
+                f"send a smaller image, or use a faster network"
             ) from error
         if message["type"] == "http.request":
             self._count(len(message.get("body", b"")))
@@ -145,7 +145,7 @@ class Reader:
         return message
 
     def watched(self, send: Send) -> Send:
-        """Return `send` that notes when the answer is complete."""
+        """Return a wrapper of `send` that records when the response is complete."""
 
         async def noted(message: Message) -> None:
             await send(message)
@@ -155,7 +155,7 @@ class Reader:
         return noted
 
     def close(self) -> None:
-        """Release the memory of the body, and watch no more."""
+        """Release the memory of the body, and stop watching."""
         self.guard.budget.release(self.trace.bytes_in)
         if self._watcher is not None:
             self._watcher.cancel()
@@ -177,13 +177,13 @@ class Reader:
 def _has_key(headers: Headers, key: bytes) -> bool:
     authorization = headers.get(b"authorization", b"")
     bearer = authorization[len(BEARER) :].strip() if authorization[: len(BEARER)].lower() == BEARER else b""
-    # both, always: which of the headers is there takes no other time
+    # always compare both, in constant time
     return hmac.compare_digest(bearer, key) | hmac.compare_digest(headers.get(b"x-api-key", b""), key)
 
 
 def _foreign(scope: Scope, headers: Headers) -> str | None:
-    """Return why a request is not from a program or page of this machine; None if it is."""
-    client = scope.get("client")  # None: a socket in the file system
+    """Return the reason if a request is not from a program or page on this machine; None if it is."""
+    client = scope.get("client")  # None: a Unix domain socket
     if client is not None and not is_loopback(client[0]):
         return (
             "requests from other machines need a key: start the server with --api-key, or with --host for all"

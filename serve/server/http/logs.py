@@ -1,4 +1,4 @@
-"""Lines of the log: one for each request, as JSON where that is asked for; never an image, never a key."""
+"""Log of the server: one line per request, optionally as JSON; never images or keys."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ log = logging.getLogger("zoo.serve.access")
 
 
 class JsonFormatter(logging.Formatter):
-    """Turns each record into one line of JSON."""
+    """Log formatter that writes one line of JSON per record."""
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {
@@ -30,7 +30,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def log_request(trace: Trace, route: str) -> None:
-    """Write the line of a request that is over."""
+    """Log a finished request."""
     if not log.isEnabledFor(logging.INFO):
         return
     fields = {
@@ -46,10 +46,10 @@ def log_request(trace: Trace, route: str) -> None:
 
 
 def log_config(*, json_logs: bool) -> dict[str, Any]:
-    """Return the `log_config` of uvicorn: all on stderr; without JSON only what is a warning or worse.
+    """Return uvicorn's `log_config`: everything on stderr; without JSON, only warnings and errors.
 
     Args:
-        json_logs: one JSON object a line, one line for each request.
+        json_logs: whether to log JSON, with one line per request.
     """
     formatter = (
         {"()": JsonFormatter} if json_logs else {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}
@@ -62,6 +62,6 @@ def log_config(*, json_logs: bool) -> dict[str, Any]:
         "loggers": {
             "zoo": {"handlers": ["stderr"], "level": "INFO" if json_logs else "WARNING", "propagate": False},
             "uvicorn": {"handlers": ["stderr"], "level": "WARNING", "propagate": False},
-            "uvicorn.access": {"level": "CRITICAL", "propagate": False},  # ours says more
+            "uvicorn.access": {"level": "CRITICAL", "propagate": False},  # replaced by our own line
         },
     }

@@ -1,7 +1,7 @@
-"""Figures for Prometheus, of one worker or of all.
+"""Prometheus metrics of one worker, or of all.
 
 With `PROMETHEUS_MULTIPROC_DIR` in the environment (set it before this module is imported) each worker writes
-its figures to files in that folder, and any of them answers for all.
+its metrics to files in that folder, and any of them returns the metrics of all.
 """
 
 from __future__ import annotations
@@ -31,10 +31,7 @@ SIZES = (1, 2, 4, 8, 16, 32, 64)
 
 
 class Metrics:
-    """The figures of one app. No label holds what a client sent.
-
-    It is an `Observer` of models.
-    """
+    """Metrics of one app, an `Observer` of its models. Labels never contain client input."""
 
     content_type = CONTENT_TYPE_LATEST
 
@@ -42,31 +39,31 @@ class Metrics:
         self.registry = CollectorRegistry()
         self.requests = Counter(
             "zoo_requests",
-            "Requests that were answered; status 499: the client went away.",
+            "Finished requests; status 499: the client disconnected.",
             ["model", "route", "status"],
             registry=self.registry,
         )
         self.errors = Counter("zoo_errors", "Requests that failed.", ["kind"], registry=self.registry)
         self.request_seconds = Histogram(
             "zoo_request_seconds",
-            "From the headers of a request to the end of its answer.",
+            "Time from the headers of a request to the end of its response.",
             ["route"],
             buckets=SECONDS,
             registry=self.registry,
         )
-        self.queue_seconds = self._of_model("zoo_queue_seconds", "How long images waited.", SECONDS)
-        self.compute_seconds = self._of_model("zoo_compute_seconds", "How long batches ran.", SECONDS)
-        self.batch_size = self._of_model("zoo_batch_size", "Images that ran together.", SIZES)
+        self.queue_seconds = self._of_model("zoo_queue_seconds", "Time that images waited.", SECONDS)
+        self.compute_seconds = self._of_model("zoo_compute_seconds", "Time that batches ran.", SECONDS)
+        self.batch_size = self._of_model("zoo_batch_size", "Images per batch.", SIZES)
         self.queue_length = Gauge(
             "zoo_queue_length",
-            "Images that wait.",
+            "Waiting images.",
             ["model"],
             registry=self.registry,
             multiprocess_mode="livesum",
         )
         self.model_info = Gauge(
             "zoo_model_info",
-            "Models that are served.",
+            "Served models.",
             ["model", "version", "backend", "description"],
             registry=self.registry,
             multiprocess_mode="max",
@@ -74,7 +71,7 @@ class Metrics:
         self._models: dict[str, Model] = {}
 
     def add(self, model: Model) -> None:
-        """Watch a model."""
+        """Add the metrics of a model."""
         self._models[model.name] = model
         self.model_info.labels(model.name, model.version, model.backend, model.description).set(1)
         self.queue_length.labels(model.name).set(0)
@@ -87,18 +84,18 @@ class Metrics:
         self._look_at_queue(model)
 
     def waited(self, model: str, seconds: float) -> None:
-        """Count an image that was run."""
+        """Count an image that has run."""
         self.queue_seconds.labels(model).observe(seconds)
 
     def request(self, trace: Trace, route: str) -> None:
-        """Count a request that is over."""
+        """Count a finished request."""
         self.requests.labels(trace.model, route, str(trace.status)).inc()
         self.request_seconds.labels(route).observe(trace.seconds)
         if trace.status >= 400:
             self.errors.labels(KINDS.get(trace.status, "other")).inc()
 
     def render(self) -> bytes:
-        """Return the figures of all workers in the text format of Prometheus."""
+        """Return the metrics of all workers in Prometheus' text format."""
         for model in self._models:
             self._look_at_queue(model)
         if FIGURES_VARIABLE not in os.environ:

@@ -1,4 +1,4 @@
-"""The outermost layer: counts and logs each request, and answers with 500 what nobody foresaw."""
+"""Outermost middleware: counts and logs requests, and turns unhandled exceptions into 500 responses."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ NO_SNIFF = (b"x-content-type-options", b"nosniff")
 
 
 class Observe:
-    """ASGI middleware.
+    """ASGI middleware that observes every request.
 
     Args:
-        app: what is observed.
-        metrics: told of each request.
+        app: ASGI app to observe.
+        metrics: metrics to update.
         timeout: seconds from a request's first byte to its deadline.
     """
 
@@ -45,7 +45,7 @@ class Observe:
         except Exception:
             log.exception("request %s to %s failed", trace.id, route_of(scope))
             if trace.status:
-                raise  # half an answer is sent: the server closes the connection
+                raise  # the response has started: the server closes the connection
             await problem(500, INTERNAL, path=route_path(scope))(scope, receive, observed)
         finally:
             trace.status = trace.status or CLIENT_GONE
@@ -55,7 +55,7 @@ class Observe:
 
 
 def _observed(send: Send, trace: Trace) -> Send:
-    """Return `send` that notes status and bytes, and adds the headers that all answers have."""
+    """Return a wrapper of `send` that records status and bytes, and adds the headers of all responses."""
     request_id = (b"x-request-id", trace.id.encode())
 
     async def observed(message: Message) -> None:

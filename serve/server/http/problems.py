@@ -1,4 +1,4 @@
-"""Errors as answers: `application/problem+json` (RFC 9457), one status for each kind of error."""
+"""Error responses: `application/problem+json` (RFC 9457), one status for each kind of error."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ if TYPE_CHECKING:
 PROBLEM_TYPE = "application/problem+json"
 
 OIP_PREFIX = "/v2"
-"""Of the Open Inference Protocol, whose clients read the member `error`."""
+"""Path prefix of the Open Inference Protocol, whose clients read the member `error`."""
 
 CLIENT_GONE = 499
-"""Status in metrics and logs of a request whose client went away; nobody gets it."""
+"""Status in metrics and logs of a request whose client disconnected; it is never sent."""
 
-INTERNAL = "the server failed on this request: its log says why; try again, then report it"
+INTERNAL = "the server failed on this request: see its log; try again, then report it"
 
 KINDS: dict[int, str] = {
     400: "invalid",
@@ -69,11 +69,11 @@ STATUS_OF |= {UnknownNameError: 404, BadRequestError: 400, SlowBodyError: 408, N
 
 
 class Problem(BaseModel):
-    """What went wrong with a request."""
+    """Problem of a failed request."""
 
-    type: str = Field("about:blank", description="The status says all there is to the kind.")
+    type: str = Field("about:blank", description="The status identifies the kind.")
     title: str = Field(description="Name of the status.", examples=["Content Too Large"])
-    status: int = Field(description="Of HTTP.", examples=[413])
+    status: int = Field(description="HTTP status.", examples=[413])
     detail: str = Field(
         description="One line: what was got, what was expected, what to do.",
         examples=["got a body of 52428800 bytes, expected at most 32000000: send a smaller image"],
@@ -81,21 +81,21 @@ class Problem(BaseModel):
 
 
 class OipProblem(Problem):
-    """The same for clients of the Open Inference Protocol."""
+    """Problem for clients of the Open Inference Protocol."""
 
-    error: str = Field(description="The detail again, where the Open Inference Protocol has it.")
+    error: str = Field(description="The detail, in the member that the Open Inference Protocol defines.")
 
 
 def problem(
     status: int, detail: str, *, path: str = "", headers: Mapping[str, str] | None = None
 ) -> Response:
-    """Return the answer to a request that failed.
+    """Return the response to a failed request.
 
     Args:
-        status: of HTTP.
-        detail: one line, without paths of this machine.
-        path: of the request: below `/v2` the answer has a member `error` too.
-        headers: further ones.
+        status: HTTP status.
+        detail: one line without paths of this machine.
+        path: path of the request; below `/v2` the response also has a member `error`.
+        headers: additional headers.
     """
     fields: dict[str, Any] = {"title": _title(status), "status": status, "detail": detail}
     body = OipProblem(**fields, error=detail) if _is_oip(path) else Problem(**fields)
@@ -103,26 +103,26 @@ def problem(
 
 
 def problem_of(error: ZooError, path: str = "") -> Response:
-    """Return the answer to a request that failed with this error."""
+    """Return the response to a request that failed with this error."""
     status = next((STATUS_OF[kind] for kind in type(error).__mro__ if kind in STATUS_OF), 500)
-    # errors without a status of their own come from our side and may name files
+    # errors without their own status are internal and may name files
     detail = " ".join(str(error).split()) if type(error) in STATUS_OF or status != 500 else INTERNAL
     wait = getattr(error, "retry_after_s", 1) if status == 503 else None
     return problem(status, detail, path=path, headers=None if wait is None else {"Retry-After": str(wait)})
 
 
 def problem_of_http(error: HTTPException, path: str, method: str) -> Response:
-    """Return the answer to what the router refused: an unknown path, a method that a path does not have."""
+    """Return the response to requests that the router refused: unknown path, or wrong method."""
     known = {
-        404: f"there is nothing at {path[:100]!r}: /docs lists what there is",
-        405: f"got {method[:20]!r}, which {path[:100]!r} does not take: see the header Allow",
+        404: f"there is nothing at {path[:100]!r}: /docs lists all paths",
+        405: f"got {method[:20]!r}, which {path[:100]!r} does not accept: see the header Allow",
     }
     detail = known.get(error.status_code, str(error.detail))
     return problem(error.status_code, detail, path=path, headers=error.headers)
 
 
 def problem_of_parameters(error: RequestValidationError, path: str) -> Response:
-    """Return the answer to a request whose parameters are wrong: the first of them."""
+    """Return the response to a request with invalid parameters, about the first of them."""
     first = error.errors()[0]
     name = ".".join(str(part) for part in first["loc"][1:]) or str(first["loc"][0])
     got = f", got {str(first['input'])[:50]!r}" if first.get("input") is not None else ""
@@ -130,7 +130,7 @@ def problem_of_parameters(error: RequestValidationError, path: str) -> Response:
 
 
 def responses(*statuses: int, oip: bool = False) -> dict[int | str, dict[str, Any]]:
-    """Return what the OpenAPI document says of the errors of a route."""
+    """Return the error responses of a route for the OpenAPI document."""
     model = OipProblem if oip else Problem
     return {
         status: {

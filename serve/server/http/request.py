@@ -1,4 +1,4 @@
-"""What is known of one request, from its first byte to its last: for metrics, logs and deadlines."""
+"""Trace of one request, from its first byte to its last, for metrics, logs and deadlines."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ if TYPE_CHECKING:
     from starlette.types import Scope
 
 KEY = "zoo.trace"
-"""In the scope of ASGI."""
+"""Key of the trace in the ASGI scope."""
 
 UNMATCHED = "other"
-"""Route of requests that no route takes."""
+"""Route name of requests that match no route."""
 
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
 
 @dataclass
 class Trace:
-    """One request.
+    """Trace of one request.
 
     Args:
-        id: of the client's header `X-Request-ID`, or a new one.
-        deadline: of `time.monotonic()`.
+        id: request id, from the client's header `X-Request-ID` or new.
+        deadline: deadline, in the time of `time.monotonic()`.
     """
 
     id: str
@@ -39,16 +39,16 @@ class Trace:
 
     @property
     def seconds(self) -> float:
-        """Return how long the request has been here."""
+        """Return the seconds since the first byte."""
         return time.monotonic() - self.began
 
 
 def start_trace(scope: Scope, timeout: float) -> Trace:
-    """Return the trace of a request that has just come, and put it into its scope.
+    """Return the trace of a new request, and store it in its scope.
 
     Args:
-        scope: of ASGI.
-        timeout: seconds until its deadline.
+        scope: ASGI scope.
+        timeout: seconds until the deadline.
     """
     given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
     id_ = given.decode("ascii") if REQUEST_ID.fullmatch(given) else f"{random.getrandbits(64):016x}"
@@ -64,11 +64,11 @@ def trace_of(scope: Scope) -> Trace:
 
 
 def route_of(scope: Scope) -> str:
-    """Return the template of the route that took a request, e.g. `/models/{name}/card`."""
+    """Return the template of a request's route, e.g. `/models/{name}/card`."""
     return getattr(scope.get("route"), "path", UNMATCHED)
 
 
 def route_path(scope: Scope) -> str:
-    """Return the path of a request below the folder that the app is mounted in."""
+    """Return the path of a request below the app's mount point."""
     path: str = scope["path"]
     return path.removeprefix(scope.get("root_path", ""))

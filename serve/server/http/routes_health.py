@@ -1,4 +1,4 @@
-"""Whether the process lives, and whether its models answer a real inference."""
+"""Health routes: liveness, and readiness by a real inference of every model."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CACHED_S = 1.0
-"""How long the outcome of a probe holds: probes cannot load the models."""
+"""Seconds for which the outcome of a probe is cached, so that probes cause no load."""
 
 
 class Readiness:
-    """Asks all models, at most once in `CACHED_S`.
+    """Readiness of all models, checked at most once per `CACHED_S`.
 
     Args:
-        context: its models.
+        context: context with the models.
     """
 
     def __init__(self, context: Context) -> None:
@@ -38,10 +38,10 @@ class Readiness:
         self._error: NotReadyError | None = None
 
     async def check(self) -> None:
-        """Raise unless every model answers, now or a moment ago.
+        """Check that every model responds, or did within the last `CACHED_S`.
 
         Raises:
-            NotReadyError: one does not.
+            NotReadyError: a model does not.
         """
         async with self._lock:
             if time.monotonic() - self._asked > CACHED_S:
@@ -62,14 +62,14 @@ async def _probe(model: Model) -> NotReadyError | None:
         await model.probe()
     except ZooError as error:
         log.warning("probe of %s: %s", model.name, error)
-        return NotReadyError(f"{model.name} failed on a blank image: the log of the server says why")
+        return NotReadyError(f"{model.name} failed on a blank image: see the server's log")
     return None
 
 
 def why_not_ready(model: Model) -> str:
-    """Return what to tell of a model that is not ready, in one line."""
+    """Return a line about a model that is not ready."""
     if model.failing:
-        return f"{model.name} failed on all images of late: the log of the server says why"
+        return f"{model.name} failed on all recent images: see the server's log"
     return f"{model.name} is not ready, expected it to be started: try again in 1 s"
 
 
@@ -83,7 +83,7 @@ def add_health_routes(app: FastAPI, readiness: Readiness) -> None:
     @app.get(
         "/readyz",
         tags=["health"],
-        summary="Every model has just answered a real inference",
+        summary="Every model has just passed a real inference",
         responses=responses(503),
     )
     async def readyz() -> Ready:

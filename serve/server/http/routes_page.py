@@ -1,4 +1,4 @@
-"""The web page: its files are read once, so that no path of a request reaches the file system."""
+"""Routes of the web page; its files are read once, so that request paths never reach the file system."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ POLICY = (
     "default-src 'self'; img-src 'self' blob: data:; media-src 'self' blob:; object-src 'none'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-"""Nothing from other hosts, nothing inline."""
+"""Content security policy: nothing from other hosts, nothing inline."""
 
 
 class PageFile(NamedTuple):
-    """A file of the page."""
+    """File of the page."""
 
     content: bytes
     media_type: str
@@ -35,7 +35,7 @@ class PageFile(NamedTuple):
 
 
 def page_files(folder: Path = FOLDER) -> dict[str, PageFile]:
-    """Return the files of the page by their paths on the server, `index.html` by `/`; none without a page."""
+    """Return the files of the page by server path, with `index.html` at `/`; none without a page."""
     if not folder.is_dir():
         return {}
     files = (path for path in sorted(folder.rglob("*")) if path.is_file())

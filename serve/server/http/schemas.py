@@ -1,4 +1,4 @@
-"""What the routes of the server answer, as the OpenAPI document shows it."""
+"""Schemas of the server's responses, as shown in the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -6,34 +6,36 @@ from pydantic import BaseModel, Field
 
 
 class Area(BaseModel):
-    """How much of an image a class has."""
+    """Area of a class in an image."""
 
     label: int = Field(ge=0, examples=[1])
     name: str = Field(examples=["disk"])
     color: str = Field(pattern="^#[0-9a-f]{6}$", examples=["#800000"])
     pixels: int = Field(ge=1)
-    share: float = Field(gt=0, le=1, description="Of the image's pixels.")
+    share: float = Field(gt=0, le=1, description="Share of the image's pixels.")
 
 
 class Runs(BaseModel):
-    """A mask as runs of one label each, row by row from the top left."""
+    """Run-length encoding of a mask, row by row from the top left."""
 
     labels: list[int] = Field(examples=[[0, 1, 0]])
-    lengths: list[int] = Field(description="In pixels; they add up to H x W.", examples=[[2, 3, 1]])
+    lengths: list[int] = Field(
+        description="Length of each run in pixels; they add up to H x W.", examples=[[2, 3, 1]]
+    )
 
 
 class MaskAnswer(BaseModel):
-    """The mask of an image."""
+    """Mask of an image as JSON."""
 
     model: str
     version: str
     size: tuple[int, int] = Field(description="Height and width of image and mask, in pixels.")
-    areas: list[Area] = Field(description="Of the classes that are there, in label order.")
+    areas: list[Area] = Field(description="Areas of the classes in the mask, in label order.")
     rle: Runs
 
 
 class ClassInfo(BaseModel):
-    """One class of a model."""
+    """Class of a model."""
 
     label: int
     name: str
@@ -41,32 +43,32 @@ class ClassInfo(BaseModel):
 
 
 class ModelInfo(BaseModel):
-    """One model of this server."""
+    """Model of this server."""
 
     name: str
     version: str
     backend: str = Field(examples=["ort"])
     description: str = Field(examples=["ONNX Runtime 1.31.1 CPUExecutionProvider"])
-    reason: str = Field(description="Why this backend was chosen.")
+    reason: str = Field(description="Reason for the selection of this backend.")
     imgsz: tuple[int, int] = Field(description="Height and width of the training crop, in pixels.")
-    resize: str = Field(description="How an image is brought to `imgsz`: fit, stretch or none.")
+    resize: str = Field(description="How images are resized to `imgsz`: fit, stretch or none.")
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     classes: list[ClassInfo]
     output: str = Field(description="Element type of a mask: uint8 or int32.", examples=["uint8"])
-    outputs: list[str] = Field(description="What `/predict` and `/v2` give.", examples=[["mask"]])
-    max_batch: int = Field(description="Images that run together.")
+    outputs: list[str] = Field(description="Outputs of `/predict` and `/v2`.", examples=[["mask"]])
+    max_batch: int = Field(description="Maximum number of images per batch.")
     ready: bool
 
 
 class Alive(BaseModel):
-    """The process answers."""
+    """Response of a live process."""
 
     alive: bool = True
 
 
 class Ready(BaseModel):
-    """Every model has just answered a real inference."""
+    """Response when every model has just passed a real inference."""
 
     ready: bool = True
     models: list[str]
@@ -81,7 +83,7 @@ class Tensor(BaseModel):
 
 
 class OipServer(BaseModel):
-    """The server, in the words of the Open Inference Protocol."""
+    """Server metadata of the Open Inference Protocol."""
 
     name: str
     version: str
@@ -95,7 +97,7 @@ class OipLive(BaseModel):
 
 
 class OipReady(BaseModel):
-    """Whether the server, all its models too, is ready."""
+    """Whether the server and all its models are ready."""
 
     ready: bool
 
@@ -108,7 +110,7 @@ class OipModelReady(BaseModel):
 
 
 class OipModel(BaseModel):
-    """A model, in the words of the Open Inference Protocol."""
+    """Model metadata of the Open Inference Protocol."""
 
     name: str
     versions: list[str]

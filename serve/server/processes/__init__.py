@@ -1,1 +1,1 @@
-"""Processes of the server: supervisor, workers, the socket that they share."""
+"""Processes of the server: supervisor, workers, their port."""

@@ -1,4 +1,4 @@
-"""What parent and workers tell each other; light, for the parent loads nothing else."""
+"""Messages between parent and workers, without heavy imports, for the parent."""
 
 from __future__ import annotations
 
@@ -16,34 +16,34 @@ if TYPE_CHECKING:
 
 
 BACKLOG = 2048
-"""Connections that the system keeps until a worker takes them."""
+"""Maximum pending connections until a worker accepts them."""
 
 BEAT_S = 1.0
-"""Between two words of a worker that lives."""
+"""Seconds between the heartbeats of a worker."""
 
 GRACE_S = 2
-"""Beyond the timeout of a request, for a worker to end."""
+"""Seconds that a worker has to end, beyond the request timeout."""
 
 
 class Certificate(NamedTuple):
-    """Files of TLS."""
+    """TLS files."""
 
     certfile: Path
     keyfile: Path | None = None
 
 
 class Job(NamedTuple):
-    """What a worker is to do."""
+    """Task of a worker."""
 
     models: tuple[ModelSource, ...]
     settings: ServerSettings
     certificate: Certificate | None = None
     load: LoadModel | None = None
-    """What loads each model, a function that workers can import; None for `zoo.serve.server.core.loading`."""
+    """Importable function that loads each model; None for `zoo.serve.server.core.loading`."""
 
 
 class Served(NamedTuple):
-    """What a worker tells of a model that it has loaded."""
+    """Description of a model that a worker has loaded."""
 
     name: str
     backend: str
@@ -54,7 +54,7 @@ class Served(NamedTuple):
 
 
 class Message(NamedTuple):
-    """What a worker tells its parent: how its start ended, then that it lives until it does not serve."""
+    """Message of a worker to its parent: the outcome of its start, then heartbeats until it fails."""
 
     kind: Literal["ready", "failed", "alive", "hangs", "fails"]
     models: tuple[Served, ...] = ()

@@ -1,8 +1,8 @@
-"""The port that the workers listen at.
+"""Port that the workers listen on.
 
-On Linux each of several workers has a socket of its own (SO_REUSEPORT), among which the system shares out
-the connections. Of one socket for all, a worker that is awake takes whatever waits: of 32 connections that
-came at once, 4 workers got 9, 4, 1, 18 and 0, 17, 14, 1, and kept them.
+On Linux each of several workers has its own socket (SO_REUSEPORT), and the system distributes the
+connections. With one shared socket, a worker that is awake takes everything that waits: of 32 simultaneous
+connections, 4 workers got 9, 4, 1, 18 and 0, 17, 14, 1, and kept them.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from zoo.serve.server.processes.job import BACKLOG
 
 
 class Port:
-    """A port of this machine.
+    """Port of this machine.
 
     Args:
-        host: a name or address of this machine.
-        port: 0 for any that is free.
-        workers: how many are to listen.
+        host: name or address of this machine.
+        port: port number; 0 for any free port.
+        workers: number of workers that will listen.
 
     Raises:
-        ZooError: it cannot be had.
+        ZooError: the port is not available.
     """
 
     def __init__(self, host: str, port: int, workers: int = 1) -> None:
@@ -33,22 +33,22 @@ class Port:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
             self._family: socket.AddressFamily = found[0]
             self._address: tuple[Any, ...] = found[4]
-            self._kept = self._bind()  # fails if anyone listens there, also with SO_REUSEPORT
+            self._kept = self._bind()  # fails if anything listens there, even with SO_REUSEPORT
             self._address = self._kept.getsockname()
             if self._several:
                 self._kept.close()
-                self._kept = self._bind(shared=True)  # holds the port while no worker lives
+                self._kept = self._bind(shared=True)  # holds the port while no worker is alive
             else:
                 self._kept.listen(BACKLOG)  # connections wait while a worker is replaced
         except OSError as error:
             raise ZooError(
-                f"cannot listen at {host}:{port} ({error.strerror or error}), expected a free port of this "
-                f"machine: choose another with --port, or end what uses it"
+                f"cannot listen on {host}:{port} ({error.strerror or error}), expected a free port of this "
+                f"machine: choose another with --port, or stop the program that uses it"
             ) from error
 
     @property
     def number(self) -> int:
-        """Return its number."""
+        """Return the port number."""
         return int(self._address[1])
 
     def open(self) -> socket.socket:
@@ -56,7 +56,7 @@ class Port:
         return self._bind(shared=True) if self._several else self._kept.dup()
 
     def close(self) -> None:
-        """Leave the port to the workers."""
+        """Close this process's sockets and leave the port to the workers."""
         self._kept.close()
 
     def _bind(self, *, shared: bool = False) -> socket.socket:

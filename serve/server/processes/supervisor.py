@@ -1,7 +1,8 @@
-"""The parent of the worker processes: starts them, replaces those that die or hang, ends them.
+"""Supervisor of the worker processes: starts them, replaces those that die or hang, and stops them.
 
-uvicorn's own supervisor looks after its workers every 0.5 s, gives each the same environment and so the same
-GPU, ends all when a replaced worker cannot load its model, and leaves them behind when it is killed.
+Why not uvicorn's supervisor: it polls its workers every 0.5 s, gives all of them the same environment and so
+the same GPU, stops all when a replaced worker cannot load its model, and leaves them running when it is
+killed.
 """
 
 from __future__ import annotations
@@ -39,45 +40,45 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 STABLE_S = 10.0
-"""After which a worker that dies counts as the first to do so."""
+"""Seconds of life after which the death of a worker does not count as a repeated one."""
 
 MAX_PAUSE_S = 30.0
-"""Between two tries to replace a worker."""
+"""Maximum seconds between two attempts to replace a worker."""
 
 MEMORY = Path("/dev/shm")
-"""A folder of Linux that lies in memory."""
+"""In-memory folder on Linux."""
 
 
 @dataclass
 class Worker:
-    """A worker process, or the gap that it left."""
+    """Worker process."""
 
     number: int
     process: SpawnProcess
     connection: Connection
     started: float
     heard: float
-    """When it last said something."""
+    """Time of its last heartbeat."""
     ready: bool = False
 
 
 @dataclass
 class Gap:
-    """A worker that is to be started."""
+    """Worker to be started."""
 
     number: int
     at: float
-    """Of `time.monotonic()`."""
+    """Time of the start, as in `time.monotonic()`."""
 
 
 class Supervisor:
-    """Keeps a number of workers at a port.
+    """Keeps a number of workers running on a port.
 
     Args:
-        job: of each worker.
-        workers: how many.
-        port: closed at the end.
-        gpus: which the workers share out; 0 for none.
+        job: task of each worker.
+        workers: number of workers.
+        port: port to listen on; closed at the end.
+        gpus: number of GPUs to distribute among the workers; 0 for none.
     """
 
     def __init__(self, job: Job, workers: int, port: Port, gpus: int = 0) -> None:
@@ -86,20 +87,20 @@ class Supervisor:
         self._gpus = gpus
         self._workers: list[Worker] = []
         self._gaps = [Gap(number, 0.0) for number in range(workers)]
-        self._deaths = [0] * workers  # in a row
+        self._deaths = [0] * workers  # consecutive
         self._served: tuple[Served, ...] = ()
         self._wanted = workers
         self._announced = False
         self._stop = False
         self._hang_s = job.settings.hang_s
         self._figures = ""
-        """Folder in which several workers add up what they measure."""
+        """Folder in which several workers combine their metrics."""
 
     def run(self, when_ready: WhenReady) -> None:
-        """Serve until SIGTERM or SIGINT, then let the workers finish what is in flight.
+        """Serve until SIGTERM or SIGINT, then let the workers finish the requests in flight.
 
         Args:
-            when_ready: called once, when all workers have answered a real inference.
+            when_ready: called once, when all workers have passed a real inference.
 
         Raises:
             ZooError: a worker could not start before all were ready.
@@ -119,7 +120,7 @@ class Supervisor:
 
     @property
     def pids(self) -> list[int]:
-        """Return the processes of the workers."""
+        """Return the process ids of the workers."""
         return [worker.process.pid for worker in self._workers if worker.process.pid is not None]
 
     def _start_due(self) -> None:
@@ -141,12 +142,12 @@ class Supervisor:
         with environment(variables), interrupts_blocked():
             process.start()
         sock.close()
-        theirs.close()  # so that each side hears when the other ends
+        theirs.close()  # so that each side notices the end of the other
         now = time.monotonic()
         return Worker(number, process, ours, now, now)
 
     def _wait(self, caught: Connection) -> list[Any]:
-        """Return what has something to tell, connections and the sentinels of dead processes, or nothing."""
+        """Return the readable connections and the sentinels of dead processes, if any."""
         sources: list[Any] = [caught]
         for worker in self._workers:
             sources += [worker.process.sentinel, worker.connection]
@@ -165,15 +166,15 @@ class Supervisor:
                 self._replace(worker)
 
     def _kill_silent(self) -> None:
-        """Kill workers that say nothing any more; until it is ready, one may take any time."""
+        """Kill ready workers without heartbeats; starting may take any time."""
         for worker in self._workers:
             if worker.ready and time.monotonic() > worker.heard + self._hang_s:
-                self._kill(worker, f"has said nothing for {self._hang_s:g} s")
+                self._kill(worker, f"has sent no heartbeat for {self._hang_s:g} s")
 
     def _hear(self, worker: Worker) -> None:
         try:
             message: Message = worker.connection.recv()
-        except (EOFError, OSError):  # it died: its sentinel tells
+        except (EOFError, OSError):  # it died: handled by its sentinel
             return
         worker.heard = time.monotonic()
         if message.kind == "alive":
@@ -181,8 +182,8 @@ class Supervisor:
         if message.kind == "hangs":
             self._kill(worker, f"hangs: {message.error}")
         elif message.kind == "fails":
-            log.error("worker %d fails: %s: ending it", worker.number, message.error)
-            worker.process.terminate()  # what its other models have in hand is finished
+            log.error("worker %d fails: %s: stopping it", worker.number, message.error)
+            worker.process.terminate()  # its other models finish the requests in flight
         elif message.kind == "ready":
             worker.ready, self._served = True, message.models
             if self._announced:
@@ -225,7 +226,7 @@ class Supervisor:
         worker.process.close()
 
     def _end(self, caught: Connection) -> None:
-        """Let the workers finish, and kill those that take too long, or all at a second signal."""
+        """Let the workers finish; kill those that take too long, or all of them at a second signal."""
         self._port.close()
         _drain(caught)
         for worker in self._workers:
@@ -255,7 +256,7 @@ def _work(job: Job, sock: socket, parent: Connection) -> None:
 
 
 def _ending(code: int | None) -> str:
-    """Return how a process ended, for people."""
+    """Return a description of how a process ended."""
     if code is not None and code < 0:
         return f"was killed by {signal.Signals(-code).name}"
     return f"ended with {code}"
@@ -263,7 +264,7 @@ def _ending(code: int | None) -> str:
 
 @contextmanager
 def _signals() -> Iterator[Connection]:
-    """Give a connection that can be read when SIGTERM or SIGINT has come."""
+    """Yield a connection that becomes readable at SIGTERM or SIGINT."""
     reader, writer = Pipe(duplex=False)
     before = {
         number: signal.signal(number, lambda *_: writer.send(None))
@@ -285,7 +286,7 @@ def _drain(caught: Connection) -> None:
 
 @contextmanager
 def shared_folder(workers: int) -> Iterator[str]:
-    """Give a folder for the figures of several workers, in memory: a full disk must not end them."""
+    """Yield a folder for the metrics of several workers, in memory, so that a full disk cannot stop them."""
     if workers == 1:
         yield ""
         return
@@ -298,11 +299,11 @@ def shared_folder(workers: int) -> Iterator[str]:
 
 @contextmanager
 def interrupts_blocked() -> Iterator[None]:
-    """Let processes that are started in the block never see a Ctrl-C, which the terminal sends to all."""
+    """Shield processes that are started in the block from Ctrl-C, which the terminal sends to all."""
     if sys.platform == "win32":
         yield
         return
-    resource_tracker.ensure_running()  # else it is started in the block and ends it
+    resource_tracker.ensure_running()  # else it would start in the block and unblock the signals
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -312,7 +313,7 @@ def interrupts_blocked() -> Iterator[None]:
 
 @contextmanager
 def environment(changes: Mapping[str, str | None]) -> Iterator[None]:
-    """Give processes that are started in the block other variables; None leaves one as it is."""
+    """Change the environment of processes that are started in the block; None keeps a variable."""
     before = dict(os.environ)
     os.environ.update({name: value for name, value in changes.items() if value is not None})
     try:

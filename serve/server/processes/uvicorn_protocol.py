@@ -1,4 +1,4 @@
-"""The HTTP of uvicorn with limits that it lacks: on slow or large headers, slow bodies and slow readers."""
+"""uvicorn's HTTP protocol with additional limits on slow or large headers, slow bodies and slow readers."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ if TYPE_CHECKING:
     from zoo.serve.server.core.settings import ServerSettings
 
 MAX_HEADER_BYTES = 65536
-"""Of the path and all headers of a request."""
+"""Maximum size of the path and all headers of a request."""
 
 GRACE_S = 1.0
-"""The app answers a slow body with a problem before the connection is closed."""
+"""Extra seconds in which the app responds to a slow body before the connection is closed."""
 
 
 class GuardedProtocol(HttpToolsProtocol):
-    """Closes a connection whose next request, headers and body, is not complete in time.
+    """Protocol that closes slow connections.
 
-    And one whose client has read nothing of an answer in that time.
+    A connection is slow if its next request, with headers and body, is not complete in time, or if its client
+    has read nothing of a response in that time.
     """
 
     request_timeout: float
-    """Seconds."""
+    """Time limit in seconds."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -63,7 +64,7 @@ class GuardedProtocol(HttpToolsProtocol):
             self.loop.call_later(self.request_timeout, self._look_after, left)
 
     def _look_after(self, before: int) -> None:
-        """Close a connection that has as much to send as before."""
+        """Close the connection if it has as much to send as before."""
         left = self.transport.get_write_buffer_size()
         if left >= before:
             self.transport.abort()

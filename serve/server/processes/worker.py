@@ -1,4 +1,4 @@
-"""A process that serves: loads the models, answers on the socket of its parent, ends when that ends."""
+"""Worker process: loads the models, serves on its parent's socket, and ends with its parent."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 KEEP_ALIVE_S = 75
-"""That an idle connection stays open: over the 60 s of common load balancers, which then close it first."""
+"""Seconds that idle connections stay open; more than the 60 s of load balancers, which then close first."""
 
 
 def work(job: Job, sock: socket, parent: Connection) -> None:
-    """Serve until the parent says so or is gone; exit with 0, or with 1 if the models cannot be loaded.
+    """Serve until the parent stops the worker or ends; exit with 1 if the models cannot be loaded, else 0.
 
     Args:
-        job: what to do.
-        sock: listens.
-        parent: is told each `Message`, and never writes.
+        job: task of the worker.
+        sock: listening socket.
+        parent: connection to the parent, to which messages are sent; the parent never writes.
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    warnings.filterwarnings("ignore", module=r"PIL\.")  # of broken images, which are answered
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # about broken images, which get an error response
     logging.config.dictConfig(log_config(json_logs=job.settings.json_logs))
     threading.Thread(target=_end_with, args=(parent, job.settings.timeout), daemon=True).start()
     try:
@@ -58,10 +58,10 @@ def work(job: Job, sock: socket, parent: Connection) -> None:
 
 
 def load_models(job: Job) -> list[Model]:
-    """Return the models of a job.
+    """Load and return the models of a job.
 
     Raises:
-        ZooError: one cannot be loaded.
+        ZooError: a model cannot be loaded.
     """
     from zoo.serve.server.core.loading import load_model
 
@@ -70,7 +70,7 @@ def load_models(job: Job) -> list[Model]:
 
 
 class Server(uvicorn.Server):
-    """A server of uvicorn that tells the parent when all models have answered a real inference."""
+    """uvicorn server that notifies the parent when all models have passed a real inference."""
 
     def __init__(self, job: Job, models: Sequence[Model], parent: Connection) -> None:
         from zoo.serve.server.http.app import create_app
@@ -99,7 +99,7 @@ class Server(uvicorn.Server):
                     f"again, or use another --backend"
                 ) from error
         await super().startup(sockets)
-        # each full collection looked at all that was imported, 80 ms in which no batch started; now 9 ms
+        # a full garbage collection scanned all imports for 80 ms, blocking batches; now 9 ms
         gc.collect()
         gc.freeze()
         served = tuple(
@@ -112,7 +112,7 @@ class Server(uvicorn.Server):
 
 
 def configuration(app: object, job: Job) -> uvicorn.Config:
-    """Return how uvicorn serves an application.
+    """Return uvicorn's configuration for an application.
 
     Raises:
         ZooError: the certificate cannot be used.
@@ -137,33 +137,33 @@ def configuration(app: object, job: Job) -> uvicorn.Config:
         config.load()
     except OSError as error:  # ssl.SSLError is one
         raise ZooError(
-            f"the certificate cannot be used ({error}), expected PEM files that fit: check --ssl-certfile "
+            f"the certificate cannot be used ({error}), expected matching PEM files: check --ssl-certfile "
             f"and --ssl-keyfile"
         ) from error
     return config
 
 
 def _end_with(parent: Connection, timeout_s: float) -> None:
-    """End this process when its parent is gone, which closes the pipe; a thread runs it."""
+    """End this process when its parent has ended, which closes the pipe; runs in a thread."""
     with contextlib.suppress(EOFError, OSError):
         parent.recv()
-    log.warning("the parent is gone: ending")
+    log.warning("the parent process has ended: stopping")
     if folder := os.environ.get(FIGURES_VARIABLE):
-        shutil.rmtree(folder, ignore_errors=True)  # which the parent would have removed
+        shutil.rmtree(folder, ignore_errors=True)  # normally removed by the parent
     os.kill(os.getpid(), signal.SIGTERM)
     threading.Event().wait(timeout_s + GRACE_S)
     os._exit(1)
 
 
 def tell_that_it_lives(parent: Connection, models: Sequence[Model], hang_s: float) -> None:
-    """Tell the parent once in `BEAT_S` that this process lives, until it is to be replaced; a thread runs it.
+    """Send a heartbeat to the parent every `BEAT_S`, until this process must be replaced; runs in a thread.
 
-    That is when a batch hangs, or a model fails again and again.
+    That is the case when a batch hangs, or when a model keeps failing.
 
     Args:
-        parent: is told.
-        models: that run batches.
-        hang_s: seconds after which a batch hangs.
+        parent: connection to the parent.
+        models: models of this worker.
+        hang_s: seconds after which a batch counts as hanging.
     """
     while True:
         hanging = ", ".join(model.name for model in models if model.running_s > hang_s)
@@ -172,22 +172,22 @@ def tell_that_it_lives(parent: Connection, models: Sequence[Model], hang_s: floa
             break
         try:
             parent.send(Message("alive"))
-        except OSError:  # the parent is gone
+        except OSError:  # the parent has ended
             return
         time.sleep(BEAT_S)
     if hanging:
         _tell(parent, Message("hangs", error=f"a batch of {hanging} has run for more than {hang_s:g} s"))
     else:
-        _tell(parent, Message("fails", error=f"{failing} has failed on all images of late"))
+        _tell(parent, Message("fails", error=f"{failing} has failed on all recent images"))
 
 
 def _tell(parent: Connection, message: Message) -> None:
-    with contextlib.suppress(OSError):  # the parent is gone
+    with contextlib.suppress(OSError):  # the parent has ended
         parent.send(message)
 
 
 def main(job: Job, sock: socket, parent: Connection) -> None:
-    """Run `work` as the target of a process; an error that nobody foresaw is told, too."""
+    """Run `work` as the target of a process, and report unexpected errors to the parent."""
     try:
         work(job, sock, parent)
     except Exception as error:

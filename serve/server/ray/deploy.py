@@ -1,8 +1,8 @@
-"""The app of `zoo serve` on Ray Serve: replicas on many machines behind one address on each of them.
+"""Deployment of the app of `zoo serve` on Ray Serve: replicas on many machines behind one address on each.
 
-A replica loads its models from paths that must be the same on every machine: a shared folder, or one that the
-image of a container has. What Ray Serve adds: replicas come and go with the load, those that die or fail a
-real inference are replaced, an update of the models is rolled out replica by replica.
+A replica loads its models from paths that must be the same on every machine: a shared folder, or one in the
+container image. Ray Serve scales the replicas with the load, replaces those that die or fail a real
+inference, and rolls out updates of the models replica by replica.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ if TYPE_CHECKING:
     WhenReady = Callable[[tuple[Served, ...]], None]
 
 APP = "zoo"
-"""Name of the application on the cluster: deploying again updates it."""
+"""Name of the application on the cluster; deploying it again is an update."""
 
 QUIET = {"log_level": "WARNING", "enable_access_log": False}
-"""Of Ray Serve: the app has a log of its own."""
+"""Logging options of Ray Serve; the app has its own log."""
 
 
 class Replica:
-    """One copy of the app, in an actor of its own.
+    """Replica of the app, in its own actor.
 
     Args:
-        job: its models and settings.
-        versions: of the models, by name: what was deployed, for a rolling update to be seen in the answers.
+        job: models and settings of the app.
+        versions: deployed versions by model name, so that responses show a rolling update.
     """
 
     async def __init__(self, job: Job, versions: dict[str, str]) -> None:  # type: ignore[misc] # Ray awaits it
@@ -61,7 +61,7 @@ class Replica:
         await self._lifespan.__aexit__(None, None, None)
 
     async def answer(self, request: Request) -> Answer:
-        """Return what the app answers."""
+        """Return the app's response."""
         from zoo.serve.server.ray.proxy import answer_of
 
         return await answer_of(self._app, request)
@@ -71,7 +71,7 @@ class Replica:
         await asyncio.gather(*(model.probe() for model in self._models))
 
     async def served(self) -> tuple[Served, ...]:
-        """Return what there is to tell of the models."""
+        """Return the descriptions of the models."""
         return tuple(
             Served(model.name, model.backend, model.description, model.reason, model.path, model.max_batch)
             for model in self._models
@@ -79,12 +79,12 @@ class Replica:
 
 
 def serve_on_ray(job: Job, cluster: Cluster, when_ready: WhenReady) -> None:
-    """Deploy on the running Ray cluster and return; without one start a local one, until SIGTERM or SIGINT.
+    """Deploy on the running Ray cluster and return; without one, run a local one until SIGTERM or SIGINT.
 
     Args:
-        job: the models, and the settings of the server.
-        cluster: replicas and resources.
-        when_ready: called when every replica has answered a real inference.
+        job: models and settings of the server.
+        cluster: replicas and their resources.
+        when_ready: called when every replica has passed a real inference.
 
     Raises:
         ZooError: Ray is not installed, or the models cannot be deployed.
@@ -97,16 +97,16 @@ def serve_on_ray(job: Job, cluster: Cluster, when_ready: WhenReady) -> None:
 
 
 def deploy(job: Job, cluster: Cluster) -> tuple[Served, ...]:
-    """Deploy, or roll out an update, on the cluster that this process is connected to.
+    """Deploy the app, or roll out an update, on the connected cluster.
 
-    No request fails by an update: old replicas finish what they have. Where there is room for another
-    replica, new ones are ready before old ones go; without room they come one after the other.
+    No request fails during an update: old replicas finish their requests. If the cluster has room for another
+    replica, new ones are ready before old ones stop; otherwise they are replaced one at a time.
 
     Returns:
-        What there is to tell of the models, when every replica has answered a real inference.
+        Descriptions of the models, after every replica has passed a real inference.
 
     Raises:
-        ZooError: the models cannot be deployed; what was there before stays.
+        ZooError: the models cannot be deployed; a previous deployment remains.
     """
     from ray import serve
     from ray.exceptions import RayError
@@ -120,8 +120,8 @@ def deploy(job: Job, cluster: Cluster) -> tuple[Served, ...]:
     except (RayError, TimeoutError) as error:
         last = str(error).strip().rpartition("\n")[2]
         raise ZooError(
-            f"Ray Serve's proxy does not start at {cluster.host}:{cluster.port}, expected it to answer: take "
-            f"another --port if that one is taken, or try again when the machine is less busy: {last}"
+            f"Ray Serve's proxy does not start on {cluster.host}:{cluster.port}, expected a response: choose "
+            f"another --port if that one is in use, or try again when the machine is less busy: {last}"
         ) from error
     try:
         handle = serve.run(application(job, cluster), name=APP, route_prefix="/", logging_config=QUIET)
@@ -134,14 +134,14 @@ def deploy(job: Job, cluster: Cluster) -> tuple[Served, ...]:
         served: tuple[Served, ...] = handle.served.remote().result(timeout_s=job.settings.timeout)
     except TimeoutError as error:
         raise ZooError(
-            f"the models are deployed but tell nothing in {job.settings.timeout:g} s, expected an answer: "
-            f"see `ray status` and `serve status`"
+            f"the models are deployed but do not respond within {job.settings.timeout:g} s: see `ray status` "
+            f"and `serve status`"
         ) from error
     return served
 
 
 def application(job: Job, cluster: Cluster) -> Application:
-    """Return what Ray Serve runs: doors, and behind them replicas."""
+    """Return the Ray Serve application: proxies, and replicas behind them."""
     from ray import serve
 
     from zoo.serve.server.ray.options import door_options, replica_options
@@ -156,10 +156,10 @@ def application(job: Job, cluster: Cluster) -> Application:
 
 
 def build(arguments: dict[str, Any]) -> Application:
-    """Return what Ray Serve runs, for configuration files: `import_path: zoo.serve.server.ray.deploy:build`.
+    """Return the Ray Serve application of a config file: `import_path: zoo.serve.server.ray.deploy:build`.
 
     Args:
-        arguments: of `RayArguments`; a key of the API is taken from the environment, `ZOO_API_KEY`.
+        arguments: fields of `RayArguments`; the API key comes from the environment, `ZOO_API_KEY`.
     """
     from zoo.serve.server.core.loading import ModelSource
     from zoo.serve.server.core.settings import API_KEY_VARIABLE
@@ -175,7 +175,7 @@ def build(arguments: dict[str, Any]) -> Application:
 
 
 def fingerprint(path: Path) -> str:
-    """Return a version for the files of a model: eight hexadecimal digits of their names and contents."""
+    """Return a version of a model: eight hexadecimal digits of the hash of its files."""
     from zoo.bundle.manifest import sha256
 
     files = sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]
@@ -184,7 +184,7 @@ def fingerprint(path: Path) -> str:
 
 
 def _cause() -> str:
-    """Return the last line of what Ray Serve tells of the application."""
+    """Return the last line of Ray Serve's status message."""
     from ray import serve
 
     found = serve.status().applications.get(APP)
@@ -194,7 +194,7 @@ def _cause() -> str:
         for line in deployment.message.splitlines()
         if "Error" in line
     ]
-    return told[-1] if told else "its log says why"
+    return told[-1] if told else "see its log"
 
 
 def _paths(sources: tuple[ModelSource, ...]) -> str:

@@ -1,4 +1,4 @@
-"""What replicas and doors of a server on Ray get, and how they are replaced."""
+"""Options of the replicas and proxies of a server on Ray."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from zoo.frozen import Frozen
 from zoo.serve.server.core.settings import ServerSettings
 
 HEALTH_PERIOD_S = 5.0
-"""Between two real inferences that tell whether a replica is well."""
+"""Seconds between the health checks of a replica, which are real inferences."""
 
 SURGE_PERCENT = 25
-"""Of new replicas beside the old ones while models are updated; at least one."""
+"""Percentage of additional replicas during an update, at least one."""
 
 TRIES = 3
-"""To start a replica, before a deployment fails."""
+"""Attempts to start a replica before a deployment fails."""
 
 DOOR_CPUS = 0.1
 DOOR_REQUESTS = 1000
-"""That are in a door at once; more wait in the proxy of Ray."""
+"""Maximum concurrent requests of a proxy; more wait in Ray's own proxy."""
 
 
 class Cluster(Frozen):
-    """How many replicas, and what each of them gets.
+    """Number of replicas, and their resources.
 
     Args:
-        min_replicas: that are always there.
-        max_replicas: that there are under load.
-        cpus: for each replica; its models use as many threads, at least one.
-        gpus: for each replica: 0.5 puts two on one GPU.
-        host: where each machine listens.
-        port: likewise.
+        min_replicas: minimum number of replicas.
+        max_replicas: maximum number of replicas, under load.
+        cpus: CPU cores per replica; its models use as many threads, at least one.
+        gpus: GPUs per replica; 0.5 places two on one GPU.
+        host: address on which each machine listens.
+        port: port on which each machine listens.
     """
 
     min_replicas: int = Field(1, ge=1)
@@ -53,17 +53,17 @@ class Cluster(Frozen):
 
     @property
     def threads(self) -> int:
-        """Return how many threads of the CPU a model may use."""
+        """Return the number of CPU threads of a model."""
         return max(1, int(self.cpus))
 
 
 class RayArguments(Frozen):
-    """What a configuration file of Ray Serve says.
+    """Arguments in a configuration file of Ray Serve.
 
     Args:
-        models: paths by name, the same on every machine; requests that name none get the first.
-        settings: of the server; `remote` lets in requests from other machines without a key.
-        cluster: replicas; its host and port are those of `http_options` in that file.
+        models: paths by model name, the same on every machine; requests that name none get the first.
+        settings: settings of the server; `remote` accepts other machines without a key.
+        cluster: replicas; host and port are those of `http_options` in that file.
     """
 
     models: dict[str, Path] = Field(min_length=1)
@@ -72,7 +72,7 @@ class RayArguments(Frozen):
 
 
 def door_options(cluster: Cluster, settings: ServerSettings) -> dict[str, Any]:
-    """Return the options of the doors: two, where there are replicas to choose from."""
+    """Return the options of the proxies; there are two if there can be several replicas."""
     return {
         "num_replicas": min(2, cluster.max_replicas),
         "ray_actor_options": {"num_cpus": DOOR_CPUS},
@@ -84,7 +84,7 @@ def door_options(cluster: Cluster, settings: ServerSettings) -> dict[str, Any]:
 def replica_options(cluster: Cluster, settings: ServerSettings) -> dict[str, Any]:
     """Return the options of the replicas.
 
-    A replica has its own queue and answers 503 itself; that of a door, before it, holds as many again.
+    A replica has its own queue and responds with 503 itself; the queue of a proxy holds as many again.
     """
     at_once = settings.queue + 2 * settings.max_batch
     return {
@@ -112,7 +112,7 @@ def _common_options(settings: ServerSettings) -> dict[str, Any]:
 
 
 def _has_room(cluster: Cluster) -> bool:
-    """Return whether one more replica fits on the cluster now."""
+    """Return whether the cluster has room for one more replica."""
     import ray
 
     free: dict[str, float] = ray.available_resources()

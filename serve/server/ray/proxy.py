@@ -1,7 +1,7 @@
-"""The door of a server on Ray: passes each request to a replica, and to another one if that dies over it.
+"""Proxy of a server on Ray: forwards each request to a replica, and to another one if that dies.
 
-Ray Serve's own proxies do not do so: a request that a replica has taken fails with it. Here no request
-changes anything, so that each may be asked again.
+Ray Serve's own proxies do not retry: a request fails with its replica. Requests to this server change
+nothing, so that each can be repeated.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from zoo.serve.server.core.settings import ServerSettings
 
 TRIES = 4
-"""Replicas that may die over one request before it is given up: it may be what kills them."""
+"""Replicas that may die during one request before it fails: the request may be what kills them."""
 
 PASSED_ON = (
     "type",
@@ -43,18 +43,18 @@ PASSED_ON = (
     "client",
     "server",
 )
-"""What a replica needs of the scope of a request."""
+"""Keys of a request's scope that a replica needs."""
 
 
 class Request(NamedTuple):
-    """A request on its way to a replica."""
+    """Request to a replica."""
 
     scope: dict[str, Any]
     body: bytes
 
 
 class Answer(NamedTuple):
-    """What a replica answers."""
+    """Response of a replica."""
 
     status: int
     headers: list[tuple[bytes, bytes]]
@@ -62,11 +62,11 @@ class Answer(NamedTuple):
 
 
 class Door:
-    """Checks who asks and how much, before anything is passed on; the replicas check again what they decode.
+    """Proxy that checks access and body limits before forwarding; replicas check the decoded images.
 
     Args:
-        settings: of the server.
-        replicas: whose method `answer` takes a `Request` and returns an `Answer`.
+        settings: settings of the server.
+        replicas: handle of the replicas, whose `answer` takes a `Request` and returns an `Answer`.
     """
 
     def __init__(self, settings: ServerSettings, replicas: DeploymentHandle[Any]) -> None:
@@ -89,7 +89,7 @@ class Door:
         return app
 
     async def served(self) -> Any:
-        """Return what a replica tells of the models."""
+        """Return a replica's descriptions of the models."""
         return await self._replicas.served.remote()
 
     async def _forward(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -105,12 +105,12 @@ class Door:
         await send({"type": "http.response.body", "body": answer.body})
 
     async def _ask(self, request: Request, deadline: float) -> Answer:
-        """Return the answer of the first replica that lives to give it.
+        """Return the response of the first replica that survives.
 
         Raises:
-            DeadlineError: none in time.
-            QueueFullError: too many wait already.
-            NotReadyError: each replica that was asked died.
+            DeadlineError: there is no response in time.
+            QueueFullError: too many requests wait.
+            NotReadyError: every replica that got the request died.
         """
         from ray.exceptions import RayActorError
         from ray.serve.exceptions import BackPressureError
@@ -128,22 +128,22 @@ class Door:
             except TimeoutError as error:
                 response.cancel()
                 raise DeadlineError(
-                    f"got no answer of a replica in {self._settings.timeout:g} s: try again"
+                    f"got no response from a replica within {self._settings.timeout:g} s: try again"
                 ) from error
             except asyncio.CancelledError:
                 response.cancel()
                 raise
-        raise NotReadyError(f"{TRIES} replicas died over this request: their log says why")
+        raise NotReadyError(f"{TRIES} replicas died during this request: see their log")
 
 
 async def answer_of(app: ASGIApp, request: Request) -> Answer:
-    """Return the answer of an ASGI app to a request."""
+    """Return the response of an ASGI app to a request."""
     messages = [{"type": "http.request", "body": request.body, "more_body": False}]
     status, headers, parts = 500, [], []
 
     async def receive() -> Message:
         if not messages:
-            await asyncio.Event().wait()  # that a client goes away is told by cancelling
+            await asyncio.Event().wait()  # a disconnect cancels the task instead
         return messages.pop()
 
     async def send(message: Message) -> None:
@@ -170,7 +170,7 @@ async def _read(receive: Receive) -> bytes:
 
 
 async def _live(receive: Receive, send: Send) -> None:
-    """Answer that there is nothing to start and nothing to stop."""
+    """Complete the lifespan events, which have nothing to start or stop."""
     for part in ("startup", "shutdown"):
         await receive()
         await send({"type": f"lifespan.{part}.complete"})

@@ -70,4 +70,4 @@ def test_cityscapes_without_archives_is_one_line_about_where_to_get_them(run):
 def test_an_origin_that_is_neither_a_folder_nor_an_address_is_a_usage_error(run):
     result = run("voc", "data", "--from", "nowhere", "--accept-license")
     assert result.exit_code == 2
-    assert "'nowhere' is neither a folder nor an http address" in result.stderr
+    assert "'nowhere' is not a folder or an http address" in result.stderr

@@ -50,7 +50,7 @@ def test_labels_of_other_classes_are_a_reason(tiny_bundle: Path) -> None:
 
 
 def test_no_images_at_all_are_a_reason(shapes_bundle: Path) -> None:
-    with pytest.raises(ZooError, match="left out by --images 0"):
+    with pytest.raises(ZooError, match="not measured: --images 0"):
         measure_accuracy(load_predictor(shapes_bundle), ShapesSource(), 0)
 
 

@@ -37,14 +37,16 @@ def test_a_backend_that_cannot_run_here_is_a_row_with_its_reason(onnx_bundle: Pa
     assert rows["ort:fp32"].end_to_end_ms is not None
     assert rows["ort:fp16"].end_to_end_ms is None
     assert "model.fp16.onnx does not exist" in str(rows["ort:fp16"].reason)
-    assert "holds no engine" in str(rows["trt"].reason)
+    assert "has no engine" in str(rows["trt"].reason)
 
 
 def test_none_of_what_was_asked_for_is_an_error_with_all_reasons_before_anything_is_measured(
     tiny_bundle: Path, measure: Measure
 ) -> None:
     said: list[str] = []
-    with pytest.raises(ZooError, match=r"no backend can run here \(ort: .*model.onnx.*; trt: .*no engine"):
+    with pytest.raises(
+        ZooError, match=r"no backend can run on this machine \(ort: .*model.onnx.*; trt: .*no engine"
+    ):
         measure(tiny_bundle, say=said.append, backends=("ort", "trt"))
     assert not any("round" in line for line in said)
 
@@ -54,7 +56,7 @@ def test_a_quick_look_leaves_out_what_must_be_compiled_unless_it_is_asked_for(
 ) -> None:
     row = rows_of(measure(tiny_bundle, backends=None, quick=True))["compile"]
     assert row.end_to_end_ms is None
-    assert "left out of a quick look" in str(row.reason)
+    assert "skipped by --quick" in str(row.reason)
     assert left_out(Settings(quick=True)).keys() == {"compile", "compile-amp"}
 
 
@@ -140,7 +142,7 @@ def test_why_there_is_no_miou_is_said(tiny_bundle: Path, measure: Measure) -> No
     assert row.accuracy is None
     assert "has the 7 classes background" in str(row.accuracy_reason)
     left_out = rows_of(measure(tiny_bundle))["eager"]
-    assert left_out.accuracy_reason == "left out by --images 0"
+    assert left_out.accuracy_reason == "not measured: --images 0"
 
 
 def test_agreement_is_the_share_of_pixels_with_the_class_of_eager(
@@ -183,7 +185,7 @@ def test_a_bundle_that_has_lost_its_weights_costs_the_comparison_only(
     rows = rows_of(measure(onnx_bundle / "model.onnx", backends=("ort",)))
     assert rows["ort:fp32"].end_to_end_ms is not None
     assert rows["ort:fp32"].agreement is None
-    assert "holds no model.safetensors" in str(rows["eager"].reason)
+    assert "has no model.safetensors" in str(rows["eager"].reason)
 
 
 def test_several_models_and_batch_sizes_give_a_row_each(
@@ -252,7 +254,7 @@ def test_images_fall_back_to_shapes_with_a_warning(
     config.write_text(config.read_text().replace('"shapes"', '"gone"'))
     row = rows_of(measure(bundle_copy))["eager"]
     assert row.data == "shapes"
-    assert "measuring on images of shapes: the data of the model cannot be used" in caplog.text
+    assert "measuring on images of shapes: the training data cannot be used" in caplog.text
 
 
 def test_data_that_are_named_must_be_there(tiny_bundle: Path, measure: Measure) -> None:

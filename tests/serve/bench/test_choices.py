@@ -93,10 +93,10 @@ def test_an_artifact_without_a_bundle_is_measured_alone(onnx_bundle: Path, tmp_p
     [
         (
             "tensorflow",
-            "'tensorflow' is no backend, expected some of eager,eager-amp,compile,compile-amp,ort",
+            "'tensorflow' is not a backend, expected some of eager,eager-amp,compile,compile-amp,ort",
         ),
-        ("ort:int4", "'ort:int4' has no precision, expected ort:fp32 or :fp16"),
-        ("ort:", "'ort:' has no precision"),
+        ("ort:int4", "'ort:int4' has an unknown precision, expected ort:fp32 or :fp16"),
+        ("ort:", "'ort:' has an unknown precision"),
         ("eager:fp16", "eager runs no exported file: leave out :fp16"),
     ],
 )

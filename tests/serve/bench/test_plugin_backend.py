@@ -91,7 +91,7 @@ def test_it_is_measured_beside_the_others_in_its_color(onnx_bundle: Path, measur
 def test_it_is_served_on_request_only(onnx_bundle: Path) -> None:
     assert "reference" not in {each.backend for each in candidates(ModelSource("m", onnx_bundle))}
     loaded = load_best(ModelSource("m", onnx_bundle, backend="reference"))
-    assert (loaded.predictor.backend, loaded.reason) == ("reference", "ONNX reference; as asked")
+    assert (loaded.predictor.backend, loaded.reason) == ("reference", "ONNX reference; as requested")
 
 
 def test_it_passes_the_gate_of_an_export(export_pixels: ExportPixels, tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def test_a_server_gets_its_tables_and_its_report(
         "Where the time goes",
         "Goodput: ",
         "By the server's own clock, 1 client:",
-        "A quick look",
+        "Rough figures from few requests (--quick)",
         "Wrote benchmark/load.html, benchmark/load.json",
     ):
         assert part in result.stdout, part
@@ -106,7 +106,7 @@ def test_a_server_that_cannot_be_reached_is_one_line(zoo: Zoo) -> None:
         (("http://host", "--rates", "nan"), "is not a list of positive numbers, expected e.g. 20,40"),
         (("http://host", "--bound-ms", "0"), "--bound-ms"),
         (("http://host", "--images", "photos", "--imgsz", "32"), "leave one of them out"),
-        (("model.onnx",), "model.onnx is no server, expected http://host:port: zoo bench measures models"),
+        (("model.onnx",), "model.onnx is not a server, expected http://host:port: zoo bench measures models"),
     ],
 )
 def test_an_option_that_does_not_fit_is_a_usage_error(

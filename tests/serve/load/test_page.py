@@ -122,7 +122,7 @@ def test_the_page_tells_goodput_latency_parts_errors_and_overhead_without_a_link
     text = text_of(page)
     for part in (
         "Load test of <b>eln",
-        "Goodput, arrivals at random",
+        "Goodput, open loop",
         "100/s",
         "Latency against arrivals",
         "Answers against arrivals",
@@ -176,7 +176,7 @@ def test_tables_have_a_line_for_each_load(report: Report) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"client_cpu": 0.85}, "The client was busy (85% of a core) with 50/s: it may be what limits"),
+        ({"client_cpu": 0.85}, "The client was busy (85% of a core) with 50/s: it may be the limit"),
         ({"late_ms": 2.0}, "Requests were sent late (p99 2.00 ms) at 50/s"),
         ({"connections": 256}, "All 256 connections were busy at 50/s"),
     ],

@@ -126,7 +126,7 @@ def test_rates_follow_from_the_best_throughput(start: Start, make_server: MakeSe
     best = row.answered_per_s
     assert offered(Settings(), [row]) == pytest.approx([share * best for share in SHARES], rel=0.01)
     assert offered(Settings(rates=(5.0, 2.0)), [row]) == [2, 5]
-    with pytest.raises(ZooError, match="give more --seconds, or --rates"):
+    with pytest.raises(ZooError, match="increase --seconds, or set --rates"):
         offered(Settings(), [row.model_copy(update={"answered_per_s": 0.0})])
 
 

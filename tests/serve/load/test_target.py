@@ -63,8 +63,8 @@ def test_the_protocol_gets_binary_tensors_of_the_networks_size(
 def test_a_key_is_sent_and_never_said(make_server: MakeServer, pictures: tuple[Picture, ...]) -> None:
     server = make_server(key="secret")
     assert find(asked(server, key="secret"), pictures).server.model == "eln"
-    for key, got in ((None, "none"), ("wrong-key", "another")):
-        with pytest.raises(ZooError, match=f"wants an API key, got {got}: set ZOO_API_KEY") as caught:
+    for key, got in ((None, "none"), ("wrong-key", "a wrong one")):
+        with pytest.raises(ZooError, match=f"needs an API key, got {got}: set ZOO_API_KEY") as caught:
             find(asked(server, key=key), pictures)
         assert "wrong-key" not in str(caught.value)
 
@@ -79,9 +79,9 @@ def test_a_key_is_sent_and_never_said(make_server: MakeServer, pictures: tuple[P
         (
             {"answer": b"HTTP/1.1 200 X\r\nContent-Length: 3\r\n\r\n<a>"},
             {},
-            "with no JSON, expected a server",
+            "without JSON, expected a server",
         ),
-        ({"service_s": 0.5}, {"timeout": 0.05}, "did not answer in 0.05 s"),
+        ({"service_s": 0.5}, {"timeout": 0.05}, "did not respond within 0.05 s"),
     ],
 )
 def test_a_server_that_cannot_be_tested_is_one_line(
@@ -128,5 +128,5 @@ def test_a_folder_gives_its_files_as_they_are(tmp_path: Path, pixels: Pixels) ->
     assert picture.data == (tmp_path / "b.png").read_bytes()
     assert picture.media_type == "image/png"
     assert np.array_equal(picture.pixels, pixels)
-    with pytest.raises(DatasetError, match="holds no images"):
+    with pytest.raises(DatasetError, match="has no images"):
         of_folder(tmp_path / "missing")

@@ -65,7 +65,7 @@ def download(url: str, path: Path, report: Report, *, pause_s: float = PAUSE_S) 
                 if failures >= TRIES:
                     raise DatasetError(
                         f"{url}: got no more after {_size(part):,} bytes ({error or type(error).__name__}), "
-                        f"expected the whole file: run the command again later, it goes on from there"
+                        f"expected the whole file: run the command again later, it resumes from there"
                     ) from error
                 if failures:
                     time.sleep(pause_s * 2 ** (failures - 1))

@@ -109,7 +109,7 @@ def test_a_quick_look_and_a_busy_machine_are_called_that(
     some_rows: tuple[Row, ...], make_report: MakeReport
 ) -> None:
     report = make_report(*some_rows, settings=Settings(quick=True))
-    assert "quick look" in markdown(report)
+    assert "--quick" in markdown(report)
     calm = make_report(*some_rows)
     assert warnings(calm) == []
     busy = calm.model_copy(update={"machine": calm.machine | {"load": 2.5, "cores": 4}})

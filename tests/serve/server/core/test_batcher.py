@@ -233,7 +233,7 @@ def test_an_item_that_runs_past_its_deadline_gets_an_error() -> None:
 def test_there_is_room_for_the_queue_and_one_batch_and_no_more() -> None:
     async def body(batcher: Batcher[int, int]) -> None:
         places = [batcher.admit() for _ in range(11)]
-        with pytest.raises(QueueFullError, match="has 11 images in hand and takes 12") as caught:
+        with pytest.raises(QueueFullError, match="has 11 images in flight and accepts 12") as caught:
             batcher.admit(2)
         assert caught.value.retry_after_s >= 1
         places.append(batcher.admit())
@@ -258,7 +258,7 @@ def test_stopping_runs_what_waits_without_waiting_for_more() -> None:
         await batcher.stop(5)
         assert await asyncio.gather(*tasks) == [0, -1, -2]
         assert time.monotonic() - begin < 1
-        with pytest.raises(QueueFullError, match="is being stopped"):
+        with pytest.raises(QueueFullError, match="is stopping"):
             await batcher.submit(4, 4, deadline=soon())
 
     asyncio.run(main())

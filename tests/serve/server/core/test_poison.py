@@ -143,7 +143,7 @@ def test_a_model_that_fails_on_all_images_is_not_ready_until_it_has_succeeded(
     for path in ("/readyz", "/v2/health/ready", "/v2/models/m/ready"):
         answer = server.client.get(path)
         assert answer.status_code == 503
-        assert answer.json()["detail"] == "m failed on all images of late: the log of the server says why"
+        assert answer.json()["detail"] == "m failed on all recent images: see the server's log"
     assert server.client.get("/models").json()[0]["ready"] is False
     assert server.client.get("/healthz").status_code == 200
     predictor.broken = False

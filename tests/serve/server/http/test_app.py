@@ -55,7 +55,7 @@ def test_a_model_that_fails_makes_the_server_unready_but_not_dead(
     monkeypatch.setattr(predictor, "infer", fail)
     answer = client.get("/readyz")
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
-    assert answer.json()["detail"] == "m failed on a blank image: the log of the server says why"
+    assert answer.json()["detail"] == "m failed on a blank image: see the server's log"
     assert client.get("/healthz").status_code == 200
     ready = client.get("/v2/health/ready")
     assert (ready.status_code, ready.json()["error"]) == (503, answer.json()["detail"])

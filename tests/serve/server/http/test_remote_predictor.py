@@ -70,14 +70,14 @@ def test_a_folder_is_predicted_by_the_app(
 def test_a_key_and_an_image_over_the_limit(serve_app: ServeApp, monkeypatch: pytest.MonkeyPatch) -> None:
     running = serve_app(api_key="secret", max_pixels=5000)
     url = f"http://127.0.0.1:{running.port}"
-    with pytest.raises(ServerError, match="wants its API key"):
+    with pytest.raises(ServerError, match="needs an API key"):
         zoo.load(url)
     monkeypatch.setenv("ZOO_API_KEY", "secret")
     model = zoo.load(url)
     assert model(IMAGES[2]).shape == (64, 64)
-    with pytest.raises(InvalidImageError, match="does not take the image"):
+    with pytest.raises(InvalidImageError, match="refused the image"):
         model(IMAGES[0])
-    with pytest.raises(ServerError, match="serves no model 'other', expected stand-in"):
+    with pytest.raises(ServerError, match="has no model 'other', expected stand-in"):
         zoo.load(f"{url}/other")
 
 
@@ -85,6 +85,6 @@ def test_a_model_that_fails_is_an_error_of_one_line(serve_app: ServeApp) -> None
     running = serve_app()
     red = np.zeros((64, 64, 3), np.uint8)
     red[..., 0] = 255
-    with pytest.raises(BundleError, match=r"the model failed at http://127\.0\.0\.1") as caught:
+    with pytest.raises(BundleError, match=r"the model failed on http://127\.0\.0\.1") as caught:
         zoo.load(f"http://127.0.0.1:{running.port}")(red)
     assert "secret" not in str(caught.value)

@@ -198,7 +198,7 @@ def test_a_worker_whose_backend_hangs_and_one_that_stands_still_are_replaced(
     assert serving.process.stderr is not None
     told = serving.process.stderr.read()
     assert "worker 0 hangs: a batch of stand-in has run for more than 3 s: killing it" in told
-    assert "worker 0 has said nothing for 3 s: killing it" in told
+    assert "worker 0 has sent no heartbeat for 3 s: killing it" in told
 
 
 @pytest.mark.slow
@@ -214,7 +214,7 @@ def test_a_worker_whose_backend_fails_on_all_images_is_replaced(serve: Serve) ->
     assert serving.end() == 0
     assert serving.process.stderr is not None
     told = serving.process.stderr.read()
-    assert "worker 0 fails: stand-in has failed on all images of late: ending it" in told
+    assert "worker 0 fails: stand-in has failed on all recent images: stopping it" in told
 
 
 @pytest.mark.slow
@@ -277,7 +277,7 @@ def test_workers_end_when_their_parent_is_killed(serve: Serve) -> None:
 def test_a_port_in_use_is_an_error_of_one_line() -> None:
     port = Port("127.0.0.1", 0)
     for workers in (1, 2):
-        with pytest.raises(ZooError, match=rf"cannot listen at 127.0.0.1:{port.number} .*choose another"):
+        with pytest.raises(ZooError, match=rf"cannot listen on 127.0.0.1:{port.number} .*choose another"):
             Port("127.0.0.1", port.number, workers)
 
 
@@ -295,5 +295,5 @@ def test_the_sockets_of_several_workers_share_a_port_that_no_other_server_gets()
 
 
 def test_a_host_that_is_not_here_is_an_error_of_one_line() -> None:
-    with pytest.raises(ZooError, match=r"cannot listen at 192\.0\.2\.1:0"):
+    with pytest.raises(ZooError, match=r"cannot listen on 192\.0\.2\.1:0"):
         Port("192.0.2.1", 0)

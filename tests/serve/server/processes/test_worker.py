@@ -42,6 +42,6 @@ def test_a_worker_says_that_it_lives_until_a_model_fails_again_and_again() -> No
     while message.kind == "alive":
         model.failing = True
         message = ours.recv()
-    assert message == Message("fails", error="m has failed on all images of late")
+    assert message == Message("fails", error="m has failed on all recent images")
     thread.join(5)
     assert not thread.is_alive()

@@ -85,7 +85,7 @@ def test_a_request_that_kills_replicas_is_given_up() -> None:
     replicas = Replicas(*[DIED] * TRIES)
     answer = client_of(replicas).post("/predict", content=b"image")
     assert answer.status_code == 503
-    assert "died over this request" in answer.json()["detail"]
+    assert "died during this request" in answer.json()["detail"]
     assert "retry-after" in answer.headers
 
 
