@@ -7,6 +7,7 @@ preset, `--set`.
 
 from __future__ import annotations
 
+import logging
 import tomllib
 from difflib import get_close_matches
 from pathlib import Path
@@ -19,6 +20,8 @@ from pydantic import (
 from zoo.catalog import recipe_files, recipe_names
 from zoo.errors import RecipeError, without_library
 from zoo.models.config import DECODERS, DEFAULT_DECODER, nest_decoder
+from zoo.models.encoder import takes_multi_grid
+from zoo.models.vit import is_plain_transformer
 from zoo.train.methods.table import METHODS, setting_names
 from zoo.train.recipe.schema import Recipe
 
@@ -29,6 +32,11 @@ if TYPE_CHECKING:
 
 
 Tree = dict[str, Any]
+
+log = logging.getLogger(__name__)
+
+PLAIN_DECODER = "dpt"
+"""Decoder of plain transformers whose recipe names none."""
 
 NEAR = 5
 """Recipes that a misspelled name may have meant, at most."""
@@ -57,10 +65,11 @@ def load_recipe(
         tree = _over(_over(tree, {"method": method.official if method else {}}), official)
     tree = {"recipe": Path(name).stem} | tree
     if steps is not None:
-        tree = validate_recipe(tree).with_steps(steps).model_dump(mode="json")
+        tree = validate_recipe(tree).with_steps(steps).model_dump(mode="json", exclude_unset=True)
+    above: Tree = {}
     for key, value in overrides:
-        tree = _over(tree, _nested(key, value))
-    return validate_recipe(tree)
+        above = _merge(above, _nested(key, value))
+    return validate_recipe(_over(tree, above))
 
 
 def validate_recipe(tree: Tree) -> Recipe:
@@ -136,7 +145,7 @@ def _read(path: Path, above: tuple[Path, ...] = ()) -> Tree:
         raise RecipeError(f"{path} is not TOML: {error}") from error
     base = tree.pop("base", None)
     if base is None:
-        return tree
+        return _over({}, tree)
     below = path.parent / base if isinstance(base, str) else path
     if not below.is_file() or below in (path, *above):
         raise RecipeError(f"{path}: base is {base!r}, expected the name of another recipe file in its folder")
@@ -147,14 +156,35 @@ def _over(below: Tree, above: Tree) -> Tree:
     """Return a recipe's settings `below` with those of `above`.
 
     Where `above` names another decoder, of the settings of the former one those are kept that both have.
+    Where it names another encoder, what does not suit that is replaced, see `_suited`.
     """
     below, above = ({**tree, **_with_nested_decoder(tree)} for tree in (below, above))
+    below, above = _suited(below, above)
     former, decoder = (_decoder_of(tree) for tree in (below, above))
     name = str(decoder.get("name", former.get("name", DEFAULT_DECODER)))
     if name in DECODERS and name != former.get("name", DEFAULT_DECODER):
         known = DECODERS[name].config.model_fields
         below["network"] |= {"decoder": {key: value for key, value in former.items() if key in known}}
     return _merge(below, above)
+
+
+def _suited(below: Tree, above: Tree) -> tuple[Tree, Tree]:
+    """Return both with what suits the encoder that `above` names, as far as `above` does not say it itself.
+
+    A plain transformer gets DPT; `multi_grid` is left to ResNets.
+    """
+    network = above.get("network")
+    if not isinstance(network, dict) or not isinstance(encoder := network.get("encoder"), str):
+        return below, above
+    changes: Tree = {}
+    if is_plain_transformer(encoder) and "name" not in _decoder_of(above):
+        log.info("network.decoder.name %s, which suits %s; set it to choose another", PLAIN_DECODER, encoder)
+        changes["decoder"] = {**_decoder_of(above), "name": PLAIN_DECODER}
+    former = below.get("network")
+    if isinstance(former, dict) and former.get("multi_grid") and not takes_multi_grid(encoder):
+        log.info("network.multi_grid %s left out: %s is no ResNet", former["multi_grid"], encoder)
+        below = below | {"network": {key: value for key, value in former.items() if key != "multi_grid"}}
+    return below, above | {"network": network | changes}
 
 
 def _with_nested_decoder(tree: Tree) -> Tree:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zoo.models.encoder import create_timm
+from zoo.models.encoder import create_timm, has_fixed_size
 
 if TYPE_CHECKING:
     from zoo.models.config import ClassifierConfig
@@ -24,7 +24,8 @@ class ImageClassifier(nn.Module):
     def __init__(self, config: ClassifierConfig, *, pretrained: bool = False) -> None:
         super().__init__()
         self.config = config
-        self.body = create_timm(config.encoder, pretrained=pretrained, num_classes=config.num_classes)
+        size = {"img_size": config.imgsz} if has_fixed_size(config.encoder) else {}
+        self.body = create_timm(config.encoder, pretrained=pretrained, num_classes=config.num_classes, **size)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return (B, K) logits.
