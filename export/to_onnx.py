@@ -14,6 +14,7 @@ import torch
 from zoo.errors import ExportError
 from zoo.export.graph import ExportGraph
 from zoo.export.layers import name_nodes
+from zoo.export.resample import ResampleByProducts
 from zoo.predictors.artifact import INPUT_NAME, METADATA_KEY, ArtifactMetadata
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def export_onnx(deployable: Deployable, metadata: ArtifactMetadata, path: Path) 
     """
     graph = ExportGraph(deployable, metadata)
     sample = torch.zeros(SAMPLE_SHAPE, dtype=torch.uint8)
-    with _silent():
+    with _silent(), ResampleByProducts():
         try:
             program = torch.onnx.export(
                 graph,

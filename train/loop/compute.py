@@ -22,9 +22,10 @@ from zoo.models.classifier import ImageClassifier
 from zoo.models.decoders.decoder import Decoder
 from zoo.models.discriminator import Discriminator
 from zoo.models.encoder import Encoder
+from zoo.models.vit import TokenMaps
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from zoo.train.recipe.schema import ComputeConfig
 
@@ -86,16 +87,22 @@ def recompute_activations(body: nn.Module) -> None:
     draws the same numbers twice.
 
     Args:
-        body: network whose children run in sequence; those that contain convolutions are stages.
+        body: network whose children run in sequence; those that contain convolutions are stages. Each block of
+            a plain transformer is a stage.
     """
-    for stage in body.children():
-        if _is_block(stage):
-            stage.forward = MethodType(_forward, stage)
+    for stage in _stages(body):
+        stage.forward = MethodType(_forward, stage)
 
 
-def _forward(stage: nn.Module, *inputs: Any) -> Any:
+def _stages(body: nn.Module) -> Iterable[nn.Module]:
+    if isinstance(body, TokenMaps):
+        return cast("Iterable[nn.Module]", body.model.blocks)
+    return filter(_is_block, body.children())
+
+
+def _forward(stage: nn.Module, *inputs: Any, **options: Any) -> Any:
     if not isinstance(stage, nn.Sequential) or not all(map(_is_block, stage)):
-        return _recomputed(MethodType(type(stage).forward, stage), [stage], *inputs)
+        return _recomputed(MethodType(type(stage).forward, stage), [stage], *inputs, **options)
     blocks, (value,) = list(stage), inputs
     size = math.isqrt(len(blocks))
     for start in range(0, len(blocks), size):
@@ -115,11 +122,11 @@ def _run(blocks: list[nn.Module], value: Any) -> Any:
     return value
 
 
-def _recomputed(forward: Callable[..., Any], modules: list[nn.Module], *inputs: Any) -> Any:
+def _recomputed(forward: Callable[..., Any], modules: list[nn.Module], *inputs: Any, **options: Any) -> Any:
     def contexts() -> tuple[Any, Any]:
         return nullcontext(), _without_tracking(modules)
 
-    return checkpoint(forward, *inputs, use_reentrant=False, context_fn=contexts)
+    return checkpoint(forward, *inputs, use_reentrant=False, context_fn=contexts, **options)
 
 
 @contextmanager

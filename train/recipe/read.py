@@ -7,6 +7,7 @@ ones, in the order base, file, preset, `--set`.
 
 from __future__ import annotations
 
+import logging
 import tomllib
 from difflib import get_close_matches
 from pathlib import Path
@@ -19,6 +20,8 @@ from pydantic import (
 from zoo.catalog import ablation_files, recipe_files, recipe_names
 from zoo.errors import RecipeError, without_library
 from zoo.models.config import DECODERS, DEFAULT_DECODER, nest_decoder
+from zoo.models.encoder import takes_multi_grid
+from zoo.models.vit import is_plain_transformer
 from zoo.train.methods.table import METHODS, setting_names
 from zoo.train.optim import OptimizerConfig
 from zoo.train.recipe.schema import Recipe
@@ -30,6 +33,11 @@ if TYPE_CHECKING:
 
 
 Tree = dict[str, Any]
+
+log = logging.getLogger(__name__)
+
+PLAIN_DECODER = "dpt"
+"""Decoder of plain transformers whose recipe names none."""
 
 NEAR = 5
 """Largest number of suggestions for a misspelled name."""
@@ -66,10 +74,11 @@ def load_recipe(
     if after_labels:
         tree = validate_recipe(tree).after_labels().model_dump(mode="json")
     if steps is not None:
-        tree = validate_recipe(tree).with_steps(steps).model_dump(mode="json")
+        tree = validate_recipe(tree).with_steps(steps).model_dump(mode="json", exclude_unset=True)
+    above: Tree = {}
     for key, value in overrides:
-        tree = _over(tree, _nested(key, value))
-    return validate_recipe(tree)
+        above = _merge(above, _nested(key, value))
+    return validate_recipe(_over(tree, above))
 
 
 def with_encoder_rate(recipe: Recipe, rate: float) -> Recipe:
@@ -170,7 +179,7 @@ def _read(path: Path, above: tuple[Path, ...] = ()) -> Tree:
         raise RecipeError(f"{path} is not TOML: {error}") from error
     base = tree.pop("base", None)
     if base is None:
-        return tree
+        return _over({}, tree)
     below = path.parent / base if isinstance(base, str) else path
     if not below.is_file() or below in (path, *above):
         raise RecipeError(f"{path}: base is {base!r}, expected the name of another recipe file in its folder")
@@ -180,15 +189,36 @@ def _read(path: Path, above: tuple[Path, ...] = ()) -> Tree:
 def _over(below: Tree, above: Tree) -> Tree:
     """Return the settings `below` overridden by those of `above`.
 
-    If `above` names another decoder, only the decoder settings that both decoders have are kept.
+    If `above` names another decoder, only the decoder settings that both decoders have are kept. If it names
+    another encoder, settings that do not suit that one are replaced, see `_suited`.
     """
     below, above = ({**tree, **_with_nested_decoder(tree)} for tree in (below, above))
+    below, above = _suited(below, above)
     former, decoder = (_decoder_of(tree) for tree in (below, above))
     name = str(decoder.get("name", former.get("name", DEFAULT_DECODER)))
     if name in DECODERS and name != former.get("name", DEFAULT_DECODER):
         known = DECODERS[name].config.model_fields
         below["network"] |= {"decoder": {key: value for key, value in former.items() if key in known}}
     return _merge(below, above)
+
+
+def _suited(below: Tree, above: Tree) -> tuple[Tree, Tree]:
+    """Return both with what suits the encoder that `above` names, as far as `above` does not say it itself.
+
+    A plain transformer gets DPT; `multi_grid` is left to ResNets.
+    """
+    network = above.get("network")
+    if not isinstance(network, dict) or not isinstance(encoder := network.get("encoder"), str):
+        return below, above
+    changes: Tree = {}
+    if is_plain_transformer(encoder) and "name" not in _decoder_of(above):
+        log.info("network.decoder.name %s, which suits %s; set it to choose another", PLAIN_DECODER, encoder)
+        changes["decoder"] = {**_decoder_of(above), "name": PLAIN_DECODER}
+    former = below.get("network")
+    if isinstance(former, dict) and former.get("multi_grid") and not takes_multi_grid(encoder):
+        log.info("network.multi_grid %s left out: %s is no ResNet", former["multi_grid"], encoder)
+        below = below | {"network": {key: value for key, value in former.items() if key != "multi_grid"}}
+    return below, above | {"network": network | changes}
 
 
 def _with_nested_decoder(tree: Tree) -> Tree:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zoo.models.encoder import WITHOUT_PRETRAINED, create_timm, pretrained_origin
+from zoo.models.encoder import WITHOUT_PRETRAINED, create_timm, has_fixed_size, pretrained_origin
 
 if TYPE_CHECKING:
     from zoo.models.config import ClassifierConfig
@@ -25,7 +25,8 @@ class ImageClassifier(nn.Module):
         super().__init__()
         self.config = config
         pretrained = pretrained and not WITHOUT_PRETRAINED.get()
-        self.body = create_timm(config.encoder, pretrained=pretrained, num_classes=config.num_classes)
+        size = {"img_size": config.imgsz} if has_fixed_size(config.encoder) else {}
+        self.body = create_timm(config.encoder, pretrained=pretrained, num_classes=config.num_classes, **size)
         self.origin = pretrained_origin(config.encoder) if pretrained else None
 
     def forward(self, images: Tensor) -> Tensor:

@@ -85,6 +85,21 @@ class DeepLabV2Config(DecoderConfig):
     rates: tuple[int, ...] = (6, 12, 18)
 
 
+class DptConfig(DecoderConfig):
+    """Settings of DPT; the widths are those of Depth Anything and UniMatch V2 with a ViT-B.
+
+    Args:
+        reassemble_channels: width of each of the four levels before they are fused, fine to coarse; the
+            paper's ViT-L has (256, 512, 1024, 1024) and `decoder_channels` 256.
+        head_dropout: dropout rate before the classes and the embedding.
+    """
+
+    name: Literal["dpt"] = "dpt"
+    decoder_channels: int = Field(128, ge=1)
+    reassemble_channels: tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt] = (96, 192, 384, 768)
+    head_dropout: float = Field(0.1, ge=0, lt=1)
+
+
 class DecoderEntry(NamedTuple):
     """A decoder: its settings and its class."""
 
@@ -99,6 +114,7 @@ DECODERS = Table(
     {
         "deeplabv3plus": DecoderEntry(DeepLabV3PlusConfig, "zoo.models.decoders.deeplabv3plus:DeepLabV3Plus"),
         "deeplabv2": DecoderEntry(DeepLabV2Config, "zoo.models.decoders.deeplabv2:DeepLabV2"),
+        "dpt": DecoderEntry(DptConfig, "zoo.models.decoders.dpt:Dpt"),
     },
 )
 """Decoders by name; other packages add rows by entry points."""

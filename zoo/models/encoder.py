@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 import timm
 import torch
 from timm.layers import Format  # type: ignore[attr-defined]
-from timm.models import PretrainedCfg
+from timm.models import PretrainedCfg, is_model_in_modules
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo.errors import RecipeError
 from zoo.models.origin import Origin
 from zoo.models.pretrained import PACKAGED, packaged_origin, packaged_state
+from zoo.models.vit import TokenMaps, is_plain_transformer
 from zoo.plugins import Table
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from zoo.models.pretrained import State
     from zoo.preprocess import Channels
 
-EXAMPLES = "resnet50, mobilenetv3_large_100, convnext_tiny, pvt_v2_b0 or hrnet_w18"
+EXAMPLES = "resnet50, mobilenetv3_large_100, convnext_tiny, pvt_v2_b0, hrnet_w18 or vit_small_patch14_dinov2"
 
 PROBE_SIZES = ((64, 96), (128, 192))
 """Heights and widths, rounded up to the largest stride, that encoders are tried with: some need more than the
@@ -109,7 +110,8 @@ class Encoder(nn.Module, ABC):
         """Return the features of images of any size, (B, C, h, w) each, fine to coarse.
 
         Images are padded with zeros, the mean color, at the right and the bottom to multiples of
-        `size_multiple`; the features of the padding are cut off.
+        `size_multiple`; the features of the padding are cut off. Where all features are as coarse as that,
+        which leaves nothing to cut, images are resized to the next multiples instead.
 
         Args:
             images: (B, in_channels, H, W) float.
@@ -118,6 +120,9 @@ class Encoder(nn.Module, ABC):
         if multiple == 1:
             return self.encode(images)
         height, width = images.shape[-2:]
+        if min(self.strides) >= multiple:
+            size = tuple((length + multiple - 1) // multiple * multiple for length in (height, width))
+            return self.encode(F.interpolate(images, size=size, mode="bilinear", align_corners=True))
         padded = F.pad(images, (0, -width % multiple, 0, -height % multiple))
         return [
             each[..., : (height + stride - 1) // stride, : (width + stride - 1) // stride]
@@ -126,9 +131,10 @@ class Encoder(nn.Module, ABC):
 
 
 class TimmEncoder(Encoder):
-    """A model of timm that returns its stages: a CNN, or a pyramid of transformer blocks.
+    """A CNN, a pyramid of transformer blocks or a plain transformer of timm.
 
-    A model whose strides cannot be chosen keeps its own.
+    It returns the features of each stage. A model whose strides cannot be chosen keeps its own. A plain
+    transformer returns four features of one stride, the size of its patches.
 
     Args:
         state: weights under the names of the model, instead of pretrained ones.
@@ -262,24 +268,29 @@ def _create_stages(
         RecipeError: no such model, or none that takes images of any size.
     """
     refusals = []
-    for options in ({"output_stride": output_stride}, {}, {"strict_img_size": False}):
+    for options in _ways(name, output_stride):
         try:
-            body = create_timm(
-                name,
-                pretrained=pretrained,
-                state=state,
-                features_only=True,
-                in_chans=in_channels,
-                **options,
-            )
+            body = create_timm(name, pretrained=pretrained, state=state, in_chans=in_channels, **options)
+            if "features_only" not in options:
+                body = TokenMaps(body)
             return body, _size_multiple(body, name, in_channels)
         except UnsuitableError as error:
             refusals.append(error)
     raise refusals[1]  # of the model as timm builds it by itself
 
 
+def _ways(name: str, output_stride: int) -> tuple[dict[str, Any], ...]:
+    """Return the options of timm that may make an encoder of a model, the best first."""
+    if is_plain_transformer(name):
+        return {"dynamic_img_size": True}, {}
+    ways: tuple[dict[str, Any], ...] = ({"output_stride": output_stride}, {}, {"strict_img_size": False})
+    return tuple({"features_only": True, **options} for options in ways)
+
+
 def _channels_and_strides(body: nn.Module) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return channels and strides of each stage."""
+    """Return channels and strides of each of the features."""
+    if isinstance(body, TokenMaps):
+        return body.channels, body.strides
     info: Any = body.feature_info  # of timm; the type of a module's attribute is not known
     return tuple(info.channels()), tuple(info.reduction())
 
@@ -331,6 +342,17 @@ def _apply_multi_grid(body: nn.Module, factors: tuple[int, ...], name: str) -> N
     for block, factor in zip(blocks, factors, strict=True):
         block.conv2.dilation = (dilation * factor,) * 2
         block.conv2.padding = (dilation * factor,) * 2
+
+
+def has_fixed_size(name: str) -> bool:
+    """Return whether a model of timm is built for one size of images, which can be chosen."""
+    weights = timm.get_pretrained_cfg(name)
+    return weights is not None and weights.fixed_input_size
+
+
+def takes_multi_grid(name: str) -> bool:
+    """Return whether an encoder is a ResNet of timm, whose last stage has blocks to dilate."""
+    return is_model_in_modules(name, ("resnet",))
 
 
 def freeze_batch_norm_affine(module: nn.Module) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -131,12 +132,28 @@ def kept_bytes(encoder: TimmEncoder) -> int:
     return sum(kept.values())
 
 
-def test_activations_that_are_computed_again_are_not_kept() -> None:
+@pytest.mark.parametrize("name", ["resnet18", "test_vit2", "eva02_tiny_patch14_224"])
+def test_activations_that_are_computed_again_are_not_kept(name: str) -> None:
     torch.manual_seed(0)
-    encoder = build_encoder("resnet18").train()
+    encoder = build_encoder(name).train()
     before = kept_bytes(encoder)
     prepare(encoder, ComputeConfig(recompute=True), CPU, 1)
     assert kept_bytes(encoder) < before / 2
+
+
+@pytest.mark.parametrize("name", ["test_vit2", "eva02_tiny_patch14_224", "xcit_nano_12_p16_224"])
+def test_blocks_of_a_plain_transformer_that_are_computed_again_change_nothing(name: str) -> None:
+    torch.manual_seed(0)
+    encoder = build_encoder(name).train()
+    changed = copy.deepcopy(encoder)
+    prepare(changed, ComputeConfig(recompute=True), CPU, 1)
+    images = torch.randn(2, 3, 48, 64)
+    for each in (encoder, changed):
+        torch.manual_seed(1)
+        torch.stack([features.square().mean() for features in each(images)]).sum().backward()
+    for (key, expected), found in zip(encoder.named_parameters(), changed.parameters(), strict=True):
+        assert torch.equal(found.grad, expected.grad), key
+    assert all(torch.equal(*pair) for pair in zip(encoder.buffers(), changed.buffers(), strict=True))
 
 
 def test_repeatable_algorithms_are_asked_for_and_given_back() -> None:

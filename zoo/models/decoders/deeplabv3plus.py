@@ -107,7 +107,8 @@ class DeepLabV3Plus(Decoder):
             raise RecipeError(
                 f"deeplabv3plus needs features at stride {LOW_LEVEL_STRIDE}, got an encoder with strides "
                 f"{', '.join(map(str, strides))}: use one such as resnet50, convnext_tiny or pvt_v2_b0, or "
-                f"network.decoder.name=deeplabv2, which needs only the last features"
+                f"network.decoder.name=dpt for a plain transformer, or deeplabv2, which needs only the last "
+                f"features"
             )
         self.low_index = strides.index(LOW_LEVEL_STRIDE)
         self.aspp = (JointAspp if config.aspp == "joint" else Aspp)(encoder.channels[-1], config)
