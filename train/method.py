@@ -45,7 +45,7 @@ class Batch(NamedTuple):
     valid_u: Tensor | None = None
     """(B, H, W) bool, False where the unlabeled views are padding."""
     image_u_s: Tensor | None = None
-    """(B, 3, H, W) unlabeled, strong view of the same pixels."""
+    """(V * B, 3, H, W) unlabeled, V strong views of the same pixels, view by view."""
     draws_u: Tensor | None = None
     """(B, `DRAWS`) int32 in [0, `DRAW_RANGE`), drawn for each unlabeled image, for masks of mixed images.
 
@@ -75,7 +75,7 @@ class Batch(NamedTuple):
 
     @property
     def strong(self) -> Tensor:
-        """Return the strong unlabeled view of a batch that has it."""
+        """Return the strong unlabeled views of a batch that has them."""
         assert self.image_u_s is not None
         return self.image_u_s
 
@@ -89,8 +89,8 @@ class Phase(NamedTuple):
     """Independent streams of labeled images, each of `batch_l` (s4GAN draws its real pairs apart)."""
     unlabeled: int = 1
     """Independent streams of unlabeled images, each of `batch_u` (RRN mixes two); 0: none."""
-    strong: bool = False
-    """Whether the unlabeled images come with a strong view."""
+    strong: int = 0
+    """Strong views of each unlabeled image, which differ in their random numbers alone."""
     tags: bool = False
     """Whether the labeled images come with the classes they show; then the whole image must be seen."""
     untrained: tuple[str, ...] = ()
