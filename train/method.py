@@ -45,7 +45,7 @@ class Batch(NamedTuple):
     valid_u: Tensor | None = None
     """(B, H, W) bool, False in padding of the unlabeled views."""
     image_u_s: Tensor | None = None
-    """(B, 3, H, W) unlabeled, strong view of the same pixels."""
+    """(V * B, 3, H, W) unlabeled, V strong views of the same pixels, view by view."""
     draws_u: Tensor | None = None
     """(B, `DRAWS`) int32 in [0, `DRAW_RANGE`), random numbers of each unlabeled image for mixing masks.
 
@@ -83,7 +83,7 @@ class Batch(NamedTuple):
 
     @property
     def strong(self) -> Tensor:
-        """Return the strong unlabeled view; the batch must have it."""
+        """Return the strong unlabeled views of a batch that has them."""
         assert self.image_u_s is not None
         return self.image_u_s
 
@@ -97,8 +97,8 @@ class Phase(NamedTuple):
     """Independent streams of labeled images, each of `batch_l` (s4GAN samples its real pairs separately)."""
     unlabeled: int = 1
     """Independent streams of unlabeled images, each of `batch_u` (RRN mixes two); 0 for none."""
-    strong: bool = False
-    """Whether unlabeled images come with a strong view."""
+    strong: int = 0
+    """Number of strong views of each unlabeled image, which differ in their random numbers only."""
     strong_labeled: bool = False
     """Whether labeled images come in a strong view instead of the weak one, with `draws_l`."""
     tags: bool = False

@@ -66,6 +66,7 @@ TINY_SETTINGS: dict[str, dict[str, Any]] = {
         "localize_steps": 3,
         "filter": {"encoder": TINY_ENCODER},
     },
+    "fixmatch": {"threshold": 0.4},  # of three classes
     # a small rate: BatchNorm over two images of one pixel each has steep gradients
     "mlmt": {"imgsz": (32, 32), "burn_in_steps": 2, "ramp_steps": 4, "optimizer": {"lr": 1e-4}},
     "rrn": {"cross_steps": 3, "discriminator": {"width": 2, "cell": 1}},
@@ -81,6 +82,7 @@ TINY_SETTINGS: dict[str, dict[str, Any]] = {
             "pushes": 16,
         },
     },
+    "unimatch": {"threshold": 0.4},
 }
 """Settings of each method for images of 32 x 32 and runs of 20 steps."""
 
@@ -121,7 +123,7 @@ def build_rrn(build: Callable[..., Any]) -> Callable[..., Rrn]:
 def make_batch() -> Callable[..., Batch]:
     """Return a builder of batches, two 32 x 32 images of each stream; a corner of the labels is unknown."""
 
-    def make(labeled: int = 1, unlabeled: int = 1, *, strong: bool = True) -> Batch:
+    def make(labeled: int = 1, unlabeled: int = 1, *, strong: int = 1) -> Batch:
         count_l, count_u = 2 * labeled, 2 * unlabeled
         label = torch.randint(3, (count_l, 32, 32))
         label[:, :4, :4] = IGNORE
@@ -134,7 +136,8 @@ def make_batch() -> Callable[..., Batch]:
         weak = torch.randn(count_u, 3, 32, 32)
         batch = batch._replace(image_u=weak, valid_u=torch.ones(count_u, 32, 32, dtype=torch.bool))
         batch = batch._replace(draws_u=(torch.rand(count_u, DRAWS) * DRAW_RANGE).int())
-        return batch._replace(image_u_s=weak + 0.1 * torch.randn_like(weak)) if strong else batch
+        views = [weak + 0.1 * torch.randn_like(weak) for _ in range(strong)]
+        return batch._replace(image_u_s=torch.cat(views)) if strong else batch
 
     return make
 
@@ -197,6 +200,7 @@ METHOD_CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "eln-s-ecn": ("eln", {"filter": {"kind": "s-ecn"}}),
     "eln-confidence": ("eln", {"filter": {"kind": "confidence"}}),
     "eln-strong-no-contrast": ("eln", {"views": "strong", "contrast": "none"}),
+    "fixmatch": ("fixmatch", {}),
     "mlmt": ("mlmt", {}),
     "mlmt-paper": ("mlmt", PAPER_MLMT),
     "rrn": ("rrn", {}),
@@ -215,6 +219,8 @@ METHOD_CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "u2pl-bce-all-negatives": ("u2pl", {"contrast": {"loss": "bce", "negatives": "all"}}),
     "u2pl-single-pass-no-bank": ("u2pl", {"single_pass": True, "contrast": {"memory_bank": False}}),
     "u2pl-ohem-auxiliary": ("u2pl", {"ohem_threshold": 0.7, "ohem_min_kept": 50, "auxiliary_weight": 0.4}),
+    "unimatch": ("unimatch", {}),
+    "unimatch-ohem": ("unimatch", {"ohem_threshold": 0.7, "ohem_min_kept": 50}),
 }
 """Tiny instances that every test of the contract runs on: a method, and changes of its settings."""
 

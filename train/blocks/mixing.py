@@ -9,6 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+RANDOM_BOX_DRAWS = 5
+"""Random numbers that `random_box` takes."""
+
 
 def cutmix(into: Tensor, other: Tensor, mask: Tensor) -> Tensor:
     """Return `into` with the masked pixels of `other`.
@@ -19,6 +22,16 @@ def cutmix(into: Tensor, other: Tensor, mask: Tensor) -> Tensor:
         mask: (B, H, W) bool, True where `other` is used.
     """
     return torch.where(mask if into.ndim == 3 else mask.unsqueeze(1), other, into)
+
+
+def mixed(value: Tensor, box: Tensor) -> Tensor:
+    """Return each image or map with the box of the next one of its batch.
+
+    Args:
+        value: (B, C, H, W) or (B, H, W), any dtype.
+        box: (B, H, W) bool.
+    """
+    return cutmix(value, value.roll(-1, dims=0), box)
 
 
 def toggled_boxes(
@@ -55,6 +68,34 @@ def half_area_box(draws: Tensor, size: tuple[int, ...], probability: float) -> T
     chance, side, place_y, place_x = draws[:, :4].split(1, dim=1)  # (B, 1) each
     side_x = (1 + side) / 2
     rows, columns = _interval(0.5 / side_x, place_y, size[0]), _interval(side_x, place_x, size[1])
+    is_chosen: Tensor = chance < probability
+    return _boxes(rows, columns).squeeze(1) & is_chosen.unsqueeze(-1)
+
+
+def random_box(
+    draws: Tensor,
+    size: tuple[int, ...],
+    probability: float,
+    area: tuple[float, float] = (0.02, 0.4),
+    aspect: tuple[float, float] = (0.3, 1 / 0.3),
+) -> Tensor:
+    """Return a mask of one box of random area and aspect for each image, (B, H, W) bool, empty by chance.
+
+    It is UniMatch's box, of the aspects with which its area fits into the image.
+
+    Args:
+        draws: (B, at least `RANDOM_BOX_DRAWS`) float in [0, 1).
+        size: (H, W).
+        probability: that an image gets a box.
+        area: range of the share of the image.
+        aspect: range of the box's share of the height over that of the width.
+    """
+    chance, part, shape, place_y, place_x = draws[:, :RANDOM_BOX_DRAWS].split(1, dim=1)  # (B, 1) each
+    share = area[0] + (area[1] - area[0]) * part
+    flattest, tallest = share.clamp(min=aspect[0]), (1 / share).clamp(max=aspect[1])
+    ratio = flattest + (tallest - flattest) * shape
+    rows = _interval((share * ratio).sqrt(), place_y, size[0])
+    columns = _interval((share / ratio).sqrt(), place_x, size[1])
     is_chosen: Tensor = chance < probability
     return _boxes(rows, columns).squeeze(1) & is_chosen.unsqueeze(-1)
 

@@ -92,8 +92,10 @@ class BatchStream(Dataset[Batch]):
         if not phase.unlabeled:
             return batch
         unlabeled = self._places(number, phase.unlabeled, self.batch_u)
-        views = _stacked(self._unlabeled(*place, strong=phase.strong) for place in unlabeled)
-        batch = batch._replace(**dict(zip(("image_u", "valid_u", "image_u_s"), views, strict=False)))
+        image_u, valid_u, *strong = _stacked(self._unlabeled(*place, phase.strong) for place in unlabeled)
+        batch = batch._replace(
+            image_u=image_u, valid_u=valid_u, image_u_s=torch.cat(strong) if strong else None
+        )
         return batch._replace(draws_u=self._draws(UNLABELED, unlabeled))
 
     def _places(self, number: int, streams: int, batch: int) -> list[tuple[int, int]]:
@@ -109,12 +111,12 @@ class BatchStream(Dataset[Batch]):
             image = self.strong(image) if strong else image
         return image, mask.long(), valid, *tags
 
-    def _unlabeled(self, stream: int, position: int, *, strong: bool) -> tuple[Tensor, ...]:
+    def _unlabeled(self, stream: int, position: int, strong: int) -> tuple[Tensor, ...]:
         kind = 2 * stream + UNLABELED
         image = self.unlabeled[_index(self.seed, kind, position, len(self.unlabeled))]
         with _seeded(self.seed, kind, position):
             weak, _, valid = self.weak(image)
-            return (weak, valid, self.strong(weak)) if strong else (weak, valid)
+            return weak, valid, *(self.strong(weak) for _ in range(strong))
 
     def _draws(self, kind: int, places: list[tuple[int, int]]) -> Tensor:
         """Return the numbers from which images of a kind at these places are mixed."""

@@ -152,7 +152,7 @@ class Mlmt(Method):
                 f"method.burn_in_steps is {self.config.burn_in_steps}, expected less than the {steps} steps "
                 f"of the run: shorten it, or give --steps N, which keeps its share"
             )
-        return (Phase("train", steps, strong=True, tags=True),)
+        return (Phase("train", steps, strong=1, tags=True),)
 
     def after_step(self, progress: Progress) -> None:
         """Update the teacher by the mean of all students so far, later by the exponential moving average."""

@@ -14,7 +14,7 @@ from zoo.models.decoders.decoder import resize_logits
 from zoo.models.deployable import Student
 from zoo.models.segmentation import SegmentationNetwork
 from zoo.train.blocks.losses import cross_entropy
-from zoo.train.blocks.mixing import cutmix, half_area_box
+from zoo.train.blocks.mixing import half_area_box, mixed
 from zoo.train.method import Batch, Method, MethodConfig, Phase, Progress
 from zoo.train.optim import OptimizerConfig
 
@@ -50,7 +50,7 @@ class Supervised(Method):
         image, label = batch.image_l, batch.label_l
         if self.config.view == "strong":
             box = half_area_box(batch.labeled_draws, image.shape[-2:], MIXED)
-            image, label = (cutmix(value, value.roll(-1, dims=0), box) for value in (image, label))
+            image, label = mixed(image, box), mixed(label, box)
         logits = self.student(image).logits
         return {"sup": cross_entropy(resize_logits(logits, label.shape[-2:]), label)}
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Union
 from pydantic import Field
 
 from zoo.plugins import Table
-from zoo.train.methods import mlmt, rrn, s4gan, supervised
+from zoo.train.methods import mlmt, rrn, s4gan, supervised, unimatch
 from zoo.train.methods.eln import eln
 from zoo.train.methods.u2pl import u2pl
 
@@ -51,6 +51,9 @@ METHODS = Table(
     MethodRow,
     {
         "eln": MethodRow(eln.Eln, eln.ElnConfig, "ELN", "Kwon & Kwak, CVPR 2022", eln.OFFICIAL),
+        "fixmatch": MethodRow(
+            unimatch.FixMatch, unimatch.FixMatchConfig, "FixMatch", "Sohn et al., NeurIPS 2020"
+        ),
         "mlmt": MethodRow(mlmt.Mlmt, mlmt.MlmtConfig, "MLMT", "Mittal et al., TPAMI", segments=False),
         "rrn": MethodRow(rrn.Rrn, rrn.RrnConfig, "RRN", "Region Relevance Network, 2023", rrn.OFFICIAL),
         "s4gan": MethodRow(s4gan.S4Gan, s4gan.S4GanConfig, "s4GAN", "Mittal et al., TPAMI", s4gan.OFFICIAL),
@@ -58,6 +61,9 @@ METHODS = Table(
             supervised.Supervised, supervised.SupervisedConfig, "labels only", needs_unlabeled=False
         ),
         "u2pl": MethodRow(u2pl.U2pl, u2pl.U2plConfig, "U2PL", "Wang et al., CVPR 2022", u2pl.OFFICIAL),
+        "unimatch": MethodRow(
+            unimatch.UniMatch, unimatch.UniMatchConfig, "UniMatch V2", "Yang et al., TPAMI 2025"
+        ),
     },
 )
 

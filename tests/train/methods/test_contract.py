@@ -35,6 +35,7 @@ TERMS = {
     "eln-s-ecn": {"sup", "aux", "eln", "pseudo", "pseudo_s", "con", "con_s"},
     "eln-confidence": {"sup", "pseudo", "pseudo_s", "con", "con_s"},
     "eln-strong-no-contrast": {"sup", "aux", "eln", "pseudo_s"},
+    "fixmatch": {"x", "u"},
     "mlmt": {"cls", "cons"},
     "mlmt-paper": {"cls", "cons"},
     "rrn": CROSS_TERMS | {"fm_1", "fm_2", "st_1", "st_2", "d_1", "d_2"},
@@ -53,6 +54,8 @@ TERMS = {
     "u2pl-bce-all-negatives": {"s", "u", "c"},
     "u2pl-single-pass-no-bank": {"s", "u", "c"},
     "u2pl-ohem-auxiliary": {"s", "u", "c"},
+    "unimatch": {"x", "u"},
+    "unimatch-ohem": {"x", "u"},
 }
 """Terms of the last phase, as the methods' docstrings name them."""
 

@@ -248,7 +248,7 @@ class Eln(Method):
         phases = (
             Phase("pretrain", first, unlabeled=0, untrained=("teacher",)),
             Phase("localize", second, unlabeled=0, untrained=("teacher",)),
-            Phase("semi", steps - first - second, strong=True),
+            Phase("semi", steps - first - second, strong=1),
         )
         return tuple(phase for phase in phases if phase.steps)
 

@@ -53,7 +53,7 @@ from zoo.models.segmentation import SegmentationNetwork
 from zoo.train.blocks.ema import copy_state, evaluating, teacher_of, update_teacher, without_dropout
 from zoo.train.blocks.gather import gathered
 from zoo.train.blocks.losses import cross_entropy, entropy, ohem_cross_entropy
-from zoo.train.blocks.mixing import cutmix, half_area_box
+from zoo.train.blocks.mixing import half_area_box, mixed
 from zoo.train.method import Batch, LabelsOnlySteps, Method, MethodConfig, Phase, Progress, PseudoLabels
 from zoo.train.methods.u2pl.contrast import ClassContrast, ClassContrastConfig, Taught
 from zoo.train.methods.u2pl.sampling import on_grid, quantiles
@@ -312,16 +312,6 @@ class U2pl(Method):
         """Return a copy of the student or of the teacher, which the authors and the paper's recipes score."""
         networks = {None: self.student, "student": self.student, "teacher": self.teacher}
         return Student(copy.deepcopy(networks[weights]))
-
-
-def mixed(value: Tensor, box: Tensor) -> Tensor:
-    """Return each image or map with the box of the next one of its batch.
-
-    Args:
-        value: (B, C, H, W) or (B, H, W), any dtype.
-        box: (B, H, W) bool.
-    """
-    return cutmix(value, value.roll(-1, dims=0), box)
 
 
 def auxiliary_head(in_channels: int, network: NetworkConfig) -> nn.Sequential:
