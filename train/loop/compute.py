@@ -87,8 +87,8 @@ def recompute_activations(body: nn.Module) -> None:
     draws the same numbers twice.
 
     Args:
-        body: network whose children run in sequence; those that contain convolutions are stages. Each block of
-            a plain transformer is a stage.
+        body: network whose children run in sequence; those that contain convolutions are stages. Each block
+            of a plain transformer is a stage.
     """
     for stage in _stages(body):
         stage.forward = MethodType(_forward, stage)

@@ -25,7 +25,7 @@ class ImageClassifier(nn.Module):
         super().__init__()
         self.config = config
         pretrained = pretrained and not WITHOUT_PRETRAINED.get()
-        size = {"img_size": config.imgsz} if has_fixed_size(config.encoder) else {}
+        size: dict[str, Any] = {"img_size": config.imgsz} if has_fixed_size(config.encoder) else {}
         self.body = create_timm(config.encoder, pretrained=pretrained, num_classes=config.num_classes, **size)
         self.origin = pretrained_origin(config.encoder) if pretrained else None
 
