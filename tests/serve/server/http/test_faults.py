@@ -225,7 +225,7 @@ def test_1000_disconnects_leave_nothing_behind(
     assert server.app.state.context.budget.held == 0
 
 
-def wait_until(holds: Callable[[], bool], seconds: float = 5) -> None:
+def wait_until(holds: Callable[[], bool], seconds: float = 60) -> None:
     until = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < until
