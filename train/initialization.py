@@ -56,11 +56,12 @@ def read_start(recipe: Recipe) -> tuple[Recipe, tuple[StartModel, ...]]:
 
     Raises:
         BundleError: a path of `start_from` is neither a run nor a bundle of a segmentation model.
-        RecipeError: the models normalize images differently.
+        RecipeError: the models normalize images differently, or `encoder_weights` cannot be read.
     """
     if recipe.encoder_weights is not None:
-        path = str(Path(recipe.encoder_weights).absolute())
-        recipe = recipe.model_copy(update={"encoder_weights": path})
+        path = Path(recipe.encoder_weights).absolute()
+        read_state(path)  # a file that cannot be read is refused before networks are built
+        recipe = recipe.model_copy(update={"encoder_weights": str(path)})
     folders = [_bundle_at(Path(path).absolute()) for path in recipe.start_from]
     if not folders:
         return recipe, ()
@@ -108,7 +109,9 @@ def initialized_method(
         if is_first():
             log.info("encoder weights: %s, license %s", origin.label, origin.license or UNKNOWN)
     networks = [part for part in method.modules() if isinstance(part, SegmentationNetwork | ImageClassifier)]
-    encoders = [part.encoder if isinstance(part, SegmentationNetwork) else part for part in networks]
+    encoders: list[Encoder | ImageClassifier] = [
+        part.encoder if isinstance(part, SegmentationNetwork) else part for part in networks
+    ]
     given = [origin for model in models for origin in model.origins]
     origins = dict.fromkeys(given or [part.origin for part in encoders if part.origin is not None])
     if recipe.freeze_encoder:
@@ -136,25 +139,29 @@ def _load_file(method: Method, path: Path) -> None:
     Raises:
         RecipeError: the file cannot be read, or its tensors are not those of the encoder.
     """
-    origin = None
+    origin = Origin(kind="file", name=path.name, path=str(path), sha256=sha256(path))
     for part in method.modules():
         if isinstance(part, SegmentationNetwork):
-            config, encoder = part.config, part.encoder
-            if config.encoder in ENCODERS:
-                state = read_state(path)
-                check_same(f"encoder_weights: {path}", state, config.encoder, encoder.state_dict())
-            else:
-                state = fitting_state(path, config.encoder)
-                loaded = build_encoder(config.encoder, output_stride=config.output_stride, state=state)
-                state = loaded.state_dict()
-            encoder.load_state_dict(state)
+            part.encoder.load_state_dict(_encoder_state(part, path))
+            part.encoder.origin = origin
         elif isinstance(part, ImageClassifier):
-            encoder = part
             part.body.load_state_dict(fitting_state(path, part.config.encoder), strict=False)
-        else:
-            continue
-        origin = origin or Origin(kind="file", name=path.name, path=str(path), sha256=sha256(path))
-        encoder.origin = origin
+            part.origin = origin
+
+
+def _encoder_state(network: SegmentationNetwork, path: Path) -> State:
+    """Return the weights of a file as those of a network's encoder.
+
+    Raises:
+        RecipeError: the file cannot be read, or its tensors are not those of the encoder.
+    """
+    name = network.config.encoder
+    if name in ENCODERS:
+        state = read_state(path)
+        check_same(f"encoder_weights: {path}", state, name, network.encoder.state_dict())
+        return state
+    state = fitting_state(path, name)
+    return build_encoder(name, output_stride=network.config.output_stride, state=state).state_dict()
 
 
 def _load_models(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 from importlib import metadata
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import timm
 import torch
@@ -85,6 +85,7 @@ def read_state(path: Path) -> State:
     """
     if not path.is_file():
         raise RecipeError(f"encoder_weights: {path} does not exist, expected a file of weights")
+    value: Any
     try:
         if path.suffix == ".safetensors":
             value = load_file(path)
