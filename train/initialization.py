@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,12 +13,14 @@ from torch import Tensor
 from zoo.bundle.bundle import CARD_NAME, CONFIG_NAME, WEIGHTS_NAME
 from zoo.bundle.manifest import sha256
 from zoo.bundle.weights import load_bundle
-from zoo.card.licenses import data_name, stated_license
+from zoo.card.licenses import UNKNOWN, data_name, stated_license
 from zoo.child import is_first
 from zoo.errors import BundleError, RecipeError
-from zoo.models.encoder import pretrained_origin
+from zoo.models.classifier import ImageClassifier
+from zoo.models.encoder import ENCODERS, Encoder, build_encoder, without_pretrained
 from zoo.models.origin import Origin, origins_of
-from zoo.models.segmentation import SegmentationNetwork, without_pretrained_encoders
+from zoo.models.pretrained import check_same, fitting_state, read_state
+from zoo.models.segmentation import SegmentationNetwork
 from zoo.train.methods.table import build_method
 from zoo.train.runs.folder import RunFolder
 from zoo.train.strip import strip
@@ -31,9 +34,6 @@ if TYPE_CHECKING:
 
 
 log = logging.getLogger(__name__)
-
-SHOWN = 3
-"""Tensors in a message, at most."""
 
 State = dict[str, Tensor]
 
@@ -56,8 +56,12 @@ def read_start(recipe: Recipe) -> tuple[Recipe, tuple[StartModel, ...]]:
 
     Raises:
         BundleError: a path of `start_from` is neither a run nor a bundle of a segmentation model.
-        RecipeError: the models normalize images differently.
+        RecipeError: the models normalize images differently, or `encoder_weights` cannot be read.
     """
+    if recipe.encoder_weights is not None:
+        path = Path(recipe.encoder_weights).absolute()
+        read_state(path)  # a file that cannot be read is refused before networks are built
+        recipe = recipe.model_copy(update={"encoder_weights": str(path)})
     folders = [_bundle_at(Path(path).absolute()) for path in recipe.start_from]
     if not folders:
         return recipe, ()
@@ -93,11 +97,77 @@ def initialized_method(
     Raises:
         RecipeError: the networks of the method do not fit the models, or weights cannot be loaded.
     """
-    if not models:
+    own = nullcontext() if not models and recipe.encoder_weights is None else without_pretrained()
+    with own:
         method = build_method(recipe.method, recipe.network, pretrained=recipe.pretrained)
-        return method, (pretrained_origin(recipe.network.encoder),) if recipe.pretrained else ()
-    with without_pretrained_encoders():
-        method = build_method(recipe.method, recipe.network, pretrained=recipe.pretrained)
+    if models:
+        _load_models(method, recipe, models, names)
+    if recipe.encoder_weights is not None:
+        _load_file(method, Path(recipe.encoder_weights))
+    started = [part for part in method.modules() if isinstance(part, Encoder | ImageClassifier)]
+    for origin in dict.fromkeys(part.origin for part in started if part.origin is not None):
+        if is_first():
+            log.info("encoder weights: %s, license %s", origin.label, origin.license or UNKNOWN)
+    networks = [part for part in method.modules() if isinstance(part, SegmentationNetwork | ImageClassifier)]
+    encoders: list[Encoder | ImageClassifier] = [
+        part.encoder if isinstance(part, SegmentationNetwork) else part for part in networks
+    ]
+    given = [origin for model in models for origin in model.origins]
+    origins = dict.fromkeys(given or [part.origin for part in encoders if part.origin is not None])
+    if recipe.freeze_encoder:
+        _check_frozen(recipe, networks, tuple(origins))
+    return method, tuple(origins)
+
+
+def _check_frozen(recipe: Recipe, networks: list[Any], origins: tuple[Origin, ...]) -> None:
+    """Raise if there is no encoder to freeze; warn of random ones.
+
+    Raises:
+        RecipeError: so.
+    """
+    if not any(isinstance(network, SegmentationNetwork) for network in networks):
+        raise RecipeError(
+            f"freeze_encoder: {recipe.method.name} trains no segmentation network: leave --freeze-encoder out"
+        )
+    if not origins and is_first():
+        log.warning("the encoder is frozen at random weights: start from others, or train it")
+
+
+def _load_file(method: Method, path: Path) -> None:
+    """Give the encoders of segmentation networks, and classifiers but for their heads, the weights of a file.
+
+    Raises:
+        RecipeError: the file cannot be read, or its tensors are not those of the encoder.
+    """
+    origin = Origin(kind="file", name=path.name, path=str(path), sha256=sha256(path))
+    for part in method.modules():
+        if isinstance(part, SegmentationNetwork):
+            part.encoder.load_state_dict(_encoder_state(part, path))
+            part.encoder.origin = origin
+        elif isinstance(part, ImageClassifier):
+            part.body.load_state_dict(fitting_state(path, part.config.encoder), strict=False)
+            part.origin = origin
+
+
+def _encoder_state(network: SegmentationNetwork, path: Path) -> State:
+    """Return the weights of a file as those of a network's encoder.
+
+    Raises:
+        RecipeError: the file cannot be read, or its tensors are not those of the encoder.
+    """
+    name = network.config.encoder
+    if name in ENCODERS:
+        state = read_state(path)
+        check_same(f"encoder_weights: {path}", state, name, network.encoder.state_dict())
+        return state
+    state = fitting_state(path, name)
+    return build_encoder(name, output_stride=network.config.output_stride, state=state).state_dict()
+
+
+def _load_models(
+    method: Method, recipe: Recipe, models: tuple[StartModel, ...], names: tuple[str, ...]
+) -> None:
+    """Give the segmentation networks of a method the weights of models; see `initialized_method`."""
     networks = {name: part for name, part in method.named_modules() if isinstance(part, SegmentationNetwork)}
     trained = [name for name, part in networks.items() if any(p.requires_grad for p in part.parameters())]
     averaged = [name for name in networks if name not in trained]
@@ -113,7 +183,6 @@ def initialized_method(
             "%s start from the same weights: give --from a second model, of another seed, for each to find "
             "its own errors", " and ".join(trained),
         )  # fmt: skip
-    return method, tuple(dict.fromkeys(origin for model in models for origin in model.origins))
 
 
 def _bundle_at(path: Path) -> Path:
@@ -228,23 +297,17 @@ def _check_encoder(network: SegmentationNetwork, model: StartModel, given: State
     Raises:
         RecipeError: so.
     """
-    ours, theirs = (
-        {name: tuple(tensor.shape) for name, tensor in each.items() if name.startswith("encoder.")}
-        for each in (state, given)
-    )
     wanted, found = network.config.encoder, model.network.config.encoder
     if wanted.partition(".")[0] != found.partition(".")[0]:
         raise RecipeError(
             f"start_from: {model.origins[0].path} has the encoder {found}, expected {wanted} of the recipe: "
             f"give --encoder {found}"
         )
-    if ours != theirs:
-        differing = sorted(name for name in ours | theirs if ours.get(name) != theirs.get(name))
-        listed = ", ".join(f"{name} {theirs.get(name)} for {ours.get(name)}" for name in differing[:SHOWN])
-        raise RecipeError(
-            f"start_from: the encoder {found} of {model.origins[0].path} differs in {len(differing)} tensors "
-            f"({listed}), expected the same network: give its settings under network"
-        )
+    ours, theirs = (
+        {name: tensor for name, tensor in each.items() if name.startswith("encoder.")}
+        for each in (state, given)
+    )
+    check_same(f"start_from: {model.origins[0].path}", theirs, wanted, ours)
 
 
 def _grouped(new: list[str], others: Iterable[str]) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 from torch.optim import SGD, Adam, AdamW, Optimizer
@@ -40,6 +40,9 @@ class OptimizerConfig(Frozen):
         schedule: `constant`, `poly` (power 0.9) or `cosine`, over the steps of the run.
         floor: share of the learning rate at which `poly` and `cosine` end.
     """
+
+    of_encoders: ClassVar[bool] = True
+    """Whether it has encoders, to which `encoder_lr_mult` applies."""
 
     name: Literal["adamw", "adam", "sgd"] = "adamw"
     lr: float = Field(1e-4, gt=0)

@@ -14,7 +14,7 @@ from zoo.bundle.weights import save_bundle
 from zoo.card.card import PREVIEW_NAME, model_card, refresh_card
 from zoo.card.licenses import DRAWN
 from zoo.errors import BundleError
-from zoo.models.encoder import pretrained_origin
+from zoo.models.encoder import timm_origin
 from zoo.train.loop.checkpoint import load_checkpoint
 from zoo.train.method import phase_at
 from zoo.train.methods.table import METHODS, build_method
@@ -90,7 +90,7 @@ def _origins(run: RunFolder, recipe: Recipe) -> tuple[Origin, ...]:
     """Return the origins of the weights that a run started from; older versions did not record them."""
     recorded = run.read_origins()
     if recorded is None:
-        return (pretrained_origin(recipe.network.encoder),) if recipe.pretrained else ()
+        return (timm_origin(recipe.network.encoder),) if recipe.pretrained else ()
     return recorded
 
 

@@ -157,7 +157,9 @@ def test_a_recipe_that_is_not_there_is_refused(zoo: Zoo) -> None:
     assert "recipe mine.toml not found" in error_of(result, RecipeError)
 
 
-@pytest.mark.parametrize("option", [("--seed", "1"), ("--set", "seed=1"), ("--steps", "5"), ("--data", "x")])
+@pytest.mark.parametrize(
+    "option", [("--seed", "1"), ("--set", "seed=1"), ("--steps", "5"), ("--data", "x"), ("--lr-encoder", "0")]
+)
 def test_a_run_is_resumed_as_it_was_started(option: tuple[str, str], zoo: Zoo) -> None:
     message = error_of(zoo("train", "eln", "--resume", "--out", "run", *option), RecipeError)
     assert message == "--resume continues a run as it was started: leave the other options out"
@@ -267,10 +269,13 @@ def test_phases_that_leave_nothing_for_the_last_are_refused(train: Zoo) -> None:
 
 def test_training_starts_from_a_bundle(train: Zoo, tiny_bundle: Path) -> None:
     encoder = load_config(tiny_bundle).deployable.network.encoder
-    result = train("--from", tiny_bundle, "--encoder", encoder, "--steps", "5", "--out", "run")
+    options = ("--encoder", encoder, "--lr-encoder", "5e-4", "--steps", "5", "--out", "run")
+    result = train("--from", tiny_bundle, *options)
     assert result.exit_code == 0, result.output
     assert "student starts from model supervised on shapes (sha256 " in result.stderr
-    assert load_config(Path("run/bundle")).recipe["start_from"] == [str(tiny_bundle)]
+    recipe = load_config(Path("run/bundle")).recipe
+    assert recipe["start_from"] == [str(tiny_bundle)]
+    assert recipe["method"]["optimizer"]["encoder_lr_mult"] == pytest.approx(0.5)
 
 
 def test_a_start_that_does_not_exist_is_refused(train: Zoo) -> None:

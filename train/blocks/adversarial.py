@@ -7,7 +7,7 @@ One backward pass of the summed losses serves both sides: the generator's use of
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -28,6 +28,7 @@ ImageNorm = Literal["fixed", "batch_minmax"]
 class DiscriminatorOptimizerConfig(OptimizerConfig):
     """The optimiser of a discriminator; defaults are those of both papers."""
 
+    of_encoders: ClassVar[bool] = False
     name: Literal["adamw", "adam", "sgd"] = "adam"
     weight_decay: float = Field(0.0, ge=0)
     betas: tuple[Beta, Beta] = (0.9, 0.99)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from zoo.errors import ZooError
 from zoo.models.encoder import Encoder
+from zoo.models.segmentation import SegmentationNetwork
 from zoo.preprocess import Preprocessing, channel_statistics
 from zoo.train.data.loaders import BatchStream, batches
 from zoo.train.loop import compute
@@ -80,6 +81,8 @@ class Engine:
         self.layout = recipe.compute.layout(fabric.device)
         self.statistics = channel_statistics(recipe.preprocessing, torch.zeros((), device=fabric.device))
         _tell_encoders(method, recipe.preprocessing)
+        if recipe.freeze_encoder:
+            _freeze_encoders(method)
         optimizers = method.optimizers()
         self.module, *wrapped = _listed(fabric.setup(method, *optimizers))
         self.wrapped: list[Any] = wrapped
@@ -280,6 +283,12 @@ def _tell_encoders(method: Method, preprocessing: Preprocessing) -> None:
     """Set what images are normalized by: runs of version 0.1 used ImageNet's statistics for all weights."""
     for encoder in (module for module in method.modules() if isinstance(module, Encoder)):
         encoder.mean, encoder.std = preprocessing.mean, preprocessing.std
+
+
+def _freeze_encoders(method: Method) -> None:
+    """Freeze the encoders of all segmentation networks; a method's other networks still learn."""
+    for network in (module for module in method.modules() if isinstance(module, SegmentationNetwork)):
+        network.freeze_encoder()
 
 
 def _listed(value: Any) -> list[Any]:

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 class MlmtOptimizerConfig(OptimizerConfig):
     """SGD from 0.03 down to 1e-4; one rate for the whole classifier, `encoder_lr_mult` is not used."""
 
+    of_encoders: ClassVar[bool] = False
     name: Literal["adamw", "adam", "sgd"] = "sgd"
     lr: float = Field(0.03, gt=0)
     nesterov: bool = True

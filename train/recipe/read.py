@@ -20,6 +20,7 @@ from zoo.catalog import recipe_files, recipe_names
 from zoo.errors import RecipeError, without_library
 from zoo.models.config import DECODERS, DEFAULT_DECODER, nest_decoder
 from zoo.train.methods.table import METHODS, setting_names
+from zoo.train.optim import OptimizerConfig
 from zoo.train.recipe.schema import Recipe
 
 if TYPE_CHECKING:
@@ -69,6 +70,30 @@ def load_recipe(
     for key, value in overrides:
         tree = _over(tree, _nested(key, value))
     return validate_recipe(tree)
+
+
+def with_encoder_rate(recipe: Recipe, rate: float) -> Recipe:
+    """Return the recipe with this learning rate of the encoders, whatever the decoders' is.
+
+    Raises:
+        RecipeError: the method has no optimizer with a rate of encoders, or they are frozen.
+    """
+    if rate <= 0:
+        raise RecipeError(
+            f"--lr-encoder is {rate:g}, expected more than 0; --freeze-encoder keeps the encoder"
+        )
+    if recipe.freeze_encoder:
+        raise RecipeError("got --lr-encoder and --freeze-encoder, expected one: a frozen encoder has no rate")
+    config = recipe.method
+    optimizers = {name: getattr(config, name) for name in type(config).model_fields}
+    update = {
+        name: each.model_copy(update={"encoder_lr_mult": rate / each.lr})
+        for name, each in optimizers.items()
+        if isinstance(each, OptimizerConfig) and each.of_encoders
+    }
+    if not update:
+        raise RecipeError(f"--lr-encoder: {config.name} has one rate for all: set method.optimizer.lr")
+    return recipe.model_copy(update={"method": config.model_copy(update=update)})
 
 
 def validate_recipe(tree: Tree) -> Recipe:

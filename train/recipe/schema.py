@@ -147,6 +147,10 @@ class Recipe(Frozen):
         pretrained: whether encoders start from their ImageNet weights.
         start_from: paths of runs or bundles whose segmentation network the run starts from: one for all
             networks that the method trains, or one for each. See `zoo.train.initialization`.
+        encoder_weights: file of weights of the encoder, instead of its ImageNet weights; see
+            `zoo.models.pretrained.read_state`.
+        freeze_encoder: keep the encoders of segmentation networks as they start, their BatchNorm statistics
+            included.
         validate_every: steps between evaluations on `val`; 0 evaluates at the end only.
         checkpoint_every: steps between checkpoints.
         max_bad_steps: consecutive steps with a loss that is not finite, after which the run stops.
@@ -171,6 +175,8 @@ class Recipe(Frozen):
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     pretrained: bool = True
     start_from: tuple[str, ...] = ()
+    encoder_weights: str | None = None
+    freeze_encoder: bool = False
     validate_every: Steps = 0
     checkpoint_every: int = Field(500, ge=1)
     max_bad_steps: int = Field(10, ge=1)
@@ -188,6 +194,13 @@ class Recipe(Frozen):
     def _check_share(cls, value: str | None) -> str | None:
         if value is not None and not re.fullmatch(r"[1-9]\d*(/[1-9]\d*)?", value):
             raise ValueError("expected 1/5 or a number of the labeled images to hold out; val never selects")
+        return value
+
+    @field_validator("encoder_weights")
+    @classmethod
+    def _check_one_start(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and info.data.get("start_from"):
+            raise ValueError("expected no file beside start_from, whose models bring their encoders")
         return value
 
     @field_validator("score", "also_score")

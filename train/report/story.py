@@ -124,7 +124,7 @@ def facts(story: Story) -> list[tuple[str, str]]:
     batch = f"{recipe['accumulate']} times {batch}" if recipe["accumulate"] > 1 else batch
     origins = RunFolder(story.folder).read_origins() or ()
     pretrained = "pretrained weights" if recipe["pretrained"] else "random weights"
-    start = " and ".join(origin.label for origin in origins) or pretrained
+    start = " and ".join(f"{each.kind} weights {each.name}" for each in origins) or pretrained
     pairs = [
         ("data", f"{run.data}, partition {data['partition']}: {run.labeled} labeled images"),
         ("lists", f"{run.partition}, in {story.folder / 'partition'}"),

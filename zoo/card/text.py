@@ -39,7 +39,10 @@ def _start(config: BundleConfig) -> str:
         return "ImageNet weights of timm" if config.recipe.get("pretrained") else "unknown weights"
     if not origins:
         return "random weights"
-    return "ImageNet weights of timm" if origins[0].kind == "timm" else f"the weights of {origins[0].name}"
+    kind, name = origins[0].kind, origins[0].name
+    return {"timm": "ImageNet weights of timm", "package": f"ImageNet weights of {name}"}.get(
+        kind, f"the weights of {name}"
+    )
 
 
 def describe(deployable: DeployableConfig | ClassifierConfig) -> str:

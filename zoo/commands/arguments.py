@@ -16,7 +16,7 @@ PartitionOption = Annotated[
 ]
 EncoderOption = Annotated[str | None, typer.Option(help="A timm model, e.g. resnet50.")]
 PretrainedOption = Annotated[
-    bool | None, typer.Option("--pretrained/--no-pretrained", help="Start from ImageNet weights.")
+    bool | None, typer.Option("--pretrained/--no-pretrained", help="Start encoders from pretrained weights.")
 ]
 CropOption = Annotated[str | None, typer.Option(metavar="H,W", help="Training crop.")]
 BatchOption = Annotated[

@@ -64,6 +64,7 @@ def log_to_stderr() -> None:
     if not any(isinstance(handler, LogHandler) for handler in zoo.handlers):
         zoo.addHandler(LogHandler())
     logging.getLogger("lightning").setLevel(logging.ERROR)
+    logging.getLogger("timm.models._builder").setLevel(logging.ERROR)  # names each tensor without a use
 
 
 def emit(value: object, *renderables: object, as_json: bool) -> None:

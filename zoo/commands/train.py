@@ -55,6 +55,20 @@ def train(
             help="Start from the weights of this run, bundle or name in a registry; twice for two networks.",
         ),
     ] = None,
+    encoder_weights: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Start the encoder from this state dict or .safetensors file, named as timm names tensors.",
+        ),
+    ] = None,
+    freeze_encoder: Annotated[
+        bool, typer.Option("--freeze-encoder", help="Train the decoder only; the encoder stays as it starts.")
+    ] = False,
+    lr_encoder: Annotated[
+        float | None,
+        typer.Option(metavar="RATE", help="Learning rate of the encoder; default: the recipe's share of lr."),
+    ] = None,
     recipe: Annotated[
         str | None,
         typer.Option(metavar="NAME|FILE.toml", help="Recipe; default: the method's for these data."),
@@ -130,7 +144,7 @@ def train(
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from zoo.errors import RecipeError
     from zoo.train.loop.hardware import Hardware
-    from zoo.train.recipe.read import default_recipe, load_recipe
+    from zoo.train.recipe.read import default_recipe, load_recipe, with_encoder_rate
     from zoo.train.session import resume as resume_run
     from zoo.train.session import start as start_run
 
@@ -141,6 +155,8 @@ def train(
         "network.encoder": encoder,
         "pretrained": pretrained,
         "start_from": [str(resolve_bundle(model)) for model in start_from] if start_from else None,
+        "encoder_weights": None if encoder_weights is None else str(encoder_weights),
+        "freeze_encoder": freeze_encoder or None,
         "precision": precision,
         "compute.compile": compile_ or None,
         "compute.channels_last": channels_last,
@@ -152,12 +168,14 @@ def train(
     }
     changes = {key: value for key, value in changes.items() if value is not None}
     if resume:
-        if changes or settings or recipe or steps or profile or plan:
+        if changes or settings or recipe or steps or lr_encoder is not None or profile or plan:
             raise RecipeError("--resume continues a run as it was started: leave the other options out")
         metrics = resume_run(out or newest_run(method), method, hardware, wandb)
     else:
         name = recipe or default_recipe(method, data or "shapes")
         resolved = load_recipe(name, settings or [], steps, changes)
+        if lr_encoder is not None:
+            resolved = with_encoder_rate(resolved, lr_encoder)
         if resolved.method.name != method:
             raise RecipeError(f"recipe {name} is for {resolved.method.name}, got method {method}")
         if plan and profile:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zoo.models.encoder import create_timm
+from zoo.models.encoder import WITHOUT_PRETRAINED, create_timm, pretrained_origin
 
 if TYPE_CHECKING:
     from zoo.models.config import ClassifierConfig
@@ -24,7 +24,9 @@ class ImageClassifier(nn.Module):
     def __init__(self, config: ClassifierConfig, *, pretrained: bool = False) -> None:
         super().__init__()
         self.config = config
+        pretrained = pretrained and not WITHOUT_PRETRAINED.get()
         self.body = create_timm(config.encoder, pretrained=pretrained, num_classes=config.num_classes)
+        self.origin = pretrained_origin(config.encoder) if pretrained else None
 
     def forward(self, images: Tensor) -> Tensor:
         """Return (B, K) logits.

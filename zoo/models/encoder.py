@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from contextlib import contextmanager
+from contextvars import ContextVar
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +17,13 @@ from torch.nn import functional as F
 
 from zoo.errors import RecipeError
 from zoo.models.origin import Origin
+from zoo.models.pretrained import PACKAGED, packaged_origin, packaged_state
 from zoo.plugins import Table
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from zoo.models.pretrained import State
     from zoo.preprocess import Channels
 
 EXAMPLES = "resnet50, mobilenetv3_large_100, convnext_tiny, pvt_v2_b0 or hrnet_w18"
@@ -25,6 +31,24 @@ EXAMPLES = "resnet50, mobilenetv3_large_100, convnext_tiny, pvt_v2_b0 or hrnet_w
 PROBE_SIZES = ((64, 96), (128, 192))
 """Heights and widths, rounded up to the largest stride, that encoders are tried with: some need more than the
 first."""
+
+
+WITHOUT_PRETRAINED = ContextVar("without_pretrained", default=False)
+"""Whether `without_pretrained` holds."""
+
+
+@contextmanager
+def without_pretrained() -> Iterator[None]:
+    """Build segmentation networks and classifiers with random weights for a while.
+
+    Their weights are loaded afterwards. Other networks of a method, such as ELN's localizer, still start from
+    pretrained weights.
+    """
+    token = WITHOUT_PRETRAINED.set(True)
+    try:
+        yield
+    finally:
+        WITHOUT_PRETRAINED.reset(token)
 
 
 class UnsuitableError(RecipeError):
@@ -58,6 +82,8 @@ class Encoder(nn.Module, ABC):
     """Mean of each RGB channel, images in [0, 1], that the weights expect images to be normalized by."""
     std: Channels
     """Standard deviation of each RGB channel, images in [0, 1]."""
+    origin: Origin | None = None
+    """Of the weights that it started from; None for random ones."""
 
     @abstractmethod
     def __init__(
@@ -103,6 +129,9 @@ class TimmEncoder(Encoder):
     """A model of timm that returns its stages: a CNN, or a pyramid of transformer blocks.
 
     A model whose strides cannot be chosen keeps its own.
+
+    Args:
+        state: weights under the names of the model, instead of pretrained ones.
     """
 
     def __init__(
@@ -113,10 +142,11 @@ class TimmEncoder(Encoder):
         pretrained: bool = False,
         in_channels: int = 3,
         multi_grid: tuple[int, ...] | None = None,
+        state: State | None = None,
     ) -> None:
         super().__init__(name)
         self.body, self.size_multiple = _create_stages(
-            name, output_stride, in_channels, pretrained=pretrained
+            name, output_stride, in_channels, pretrained=pretrained, state=state
         )
         self.channels, self.strides = _channels_and_strides(self.body)
         self.mean, self.std = normalization_of(name)
@@ -151,7 +181,10 @@ def build_encoder(name: str, **options: Any) -> Encoder:
     Raises:
         RecipeError: no such encoder, or its weights cannot be had.
     """
-    return ENCODERS.get(name, TimmEncoder)(name, **options)
+    encoder = ENCODERS.get(name, TimmEncoder)(name, **options)
+    if options.get("pretrained"):
+        encoder.origin = pretrained_origin(name)
+    return encoder
 
 
 def normalization_of(name: str) -> tuple[Channels, Channels]:
@@ -168,12 +201,13 @@ def normalization_of(name: str) -> tuple[Channels, Channels]:
     return (red, green, blue), (std_red, std_green, std_blue)
 
 
-def create_timm(name: str, *, pretrained: bool, **options: Any) -> nn.Module:
+def create_timm(name: str, *, pretrained: bool, state: State | None = None, **options: Any) -> nn.Module:
     """Return a network of timm.
 
     Args:
         name: of the model.
-        pretrained: with its pretrained weights.
+        pretrained: with its pretrained weights, those of an installed package first.
+        state: weights under the names of the model, instead of pretrained ones.
         options: of `timm.create_model`.
 
     Raises:
@@ -181,8 +215,10 @@ def create_timm(name: str, *, pretrained: bool, **options: Any) -> nn.Module:
         RecipeError: no such model, or its weights cannot be had.
     """
     _check_name(name)
+    state = packaged_state(name) if pretrained and state is None else state
+    overlay = {} if state is None else {"pretrained_cfg_overlay": {"state_dict": state}}
     try:
-        return timm.create_model(name, pretrained=pretrained, **options)
+        network = timm.create_model(name, pretrained=pretrained or state is not None, **overlay, **options)
     except (NotImplementedError, AssertionError, TypeError, AttributeError, KeyError) as error:
         listed = ", ".join(f"{key}={value}" for key, value in options.items())
         raise UnsuitableError(
@@ -194,8 +230,19 @@ def create_timm(name: str, *, pretrained: bool, **options: Any) -> nn.Module:
         raise RecipeError(
             f"the ImageNet weights of {name} could not be had ({_first_line(error)}): connect to the Hugging "
             f"Face Hub (HF_ENDPOINT for a mirror, HF_HOME for a cache that holds them), or start from random "
-            f"weights with --no-pretrained, which needs many more steps"
+            f"weights with --no-pretrained, which needs many more steps{_hint(name)}"
         ) from error
+    if state is not None:
+        for module in network.modules():  # in which timm keeps the weights once more
+            getattr(module, "pretrained_cfg", {}).pop("state_dict", None)
+    return network
+
+
+def _hint(name: str) -> str:
+    architecture = name.partition(".")[0]
+    if architecture not in PACKAGED:
+        return ""
+    return f"; --encoder {architecture} needs no download with the package {PACKAGED[architecture].package}"
 
 
 def _check_name(name: str) -> None:
@@ -206,7 +253,7 @@ def _check_name(name: str) -> None:
 
 
 def _create_stages(
-    name: str, output_stride: int, in_channels: int, *, pretrained: bool
+    name: str, output_stride: int, in_channels: int, *, pretrained: bool, state: State | None
 ) -> tuple[nn.Module, int]:
     """Return a model of timm that returns its stages, and what sizes of images must be multiples of.
 
@@ -217,7 +264,12 @@ def _create_stages(
     for options in ({"output_stride": output_stride}, {}, {"strict_img_size": False}):
         try:
             body = create_timm(
-                name, pretrained=pretrained, features_only=True, in_chans=in_channels, **options
+                name,
+                pretrained=pretrained,
+                state=state,
+                features_only=True,
+                in_chans=in_channels,
+                **options,
             )
             return body, _size_multiple(body, name, in_channels)
         except UnsuitableError as error:
@@ -289,12 +341,17 @@ def freeze_batch_norm_affine(module: nn.Module) -> None:
 
 
 def pretrained_origin(name: str) -> Origin:
-    """Return the weights that an encoder starts from, with the license that timm states.
+    """Return the weights that an encoder starts from, with the license that timm or their package states.
 
     Args:
         name: of the encoder; a model of timm without a tag starts from timm's default for it.
     """
     if name in ENCODERS:
         return Origin(kind="encoder", name=name)
+    return packaged_origin(name) or timm_origin(name)
+
+
+def timm_origin(name: str) -> Origin:
+    """Return the weights that timm downloads for a model."""
     weights = timm.get_pretrained_cfg(name) or PretrainedCfg()
     return Origin(kind="timm", name=f"{weights.architecture}.{weights.tag}", license=weights.license)

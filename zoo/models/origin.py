@@ -11,15 +11,16 @@ class Origin(Frozen):
     """Weights that a network started from.
 
     Args:
-        kind: `timm`: loaded by timm; `encoder`: by an encoder that is no model of timm; `model`: a bundle of
-            this program.
-        name: timm's full name of the weights; that of the encoder; method and data of the model.
+        kind: `timm`: downloaded by timm; `package`: of an installed package; `file`: of a file; `encoder`: of
+            an encoder that is no model of timm; `model`: of a bundle.
+        name: timm's full name of the weights; package and version; name of the file or of the encoder; method
+            and data of the model.
         license: as their publisher states it; None if it is unknown.
-        path: absolute path of the bundle.
+        path: absolute path of file or bundle.
         sha256: of the file of weights.
     """
 
-    kind: Literal["timm", "encoder", "model"]
+    kind: Literal["timm", "package", "file", "encoder", "model"]
     name: str
     license: str | None = None
     path: str | None = None
@@ -37,7 +38,7 @@ class Origin(Frozen):
         return f"{LABELS[self.kind]} {self.name}{digest}"
 
 
-LABELS = {"timm": "timm, of", "encoder": "encoder", "model": "model"}
+LABELS = {"timm": "timm, of", "package": "package", "file": "file", "encoder": "encoder", "model": "model"}
 
 
 def origins_of(recipe: dict[str, Any], provenance: dict[str, Any]) -> tuple[Origin, ...] | None:

@@ -7,36 +7,16 @@ auxiliary decoders).
 from __future__ import annotations
 
 import pkgutil
-from contextlib import contextmanager
-from contextvars import ContextVar
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from torch import Tensor, nn
 
 from zoo.models.config import DECODERS
-from zoo.models.encoder import build_encoder
+from zoo.models.encoder import WITHOUT_PRETRAINED, build_encoder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from zoo.models.config import NetworkConfig
     from zoo.models.decoders.decoder import Decoder, Output
-
-
-_WITHOUT_PRETRAINED = ContextVar("without_pretrained", default=False)
-
-
-@contextmanager
-def without_pretrained_encoders() -> Iterator[None]:
-    """Build segmentation networks with random encoders for a while: their weights are loaded afterwards.
-
-    Other networks of a method, such as ELN's localizer, still start from pretrained weights.
-    """
-    token = _WITHOUT_PRETRAINED.set(True)
-    try:
-        yield
-    finally:
-        _WITHOUT_PRETRAINED.reset(token)
 
 
 class SegmentationNetwork(nn.Module):
@@ -53,10 +33,11 @@ class SegmentationNetwork(nn.Module):
         self.encoder = build_encoder(
             config.encoder,
             output_stride=config.output_stride,
-            pretrained=pretrained and not _WITHOUT_PRETRAINED.get(),
+            pretrained=pretrained and not WITHOUT_PRETRAINED.get(),
             multi_grid=config.multi_grid,
         )
         self.decoder = self.new_decoder()
+        self.encoder_is_frozen = False
 
     def new_decoder(
         self, *, num_classes: int | None = None, embedding_channels: int | None = None
@@ -72,6 +53,18 @@ class SegmentationNetwork(nn.Module):
             else embedding_channels,
         )
         return decoder
+
+    def freeze_encoder(self) -> None:
+        """Keep the encoder as it is in training: its weights, its BatchNorm statistics, without dropout."""
+        self.encoder_is_frozen = True
+        self.encoder.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode; a frozen encoder stays in evaluation mode."""
+        super().train(mode)
+        if self.encoder_is_frozen:
+            self.encoder.eval()
+        return self
 
     def forward(self, images: Tensor) -> Output:
         """Return logits and embedding at the decoder's resolution.
