@@ -32,7 +32,17 @@ if TYPE_CHECKING:
     from zoo.train.method import Method, MethodConfig
     from zoo.train.recipe.schema import Recipe
 
-NAMES = ("recipe", "preset", "method.name", "reported", "seed", "score", "also_score", "start_from")
+NAMES = (
+    "encoder_weights",
+    "recipe",
+    "preset",
+    "method.name",
+    "reported",
+    "seed",
+    "score",
+    "also_score",
+    "start_from",
+)
 """Own settings whose difference is none of training."""
 
 
@@ -130,6 +140,8 @@ def _entrant(
     alone, recipe = load(request.wanted), load({**request.wanted, **common, "reported": None})
     whole = recipe.for_classes(len(source.classes))
     method = build_method(whole.method, whole.network, pretrained=False)
+    if shared.warm_steps:  # which brings the weights of the encoder
+        recipe = recipe.model_copy(update={"encoder_weights": None})
     is_method = chosen.name == name
     if is_method and request.controls:
         scored = recipe.score or method.default_weights

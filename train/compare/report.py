@@ -127,7 +127,9 @@ def facts(comparison: Comparison) -> list[tuple[str, str]]:
 
 
 def _network(settings: dict[str, Any]) -> str:
-    start = "ImageNet weights" if settings["pretrained"] else "random weights"
+    start = settings.get("encoder_weights") or (
+        "ImageNet weights" if settings["pretrained"] else "random weights"
+    )
     return f"{settings['network.decoder.name']}, {settings['network.encoder']} from {start}"
 
 

@@ -48,7 +48,14 @@ OWN_RECIPES = (*OWN, OPTIMIZER, "network", "data.batch_l", "data.batch_u", "accu
 """The same where methods keep their recipes."""
 
 PARTITION_KEY = "data.partition"
-UNREMARKABLE = ("steps", "validate_every", "checkpoint_every", "max_bad_steps", "data.workers")
+UNREMARKABLE = (
+    "encoder_weights",
+    "steps",
+    "validate_every",
+    "checkpoint_every",
+    "max_bad_steps",
+    "data.workers",
+)
 """Shared settings whose difference from a method's recipe decides nothing."""
 REFUSED = {
     "select_on": "figures of a comparison are of the last step: leave it out",

@@ -186,6 +186,15 @@ def test_precision_and_settings_reach_all_recipes(plan: Plan, tmp_path: Path) ->
         assert (recipe["precision"], recipe["data"]["workers"]) == ("bf16", 0), each.name
 
 
+def test_a_file_of_encoder_weights_is_read_by_the_warm_start_alone(plan: Plan, tmp_path: Path) -> None:
+    comparison = plan(BOTH, "encoder_weights=w.safetensors")
+    assert recipe_of(tmp_path, "start")["encoder_weights"] == "w.safetensors"
+    for name in BOTH:
+        assert "encoder_weights" not in recipe_of(tmp_path, name)
+    assert not any("encoder_weights" in each.overridden for each in comparison.candidates)
+    load_recipe(str(tmp_path / "c/recipes/eln.toml"), changes={"start_from": ["run"]})  # no conflict
+
+
 def test_controls_are_rows_beside_what_they_are_controls_of(plan: Plan, tmp_path: Path) -> None:
     comparison = plan(("supervised", "rrn", "eln"), controls=True)
     assert list(comparison.entries) == [
