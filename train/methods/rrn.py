@@ -22,8 +22,8 @@ Departures from the authors' code; the preset `official` undoes those that name 
   without dropout, which the authors' network does not have.
 - padding takes no part: not in L_cps and L_dr, and pairs of both kinds are zero there and leave it out of
   their features and regions (in the code the prediction shows in padding and the label does not).
-- recipes of short runs raise lambda_1 over their first steps (`cps_ramp_steps`), and select regions without
-  the discriminators' dropout, whose noise exceeds the spread of the scores (`selection_dropout`).
+- recipes of short runs raise lambda_1 over their first steps (`cps_ramp_steps`) and have discriminators
+  without dropout, which need thousands of steps to learn otherwise.
 - no learning-rate warm-up, after which the code's rate jumps; scales are continuous.
 
 As the code, against the paper: L_cps takes no labeled images (`cps_on_labeled`); self-training waits for

@@ -22,8 +22,8 @@ Departures from the authors' code; the preset `official` undoes those that name 
 As the code, against the paper: losses are means over pixels; an image is selected by D > gamma, none in the
 first step of a run, under dropout of D (`selection_dropout`); no dropout after the fourth convolution
 (`discriminator.dropout_last`); real pairs come from a stream of their own (`real_stream`). Recipes of short
-runs wait until the network has learned from labels (`adversarial_steps`), and select without dropout: its
-noise exceeds the spread of the scores.
+runs wait until the network has learned from labels (`adversarial_steps`), and have a discriminator without
+dropout, which needs thousands of steps to learn otherwise.
 """
 
 from __future__ import annotations

@@ -141,6 +141,15 @@ def test_the_weight_of_cross_supervision_ramps_up_as_in_laine_and_aila(
     assert all(torch.equal(term, terms[0][0]) for term in terms[0])
 
 
+def test_the_papers_rows_keep_the_dropout_of_the_discriminators_and_a_constant_weight() -> None:
+    for name in (each for each in recipe_names() if each.startswith("rrn")):
+        method = load_recipe(name).method
+        is_paper = name not in ("rrn", "rrn_shapes")
+        assert method.selection_dropout == is_paper
+        assert method.discriminator.dropout == (0.5 if is_paper else 0.0)
+        assert method.cps_ramp_steps == (6000 if name == "rrn" else 0)
+
+
 def test_labeled_images_can_be_cross_supervised_too(build_rrn: Build, batch: Batch, at: At) -> None:
     terms = {}
     for chosen in (False, True):
@@ -257,7 +266,7 @@ def test_the_official_settings_differ_from_the_defaults_in_every_key() -> None:
 
 
 def test_a_single_changed_rate_keeps_the_other_settings_of_the_optimizers() -> None:
-    config = load_recipe("rrn", ["method.optimizer.lr=1e-3"]).method
+    config = load_recipe("rrn_voc", ["method.optimizer.lr=1e-3"]).method
     assert (config.optimizer.name, config.optimizer.decay) == ("sgd", "weights")
     assert (config.optimizer.weight_decay, config.optimizer.schedule) == (1e-4, "poly")
     assert (config.optimizer_d.name, config.optimizer_d.schedule) == ("adam", "constant")

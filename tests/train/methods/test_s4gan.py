@@ -173,12 +173,13 @@ def test_dropout_of_the_discriminator_selects_by_setting_alone(
     assert all(module.training for module in method.discriminator.modules())
 
 
-def test_the_paper_self_trains_from_the_second_step_and_short_runs_wait() -> None:
+def test_short_runs_wait_with_self_training_and_have_no_dropout_in_the_discriminator() -> None:
     for name in (each for each in recipe_names() if each.startswith("s4gan")):
         method = load_recipe(name).method
         is_paper = name not in ("s4gan", "s4gan_shapes")
         assert (method.adversarial_steps == 0) == is_paper
         assert method.selection_dropout == is_paper
+        assert method.discriminator.dropout == (0.5 if is_paper else 0.0)
 
 
 def test_padded_pixels_take_no_part_in_self_training(build_s4gan: Build, batch: Batch) -> None:
@@ -250,7 +251,7 @@ def test_the_scales_of_the_student_can_be_frozen(build_s4gan: Build) -> None:
 
 
 def test_a_single_changed_rate_keeps_the_other_settings_of_the_optimizers() -> None:
-    config = load_recipe("s4gan", ["method.optimizer.lr=1e-3", "method.optimizer_d.lr=1e-5"]).method
+    config = load_recipe("s4gan_voc", ["method.optimizer.lr=1e-3", "method.optimizer_d.lr=1e-5"]).method
     assert (config.optimizer.name, config.optimizer.weight_decay, config.optimizer.schedule) == (
         "sgd",
         5e-4,
