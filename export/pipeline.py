@@ -279,7 +279,8 @@ class Export:
         parity = self.checker.compare(path.name, artifact, precision)
         if not parity.passed:
             self.failed[path.name] = parity
-            self.say(f"{path.name}: FAILED, agreement {parity.agreement:.6f}")
+            errors = "".join(f", error of {name} {error:.2g}" for name, error in parity.errors.items())
+            self.say(f"{path.name}: FAILED, agreement {parity.agreement:.6f}{errors}")
         check_parity({path.name: parity})
         return parity
 

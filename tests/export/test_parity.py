@@ -40,8 +40,9 @@ class Threshold(Predictor):
         self.level = level
 
     def infer(self, images: NDArray[np.uint8], outputs: Sequence[str] = ("mask",)) -> dict[str, NDArray[Any]]:
-        assert outputs == ("mask",)
-        return {"mask": self.logits(images).argmax(axis=1).astype(np.uint8)}
+        logits = self.logits(images)
+        found = {"mask": logits.argmax(axis=1).astype(np.uint8), "logits": logits}
+        return {name: found[name] for name in outputs}
 
     def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         brightness = images.astype(np.float32).sum(axis=3)

@@ -137,15 +137,20 @@ def _seconds(head: str, field: str) -> Column:
 NAME = Column("backend", lambda row: row.name)
 BATCH = Column("batch", lambda row: str(row.batch))
 
+P50 = _times("p50 ms", "end_to_end_ms", "p50")
+P90 = _times("p90 ms", "end_to_end_ms", "p90")
+THROUGHPUT = Column("images/s", lambda row: number(throughput(row)))
+AGREEMENT = Column("agreement", lambda row: share(row.agreement))
+
 SHORT = (
     NAME,
     BATCH,
-    _times("p50 ms", "end_to_end_ms", "p50"),
-    _times("p90 ms", "end_to_end_ms", "p90"),
-    Column("images/s", lambda row: number(throughput(row))),
+    P50,
+    P90,
+    THROUGHPUT,
     Column("x eager", lambda row: ratio(row.speedup)),
     Column("x amp", lambda row: ratio(row.speedup_amp)),
-    Column("agreement", lambda row: share(row.agreement)),
+    AGREEMENT,
     Column("mIoU", miou),
     Column("MB", lambda row: megabytes(row.artifact_bytes)),
 )
@@ -154,13 +159,13 @@ SHORT = (
 MAIN = (
     NAME,
     BATCH,
-    _times("p50 ms", "end_to_end_ms", "p50"),
-    _times("p90 ms", "end_to_end_ms", "p90"),
+    P50,
+    P90,
     _times("p99 ms", "end_to_end_ms", "p99"),
-    Column("images/s", lambda row: number(throughput(row))),
+    THROUGHPUT,
     Column("over eager", lambda row: ranged(row.speedup)),
     Column("over eager-amp", lambda row: ranged(row.speedup_amp)),
-    Column("agreement", lambda row: share(row.agreement)),
+    AGREEMENT,
     Column("mIoU (points to eager)", miou),
     Column("file, MB", lambda row: megabytes(row.artifact_bytes)),
 )

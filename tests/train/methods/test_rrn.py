@@ -36,11 +36,6 @@ GAME = {"fm_1", "fm_2", "d_1", "d_2"}
 STILL = {"dropout": 0.0}
 
 
-@pytest.fixture
-def batch(make_batch: Callable[..., Batch]) -> Batch:
-    return make_batch(unlabeled=2, strong=False)
-
-
 def seeded(method: Rrn, batch: Batch, progress: Progress) -> dict[str, Tensor]:
     """Return the losses under a mask of boxes that is always the same."""
     torch.manual_seed(7)

@@ -26,11 +26,6 @@ GAME = {"fm_1", "fm_2", "d_1", "d_2"}
 STILL = {"dropout": 0.0}
 
 
-@pytest.fixture
-def batch(make_batch: Callable[..., Batch]) -> Batch:
-    return make_batch(unlabeled=2, strong=False)
-
-
 def with_scores(method: Rrn, *scores: float) -> Rrn:
     """Make each discriminator give every region the same logit."""
     for discriminator, score in zip(method.discriminators, scores, strict=True):

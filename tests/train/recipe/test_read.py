@@ -1,15 +1,13 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
-import tomllib
 from typing import TYPE_CHECKING, Annotated, Any
 
 import pytest
 from pydantic import BaseModel
 
-from zoo.catalog import ablation_files, recipe_names
+from zoo.catalog import recipe_names
 from zoo.data.open import open_source
 from zoo.errors import RecipeError
 from zoo.models.config import DptConfig
@@ -369,20 +367,6 @@ def test_an_unknown_method_is_an_error_with_the_known_ones() -> None:
 )
 def test_the_built_in_shapes_have_a_recipe_of_their_own(method: str, spec: str, expected: str) -> None:
     assert default_recipe(method, spec) == expected
-
-
-@pytest.mark.parametrize("name", ablation_files())
-def test_an_ablation_changes_its_method_alone_and_names_the_row_of_its_table(name: str) -> None:
-    tree = tomllib.loads(ablation_files()[name].read_text(encoding="utf-8"))
-    base = load_recipe(tree["base"].removeprefix("../").removesuffix(".toml"))
-    recipe = load_recipe(name)
-    changed = {key for key in Recipe.model_fields if getattr(recipe, key) != getattr(base, key)}
-    assert changed - {"data"} == {"recipe", "method", "reported"}
-    assert recipe.data == base.data.model_copy(update=tree.get("data", {}))
-    assert recipe.reported is not None
-    assert re.match(r"Tables? (A?\d|III)\b", str(recipe.reported["source"]))
-    assert name.startswith(f"{recipe.method.name}_")
-    assert name not in recipe_names()
 
 
 @pytest.mark.parametrize("name", recipe_names())
