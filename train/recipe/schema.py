@@ -1,4 +1,4 @@
-"""Typed settings of a recipe."""
+"""Settings of recipes, as typed records."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ HueStrength = Annotated[float, Field(ge=0, le=0.5)]
 
 
 class AugmentConfig(Frozen):
-    """Settings of both views.
+    """Settings of weak and strong views.
 
     Args:
         scale: range of the random scale, on top of `resize`.
@@ -40,7 +40,7 @@ class AugmentConfig(Frozen):
         jitter_probability: probability of the color jitter.
         grayscale: probability of dropping the colors.
         blur: probability of a Gaussian blur.
-        blur_sigma: range of its standard deviation, in pixels.
+        blur_sigma: range of the standard deviation of the blur, in pixels.
     """
 
     scale: tuple[Factor, Factor] = (0.5, 2.0)
@@ -53,16 +53,16 @@ class AugmentConfig(Frozen):
 
 
 class ComputeConfig(Frozen):
-    """How steps are computed.
+    """Compute settings of training steps.
 
     Args:
-        compile: encoders and heads by `torch.compile`; the first steps take minutes.
-        channels_last: memory layout of images and convolutions; None: on a GPU, where it is faster.
-        sync_batch_norm: BatchNorm statistics over the batches of all processes, where there are several.
-        recompute: keep only what enters some blocks of an encoder and compute the rest again in the backward
-            pass: less memory, about a third more time.
-        deterministic: only algorithms that give the same bits each time; those that a GPU lacks are named in
-            a warning.
+        compile: whether to compile encoders and heads by `torch.compile`; the first steps take minutes.
+        channels_last: whether images and convolutions use channels-last memory; None for only on a GPU, where
+            it is faster.
+        sync_batch_norm: whether BatchNorm statistics cover the batches of all processes.
+        recompute: whether to recompute activations of encoders in the backward pass: less memory, about a
+            third more time.
+        deterministic: whether to use only deterministic algorithms; a warning names those that a GPU lacks.
     """
 
     compile: bool = False
@@ -87,26 +87,28 @@ class ComputeConfig(Frozen):
 
 
 class DataConfig(Frozen):
-    """Which images, and how a batch is made of them.
+    """Settings of data, batches and augmentation.
 
     Args:
         spec: `shapes`, a folder or a `data.toml`.
-        partition: `auto`, `1/8`, a number of images, a list file, or None for all labels; see
-            `zoo.data.partition`. A run keeps what `auto` stood for.
-        partition_seed: seed by which a partition draws its labeled images; None: that of the recipe.
-        tags: file of the classes of unlabeled images, for methods that learn them; see `zoo.data.tags`.
-        imgsz: height and width of the training crop, `MIN_IMGSZ` or more.
-        resize: see `zoo.preprocess.Preprocessing`.
-        mean: see `zoo.preprocess.Preprocessing`; None, until a run starts, for that of the encoder's weights.
-        std: see `mean`.
-        batch_l: labeled images of a batch and process.
-        batch_u: unlabeled ones.
-        workers: processes that prepare batches; 0 does it in the training process.
-        cache: where decoded images are kept, for all workers: nowhere, in `memory` they share, or on `disk`,
-            also for later runs. Batches are the same, bit by bit.
-        cache_gb: what each training process may take of it, in 10^9 bytes; None for half of what is free.
+        partition: `auto`, `1/8`, a number of images, a list file, or None for all labels
+            (`zoo.data.partition`). A run records the partition that `auto` selects.
+        partition_seed: seed that draws the labeled images of a partition; None for the seed of the recipe.
+        tags: file with the classes of unlabeled images, for methods that learn them (`zoo.data.tags`).
+        imgsz: height and width of the training crop, at least `MIN_IMGSZ`.
+        resize: kind of resizing (`zoo.preprocess.Preprocessing`).
+        mean: mean of each RGB channel, images in [0, 1]; None, until a run starts, for that of the encoder's
+            weights.
+        std: standard deviation of each RGB channel, images in [0, 1]; None as for `mean`.
+        batch_l: number of labeled images in a batch of a process.
+        batch_u: number of unlabeled images in a batch of a process.
+        workers: number of processes that load data; 0 to load in the training process.
+        cache: cache of decoded images: none, `memory` shared by the workers, or `disk`, also for later runs.
+            Batches are identical.
+        cache_gb: limit of the cache for each training process, in 10^9 bytes; None for half of the free
+            space.
         cache_dir: folder of the `disk` cache; None for `semiseg-zoo/pixels` in the user's cache folder.
-        augment: weak and strong view.
+        augment: settings of weak and strong views.
     """
 
     spec: str = ""
@@ -137,34 +139,33 @@ class Recipe(Frozen):
     """A complete recipe.
 
     Args:
-        recipe: name of the file it came from.
-        preset: `default`, or `official` for the authors' code.
-        seed: of weights, partition, order and augmentation.
-        steps: optimizer steps of the run.
-        accumulate: batches of a step, one after the other; their losses are averaged. Each has BatchNorm
-            statistics of its own.
+        recipe: name of the recipe file.
+        preset: `default`, or `official` for the settings of the authors' code.
+        seed: seed of weights, partition, order and augmentation.
+        steps: number of optimizer steps of the run.
+        accumulate: number of consecutive batches in a step, whose losses are averaged. Each has its own
+            BatchNorm statistics.
         precision: `fp32`, or mixed `bf16` or `fp16`.
         pretrained: whether encoders start from their ImageNet weights.
         start_from: paths of runs or bundles whose segmentation network the run starts from: one for all
-            networks that the method trains, or one for each. See `zoo.train.initialization`.
-        encoder_weights: file of weights of the encoder, instead of its ImageNet weights; see
-            `zoo.models.pretrained.read_state`.
-        freeze_encoder: keep the encoders of segmentation networks as they start, their BatchNorm statistics
-            included.
-        validate_every: steps between evaluations on `val`; 0 evaluates at the end only.
+            networks that the method trains, or one for each (`zoo.train.initialization`).
+        encoder_weights: file with weights of the encoder, instead of its pretrained weights
+            (`zoo.models.pretrained.read_state`).
+        freeze_encoder: whether to freeze the encoders of segmentation networks, including their BatchNorm
+            statistics.
+        validate_every: steps between evaluations on `val`; 0 to evaluate only at the end.
         checkpoint_every: steps between checkpoints.
-        max_bad_steps: consecutive steps with a loss that is not finite, after which the run stops.
-        select_on: `1/5` or a number of the labeled images, which are not trained on but evaluated instead:
-            of the evaluated steps the one that is best on them is kept. None keeps the last step; `val`
-            never selects.
-        compute: how steps are computed; see `ComputeConfig`.
-        data: see `DataConfig`.
-        network: the segmentation network; `num_classes` comes from the data.
-        method: the method's settings.
-        score: which network is evaluated and kept in the bundle, one of `Method.weights` such as `teacher`;
-            None for the method's default. Before a teacher starts, the student stands in.
-        also_score: further networks of the method that are evaluated after the last step.
-        reported: the paper's figure for this row, if it is one.
+        max_bad_steps: number of consecutive steps with a non-finite loss after which the run stops.
+        select_on: `1/5` or a number of labeled images to hold out from training; the evaluated step that is
+            best on them is kept. None keeps the last step; `val` never selects.
+        compute: compute settings of training steps.
+        data: settings of data, batches and augmentation.
+        network: segmentation network; `num_classes` comes from the data.
+        method: settings of the method.
+        score: network that is evaluated and kept in the bundle, one of `Method.weights` such as `teacher`;
+            None for the method's default. Before a teacher starts, the student is used.
+        also_score: further networks of the method to evaluate after the last step.
+        reported: figures of the paper for this recipe, if it reports any.
     """
 
     recipe: str
@@ -207,7 +208,7 @@ class Recipe(Frozen):
     @classmethod
     def _check_weights(cls, value: Any, info: ValidationInfo) -> Any:
         method = info.data.get("method")
-        if value is None or method is None:  # a method that is wrong itself has an error of its own
+        if value is None or method is None:  # an invalid method has its own error
             return value
         choices: tuple[str, ...] = METHODS[method.name].method.weights
         wanted = {value} if isinstance(value, str) else set(value)
@@ -217,7 +218,7 @@ class Recipe(Frozen):
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """Return how an image reaches the network."""
+        """Return the preprocessing of images."""
         data = self.data
         mean, std = normalization_of(self.network.encoder)
         return Preprocessing(
@@ -225,7 +226,7 @@ class Recipe(Frozen):
         )
 
     def for_classes(self, num_classes: int) -> Recipe:
-        """Return the recipe with what follows from its data and encoder: classes, normalization, sizes."""
+        """Return the recipe with the settings that depend on data and encoder, such as classes and sizes."""
         normalization = self.preprocessing.model_dump(include={"mean", "std"})
         update = {
             "data": self.data.model_copy(update=normalization),
@@ -246,5 +247,5 @@ class Recipe(Frozen):
         return self.model_copy(update={"method": method, "steps": self.steps - sum(counted.values())})
 
     def with_steps(self, steps: int) -> Recipe:
-        """Return the recipe for a run of `steps`; what counts steps (`ScalesWithRun`) keeps its share."""
+        """Return the recipe for a run of `steps` steps; settings that count steps are scaled."""
         return scaled(self, self.steps, steps).model_copy(update={"steps": steps})

@@ -30,8 +30,7 @@ if TYPE_CHECKING:
 EXAMPLES = "resnet50, mobilenetv3_large_100, convnext_tiny, pvt_v2_b0, hrnet_w18 or vit_small_patch14_dinov2"
 
 PROBE_SIZES = ((64, 96), (128, 192))
-"""Heights and widths, rounded up to the largest stride, that encoders are tried with: some need more than the
-first."""
+"""Heights and widths, rounded up to the largest stride, of trial images: some encoders need the larger."""
 
 
 WITHOUT_PRETRAINED = ContextVar("without_pretrained", default=False)
@@ -53,34 +52,34 @@ def without_pretrained() -> Iterator[None]:
 
 
 class UnsuitableError(RecipeError):
-    """A model of timm that cannot be built with the options that it was asked for."""
+    """A timm model that cannot be built with the requested options."""
 
 
 class Encoder(nn.Module, ABC):
-    """The part of a segmentation network that sees the image.
+    """The part of a segmentation network that computes features of the image.
 
-    Encoders are constructed with these arguments; one that wraps another network calls it `body`, which is
-    what `torch.compile` compiles.
+    All encoders take these arguments. An encoder that wraps another network stores it as `body`, which
+    `torch.compile` compiles.
 
     Args:
-        name: of the encoder.
-        output_stride: 8, 16 or 32, wanted of the last features; an encoder may have strides of its own.
-        pretrained: start from pretrained weights.
-        in_channels: channels of the input; ELN's localizer sees more than an image.
+        name: name of the encoder.
+        output_stride: requested stride of the last features, 8, 16 or 32; an encoder may have fixed strides.
+        pretrained: whether to start from pretrained weights.
+        in_channels: number of input channels; more than 3 for ELN's localizer.
         multi_grid: factors on the dilation of the last stage's blocks, e.g. (1, 2, 4).
 
     Raises:
-        RecipeError: the encoder cannot be built so.
+        RecipeError: the encoder does not support these options.
     """
 
     channels: tuple[int, ...]
-    """Channels of each of the features, fine to coarse."""
+    """Channels of the features, fine to coarse."""
     strides: tuple[int, ...]
-    """Size of the image over the size of each of the features."""
+    """Strides of the features relative to the image."""
     size_multiple: int = 1
-    """`encode` takes images whose height and width are multiples of it."""
+    """Height and width of the images of `encode` are multiples of it."""
     mean: Channels
-    """Mean of each RGB channel, images in [0, 1], that the weights expect images to be normalized by."""
+    """Mean of each RGB channel, images in [0, 1], with which the weights expect normalized images."""
     std: Channels
     """Standard deviation of each RGB channel, images in [0, 1]."""
     origin: Origin | None = None
@@ -100,18 +99,18 @@ class Encoder(nn.Module, ABC):
 
     @abstractmethod
     def encode(self, images: Tensor) -> list[Tensor]:
-        """Return the features of images, (B, C, h, w) each, fine to coarse.
+        """Return the features of images, each (B, C, h, w), fine to coarse.
 
         Args:
-            images: (B, in_channels, H, W) float, H and W multiples of `size_multiple`.
+            images: (B, in_channels, H, W) float, with H and W multiples of `size_multiple`.
         """
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Return the features of images of any size, (B, C, h, w) each, fine to coarse.
+        """Return the features of images of any size, each (B, C, h, w), fine to coarse.
 
-        Images are padded with zeros, the mean color, at the right and the bottom to multiples of
-        `size_multiple`; the features of the padding are cut off. Where all features are as coarse as that,
-        which leaves nothing to cut, images are resized to the next multiples instead.
+        Images are padded with zeros, the mean color, on the right and bottom to multiples of `size_multiple`;
+        the features of the padding are cropped. If all features are as coarse as that, there is nothing to
+        crop, and images are resized to the next multiples instead.
 
         Args:
             images: (B, in_channels, H, W) float.
@@ -131,10 +130,10 @@ class Encoder(nn.Module, ABC):
 
 
 class TimmEncoder(Encoder):
-    """A CNN, a pyramid of transformer blocks or a plain transformer of timm.
+    """A timm model that returns the features of its stages: a CNN, a pyramid or a plain transformer.
 
-    It returns the features of each stage. A model whose strides cannot be chosen keeps its own. A plain
-    transformer returns four features of one stride, the size of its patches.
+    A model with fixed strides ignores `output_stride`. A plain transformer returns four features of one
+    stride, the size of its patches.
 
     Args:
         state: weights under the names of the model, instead of pretrained ones.
@@ -174,18 +173,18 @@ class TimmEncoder(Encoder):
 
 
 ENCODERS: Table[type[Encoder]] = Table("zoo.encoders", type, {})
-"""Encoders that are no models of timm, by name; another package adds a row by an entry point."""
+"""Encoders other than timm models, by name; other packages add rows by entry points."""
 
 
 def build_encoder(name: str, **options: Any) -> Encoder:
-    """Return a new encoder: one of `ENCODERS`, or else a model of timm.
+    """Return a new encoder: one of `ENCODERS`, or else a timm model.
 
     Args:
-        name: of the encoder.
-        options: of `Encoder`.
+        name: name of the encoder.
+        options: keyword arguments of `Encoder`.
 
     Raises:
-        RecipeError: no such encoder, or its weights cannot be had.
+        RecipeError: the encoder is unknown, or its weights are not available.
     """
     encoder = ENCODERS.get(name, TimmEncoder)(name, **options)
     if options.get("pretrained"):
@@ -197,7 +196,7 @@ def normalization_of(name: str) -> tuple[Channels, Channels]:
     """Return the mean and standard deviation that an encoder's weights expect, without building it.
 
     Raises:
-        RecipeError: no such encoder.
+        RecipeError: the encoder is unknown.
     """
     if name in ENCODERS:
         return ENCODERS[name].mean, ENCODERS[name].std
@@ -208,17 +207,17 @@ def normalization_of(name: str) -> tuple[Channels, Channels]:
 
 
 def create_timm(name: str, *, pretrained: bool, state: State | None = None, **options: Any) -> nn.Module:
-    """Return a network of timm.
+    """Return a timm model.
 
     Args:
-        name: of the model.
-        pretrained: with its pretrained weights, those of an installed package first.
+        name: name of the model.
+        pretrained: whether to load its pretrained weights, preferably from an installed package.
         state: weights under the names of the model, instead of pretrained ones.
-        options: of `timm.create_model`.
+        options: keyword arguments of `timm.create_model`.
 
     Raises:
-        UnsuitableError: the model has none of these options.
-        RecipeError: no such model, or its weights cannot be had.
+        UnsuitableError: the model does not support these options.
+        RecipeError: the model is unknown, or its weights are not available.
     """
     _check_name(name)
     state = packaged_state(name) if pretrained and state is None else state
@@ -262,10 +261,10 @@ def _check_name(name: str) -> None:
 def _create_stages(
     name: str, output_stride: int, in_channels: int, *, pretrained: bool, state: State | None
 ) -> tuple[nn.Module, int]:
-    """Return a model of timm that returns its stages, and what sizes of images must be multiples of.
+    """Return a timm model that returns its stages, and the number that image sizes must be multiples of.
 
     Raises:
-        RecipeError: no such model, or none that takes images of any size.
+        RecipeError: the model is unknown, or accepts only images of one size.
     """
     refusals = []
     for options in _ways(name, output_stride):
@@ -276,7 +275,7 @@ def _create_stages(
             return body, _size_multiple(body, name, in_channels)
         except UnsuitableError as error:
             refusals.append(error)
-    raise refusals[1]  # of the model as timm builds it by itself
+    raise refusals[1]  # the error with timm's default options
 
 
 def _ways(name: str, output_stride: int) -> tuple[dict[str, Any], ...]:
@@ -288,19 +287,19 @@ def _ways(name: str, output_stride: int) -> tuple[dict[str, Any], ...]:
 
 
 def _channels_and_strides(body: nn.Module) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return channels and strides of each of the features."""
+    """Return channels and strides of each stage."""
     if isinstance(body, TokenMaps):
         return body.channels, body.strides
-    info: Any = body.feature_info  # of timm; the type of a module's attribute is not known
+    info: Any = body.feature_info  # module attributes have no type
     return tuple(info.channels()), tuple(info.reduction())
 
 
 @torch.no_grad()
 def _size_multiple(body: nn.Module, name: str, in_channels: int) -> int:
-    """Return what height and width of images must be multiples of, found by running a model on zeros.
+    """Return the number that image sizes must be multiples of, found by running the model on zeros.
 
     Raises:
-        UnsuitableError: the model takes no image of `PROBE_SIZES`, rounded up, nor of sizes beside them.
+        UnsuitableError: the model accepts no images of `PROBE_SIZES`, rounded up, or of neighboring sizes.
     """
     multiple = max(_channels_and_strides(body)[1])
     reasons: list[Exception] = []
@@ -326,12 +325,12 @@ def _first_line(error: Exception) -> str:
 
 
 def _renew_first_conv(body: nn.Module) -> None:
-    """Draw the first convolution anew: timm spreads the RGB weights over other numbers of channels."""
+    """Reinitialize the first convolution, as timm would repeat the RGB weights over other channels."""
     next(module for module in body.modules() if isinstance(module, nn.Conv2d)).reset_parameters()
 
 
 def _apply_multi_grid(body: nn.Module, factors: tuple[int, ...], name: str) -> None:
-    """Multiply the dilation of the 3x3 convolution of each block of the last ResNet stage by its factor."""
+    """Multiply the dilation of the 3x3 convolution in each block of the last ResNet stage by its factor."""
     blocks = getattr(body, "layer4", None)
     if blocks is None or len(blocks) != len(factors) or not hasattr(blocks[0], "conv3"):
         raise RecipeError(
@@ -356,7 +355,7 @@ def takes_multi_grid(name: str) -> bool:
 
 
 def freeze_batch_norm_affine(module: nn.Module) -> None:
-    """Stop the training of every BatchNorm's scale and shift; batch statistics go on."""
+    """Freeze the scale and shift of every BatchNorm, but not its statistics."""
     for child in module.modules():
         if isinstance(child, nn.modules.batchnorm._BatchNorm):
             for parameter in child.parameters():
