@@ -1,4 +1,4 @@
-"""Parity of an artifact with the eager fp32 model, at several shapes, on real images."""
+"""Whether an artifact's masks are those of the eager fp32 model, at many shapes, on real images."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ MIN_PIXELS = 65_536
 """Minimum number of pixels per shape, enough to resolve a share of 1e-4."""
 
 NEAR_TIE = 0.01
-"""Margin, relative to the range of the logits, below which two classes are nearly tied."""
+"""Of the logits' range: a class that leads by less is hardly chosen at all."""
 
 
 class Difference(Frozen):
-    """Difference of the masks of two models at one shape.
+    """How the masks of two models differ at one shape.
 
     Args:
         shape: batch, height, width.
-        batches: number of batches compared at this shape.
-        agreement: share of pixels with the same class.
-        differing: number of pixels with different classes.
+        batches: how many of this shape were compared.
+        agreement: share of pixels of the same class.
+        differing: number of pixels of another class.
         margin: the largest lead, among differing pixels, of the reference's class over the class that the
             artifact chose, relative to the range of the reference's logits; 0 if no pixel differs.
-        near_ties: number of differing pixels with a margin below `NEAR_TIE`.
-        error: error of the artifact at this shape; empty if it ran.
+        near_ties: how many of the differing pixels have a margin below `NEAR_TIE`.
+        error: why the artifact did not run at this shape; empty if it did.
     """
 
     shape: Shape
@@ -55,7 +55,7 @@ class Difference(Frozen):
     error: str = ""
 
     def passes(self, gate: Gate) -> bool:
-        """Return whether the difference is within the tolerance."""
+        """Return whether a gate allows it."""
         return not self.error and gate.allows(self.agreement, self.margin)
 
 
@@ -95,17 +95,17 @@ class Parity(Frozen):
 
     @property
     def near_ties(self) -> float | None:
-        """Return the share of near ties among the differing pixels, None if no pixel differs."""
+        """Return which share of the differing pixels are near ties, None if no pixel differs."""
         return sum(each.near_ties for each in self.differences) / self.differing if self.differing else None
 
     @property
     def agrees(self) -> bool:
-        """Return whether the masks are within the tolerance at every shape."""
+        """Return whether the masks are alike enough at every shape."""
         return all(difference.passes(self.gate) for difference in self.differences)
 
     @property
     def passed(self) -> bool:
-        """Return whether masks and accuracy are within the tolerance."""
+        """Return whether the gate holds."""
         return self.agrees and self.gate.allows_drop(self.accuracy)
 
 
@@ -129,11 +129,11 @@ def parity_shapes(imgsz: tuple[int, int], max_batch: int) -> tuple[Shape, ...]:
 def compare(
     artifact: Predictor, reference: EagerPredictor, images: Images, shapes: Sequence[Shape], gate: Gate
 ) -> Parity:
-    """Return the parity of an artifact with the reference.
+    """Return how an artifact's masks differ from the reference's.
 
     Args:
-        artifact: exported model.
-        reference: eager fp32 model of the bundle.
+        artifact: what was exported.
+        reference: the eager fp32 model of the bundle.
         images: images, cycled through and resized to each shape until `MIN_PIXELS` are compared; none is used
             twice at a shape whose batch they fill.
         shapes: shapes to compare at, see `parity_shapes`.
@@ -177,7 +177,7 @@ def compare_masks(logits: NDArray[np.float32], mask: NDArray[np.integer]) -> Dif
 
 
 def check_parity(parities: dict[str, Parity]) -> None:
-    """Check that every artifact passed.
+    """Raise unless every artifact passed.
 
     Args:
         parities: parities by artifact name.
@@ -191,8 +191,7 @@ def check_parity(parities: dict[str, Parity]) -> None:
     gates = ", ".join(f"{name} {parity.gate}" for name, parity in failed.items())
     details = [line for name, parity in failed.items() for line in _details(name, parity)]
     raise ParityError(
-        f"{', '.join(failed)} differs from the eager model by more than the tolerance (agreement {gates}) "
-        "and "
+        f"{', '.join(failed)} differs from the eager model by more than the tolerance (agreement {gates}) and "
         f"was not kept: see where below; --min-agreement X and --max-drop X set other tolerances\n"
         + "\n".join([_table(failed), *details])
     )
@@ -212,7 +211,7 @@ def _merge(parts: Sequence[Difference]) -> Difference:
 
 
 def next_batch(turn: cycle[NDArray[np.uint8]], shape: Shape) -> NDArray[np.uint8]:
-    """Return the next images of the cycle as (B, H, W, 3) uint8."""
+    """Return the next images of the turn as (B, H, W, 3) uint8."""
     return np.stack([resize_image(image, shape[1:]) for image in islice(turn, shape[0])])
 
 
@@ -250,7 +249,7 @@ def _rows(name: str, parity: Parity) -> list[tuple[str, ...]]:
 
 
 def _details(name: str, parity: Parity) -> list[str]:
-    """Return further details of a failed artifact, one per line."""
+    """Return what else is known of a failed artifact, a line each."""
     lines = []
     if parity.near_ties is not None:
         lines.append(f"{name}: {parity.near_ties:.1%} of the differing pixels are near ties")

@@ -16,9 +16,10 @@ class Gate(Frozen):
 
     Args:
         min_agreement: minimum share of pixels with the reference's class.
-        max_margin: maximum margin of a differing pixel, relative to the logits' range; None for any.
-        max_drop: maximum drop of mIoU, 0 to 1; None for any. An artifact fails only if even the favorable
-            bound of its 95 % interval exceeds it, so that a good one does not fail by chance on few images.
+        max_margin: the reference's lead at every differing pixel, over the logits' range; None for any.
+        max_drop: of mIoU, between 0 and 1. An artifact fails if even the favorable end of the 95 % interval
+            of its drop is more: few images, whose intervals are wide, cannot fail a good artifact by chance.
+            None for any.
     """
 
     min_agreement: float
@@ -50,5 +51,4 @@ GATES: dict[Precision, Gate] = {
     "bf16": Gate(min_agreement=0.998, max_drop=5e-3),
     "int8": Gate(min_agreement=0.98, max_drop=5e-3),
 }
-"""Tolerances by precision. A barely trained model has so many near ties that fp16 can miss its own: use
-`--min-agreement`."""
+"""A hardly trained model has so many near ties that fp16 can miss its gate: `--min-agreement` is for that."""

@@ -17,7 +17,7 @@ PartitionOption = Annotated[
 ]
 EncoderOption = Annotated[str | None, typer.Option(help="Encoder: a timm model, e.g. resnet50.")]
 PretrainedOption = Annotated[
-    bool | None, typer.Option("--pretrained/--no-pretrained", help="Start from pretrained encoder weights.")
+    bool | None, typer.Option("--pretrained/--no-pretrained", help="Start encoders from pretrained weights.")
 ]
 CropOption = Annotated[str | None, typer.Option(metavar="H,W", help="Size of the training crop.")]
 BatchOption = Annotated[
