@@ -167,7 +167,7 @@ def compare_masks(logits: NDArray[np.float32], mask: NDArray[np.integer]) -> Dif
         pixels = logits[batch, :, rows, columns]  # (N, K)
         chosen = mask[batch, rows, columns].astype(np.int64).clip(0, logits.shape[1] - 1)
         lead = pixels.max(axis=1) - pixels[np.arange(differing), chosen]
-        span = np.ptp(logits[logits > REMOVED / 2])  # logits that a gate removed do not count
+        span = np.ptp(logits[logits > REMOVED / 2])  # without logits that a gate removed
         margins = np.where(np.isfinite(lead), lead / span, np.inf)
         margin, near_ties = float(margins.max()), int((margins < NEAR_TIE).sum())
     agreement = 1 - differing / mask.size
@@ -191,7 +191,8 @@ def check_parity(parities: dict[str, Parity]) -> None:
     gates = ", ".join(f"{name} {parity.gate}" for name, parity in failed.items())
     details = [line for name, parity in failed.items() for line in _details(name, parity)]
     raise ParityError(
-        f"{', '.join(failed)} differs from the eager model by more than the tolerance (agreement {gates}) and "
+        f"{', '.join(failed)} differs from the eager model by more than the tolerance (agreement {gates}) "
+        "and "
         f"was not kept: see where below; --min-agreement X and --max-drop X set other tolerances\n"
         + "\n".join([_table(failed), *details])
     )
