@@ -31,7 +31,7 @@ MIN_PIXELS = 65_536
 """Minimum number of pixels per shape, enough to resolve a share of 1e-4."""
 
 NEAR_TIE = 0.01
-"""Margin, relative to the range of the logits, below which two classes are nearly tied."""
+"""Of the logits' range: a class that leads by less is hardly chosen at all."""
 
 
 class Difference(Frozen):
@@ -39,9 +39,9 @@ class Difference(Frozen):
 
     Args:
         shape: batch, height, width.
-        batches: number of batches compared at this shape.
-        agreement: share of pixels with the same class.
-        differing: number of pixels with different classes.
+        batches: how many of this shape were compared.
+        agreement: share of pixels of the same class.
+        differing: number of pixels of another class.
         margin: the largest lead, among differing pixels, of the reference's class over the class that the
             artifact chose, relative to the range of the reference's logits; 0 if no pixel differs.
         near_ties: number of differing pixels with a margin below `NEAR_TIE`.
@@ -100,7 +100,7 @@ class Parity(Frozen):
 
     @property
     def near_ties(self) -> float | None:
-        """Return the share of near ties among the differing pixels, None if no pixel differs."""
+        """Return which share of the differing pixels are near ties, None if no pixel differs."""
         return sum(each.near_ties for each in self.differences) / self.differing if self.differing else None
 
     @property
@@ -116,7 +116,7 @@ class Parity(Frozen):
 
     @property
     def passed(self) -> bool:
-        """Return whether masks and accuracy are within the tolerance."""
+        """Return whether the gate holds."""
         return self.agrees and self.gate.allows_drop(self.accuracy)
 
 
@@ -140,11 +140,11 @@ def parity_shapes(imgsz: tuple[int, int], max_batch: int) -> tuple[Shape, ...]:
 def compare(
     artifact: Predictor, reference: EagerPredictor, images: Images, shapes: Sequence[Shape], gate: Gate
 ) -> Parity:
-    """Return the parity of an artifact with the reference.
+    """Return how an artifact's masks differ from the reference's.
 
     Args:
-        artifact: exported model.
-        reference: eager fp32 model of the bundle.
+        artifact: what was exported.
+        reference: the eager fp32 model of the bundle.
         images: images, cycled through and resized to each shape until `MIN_PIXELS` are compared; none is used
             twice at a shape whose batch they fill.
         shapes: shapes to compare at, see `parity_shapes`.
@@ -178,7 +178,7 @@ def compare_masks(logits: NDArray[np.float32], mask: NDArray[np.integer]) -> Dif
         pixels = logits[batch, :, rows, columns]  # (N, K)
         chosen = mask[batch, rows, columns].astype(np.int64).clip(0, logits.shape[1] - 1)
         lead = pixels.max(axis=1) - pixels[np.arange(differing), chosen]
-        span = np.ptp(logits[logits > REMOVED / 2])  # logits that a gate removed do not count
+        span = np.ptp(logits[logits > REMOVED / 2])  # without logits that a gate removed
         margins = np.where(np.isfinite(lead), lead / span, np.inf)
         margin, near_ties = float(margins.max()), int((margins < NEAR_TIE).sum())
     agreement = 1 - differing / mask.size
@@ -204,7 +204,7 @@ def output_error(expected: NDArray[Any], found: NDArray[Any]) -> float:
 
 
 def check_parity(parities: dict[str, Parity]) -> None:
-    """Check that every artifact passed.
+    """Raise unless every artifact passed.
 
     Args:
         parities: parities by artifact name.
@@ -241,7 +241,7 @@ def _merge(parts: Sequence[Difference]) -> Difference:
 
 
 def next_batch(turn: cycle[NDArray[np.uint8]], shape: Shape) -> NDArray[np.uint8]:
-    """Return the next images of the cycle as (B, H, W, 3) uint8."""
+    """Return the next images of the turn as (B, H, W, 3) uint8."""
     return np.stack([resize_image(image, shape[1:]) for image in islice(turn, shape[0])])
 
 
@@ -282,7 +282,7 @@ def _rows(name: str, parity: Parity) -> list[tuple[str, ...]]:
 
 
 def _details(name: str, parity: Parity) -> list[str]:
-    """Return further details of a failed artifact, one per line."""
+    """Return what else is known of a failed artifact, a line each."""
     lines = []
     lines += [
         f"{name}: {output} is off by {error:.2g} of its range, expected at most {parity.gate.max_error:g}"

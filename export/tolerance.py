@@ -52,5 +52,4 @@ GATES: dict[Precision, Gate] = {
     "bf16": Gate(min_agreement=0.998, max_drop=5e-3, max_error=2e-2),
     "int8": Gate(min_agreement=0.98, max_drop=5e-3, max_error=5e-2),
 }
-"""Tolerances by precision. A barely trained model has so many near ties that fp16 can miss its own: use
-`--min-agreement`."""
+"""A hardly trained model has so many near ties that fp16 can miss its gate: `--min-agreement` is for that."""

@@ -55,7 +55,7 @@ def test_a_run_ends_with_its_figures_its_files_and_what_to_do_next(zoo: Zoo, tin
     out = result.stdout.splitlines()
     assert "IoU after step 6 on 2 val images" in " ".join(result.stdout.split())
     assert [name for name in ("ground", "crack[1]", "hole", "mean") if name not in result.stdout] == []
-    assert out[-2:] == [f"Made {', '.join(map(str, files))}", f"Next: zoo export {run} --onnx --trt"]
+    assert out[-2:] == [f"Wrote {', '.join(map(str, files))}", f"Next: zoo export {run} --onnx --trt"]
     assert "1 labeled, 9 unlabeled images, 3 classes" in result.stderr
     [note] = [line for line in result.stderr.splitlines()[:2] if line.startswith("warning: ")]
     assert "9 of 10 training masks are not used" in note
@@ -85,7 +85,7 @@ def test_a_profile_shows_the_parts_of_each_phase_and_trains_nothing(train: Zoo) 
         assert phase in words
     for part in ("data", "student", "teacher", "losses", "backward", "optimizer", "update", "step"):
         assert part in words
-    assert result.stdout.splitlines()[-1] == f"Made {Path('run/profile.json')}"
+    assert result.stdout.splitlines()[-1] == f"Wrote {Path('run/profile.json')}"
     assert [path.name for path in Path("run").iterdir()] == ["profile.json"]
 
 

@@ -74,7 +74,7 @@ def test_the_command_fails_with_the_names_of_what_is_wrong(folder: Path) -> None
     (folder / "model.onnx").write_bytes(b"other")
     result = CliRunner().invoke(app, [str(folder), "--verify", "--json"])
     assert isinstance(result.exception, ZooError)
-    assert "model.onnx; zoo export it again" in str(result.exception)
+    assert "model.onnx; run zoo export again" in str(result.exception)
     (found,) = [entry for entry in json.loads(result.stdout) if entry["faults"]]
     assert found["name"] == "model.onnx"
 

@@ -111,7 +111,7 @@ def test_a_precision_names_a_file_of_the_bundle(write_onnx: Any, bundle_copy: Pa
 def test_a_file_of_another_precision_than_asked_for_is_refused(write_onnx: Any, tmp_path: Path) -> None:
     path = write_onnx(tmp_path / "model.onnx")
     assert load_predictor(path, precision="fp32").metadata.precision == "fp32"
-    with pytest.raises(BundleError, match=r"model\.onnx is in fp32, expected int8: name another file"):
+    with pytest.raises(BundleError, match=r"model\.onnx is in fp32, expected int8: choose another file"):
         load_predictor(path, precision="int8")
 
 

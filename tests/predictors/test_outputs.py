@@ -152,7 +152,7 @@ def test_an_output_that_a_file_does_not_have_is_an_error_that_says_how_to_get_it
     load: Load, write_linear: WriteLinear, noise: NDArray[np.uint8], tmp_path: Path
 ) -> None:
     predictor = load(write_linear(tmp_path / "model.onnx", "mask"))
-    with pytest.raises(BundleError, match=r"gives mask, got a request for 'confidence'.*mask\+confidence"):
+    with pytest.raises(BundleError, match=r"returns mask, got a request for 'confidence'.*mask\+confidence"):
         predictor.infer(noise, ("confidence",))
 
 

@@ -230,4 +230,4 @@ def test_a_server_is_evaluated(server: Any, tmp_path: Path) -> None:
     assert json.loads(result.stdout)["miou"] == 1
     unknown = CliRunner().invoke(app, ["evaluate", server.url])
     assert isinstance(unknown.exception, BundleError)
-    assert f"{server.url} does not say what data it was trained on" in str(unknown.exception)
+    assert f"{server.url} does not record its training data" in str(unknown.exception)

@@ -142,7 +142,7 @@ def test_a_full_disk_leaves_no_half_bundle_in_the_cache(
         (["pull", "tiny"], "'tiny' is not the name of a model, expected owner/name"),
         (["pull", "team/tiny@a b"], "has the revision 'a b', expected a commit, a branch or a tag"),
         (["pull", "file:nowhere/tiny"], "nowhere does not exist, expected a registry"),
-        (["pull", "nowhere.tar"], "nowhere.tar does not exist, expected a file of zoo pull"),
+        (["pull", "nowhere.tar"], "nowhere.tar does not exist, expected a file written by zoo pull"),
         (["pull", "team/tiny", "--locked"], "zoo.lock holds nothing, expected team/tiny"),
         (["pull", "team/tiny", "--offline"], "team/tiny is not in the cache, which holds no model"),
         (["push", "BUNDLE", "tiny"], "'tiny' is not the name of a model"),

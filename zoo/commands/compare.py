@@ -223,7 +223,7 @@ def _report(folder: ComparisonFolder, comparison: Comparison, *, as_json: bool) 
         ),
         *([said] if said else []),
         *verdicts(comparison),
-        f"Made {', '.join(map(str, files))}",
+        f"Wrote {', '.join(map(str, files))}",
     ]
     emit(comparison.model_dump(mode="json"), *shown, as_json=as_json)
     failed = failures(comparison)

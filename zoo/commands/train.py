@@ -190,7 +190,7 @@ def train(
 
 
 def _planned(recipe: Recipe, hardware: Hardware) -> tuple[dict[str, Any], list[Any]]:
-    """Return a plan, and what a person sees of it."""
+    """Return a plan and its terminal output."""
     from zoo.train.profile.plan import plan
 
     found = plan(recipe, hardware)
@@ -198,7 +198,7 @@ def _planned(recipe: Recipe, hardware: Hardware) -> tuple[dict[str, Any], list[A
 
 
 def _profiled(recipe: Recipe, out: Path | None, hardware: Hardware) -> tuple[dict[str, Any], list[Any]]:
-    """Return a profile, and what a person sees of it."""
+    """Return a profile and its terminal output."""
     from zoo.train.profile.profile import profile
 
     found = profile(recipe, out, hardware)
@@ -206,7 +206,7 @@ def _profiled(recipe: Recipe, out: Path | None, hardware: Hardware) -> tuple[dic
 
 
 def _report(metrics: dict[str, Any]) -> list[Any]:
-    """Return what a person sees of the metrics of a run."""
+    """Return the terminal output for the metrics of a run."""
     from zoo.evaluation.figures import MASKS, figures_of
 
     val, selected = metrics["val"], metrics.get("selected")
@@ -222,7 +222,7 @@ def _report(metrics: dict[str, Any]) -> list[Any]:
             ("class", *headings),
             rows,
         ),
-        "Made " + ", ".join(str(run / name) for name in names),
+        "Wrote " + ", ".join(str(run / name) for name in names),
         f"Next: zoo export {run} --onnx --trt"
         if figures is MASKS
         else f"Next: zoo export MODEL --gate {run}",
@@ -230,7 +230,7 @@ def _report(metrics: dict[str, Any]) -> list[Any]:
 
 
 def _profile_report(found: dict[str, Any]) -> list[Any]:
-    """Return what a person sees of a profile: a table of the parts of each phase's step."""
+    """Return the terminal output for a profile: a table of the parts of each phase's step."""
     shown: list[Any] = []
     for name, phase in found["phases"].items():
         rows = [
@@ -246,7 +246,7 @@ def _profile_report(found: dict[str, Any]) -> list[Any]:
     return [
         *shown,
         f"Mean of {found['timed_steps']} steps on {found['device']}; memory: {found['memory']}.",
-        f"Made {Path(found['run']) / 'profile.json'}",
+        f"Wrote {Path(found['run']) / 'profile.json'}",
     ]
 
 

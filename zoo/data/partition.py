@@ -196,8 +196,8 @@ def _warn_if_not_random(spec: str, count: int, chosen: int, precise: int, train:
     deviation = sqrt(mean * (1 - share) * (train - chosen) / max(1, train - 1))
     if abs(count - mean) > CHANCE * deviation + 0.5:
         log.warning(
-            "%s is not a random list: %d of its %d labeled images have high-quality masks, by chance about "
-            "%.0f; its results are not comparable with those of random lists",
+            "%s is not a random list: %d of its %d labeled images have high-quality masks, by chance %.0f; "
+            "its results are not comparable with those of random lists",
             spec, count, chosen, mean,
         )  # fmt: skip
 

@@ -73,5 +73,5 @@ def test_images_of_many_sizes_are_not_compiled_for(tiny_folder: Path, make_bundl
             image = super().read_image(id_)
             return image[: 20 + 4 * self.ids("val").index(id_)]
 
-    with pytest.raises(ZooError, match=r"have 2 sizes at the network and torch.compile would compile"):
+    with pytest.raises(ZooError, match=r"have 2 sizes at the network, and torch.compile would compile"):
         measure_accuracy(compiled, Odd(str(tiny_folder)), 8)

@@ -101,7 +101,7 @@ def test_it_is_exported_written_and_served(
     got, expected = (of(predictor, image) for predictor in (exported, eager))
     assert np.abs(got.astype(int) - expected).max() <= 1
     assert len(np.unique(got)) > 20
-    with pytest.raises(BundleError, match=r"gives mask, entropy, got a request for 'confidence'"):
+    with pytest.raises(BundleError, match=r"returns mask, entropy, got a request for 'confidence'"):
         exported.predict_outputs(image, ("confidence",))
 
     result = CliRunner().invoke(app, ["predict", str(path), str(photo), "--output", "entropy", "--json"])
