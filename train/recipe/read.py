@@ -162,7 +162,7 @@ def _over(below: Tree, above: Tree) -> Tree:
     below, above = _suited(below, above)
     former, decoder = (_decoder_of(tree) for tree in (below, above))
     name = str(decoder.get("name", former.get("name", DEFAULT_DECODER)))
-    if name in DECODERS and name != former.get("name", DEFAULT_DECODER):
+    if former and name in DECODERS and name != former.get("name", DEFAULT_DECODER):
         known = DECODERS[name].config.model_fields
         below["network"] |= {"decoder": {key: value for key, value in former.items() if key in known}}
     return _merge(below, above)
