@@ -29,6 +29,8 @@ BF16_OPSET = 22  # first opset with bfloat16 convolutions
 SAMPLE_SHAPE = (2, 97, 131, 3)  # different, not 1 and not round, so that none is specialized
 DYNAMIC_DIMS = {0: "b", 1: "h", 2: "w"}
 REASON_LENGTH = 300
+SWIN = "timm.models.swin_transformer"
+"""Prefix of timm's modules of Swin, Swin v2 and its variants."""
 CHATTY_LOGGERS = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
 
 
@@ -55,6 +57,7 @@ def export_onnx(deployable: Deployable, metadata: ArtifactMetadata, path: Path) 
     Raises:
         ExportError: the exporter refused the model, or its graph is not the requested one.
     """
+    _check_windows(deployable)
     graph = ExportGraph(deployable, metadata)
     sample = torch.zeros(SAMPLE_SHAPE, dtype=torch.uint8)
     with _silent(), ResampleByProducts():
@@ -81,6 +84,23 @@ def export_onnx(deployable: Deployable, metadata: ArtifactMetadata, path: Path) 
     model.metadata_props.add(key=METADATA_KEY, value=metadata.model_dump_json())
     onnx.save(model, path)
     return check_onnx(path, metadata)
+
+
+def _check_windows(deployable: Deployable) -> None:
+    """Raise for a Swin transformer.
+
+    The sizes of its shifted windows make conditions that nest from block to block; `torch.export` simplifies
+    them for hours.
+
+    Raises:
+        ExportError: so.
+    """
+    if any(type(module).__module__.startswith(SWIN) for module in deployable.modules()):
+        raise ExportError(
+            "the network has a Swin encoder, which torch.export does not finish at dynamic image sizes: "
+            "train with another, such as pvt_v2_b0, convnext_tiny or vit_small_patch14_dinov2, or use the "
+            "bundle itself with --backend eager"
+        )
 
 
 def opset_of(precision: Precision) -> int:

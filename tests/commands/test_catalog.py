@@ -288,3 +288,34 @@ def test_a_benchmark_of_a_shared_model_leaves_the_shared_folder_as_it_is(
     (copy,) = Path("pulled").iterdir()
     assert "## Latency" in (copy / "README.md").read_text()
     assert "copy" in [item["where"] for item in listed(zoo)["models"]]
+
+
+def test_encoders_that_match_are_listed_with_their_facts(zoo: Zoo) -> None:
+    found = listed(zoo, "--encoders", "--match", "test_vit*")["encoders"]
+    assert found[0] == {
+        "name": "test_vit",
+        "parameters": 343424,
+        "strides": [16, 16, 16, 16],
+        "patch": 16,
+        "weights": "test_vit.r160_in1k",
+        "license": "apache-2.0",
+        "is_here": False,
+        "refused": "",
+    }
+    assert [each["name"] for each in found if each["refused"]] == ["test_vit_relpos"]
+    shown = zoo("list", "--encoders", "--match", "test_vit*").output
+    assert "test_vit2" in shown
+    assert "refused: encoder test_vit_relpos takes images of its own size only" in " ".join(shown.split())
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--match", "vit*"), "add --encoders"),
+        (("--encoders", "--method", "eln"), "--encoders lists no models"),
+    ],
+)
+def test_options_of_encoders_and_of_models_do_not_mix(options: tuple[str, ...], told: str, zoo: Zoo) -> None:
+    result = zoo("list", *options)
+    assert result.exit_code == 2
+    assert told in " ".join(result.output.replace("│", " ").split())

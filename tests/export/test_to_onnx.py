@@ -17,7 +17,8 @@ from zoo.export.parity import Difference, Images, compare, compare_masks, parity
 from zoo.export.to_onnx import check_onnx, export_onnx
 from zoo.export.tolerance import GATES, Gate
 from zoo.models.config import NetworkConfig, StudentConfig
-from zoo.models.deployable import Deployable
+from zoo.models.deployable import Deployable, Student
+from zoo.models.segmentation import SegmentationNetwork
 from zoo.predictors.artifact import ArtifactMetadata
 from zoo.predictors.eager import EagerPredictor
 from zoo.predictors.ort import OrtPredictor
@@ -227,3 +228,10 @@ def test_a_graph_with_another_output_than_promised_is_refused(write_onnx: Any, t
     path = write_onnx(tmp_path / "model.onnx")
     with pytest.raises(ExportError, match=r"mask uint8\(b, h, w\) .*expected .*logits float32\(b, 2, h, w\)"):
         check_onnx(path, metadata_of(2, output="logits"))
+
+
+def test_a_swin_encoder_is_refused_at_once_with_the_ways_out(tmp_path: Path) -> None:
+    network = SegmentationNetwork(NetworkConfig(encoder="swin_s3_tiny_224", num_classes=3))
+    with pytest.raises(ExportError, match=r"Swin encoder, .* such as pvt_v2_b0, .* --backend eager"):
+        export_onnx(Student(network), metadata_of(3), tmp_path / "model.onnx")
+    assert not list(tmp_path.iterdir())

@@ -136,7 +136,7 @@ def test_an_encoder_whose_strides_cannot_be_chosen_keeps_its_own(name: str) -> N
     assert found == [(channels, *size) for channels, size in zip(encoder.channels, sizes, strict=True)]
 
 
-@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "maxvit_tiny_tf_224"])
+@pytest.mark.parametrize("name", ["hiera_tiny_224", "maxvit_tiny_tf_224"])
 def test_an_encoder_of_one_size_of_images_is_an_error_that_names_others(name: str) -> None:
     with pytest.raises(RecipeError, match=rf"{name} takes images of its own size only \(.+\): use"):
         build_encoder(name)

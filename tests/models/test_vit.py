@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import timm
 import torch
@@ -15,10 +17,9 @@ TINY = "test_vit"
 SMALL_DPT = DptConfig(decoder_channels=8, reassemble_channels=(4, 6, 8, 10))
 
 
-def tokens_of(model: timm.models.VisionTransformer, images: Tensor) -> Tensor:
+def tokens_of(model: Any, images: Tensor) -> Tensor:
     """Return the patch tokens of timm's own forward pass as (B, C, h, w) maps."""
-    patch = model.patch_embed.patch_size[0]
-    height, width = (length // patch for length in images.shape[-2:])
+    height, width = model.patch_embed.grid_size
     tokens = model.forward_features(images)[:, model.num_prefix_tokens :]
     return tokens.transpose(1, 2).unflatten(2, (height, width))
 
@@ -59,7 +60,7 @@ def test_features_are_those_after_equal_shares_of_the_blocks() -> None:
 def test_it_takes_images_of_any_size(name: str, patch: int) -> None:
     encoder = build_encoder(name).eval()
     assert encoder.strides == (patch,) * 4
-    assert encoder.size_multiple == patch
+    assert encoder.size_multiple == (1 if "xcit" in name else patch)  # its patches come of convolutions
     for height, width in ((1, 1), (70, 97), (3 * patch, 5 * patch)):
         expected = (1, encoder.channels[0], -(-height // patch), -(-width // patch))
         assert [tuple(each.shape) for each in encoder(torch.randn(1, 3, height, width))] == [expected] * 4
@@ -96,7 +97,7 @@ def test_deeplabv3plus_refuses_a_plain_transformer_and_names_dpt() -> None:
 
 @pytest.mark.parametrize(
     ("encoder", "grid"),
-    [(TINY, (24, 40)), ("vit_small_patch14_dinov2", (32, 48)), ("test_resnet", (20, 34))],
+    [(TINY, (24, 40)), ("vit_small_patch14_dinov2", (24, 40)), ("test_resnet", (20, 34))],
 )
 @torch.no_grad()
 def test_dpts_logits_are_twice_as_fine_as_its_finest_level(encoder: str, grid: tuple[int, int]) -> None:
@@ -114,11 +115,11 @@ def test_each_of_the_four_features_reaches_dpts_logits() -> None:
     assert all(each.grad is not None and each.grad.any() for each in features)
 
 
-def test_dpt_trains_every_parameter_on_one_image_of_the_smallest_size() -> None:
+def test_dpt_trains_every_parameter_on_one_image() -> None:
     network = SegmentationNetwork(
         NetworkConfig(encoder=TINY, decoder=SMALL_DPT, embedding_channels=3)
     ).train()
-    output = network(torch.randn(1, 3, 32, 32))
+    output = network(torch.randn(1, 3, 64, 64))
     (output.logits.square().sum() + output.embedding.square().sum()).backward()
     assert not [name for name, p in network.decoder.named_parameters() if p.grad is None]
 

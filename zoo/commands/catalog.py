@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 LOCAL = ("name", "method", "data", "measured", "license", "MB")
 PUBLISHED = ("name", "mIoU %, paper", "labels only")
-NUMBERS = frozenset({"MB", "mIoU %, paper", "labels only"})
+ENCODERS = ("name", "million parameters", "strides", "patch", "license", "weights here")
+NUMBERS = frozenset({"million parameters", "patch", "MB", "mIoU %, paper", "labels only"})
 PREFIX = "file:"
 
 
@@ -36,9 +37,23 @@ def list_models(
     registry: Annotated[
         str | None, typer.Option(metavar="file:DIR", help="Also list the models in a shared folder.")
     ] = None,
+    encoders: Annotated[
+        bool, typer.Option("--encoders", help="List encoders of zoo train instead of models.")
+    ] = False,
+    match: Annotated[
+        str | None,
+        typer.Option(metavar="PATTERN", help="With --encoders: all whose name matches, e.g. 'vit_small*'."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """List models on this machine and in registries, and the published rows that can be trained."""
+    if match is not None and not encoders:
+        raise typer.BadParameter("names are matched among encoders: add --encoders", param_hint="--match")
+    if encoders:
+        if method or data or registry:
+            raise typer.BadParameter("--encoders lists no models: leave the other options out")
+        _list_encoders(match, as_json=as_json)
+        return
     from zoo.catalog import entries
 
     folders = list(local_folders())
@@ -53,6 +68,30 @@ def list_models(
         "published": [{**entry._asdict(), "commands": entry.commands} for entry in rows],
     }
     emit(value, *_shown(items, rows, registry), as_json=as_json)
+
+
+def _list_encoders(pattern: str | None, *, as_json: bool) -> None:
+    """Print the facts of encoders."""
+    from zoo.models.facts import encoder_facts, encoder_names
+
+    found = [encoder_facts(name) for name in encoder_names(pattern)]
+    cells = [
+        (
+            facts.name,
+            f"{facts.parameters / 1e6:.1f}",
+            ", ".join(map(str, facts.strides)),
+            str(facts.patch or "-"),
+            (facts.license or "unknown") if facts.weights else "no weights",
+            "yes" if facts.is_here else "no",
+        )
+        for facts in found
+        if facts.parameters is not None
+    ]
+    shown: list[Any] = [plain_table("Encoders", ENCODERS, cells)] if cells else []
+    shown += [f"refused: {facts.refused}" for facts in found if facts.refused]
+    if pattern is None:
+        shown.append("Others: any model of timm, e.g. zoo list --encoders --match 'vit_small*'.")
+    emit({"encoders": [facts._asdict() for facts in found]}, *shown, as_json=as_json)
 
 
 def info(
