@@ -27,7 +27,10 @@ PREFIX = "file:"
 
 def list_models(
     method: Annotated[
-        str | None, typer.Option(metavar="METHOD", help="Only eln, rrn, u2pl, s4gan, mlmt or supervised.")
+        str | None,
+        typer.Option(
+            metavar="METHOD", help="Only unimatch, fixmatch, eln, rrn, u2pl, s4gan, mlmt or supervised."
+        ),
     ] = None,
     data: Annotated[
         str | None, typer.Option(metavar="DATA", help="Only this data set: voc, cityscapes, shapes, ...")

@@ -37,7 +37,7 @@ STILL = {"dropout": 0.0}
 
 @pytest.fixture
 def batch(make_batch: Callable[..., Batch]) -> Batch:
-    return make_batch(unlabeled=2, strong=False)
+    return make_batch(unlabeled=2, strong=0)
 
 
 def seeded(method: Rrn, batch: Batch, progress: Progress) -> dict[str, Tensor]:
@@ -107,7 +107,7 @@ def test_without_cutmix_the_classes_are_those_of_the_same_pass(
 ) -> None:
     method = build_rrn(self_training="none", cutmix=False).eval()
     assert method.phases(5)[0].unlabeled == 1
-    batch = make_batch(strong=False)
+    batch = make_batch(strong=0)
     losses = method(batch, at("cross"))
     first, second = (resize_logits(branch(batch.weak[0]).logits, (32, 32)) for branch in method.branches)
     torch.testing.assert_close(losses["cps_1"], cross_entropy(first, second.argmax(dim=1)))

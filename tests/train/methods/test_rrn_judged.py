@@ -26,7 +26,7 @@ STILL = {"dropout": 0.0}
 
 @pytest.fixture
 def batch(make_batch: Callable[..., Batch]) -> Batch:
-    return make_batch(unlabeled=2, strong=False)
+    return make_batch(unlabeled=2, strong=0)
 
 
 def with_scores(method: Rrn, *scores: float) -> Rrn:

@@ -59,7 +59,7 @@ class Decoder(nn.Module, ABC):
 
 
 def resize_logits(logits: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
-    """Return logits at (height, width) `size`, bilinear with aligned corners as all four methods do."""
+    """Return logits at (height, width) `size`, bilinear with aligned corners as the methods' authors do."""
     return F.interpolate(logits, size=size, mode="bilinear", align_corners=True)
 
 
