@@ -7,7 +7,8 @@ gives a channel to one of the two views, at twice its value. FixMatch (Sohn et a
 to segmentation there, is the same with one strong view and all channels.
 
 Terms: `x` the loss on labeled images, `u` the mean over the strong views of the loss on pseudo-labels, a
-half each. Both divide by pixels: `u` by all that are not padding, so few confident pixels weigh little.
+half each. `u` is divided by all pixels that are not padding, so few confident ones weigh little. In each step
+half of the images keep all their channels in both views.
 
 Deviations from the authors' code:
 - the student sees labeled images after the strong views, each with BatchNorm statistics of their own, so that
@@ -19,10 +20,8 @@ Deviations from the authors' code:
   middle image of an odd batch is itself.
 - boxes of a size have only the aspects that fit into the image; the code draws aspect and place together
   until the box fits, so that boxes near the square are more frequent.
-- which images keep all channels in both views, half of each batch, is drawn anew in each step, as there; the
-  other draws follow from the image's position, so that processes and resumed runs draw the same.
-- images are scaled by U[0.5, 2] of their size; the code draws the longer side in whole pixels. Padding lies
-  on all sides, and takes no part in either loss.
+- images are scaled by U[0.5, 2]; the code draws the longer side in whole pixels, and pads on the right and
+  below, not on all sides.
 - what is scored is the last step, not the best epoch on `val`.
 """
 
