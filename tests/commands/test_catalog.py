@@ -122,12 +122,15 @@ def test_filters_that_leave_nothing_say_so(zoo: Zoo) -> None:
 
 @pytest.mark.parametrize(
     ("option", "known"),
-    [("--method", "eln, mlmt, rrn, s4gan, supervised, u2pl"), ("--data", "pascal-context, shapes, voc")],
+    [
+        ("--method", "eln, fixmatch, mlmt, rrn, s4gan, supervised, u2pl, unimatch"),
+        ("--data", "pascal-context, shapes, voc"),
+    ],
 )
 def test_a_filter_that_nothing_is_known_of_is_a_usage_error(option: str, known: str, zoo: Zoo) -> None:
-    result = zoo("list", option, "unimatch")
+    result = zoo("list", option, "cutmix")
     assert result.exit_code == 2
-    assert "'unimatch' is unknown, expected one of" in result.stderr
+    assert "'cutmix' is unknown, expected one of" in result.stderr
     assert known in result.stderr
 
 

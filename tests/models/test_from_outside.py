@@ -110,13 +110,14 @@ def test_it_takes_images_of_any_size_and_gives_logits_of_the_image_alone() -> No
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["eln", "u2pl", "rrn", "s4gan"])
+@pytest.mark.parametrize("method", ["eln", "u2pl", "rrn", "s4gan", "unimatch"])
 def test_every_method_trains_it(method: str, tmp_path: Path) -> None:
     small = {
         "eln": ("method.filter.encoder=toy_encoder", "method.pretrain_steps=0", "method.localize_steps=1"),
         "u2pl": ("method.warm_start_steps=1", "method.contrast.embedding_channels=8"),
         "rrn": ("method.cross_steps=1", "method.discriminator.width=8"),
         "s4gan": ("method.discriminator.width=8",),
+        "unimatch": (),
     }[method]
     metrics = train(tmp_path, method, *small)
     assert metrics["bad_steps"] == 0

@@ -7,21 +7,21 @@ gives a channel to one of the two views, at twice its value. FixMatch (Sohn et a
 to segmentation there, is the same with one strong view and all channels.
 
 Terms: `x` the loss on labeled images, `u` the mean over the strong views of the loss on pseudo-labels, a
-half each. Both divide by pixels: `u` by all that are not padding, so few confident pixels weigh little.
+half each. `u` is divided by all pixels that are not padding, so few confident ones weigh little. In each step
+half of the images keep all their channels in both views.
 
 Deviations from the authors' code:
-- labeled images and strong views are one batch of the student, so they share the statistics of BatchNorm;
-  UniMatch V2's are two batches there, FixMatch's one. Its decoder, DPT, has no BatchNorm.
+- the student sees labeled images after the strong views, each with BatchNorm statistics of their own, so that
+  the running ones are near those of inference. DPT, the decoder there, has no BatchNorm; UniMatch V2's
+  labeled images come first there, FixMatch's are in one batch with the strong views.
 - features of all levels share a mask, as there; where levels have different numbers of channels (CNNs), it
   is cut to each. Features go through DPT alone there, through any decoder here.
 - an image is mixed with the next one of its batch, not with the one at the mirrored place, which for the
   middle image of an odd batch is itself.
 - boxes of a size have only the aspects that fit into the image; the code draws aspect and place together
   until the box fits, so that boxes near the square are more frequent.
-- which images keep all channels in both views, half of each batch, is drawn anew in each step, as there; the
-  other draws follow from the image's position, so that processes and resumed runs draw the same.
-- images are scaled by U[0.5, 2] of their size; the code draws the longer side in whole pixels. Padding lies
-  on all sides, and takes no part in either loss.
+- images are scaled by U[0.5, 2]; the code draws the longer side in whole pixels, and pads on the right and
+  below, not on all sides.
 - what is scored is the last step, not the best epoch on `val`.
 """
 
@@ -106,22 +106,21 @@ class FixMatch(Method):
         draws = batch.draws.split(RANDOM_BOX_DRAWS, dim=1)  # a box for each view
         boxes = [random_box(each, size, self.config.cutmix_probability) for each in draws[: len(views)]]
 
-        images = [mixed(view, box) for view, box in zip(views, boxes, strict=True)]
-        features = self.student.encoder(torch.cat([batch.image_l, *images]))
-        logits = self.student.decoder(self.perturbed(features, labeled=len(batch.image_l))).logits
-        logits_l, logits_u = resize_logits(logits, size).tensor_split([len(batch.image_l)])
+        images = torch.cat([mixed(view, box) for view, box in zip(views, boxes, strict=True)])
+        features = self.perturbed(self.student.encoder(images))
+        logits_u = resize_logits(self.student.decoder(features).logits, size)
+        logits_l = resize_logits(self.student(batch.image_l).logits, size)
         losses_u = [
             confident_cross_entropy(each, mixed(label_u, box), mixed(valid_u, box))
             for each, box in zip(logits_u.chunk(self.strong_views), boxes, strict=True)
         ]
         return {"x": self.supervised(logits_l, batch.label_l) / 2, "u": torch.stack(losses_u).mean() / 2}
 
-    def perturbed(self, features: list[Tensor], labeled: int) -> list[Tensor]:  # noqa: ARG002
-        """Return the features that the student's decoder sees: all of them.
+    def perturbed(self, features: list[Tensor]) -> list[Tensor]:
+        """Return what the student's decoder sees of the features of strong views: all.
 
         Args:
-            features: (B_l + V * B_u, C, h, w) float each, of labeled images, then of each strong view.
-            labeled: B_l.
+            features: (V * B, C, h, w) float each, view by view.
         """
         return features
 
@@ -190,17 +189,14 @@ class UniMatch(FixMatch):
 
     strong_views: ClassVar[int] = 2
 
-    def perturbed(self, features: list[Tensor], labeled: int) -> list[Tensor]:
-        """Return the features that the student's decoder sees: a part of the channels of each strong view.
+    def perturbed(self, features: list[Tensor]) -> list[Tensor]:
+        """Return what the student's decoder sees of the features of strong views: a part of the channels.
 
         Args:
-            features: (B_l + 2 * B_u, C, h, w) float each, of labeled images, then of each strong view.
-            labeled: B_l.
+            features: (2 * B, C, h, w) float each, view by view.
         """
-        unlabeled = (len(features[0]) - labeled) // 2
         widest = max(each.shape[1] for each in features)
-        mask = complementary_dropout(unlabeled, widest, features[0].device)  # (2 * B_u, C)
-        mask = torch.cat([mask.new_ones(labeled, widest), mask])[:, :, None, None]
+        mask = complementary_dropout(len(features[0]) // 2, widest, features[0].device)[:, :, None, None]
         return [each * mask[:, : each.shape[1]].to(each.dtype) for each in features]
 
 

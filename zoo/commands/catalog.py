@@ -29,7 +29,10 @@ PREFIX = "file:"
 def list_models(
     method: Annotated[
         str | None,
-        typer.Option(metavar="METHOD", help="Only this method: eln, rrn, u2pl, s4gan, mlmt or supervised."),
+        typer.Option(
+            metavar="METHOD",
+            help="Only this method: unimatch, fixmatch, eln, rrn, u2pl, s4gan, mlmt or supervised.",
+        ),
     ] = None,
     data: Annotated[
         str | None, typer.Option(metavar="DATA", help="Only this data set: voc, cityscapes, shapes, ...")

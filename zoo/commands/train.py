@@ -34,7 +34,8 @@ def train(
         str,
         typer.Argument(
             metavar="METHOD",
-            help="eln, rrn, u2pl, s4gan, supervised, mlmt (a classifier for gates), or a plugin's method.",
+            help="unimatch, fixmatch, eln, rrn, u2pl, s4gan, supervised, mlmt (a classifier for gates), or a "
+            "plugin's method.",
         ),
     ],
     data: Annotated[

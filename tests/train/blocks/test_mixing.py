@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 import torch
 from torch import Tensor
 
-from zoo.train.blocks.mixing import cutmix, half_area_box, toggled_boxes
+from zoo.train.blocks.mixing import RANDOM_BOX_DRAWS, cutmix, half_area_box, mixed, random_box, toggled_boxes
 from zoo.train.method import DRAWS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def literal_toggled_boxes(draws: Tensor, height: int, width: int) -> Tensor:
@@ -95,7 +100,37 @@ def test_boxes_may_lie_anywhere() -> None:
     assert half_area_box(torch.rand(400, DRAWS), (16, 16), 1.0).any(dim=0).all()
 
 
+def test_each_image_gets_the_box_of_the_next_one() -> None:
+    value = torch.arange(3).view(3, 1, 1, 1).expand(3, 2, 4, 4)
+    box = torch.zeros(3, 4, 4, dtype=torch.bool)
+    box[:, :2] = True
+    result = mixed(value, box)
+    assert torch.equal(result[:, 0], mixed(value[:, 0], box))
+    assert result[:, 0, 0, 0].tolist() == [1, 2, 0]
+    assert result[:, 0, 3, 3].tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("size", [(200, 200), (120, 300)])
+def test_random_boxes_are_rectangles_of_the_drawn_areas_and_aspects(size: tuple[int, int]) -> None:
+    height, width = size
+    mask = random_box(torch.rand(1000, RANDOM_BOX_DRAWS), size, 1.0)
+    rows, columns = mask.any(dim=2).sum(dim=1), mask.any(dim=1).sum(dim=1)
+    assert torch.equal(mask.sum(dim=(1, 2)), rows * columns)
+    share = rows * columns / (height * width)
+    assert 0.015 < share.min() < 0.03
+    assert 0.38 < share.max() < 0.41
+    large = share > 0.1  # whose sides are many pixels
+    aspect = (rows / height / (columns / width))[large]
+    assert 0.28 < aspect.min() < 0.4
+    assert 2.5 < aspect.max() < 3.5
+
+
+def test_random_boxes_lie_anywhere() -> None:
+    assert random_box(torch.rand(400, DRAWS), (16, 16), 1.0).any(dim=0).all()
+
+
+@pytest.mark.parametrize("box", [half_area_box, random_box])
 @pytest.mark.parametrize("probability", [0.0, 0.3, 1.0])
-def test_each_image_gets_a_box_by_chance(probability: float) -> None:
-    share = half_area_box(torch.rand(2000, DRAWS), (8, 8), probability).any(dim=(1, 2)).float().mean()
+def test_each_image_gets_a_box_by_chance(box: Callable[..., Tensor], probability: float) -> None:
+    share = box(torch.rand(2000, DRAWS), (64, 64), probability).any(dim=(1, 2)).float().mean()
     assert share == pytest.approx(probability, abs=0.04 if 0 < probability < 1 else 0)

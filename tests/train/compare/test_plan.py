@@ -90,7 +90,10 @@ def test_labels_only_alone_use_all_masks(plan: Plan, tmp_path: Path, tiny_folder
     ("name", "message"),
     [
         ("mlmt", "method mlmt leaves no segmentation model, so it has no mIoU"),
-        ("foo", "method foo is unknown, expected one of eln, rrn, s4gan, supervised, u2pl$"),
+        (
+            "foo",
+            "method foo is unknown, expected one of eln, fixmatch, rrn, s4gan, supervised, u2pl, unimatch$",
+        ),
     ],
 )
 def test_a_method_that_cannot_be_compared_is_refused_before_a_device_is_looked_for(

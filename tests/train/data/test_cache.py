@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     Load = Callable[..., Recipe]
 
-PHASES = (Phase("alone", 2, unlabeled=0), Phase("both", 30, strong=True))
+PHASES = (Phase("alone", 2, unlabeled=0), Phase("both", 30, strong=1))
 AUGMENT = {"scale": [0.5, 2.0], "jitter": [0.4, 0.4, 0.4, 0.1], "blur": 0.5}
 
 

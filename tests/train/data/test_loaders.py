@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     Load = Callable[..., Recipe]
 
-PHASES = (Phase("alone", 2, unlabeled=0), Phase("both", 30, strong=True))
+PHASES = (Phase("alone", 2, unlabeled=0), Phase("both", 30, strong=1))
 PLAIN = {"data.augment": {"scale": [1, 1], "flip": 0, "jitter": [0, 0, 0, 0], "grayscale": 0}}
 
 
@@ -256,6 +256,18 @@ def test_a_phase_gets_as_many_streams_as_it_asks_for(load_tiny: Callable[..., Re
     assert torch.equal(batch.image_l[:2], alone.image_l)
     assert torch.equal(batch.weak[0][:2], alone.weak[0])
     assert not torch.equal(batch.weak[0][:2], batch.weak[0][2:4])
+
+
+def test_a_phase_gets_as_many_strong_views_as_it_asks_for(load_tiny: Load, partition: Partition) -> None:
+    one, two = (
+        BatchStream(load_tiny(), Numbered(), partition, (Phase("train", 4, strong=count),))[1]
+        for count in (1, 2)
+    )
+    first, second = two.strong.chunk(2)
+    assert same(two._replace(image_u_s=first), one)
+    assert not torch.equal(first, second)
+    plain = BatchStream(load_tiny(PLAIN), Numbered(), partition, (Phase("train", 4, strong=2),))[1]
+    assert torch.equal(plain.strong, torch.cat([plain.weak[0], plain.weak[0]]))  # of the same pixels
 
 
 def test_padding_is_unknown_in_labels_and_not_valid(

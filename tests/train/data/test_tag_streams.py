@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     Load = Callable[..., Recipe]
 
-PHASES = (Phase("train", 20, strong=True, tags=True),)
+PHASES = (Phase("train", 20, strong=1, tags=True),)
 WHOLE = {"data.resize": "stretch", "data.augment": {"scale": [1, 1], "jitter": [0, 0, 0, 0], "grayscale": 0}}
 LABELED, UNLABELED = ("train/0", "train/1"), ("train/2", "train/3", "unlabeled/4")
 
@@ -99,7 +99,7 @@ def test_the_unlabeled_stream_is_the_same_with_and_without_tags(stream: Callable
 
 
 def test_tags_change_nothing_for_a_method_that_learns_none(stream: Callable[..., BatchStream]) -> None:
-    phases = (Phase("train", 20, strong=True),)
+    phases = (Phase("train", 20, strong=1),)
     plain, tagged = stream(phases), stream(phases, image_3=(0, 4))
     for step in range(5):
         assert tagged[step].tags_l is None

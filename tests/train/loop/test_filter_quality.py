@@ -128,9 +128,9 @@ def test_every_method_that_filters_shows_what_it_keeps_and_is_left_as_it_was(
         assert {"filter/kept", "filter/accuracy_of_all"} <= set(found)
 
 
-@pytest.mark.parametrize("name", ["eln", "rrn", "s4gan", "u2pl"])
+@pytest.mark.parametrize("name", ["eln", "fixmatch", "rrn", "s4gan", "u2pl", "unimatch"])
 def test_padding_is_never_kept(name: str, build: Callable[..., Any], make_batch: Callable[..., Any]) -> None:
-    method, batch = build(name), make_batch(strong=False)
+    method, batch = build(name), make_batch(strong=0)
     batch.valid_u[:, :, 16:] = False
     with torch.no_grad():
         pseudo_labels = method.pseudo_labels(batch, progress_at(10, method.phases(20)))
@@ -144,7 +144,7 @@ def test_u2pl_keeps_all_but_its_share_of_unreliable_pixels(
 ) -> None:
     method = build("u2pl", cutmix_probability=1.0)
     progress = progress_at(2, method.phases(20))
-    pseudo_labels = method.pseudo_labels(make_batch(strong=False)._replace(draws_u=None), progress)
+    pseudo_labels = method.pseudo_labels(make_batch(strong=0)._replace(draws_u=None), progress)
     assert pseudo_labels.keep.float().mean() == pytest.approx(1 - method.alpha(progress), abs=0.01)
 
 

@@ -13,4 +13,4 @@ if TYPE_CHECKING:
 @pytest.fixture
 def batch(make_batch: Callable[..., Batch]) -> Batch:
     """Return a batch for RRN: two streams of unlabeled images, no strong views."""
-    return make_batch(unlabeled=2, strong=False)
+    return make_batch(unlabeled=2, strong=0)

@@ -116,7 +116,7 @@ def test_without_cutmix_the_classes_are_those_of_the_same_pass(
 ) -> None:
     method = build_rrn(self_training="none", cutmix=False).eval()
     assert method.phases(5)[0].unlabeled == 1
-    batch = make_batch(strong=False)
+    batch = make_batch(strong=0)
     losses = method(batch, at("cross"))
     first, second = (resize_logits(branch(batch.weak[0]).logits, (32, 32)) for branch in method.branches)
     torch.testing.assert_close(losses["cps_1"], cross_entropy(first, second.argmax(dim=1)))

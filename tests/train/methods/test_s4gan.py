@@ -32,7 +32,7 @@ def build_s4gan(build: Callable[..., Any]) -> Build:
 
 @pytest.fixture
 def batch(make_batch: Callable[..., Batch]) -> Batch:
-    return make_batch(labeled=2, strong=False)
+    return make_batch(labeled=2, strong=0)
 
 
 def with_score(method: S4Gan, score: float) -> S4Gan:

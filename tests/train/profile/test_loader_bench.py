@@ -75,7 +75,7 @@ def test_memory_that_is_too_small_is_not_advised() -> None:
 
 def test_the_widest_phase_is_the_one_with_the_most_views(load_tiny: Load) -> None:
     phase = widest_phase(load_tiny())
-    assert (phase.name, phase.unlabeled, phase.strong) == ("semi", 1, True)
+    assert (phase.name, phase.unlabeled, phase.strong) == ("semi", 1, 1)
     assert phase.steps == loading.ENDLESS
 
 

@@ -341,7 +341,7 @@ def test_a_file_that_is_not_text_is_an_error(tmp_path: Path) -> None:
     [
         ("eln_voc_1-9", "; near it: eln_voc_1-8, "),
         ("u2pl_voc_93", "; near it: u2pl_voc_92, "),
-        ("missing.toml", " such as eln, mlmt, rrn, s4gan, supervised, u2pl; zoo list"),
+        ("missing.toml", " such as eln, fixmatch, mlmt, rrn, s4gan, supervised, u2pl, unimatch; zoo list"),
     ],
 )
 def test_an_unknown_recipe_is_an_error_with_those_near_it(name: str, hint: str) -> None:

@@ -59,7 +59,7 @@ class Decoder(nn.Module, ABC):
 
 
 def resize_logits(logits: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
-    """Return logits resized to `size`, bilinear with aligned corners, as in all four methods."""
+    """Return logits resized to (height, width) `size`, bilinear with aligned corners, as in all methods."""
     return F.interpolate(logits, size=size, mode="bilinear", align_corners=True)
 
 

@@ -46,7 +46,7 @@ def test_a_run_starts_with_labels_alone(build_u2pl: Build, batch: Batch, at: At)
     method = build_u2pl()
     first, second = method.phases(20)
     assert (first.name, first.steps, first.unlabeled) == ("sup", 2, 0)
-    assert (second.name, second.steps, second.unlabeled, second.strong) == ("semi", 18, 1, False)
+    assert (second.name, second.steps, second.unlabeled, second.strong) == ("semi", 18, 1, 0)
     assert set(method(Batch(*batch[:3]), at("sup"))) == {"s"}
 
 
