@@ -106,7 +106,7 @@ def test_data_network_and_steps_are_alike_and_the_method_is_its_own(plan: Plan, 
     assert first["data"]["batch_u"] == first["data"]["batch_l"] == 3
     assert (first["method"]["name"], second["method"]["name"]) == BOTH
     assert second["method"]["pretrain_steps"] == 18  # 180 of 400, of 40
-    assert comparison.candidates[1].phases == {"pretrain": 18, "localize": 4, "semi": 18}
+    assert comparison.candidates[1].phases == {"pretrain": 18, "localize": 6, "semi": 16}
 
 
 def test_what_a_recipe_says_otherwise_is_overridden_and_told(
