@@ -116,14 +116,14 @@ def test_data_network_and_steps_are_alike_and_the_method_is_its_own(plan: Plan, 
     assert comparison.warm_steps == 18  # 180 of 400, of 40
     assert first["steps"] == comparison.settings["steps"] == 22
     assert comparison.candidates[0].phases == {"train": 18}
-    assert comparison.compared[1].phases == {"localize": 4, "semi": 18}  # it needs no labels-only phase
+    assert comparison.compared[1].phases == {"localize": 6, "semi": 16}  # it needs no labels-only phase
     assert comparison.compared[1].overridden["method.pretrain_steps"] == (18, 0)
 
 
 def test_without_a_warm_start_each_row_has_its_own_labels_only_phase(plan: Plan, tmp_path: Path) -> None:
     comparison = plan(warm_steps=0)
     assert [run.name for run in comparison.runs] == ["supervised-0", "eln-0"]
-    assert comparison.compared[1].phases == {"pretrain": 18, "localize": 4, "semi": 18}
+    assert comparison.compared[1].phases == {"pretrain": 18, "localize": 6, "semi": 16}
     assert comparison.compared[1].starts == ()
     assert recipe_of(tmp_path, "eln")["steps"] == 40
 
