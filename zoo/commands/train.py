@@ -63,7 +63,7 @@ def train(
         ),
     ] = None,
     freeze_encoder: Annotated[
-        bool, typer.Option("--freeze-encoder", help="Train the decoder only; the encoder stays as it starts.")
+        bool, typer.Option("--freeze-encoder", help="Keep the encoder as it starts; all else learns.")
     ] = False,
     lr_encoder: Annotated[
         float | None,

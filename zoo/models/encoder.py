@@ -216,7 +216,7 @@ def create_timm(name: str, *, pretrained: bool, state: State | None = None, **op
     """
     _check_name(name)
     state = packaged_state(name) if pretrained and state is None else state
-    overlay = {} if state is None else {"pretrained_cfg_overlay": {"state_dict": state}}
+    overlay: dict[str, Any] = {} if state is None else {"pretrained_cfg_overlay": {"state_dict": state}}
     try:
         network = timm.create_model(name, pretrained=pretrained or state is not None, **overlay, **options)
     except (NotImplementedError, AssertionError, TypeError, AttributeError, KeyError) as error:
