@@ -47,11 +47,11 @@ def animation(format_: str, pictures: Pictures) -> bytes:
 
 BAD: dict[str, tuple[Callable[[Pictures], bytes], int, str]] = {
     "no bytes": (lambda _: b"", 400, "0 bytes"),
-    "garbage": (lambda _: bytes(range(256)) * 40, 400, "no image"),
-    "text": (lambda _: b"<html>hello</html>", 400, "no image"),
+    "garbage": (lambda _: bytes(range(256)) * 40, 400, "not an image"),
+    "text": (lambda _: b"<html>hello</html>", 400, "not an image"),
     "truncated JPEG": (lambda make: make.file(format_="JPEG")[:-200], 400, "cannot be decoded"),
     "truncated PNG": (lambda make: make.file()[:-40], 400, "cannot be decoded"),
-    "header only": (lambda make: make.file()[:33], 400, "no image"),
+    "header only": (lambda make: make.file()[:33], 400, "not an image"),
     "16-bit PNG": (
         lambda make: make.file(Image.fromarray(np.full((8, 8), 40_000, np.uint16)), "PNG"),
         400,
