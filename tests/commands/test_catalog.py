@@ -297,7 +297,7 @@ def test_encoders_that_match_are_listed_with_their_facts(zoo: Zoo) -> None:
     found = listed(zoo, "--encoders", "--match", "test_vit*")["encoders"]
     assert found[0] == {
         "name": "test_vit",
-        "parameters": 343424,
+        "parameters": 306240,
         "strides": [16, 16, 16, 16],
         "patch": 16,
         "weights": "test_vit.r160_in1k",
