@@ -1,4 +1,4 @@
-"""What a recipe becomes where another encoder is named: a decoder that suits it, and no dilation that it lacks."""
+"""Decoders and settings that recipes get with an encoder given by the user."""
 
 from __future__ import annotations
 
