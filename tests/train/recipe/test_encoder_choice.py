@@ -1,4 +1,4 @@
-"""What a recipe becomes where another encoder is named: a decoder that suits it, and no dilation that it lacks."""
+"""What a recipe becomes where another encoder is named: a decoder that suits it, no foreign dilation."""
 
 from __future__ import annotations
 
