@@ -198,8 +198,8 @@ def _rows(recipe: str) -> Iterator[Entry]:
 
 
 def _depth(encoder: str) -> str:
-    """Return the encoder's name in papers, e.g. `resnet50` for `resnet50c.gluon_in1k`."""
-    found = re.match(r"resnet\d+", encoder)
+    """Return the encoder's name in papers: `resnet50` for `resnet50c.gluon_in1k`, `vit_base` for a ViT-B."""
+    found = re.match(r"resnet\d+|vit_[a-z]+", encoder)
     return found.group() if found else encoder
 
 

@@ -292,13 +292,13 @@ def test_a_start_needs_no_pretrained_weights_but_other_networks_do(
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     bundle = save(tmp_path / "bundle", network_config)
     recipe = recipe_of("eln", bundle, pretrained=True)
-    with pytest.raises(RecipeError, match="weights of test_resnet could not be had"):
+    with pytest.raises(RecipeError, match="weights of test_resnet cannot be loaded"):
         initialized(recipe.model_copy(update={"start_from": ()}))
     assert "encoder.body.conv1.0.weight" in same_tensors(initialized(recipe).student, bundle)
     localizer = load_tiny({"start_from": [str(bundle)], "pretrained": True}).model_copy(
         update={"network": recipe.network}
     )
-    with pytest.raises(RecipeError, match="weights of test_resnet could not be had"):
+    with pytest.raises(RecipeError, match="weights of test_resnet cannot be loaded"):
         initialized(localizer)
 
 
@@ -402,7 +402,7 @@ def test_a_frozen_encoder_keeps_weights_and_statistics_and_has_no_optimizer_stat
     engine = Engine(fabric, built, recipe, RunFolder(tmp_path), lambda *_: {})
     built.train()
     shared = {id(p) for part in networks.values() for p in part.encoder.parameters()}
-    assert not shared & {id(p) for o in engine.optimizers for g in o.param_groups for p in g["params"]}
+    assert not shared & {id(p) for o in engine.train_step.optimizers for g in o.param_groups for p in g["params"]}
 
     images = torch.randint(256, (4, 3, 32, 32), dtype=torch.uint8)
     label, valid = torch.randint(3, (4, 32, 32)), torch.ones(4, 32, 32, dtype=torch.bool)

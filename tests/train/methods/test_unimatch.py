@@ -275,6 +275,36 @@ def test_the_defaults_are_those_of_the_paper() -> None:
     assert (rates.weight_decay, rates.betas, rates.schedule) == (0.01, (0.9, 0.999), "poly")
 
 
+REPORTED = {  # partition, mIoU, labels only, steps
+    "unimatch_voc_92": ("92", 86.3, 76.86, 39_300),
+    "unimatch_voc_183": ("183", 87.9, 82.07, 39_000),
+    "unimatch_voc_366": ("366", 88.9, 85.27, 38_280),
+    "unimatch_voc_732": ("732", 90.0, 87.15, 36_900),
+    "unimatch_voc_1464": ("1464", 90.8, 88.30, 34_200),
+    "fixmatch_voc_183": ("183", 87.37, 82.07, 39_000),
+    "fixmatch_voc_732": ("732", 89.88, 87.15, 36_900),
+    "unimatch_cityscapes_1-16": ("1/16", 83.6, 80.79, 62_820),
+    "unimatch_cityscapes_1-8": ("1/8", 84.3, 82.65, 58_500),
+    "unimatch_cityscapes_1-4": ("1/4", 84.5, None, 50_220),
+    "unimatch_cityscapes_1-2": ("1/2", 85.1, 84.39, 33_480),
+}
+
+
+@pytest.mark.parametrize("name", REPORTED)
+def test_the_papers_rows_have_its_figures_partition_length_and_network(name: str) -> None:
+    recipe = load_recipe(name)
+    reported, data = recipe.reported, recipe.data
+    assert reported is not None
+    found = (data.partition, reported["miou"], reported.get("labels_only"), recipe.steps)
+    assert found == REPORTED[name]
+    side, batch, threshold = (518, 16, None) if "voc" in name else (798, 8, 0.7)
+    assert (data.imgsz, data.batch_l, data.batch_u) == ((side, side), batch, batch)
+    assert recipe.method.ohem_threshold == threshold
+    assert recipe.network.encoder == "vit_base_patch14_dinov2.lvd142m"
+    assert (recipe.network.decoder.name, recipe.network.decoder.decoder_channels) == ("dpt", 128)
+    assert recipe.method.optimizer == UniMatchConfig().optimizer
+
+
 @BOTH
 def test_the_recipe_on_shapes_differs_from_the_baseline_in_its_method_and_strong_views(name: str) -> None:
     recipes = [load_recipe(f"{each}_shapes").model_dump() for each in (name, "supervised")]
