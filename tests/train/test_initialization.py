@@ -402,7 +402,9 @@ def test_a_frozen_encoder_keeps_weights_and_statistics_and_has_no_optimizer_stat
     engine = Engine(fabric, built, recipe, RunFolder(tmp_path), lambda *_: {})
     built.train()
     shared = {id(p) for part in networks.values() for p in part.encoder.parameters()}
-    assert not shared & {id(p) for o in engine.train_step.optimizers for g in o.param_groups for p in g["params"]}
+    assert not shared & {
+        id(p) for o in engine.train_step.optimizers for g in o.param_groups for p in g["params"]
+    }
 
     images = torch.randint(256, (4, 3, 32, 32), dtype=torch.uint8)
     label, valid = torch.randint(3, (4, 32, 32)), torch.ones(4, 32, 32, dtype=torch.bool)

@@ -152,7 +152,9 @@ def test_one_optimizer_and_network_are_for_all_rows(plan: Plan, tmp_path: Path) 
         assert recipe["method"]["optimizer"] == reference["method"]["optimizer"], name
         decoder = recipe["network"]["decoder"] | {"separate_embedding": False}
         assert recipe["network"] | {"decoder": decoder} == reference["network"], name
-        augment = {key: recipe["data"]["augment"][key] for key in ("scale", "flip")}  # the strong view is its own
+        augment = {
+            key: recipe["data"]["augment"][key] for key in ("scale", "flip")
+        }  # the strong view is its own
         augment = reference["data"]["augment"] | augment
         assert recipe["data"] | {"augment": augment} == reference["data"], name
     rrn = next(each for each in comparison.compared if each.name == "rrn")
