@@ -74,7 +74,7 @@ def test_a_proposal_leaves_the_model_as_it_is(hub: Any, bundle: Path) -> None:
 def test_a_tag_that_is_taken_is_not_moved(hub: Any, bundle: Path) -> None:
     first = push(bundle, "team/tiny", PushOptions(tag="v1"))
     (bundle / "README.md").write_text(CARD.format("mit"))
-    with pytest.raises(RegistryError, match="has the tag v1 already"):
+    with pytest.raises(RegistryError, match="already has the tag v1"):
         push(bundle, "team/tiny", PushOptions(tag="v1"))
     assert pull("team/tiny").name == pull("team/tiny@v1").name == first.revision
     assert len(hub.repositories["team/tiny"].commits) == 2

@@ -143,9 +143,9 @@ def make_batch() -> Callable[..., Batch]:
 
 
 @pytest.fixture
-def batch(make_batch: Callable[..., Batch]) -> Batch:
-    """Return two labeled and two unlabeled images in both views."""
-    return make_batch()
+def batch(request: pytest.FixtureRequest, make_batch: Callable[..., Batch]) -> Batch:
+    """Return a batch with the streams `STREAMS` of the module, by default one of each with a strong view."""
+    return make_batch(**getattr(request.module, "STREAMS", {}))
 
 
 @pytest.fixture
@@ -339,3 +339,21 @@ def compared(tiny_folder: Path) -> Callable[..., Comparison]:
         )
 
     return make
+
+
+@pytest.fixture
+def recipe_of(
+    load_tiny: Callable[..., Recipe], tiny_settings: dict[str, dict[str, Any]]
+) -> Callable[..., Recipe]:
+    """Return a builder of tiny recipes: method, paths to start from, changes by dotted key."""
+
+    def build(method: str, *paths: Path, num_classes: int = 3, **changes: Any) -> Recipe:
+        recipe = load_tiny({"start_from": [str(path) for path in paths], **changes})
+        settings = {"name": method} | tiny_settings[method]
+        if method == "eln":
+            settings["filter"] = {"kind": "confidence"}
+        config = TypeAdapter(AnyMethodConfig).validate_python(settings)
+        network = recipe.network.model_copy(update={"num_classes": num_classes})
+        return recipe.model_copy(update={"method": config, "network": network})
+
+    return build

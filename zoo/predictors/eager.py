@@ -17,8 +17,8 @@ from zoo.faults import is_full_memory
 from zoo.predictors.base import Predictor
 from zoo.predictors.limits import Limits, smallest
 from zoo.predictors.outputs import LOGITS, MASK, OUTPUTS, derive
-from zoo.predictors.session import renew_after_fork
-from zoo.predictors.upload import forked, upload
+from zoo.predictors.session import forked, renew_after_fork
+from zoo.predictors.upload import upload
 from zoo.preprocess import Preprocessing, normalize
 
 if TYPE_CHECKING:

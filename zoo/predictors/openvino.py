@@ -17,9 +17,8 @@ from zoo.errors import BundleError
 from zoo.predictors.artifact import INPUT_NAME, METADATA_KEY, parse_metadata
 from zoo.predictors.exported import ExportedPredictor
 from zoo.predictors.limits import Limits, limits_of_sizes, smallest
-from zoo.predictors.session import Session
+from zoo.predictors.session import Session, forked
 from zoo.predictors.signal_stack import same_signal_stack
-from zoo.predictors.upload import forked
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -22,8 +22,7 @@ from zoo.errors import BundleError
 from zoo.predictors.artifact import INPUT_NAME
 from zoo.predictors.bound import BoundPredictor, Opened, new_stream
 from zoo.predictors.ort import ORT_ERRORS, PROVIDERS, limits_of, metadata_of, open_session, run_error
-from zoo.predictors.session import Session
-from zoo.predictors.upload import forked
+from zoo.predictors.session import Session, forked
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -108,6 +108,18 @@ def check_same(path: Path, before: Stamp | None) -> None:
         raise BundleError(f"{path} {what} since it was loaded: load the model again")
 
 
+def forked(what: str) -> BundleError:
+    """Return the error for a model that cannot be used in a forked process.
+
+    Args:
+        what: kind of model.
+    """
+    return BundleError(
+        f"{what} cannot be used in a process that was forked from the one that loaded it: start processes by "
+        f"spawn and load it in each"
+    )
+
+
 class Renewed(Protocol):
     """An object that must be renewed in a forked process."""
 

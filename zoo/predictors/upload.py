@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from zoo.errors import BundleError
+from zoo.predictors.session import forked
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -27,15 +27,3 @@ def upload(images: NDArray[np.uint8], device: torch.device) -> Tensor:
     if device.type == "cuda" and torch.cuda._is_in_bad_fork():
         raise forked("a model on a GPU")
     return torch.from_numpy(np.array(images, order="C")).to(device)
-
-
-def forked(what: str) -> BundleError:
-    """Return the error for a model that cannot be used in a forked process.
-
-    Args:
-        what: kind of model.
-    """
-    return BundleError(
-        f"{what} cannot be used in a process that was forked from the one that loaded it: start processes by "
-        f"spawn and load it in each"
-    )

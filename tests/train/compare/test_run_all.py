@@ -377,7 +377,7 @@ def test_seeds_are_added_up_to_the_look_at_which_every_method_is_clear(
     assert len(comparison.runs) == 3 * expected
     assert set(states(comparison).values()) == {"finished"}
     assert all(len(calls(folder, name)) == 1 for name in states(comparison))
-    assert run_all(folder).runs == comparison.runs  # nothing is left to do
+    assert run_all(folder).runs == comparison.runs
 
 
 def test_no_seeds_are_added_where_a_run_failed(plan: Plan) -> None:
@@ -396,6 +396,5 @@ def test_a_comparison_of_an_older_version_is_told_apart(plan: Plan) -> None:
 def test_a_record_that_is_none_is_refused(text: str, plan: Plan) -> None:
     folder = plan("good")
     folder.record.write_text(text)
-    with pytest.raises(RecipeError, match=r"is not a comparison .*: begin again") as caught:
+    with pytest.raises(RecipeError, match=r"^[^\n]*is not a comparison [^\n]*: begin again$"):
         folder.read()
-    assert "\n" not in str(caught.value)

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     Build = Callable[..., Rrn]
     At = Callable[..., Progress]
 
+STREAMS = {"unlabeled": 2, "strong": 0}
+
 CPS = {"sup_1", "sup_2", "cps_1", "cps_2"}
 GAME = {"fm_1", "fm_2", "d_1", "d_2"}
 STILL = {"dropout": 0.0}

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     Build = Callable[..., S4Gan]
 
+STREAMS = {"labeled": 2, "strong": 0}
+
 STILL = {"dropout": 0.0}
 NOW = Progress(10, 100, "train", 10)
 
@@ -28,11 +30,6 @@ NOW = Progress(10, 100, "train", 10)
 @pytest.fixture
 def build_s4gan(build: Callable[..., Any]) -> Build:
     return partial(build, "s4gan")
-
-
-@pytest.fixture
-def batch(make_batch: Callable[..., Batch]) -> Batch:
-    return make_batch(labeled=2, strong=0)
 
 
 def with_score(method: S4Gan, score: float) -> S4Gan:

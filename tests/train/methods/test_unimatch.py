@@ -20,14 +20,10 @@ if TYPE_CHECKING:
     Build = Callable[..., Any]
     At = Callable[..., Progress]
 
+STREAMS = {"strong": 2}
+
 BOTH = pytest.mark.parametrize("name", ["fixmatch", "unimatch"])
 CPU = torch.device("cpu")
-
-
-@pytest.fixture
-def batch(make_batch: Callable[..., Batch]) -> Batch:
-    """Return two labeled and two unlabeled images, the latter in two strong views."""
-    return make_batch(strong=2)
 
 
 def literal_loss(logits: Tensor, prob: Tensor, valid: Tensor, threshold: float) -> Tensor:
