@@ -25,6 +25,8 @@ RECIPES = [
     "u2pl_voc_1323",
     "s4gan_voc_v3plus_1-8",
     "mlmt_voc_1-8",
+    "unimatch_voc_183",
+    "fixmatch_voc_183",
 ]
 """One of each method, at the size of its paper."""
 VARIANTS = {"bf16": "--precision bf16", "fp32": "--precision fp32", "compile": "--precision bf16 --compile"}
