@@ -70,8 +70,7 @@ test-fast: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL)
 
 test-slow: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL) -m 'slow and not gpu' tests/export
-	$(BIN)/python -m pytest -m 'slow and not gpu' --ignore tests/export --durations=10
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL) -m 'slow and not gpu' --durations=20
 
 test-gpu: $(STAMP)
 	$(BIN)/python -m pytest -m gpu
