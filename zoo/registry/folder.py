@@ -15,7 +15,7 @@ import os
 import re
 import shutil
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 from uuid import uuid4
@@ -69,8 +69,9 @@ def incoming(name: Name) -> Iterator[Path]:
     folder = _root(name) / name.path
     folder.mkdir(parents=True, exist_ok=True)
     for path in folder.glob(f"{INCOMING}*"):
-        if time.time() - path.stat().st_mtime > ABANDONED_SECONDS:
-            shutil.rmtree(path, ignore_errors=True)
+        with suppress(FileNotFoundError):  # another process has finished its push
+            if time.time() - path.stat().st_mtime > ABANDONED_SECONDS:
+                shutil.rmtree(path, ignore_errors=True)
     path = folder / f"{INCOMING}{uuid4().hex}"
     path.mkdir()
     try:
