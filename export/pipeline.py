@@ -258,6 +258,7 @@ class Export:
             precision=precision,
             output=self.options.output,
             weights_sha256=self.weights_sha256,
+            smallest=self.checker.reference.limits.low[1:],
         )
 
     def _compare_onnx(self, path: Path, runtime: ExportedPredictor, precision: Precision) -> Parity:

@@ -4,6 +4,7 @@ import json
 import shutil
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import onnx
 import pytest
 import typer
@@ -12,7 +13,7 @@ from typer.testing import CliRunner
 from zoo.bundle.bundle import MODEL_FILES, load_config
 from zoo.bundle.manifest import MANIFEST_NAME, read_manifest, sha256
 from zoo.commands.export import export
-from zoo.errors import BundleError, ExportError, ParityError, ZooError
+from zoo.errors import BundleError, ExportError, InvalidImageError, ParityError, ZooError
 from zoo.export import graph, pipeline
 from zoo.export.compose import copy_bundle
 from zoo.export.manifest import update_manifest
@@ -28,6 +29,7 @@ from zoo.preprocess import normalize
 from zoo.registry.checks import read_metadata
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from click.testing import Result
@@ -110,6 +112,21 @@ def test_the_manifest_knows_every_file_and_keeps_earlier_artifacts(
     second = read_manifest(folder)
     assert second.artifacts["model.fp16.onnx"] == first.artifacts["model.fp16.onnx"]
     assert second.artifacts["model.onnx"]["metadata"]["preprocessing"]["imgsz"] == [96, 64]
+
+
+@pytest.mark.slow
+def test_a_file_knows_the_smallest_image_below_which_onnx_runtime_would_end_the_process(
+    make_bundle: Callable[..., Path], tmp_path: Path
+) -> None:
+    bundle = make_bundle(tmp_path / "bundle", encoder="ese_vovnet19b_dw", output_stride=32)
+    expected = load_predictor(bundle).limits
+    assert min(expected.low[1:]) > 1
+    report = run(bundle, "--onnx", "--precision", "fp32", "--min-agreement", 0.99)
+    assert report.exit_code == 0, report.output
+    file = load_predictor(bundle / "model.onnx", backend="ort")
+    assert file.limits == expected
+    with pytest.raises(InvalidImageError, match="expected 2"):
+        file.run(np.zeros((1, 20, 20, 3), np.uint8))
 
 
 @pytest.mark.slow

@@ -100,6 +100,15 @@ def test_a_file_that_takes_single_pixels_does(load: Load, write_onnx: WriteOnnx,
     assert predictor.predict(np.full((1, 1, 3), 255, np.uint8)).tolist() == [[1]]
 
 
+def test_a_file_that_gives_its_smallest_size_is_not_tried(
+    load: Load, write_onnx: WriteOnnx, tmp_path: Path
+) -> None:
+    metadata = load_predictor(write_onnx(tmp_path / "model.onnx"), backend="ort").metadata
+    given = metadata.model_copy(update={"smallest": (12, 20)}).model_dump_json()
+    predictor = load(write_onnx(tmp_path / "given.onnx", metadata=given))
+    assert predictor.limits == Limits((1, 12, 20))
+
+
 def test_the_network_of_a_bundle_says_what_it_takes(
     make_bundle: Callable[..., Path], tiny_bundle: Path, tmp_path: Path
 ) -> None:

@@ -58,6 +58,7 @@ class ArtifactMetadata(BaseModel):
         output: names of outputs (`zoo.predictors.outputs`) in the file's order, joined by `+`: `mask`
             (B, H, W), `logits` (B, K, H, W), `mask+confidence`, ...
         weights_sha256: SHA-256 of the bundle's `model.safetensors`.
+        smallest: smallest (height, width) that the network accepts; None in files of version 0.1.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -69,6 +70,7 @@ class ArtifactMetadata(BaseModel):
     precision: Precision
     output: OutputKind = "mask"
     weights_sha256: str
+    smallest: tuple[int, int] | None = None
 
     @property
     def classes(self) -> Classes:

@@ -48,6 +48,10 @@ class Limits(NamedTuple):
                 f"file or backend that takes this size"
             )
 
+    def raised(self, size: tuple[int, int]) -> Limits:
+        """Return the limits with (height, width) `size` as the smallest, except where they are fixed."""
+        return self._replace(low=(self.low[0], *self.clamp(size)))
+
     def clamp(self, size: tuple[int, int]) -> tuple[int, int]:
         """Return the nearest (height, width) that is accepted."""
         (_, *low), (_, *high) = self
@@ -92,4 +96,4 @@ def smallest(takes: Callable[[tuple[int, int]], bool], limits: Limits) -> Limits
     while taken - refused > 1:
         middle = (refused + taken) // 2
         refused, taken = (refused, middle) if fits(middle) else (middle, taken)
-    return limits._replace(low=(limits.low[0], *limits.clamp((taken, taken))))
+    return limits.raised((taken, taken))

@@ -147,17 +147,20 @@ def compile_file(api: Any, path: Path, threads: int | None) -> Compiled:
             f"precision or backend"
         ) from error
     kernels = check_kernels(model, path, metadata.precision)
-    return Compiled(model, model.create_infer_request(), metadata, limits_of(source), kernels)
+    return Compiled(model, model.create_infer_request(), metadata, limits_of(source, metadata), kernels)
 
 
-def limits_of(source: Any) -> Limits:
+def limits_of(source: Any, metadata: ArtifactMetadata) -> Limits:
     """Return the shapes that a file accepts; the smallest is found by shape inference.
 
     Args:
         source: model of the file, whose input is reshaped.
+        metadata: metadata of the file.
     """
     sizes = source.input(0).partial_shape
     limits = limits_of_sizes([None if size.is_dynamic else size.get_length() for size in sizes])
+    if metadata.smallest is not None:
+        return limits.raised(metadata.smallest)
 
     def takes(size: tuple[int, int]) -> bool:
         try:

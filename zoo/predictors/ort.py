@@ -55,7 +55,7 @@ class OrtPredictor(ExportedPredictor):
         self.session = Session(path, partial(open_session, path, "cpu", threads), alone=False)
         with self.session.use() as session:
             super().__init__(path, metadata_of(session, path))
-            self._limits = limits_of(session)
+            self._limits = limits_of(session, self.metadata)
 
     @property
     def description(self) -> str:
@@ -134,14 +134,24 @@ def metadata_of(session: onnxruntime.InferenceSession, path: Path) -> ArtifactMe
     return parse_metadata(session.get_modelmeta().custom_metadata_map.get(METADATA_KEY), path)
 
 
-def limits_of(session: onnxruntime.InferenceSession, options: onnxruntime.RunOptions | None = None) -> Limits:
-    """Return the shapes that a file accepts; the smallest is found by trial runs.
+def limits_of(
+    session: onnxruntime.InferenceSession,
+    metadata: ArtifactMetadata,
+    options: onnxruntime.RunOptions | None = None,
+) -> Limits:
+    """Return the shapes that a file accepts; the smallest is found by trial runs unless the file gives it.
+
+    Files of version 0.1 do not give it. Trial runs are not safe: in some networks (VoVNet) ONNX Runtime
+    divides by the size of empty features, which ends the process.
 
     Args:
         session: session of the file.
+        metadata: metadata of the file.
         options: options of the runs.
     """
     limits = limits_of_sizes(session.get_inputs()[0].shape)
+    if metadata.smallest is not None:
+        return limits.raised(metadata.smallest)
 
     def takes(size: tuple[int, int]) -> bool:
         try:

@@ -76,8 +76,8 @@ class OrtCudaPredictor(BoundPredictor):
             runtime: Runtime = opened.runtime
             super().__init__(path, metadata_of(runtime.session, path), device, stream, session)
             self.cuda_graph = runtime.cuda_graph
-            self._limits = limits_of(runtime.session, run_options(NO_GRAPH, wait=True))
-            if max(self._limits.low[1:]) > 1:
+            self._limits = limits_of(runtime.session, self.metadata, run_options(NO_GRAPH, wait=True))
+            if self.metadata.smallest is None and max(self._limits.low[1:]) > 1:
                 session.forget(opened)  # runs of smaller images have failed
 
     @property
