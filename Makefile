@@ -69,8 +69,12 @@ lint: $(STAMP)
 test-fast: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL)
 
+# Ray's clusters of two tests at once would disturb each other
+RAY := tests/commands/test_replicas.py tests/commands/test_bulk_ray.py tests/serve/server/ray
+
 test-slow: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL) -m 'slow and not gpu' --durations=20
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL) -m 'slow and not gpu' $(RAY:%=--ignore=%) --durations=20
+	$(BIN)/python -m pytest -m 'slow and not gpu' $(RAY) --durations=5
 
 test-gpu: $(STAMP)
 	$(BIN)/python -m pytest -m gpu
