@@ -11,6 +11,7 @@ equal groups and a known variance.
 from __future__ import annotations
 
 import math
+from bisect import bisect
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING
 
@@ -61,8 +62,9 @@ class Spread(Frozen):
         """
         if self.sd is None:
             return None
-        counts = range(self.n, MOST_SEEDS + 1)
-        return next((count - self.n for count in counts if self._reach(count) < abs(self.mean)), None)
+        more = range(MOST_SEEDS - self.n + 1)  # the interval narrows with each seed
+        found = bisect(more, False, key=lambda count: self._reach(self.n + count) < abs(self.mean))
+        return found if found < len(more) else None
 
     def _reach(self, count: int) -> float:
         """Return half the width of the interval with so many seeds of this sd."""
