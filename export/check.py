@@ -71,7 +71,7 @@ class Checker:
         return GATES[precision].model_copy(update=changes)
 
     def compare(self, name: str, artifact: Predictor, precision: Precision) -> Parity:
-        """Return how an artifact's masks differ and, on labeled images, the change of accuracy."""
+        """Return the parity of an artifact and, on labeled images, its change of accuracy."""
         wanted = parity_shapes(self.config.preprocessing.imgsz, self.options.batch[2])
         takes = self.reference.limits
         shapes = tuple(dict.fromkeys((batch, *takes.clamp((high, wide))) for batch, high, wide in wanted))

@@ -140,10 +140,10 @@ def parity_shapes(imgsz: tuple[int, int], max_batch: int) -> tuple[Shape, ...]:
 def compare(
     artifact: Predictor, reference: EagerPredictor, images: Images, shapes: Sequence[Shape], gate: Gate
 ) -> Parity:
-    """Return how an artifact's masks differ from the reference's.
+    """Return the parity of an artifact with the reference.
 
     Args:
-        artifact: what was exported.
+        artifact: exported model.
         reference: the eager fp32 model of the bundle.
         images: images, cycled through and resized to each shape until `MIN_PIXELS` are compared; none is used
             twice at a shape whose batch they fill.

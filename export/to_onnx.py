@@ -89,11 +89,11 @@ def export_onnx(deployable: Deployable, metadata: ArtifactMetadata, path: Path) 
 def _check_windows(deployable: Deployable) -> None:
     """Raise for a Swin transformer.
 
-    The sizes of its shifted windows make conditions that nest from block to block; `torch.export` simplifies
-    them for hours.
+    The sizes of its shifted windows become symbolic conditions that nest from block to block, and
+    `torch.export` takes hours to simplify them.
 
     Raises:
-        ExportError: so.
+        ExportError: the model contains a Swin transformer.
     """
     if any(type(module).__module__.startswith(SWIN) for module in deployable.modules()):
         raise ExportError(

@@ -1,4 +1,4 @@
-"""The weights that a run starts from."""
+"""Initialization of a run: weights of other runs and bundles, of files, or pretrained ones."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from zoo.models.classifier import ImageClassifier
 from zoo.models.encoder import ENCODERS, Encoder, build_encoder, without_pretrained
 from zoo.models.origin import Origin, origins_of
 from zoo.models.pretrained import check_same, fitting_state, read_state
-from zoo.models.segmentation import SegmentationNetwork
+from zoo.models.segmentation import SegmentationNetwork, segmentation_networks
 from zoo.train.methods.table import build_method
 from zoo.train.runs.folder import RunFolder
 from zoo.train.strip import strip
@@ -39,20 +39,20 @@ State = dict[str, Tensor]
 
 
 class StartModel(NamedTuple):
-    """A segmentation network that a run starts from."""
+    """Segmentation network of another model, from which a run starts."""
 
     network: SegmentationNetwork
     names: tuple[str, ...]
-    """Of its classes, in label order."""
+    """Class names in label order."""
     preprocessing: Preprocessing
     origins: tuple[Origin, ...]
-    """The model, then the weights that itself started from."""
+    """Origins of its weights: the model itself, then those that it started from."""
 
 
 def read_start(recipe: Recipe) -> tuple[Recipe, tuple[StartModel, ...]]:
-    """Return the recipe with absolute paths and the normalization of these models, and their networks.
+    """Return the recipe with absolute paths and the models' normalization, and the models it starts from.
 
-    An ensemble gives each of its branches.
+    Each branch of an ensemble is one model.
 
     Raises:
         BundleError: a path of `start_from` is neither a run nor a bundle of a segmentation model.
@@ -90,9 +90,9 @@ def initialized_method(
     """Return the method of a recipe with the weights that a run starts from, and their origins.
 
     Args:
-        recipe: with the number of classes.
-        models: that `start_from` names; see `read_start`.
-        names: of the classes of the data.
+        recipe: recipe with the number of classes.
+        models: models from `read_start`.
+        names: class names of the data.
 
     Raises:
         RecipeError: the networks of the method do not fit the models, or weights cannot be loaded.
@@ -120,10 +120,10 @@ def initialized_method(
 
 
 def _check_frozen(recipe: Recipe, networks: list[Any], origins: tuple[Origin, ...]) -> None:
-    """Raise if there is no encoder to freeze; warn of random ones.
+    """Raise if the method has no encoder to freeze; warn if the frozen weights are random.
 
     Raises:
-        RecipeError: so.
+        RecipeError: the method trains no segmentation network.
     """
     if not any(isinstance(network, SegmentationNetwork) for network in networks):
         raise RecipeError(
@@ -134,15 +134,18 @@ def _check_frozen(recipe: Recipe, networks: list[Any], origins: tuple[Origin, ..
 
 
 def _load_file(method: Method, path: Path) -> None:
-    """Give the encoders of segmentation networks, and classifiers but for their heads, the weights of a file.
+    """Load a file into the encoders of segmentation networks, and into classifiers except their heads.
 
     Raises:
         RecipeError: the file cannot be read, or its tensors are not those of the encoder.
     """
     origin = Origin(kind="file", name=path.name, path=str(path), sha256=sha256(path))
+    states: dict[tuple[str, int], State] = {}  # student and teacher have the same encoder
     for part in method.modules():
         if isinstance(part, SegmentationNetwork):
-            part.encoder.load_state_dict(_encoder_state(part, path))
+            key = part.config.encoder, part.config.output_stride
+            states[key] = states.get(key) or _encoder_state(part, path)
+            part.encoder.load_state_dict(states[key])
             part.encoder.origin = origin
         elif isinstance(part, ImageClassifier):
             part.body.load_state_dict(fitting_state(path, part.config.encoder), strict=False)
@@ -167,9 +170,9 @@ def _encoder_state(network: SegmentationNetwork, path: Path) -> State:
 def _load_models(
     method: Method, recipe: Recipe, models: tuple[StartModel, ...], names: tuple[str, ...]
 ) -> None:
-    """Give the segmentation networks of a method the weights of models; see `initialized_method`."""
-    networks = {name: part for name, part in method.named_modules() if isinstance(part, SegmentationNetwork)}
-    trained = [name for name, part in networks.items() if any(p.requires_grad for p in part.parameters())]
+    """Load models into the segmentation networks of a method (`initialized_method`)."""
+    networks = segmentation_networks(method)
+    trained = [name for name, network in networks.items() if network.is_trained]
     averaged = [name for name in networks if name not in trained]
     _check_count(recipe, len(models), trained)
     for number, name in (*enumerate(trained), *enumerate(averaged)):
@@ -186,7 +189,7 @@ def _load_models(
 
 
 def _bundle_at(path: Path) -> Path:
-    """Return the bundle of a run, stripped now if there is none, or the bundle that the path is."""
+    """Return the bundle at a path: that of a run, which is stripped if it has none, or the path itself."""
     run = RunFolder(path)
     if not run.is_run:
         if not (path / CONFIG_NAME).is_file():
@@ -210,16 +213,15 @@ def _models_of(folder: Path) -> list[StartModel]:
     earlier = origins_of(config.recipe, config.provenance) or ()
     return [
         StartModel(network, config.names, config.preprocessing, (origin, *earlier))
-        for network in deployable.modules()
-        if isinstance(network, SegmentationNetwork)
+        for network in segmentation_networks(deployable).values()
     ]
 
 
 def _check_count(recipe: Recipe, count: int, trained: list[str]) -> None:
-    """Raise unless there is one model for all networks that are trained, or one for each.
+    """Raise unless there is one model for all trained networks, or one for each.
 
     Raises:
-        RecipeError: so.
+        RecipeError: another number of models, or the method trains no segmentation network.
     """
     method = recipe.method.name
     if not trained:
@@ -233,10 +235,10 @@ def _check_count(recipe: Recipe, count: int, trained: list[str]) -> None:
 
 
 def _load(network: SegmentationNetwork, model: StartModel, names: tuple[str, ...]) -> list[str]:
-    """Give a network the weights of a model; return the names of tensors, or modules, that stay new.
+    """Load a model into a network and return the names of the tensors, or modules, that stay new.
 
-    The encoder must be the same. Of the decoder, tensors of the same name and shape are loaded; those with an
-    entry for each class follow the names of the classes, and stay new where the names differ.
+    The encoder must be the same. Decoder tensors of the same name and shape are loaded. Tensors with an entry
+    for each class are reordered by class name, and stay new if the class names differ.
 
     Raises:
         RecipeError: the encoders differ.
@@ -257,21 +259,22 @@ def _load(network: SegmentationNetwork, model: StartModel, names: tuple[str, ...
 
 
 def _order(given: tuple[str, ...], wanted: tuple[str, ...]) -> Tensor | None:
-    """Return where each wanted class is among those given; None unless they are the same classes."""
+    """Return the index of each wanted class among the given ones; None if the classes differ."""
     if sorted(given) != sorted(wanted) or len(set(wanted)) != len(wanted):
         return None
     return torch.tensor([given.index(name) for name in wanted])
 
 
 def _by_class(network: SegmentationNetwork, given: State, order: Tensor | None) -> State:
-    """Return the decoder's tensors that have an entry for each class, in the order of the classes.
+    """Return the decoder tensors with an entry for each class, in the order of the network's classes.
 
-    They are found by a decoder of one class more. Those of other classes are empty, so that they fit nowhere.
+    They are found by comparison with a decoder for one more class. If the classes differ, they are returned
+    empty, so that no shape matches.
 
     Args:
-        network: whose classes are wanted.
-        given: tensors of another network of the same decoder.
-        order: where each wanted class is among those given; None if these are other classes.
+        network: network with the wanted classes.
+        given: tensors of another network with the same decoder.
+        order: index of each wanted class among the given ones; None if the classes differ.
     """
     count = network.config.num_classes
     larger = network.new_decoder(num_classes=count + 1).state_dict()
@@ -295,7 +298,7 @@ def _check_encoder(network: SegmentationNetwork, model: StartModel, given: State
     """Raise unless both encoders have the same tensors.
 
     Raises:
-        RecipeError: so.
+        RecipeError: the encoders differ.
     """
     wanted, found = network.config.encoder, model.network.config.encoder
     if wanted.partition(".")[0] != found.partition(".")[0]:
@@ -311,7 +314,7 @@ def _check_encoder(network: SegmentationNetwork, model: StartModel, given: State
 
 
 def _grouped(new: list[str], others: Iterable[str]) -> list[str]:
-    """Return tensors by name, or by that of the largest module of which all tensors are among them.
+    """Return the names of tensors, replaced by the largest module whose tensors are all among them.
 
     Example:
         >>> _grouped(["a.b.weight", "a.b.bias", "a.c.bias"], ["a.c.weight"])

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
@@ -222,6 +223,20 @@ class Method(nn.Module, ABC):
         wanted = wanted or self.default_weights
         trained = (name for name in self.weights if name not in phase.untrained)
         return next(trained) if wanted in phase.untrained else wanted
+
+    def copy_of(self, weights: str | None) -> Any:
+        """Return a copy of one of the networks in `weights`, which is an attribute of the same name.
+
+        Args:
+            weights: one of `weights`; None for the default.
+
+        Raises:
+            KeyError: another name.
+        """
+        name = weights or self.default_weights
+        if name not in self.weights:
+            raise KeyError(name)
+        return copy.deepcopy(getattr(self, name))
 
     @abstractmethod
     def forward(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from zoo.models.error_localizer import ErrorLocalizer
+    from zoo.models.segmentation import SegmentationNetwork
+
 Beta = Annotated[float, Field(ge=0, lt=1)]
 Schedule = Literal["constant", "poly", "cosine"]
 
@@ -54,6 +57,10 @@ class OptimizerConfig(Frozen):
     encoder_lr_mult: float = Field(0.1, ge=0)
     schedule: Schedule = "constant"
     floor: float = Field(0, ge=0, le=1)
+
+    def groups(self, network: SegmentationNetwork | ErrorLocalizer) -> list[tuple[nn.Module, float]]:
+        """Return encoder and decoder of a network with their factors on the learning rate, for `build`."""
+        return [(network.encoder, self.encoder_lr_mult), (network.decoder, 1.0)]
 
     def build(self, groups: Iterable[tuple[nn.Module, float]]) -> Optimizer:
         """Return the optimizer of these modules, each with a factor on the learning rate.

@@ -13,7 +13,7 @@ from zoo.child import is_first
 from zoo.errors import RecipeError, ZooError
 from zoo.evaluation.figures import figures_of
 from zoo.memory import peak_memory
-from zoo.models.segmentation import SegmentationNetwork
+from zoo.models.segmentation import segmentation_networks
 from zoo.predictors.tags import TagPredictor
 from zoo.train.attempt import attempt, explaining
 from zoo.train.data.loaders import BatchStream
@@ -48,9 +48,9 @@ def start(recipe: Recipe, out: Path | None, hardware: Hardware, wandb: str | Non
     """Train a recipe in a new run folder and return its metrics.
 
     Args:
-        recipe: of the run.
-        out: its folder; None for a dated one.
-        hardware: where it is trained.
+        recipe: recipe of the run.
+        out: run folder; None for a dated one.
+        hardware: devices and processes.
         wandb: W&B project to log to.
 
     Raises:
@@ -119,7 +119,7 @@ def _engine(
 
 
 def _remark_accumulation(recipe: Recipe, method: Method) -> None:
-    """Say what a step of several batches computes otherwise than one of a large batch."""
+    """Log how a step over several batches differs from one over a large batch."""
     if recipe.accumulate > 1:
         own = f"; so has {recipe.method.name} {method.of_a_batch}" if method.of_a_batch else ""
         log.warning(
@@ -130,8 +130,8 @@ def _remark_accumulation(recipe: Recipe, method: Method) -> None:
 
 
 def _remark_strides(recipe: Recipe, method: Method) -> None:
-    """Say so if the encoder has not the output stride that the recipe names."""
-    network = next((part for part in method.modules() if isinstance(part, SegmentationNetwork)), None)
+    """Warn if the encoder does not have the output stride of the recipe."""
+    network = next(iter(segmentation_networks(method).values()), None)
     wanted, strides = recipe.network.output_stride, () if network is None else network.encoder.strides
     if strides and strides[-1] != wanted:
         log.warning(
@@ -143,7 +143,7 @@ def _remark_strides(recipe: Recipe, method: Method) -> None:
 
 
 def _recorded(engine: Engine, validate: Validation, data: TrainingData, wandb: str | None) -> dict[str, Any]:
-    """Train to the end and return the metrics; whatever the end, the first process leaves its record."""
+    """Train to the end and return the metrics; the first process records the attempt in any case."""
     if not engine.fabric.is_global_zero:
         return _finish(engine, validate, data)
     try:
@@ -220,7 +220,7 @@ def _finish(engine: Engine, validate: Validation, data: TrainingData) -> dict[st
 
 
 def _measured(run: RunFolder) -> dict[str, Any]:
-    """Return what was measured of a run's steps when they were taken."""
+    """Return the measurements of a finished run's steps from its metrics."""
     if not run.metrics.is_file():
         return {}
     metrics = json.loads(run.metrics.read_text(encoding="utf-8"))

@@ -30,6 +30,11 @@ def cpu_model() -> str:
     return next(names, "") or platform.processor() or platform.machine()
 
 
+def cores() -> int:
+    """Return the number of processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def installed_packages() -> dict[str, str]:
     """Return the version of each installed distribution by name, in alphabetical order."""
     from importlib import metadata

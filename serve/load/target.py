@@ -136,7 +136,7 @@ class Finder:
         """Send a request and check that the response is successful.
 
         Raises:
-            ZooError: it is not.
+            ZooError: an unsuccessful response.
         """
         self._check(await self._ask(message, timeout), what)
 

@@ -48,6 +48,20 @@ def ohem_cross_entropy(logits: Tensor, label: Tensor, threshold: float, min_kept
     return (loss * hard).sum() / hard.sum().clamp(min=1)
 
 
+def labeled_loss(logits: Tensor, label: Tensor, threshold: float | None, min_kept: int) -> Tensor:
+    """Return the mean cross entropy over all pixels, or over the hard ones if a threshold is given.
+
+    Args:
+        logits: (B, K, H, W) float.
+        label: (B, H, W) int64, 0..K-1 or `IGNORE`.
+        threshold: largest probability of a hard pixel (`ohem_cross_entropy`); None for all pixels.
+        min_kept: smallest number of hard pixels to use in a batch.
+    """
+    if threshold is None:
+        return cross_entropy(logits, label)
+    return ohem_cross_entropy(logits, label, threshold, min_kept)
+
+
 def entropy(logits: Tensor) -> Tensor:
     """Return the entropy of the predicted distribution, (B, 1, H, W), in nats.
 

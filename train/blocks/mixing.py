@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 RANDOM_BOX_DRAWS = 5
-"""Random numbers that `random_box` takes."""
+"""Number of random numbers that `random_box` uses."""
 
 
 def cutmix(into: Tensor, other: Tensor, mask: Tensor) -> Tensor:
@@ -79,16 +79,16 @@ def random_box(
     area: tuple[float, float] = (0.02, 0.4),
     aspect: tuple[float, float] = (0.3, 1 / 0.3),
 ) -> Tensor:
-    """Return a mask of one box of random area and aspect for each image, (B, H, W) bool, empty by chance.
+    """Return a mask of one box of random area and aspect ratio, (B, H, W) bool, randomly empty (UniMatch).
 
-    It is UniMatch's box, of the aspects with which its area fits into the image.
+    The aspect ratio is drawn from those with which the box fits into the image.
 
     Args:
         draws: (B, at least `RANDOM_BOX_DRAWS`) float in [0, 1).
-        size: (H, W).
-        probability: that an image gets a box.
-        area: range of the share of the image.
-        aspect: range of the box's share of the height over that of the width.
+        size: height and width of the mask.
+        probability: probability that an image gets a box.
+        area: range of the area of a box, as a share of the image.
+        aspect: range of the aspect ratio, height over width as shares of the image.
     """
     chance, part, shape, place_y, place_x = draws[:, :RANDOM_BOX_DRAWS].split(1, dim=1)  # (B, 1) each
     share = area[0] + (area[1] - area[0]) * part

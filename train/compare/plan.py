@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from zoo.bundle.bundle import replacing
 from zoo.errors import RecipeError
-from zoo.models.segmentation import SegmentationNetwork
+from zoo.models.segmentation import segmentation_networks
 from zoo.train.compare.record import BASELINE, SECOND_START, START, Candidate
 from zoo.train.compare.shared import OPTIMIZER, UNREMARKABLE, flat, head, is_below, start_recipe
 from zoo.train.data.streams import check_streams
@@ -54,7 +54,7 @@ class Control(NamedTuple):
         method: method that is trained.
         beside: method that it is a control of.
         settings: settings that make it one.
-        shows: what it is, and which effect it separates.
+        shows: description of the row and of the effect that it separates.
     """
 
     name: str
@@ -161,7 +161,7 @@ def _entrant(
         changed |= {
             f"method.{key}": (n, used[f"method.{key}"]) for key, n in labels_only_settings(in_full).items()
         }
-    networks = _trained_networks(method)
+    networks = sum(network.is_trained for network in segmentation_networks(method).values())
     candidate = Candidate(
         name=chosen.name,
         method=name,
@@ -181,12 +181,6 @@ def _networks(method: Method, recipe: Recipe) -> dict[str, Any]:
     names = (recipe.score or method.default_weights, *recipe.also_score)
     kept = {name: _count(method.deployable(name)) for name in names}
     return {"networks": names, "kept": kept, "trained": _count(method)}
-
-
-def _trained_networks(method: nn.Module) -> int:
-    """Return how many segmentation networks a method trains by gradients."""
-    networks = [part for part in method.modules() if isinstance(part, SegmentationNetwork)]
-    return sum(any(p.requires_grad for p in network.parameters()) for network in networks)
 
 
 def _own_settings(recipe: Recipe, shared: Shared) -> dict[str, tuple[Any, Any]]:

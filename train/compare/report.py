@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from zoo.bundle.bundle import write_text
+from zoo.card.tables import markdown_table
 from zoo.data.open import open_source
 from zoo.evaluation.figures import duration
 from zoo.pages.html import data_uri, render
@@ -206,8 +207,8 @@ def warnings(comparison: Comparison) -> list[str]:
 
 def markdown(comparison: Comparison) -> str:
     """Return the table with what was compared and how to read it, as Markdown."""
-    table = _markdown_table(heads(comparison), cells(comparison))
-    pseudo = [f"## {each.title}\n\n{_markdown_table(each.head, each.rows)}" for each in tables(comparison)]
+    table = _table(heads(comparison), cells(comparison))
+    pseudo = [f"## {each.title}\n\n{_table(each.head, each.rows)}" for each in tables(comparison)]
     if pseudo:
         pseudo.insert(1, READING_PSEUDO_LABELS)
     listed = [
@@ -230,9 +231,8 @@ def markdown(comparison: Comparison) -> str:
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
-def _markdown_table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    rule = ["---", *["--:"] * (len(head) - 1)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in (head, rule, *lines))
+def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    return "\n".join(markdown_table(head, lines, "--:"))
 
 
 def html(comparison: Comparison, figures: Sequence[Figure], grid: Path | None) -> str:

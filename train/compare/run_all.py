@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import datetime
 import logging
-import os
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from zoo.bundle.bundle import check_writable
 from zoo.child import StopRequests
-from zoo.data.partition import AUTO, make_partition
+from zoo.data.partition import AUTO
 from zoo.errors import RecipeError
+from zoo.machine import cores
 from zoo.train.compare.intervals import planned_looks
 from zoo.train.compare.plan import find_entrants, write_recipe
 from zoo.train.compare.record import COMPARISON_NAME, Comparison, ComparisonFolder, Run
 from zoo.train.compare.run_one import Crew, planned_runs, run_one
 from zoo.train.compare.shared import Request, compared_methods, shared_plan, with_partition
 from zoo.train.compare.stats import is_clear, summary
-from zoo.train.data.streams import checked_source, warn_of_hidden
+from zoo.train.data.streams import TrainingData
 from zoo.train.loop.engine import TrainingStoppedError
 from zoo.train.loop.hardware import Hardware
 from zoo.train.methods.table import METHODS
@@ -46,12 +46,12 @@ def start(request: Request, out: Path | None, facts: Facts) -> ComparisonFolder:
     check_writable(folder.path)
     names, shared = compared_methods(request), shared_plan(request)
     device = Hardware(request.device).accelerator(shared.reference.precision)
-    source = checked_source(shared.reference)
-    needed = any(METHODS[name].needs_unlabeled for name in names)
-    spec = shared.reference.data.partition
-    partition = make_partition(source, spec, request.seeds[0], needs_unlabeled=needed)
-    warn_of_hidden(partition, source)
-    if spec == AUTO:
+    drawn = TrainingData.draw(
+        shared.reference.model_copy(update={"seed": request.seeds[0]}),
+        needs_unlabeled=any(METHODS[name].needs_unlabeled for name in names),
+    )
+    source, partition = drawn.source, drawn.partition
+    if shared.reference.data.partition == AUTO:
         request = with_partition(request, partition.spec)
         shared = shared_plan(request)
     entrants = find_entrants(names, request, shared, source, partition)
@@ -110,7 +110,7 @@ def run_all(folder: ComparisonFolder, jobs: int = 1) -> Comparison:
     """
     folder.read()  # says so if there is no comparison to lock
     with folder.lock() as lock, StopRequests() as stop:
-        crew = Crew(stop, lock, None if jobs == 1 else max(1, (os.cpu_count() or 1) // jobs))
+        crew = Crew(stop, lock, None if jobs == 1 else max(1, cores() // jobs))
         while True:
             comparison = _run_pending(folder, crew, jobs)
             more = _seeds_to_add(comparison)

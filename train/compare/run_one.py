@@ -32,11 +32,11 @@ and two networks must differ."""
 
 
 class Crew(NamedTuple):
-    """What the runs of a comparison have in common while they work.
+    """Resources that the processes of a comparison share.
 
     Args:
-        stop: what ends them early.
-        lock: lock of the comparison, see `ComparisonFolder.lock`.
+        stop: requests to stop early.
+        lock: file descriptor of `ComparisonFolder.lock`.
         threads: threads of each run, None for PyTorch's default.
     """
 
@@ -79,10 +79,10 @@ def run_one(folder: ComparisonFolder, run: Run, device: str, crew: Crew) -> Run:
     """Train a run to its end, from its checkpoint if it has one, and return its state then.
 
     Args:
-        folder: of the comparison; that an attempt began is noted there, as its end may never be seen.
-        run: as it is known there.
+        folder: folder of the comparison. It records the start of the attempt, because its end may be missed.
+        run: state of the run.
         device: `cpu` or `cuda`.
-        crew: see `Crew`.
+        crew: resources shared with other runs.
     """
     path = RunFolder(folder.run(run))
     if not path.is_finished:

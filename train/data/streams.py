@@ -49,20 +49,24 @@ class TrainingData:
     held_out: tuple[str, ...] = ()
 
     @classmethod
-    def draw(cls, recipe: Recipe, source: Source | None = None) -> TrainingData:
+    def draw(
+        cls, recipe: Recipe, source: Source | None = None, *, needs_unlabeled: bool | None = None
+    ) -> TrainingData:
         """Return the data of a new run.
 
         Args:
             recipe: its partition may be `auto`.
             source: images that are checked already; None to open and check those of the recipe.
+            needs_unlabeled: whether `auto` must leave unlabeled images; None if the method needs them.
 
         Raises:
             ZooError: the recipe asks for images that are not there, or they cannot be used.
         """
         source = source or checked_source(recipe)
-        needed = METHODS[recipe.method.name].needs_unlabeled
+        if needs_unlabeled is None:
+            needs_unlabeled = METHODS[recipe.method.name].needs_unlabeled
         partition = make_partition(
-            source, recipe.data.partition, recipe.partition_seed, needs_unlabeled=needed
+            source, recipe.data.partition, recipe.partition_seed, needs_unlabeled=needs_unlabeled
         )
         warn_of_hidden(partition, source)
         recipe = recipe.for_classes(len(source.classes))
@@ -177,7 +181,7 @@ def read_held_out(folder: Path) -> tuple[str, ...]:
     """Return the list of held-out images.
 
     Raises:
-        DatasetError: there is none.
+        DatasetError: the list is missing or empty.
     """
     path = folder / HELD_OUT_NAME
     try:
@@ -193,10 +197,10 @@ def read_held_out(folder: Path) -> tuple[str, ...]:
 
 
 def checked_source(recipe: Recipe) -> Source:
-    """Return the data of a recipe, every file of it read once.
+    """Return the data of a recipe after a check that reads every file once.
 
     Raises:
-        ZooError: it names none, or they cannot be used.
+        ZooError: the recipe names no data, or they cannot be used.
     """
     if not recipe.data.spec:
         raise RecipeError(f"recipe {recipe.recipe} names no data, expected some: give --data FOLDER")
@@ -206,10 +210,10 @@ def checked_source(recipe: Recipe) -> Source:
 
 
 def check_streams(recipe: Recipe, partition: Partition, phases: tuple[Phase, ...]) -> None:
-    """Raise if the method needs unlabeled images and there are none, or whole images and they are cropped.
+    """Raise unless the data provide the images that the phases need.
 
     Raises:
-        RecipeError: so.
+        RecipeError: no unlabeled images, or cropped images where whole ones are needed.
     """
     if any(phase.unlabeled for phase in phases) and not partition.unlabeled:
         raise RecipeError(
@@ -226,7 +230,7 @@ def check_streams(recipe: Recipe, partition: Partition, phases: tuple[Phase, ...
 
 
 def warn_of_hidden(partition: Partition, source: Source) -> None:
-    """Say how many masks are hidden though nobody asked for it."""
+    """Warn if the default partition hides masks, and of how many."""
     note = partition.hidden_note(source.spec)
     if note is not None and is_first():
         log.warning("warning: %s", note)

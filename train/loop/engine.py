@@ -1,7 +1,6 @@
-"""The training loop: steps, evaluations and files in their order; it knows no method.
+"""Training loop: steps, evaluations, logs and checkpoints, for any method.
 
-Everything that a run needs to go on is in its checkpoint, and a resumed run takes the very steps that an
-unbroken one would have taken.
+A checkpoint holds the whole state of a run: a resumed run takes the same steps as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -52,11 +51,11 @@ class Engine:
     """Trains one method.
 
     Args:
-        fabric: launched; decides device, processes and precision.
-        method: what is trained.
-        recipe: its steps, precision and limits.
-        run: where log and checkpoint are kept.
-        validate: returns the figures of the current method after a step, the main one first, e.g.
+        fabric: launched Fabric with device, processes and precision.
+        method: method to train.
+        recipe: recipe with steps, precision and limits.
+        run: folder of log and checkpoints.
+        validate: function that returns the metrics of the method after a step, the main one first, e.g.
             {"val/miou": 0.6}.
     """
 
@@ -72,9 +71,9 @@ class Engine:
         self.phases: tuple[Phase, ...] = method.phases(recipe.steps)
         self.train_step = TrainingStep(fabric, method, recipe)
         self.selection: Selection | None = None
-        """Chooses the step that is kept; None keeps the last one."""
+        """Selection of the step to keep; None keeps the last one."""
         self.also_log: Callable[[int, dict[str, float]], None] | None = None
-        """Logs the figures of a step beside `log.csv` and TensorBoard, in the first process."""
+        """Further logger of the metrics of a step, besides `log.csv` and TensorBoard; first process only."""
         self.step = 0
         self.seconds: dict[str, list[float]] = defaultdict(list)
 
@@ -84,10 +83,10 @@ class Engine:
         return None if self.selection is None else self.selection.best
 
     def resume(self) -> None:
-        """Go back to the run's checkpoint.
+        """Restore the run's checkpoint.
 
         Raises:
-            BundleError: it has none, or one of other networks.
+            BundleError: the run has no checkpoint, or one of other networks.
         """
         state = load_checkpoint(self.run.checkpoint)
         self.step = restore(state, self.method, self.train_step.optimizers)
@@ -97,7 +96,7 @@ class Engine:
         self.fabric._precision.load_state_dict(state["extra"]["scaler"])
 
     def save(self, path: Path | None = None) -> None:
-        """Write the checkpoint, or another one to `path`."""
+        """Write the run's checkpoint, or one to `path`."""
         scaler = self.fabric._precision.state_dict()
         if self.fabric.is_global_zero:
             extra = {"bad_steps": self.train_step.bad_steps, "scaler": scaler, "best": self.best}
@@ -109,7 +108,7 @@ class Engine:
         """Train from the current step to the last.
 
         Raises:
-            TrainingStoppedError: interrupted.
+            TrainingStoppedError: the run was interrupted.
             DivergedError: too many losses in a row were not finite.
         """
         recipe = self.recipe
@@ -152,7 +151,7 @@ class Engine:
         """Raise if too many steps in a row were not finite.
 
         Raises:
-            DivergedError: so.
+            DivergedError: `max_bad_steps` or more.
         """
         bad = self.train_step.bad_steps_in_a_row
         if bad >= self.recipe.max_bad_steps:
@@ -165,7 +164,7 @@ class Engine:
     def _record(
         self, log: TrainLog | None, progress: Progress, losses: dict[str, Tensor], reporter: StepReporter
     ) -> None:
-        """Log, evaluate and save where it is due after a step."""
+        """Log, evaluate and save after a step, as often as the recipe says."""
         recipe, step = self.recipe, self.step
         is_last = step == recipe.steps
         figures: dict[str, float] = {}
@@ -186,7 +185,7 @@ class Engine:
             self.save()
 
     def _evaluated(self, progress: Progress) -> dict[str, float]:
-        """Return the figures of the method after a step; the first step that is selected is saved."""
+        """Return the metrics of the method after a step, and save it if it is the selected one."""
         found = self.validate(self.method, progress)
         if self.selection is not None:
             found = found | self.selection(self.method, progress)

@@ -15,6 +15,7 @@ import torch
 from zoo.classes import IGNORE
 from zoo.preprocess import channel_statistics
 from zoo.train.data.loaders import BatchStream
+from zoo.train.loop.step import normalized
 from zoo.train.method import Batch, Phase
 from zoo.train.runs.log import BY_CONFIDENCE, FILTER
 
@@ -89,10 +90,9 @@ class FilterQuality:
 
     def _prepared(self, batch: Batch, device: torch.device) -> Batch:
         """Return the batch on the device, with normalized images."""
-        mean, std = channel_statistics(self.recipe.preprocessing, torch.zeros((), device=device))
+        statistics = channel_statistics(self.recipe.preprocessing, torch.zeros((), device=device))
         moved = {name: value.to(device) for name, value in batch._asdict().items() if value is not None}
-        images = {n: (v.float() - mean) / std for n, v in moved.items() if n.startswith("image")}
-        return batch._replace(**moved | images)
+        return normalized(batch._replace(**moved), statistics)
 
 
 def _joined(known: Batch, hidden: Batch) -> tuple[Batch, Tensor]:

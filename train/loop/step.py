@@ -1,4 +1,4 @@
-"""One step of training on Lightning Fabric. It knows losses and optimizers, but no method and no file."""
+"""Training step on Lightning Fabric, for any method."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from zoo.models.encoder import Encoder
-from zoo.models.segmentation import SegmentationNetwork
+from zoo.models.segmentation import segmentation_networks
 from zoo.preprocess import channel_statistics
 from zoo.train.loop import compute
 from zoo.train.loop.norm_statistics import NormStatistics
@@ -28,9 +28,9 @@ class TrainingStep:
     """Takes steps of a method: `step(parts, progress)`.
 
     Args:
-        fabric: launched; decides device, processes and precision.
-        method: what is trained.
-        recipe: its precision and compute settings.
+        fabric: launched Fabric with device, processes and precision.
+        method: method to train.
+        recipe: recipe with precision and compute settings.
     """
 
     def __init__(self, fabric: Fabric, method: Method, recipe: Recipe) -> None:
@@ -84,17 +84,10 @@ class TrainingStep:
 
     def prepared(self, batch: Batch) -> Batch:
         """Return the batch on the device, images normalized."""
-        moved: Batch = self.fabric.to_device(batch)
-        mean, std = self.statistics
-        images = {
-            name: ((image.float() - mean) / std).contiguous(memory_format=self.layout)
-            for name, image in moved._asdict().items()
-            if name.startswith("image") and image is not None
-        }
-        return moved._replace(**images)
+        return normalized(self.fabric.to_device(batch), self.statistics, self.layout)
 
     def is_healthy(self, total: Tensor) -> bool:
-        """Return whether this step may be taken, on all processes alike; count it otherwise."""
+        """Return whether loss and gradients are finite on all processes; count the step as bad otherwise."""
         finite = torch.isfinite(total)
         if self.recipe.precision != "fp16":  # the gradient scaler of fp16 skips overflows by itself
             gradients = [p.grad for p in self.method.parameters() if p.grad is not None]
@@ -105,7 +98,7 @@ class TrainingStep:
         return healthy
 
     def update(self) -> None:
-        """Let every optimizer take its step; a scaler of gradients then changes its scale once for all."""
+        """Step all optimizers, then update the gradient scaler once."""
         scaler = getattr(self.fabric._precision, "scaler", None)
         if scaler is None:
             for optimizer in self.wrapped:
@@ -117,6 +110,25 @@ class TrainingStep:
         scaler.update()
 
 
+def normalized(
+    batch: Batch, statistics: tuple[Tensor, Tensor], layout: torch.memory_format = torch.contiguous_format
+) -> Batch:
+    """Return a batch with normalized images.
+
+    Args:
+        batch: batch with images of 0..255, on the device.
+        statistics: mean and standard deviation by channel (`zoo.preprocess.channel_statistics`).
+        layout: memory layout of the images.
+    """
+    mean, std = statistics
+    images = {
+        name: ((image.float() - mean) / std).contiguous(memory_format=layout)
+        for name, image in batch._asdict().items()
+        if name.startswith("image") and image is not None
+    }
+    return batch._replace(**images)
+
+
 def _tell_encoders(method: Method, preprocessing: Preprocessing) -> None:
     """Set what images are normalized by: runs of version 0.1 used ImageNet's statistics for all weights."""
     for encoder in (module for module in method.modules() if isinstance(module, Encoder)):
@@ -125,7 +137,7 @@ def _tell_encoders(method: Method, preprocessing: Preprocessing) -> None:
 
 def _freeze_encoders(method: Method) -> None:
     """Freeze the encoders of all segmentation networks; the other networks of a method still learn."""
-    for network in (module for module in method.modules() if isinstance(module, SegmentationNetwork)):
+    for network in segmentation_networks(method).values():
         network.freeze_encoder()
 
 

@@ -23,7 +23,6 @@ Departures from the authors' code (train_mlmt.py):
 
 from __future__ import annotations
 
-import copy
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
@@ -165,8 +164,8 @@ class Mlmt(Method):
 
     def deployable(self, weights: str | None = None) -> ImageClassifier:
         """Return a copy of the teacher or the student."""
-        networks = {None: self.teacher, "teacher": self.teacher, "student": self.student}
-        return copy.deepcopy(networks[weights])
+        classifier: ImageClassifier = self.copy_of(weights)
+        return classifier
 
 
 def binary_cross_entropy(logits: Tensor, tags: Tensor) -> Tensor:

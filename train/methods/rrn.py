@@ -33,7 +33,6 @@ as it is; the branches weigh the same (`weight_1`). Neither says how Eq. 1 and 3
 
 from __future__ import annotations
 
-import copy
 import math
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -61,7 +60,7 @@ from zoo.train.blocks.adversarial import (
     unit_range,
 )
 from zoo.train.blocks.ema import without_dropout
-from zoo.train.blocks.losses import cross_entropy, most_likely, ohem_cross_entropy
+from zoo.train.blocks.losses import cross_entropy, labeled_loss, most_likely
 from zoo.train.blocks.mixing import cutmix, toggled_boxes
 from zoo.train.method import Batch, Method, MethodConfig, Phase, Progress, PseudoLabels, Steps
 from zoo.train.optim import OptimizerConfig, Schedule
@@ -209,16 +208,14 @@ class Rrn(Method):
         return image, mix(valid), self.logits(image), pseudo_label
 
     def supervised(self, logits: Tensor, label: Tensor) -> Tensor:
-        """Return the cross entropy on the labeled images, by setting of their hard pixels.
+        """Return the loss on labeled images, Eq. (4).
 
         Args:
             logits: (B, K, H, W) float.
             label: (B, H, W) int64.
         """
         c = self.config
-        if c.ohem_threshold is None:
-            return cross_entropy(logits, label)
-        return ohem_cross_entropy(logits, label, c.ohem_threshold, c.ohem_min_kept * len(label))
+        return labeled_loss(logits, label, c.ohem_threshold, c.ohem_min_kept * len(label))
 
     def judged_losses(
         self, batch: Batch, image: Tensor, valid: Tensor, logits: list[Tensor], progress: Progress
@@ -226,7 +223,7 @@ class Rrn(Method):
         """Return the terms that the discriminators give or get: `fm_b`, `st_b` and `d_b`.
 
         Args:
-            batch: whose labeled images make the real pairs.
+            batch: batch whose labeled images form the real pairs.
             image: (B, 3, H, W) float, the mixed images.
             valid: (B, H, W) bool, False in padding.
             logits: for each branch (B, K, H, W).
@@ -263,9 +260,9 @@ class Rrn(Method):
         """Return the score by which regions are selected: the one given, or a new one without dropout.
 
         Args:
-            discriminator: that gave the score.
+            discriminator: discriminator that computed the score.
             score: (B, h, w) logits.
-            fake: (B, K + 3, H, W) float, what was scored.
+            fake: (B, K + 3, H, W) float, scored pairs.
             valid: (B, H, W) bool, False in padding.
         """
         if self.config.selection_dropout:
@@ -320,10 +317,7 @@ class Rrn(Method):
     def optimizers(self) -> list[Optimizer]:
         """Return one optimizer for each branch and one for each discriminator."""
         c = self.config
-        branches = [
-            c.optimizer.build([(branch.encoder, c.optimizer.encoder_lr_mult), (branch.decoder, 1.0)])
-            for branch in self.branches
-        ]
+        branches = [c.optimizer.build(c.optimizer.groups(branch)) for branch in self.branches]
         return branches + [c.optimizer_d.build([(each, 1.0)]) for each in self.discriminators]
 
     @property
@@ -333,10 +327,10 @@ class Rrn(Method):
 
     def deployable(self, weights: str | None = None) -> Deployable:
         """Return a copy of both branches under their average (section II-D), or of one of them."""
-        first, second = (copy.deepcopy(branch) for branch in self.branches)
         weights = weights or self.default_weights
         if weights != "fused":
-            return Student({"branch_1": first, "branch_2": second}[weights])
+            return Student(self.copy_of(weights))
+        first, second = self.copy_of("branch_1"), self.copy_of("branch_2")
         config = EnsembleConfig(
             branches=(first.config, second.config),
             weight_1=self.config.weight_1,

@@ -28,7 +28,6 @@ dropout, which needs thousands of steps to learn otherwise.
 
 from __future__ import annotations
 
-import copy
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
@@ -198,10 +197,10 @@ class S4Gan(Method):
 
     def optimizers(self) -> list[Optimizer]:
         """Return the segmentation network's optimizer and the discriminator's."""
-        c, student = self.config, self.student
-        groups = [(student.encoder, c.optimizer.encoder_lr_mult), (student.decoder, 1.0)]
+        c = self.config
+        groups = c.optimizer.groups(self.student)
         return [c.optimizer.build(groups), c.optimizer_d.build([(self.discriminator, 1.0)])]
 
-    def deployable(self, weights: str | None = None) -> Student:  # noqa: ARG002
+    def deployable(self, weights: str | None = None) -> Student:
         """Return a copy of the segmentation network."""
-        return Student(copy.deepcopy(self.student))
+        return Student(self.copy_of(weights))

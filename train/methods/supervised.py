@@ -7,7 +7,6 @@ the effect of unlabeled images from that of augmentation.
 
 from __future__ import annotations
 
-import copy
 from typing import TYPE_CHECKING, Literal
 
 from zoo.models.decoders.decoder import resize_logits
@@ -61,10 +60,8 @@ class Supervised(Method):
     def optimizers(self) -> list[Optimizer]:
         """Return one optimizer, with a separate learning rate for the encoder."""
         optimizer = self.config.optimizer
-        return [
-            optimizer.build([(self.student.encoder, optimizer.encoder_lr_mult), (self.student.decoder, 1.0)])
-        ]
+        return [optimizer.build(optimizer.groups(self.student))]
 
-    def deployable(self, weights: str | None = None) -> Student:  # noqa: ARG002
+    def deployable(self, weights: str | None = None) -> Student:
         """Return a copy of the network."""
-        return Student(copy.deepcopy(self.student))
+        return Student(self.copy_of(weights))

@@ -27,7 +27,6 @@ Deviations from the authors' code:
 
 from __future__ import annotations
 
-import copy
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
@@ -40,7 +39,7 @@ from zoo.models.decoders.decoder import resize_logits
 from zoo.models.deployable import Student
 from zoo.models.segmentation import SegmentationNetwork
 from zoo.train.blocks.ema import copy_state, teacher_of, update_teacher
-from zoo.train.blocks.losses import cross_entropy, ohem_cross_entropy
+from zoo.train.blocks.losses import labeled_loss
 from zoo.train.blocks.mixing import RANDOM_BOX_DRAWS, mixed, random_box
 from zoo.train.method import Batch, Method, MethodConfig, Phase, Progress, PseudoLabels
 from zoo.train.optim import OptimizerConfig, Schedule
@@ -114,7 +113,9 @@ class FixMatch(Method):
             confident_cross_entropy(each, mixed(label_u, box), mixed(valid_u, box))
             for each, box in zip(logits_u.chunk(self.strong_views), boxes, strict=True)
         ]
-        return {"x": self.supervised(logits_l, batch.label_l) / 2, "u": torch.stack(losses_u).mean() / 2}
+        c = self.config
+        loss_l = labeled_loss(logits_l, batch.label_l, c.ohem_threshold, c.ohem_min_kept)
+        return {"x": loss_l / 2, "u": torch.stack(losses_u).mean() / 2}
 
     def perturbed(self, features: list[Tensor]) -> list[Tensor]:
         """Return what the student's decoder sees of the features of strong views: all.
@@ -140,18 +141,6 @@ class FixMatch(Method):
         """Return the teacher's classes, kept where it is confident."""
         return self.teach(*batch.weak)
 
-    def supervised(self, logits: Tensor, label: Tensor) -> Tensor:
-        """Return the loss on labeled images.
-
-        Args:
-            logits: (B, K, H, W) float.
-            label: (B, H, W) int64.
-        """
-        c = self.config
-        if c.ohem_threshold is None:
-            return cross_entropy(logits, label)
-        return ohem_cross_entropy(logits, label, c.ohem_threshold, c.ohem_min_kept)
-
     def phases(self, steps: int) -> tuple[Phase, ...]:
         """Return one phase: until the teacher is confident, only labels teach."""
         return (Phase("train", steps, strong=self.strong_views),)
@@ -174,14 +163,11 @@ class FixMatch(Method):
     def optimizers(self) -> list[Optimizer]:
         """Return one optimizer, the encoder at its own rate."""
         optimizer = self.config.optimizer
-        return [
-            optimizer.build([(self.student.encoder, optimizer.encoder_lr_mult), (self.student.decoder, 1.0)])
-        ]
+        return [optimizer.build(optimizer.groups(self.student))]
 
     def deployable(self, weights: str | None = None) -> Student:
         """Return a copy of the student or of the teacher, whose figures the paper reports."""
-        networks = {None: self.student, "student": self.student, "teacher": self.teacher}
-        return Student(copy.deepcopy(networks[weights]))
+        return Student(self.copy_of(weights))
 
 
 class UniMatch(FixMatch):

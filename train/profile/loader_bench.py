@@ -20,10 +20,11 @@ import torch
 from zoo.data.cached import GB
 from zoo.data.files import FileSource
 from zoo.data.partition import AUTO
+from zoo.machine import cores
 from zoo.memory import MIB, free_mib
 from zoo.train.data.cache import DEFAULT_SHARE, cache_folder
 from zoo.train.data.streams import TrainingData
-from zoo.train.profile.loading import HEADROOM, cores, endless_stream, part_seconds, rate_of, widest_phase
+from zoo.train.profile.loading import HEADROOM, endless_stream, part_seconds, rate_of, widest_phase
 from zoo.train.profile.memory_fit import images_of
 
 if TYPE_CHECKING:

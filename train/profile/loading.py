@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import time
 from collections import defaultdict
 from contextlib import closing
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from zoo.machine import cores
 from zoo.train.data.loaders import BatchStream, batches
 from zoo.train.methods.table import build_method
 from zoo.train.profile.memory_fit import images_of
@@ -50,11 +50,6 @@ class Rate(NamedTuple):
     seconds: float
     idle: float | None
     """Idle share of the machine's processor time; None where the system does not report it."""
-
-
-def cores() -> int:
-    """Return the number of processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def widest_phase(recipe: Recipe) -> Phase:

@@ -29,7 +29,7 @@ READING = (
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]], align: str = "---:") -> list[str]:
-    """Return the lines of a Markdown table.
+    """Return the lines of a Markdown table, for cards and reports.
 
     Args:
         head: titles of the columns.

@@ -292,11 +292,11 @@ def mib(value: float | None) -> str:
 
 
 def loading_line(loading: dict[str, Any], device: str) -> str:
-    """Return whether the loader feeds the steps, and what would.
+    """Return a line on whether the loader feeds the steps, and what would.
 
     Args:
-        loading: see `zoo.train.profile.loading.plan_loading`.
-        device: of the steps.
+        loading: result of `zoo.train.profile.loading.plan_loading`.
+        device: device of the steps.
     """
     given, need, wanted = loading["images_per_s"], loading["need"], max(1, loading["workers_needed"])
     rates = f"Loader: {given:.0f} images/s by {loading['workers']} workers"

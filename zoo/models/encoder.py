@@ -34,7 +34,7 @@ PROBE_SIZES = ((64, 96), (128, 192))
 
 
 WITHOUT_PRETRAINED = ContextVar("without_pretrained", default=False)
-"""Whether `without_pretrained` holds."""
+"""Whether `without_pretrained` is active."""
 
 
 @contextmanager
@@ -83,7 +83,7 @@ class Encoder(nn.Module, ABC):
     std: Channels
     """Standard deviation of each RGB channel, images in [0, 1]."""
     origin: Origin | None = None
-    """Of the weights that it started from; None for random ones."""
+    """Origin of the initial weights; None for random ones."""
 
     @abstractmethod
     def __init__(
@@ -201,7 +201,7 @@ def normalization_of(name: str) -> tuple[Channels, Channels]:
     if name in ENCODERS:
         return ENCODERS[name].mean, ENCODERS[name].std
     _check_name(name)
-    weights = timm.get_pretrained_cfg(name) or PretrainedCfg()
+    weights = timm_weights(name)
     (red, green, blue), (std_red, std_green, std_blue) = weights.mean, weights.std
     return (red, green, blue), (std_red, std_green, std_blue)
 
@@ -345,8 +345,7 @@ def _apply_multi_grid(body: nn.Module, factors: tuple[int, ...], name: str) -> N
 
 def has_fixed_size(name: str) -> bool:
     """Return whether a model of timm is built for one size of images, which can be chosen."""
-    weights = timm.get_pretrained_cfg(name)
-    return weights is not None and weights.fixed_input_size
+    return timm_weights(name).fixed_input_size
 
 
 def takes_multi_grid(name: str) -> bool:
@@ -366,14 +365,19 @@ def pretrained_origin(name: str) -> Origin:
     """Return the weights that an encoder starts from, with the license that timm or their package states.
 
     Args:
-        name: of the encoder; a model of timm without a tag starts from timm's default for it.
+        name: name of the encoder; a timm model without a tag has timm's default weights.
     """
     if name in ENCODERS:
         return Origin(kind="encoder", name=name)
     return packaged_origin(name) or timm_origin(name)
 
 
+def timm_weights(name: str) -> PretrainedCfg:
+    """Return timm's description of the weights of a model; that of none if it has none."""
+    return timm.get_pretrained_cfg(name) or PretrainedCfg()
+
+
 def timm_origin(name: str) -> Origin:
     """Return the weights that timm downloads for a model."""
-    weights = timm.get_pretrained_cfg(name) or PretrainedCfg()
+    weights = timm_weights(name)
     return Origin(kind="timm", name=f"{weights.architecture}.{weights.tag}", license=weights.license)

@@ -1,4 +1,4 @@
-"""Facts of encoders, without their weights: what `zoo list --encoders` shows."""
+"""Properties of encoders for `zoo list --encoders`, without their weights."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from huggingface_hub import try_to_load_from_cache
 from timm.models import PretrainedCfg
 
 from zoo.errors import RecipeError, ZooError
-from zoo.models.encoder import ENCODERS, build_encoder
+from zoo.models.encoder import ENCODERS, build_encoder, timm_weights
 from zoo.models.vit import is_plain_transformer
 
 SUGGESTED = (
@@ -36,38 +36,38 @@ SUGGESTED = (
     "vit_base_patch14_dinov2",
     "vit_small_patch16_dinov3",
 )
-"""Encoders of the usual kinds that train, of some five to a hundred million parameters."""
+"""Common encoders, of 5 to 100 million parameters."""
 
 MOST = 100
-"""Encoders of one list at most: each is built, which takes up to a second."""
+"""Maximum number of listed encoders, since each takes up to a second to build."""
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
 class EncoderFacts(NamedTuple):
-    """One encoder."""
+    """Properties of one encoder."""
 
     name: str
     parameters: int | None
-    """Without a classifier; None for an encoder that is refused."""
+    """Number of parameters without the classifier; None for an unsupported encoder."""
     strides: tuple[int, ...]
     patch: int | None
-    """Size of the patches of a plain transformer."""
+    """Patch size of a plain transformer."""
     weights: str | None
-    """Full name of the weights that it starts from; None if timm has none."""
+    """Full name of the pretrained weights; None if timm has none."""
     license: str | None
-    """Of the weights, as timm states it."""
+    """License of the weights as stated by timm."""
     is_here: bool
-    """Whether the weights are in the cache of this machine."""
+    """Whether the weights are in the local cache."""
     refused: str
-    """Why it is no encoder of a segmentation network; empty if it is one."""
+    """Reason why the encoder is not supported; empty if it is."""
 
 
 def encoder_names(pattern: str | None) -> tuple[str, ...]:
-    """Return the names of encoders that match a pattern such as `vit_small*`; without one, `SUGGESTED`.
+    """Return the encoder names that match a pattern such as `vit_small*`; by default `SUGGESTED`.
 
     Raises:
-        ZooError: none matches, or more than `MOST`.
+        ZooError: no name matches, or more than `MOST` do.
     """
     if pattern is None:
         return (*ENCODERS, *SUGGESTED)
@@ -80,7 +80,7 @@ def encoder_names(pattern: str | None) -> tuple[str, ...]:
 
 
 def encoder_facts(name: str) -> EncoderFacts:
-    """Return the facts of an encoder, which is built without memory for its parameters."""
+    """Return the properties of an encoder, which is built on the meta device."""
     parameters: int | None = None
     strides: tuple[int, ...] = ()
     refused = ""
@@ -91,7 +91,7 @@ def encoder_facts(name: str) -> EncoderFacts:
         refused = str(error)
     else:
         parameters, strides = sum(p.numel() for p in encoder.parameters()), encoder.strides
-    weights = PretrainedCfg() if name in ENCODERS else timm.get_pretrained_cfg(name) or PretrainedCfg()
+    weights = PretrainedCfg() if name in ENCODERS else timm_weights(name)
     return EncoderFacts(
         name=name,
         parameters=parameters,

@@ -8,16 +8,16 @@ from zoo.frozen import Frozen
 
 
 class Origin(Frozen):
-    """Weights that a network started from.
+    """Origin of initial weights.
 
     Args:
-        kind: `timm`: downloaded by timm; `package`: of an installed package; `file`: of a file; `encoder`: of
-            an encoder that is no model of timm; `model`: of a bundle.
-        name: timm's full name of the weights; package and version; name of the file or of the encoder; method
-            and data of the model.
-        license: as their publisher states it; None if it is unknown.
-        path: absolute path of file or bundle.
-        sha256: of the file of weights.
+        kind: `timm` (downloaded by timm), `package` (from an installed package), `file`, `encoder` (of an
+            encoder other than timm models), or `model` (from a bundle).
+        name: timm's full name of the weights, package and version, name of the file or encoder, or method and
+            data of the model.
+        license: license stated by the publisher; None if unknown.
+        path: absolute path of the file or bundle.
+        sha256: SHA-256 of the weight file.
     """
 
     kind: Literal["timm", "package", "file", "encoder", "model"]
@@ -28,12 +28,12 @@ class Origin(Frozen):
 
     @property
     def part(self) -> str:
-        """Return which part of a network the weights are of."""
+        """Return the part of a network that the weights belong to."""
         return "weights" if self.kind == "model" else "encoder weights"
 
     @property
     def label(self) -> str:
-        """Return what a log or a card says of it, without the path."""
+        """Return a short description for logs and cards, without the path."""
         digest = f" (sha256 {self.sha256[:12]})" if self.sha256 else ""
         return f"{LABELS[self.kind]} {self.name}{digest}"
 
@@ -45,8 +45,8 @@ def origins_of(recipe: dict[str, Any], provenance: dict[str, Any]) -> tuple[Orig
     """Return the origins of the weights that a bundle started from; None if they were not recorded.
 
     Args:
-        recipe: of the bundle's `config.json`.
-        provenance: of the same; older versions recorded licenses by name.
+        recipe: recipe in the bundle's `config.json`.
+        provenance: provenance in `config.json`; older versions recorded licenses by name.
     """
     if "origins" in provenance:
         return tuple(Origin.model_validate(each) for each in provenance["origins"])

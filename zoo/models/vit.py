@@ -1,4 +1,4 @@
-"""Plain vision transformers of timm as encoders: one resolution from the first block to the last."""
+"""Plain vision transformers of timm as encoders, which have one resolution throughout."""
 
 from __future__ import annotations
 
@@ -8,33 +8,32 @@ from timm.models import is_model_in_modules
 from torch import Tensor, nn
 
 PLAIN_MODULES = ("vision_transformer", "deit", "eva", "vision_transformer_hybrid", "xcit")
-"""timm's modules of plain transformers that take images of any size.
+"""timm's modules of plain transformers that accept images of any size.
 
-They hold ViT, DeiT, EVA-02, DINOv2, DINOv3, SigLIP, CLIP, MAE, hybrids of a ResNet and a ViT, and XCiT.
+They contain ViT, DeiT, EVA-02, DINOv2, DINOv3, SigLIP, CLIP, MAE, hybrids of a ResNet and a ViT, and XCiT.
 """
 
 DEPTHS = 4
-"""Features are taken after this many equal shares of the blocks."""
+"""Number of depths, at equal distances, from which features are taken."""
 
 
 def is_plain_transformer(name: str) -> bool:
-    """Return whether a model of timm is a plain transformer that takes images of any size."""
+    """Return whether a timm model is a plain transformer that accepts images of any size."""
     return is_model_in_modules(name, PLAIN_MODULES)
 
 
 class TokenMaps(nn.Module):
-    """A plain transformer that returns the tokens of `DEPTHS` of its blocks as maps.
+    """Plain transformer that returns the patch tokens of `DEPTHS` blocks, the last too, as feature maps.
 
-    The last block is one of them. The model's final norm is applied to each, as DINOv2 does it; class and
-    register tokens are left out.
+    As in DINOv2, the model's final norm is applied to each. Class and register tokens are left out.
 
     Args:
-        model: of timm, of `PLAIN_MODULES`; taken over, without its head.
+        model: timm model from `PLAIN_MODULES`, which is modified.
     """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        timm_model: Any = model  # the type of a module's attribute is not known
+        timm_model: Any = model  # module attributes have no type
         count = len(timm_model.blocks)
         self.indices = [count * share // DEPTHS - 1 for share in range(1, DEPTHS + 1)]
         timm_model.prune_intermediate_layers(self.indices, prune_norm=False)
@@ -44,10 +43,10 @@ class TokenMaps(nn.Module):
         self.strides: tuple[int, ...] = tuple(each["reduction"] for each in info)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Return (B, C, h, w) maps, of the first depth to the last.
+        """Return (B, C, h, w) feature maps, from the first depth to the last.
 
         Args:
-            images: (B, in_channels, H, W) float, H and W multiples of the size of a patch.
+            images: (B, in_channels, H, W) float, H and W multiples of the patch size.
         """
         maps: list[Tensor] = self.model.forward_intermediates(
             images, indices=self.indices, norm=True, intermediates_only=True

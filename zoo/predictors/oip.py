@@ -1,7 +1,7 @@
-"""Binary tensors of the Open Inference Protocol, REST version 2: written and read in one place by all sides.
+"""Codec of binary tensors in the Open Inference Protocol (REST, version 2), for server and clients.
 
 Source: https://github.com/open-inference/open-inference-protocol and Triton's "binary tensor data extension":
-a body is JSON, whose length a header tells, followed by the tensors.
+a body consists of JSON, whose length is in a header, and the tensors.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 JSON_LENGTH = "Inference-Header-Content-Length"
-"""Header: bytes of JSON before the binary tensors."""
+"""Header with the number of JSON bytes before the binary tensors."""
 
 DATATYPES = {"uint8": "UINT8", "int32": "INT32", "float32": "FP32"}
-"""The protocol's names of NumPy's element types."""
+"""Names of NumPy's element types in the protocol."""
 
 DTYPES = {datatype: np.dtype(name).newbyteorder("<") for name, datatype in DATATYPES.items()}
 
 
 class Message(NamedTuple):
-    """A body and the length of the JSON at its start."""
+    """Body, and the length of its JSON part."""
 
     body: bytes
     json_length: int
 
     @property
     def headers(self) -> dict[str, str]:
-        """Return the headers of HTTP that describe the body."""
+        """Return the HTTP headers of the body."""
         return {JSON_LENGTH: str(self.json_length), "Content-Type": "application/octet-stream"}
 
 
 def described(name: str, values: NDArray[Any]) -> dict[str, Any]:
-    """Return the JSON of a binary tensor."""
+    """Return the JSON description of a binary tensor."""
     return {
         "name": name,
         "datatype": DATATYPES[values.dtype.name],
@@ -61,10 +61,10 @@ def infer_request(name: str, images: NDArray[np.uint8], outputs: Sequence[str]) 
 
 
 def tensors_of(message: Message) -> dict[str, NDArray[Any]]:
-    """Return the binary outputs of an answer, by name.
+    """Return the binary outputs of a response, by name.
 
     Raises:
-        ValueError, KeyError, TypeError: not such an answer.
+        ValueError, KeyError, TypeError: an invalid response.
     """
     found, start = {}, message.json_length
     for tensor in json.loads(message.body[:start])["outputs"]:

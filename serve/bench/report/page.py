@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from zoo.bundle.bundle import write_json, write_text
+from zoo.card.tables import markdown_table
 from zoo.pages.html import render
 from zoo.predictors.backends import color_of
 from zoo.serve.bench.measurement import number
@@ -142,5 +143,4 @@ def _card(title: str, row: Row, text: str) -> tuple[str, ...]:
 
 
 def _markdown(head: list[str], table: list[list[str]]) -> str:
-    rule = ["---", *["--:"] * (len(head) - 1)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in (head, rule, *table))
+    return "\n".join(markdown_table(head, table, "--:"))

@@ -55,9 +55,9 @@ class Model:
     Args:
         name: unique in a server, of letters, digits, `.`, `_` and `-`.
         predictor: used by one thread only.
-        settings: of batches, queue and timeout.
-        about: the rest that there is to tell of it.
-        few_shapes: of `Runner`.
+        settings: settings of batches, queue and timeout.
+        about: further properties of the model.
+        few_shapes: argument of `Runner`.
     """
 
     def __init__(
@@ -191,23 +191,23 @@ class Model:
         place: Place | None = None,
         outputs: tuple[str, ...] = (MASK,),
     ) -> list[Values]:
-        """Return outputs by name of each image of a batch at its own size: no resizing. Each image is queued.
+        """Queue each image of a batch and return its outputs by name, at the size of the batch.
 
         Args:
             images: (B, H, W, 3) uint8 RGB.
-            deadline: of `time.monotonic()`.
-            timings: filled: those of the image that waited longest.
-            place: of `admit`, for one image; None to ask for all now.
-            outputs: some of `outputs`.
+            deadline: deadline by `time.monotonic()`.
+            timings: filled in with those of the slowest image.
+            place: admission of one image from `admit`; None to admit all images here.
+            outputs: names of outputs.
 
         Returns:
             (H, W); of masks uint8, or int32 above 255 classes.
 
         Raises:
-            InvalidImageError: not such images, or of a size that the file does not take.
-            TooLargeError: more images than there is room for.
-            QueueFullError: no room.
-            DeadlineError: no outputs at `deadline`.
+            InvalidImageError: invalid images, or a size that the file does not accept.
+            TooLargeError: more images than the queue can hold.
+            QueueFullError: the queue is full.
+            DeadlineError: the deadline passed.
             ModelFailedError: the backend failed on an image.
         """
         if images.ndim != 4 or not len(images):

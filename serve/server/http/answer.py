@@ -1,4 +1,4 @@
-"""The one path of a prediction, from a request to its answer; the routes bring what decodes and encodes."""
+"""Prediction requests: the path from request to response that all routes share."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ T = TypeVar("T")
 
 
 class Decoded(NamedTuple):
-    """A request as the model sees it."""
+    """Decoded request."""
 
     images: NDArray[np.uint8]
     """(B, H, W, 3) at the network's size."""
     outputs: tuple[str, ...]
-    """Names of the outputs that are asked for."""
+    """Names of the requested outputs."""
     encode: Callable[[Sequence[Values]], Response]
-    """Returns the response with the outputs of each image; runs in the codec pool."""
+    """Function that encodes the outputs of each image as a response; it runs in the codec pool."""
     held_bytes: int
-    """Memory that the images of the request take until it is answered."""
+    """Memory held by the images until the response is sent."""
 
 
 async def answer(
@@ -47,17 +47,17 @@ async def answer(
     """Return the response to a request for a prediction.
 
     Args:
-        context: of the app.
-        model: what predicts.
-        request: of a client.
-        read: returns its body.
-        decode: returns what the body asks for, images resized; runs in the codec pool.
+        context: context of the app.
+        model: model to run.
+        request: HTTP request.
+        read: function that reads the body.
+        decode: function that decodes the body and resizes its images; it runs in the codec pool.
 
     Raises:
-        ZooError: whatever is wrong with the request, or no room, time or luck.
+        ZooError: an invalid request, overload, timeout or failure of the backend.
     """
     stopwatch = Stopwatch(context)
-    with model.admit():  # a request that would be refused sends its body for nothing
+    with model.admit():  # do not read the body of a request that would be refused
         pass
     body = await read(request)
     with model.admit() as place:  # before anything is decoded
@@ -76,24 +76,24 @@ async def answer(
 
 
 class Stopwatch:
-    """Runs the parts of one request in the codec pool and measures them.
+    """Runs and times parts of a request in the codec pool.
 
     Args:
-        context: its threads are used.
+        context: context with the pool.
     """
 
     def __init__(self, context: Context) -> None:
         self.timings = Timings()
-        """For the model to fill."""
+        """Timings that the model fills in."""
         self._context = context
         self._codec: dict[str, float] = {}
 
     async def run(self, part: str, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Return what a function returns in a thread of the codec pool.
+        """Run a function in a thread of the codec pool and return its result.
 
         Args:
             part: `decode` or `encode`.
-            function: what is timed.
+            function: function to run and time.
             args: positional arguments of the function.
             kwargs: keyword arguments of the function.
         """

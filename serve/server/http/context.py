@@ -26,11 +26,11 @@ LARGEST_AT_ONCE = 16
 
 
 class Context:
-    """What all routes of an app share.
+    """State that all routes of an app share.
 
     Args:
         models: at least one, of different names; the first is the default.
-        settings: of the server.
+        settings: settings of the server.
     """
 
     def __init__(self, models: Sequence[Model], settings: ServerSettings) -> None:

@@ -34,7 +34,7 @@ Encoding = Literal["gzip", "deflate"]
 
 
 class InputParameters(BaseModel):
-    """Of an input."""
+    """Parameters of an input tensor."""
 
     binary_data_size: int | None = Field(None, ge=0, description="Bytes of the tensor after the JSON.")
 
@@ -52,20 +52,20 @@ class InputTensor(BaseModel):
 
 
 class OutputParameters(BaseModel):
-    """Of an output that is asked for."""
+    """Parameters of a requested output."""
 
     binary_data: bool | None = None
 
 
 class OutputRequest(BaseModel):
-    """An output that is asked for."""
+    """Requested output."""
 
     name: str = Field(examples=[MASK])
     parameters: OutputParameters = OutputParameters()
 
 
 class RequestParameters(BaseModel):
-    """Of a request; others are let pass."""
+    """Parameters of a request; unknown ones are ignored."""
 
     binary_data_output: bool = Field(False, description="Whether outputs come as binary tensors.")
 
@@ -119,12 +119,12 @@ class Rendered(NamedTuple):
 
 
 def parse(body: bytes, json_length: int | None, outputs: Sequence[str] = (MASK,)) -> Asked:
-    """Return what a request asks for.
+    """Return a parsed inference request.
 
     Args:
         body: JSON, and binary tensors after it.
         json_length: bytes of JSON; None if it is all.
-        outputs: that the model has; a request that names none gets the mask.
+        outputs: outputs of the model; a request that names none gets the mask.
 
     Raises:
         BadRequestError: not such a request, not of one input `image`, or of an unknown output.

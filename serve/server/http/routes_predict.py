@@ -69,8 +69,8 @@ def add_predict_routes(app: FastAPI, context: Context) -> None:
     """Add the routes of prediction.
 
     Args:
-        app: gets them; not by a router of their own, which costs each request another search for its route.
-        context: of the app.
+        app: app to extend, without a router, which would add a route lookup to each request.
+        context: context of the app.
     """
 
     @app.post(
@@ -116,7 +116,7 @@ def check_output(model: Model, output: str, format_: Format) -> None:
     """Raise unless a model gives an output in a format.
 
     Raises:
-        BadRequestError: says what it gives.
+        BadRequestError: an output or format that the model does not have.
     """
     if output not in model.outputs:
         raise BadRequestError(

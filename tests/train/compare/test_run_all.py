@@ -353,7 +353,7 @@ def test_all_jobs_that_are_stopped_save_and_continue(plan: Plan) -> None:
 def test_jobs_share_the_cores_unless_the_user_says_otherwise(
     plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    monkeypatch.setattr("zoo.train.compare.run_all.cores", lambda: 6)
     for given, jobs, threads in ((None, 1, "None"), (None, 2, "3"), ("5", 2, "5")):
         monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
         if given:

@@ -35,7 +35,6 @@ student is overwritten by the teacher after each epoch of self-training but the 
 
 from __future__ import annotations
 
-import copy
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -282,16 +281,11 @@ class Eln(Method):
     def optimizers(self) -> list[Optimizer]:
         """Return one optimizer, with a separate learning rate for the encoders."""
         optimizer = self.config.optimizer
-        groups: list[tuple[nn.Module, float]] = [
-            (self.student.encoder, optimizer.encoder_lr_mult),
-            (self.student.decoder, 1.0),
-        ]
+        groups = optimizer.groups(self.student)
         if isinstance(self.filter, ErrorLocalizationFilter):
-            localizer = self.filter.localizer
-            groups += [(localizer.encoder, optimizer.encoder_lr_mult), (localizer.decoder, 1.0)]
+            groups += optimizer.groups(self.filter.localizer)
         return [optimizer.build([*groups, *((decoder, 1.0) for decoder in self.auxiliary)])]
 
     def deployable(self, weights: str | None = None) -> Student:
         """Return a copy of the student (section 3.2, last sentence) or the teacher."""
-        networks = {None: self.student, "student": self.student, "teacher": self.teacher}
-        return Student(copy.deepcopy(networks[weights]))
+        return Student(self.copy_of(weights))

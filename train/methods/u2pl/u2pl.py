@@ -37,8 +37,6 @@ one, in training mode (`single_pass`); the mean is over classes with anchors and
 
 from __future__ import annotations
 
-import copy
-from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import torch
@@ -52,7 +50,7 @@ from zoo.models.deployable import Student
 from zoo.models.segmentation import SegmentationNetwork
 from zoo.train.blocks.ema import copy_state, evaluating, teacher_of, update_teacher, without_dropout
 from zoo.train.blocks.gather import gathered
-from zoo.train.blocks.losses import cross_entropy, entropy, ohem_cross_entropy
+from zoo.train.blocks.losses import cross_entropy, entropy, labeled_loss
 from zoo.train.blocks.mixing import half_area_box, mixed
 from zoo.train.method import Batch, LabelsOnlySteps, Method, MethodConfig, Phase, Progress, PseudoLabels
 from zoo.train.methods.u2pl.contrast import ClassContrast, ClassContrastConfig, Taught
@@ -235,10 +233,11 @@ class U2pl(Method):
             label: (B, H, W) int64.
         """
         c = self.config
-        criterion = cross_entropy
-        if c.ohem_threshold is not None:
-            criterion = partial(ohem_cross_entropy, threshold=c.ohem_threshold, min_kept=c.ohem_min_kept)
-        main, *others = (criterion(resize_logits(logits, label.shape[-2:]), label) for logits in maps)
+        size = label.shape[-2:]
+        main, *others = (
+            labeled_loss(resize_logits(logits, size), label, c.ohem_threshold, c.ohem_min_kept)
+            for logits in maps
+        )
         return main + c.auxiliary_weight * others[0] if others else main
 
     def unsupervised(self, logits: Tensor, output: TeacherOutput) -> Tensor:
@@ -305,13 +304,12 @@ class U2pl(Method):
     def optimizers(self) -> list[Optimizer]:
         """Return one optimizer, with a separate learning rate for the encoder."""
         optimizer = self.config.optimizer
-        groups = [(self.student.encoder, optimizer.encoder_lr_mult), (self.student.decoder, 1.0)]
+        groups = optimizer.groups(self.student)
         return [optimizer.build(groups + ([] if self.auxiliary is None else [(self.auxiliary, 1.0)]))]
 
     def deployable(self, weights: str | None = None) -> Student:
         """Return a copy of the student or of the teacher, which the authors and the paper's recipes score."""
-        networks = {None: self.student, "student": self.student, "teacher": self.teacher}
-        return Student(copy.deepcopy(networks[weights]))
+        return Student(self.copy_of(weights))
 
 
 def auxiliary_head(in_channels: int, network: NetworkConfig) -> nn.Sequential:

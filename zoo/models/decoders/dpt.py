@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 LEVELS = 4
 SCALES = (4, 2, 1, 0.5)
-"""Sizes of the pyramid's levels over that of the features of a plain transformer."""
+"""Sizes of the pyramid's levels, relative to the features of a plain transformer."""
 
 
 class ResidualUnit(nn.Module):
@@ -42,7 +42,7 @@ class ResidualUnit(nn.Module):
 
 
 class Fusion(nn.Module):
-    """Adds a level to what comes from the coarser ones, refines the sum and resizes it."""
+    """Adds a level to the fused coarser levels, refines the sum and resizes it."""
 
     def __init__(self, width: int, *, is_coarsest: bool) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class Fusion(nn.Module):
 
         Args:
             level: (B, D, h, w) float.
-            coarser: of the same shape; None for the coarsest level.
+            coarser: (B, D, h, w) float, fused coarser levels; None for the coarsest level.
             size: height and width of the next finer level.
         """
         if self.lateral is not None and coarser is not None:
@@ -107,7 +107,7 @@ class Dpt(Decoder):
 
 
 def _resample(in_channels: int, out_channels: int, scale: float) -> list[nn.Module]:
-    """Return a projection to `out_channels` and what scales a map: to a whole multiple, or to half."""
+    """Return a projection to `out_channels`, and a layer that resizes by a whole multiple or to half."""
     project: list[nn.Module] = [nn.Conv2d(in_channels, out_channels, 1)]
     if scale == 1:
         return project
