@@ -153,8 +153,7 @@ def check_fit(config: BundleConfig, classifier: BundleConfig, folder: Path) -> N
     if classifier.names != config.names:
         raise ExportError(
             f"--gate {folder} has the classes {', '.join(classifier.names)}, expected the model's in the "
-            "same "
-            f"order, {', '.join(config.names)}: train it on the model's data"
+            f"same order, {', '.join(config.names)}: train it on the model's data"
         )
     got, expected = classifier.preprocessing, config.preprocessing
     if (got.mean, got.std) != (expected.mean, expected.std):

@@ -219,8 +219,7 @@ def check_parity(parities: dict[str, Parity]) -> None:
     details = [line for name, parity in failed.items() for line in _details(name, parity)]
     raise ParityError(
         f"{', '.join(failed)} differs from the eager model by more than the tolerance (agreement {gates}) "
-        "and "
-        f"was not kept: see where below; --min-agreement X and --max-drop X set other tolerances\n"
+        f"and was not kept: see where below; --min-agreement X and --max-drop X set other tolerances\n"
         + "\n".join([_table(failed), *details])
     )
 

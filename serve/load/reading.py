@@ -30,8 +30,7 @@ READING = (
     "that stay open.\n"
     "Closed loop: each client sends its next request when it has the response to the last.\n"
     "Open loop: arrivals form a Poisson process; latency counts from the due time of a request, so that "
-    "every "
-    "request that arrives during a stall shows it (no coordinated omission).\n"
+    "every request that arrives during a stall shows it (no coordinated omission).\n"
     f"Clients took turns in {ROUNDS} rounds, rates in {RATE_ROUNDS}, after a warm-up of at least "
     f"{WARM_UP.seconds:g} s; a round of clients counts once each has had its first response.\n"
     f"No outlier is removed, and no request is retried; p99 needs {RUNS_FOR_P99} requests. Percentiles are "
@@ -70,8 +69,7 @@ def warnings(report: Report) -> list[str]:
     if report.bare and first and report.bare.end_to_end_ms.p50 > first.p50:
         found.append(
             "The bare model was slower than the server: other work slowed it, or its threads or device "
-            "differ "
-            "from the server's."
+            "differ from the server's."
         )
     if failed := [row for row in report.closed if row.failed]:
         found.append(f"Requests failed with {_names(failed)}: see the table of errors.")

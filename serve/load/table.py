@@ -68,8 +68,7 @@ def goodput(report: Report) -> str:
     above = "" if found.failing_rate is None else f"; {number(found.failing_rate)}/s did not"
     return (
         f"Goodput: {number(found.rate)} requests/s at random times, of which none fails and 99 % take at "
-        "most "
-        f"{bound}{above}."
+        f"most {bound}{above}."
     )
 
 

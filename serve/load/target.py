@@ -159,8 +159,7 @@ class Finder:
         except ValueError as error:
             raise ZooError(
                 f"{self.asked.url} answered {what} without JSON, expected a server started by zoo serve: "
-                "check "
-                f"the address"
+                f"check the address"
             ) from error
 
     def _check(self, answer: Answer, what: str) -> None:

@@ -11,8 +11,7 @@ PartitionOption = Annotated[
     typer.Option(
         metavar="full|1/8|N|FILE|auto",
         help="Training images that count as labeled: all, a share, a number or a list of ids. auto, the "
-        "default "
-        "of folders, is all, or 1/8 if the method needs images without masks and there are none.",
+        "default of folders, is all, or 1/8 if the method needs images without masks and there are none.",
     ),
 ]
 EncoderOption = Annotated[str | None, typer.Option(help="Encoder: a timm model, e.g. resnet50.")]

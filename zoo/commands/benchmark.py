@@ -37,9 +37,8 @@ def benchmark(
         typer.Option(
             metavar="ort,trt:fp16",
             help=f"Backends: {', '.join(BACKENDS.built_in)} or a plugin's; NAME:PRECISION, e.g. ort:int8, "
-            "selects "
-            "one precision of the exported files; default: all whose files exist. eager and eager-amp are "
-            "always measured.",
+            "selects one precision of the exported files; default: all whose files exist. eager and "
+            "eager-amp are always measured.",
         ),
     ] = None,
     batch: Annotated[str, typer.Option(metavar="1,8", help="Batch sizes.")] = DEFAULT_BATCH,

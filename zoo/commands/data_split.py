@@ -46,8 +46,7 @@ def split(
         typer.Option(
             metavar="REGEX",
             help="Keep images together whose names match in the first group of this expression; `video`: "
-            "names "
-            "that end in a frame number.",
+            "names that end in a frame number.",
         ),
     ] = None,
     as_json: AsJson = False,

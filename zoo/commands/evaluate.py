@@ -124,8 +124,7 @@ def is_classifier(path: Path, protocols: Sequence[str]) -> bool:
     if found and tuple(protocols) != (WHOLE,):
         raise BundleError(
             f"--protocol {','.join(protocols)} is for masks, but {path} is a classifier of whole images: "
-            "leave "
-            f"it out"
+            f"leave it out"
         )
     return found
 

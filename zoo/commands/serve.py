@@ -173,8 +173,7 @@ def name_models(texts: list[str] | list[None]) -> list[tuple[str, Path]]:
         if name in found:
             raise ZooError(
                 f"got two models named {name}, {found[name]} and {path}, expected different names: rename "
-                "one "
-                f"with NAME=MODEL"
+                f"one with NAME=MODEL"
             )
         found[name] = path
     return list(found.items())

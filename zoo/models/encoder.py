@@ -234,9 +234,8 @@ def create_timm(name: str, *, pretrained: bool, state: State | None = None, **op
             raise
         raise RecipeError(
             f"the pretrained weights of {name} cannot be loaded ({_first_line(error)}): connect to the "
-            "Hugging "
-            f"Face Hub (HF_ENDPOINT for a mirror, HF_HOME for a cache that holds them), or start from random "
-            f"weights with --no-pretrained, which needs many more steps{_hint(name)}"
+            f"Hugging Face Hub (HF_ENDPOINT for a mirror, HF_HOME for a cache that holds them), or start "
+            f"from random weights with --no-pretrained, which needs many more steps{_hint(name)}"
         ) from error
     if state is not None:
         for module in network.modules():  # in which timm keeps the weights once more

@@ -182,8 +182,7 @@ def check_given(given: Sequence[str], names: Sequence[str]) -> None:
         if name not in known:
             raise BundleError(
                 f"the model returns {', '.join(known)}, got a request for {name!r}: use the bundle, or "
-                "export "
-                f"again with --output {MASK}+{name}"
+                f"export again with --output {MASK}+{name}"
             )
 
 

@@ -45,8 +45,7 @@ def warnings(report: Report) -> list[str]:
     if load is not None and load > BUSY * cores:
         found.append(
             f"The machine was busy before the benchmark (load average {load:g} on {cores} cores): latencies "
-            "are "
-            f"higher than on an idle one; ratios within a round remain valid."
+            f"are higher than on an idle one; ratios within a round remain valid."
         )
     held = (report.machine.get("gpu_after") or {}).get("held_down_by", [])
     if slowed := [cause for cause in held if cause != "idle"]:
@@ -90,8 +89,8 @@ def notes(report: Report) -> list[str]:
         found.append(
             f"mIoU: of the very file that was timed, on {evaluated.images} of {evaluated.available} val "
             f"images, evenly spaced, protocol whole, resized to the measured size as in production; in "
-            "brackets "
-            f"the difference to eager's on the same images, in points. With few images, chance plays a part."
+            f"brackets the difference to eager's on the same images, in points. With few images, chance "
+            f"plays a part."
         )
     return found
 
