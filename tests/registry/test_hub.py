@@ -96,15 +96,15 @@ def test_without_a_network_what_was_pulled_is_used_on_demand_alone(
 def test_a_revision_stays_what_it_was_when_the_model_moves_on(hub: Any, staged_files: Files) -> None:
     first = hub.add("team/tiny", staged_files)
     hub.repositories["team/tiny"].tags["v1"] = first
-    cached_first = pull("team/tiny")
-    before = contents(cached_first)
-    for file in cached_first.iterdir():  # "newest" is read from the times of files, which may be coarse
-        os.utime(file, (file.stat().st_atime, file.stat().st_mtime - 60))
+    before = contents(pull("team/tiny"))
+    pulled_at = pull("team/tiny").stat().st_mtime
     second = hub.add("team/tiny", {**staged_files, "notes.txt": b"newer"})
     assert pull("team/tiny").name == second
     assert pull("team/tiny@v1").name == pull(f"team/tiny@{first}").name == first
     assert contents(pull("team/tiny@v1")) == before
-    assert [bundle.revision for bundle in cached()] == [second, first]
+    for later, order in ((60, [second, first]), (-60, [first, second])):
+        os.utime(pull("team/tiny"), (pulled_at, pulled_at + later))
+        assert [bundle.revision for bundle in cached()] == order
 
 
 @pytest.fixture

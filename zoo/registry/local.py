@@ -24,14 +24,17 @@ class LocalBundle(NamedTuple):
 
 
 def cached() -> tuple[LocalBundle, ...]:
-    """Return the complete bundles in the cache, sorted by name, newest revision first."""
+    """Return the complete bundles in the cache, sorted by name, the revision that was pulled last first.
+
+    The times of the files do not tell, as revisions share the files that are equal.
+    """
     try:
         repositories = scan_cache_dir(constants.HF_HUB_CACHE).repos
     except CacheNotFound:
         return ()
     found = [
         (
-            -revision.last_modified,
+            -revision.snapshot_path.stat().st_mtime,
             LocalBundle(repo.repo_id, revision.commit_hash, revision.snapshot_path, revision.size_on_disk),
         )
         for repo in repositories
