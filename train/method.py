@@ -56,7 +56,8 @@ class Batch(NamedTuple):
     tags_l: Tensor | None = None
     """(B, K) bool, whether each class is present in the whole mask of a labeled image, before resizing."""
     draws_l: Tensor | None = None
-    """(B, `DRAWS`) int32 in [0, `DRAW_RANGE`), as `draws_u`, for labeled images in a strong view."""
+    """(B, `DRAWS`) int32 in [0, `DRAW_RANGE`), as `draws_u`, for the first stream of labeled images, if these
+    are mixed (`zoo.train.blocks.mixing.with_mixed_labels`)."""
 
     @property
     def images(self) -> int:
@@ -78,7 +79,7 @@ class Batch(NamedTuple):
 
     @property
     def labeled_draws(self) -> Tensor:
-        """Return `draws_l` of a batch with a strong labeled view as float32 in [0, 1)."""
+        """Return `draws_l` of a batch whose labeled images are mixed as float32 in [0, 1)."""
         assert self.draws_l is not None
         return self.draws_l.float() / DRAW_RANGE
 
@@ -100,8 +101,6 @@ class Phase(NamedTuple):
     """Independent streams of unlabeled images, each of `batch_u` (RRN mixes two); 0 for none."""
     strong: int = 0
     """Number of strong views of each unlabeled image, which differ in their random numbers only."""
-    strong_labeled: bool = False
-    """Whether labeled images come in a strong view instead of the weak one, with `draws_l`."""
     tags: bool = False
     """Whether labeled images come with their classes, which requires views of the whole image."""
     untrained: tuple[str, ...] = ()

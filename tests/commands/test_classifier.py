@@ -189,6 +189,12 @@ def test_tags_need_whole_images(setting: str, train: Zoo) -> None:
     assert not Path("run/recipe.json").exists()
 
 
+def test_tags_need_images_that_are_not_mixed(train: Zoo) -> None:
+    result = train("--set", "data.labeled_view=cutmix")
+    assert isinstance(result.exception, RecipeError)
+    assert "mlmt learns which classes an image shows, got data.labeled_view cutmix" in str(result.exception)
+
+
 def test_the_student_can_be_stripped_too(train: Zoo, zoo: Zoo) -> None:
     assert train().exit_code == 0
     result = zoo("export", "run", "--weights", "student")

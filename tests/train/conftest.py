@@ -129,8 +129,7 @@ def make_batch() -> Callable[..., Batch]:
         label[:, :4, :4] = IGNORE
         tags = torch.stack([(label == k).flatten(1).any(dim=1) for k in range(3)], dim=1)
         everywhere = torch.ones(count_l, 32, 32, dtype=torch.bool)
-        draws = (torch.rand(count_l, DRAWS) * DRAW_RANGE).int()
-        batch = Batch(torch.randn(count_l, 3, 32, 32), label, everywhere, tags_l=tags, draws_l=draws)
+        batch = Batch(torch.randn(count_l, 3, 32, 32), label, everywhere, tags_l=tags)
         if not unlabeled:
             return batch
         weak = torch.randn(count_u, 3, 32, 32)

@@ -6,8 +6,16 @@ the same boxes in any process and in a resumed run. Nothing synchronizes with th
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from zoo.train.method import Batch
+
+LABELED_PROBABILITY = 0.5
+"""Probability that a labeled image gets a box of the next one, U2PL's of unlabeled images."""
 
 RANDOM_BOX_DRAWS = 5
 """Number of random numbers that `random_box` uses."""
@@ -32,6 +40,24 @@ def mixed(value: Tensor, box: Tensor) -> Tensor:
         box: (B, H, W) bool.
     """
     return cutmix(value, value.roll(-1, dims=0), box)
+
+
+def with_mixed_labels(batch: Batch) -> Batch:
+    """Return the batch with the labeled images that have `draws_l` mixed, including labels and padding.
+
+    Half of the images get a box of the next one. Further labeled streams stay as they are.
+    """
+    if batch.draws_l is None:
+        return batch
+    count = len(batch.draws_l)
+    box = half_area_box(batch.labeled_draws, batch.image_l.shape[-2:], LABELED_PROBABILITY)
+
+    def mix(value: Tensor) -> Tensor:
+        return torch.cat([mixed(value[:count], box), value[count:]])
+
+    return batch._replace(
+        image_l=mix(batch.image_l), label_l=mix(batch.label_l), valid_l=mix(batch.valid_l), draws_l=None
+    )
 
 
 def toggled_boxes(

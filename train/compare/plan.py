@@ -69,7 +69,7 @@ CONTROLS = (
         "supervised-strong",
         BASELINE,
         BASELINE,
-        ("method.view=strong",),
+        ("data.labeled_view=strong",),
         "labels only with color jitter and CutMix among labeled images, the effect of augmentation alone",
     ),
     Control(

@@ -2,7 +2,8 @@
 
 What makes a comparison fair is taken from one recipe, that of labels only: data, batch, crop, weak view,
 network, optimizer, schedule, steps and precision. A method keeps what is its own: its settings under `method`
-but the segmentation network's optimizer, its embedding head, and the strength of its strong view.
+but the segmentation network's optimizer, its embedding head, its view of labeled images, and the strength of
+its strong view.
 
 All rows of a seed continue one warm start, a run on labels alone, for the same number of steps with a new
 optimizer. Phases of a method that learn from labels alone are left out then, and its other phases keep their
@@ -35,6 +36,7 @@ OWN = (
     "start_from",
     "network.embedding_channels",
     "network.decoder.separate_embedding",
+    "data.labeled_view",
     "data.augment.jitter",
     "data.augment.jitter_probability",
     "data.augment.grayscale",

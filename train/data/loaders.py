@@ -77,6 +77,7 @@ class BatchStream(Dataset[Batch]):
         self.unlabeled = UnlabeledImages(source, partition.unlabeled)
         self.phases, self.accumulate = phases, recipe.accumulate
         self.batch_l, self.batch_u = data.batch_l, data.batch_u
+        self.labeled_view = data.labeled_view
         self.weak = weak_view(recipe.preprocessing, data.augment)
         self.strong = strong_view(data.augment)
 
@@ -84,11 +85,11 @@ class BatchStream(Dataset[Batch]):
         """Return the batch of a number (0-based)."""
         phase = phase_at(number // self.accumulate, self.phases)[0]
         labeled = self._places(number, phase.labeled, self.batch_l)
-        views = _stacked(self._labeled(*place, strong=phase.strong_labeled) for place in labeled)
+        views = _stacked(self._labeled(*place) for place in labeled)
         image_l, label_l, valid_l, *tags = views
         batch = Batch(image_l, label_l, valid_l, tags_l=tags[0] if phase.tags else None)
-        if phase.strong_labeled:
-            batch = batch._replace(draws_l=self._draws(LABELED, labeled))
+        if self.labeled_view != "weak":
+            batch = batch._replace(draws_l=self._draws(LABELED, labeled[: self.batch_l]))
         if not phase.unlabeled:
             return batch
         unlabeled = self._places(number, phase.unlabeled, self.batch_u)
@@ -103,12 +104,13 @@ class BatchStream(Dataset[Batch]):
         start = (number * self.world + self.rank) * batch
         return [(stream, start + index) for stream in range(streams) for index in range(batch)]
 
-    def _labeled(self, stream: int, position: int, *, strong: bool) -> tuple[Tensor, ...]:
+    def _labeled(self, stream: int, position: int) -> tuple[Tensor, ...]:
         kind = 2 * stream + LABELED
         image, mask, *tags = self.labeled[_index(self.seed, kind, position, len(self.labeled))]
         with _seeded(self.seed, kind, position):
             image, mask, valid = self.weak(image, mask)
-            image = self.strong(image) if strong else image
+            if stream == 0 and self.labeled_view == "strong":
+                image = self.strong(image)
         return image, mask.long(), valid, *tags
 
     def _unlabeled(self, stream: int, position: int, strong: int) -> tuple[Tensor, ...]:

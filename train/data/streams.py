@@ -227,6 +227,11 @@ def check_streams(recipe: Recipe, partition: Partition, phases: tuple[Phase, ...
             f"data.augment.scale {list(data.augment.scale)}, which crop or pad them: give --set "
             f"data.resize=stretch and --set data.augment.scale=[1,1]"
         )
+    if any(phase.tags for phase in phases) and data.labeled_view != "weak":
+        raise RecipeError(
+            f"{recipe.method.name} learns which classes an image shows, got data.labeled_view "
+            f"{data.labeled_view}, which mixes images: leave it out"
+        )
 
 
 def warn_of_hidden(partition: Partition, source: Source) -> None:

@@ -10,6 +10,7 @@ from torch import nn
 from zoo.models.encoder import Encoder
 from zoo.models.segmentation import segmentation_networks
 from zoo.preprocess import channel_statistics
+from zoo.train.blocks.mixing import with_mixed_labels
 from zoo.train.loop import compute
 from zoo.train.loop.norm_statistics import NormStatistics
 from zoo.train.optim import set_learning_rates
@@ -83,8 +84,8 @@ class TrainingStep:
         return mean
 
     def prepared(self, batch: Batch) -> Batch:
-        """Return the batch on the device, images normalized."""
-        return normalized(self.fabric.to_device(batch), self.statistics, self.layout)
+        """Return the batch on the device, labeled images mixed if they are to be, images normalized."""
+        return normalized(with_mixed_labels(self.fabric.to_device(batch)), self.statistics, self.layout)
 
     def is_healthy(self, total: Tensor) -> bool:
         """Return whether loss and gradients are finite on all processes; count the step as bad otherwise."""

@@ -1,9 +1,4 @@
-"""Labels-only baseline, with which every semi-supervised method is compared.
-
-With `view = "strong"` labeled images get the augmentation that methods give to unlabeled ones: the
-photometric strong view, and CutMix with the next image of the batch, including its labels. This separates
-the effect of unlabeled images from that of augmentation.
-"""
+"""Labels-only baseline, with which every semi-supervised method is compared."""
 
 from __future__ import annotations
 
@@ -13,7 +8,6 @@ from zoo.models.decoders.decoder import resize_logits
 from zoo.models.deployable import Student
 from zoo.models.segmentation import SegmentationNetwork
 from zoo.train.blocks.losses import cross_entropy
-from zoo.train.blocks.mixing import half_area_box, mixed
 from zoo.train.method import Batch, Method, MethodConfig, Phase, Progress
 from zoo.train.optim import OptimizerConfig
 
@@ -24,15 +18,10 @@ if TYPE_CHECKING:
     from zoo.models.config import NetworkConfig
 
 
-MIXED = 0.5
-"""Probability that a labeled image gets a box of the next one, U2PL's of unlabeled images."""
-
-
 class SupervisedConfig(MethodConfig):
     """Settings of the labels-only baseline."""
 
     name: Literal["supervised"] = "supervised"
-    view: Literal["weak", "strong"] = "weak"
     optimizer: OptimizerConfig = OptimizerConfig()
 
 
@@ -46,16 +35,12 @@ class Supervised(Method):
 
     def forward(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:  # noqa: ARG002
         """Return the term `sup`."""
-        image, label = batch.image_l, batch.label_l
-        if self.config.view == "strong":
-            box = half_area_box(batch.labeled_draws, image.shape[-2:], MIXED)
-            image, label = mixed(image, box), mixed(label, box)
-        logits = self.student(image).logits
-        return {"sup": cross_entropy(resize_logits(logits, label.shape[-2:]), label)}
+        logits = self.student(batch.image_l).logits
+        return {"sup": cross_entropy(resize_logits(logits, batch.label_l.shape[-2:]), batch.label_l)}
 
     def phases(self, steps: int) -> tuple[Phase, ...]:
         """Return one phase, without unlabeled images."""
-        return (Phase("train", steps, unlabeled=0, strong_labeled=self.config.view == "strong"),)
+        return (Phase("train", steps, unlabeled=0),)
 
     def optimizers(self) -> list[Optimizer]:
         """Return one optimizer, with a separate learning rate for the encoder."""

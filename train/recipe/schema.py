@@ -100,6 +100,9 @@ class DataConfig(Frozen):
         mean: mean of each RGB channel, images in [0, 1]; None, until a run starts, for that of the encoder's
             weights.
         std: standard deviation of each RGB channel, images in [0, 1]; None as for `mean`.
+        labeled_view: view of labeled images that a network learns: `weak`; `cutmix`, in which half of them
+            get a box of the next one with its labels; or `strong`, which adds the photometric strong view of
+            unlabeled images. A discriminator that has a labeled stream of its own gets the weak view.
         batch_l: number of labeled images in a batch of a process.
         batch_u: number of unlabeled images in a batch of a process.
         workers: number of processes that load data; 0 to load in the training process.
@@ -119,6 +122,7 @@ class DataConfig(Frozen):
     resize: Resize = "fit"
     mean: Channels | None = None
     std: Channels | None = None
+    labeled_view: Literal["weak", "cutmix", "strong"] = "weak"
     batch_l: int = Field(6, ge=1)
     batch_u: int = Field(6, ge=1)
     workers: int = Field(2, ge=0)

@@ -6,11 +6,21 @@ import pytest
 import torch
 from torch import Tensor
 
-from zoo.train.blocks.mixing import RANDOM_BOX_DRAWS, cutmix, half_area_box, mixed, random_box, toggled_boxes
-from zoo.train.method import DRAWS
+from zoo.train.blocks.mixing import (
+    RANDOM_BOX_DRAWS,
+    cutmix,
+    half_area_box,
+    mixed,
+    random_box,
+    toggled_boxes,
+    with_mixed_labels,
+)
+from zoo.train.method import DRAW_RANGE, DRAWS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from zoo.train.method import Batch
 
 
 def literal_toggled_boxes(draws: Tensor, height: int, width: int) -> Tensor:
@@ -134,3 +144,25 @@ def test_random_boxes_lie_anywhere() -> None:
 def test_each_image_gets_a_box_by_chance(box: Callable[..., Tensor], probability: float) -> None:
     share = box(torch.rand(2000, DRAWS), (64, 64), probability).any(dim=(1, 2)).float().mean()
     assert share == pytest.approx(probability, abs=0.04 if 0 < probability < 1 else 0)
+
+
+def test_labeled_images_get_a_box_of_the_next_one_with_its_labels_and_its_padding(
+    make_batch: Callable[..., Batch],
+) -> None:
+    batch = make_batch(labeled=2)
+    assert with_mixed_labels(batch) is batch
+    valid = torch.rand(4, 32, 32) < 0.9
+    draws = torch.rand(2, DRAWS)
+    draws[0, 0], draws[1, 0] = 0.0, 0.9  # the first image gets a box, the second none
+    found = with_mixed_labels(batch._replace(valid_l=valid, draws_l=(draws * DRAW_RANGE).int()))
+    box = half_area_box(draws, (32, 32), 0.5)[0]
+    assert 0.4 < box.float().mean() < 0.6
+    assert found.draws_l is None
+    for after, before in (
+        (found.image_l, batch.image_l),
+        (found.label_l, batch.label_l),
+        (found.valid_l, valid),
+    ):
+        assert torch.equal(after[0], torch.where(box, before[1], before[0]))
+        assert torch.equal(after[1:], before[1:])
+    assert torch.equal(found.image_u, batch.image_u)

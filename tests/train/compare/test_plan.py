@@ -215,7 +215,7 @@ def test_controls_are_rows_beside_what_they_are_controls_of(plan: Plan, tmp_path
         "eln teacher",
     ]
     strong, ensemble = (recipe_of(tmp_path, f"supervised-{name}") for name in ("strong", "ensemble"))
-    assert strong["method"]["view"] == "strong"
+    assert strong["data"]["labeled_view"] == "strong"
     assert (ensemble["method"]["lambda_cps"], ensemble["method"]["self_training"]) == (0, "none")
     assert recipe_of(tmp_path, "eln")["also_score"] == ["teacher"]
     controls = {each.name: each for each in comparison.compared if each.role == "control"}

@@ -197,24 +197,27 @@ def test_each_image_brings_random_numbers_of_its_own(stream: Callable[..., Batch
     assert not torch.equal(stream()[3].draws, stream({"seed": 1})[3].draws)
 
 
-def test_a_phase_with_a_strong_labeled_view_has_that_of_the_weak_one_and_numbers_of_its_own(
+def test_the_views_of_labeled_images_differ_in_the_first_stream_and_have_numbers_of_their_own(
     load_tiny: Load, partition: Partition
 ) -> None:
     jitter = {"data.augment": PLAIN["data.augment"] | {"jitter": [0.5, 0, 0, 0], "grayscale": 0}}
 
-    def stream(*phases: Phase) -> BatchStream:
-        return BatchStream(load_tiny(jitter), Numbered(), partition, phases)
+    def batch(view: str) -> Batch:
+        recipe = load_tiny(jitter | {"data.labeled_view": view})
+        return BatchStream(recipe, Numbered(), partition, (Phase("a", 9, labeled=2),))[3]
 
-    weak, strong = (stream(Phase("a", 9, strong_labeled=strong))[3] for strong in (False, True))
+    weak, cutmix, strong = (batch(view) for view in ("weak", "cutmix", "strong"))
     assert weak.draws_l is None
-    assert strong.draws_l is not None
-    assert strong.draws_u is not None
-    assert not torch.equal(strong.draws_l, strong.draws_u[: len(strong.draws_l)])
-    assert not torch.equal(weak.image_l, strong.image_l)
-    assert torch.equal(weak.label_l, strong.label_l)
-    assert torch.equal(weak.image_u, strong.image_u)
-    again = stream(Phase("a", 9, strong_labeled=True))[3]
-    assert same(strong, again)
+    count = len(weak.image_l) // 2
+    assert cutmix.draws_l is not None
+    assert cutmix.draws_u is not None
+    assert len(cutmix.draws_l) == count
+    assert not torch.equal(cutmix.draws_l, cutmix.draws_u[:count])
+    assert same(weak, cutmix._replace(draws_l=None))
+    assert not torch.equal(weak.image_l[:count], strong.image_l[:count])
+    assert torch.equal(weak.image_l[count:], strong.image_l[count:])
+    assert same(cutmix, strong._replace(image_l=cutmix.image_l))
+    assert same(strong, batch("strong"))
 
 
 def test_a_phase_that_declares_none_has_no_unlabeled_part(stream: Callable[..., BatchStream]) -> None:

@@ -12,9 +12,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor, nn
 
 from zoo.preprocess import normalize
+from zoo.train.blocks.mixing import with_mixed_labels
 from zoo.train.loop.checkpoint import load_checkpoint
 from zoo.train.loop.engine import Engine, TrainingStoppedError
-from zoo.train.method import Batch, Method, Phase, Progress
+from zoo.train.method import DRAWS, Batch, Method, Phase, Progress
 from zoo.train.optim import OptimizerConfig, Schedule
 from zoo.train.runs.folder import RunFolder
 from zoo.train.runs.log import read_log
@@ -173,6 +174,24 @@ def test_a_method_sees_the_batch_of_its_step_with_normalized_images(
         assert torch.equal(got.image_l, normalize(raw.image_l, engine.recipe.preprocessing))
         assert torch.equal(got.label_l, raw.label_l)
         assert got.image_u is None
+
+
+def test_a_method_sees_the_labeled_images_that_are_to_be_mixed_mixed(
+    make_engine: MakeEngine, stream: Any
+) -> None:
+    method = Toy()
+    engine = make_engine(method)
+    images = torch.randint(256, (10, 2, 3, 4, 4), dtype=torch.uint8)
+    draws = torch.zeros(2, DRAWS, dtype=torch.int32)  # a box for every image
+    drawn = [
+        batch._replace(image_l=image, draws_l=draws) for batch, image in zip(stream, images, strict=True)
+    ]
+    engine.fit(drawn)
+    for got, raw in zip(method.batches, drawn, strict=True):
+        mixed = with_mixed_labels(raw).image_l
+        assert not torch.equal(mixed, raw.image_l)
+        assert torch.equal(got.image_l, normalize(mixed, engine.recipe.preprocessing))
+        assert got.draws_l is None
 
 
 def test_a_phase_starts_once_before_its_first_step(make_engine: MakeEngine, stream: Any) -> None:

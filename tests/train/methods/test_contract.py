@@ -118,8 +118,7 @@ def test_the_terms_have_the_documented_names(case: str, method: Method, batch: B
 
 def test_every_phase_works_with_the_streams_it_declares(method: Method, batch: Batch) -> None:
     for phase, progress in zip(method.phases(STEPS), progresses(method), strict=True):
-        draws_l = batch.draws_l if phase.strong_labeled else None
-        seen = batch if phase.unlabeled else Batch(*batch[:3], draws_l=draws_l)
+        seen = batch if phase.unlabeled else Batch(*batch[:3])
         assert all(term.isfinite() for term in method(seen, progress).values())
 
 
