@@ -13,8 +13,8 @@ from zoo.export.parity import Parity, compare, describe, next_batch, parity_shap
 from zoo.export.parity_images import labeled_images, parity_images
 from zoo.export.tolerance import GATES
 from zoo.predictors.eager import EagerPredictor
-from zoo.predictors.openvino import OpenVinoPredictor
-from zoo.predictors.ort import OrtPredictor
+from zoo.predictors.runtimes.openvino import OpenVinoPredictor
+from zoo.predictors.runtimes.ort import OrtPredictor
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -40,8 +40,8 @@ from zoo.predictors.artifact import (
     read_engine_info,
 )
 from zoo.predictors.backends import ENGINES
-from zoo.predictors.ort import OrtPredictor
-from zoo.predictors.trt import TrtPredictor, why_not_here
+from zoo.predictors.runtimes.ort import OrtPredictor
+from zoo.predictors.runtimes.trt import TrtPredictor, why_not_here
 from zoo.preprocess import normalize, resize_image
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from zoo.export.to_tensorrt import Target
     from zoo.predictors.base import Predictor
     from zoo.predictors.exported import ExportedPredictor
-    from zoo.predictors.trt_api import TensorRt
+    from zoo.predictors.runtimes.trt_api import TensorRt
 
 
 def export_bundle(

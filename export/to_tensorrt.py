@@ -15,7 +15,7 @@ import torch
 from zoo.bundle.manifest import sha256
 from zoo.errors import BundleError, ExportError
 from zoo.predictors.artifact import INPUT_NAME, EngineInfo, Profile, read_engine_info
-from zoo.predictors.trt_api import TensorRt, load_tensorrt
+from zoo.predictors.runtimes.trt_api import TensorRt, load_tensorrt
 
 if TYPE_CHECKING:
     from collections.abc import Callable

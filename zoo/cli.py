@@ -14,7 +14,7 @@ from zoo.commands.benchmark import benchmark
 from zoo.commands.catalog import info, list_models
 from zoo.commands.compare import compare
 from zoo.commands.console import log_to_stderr
-from zoo.commands.data import app as data_app
+from zoo.commands.data.group import app as data_app
 from zoo.commands.evaluate import evaluate
 from zoo.commands.export import export
 from zoo.commands.load_test import load_test

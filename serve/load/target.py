@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
 
 from zoo.errors import ZooError
-from zoo.predictors.oip import infer_request
 from zoo.predictors.outputs import MASK
+from zoo.predictors.remote.oip import infer_request
 from zoo.preprocess import Preprocessing, resize_image
 from zoo.serve.load.http import Connection, ProtocolError, parse_address, request
 from zoo.serve.load.inputs import Picture, described

@@ -21,7 +21,7 @@ from zoo.card.card import model_card
 from zoo.models.config import NetworkConfig, nest_decoder
 from zoo.predictors.artifact import METADATA_KEY, info_path, read_engine_info
 from zoo.predictors.eager import EagerPredictor
-from zoo.predictors.ort import metadata_of, open_session
+from zoo.predictors.runtimes.ort import metadata_of, open_session
 from zoo.predictors.tags import TagPredictor
 from zoo.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from zoo.train.compare.shared import flat

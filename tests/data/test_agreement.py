@@ -12,9 +12,9 @@ from PIL import Image
 from zoo.classes import IGNORE
 from zoo.data.check import check_source
 from zoo.data.folder import FolderSource
+from zoo.data.formats.voc import VocSource
 from zoo.data.inspect.inspection import inspect
 from zoo.data.inspect.proposal import write_proposal
-from zoo.data.voc import VocSource
 from zoo.errors import DatasetError
 
 if TYPE_CHECKING:

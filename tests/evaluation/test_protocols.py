@@ -15,8 +15,7 @@ from torch.nn import functional
 from zoo.catalog import reported_protocols
 from zoo.classes import IGNORE, Classes
 from zoo.errors import ZooError
-from zoo.evaluation.protocols import ABOUT, COMMON, PROTOCOLS, SCALES, Slide, users
-from zoo.evaluation.windows import softmax, window_starts
+from zoo.evaluation.protocols import ABOUT, COMMON, PROTOCOLS, SCALES, Slide, softmax, users, window_starts
 from zoo.predictors.base import Predictor
 from zoo.predictors.eager import load_eager
 from zoo.preprocess import Preprocessing

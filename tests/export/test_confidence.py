@@ -22,9 +22,9 @@ from zoo.models.deployable import Deployable
 from zoo.predictors.artifact import ArtifactMetadata
 from zoo.predictors.base import Prediction
 from zoo.predictors.eager import EagerPredictor
-from zoo.predictors.openvino import OpenVinoPredictor
-from zoo.predictors.ort import OrtPredictor
-from zoo.predictors.trt_api import installed_flavors
+from zoo.predictors.runtimes.openvino import OpenVinoPredictor
+from zoo.predictors.runtimes.ort import OrtPredictor
+from zoo.predictors.runtimes.trt_api import installed_flavors
 
 if TYPE_CHECKING:
     from collections.abc import Callable

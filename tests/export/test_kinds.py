@@ -23,7 +23,7 @@ from zoo.export.tolerance import GATES
 from zoo.models.deployable import REMOVED, Gated
 from zoo.predictors.artifact import ArtifactMetadata
 from zoo.predictors.load import load_predictor
-from zoo.predictors.trt_api import installed_flavors
+from zoo.predictors.runtimes.trt_api import installed_flavors
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -18,7 +18,7 @@ from zoo.export.parity import (
 )
 from zoo.export.tolerance import GATES, Gate
 from zoo.predictors.base import Predictor
-from zoo.predictors.ort import OrtPredictor
+from zoo.predictors.runtimes.ort import OrtPredictor
 from zoo.preprocess import Preprocessing
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ from zoo.export.to_tensorrt import Target, build_engine, load_builder, make_prof
 from zoo.export.verify import verify_bundle
 from zoo.predictors.artifact import info_path, read_engine_info
 from zoo.predictors.load import load_predictor
-from zoo.predictors.trt_api import installed_flavors
+from zoo.predictors.runtimes.trt_api import installed_flavors
 from zoo.preprocess import normalize
 from zoo.registry.checks import read_metadata
 

@@ -14,8 +14,8 @@ from zoo.export.quantize import METHODS, Quantizer, body, more_excluded, sensiti
 from zoo.export.to_onnx import check_onnx, export_onnx
 from zoo.export.to_tensorrt import Target, build_engine, load_builder, make_profile, plan_engine
 from zoo.predictors.artifact import ArtifactMetadata
-from zoo.predictors.ort import OrtPredictor
-from zoo.predictors.trt_api import installed_flavors
+from zoo.predictors.runtimes.ort import OrtPredictor
+from zoo.predictors.runtimes.trt_api import installed_flavors
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -21,7 +21,7 @@ from zoo.models.deployable import Deployable, Student
 from zoo.models.segmentation import SegmentationNetwork
 from zoo.predictors.artifact import ArtifactMetadata
 from zoo.predictors.eager import EagerPredictor
-from zoo.predictors.ort import OrtPredictor
+from zoo.predictors.runtimes.ort import OrtPredictor
 from zoo.preprocess import Preprocessing
 
 if TYPE_CHECKING:

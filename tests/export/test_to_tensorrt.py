@@ -20,10 +20,10 @@ from zoo.export.to_tensorrt import (
     make_profile,
     plan_engine,
 )
-from zoo.predictors import trt_api
 from zoo.predictors.artifact import Profile
-from zoo.predictors.ort import OrtPredictor
-from zoo.predictors.trt_api import TensorRt, installed_flavors, load_tensorrt
+from zoo.predictors.runtimes import trt_api
+from zoo.predictors.runtimes.ort import OrtPredictor
+from zoo.predictors.runtimes.trt_api import TensorRt, installed_flavors, load_tensorrt
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -13,11 +13,11 @@ from zoo.bundle.bundle import WEIGHTS_NAME, load_config
 from zoo.bundle.manifest import sha256
 from zoo.cli import app
 from zoo.errors import ExportError, ParityError, ZooError
-from zoo.export import pipeline, to_triton
+from zoo.export import pipeline
 from zoo.export.manifest import Artifact, ExportReport
 from zoo.export.to_onnx import OnnxFacts
-from zoo.export.to_triton import check_repository, model_name, write_repository
-from zoo.export.triton_config import CONFIG_NAME, parse_config
+from zoo.export.triton.config import CONFIG_NAME, parse_config
+from zoo.export.triton.repository import check_repository, model_name, write_repository
 from zoo.predictors.artifact import (
     ONNX_NAMES,
     ArtifactMetadata,
@@ -203,7 +203,7 @@ def test_a_write_that_fails_keeps_the_earlier_models(
     made = report("fp32")
     write_repository(made, (1, 1, 4), repository, quietly)
     before = contents(repository)
-    monkeypatch.setattr(to_triton, "PYTHON_MODEL", tmp_path / "missing.py")
+    monkeypatch.setattr("zoo.export.triton.repository.PYTHON_MODEL", tmp_path / "missing.py")
     with pytest.raises(FileNotFoundError):
         write_repository(report("fp16"), (1, 1, 2), repository, quietly)
     assert contents(repository) == before

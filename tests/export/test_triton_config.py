@@ -12,8 +12,7 @@ from zoo import __version__
 from zoo.bundle.manifest import sha256
 from zoo.classes import Classes
 from zoo.errors import ExportError
-from zoo.export import triton_config
-from zoo.export.triton_config import FLAVORS, LABELS_NAME, Served, check_protobuf, config_text, parse_config
+from zoo.export.triton.config import FLAVORS, LABELS_NAME, Served, check_protobuf, config_text, parse_config
 from zoo.predictors.artifact import ArtifactMetadata
 from zoo.preprocess import Preprocessing
 
@@ -139,6 +138,6 @@ def test_a_text_that_is_no_configuration_is_refused_with_its_place() -> None:
 
 
 def test_a_missing_protobuf_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(triton_config, "PROTOBUF", "no_such_package")
+    monkeypatch.setattr("zoo.export.triton.config.PROTOBUF", "no_such_package")
     with pytest.raises(ExportError, match=r"--triton needs .*no_such_package.*'semiseg-zoo\[triton\]'"):
         check_protobuf()

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from zoo.export.to_triton import PYTHON_MODEL
+from zoo.export.triton.repository import PYTHON_MODEL
 
 if TYPE_CHECKING:
     from collections.abc import Callable

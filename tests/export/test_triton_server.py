@@ -26,8 +26,8 @@ from tritonclient.utils import InferenceServerException
 
 from zoo.export.options import ExportOptions
 from zoo.export.pipeline import export_bundle
-from zoo.export.to_triton import write_repository
-from zoo.predictors.ort import OrtPredictor
+from zoo.export.triton.repository import write_repository
+from zoo.predictors.runtimes.ort import OrtPredictor
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -26,9 +26,9 @@ from zoo.models.deployable import Gated
 from zoo.predictors.artifact import ArtifactMetadata
 from zoo.predictors.eager import CompiledPredictor, EagerPredictor, load_eager
 from zoo.predictors.limits import Limits
-from zoo.predictors.openvino import OpenVinoPredictor
-from zoo.predictors.ort import OrtPredictor
-from zoo.predictors.ort_cuda import OrtCudaPredictor
+from zoo.predictors.runtimes.openvino import OpenVinoPredictor
+from zoo.predictors.runtimes.ort import OrtPredictor
+from zoo.predictors.runtimes.ort_cuda import OrtCudaPredictor
 from zoo.predictors.tags import TagPredictor
 
 if TYPE_CHECKING:

@@ -18,8 +18,8 @@ import torch
 from zoo.api import Model
 from zoo.errors import BundleError
 from zoo.predictors.load import load_predictor
-from zoo.predictors.ort import OrtPredictor
-from zoo.predictors.ort_cuda import OrtCudaPredictor
+from zoo.predictors.runtimes.ort import OrtPredictor
+from zoo.predictors.runtimes.ort_cuda import OrtCudaPredictor
 
 if TYPE_CHECKING:
     from collections.abc import Callable

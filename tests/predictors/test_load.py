@@ -13,7 +13,6 @@ import torch
 from zoo.bundle.bundle import write_json
 from zoo.bundle.manifest import sha256
 from zoo.errors import BundleError
-from zoo.predictors import trt, trt_api
 from zoo.predictors.artifact import ONNX_NAMES, EngineInfo, Profile, info_path
 from zoo.predictors.backends import newest_engine
 from zoo.predictors.eager import (
@@ -23,8 +22,9 @@ from zoo.predictors.eager import (
     has_bf16_instructions,
 )
 from zoo.predictors.load import load_predictor
-from zoo.predictors.openvino import OpenVinoPredictor
-from zoo.predictors.ort import OrtPredictor
+from zoo.predictors.runtimes import trt, trt_api
+from zoo.predictors.runtimes.openvino import OpenVinoPredictor
+from zoo.predictors.runtimes.ort import OrtPredictor
 
 if TYPE_CHECKING:
     from pathlib import Path

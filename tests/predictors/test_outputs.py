@@ -12,10 +12,10 @@ from torch import nn
 from zoo.errors import BundleError
 from zoo.predictors.base import Prediction
 from zoo.predictors.load import load_predictor
-from zoo.predictors.openvino import OpenVinoPredictor
-from zoo.predictors.ort import OrtPredictor
-from zoo.predictors.ort_cuda import OrtCudaPredictor
 from zoo.predictors.outputs import OUTPUTS, OutputRow, parse_outputs, resize_output
+from zoo.predictors.runtimes.openvino import OpenVinoPredictor
+from zoo.predictors.runtimes.ort import OrtPredictor
+from zoo.predictors.runtimes.ort_cuda import OrtCudaPredictor
 from zoo.preprocess import resize_image
 
 if TYPE_CHECKING:

@@ -14,9 +14,9 @@ from tests.conftest import FRAGILE
 from zoo.errors import BundleError
 from zoo.predictors.limits import Limits
 from zoo.predictors.load import load_predictor
-from zoo.predictors.openvino import OpenVinoPredictor
-from zoo.predictors.ort import OrtPredictor
-from zoo.predictors.ort_cuda import OrtCudaPredictor
+from zoo.predictors.runtimes.openvino import OpenVinoPredictor
+from zoo.predictors.runtimes.ort import OrtPredictor
+from zoo.predictors.runtimes.ort_cuda import OrtCudaPredictor
 from zoo.predictors.session import Session
 
 if TYPE_CHECKING:

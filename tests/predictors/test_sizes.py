@@ -12,9 +12,9 @@ from zoo.errors import InvalidImageError
 from zoo.predict.stream import Failed, stream
 from zoo.predictors.limits import SEARCHED, Limits, smallest
 from zoo.predictors.load import load_predictor
-from zoo.predictors.openvino import OpenVinoPredictor
-from zoo.predictors.ort import OrtPredictor
-from zoo.predictors.ort_cuda import OrtCudaPredictor
+from zoo.predictors.runtimes.openvino import OpenVinoPredictor
+from zoo.predictors.runtimes.ort import OrtPredictor
+from zoo.predictors.runtimes.ort_cuda import OrtCudaPredictor
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,7 +10,7 @@ import pytest
 from zoo.errors import BundleError, InvalidImageError
 from zoo.predict.stream import BATCH, THREADS, Failed, Options, stream
 from zoo.predictors.load import load_predictor
-from zoo.predictors.ort import OrtPredictor
+from zoo.predictors.runtimes.ort import OrtPredictor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

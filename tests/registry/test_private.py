@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from zoo.bundle.bundle import load_config, write_json
-from zoo.registry.private import remove_paths
-from zoo.registry.push import staged
+from zoo.registry.push import remove_paths, staged
 
 if TYPE_CHECKING:
     from pathlib import Path

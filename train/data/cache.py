@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from zoo.data.cached import GB, CachedSource
-from zoo.data.disk_cache import DiskCache
+from zoo.data.cache.cached import GB, CachedSource
+from zoo.data.cache.disk import DiskCache
 from zoo.errors import RecipeError
 from zoo.memory import MIB, free_mib
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from zoo.data.cached import Cache
+    from zoo.data.cache.cached import Cache
     from zoo.data.source import Source
     from zoo.train.recipe.schema import DataConfig
 
@@ -49,7 +49,7 @@ def with_cache(source: Source, ids: Sequence[str], data: DataConfig, world: int)
 def _memory(ids: Sequence[str], limit: int | None, world: int) -> Cache:
     if sys.platform != "linux":
         raise RecipeError(f"data.cache memory needs Linux, got {sys.platform}: take data.cache=disk")
-    from zoo.data.memory_cache import MemoryCache  # imports modules that other systems lack
+    from zoo.data.cache.memory import MemoryCache  # imports modules that other systems lack
 
     return MemoryCache(ids, _free_bytes(world) if limit is None else limit)
 

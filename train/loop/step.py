@@ -12,7 +12,6 @@ from zoo.models.segmentation import segmentation_networks
 from zoo.preprocess import channel_statistics
 from zoo.train.blocks.mixing import with_mixed_labels
 from zoo.train.loop import compute
-from zoo.train.loop.norm_statistics import NormStatistics
 from zoo.train.optim import set_learning_rates
 
 if TYPE_CHECKING:
@@ -23,6 +22,10 @@ if TYPE_CHECKING:
     from zoo.preprocess import Preprocessing
     from zoo.train.method import Batch, Method, Progress
     from zoo.train.recipe.schema import Recipe
+
+
+RUNNING = ("running_mean", "running_var")
+"""Names of the running statistics of BatchNorm."""
 
 
 class TrainingStep:
@@ -144,3 +147,27 @@ def _freeze_encoders(method: Method) -> None:
 
 def _listed(value: Any) -> list[Any]:
     return list(value) if isinstance(value, tuple) else [value]
+
+
+class NormStatistics:
+    """Copy of the running statistics of all networks of a method before a step, restored if it is skipped.
+
+    Args:
+        method: method on its device.
+    """
+
+    def __init__(self, method: nn.Module) -> None:
+        self.current: list[Tensor] = [
+            buffer for name, buffer in method.named_buffers() if name.rpartition(".")[2] in RUNNING
+        ]
+        self.kept = [buffer.clone() for buffer in self.current]
+
+    def keep(self) -> None:
+        """Save the current statistics."""
+        if self.current:
+            torch._foreach_copy_(self.kept, self.current)
+
+    def restore(self) -> None:
+        """Restore the saved statistics."""
+        if self.current:
+            torch._foreach_copy_(self.current, self.kept)

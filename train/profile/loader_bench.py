@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from zoo.data.cached import GB
+from zoo.data.cache.cached import GB
 from zoo.data.files import FileSource
 from zoo.data.partition import AUTO
 from zoo.machine import cores

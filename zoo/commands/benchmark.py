@@ -11,7 +11,7 @@ import typer
 
 from zoo.commands.arguments import DeviceOption, parse_size
 from zoo.commands.console import AsJson, Overwrite, emit, remarks, table
-from zoo.commands.parsing import parse_backends, parse_batches
+from zoo.errors import ZooError
 from zoo.machine import choose_device
 from zoo.predictors.backends import BACKENDS
 from zoo.resolve import is_name, is_url, resolve_bundle, resolve_model
@@ -184,3 +184,41 @@ def _show(report: Report, files: list[Path]) -> list[Any]:
     if compared := comparison(report):
         shown += [table("Models", *compared), f"{COMPARED}."]
     return [*shown, *warnings(report), f"Wrote {', '.join(map(str, files))}"]
+
+
+def parse_backends(text: str) -> tuple[str, ...]:
+    """Return the backends in a comma-separated list, each once.
+
+    Raises:
+        typer.BadParameter: a backend is unknown, or the list is empty.
+    """
+    from zoo.serve.bench.choices import parse_choice
+
+    names = parts_of(text)
+    if not names:
+        raise typer.BadParameter(
+            f"{text!r} is not a list of backends, expected e.g. ort,trt:fp16", param_hint="--backends"
+        )
+    try:
+        return tuple(dict.fromkeys(parse_choice(name).name for name in names))
+    except ZooError as error:
+        raise typer.BadParameter(str(error), param_hint="--backends") from error
+
+
+def parse_batches(text: str) -> tuple[int, ...]:
+    """Return the batch sizes in a comma-separated list, each once.
+
+    Raises:
+        typer.BadParameter: not positive numbers.
+    """
+    parts = parts_of(text)
+    if not parts or not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise typer.BadParameter(
+            f"{text!r} is not a list of batch sizes, expected e.g. 1,8", param_hint="--batch"
+        )
+    return tuple(dict.fromkeys(map(int, parts)))
+
+
+def parts_of(text: str) -> list[str]:
+    """Return the entries of a comma-separated list."""
+    return [part.strip() for part in text.split(",") if part.strip()]

@@ -201,7 +201,7 @@ def export(
 def _export(bundle: Path, options: ExportOptions, triton: Path | None, *, as_json: bool) -> None:
     """Show the artifacts, and write the model repository if requested."""
     from zoo.export.pipeline import export_bundle
-    from zoo.export.to_triton import check_repository, write_repository
+    from zoo.export.triton.repository import check_repository, write_repository
 
     if triton is not None:
         check_repository(triton, options.out or bundle)

@@ -148,7 +148,7 @@ def fingerprint(model: Path | str, predictor: Predictor) -> str:
     from zoo.bundle.manifest import sha256
 
     if isinstance(model, str):
-        from zoo.predictors.remote import RemotePredictor
+        from zoo.predictors.remote.predictor import RemotePredictor
 
         assert isinstance(predictor, RemotePredictor)
         return predictor.fingerprint

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from zoo.classes import Classes
-    from zoo.data.coco import Drawing
+    from zoo.data.formats.coco import Drawing
     from zoo.data.labels import Palettes
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})

@@ -13,22 +13,22 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zoo.data.coco import ANNOTATIONS, read_annotations
 from zoo.data.data_file import DATA_FILE, DataFile, build_classes, class_names, label_map, read_data_file
 from zoo.data.files import IMAGE_SUFFIXES, MASK_SUFFIXES, FileSource, Pair
-from zoo.data.held_out import hold_out
+from zoo.data.formats.coco import ANNOTATIONS, read_annotations
+from zoo.data.formats.palettes import find_palettes, read_indexed
 from zoo.data.inspect.findings import UNKNOWN_CLASSES, message
 from zoo.data.inspect.interpretation import find_meaning
 from zoo.data.inspect.judge import judge_mask, judge_together, with_example
+from zoo.data.lists import IdFinder, read_list
 from zoo.data.masks import read_mask
-from zoo.data.palettes import find_palettes, read_indexed
 from zoo.errors import DatasetError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from zoo.classes import Classes
-    from zoo.data.coco import Annotations
+    from zoo.data.formats.coco import Annotations
     from zoo.data.inspect.meaning import Meaning
     from zoo.data.labels import LabelMap, Palettes
     from zoo.data.masks import NamedMask
@@ -245,3 +245,35 @@ def _shown_meaning(spec: str, data: DataFile, toml: Path, masks: Sequence[NamedM
             finding = with_example(finding, masks, meaning)
             raise DatasetError(message(finding, spec, has_proposal=meaning.proposal is not None))
     return meaning
+
+
+def hold_out(path: Path, train: Mapping[str, Pair], val: Mapping[str, Pair]) -> dict[Split, dict[str, Pair]]:
+    """Return `train` and `val` such that `val` holds exactly the images of a list.
+
+    Args:
+        path: text file with one image of either split a line.
+        train: files of the training images by id, `train/...`.
+        val: files of the validation images by id, `val/...`; an image that changes its split changes its id.
+
+    Raises:
+        DatasetError: a missing file, a line that names no image with a mask, no image left for training, or
+            two images of one name in one split.
+    """
+    if not path.is_file():
+        raise DatasetError(
+            f"{path}: got no such file, expected the list of val_list: zoo data split makes one"
+        )
+    pool = {**train, **val}
+    chosen = {line.id_ for line in read_list(path, IdFinder(tuple(pool), (), "image with a mask"))}
+    result: dict[Split, dict[str, Pair]] = {"train": {}, "val": {}}
+    for id_, pair in pool.items():
+        split: Split = "val" if id_ in chosen else "train"
+        name = f"{split}/{id_.partition('/')[2]}"
+        if name in result[split]:
+            raise DatasetError(
+                f"{path}: got two images {name}, of train and of val, expected different names: rename one"
+            )
+        result[split][name] = pair
+    if not result["train"]:
+        raise DatasetError(f"{path}: got all {len(pool)} images, expected some left to train on: shorten it")
+    return {split: dict(sorted(pairs.items())) for split, pairs in result.items()}

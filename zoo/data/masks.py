@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from zoo.classes import Color
-    from zoo.data.coco import Drawing
     from zoo.data.files import Pair
+    from zoo.data.formats.coco import Drawing
     from zoo.data.source import Split
 
 VALUE_MODES = ("1", "L", "P")

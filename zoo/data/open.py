@@ -6,11 +6,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zoo.data.cityscapes import CityscapesSource
 from zoo.data.folder import FolderSource
-from zoo.data.pascal_context import PascalContextSource
+from zoo.data.formats.cityscapes import CityscapesSource
+from zoo.data.formats.pascal_context import PascalContextSource
+from zoo.data.formats.voc import VocSource
 from zoo.data.shapes import ShapesSource
-from zoo.data.voc import VocSource
 from zoo.errors import DatasetError
 
 if TYPE_CHECKING:

@@ -92,10 +92,10 @@ def _load_compiled_amp(request: Request) -> Predictor:
 
 def _load_ort(request: Request) -> Predictor:
     if request.device == "cpu":
-        from zoo.predictors.ort import OrtPredictor
+        from zoo.predictors.runtimes.ort import OrtPredictor
 
         return load_onnx(request, lambda path: OrtPredictor(path, request.threads))
-    from zoo.predictors.ort_cuda import OrtCudaPredictor
+    from zoo.predictors.runtimes.ort_cuda import OrtCudaPredictor
 
     return load_onnx(request, lambda path: OrtCudaPredictor(path, request.device))
 
@@ -103,14 +103,14 @@ def _load_ort(request: Request) -> Predictor:
 def _load_openvino(request: Request) -> Predictor:
     if request.device != "cpu":
         raise BundleError(f"backend openvino runs on the CPU, got device {request.device}: use --device cpu")
-    from zoo.predictors.openvino import OpenVinoPredictor
+    from zoo.predictors.runtimes.openvino import OpenVinoPredictor
 
     return load_onnx(request, lambda path: OpenVinoPredictor(path, request.threads))
 
 
 def _load_trt(request: Request) -> Predictor:
     from zoo.predictors.artifact import read_engine_info
-    from zoo.predictors.trt import load_trt
+    from zoo.predictors.runtimes.trt import load_trt
 
     device = "cuda" if request.device == "cpu" else request.device
     if request.path.is_file():
@@ -295,8 +295,8 @@ def _why_not(engine: Path, bundle: Path) -> str:
     from zoo.bundle.bundle import WEIGHTS_NAME
     from zoo.bundle.manifest import sha256
     from zoo.predictors.artifact import TRT_ONNX_NAMES, read_engine_info
-    from zoo.predictors.trt import why_not_here
-    from zoo.predictors.trt_api import installed_flavors
+    from zoo.predictors.runtimes.trt import why_not_here
+    from zoo.predictors.runtimes.trt_api import installed_flavors
 
     info = read_engine_info(engine)
     if info.flavor not in installed_flavors():

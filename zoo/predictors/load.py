@@ -67,6 +67,6 @@ def _again(predictor: Predictor, loader: Callable[[], Predictor]) -> Predictor:
 def _connect(url: str, wanted: str | None) -> Predictor:
     if wanted is not None:
         raise BundleError(f"{url} is a server, which selects its own backend, got {wanted}: leave it out")
-    from zoo.predictors.remote import RemotePredictor
+    from zoo.predictors.remote.predictor import RemotePredictor
 
     return RemotePredictor(url)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 import tempfile
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from huggingface_hub import metadata_load, metadata_save
@@ -20,12 +22,21 @@ from zoo.registry.checks import BrokenBundleError, changes, check_bundle
 from zoo.registry.explain import explained
 from zoo.registry.files import CARD, MANIFEST, WEIGHTS, our_files
 from zoo.registry.names import parse_name
-from zoo.registry.private import remove_paths, without_paths
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from zoo.registry.names import Name
+
+
+PART = r"""[^\s"'`,;:()/\\]+"""
+PATH = re.compile(
+    rf"""(?:^|(?<=[\s"'`=:(,]))(?:~?(?:/{PART}){{2,}}|[A-Za-z]:(?:[/\\]{PART})+)[/\\]?""", re.ASCII
+)
+"""Absolute path in a text: it follows a space, a quote or a sign, which excludes URLs and fractions."""
+
+WHOLE = re.compile(r"(?P<scheme>[a-z][a-z0-9-]+:)?(?P<path>~?/.*|[A-Za-z]:[/\\].*)", re.DOTALL)
+"""Text that consists of a path, which may contain spaces, with an optional prefix such as `voc:`."""
 
 
 class PushOptions(NamedTuple):
@@ -173,3 +184,41 @@ def _set_license(bundle: Path, card: Path, license_: str | None) -> None:
             f"{bundle / CARD} states no license of the model, expected one: zoo push --license apache-2.0, "
             f"or what the data and the encoder's weights allow"
         )
+
+
+def remove_paths(path: Path) -> None:
+    """Shorten each absolute path in a JSON or Markdown file to its last part; other files are unchanged.
+
+    Args:
+        path: path of the file.
+    """
+    if path.suffix == ".json":
+        value = json.loads(path.read_bytes())
+        cleaned = without_paths(value)
+        if cleaned != value:
+            write_json(path, cleaned)
+    elif path.suffix == ".md":
+        text = path.read_text(encoding="utf-8")
+        path.write_text(_in_text(text), encoding="utf-8")
+
+
+def without_paths(value: Any) -> Any:
+    """Return a JSON value with each absolute path shortened to its last part."""
+    if isinstance(value, dict):
+        return {key: without_paths(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [without_paths(each) for each in value]
+    if not isinstance(value, str):
+        return value
+    whole = WHOLE.fullmatch(value)
+    if whole and not whole["path"].startswith("//"):
+        return (whole["scheme"] or "") + _name(whole["path"])
+    return _in_text(value)
+
+
+def _in_text(text: str) -> str:
+    return PATH.sub(lambda match: _name(match.group()), text)
+
+
+def _name(path: str) -> str:
+    return (PureWindowsPath if "\\" in path else PurePosixPath)(path).name or path

@@ -1,6 +1,6 @@
 """Requests and answers of the Open Inference Protocol, checked: JSON or binary tensors; knows no HTTP.
 
-Binary tensors: `zoo.predictors.oip`.
+Binary tensors: `zoo.predictors.remote.oip`.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from zoo.predictors.artifact import INPUT_NAME
-from zoo.predictors.oip import JSON_LENGTH, described
 from zoo.predictors.outputs import MASK
+from zoo.predictors.remote.oip import JSON_LENGTH, described
 from zoo.serve.server.core.errors import BadRequestError, TooLargeError
 
 if TYPE_CHECKING:

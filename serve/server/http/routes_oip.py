@@ -10,8 +10,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from zoo.predictors.artifact import INPUT_NAME
-from zoo.predictors.oip import DATATYPES, JSON_LENGTH
 from zoo.predictors.outputs import output_of
+from zoo.predictors.remote.oip import DATATYPES, JSON_LENGTH
 from zoo.serve.server.core.errors import BadRequestError, NotReadyError, UnsupportedFormatError
 from zoo.serve.server.http import oip
 from zoo.serve.server.http.answer import Decoded, answer

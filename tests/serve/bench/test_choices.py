@@ -7,7 +7,7 @@ import pytest
 
 from zoo.errors import ZooError
 from zoo.predictors.artifact import EngineInfo, Profile, info_path
-from zoo.predictors.ort import OrtPredictor
+from zoo.predictors.runtimes.ort import OrtPredictor
 from zoo.serve.bench.choices import choices, parse_choice
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from zoo.commands.data_bench import advice_lines
+from zoo.commands.data.bench import advice_lines
 from zoo.commands.train import loading_line
 from zoo.data.folder import FolderSource
 from zoo.data.partition import make_partition

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from zoo.data.coco import Drawing
+    from zoo.data.formats.coco import Drawing
 
 READABLE = ("1", "L", "P", "RGB")
 THUMB_PX = 32

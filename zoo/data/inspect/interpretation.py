@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 from zoo.classes import IGNORE, Classes
 from zoo.data.data_file import DataFile, build_classes, class_names, label_map
+from zoo.data.formats.palettes import find_palettes, is_plain
 from zoo.data.inspect.findings import Finding, faults
 from zoo.data.inspect.hidden import find_hidden
 from zoo.data.inspect.meaning import Meaning, is_soft, values_of
 from zoo.data.labels import VALUES, VOID, LabelMap, pack, unpack, white_of
 from zoo.data.masks import BLACK, WHITE
-from zoo.data.palettes import find_palettes, is_plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

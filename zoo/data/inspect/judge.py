@@ -6,13 +6,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from zoo.classes import IGNORE
+from zoo.data.formats.palettes import find_palettes
 from zoo.data.inspect.facts import READABLE
 from zoo.data.inspect.findings import Finding
 from zoo.data.inspect.hidden import find_hidden
 from zoo.data.inspect.meaning import is_soft
 from zoo.data.labels import unpack
 from zoo.data.masks import MOST_COLORS, in_words
-from zoo.data.palettes import find_palettes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

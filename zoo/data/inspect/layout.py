@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING, NamedTuple
 
-from zoo.data.coco import ANNOTATIONS, read_annotations
 from zoo.data.files import IMAGE_SUFFIXES, MASK_SUFFIXES
 from zoo.data.folder import inner
+from zoo.data.formats.coco import ANNOTATIONS, read_annotations
 from zoo.data.inspect.findings import Finding
 from zoo.errors import DatasetError
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
     from pathlib import Path
 
-    from zoo.data.coco import Annotations, Drawing
     from zoo.data.data_file import DataFile
+    from zoo.data.formats.coco import Annotations, Drawing
     from zoo.data.source import Split
 
 JUNK = frozenset({"thumbs.db", "desktop.ini"})

@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from zoo.data import cityscapes, pascal_context, voc
+from zoo.data.formats import cityscapes, pascal_context, voc
 from zoo.data.prepare.matlab import add_context, add_sbd
 from zoo.data.prepare.unpack import unpack
 from zoo.errors import DatasetError

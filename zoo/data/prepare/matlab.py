@@ -12,8 +12,8 @@ from PIL import Image
 
 from zoo.bundle.bundle import replacing
 from zoo.classes import default_palette
-from zoo.data import pascal_context, voc
-from zoo.data.official import find_root, read_names
+from zoo.data.formats import pascal_context, voc
+from zoo.data.formats.official import find_root, read_names
 from zoo.data.prepare.unpack import members, merge, working_folder
 from zoo.errors import DatasetError
 

@@ -11,8 +11,8 @@ import pytest
 from zoo.classes import Classes
 from zoo.errors import InvalidImageError
 from zoo.predictors.base import Predictor
-from zoo.predictors.ort import OrtPredictor
 from zoo.predictors.outputs import resize_output
+from zoo.predictors.runtimes.ort import OrtPredictor
 from zoo.preprocess import Preprocessing
 from zoo.serve.server.core.errors import ModelFailedError, QueueFullError, TooLargeError
 from zoo.serve.server.core.model import About, Model

@@ -14,8 +14,8 @@ from tritonclient import http as triton
 from tritonclient.utils import InferenceServerException
 
 from zoo.predictors.load import load_predictor
-from zoo.predictors.oip import Message, infer_request, tensors_of
-from zoo.predictors.ort import OrtPredictor
+from zoo.predictors.remote.oip import Message, infer_request, tensors_of
+from zoo.predictors.runtimes.ort import OrtPredictor
 from zoo.serve.server.core.errors import BadRequestError, TooLargeError
 from zoo.serve.server.http import oip
 

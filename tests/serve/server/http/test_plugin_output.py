@@ -17,9 +17,9 @@ from zoo.errors import BundleError
 from zoo.export.options import ExportOptions
 from zoo.export.pipeline import export_bundle
 from zoo.predictors.load import load_predictor
-from zoo.predictors.ort import OrtPredictor
 from zoo.predictors.outputs import OUTPUTS
-from zoo.predictors.remote import RemotePredictor
+from zoo.predictors.remote.predictor import RemotePredictor
+from zoo.predictors.runtimes.ort import OrtPredictor
 
 if TYPE_CHECKING:
     import httpx2

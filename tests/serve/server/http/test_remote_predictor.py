@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 import zoo
 from zoo.cli import app
 from zoo.errors import BundleError, InvalidImageError
-from zoo.predictors.connection import ServerError
 from zoo.predictors.load import load_predictor
-from zoo.predictors.remote import RemotePredictor
+from zoo.predictors.remote.connection import ServerError
+from zoo.predictors.remote.predictor import RemotePredictor
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -14,7 +14,7 @@ from PIL import Image
 from zoo.classes import Classes
 from zoo.pages.overlay import overlay
 from zoo.predictors.base import Predictor
-from zoo.predictors.ort import OrtPredictor
+from zoo.predictors.runtimes.ort import OrtPredictor
 from zoo.preprocess import Preprocessing
 from zoo.serve.server.core import model
 from zoo.serve.server.core.model import About

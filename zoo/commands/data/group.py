@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import typer
 
-from zoo.commands.data_bench import bench
-from zoo.commands.data_check import check
-from zoo.commands.data_prepare import prepare
-from zoo.commands.data_split import split
+from zoo.commands.data.bench import bench
+from zoo.commands.data.check import check
+from zoo.commands.data.prepare import prepare
+from zoo.commands.data.split import split
 
 app = typer.Typer(
     no_args_is_help=True,

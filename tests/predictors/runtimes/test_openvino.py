@@ -10,8 +10,8 @@ from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_
 
 from zoo.errors import BundleError, InvalidImageError
 from zoo.predictors.artifact import METADATA_KEY
-from zoo.predictors.openvino import OpenVinoPredictor
-from zoo.predictors.ort import OrtPredictor
+from zoo.predictors.runtimes.openvino import OpenVinoPredictor
+from zoo.predictors.runtimes.ort import OrtPredictor
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -77,7 +77,7 @@ def test_kernels_of_another_precision_than_the_files_are_an_error(
     write_linear: WriteLinear, tmp_path: Path, precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write_linear(tmp_path / "model.onnx", precision=precision)  # which is in truth an fp32 file
-    monkeypatch.setitem(sys.modules["zoo.predictors.openvino"].HINTS, precision, "f32")
+    monkeypatch.setitem(sys.modules["zoo.predictors.runtimes.openvino"].HINTS, precision, "f32")
     with pytest.raises(BundleError, match=rf"layers of .* in f32, expected {precision}: this CPU"):
         OpenVinoPredictor(path)
 

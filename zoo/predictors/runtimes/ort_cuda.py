@@ -21,7 +21,7 @@ import torch
 from zoo.errors import BundleError
 from zoo.predictors.artifact import INPUT_NAME
 from zoo.predictors.bound import BoundPredictor, Opened, new_stream
-from zoo.predictors.ort import ORT_ERRORS, PROVIDERS, limits_of, metadata_of, open_session, run_error
+from zoo.predictors.runtimes.ort import ORT_ERRORS, PROVIDERS, limits_of, metadata_of, open_session, run_error
 from zoo.predictors.session import Session, forked
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from zoo.bundle.bundle import WEIGHTS_NAME
 from zoo.bundle.manifest import sha256
 from zoo.errors import ExportError
-from zoo.export.triton_config import (
+from zoo.export.triton.config import (
     CONFIG_NAME,
     FLAVORS,
     LABELS_NAME,
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 VERSION = "1"
 """Version folder of the artifact; models are replaced, not versioned."""
 
-PYTHON_MODEL = Path(__file__).with_name("triton_model.py")
+PYTHON_MODEL = Path(__file__).with_name("model.py")
 
 PREFERENCES: dict[str, tuple[Precision, ...]] = {
     "onnx": ("fp16", "fp32"),

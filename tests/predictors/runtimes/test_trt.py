@@ -10,12 +10,12 @@ import torch
 from zoo.bundle.bundle import write_json
 from zoo.errors import BundleError, ExportError
 from zoo.export.to_tensorrt import build_engine, build_targets, load_builder, make_profile, plan_engine
-from zoo.predictors import trt_api
 from zoo.predictors.artifact import EngineInfo, info_path
 from zoo.predictors.base import Prediction
-from zoo.predictors.ort import OrtPredictor
-from zoo.predictors.trt import TrtPredictor, check_engine, check_shape, deserialize, load_trt
-from zoo.predictors.trt_api import installed_flavors, load_tensorrt
+from zoo.predictors.runtimes import trt_api
+from zoo.predictors.runtimes.ort import OrtPredictor
+from zoo.predictors.runtimes.trt import TrtPredictor, check_engine, check_shape, deserialize, load_trt
+from zoo.predictors.runtimes.trt_api import installed_flavors, load_tensorrt
 
 if TYPE_CHECKING:
     from pathlib import Path

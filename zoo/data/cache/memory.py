@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from zoo.data.cached import GB
+from zoo.data.cache.cached import GB
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
-    from zoo.data.cached import Kind
+    from zoo.data.cache.cached import Kind
 
 log = logging.getLogger(__name__)
 

@@ -16,8 +16,8 @@ from zoo.errors import BundleError, InvalidImageError
 from zoo.predictors.base import Prediction
 from zoo.predictors.bound import KEPT_SHAPES
 from zoo.predictors.load import load_predictor
-from zoo.predictors.ort import OrtPredictor
-from zoo.predictors.ort_cuda import MAX_GRAPHS, OrtCudaPredictor
+from zoo.predictors.runtimes.ort import OrtPredictor
+from zoo.predictors.runtimes.ort_cuda import MAX_GRAPHS, OrtCudaPredictor
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from zoo.predictors.openvino import OpenVinoPredictor
+from zoo.predictors.runtimes.openvino import OpenVinoPredictor
 from zoo.predictors.signal_stack import signal_stack
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ pytest.importorskip("openvino")
 INTERRUPTED = """
 import signal, sys
 from pathlib import Path
-from zoo.predictors.openvino import OpenVinoPredictor
+from zoo.predictors.runtimes.openvino import OpenVinoPredictor
 
 signal.signal(signal.SIGINT, lambda *_: print("interrupted"))
 first = OpenVinoPredictor(Path(sys.argv[1]))

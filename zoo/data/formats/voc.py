@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Literal
 
 from zoo.classes import Classes
 from zoo.data.files import FileSource, Pair
-from zoo.data.official import Layout, find_root, images_of, pairs_of, read_names
+from zoo.data.formats.official import Layout, find_root, images_of, pairs_of, read_names
 from zoo.errors import DatasetError
 
 if TYPE_CHECKING:

@@ -13,13 +13,12 @@ import pytest
 from PIL import Image
 
 from zoo.classes import Classes
-from zoo.data import disk_cache
-from zoo.data.cached import CachedSource
-from zoo.data.disk_cache import DiskCache
+from zoo.data.cache.cached import CachedSource
+from zoo.data.cache.disk import DiskCache
+from zoo.data.cache.memory import MemoryCache
 from zoo.data.files import FileSource, Pair
 from zoo.data.folder import FolderSource
 from zoo.data.labels import LabelMap
-from zoo.data.memory_cache import MemoryCache
 from zoo.data.shapes import ShapesSource
 from zoo.errors import DatasetError
 
@@ -201,7 +200,7 @@ def test_a_disk_that_cannot_be_written_to_ends_no_run(
     source: FolderSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     cache = DiskCache(source, tmp_path / "cache", None)
-    monkeypatch.setattr(disk_cache, "SUFFIX", "/no/such/folder")
+    monkeypatch.setattr("zoo.data.cache.disk.SUFFIX", "/no/such/folder")
     assert np.array_equal(CachedSource(source, cache).read_image(ID), source.read_image(ID))
     assert "No such file or directory" in caplog.text
 

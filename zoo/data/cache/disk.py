@@ -22,7 +22,7 @@ from PIL import features
 from torch.utils.data import get_worker_info
 
 from zoo.bundle.bundle import replacing
-from zoo.data.cached import GB
+from zoo.data.cache.cached import GB
 from zoo.data.files import FileSource
 from zoo.errors import DatasetError
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from zoo.data.cached import Kind
+    from zoo.data.cache.cached import Kind
     from zoo.data.source import Source
 
 log = logging.getLogger(__name__)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from zoo.data.cache.disk import DiskCache
 from zoo.data.check import check_source
-from zoo.data.disk_cache import DiskCache
 from zoo.data.folder import FolderSource
 from zoo.data.inspect.inspection import inspect
 from zoo.data.inspect.page import html

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from zoo.errors import BundleError, InvalidImageError
-from zoo.predictors.ort import OrtPredictor
+from zoo.predictors.runtimes.ort import OrtPredictor
 
 if TYPE_CHECKING:
     from pathlib import Path

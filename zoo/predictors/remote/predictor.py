@@ -21,9 +21,9 @@ from zoo.classes import Classes
 from zoo.frozen import first_fault
 from zoo.predictors.artifact import INPUT_NAME
 from zoo.predictors.base import Predictor
-from zoo.predictors.connection import Connection, ServerError, parse_address
-from zoo.predictors.oip import JSON_LENGTH, Message, infer_request, tensors_of
 from zoo.predictors.outputs import MASK, OUTPUTS, check_given, output_of
+from zoo.predictors.remote.connection import Connection, ServerError, parse_address
+from zoo.predictors.remote.oip import JSON_LENGTH, Message, infer_request, tensors_of
 from zoo.predictors.session import renew_after_fork
 from zoo.preprocess import Preprocessing, Resize, check_image
 

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 
 from zoo.classes import IGNORE, Classes
 from zoo.data.files import FileSource, Pair
+from zoo.data.formats.official import Layout, find_root
 from zoo.data.labels import LabelMap
-from zoo.data.official import Layout, find_root
 from zoo.errors import DatasetError
 
 if TYPE_CHECKING:

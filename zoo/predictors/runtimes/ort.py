@@ -37,7 +37,7 @@ ORT_ERRORS: tuple[type[Exception], ...] = tuple(  # they have no common base
 
 
 class OrtPredictor(ExportedPredictor):
-    """An exported ONNX file on the CPU; `zoo.predictors.ort_cuda` runs it on a GPU.
+    """An exported ONNX file on the CPU; `zoo.predictors.runtimes.ort_cuda` runs it on a GPU.
 
     Threads run in parallel: a session keeps no state of a run.
 

@@ -16,8 +16,8 @@ from zoo.errors import BundleError, ExportError
 from zoo.predictors.artifact import INPUT_NAME, EngineInfo, read_engine_info
 from zoo.predictors.bound import BoundPredictor, Opened, new_stream
 from zoo.predictors.limits import Limits
+from zoo.predictors.runtimes.trt_api import TITLES, TensorRt, load_tensorrt
 from zoo.predictors.session import Session, forked
-from zoo.predictors.trt_api import TITLES, TensorRt, load_tensorrt
 
 if TYPE_CHECKING:
     from collections.abc import Callable

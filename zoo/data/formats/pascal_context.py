@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 
 from zoo.classes import IGNORE, Classes
 from zoo.data.files import FileSource
+from zoo.data.formats.official import Layout, find_root, pairs_of, read_names
 from zoo.data.labels import LabelMap
-from zoo.data.official import Layout, find_root, pairs_of, read_names
 
 if TYPE_CHECKING:
     from zoo.data.files import Pair

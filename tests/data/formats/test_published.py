@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from zoo.data.check import check_source
-from zoo.data.cityscapes import CLASSES as CITYSCAPES
+from zoo.data.formats.cityscapes import CLASSES as CITYSCAPES
 from zoo.data.open import PREFIXES, open_source
 from zoo.errors import DatasetError
 

@@ -1,0 +1,1 @@
+"""`zoo data`: check, split, prepare and benchmark data."""

@@ -1,0 +1,1 @@
+"""Caches of decoded images: in memory shared by processes, and on disk."""

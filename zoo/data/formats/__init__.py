@@ -1,0 +1,1 @@
+"""Readers of the layouts of published data sets and of labeling tools' files."""

@@ -1,0 +1,1 @@
+"""Predictors of exported models: ONNX Runtime, OpenVINO and TensorRT."""
