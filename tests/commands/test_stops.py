@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from zoo.images import read_rgb
-from zoo.predict.journal import NAME
+from zoo.predict.journal import NAME, Journal
 from zoo.predictors.load import load_predictor
 
 if TYPE_CHECKING:
@@ -122,6 +122,22 @@ def test_a_run_that_was_killed_is_not_refused_for_its_own_masks(
         expected = predictor.predict(read_rgb(Path(f"in/{index}.png")))
         assert np.array_equal(pixels(Path(f"predictions/{index}.png")), expected)
     assert leftovers(Path("predictions")) == []
+
+
+def test_an_interrupt_just_after_a_line_was_written_does_not_write_it_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt() -> float:
+        raise KeyboardInterrupt
+
+    with Journal(tmp_path, {"sha256": ""}) as journal:
+        journal.start()
+        for record in ({"mask": "0.png"}, {"input": "1.png", "error": "no image"}):
+            with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+                patch.setattr("zoo.predict.journal.time.monotonic", interrupt)
+                journal.add(record)
+            journal.add(record)
+    assert [line.get("input") for line in lines(tmp_path)[1:]] == [None, "1.png"]
 
 
 def test_ctrl_c_ends_in_one_line_and_leaves_whole_files(zoo: Zoo, model: Path) -> None:

@@ -192,9 +192,9 @@ def test_layers_stay_in_fp32_until_int8_passes(student_bundle: Path, tmp_path: P
         assert not (folder / "model.int8.onnx").exists()
     else:
         assert read_manifest(folder).artifacts["model.int8.onnx"]["calibration"]["excluded"]
-    leaving = [line for line in said if "leaving" in line]
-    assert "leaving 1 layers in fp32: " in leaving[0]
-    assert "leaving 2 layers in fp32: " in leaving[1]
+    keeping = [line for line in said if ": keeping " in line]
+    assert "keeping 1 layers in fp32: " in keeping[0]
+    assert "keeping 2 layers in fp32: " in keeping[1]
 
 
 @pytest.mark.usefixtures("broken_exporter")

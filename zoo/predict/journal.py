@@ -62,6 +62,8 @@ class Journal:
         self._found = False
         """Whether the file existed when it was read."""
         self._file = -1
+        self._begun, self._end = b"", 0
+        """The last line that was appended, or begun, and where in the file it starts."""
         self._synced = 0.0
         self._lock = FileLock(out / f".{NAME}.lock", timeout=0)
 
@@ -145,8 +147,10 @@ class Journal:
         """
         mask = record.get("mask")
         if mask is None:
-            self._failed.append(_line(record))
-            self._append(self._failed[-1])
+            line = _line(record)
+            self._append(line)
+            if self._failed[-1:] != [line]:
+                self._failed.append(line)
             return
         files = files or {}
         written = self._written(record, files)
@@ -183,7 +187,15 @@ class Journal:
         return written
 
     def _append(self, line: bytes) -> None:
-        end = os.fstat(self._file).st_size
+        """Append a line; the same line again, after an interrupt, only if it is not there yet."""
+        if self._begun != line:
+            self._end = os.fstat(self._file).st_size
+            self._begun = line
+        end, size = self._end, os.fstat(self._file).st_size
+        if size == end + len(line):
+            return
+        if size != end:
+            os.ftruncate(self._file, end)
         try:
             written = os.write(self._file, line)
             if written < len(line):
