@@ -212,7 +212,6 @@ METHOD_CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "s4gan-official": ("s4gan", METHODS["s4gan"].official),
     "s4gan-sgan": ("s4gan", {"loss": "sgan", "real_stream": False}),
     "supervised": ("supervised", {}),
-    "supervised-strong": ("supervised", {"view": "strong"}),
     "u2pl": ("u2pl", {}),
     "u2pl-official": ("u2pl", METHODS["u2pl"].official),
     "u2pl-bce-all-negatives": ("u2pl", {"contrast": {"loss": "bce", "negatives": "all"}}),

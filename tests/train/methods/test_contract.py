@@ -48,7 +48,6 @@ TERMS = {
     "s4gan-official": {"ce", "fm", "st", "d"},
     "s4gan-sgan": {"ce", "adv", "st", "d"},
     "supervised": {"sup"},
-    "supervised-strong": {"sup"},
     "u2pl": {"s", "u", "c"},
     "u2pl-official": {"s", "u", "c"},
     "u2pl-bce-all-negatives": {"s", "u", "c"},
