@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +11,7 @@ import typer
 from zoo.commands.arguments import DeviceOption, parse_size
 from zoo.commands.console import AsJson, Overwrite, emit, remarks, table
 from zoo.errors import ZooError
-from zoo.machine import choose_device
+from zoo.machine import choose_device, cores
 from zoo.predictors.backends import BACKENDS
 from zoo.resolve import is_name, is_url, resolve_bundle, resolve_model
 
@@ -104,7 +103,7 @@ def benchmark(
         imgsz=size,
         data=data,
         device=choose_device(device),
-        threads=threads or os.cpu_count() or 1,
+        threads=threads or cores(),
         match_trtexec=match_trtexec,
         **effort,
     )
