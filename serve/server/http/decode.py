@@ -145,13 +145,13 @@ async def _only_file(request: Request) -> bytes:
     files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
     fields = [name for name, value in form.multi_items() if not isinstance(value, UploadFile)]
     try:
+        if len(files) != 1:
+            raise BadRequestError(f"got a form with {len(files) or 'no'} files, expected one: {HOW}")
         if fields:
             raise BadRequestError(
                 f"got form field {fields[0][:50]!r}, expected one file: send parameters in the URL, such as "
                 "/predict?model=NAME"
             )
-        if len(files) != 1:
-            raise BadRequestError(f"got a form with {len(files) or 'no'} files, expected one: {HOW}")
         return await files[0].read()
     finally:
         await form.close()
