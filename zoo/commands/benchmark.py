@@ -91,7 +91,7 @@ def benchmark(
             f"{url} is a server, expected a model: zoo load-test {url} measures servers", param_hint="MODEL"
         )
     size = None if imgsz is None else parse_size(imgsz)
-    paths = [_resolve(model) for model in models or (None,)]
+    paths = [_resolve(model, writable=report is None) for model in models or (None,)]
 
     from zoo.serve.bench.measurement import Settings
 
@@ -143,9 +143,11 @@ def _measured(
     return result, files
 
 
-def _resolve(model: str | None) -> Path:
-    """Return the path of a model; for a pulled model, that of a writable copy."""
-    return resolve_bundle(model) if model is not None and is_name(model) else resolve_model(model)
+def _resolve(model: str | None, *, writable: bool) -> Path:
+    """Return the path of a model; for a pulled model, that of a copy if files are written to it."""
+    return (
+        resolve_bundle(model) if writable and model is not None and is_name(model) else resolve_model(model)
+    )
 
 
 def default_folder(paths: list[Path]) -> Path:
