@@ -19,7 +19,7 @@ from zoo import __version__
 from zoo.bundle.bundle import replacing, write_json
 from zoo.errors import DatasetError, ZooError
 from zoo.faults import is_full_disk, is_full_memory
-from zoo.machine import cpu_model, git_state, installed_packages
+from zoo.machine import cores, cpu_model, git_state, installed_packages
 from zoo.train.data.loaders import WORKER
 from zoo.train.loop.engine import DivergedError, TrainingStoppedError
 from zoo.train.runs.folder import RunFolder
@@ -84,7 +84,7 @@ def environment(fabric: Fabric) -> dict[str, Any]:
         "device": device.type,
         "devices": fabric.world_size,
         "cpu": cpu_model(),
-        "cores": os.cpu_count(),
+        "cores": cores(),
         "gpu": torch.cuda.get_device_name(device) if on_gpu else None,
     }
     versions = {

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import sys
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 GIT_SECONDS = 10.0
 """Time limit of `git status`, which may hang on a slow network disk."""
+
+
+CGROUPS = Path("/sys/fs/cgroup")
+
+MEMBERSHIP = Path("/proc/self/cgroup")
 
 
 def cuda_driver() -> ctypes.CDLL | None:
@@ -31,8 +37,57 @@ def cpu_model() -> str:
 
 
 def cores() -> int:
-    """Return the number of processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Return the number of cores that this process may use: by affinity and by CPU quota, rounded up."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = cpu_quota()
+    return allowed if quota is None else min(allowed, math.ceil(quota))
+
+
+def fewer_cores() -> int | None:
+    """Return `cores()` if it is less than the machine has, which libraries may not notice; else None."""
+    allowed = cores()
+    return allowed if allowed < (os.cpu_count() or 1) else None
+
+
+def limit_torch() -> None:
+    """Limit PyTorch's threads to `cores()`: it respects the affinity, but not a CPU quota."""
+    import torch
+
+    if torch.get_num_threads() > cores():
+        torch.set_num_threads(cores())
+
+
+def cpu_quota() -> float | None:
+    """Return the CPU quota of this process's cgroups (versions 1 and 2) in cores; None without one.
+
+    The quota of each ancestor holds too. In a container, paths of version 1 may be those of the host.
+    """
+    try:
+        lines = MEMBERSHIP.read_text(encoding="utf-8").splitlines()
+    except OSError:  # not Linux
+        return None
+    found = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        inner = PurePosixPath(path.lstrip("/"))
+        mounts = (CGROUPS / controllers, CGROUPS / "cpu") if controllers else (CGROUPS,)
+        found += [_quota_of(mount / each) for mount in mounts for each in (inner, *inner.parents)]
+    return min(filter(None, found), default=None)
+
+
+def _quota_of(folder: Path) -> float | None:
+    """Return the quota in the files of one cgroup, in cores; None without one."""
+    try:
+        if (folder / "cpu.max").exists():
+            quota, period = (folder / "cpu.max").read_text(encoding="ascii").split()
+        else:
+            quota = (folder / "cpu.cfs_quota_us").read_text(encoding="ascii")
+            period = (folder / "cpu.cfs_period_us").read_text(encoding="ascii")
+        return int(quota) / int(period) if int(quota) > 0 else None
+    except (OSError, ValueError, ZeroDivisionError):  # no such file, or `max`
+        return None
 
 
 def installed_packages() -> dict[str, str]:

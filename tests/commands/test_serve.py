@@ -142,7 +142,16 @@ def test_two_models_with_a_key_from_the_environment_and_json(
     start: Start, write_onnx: WriteOnnx, tmp_path: Path
 ) -> None:
     one, two = write_onnx(tmp_path / "one.onnx"), write_onnx(tmp_path / "two.onnx")
-    command = start(one, f"other={two}", "--port", 0, "--json", ZOO_API_KEY="secret")
+    page = {"Origin": "https://maps.example.com"}
+    options = (
+        "--root-path",
+        "/seg/",
+        "--cors",
+        "http://localhost:3000",
+        "--cors",
+        "https://Maps.example.com/",
+    )
+    command = start(one, f"other={two}", "--port", 0, "--json", *options, ZOO_API_KEY="secret")
     said = json.loads("".join(command.lines_until("^}")))
     assert [model["name"] for model in said["models"]] == ["one", "other"]
     assert len(said["workers"]) == 1
@@ -150,6 +159,9 @@ def test_two_models_with_a_key_from_the_environment_and_json(
     assert ask_at(port, "POST", "/predict?model=other", bright())[0] == 401
     key = {"Authorization": "Bearer secret"}
     assert ask_at(port, "POST", "/predict?model=other", bright(), **key)[0] == 200
+    assert ask_at(port, "POST", "/seg/predict?model=other", bright(), **key)[0] == 200
+    asked = {**page, "Access-Control-Request-Method": "POST"}
+    assert ask_at(port, "OPTIONS", "/seg/predict", **asked) == (200, b"OK")
     assert "secret" not in Path(f"/proc/{command.process.pid}/cmdline").read_text()
     assert command.end() == (0, "")
 
@@ -219,6 +231,19 @@ def test_a_port_in_use_is_one_line(zoo: Zoo, write_onnx: WriteOnnx, tmp_path: Pa
     assert re.match(rf"cannot listen on 127.0.0.1:{port.number} \(.*in use\)", str(result.exception))
 
 
+def test_a_host_that_does_not_exist_is_one_line(zoo: Zoo, write_onnx: WriteOnnx, tmp_path: Path) -> None:
+    result = zoo("serve", write_onnx(tmp_path / "m.onnx"), "--host", "localhost:8000", "--port", 0)
+    assert isinstance(result.exception, ZooError)
+    assert "expected a name or address of this machine" in str(result.exception)
+
+
+def test_any_origin_without_a_key_is_warned_of(zoo: Zoo, write_onnx: WriteOnnx, tmp_path: Path) -> None:
+    port = Port("127.0.0.1", 0)
+    options = (write_onnx(tmp_path / "m.onnx"), "--port", port.number, "--cors", "*")  # in use: it ends
+    assert "warning: every web page opened in a browser" in zoo("serve", *options).output
+    assert zoo("serve", *options, "--api-key", "x").output == ""
+
+
 def test_listening_for_other_machines_without_a_key_is_warned_of(
     zoo: Zoo, write_onnx: WriteOnnx, tmp_path: Path
 ) -> None:
@@ -238,6 +263,8 @@ def test_listening_for_other_machines_without_a_key_is_warned_of(
         (["--ssl-keyfile", "m.onnx"], "expected --ssl-certfile"),
         (["--queue", "0"], "--queue"),
         (["--precision", "fp64"], "--precision"),
+        (["--cors", "maps.example.com"], "got origin 'maps.example.com', expected 'https://host'"),
+        (["--root-path", "seg"], "got path prefix 'seg', expected one like"),
     ],
 )
 def test_options_that_make_no_sense_are_errors_of_usage(

@@ -15,6 +15,7 @@ from torch.distributed import is_torchelastic_launched
 
 from zoo.child import is_first
 from zoo.errors import RecipeError
+from zoo.machine import limit_torch
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +77,7 @@ class Hardware:
             RecipeError: the hardware does not match the settings.
         """
         devices, machines = self.layout()
+        limit_torch()
         # the phases of a method use different networks, so a step may leave parameters without gradient
         strategy = DDPStrategy(find_unused_parameters=True) if devices * machines > 1 else "auto"
         fabric = Fabric(

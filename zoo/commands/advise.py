@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from zoo.errors import ExportError
+from zoo.machine import cores
 
 if TYPE_CHECKING:
     from zoo.export.manifest import Artifact
@@ -109,7 +109,7 @@ def _measure(bundle: Path, made: dict[str, Artifact], device: str, say: Say) -> 
     settings = Settings(
         backends=tuple(names),
         device=device,
-        threads=os.cpu_count() or 1,
+        threads=cores(),
         seconds=1.0,
         min_runs=20,
         images=0,

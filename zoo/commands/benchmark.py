@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +11,7 @@ import typer
 from zoo.commands.arguments import DeviceOption, parse_size
 from zoo.commands.console import AsJson, Overwrite, emit, remarks, table
 from zoo.errors import ZooError
-from zoo.machine import choose_device
+from zoo.machine import choose_device, cores
 from zoo.predictors.backends import BACKENDS
 from zoo.resolve import is_name, is_url, resolve_bundle, resolve_model
 
@@ -92,7 +91,7 @@ def benchmark(
             f"{url} is a server, expected a model: zoo load-test {url} measures servers", param_hint="MODEL"
         )
     size = None if imgsz is None else parse_size(imgsz)
-    paths = [_resolve(model) for model in models or (None,)]
+    paths = [_resolve(model, writable=report is None) for model in models or (None,)]
 
     from zoo.serve.bench.measurement import Settings
 
@@ -104,7 +103,7 @@ def benchmark(
         imgsz=size,
         data=data,
         device=choose_device(device),
-        threads=threads or os.cpu_count() or 1,
+        threads=threads or cores(),
         match_trtexec=match_trtexec,
         **effort,
     )
@@ -144,9 +143,11 @@ def _measured(
     return result, files
 
 
-def _resolve(model: str | None) -> Path:
-    """Return the path of a model; for a pulled model, that of a writable copy."""
-    return resolve_bundle(model) if model is not None and is_name(model) else resolve_model(model)
+def _resolve(model: str | None, *, writable: bool) -> Path:
+    """Return the path of a model; for a pulled model, that of a copy if files are written to it."""
+    return (
+        resolve_bundle(model) if writable and model is not None and is_name(model) else resolve_model(model)
+    )
 
 
 def default_folder(paths: list[Path]) -> Path:

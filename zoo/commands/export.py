@@ -10,7 +10,7 @@ import typer
 from zoo.commands.arguments import BundleArgument, parse_size
 from zoo.commands.console import AsJson, emit, remarks, table
 from zoo.errors import ZooError
-from zoo.resolve import resolve_bundle
+from zoo.resolve import is_name, resolve_bundle, resolve_model
 
 if TYPE_CHECKING:
     from zoo.export.manifest import Artifact
@@ -147,7 +147,7 @@ def export(
     --branch, --fuse-weight and --gate first write a new bundle next to MODEL, or to --out, and export it.
     """
     if verify:
-        _verify(resolve_bundle(model, weights), as_json=as_json)
+        _verify(_to_read(model, weights), as_json=as_json)
         return
     batches = _numbers(batch, "--batch")
     if len(batches) != 3:
@@ -251,6 +251,13 @@ def _advise(bundle: Path, options: ExportOptions, *, as_json: bool) -> None:
         "candidates": [dict(zip(advise.COLUMNS, row, strict=True)) for row in rows],
     }
     emit(result, table("Timed in turns on this machine", advise.COLUMNS, rows), as_json=as_json)
+
+
+def _to_read(model: str | None, weights: str | None) -> Path:
+    """Return the bundle folder of MODEL; that of a pulled model is not copied."""
+    if model is not None and weights is None and is_name(model):
+        return resolve_model(model)
+    return resolve_bundle(model, weights)
 
 
 def _verify(bundle: Path, *, as_json: bool) -> None:

@@ -10,7 +10,7 @@ import typer
 
 from zoo.commands.arguments import DeviceOption, parse_size
 from zoo.commands.console import AsJson, Overwrite, emit, remarks, table
-from zoo.machine import choose_device
+from zoo.machine import choose_device, cores
 from zoo.resolve import is_url, resolve_model
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def load_test(
         "search_seconds": seconds,
         "requests": requests,
         "route": route,
-        "threads": threads or os.cpu_count() or 1,
+        "threads": threads or cores(),
     }
 
     from rich.text import Text

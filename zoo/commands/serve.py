@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -23,6 +22,24 @@ if TYPE_CHECKING:
 
 NAMED = re.compile(r"([A-Za-z0-9._-]+)=(.+)")
 NEEDED = ("fastapi", "uvicorn", "prometheus_client", "python_multipart", "httptools", "fastapi_swagger")
+
+
+def _origins(texts: list[str] | None) -> list[str]:
+    from zoo.serve.server.core.settings import check_origin
+
+    try:
+        return [check_origin(text) for text in texts or ()]
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+def _root_path(text: str) -> str:
+    from zoo.serve.server.core.settings import check_root_path
+
+    try:
+        return check_root_path(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
 
 
 def serve(
@@ -91,6 +108,23 @@ def serve(
         Path | None,
         typer.Option(exists=True, dir_okay=False, help="Key of the certificate, if it is in another file."),
     ] = None,
+    cors: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ORIGIN",
+            callback=_origins,
+            help="Origin whose web pages may use the server, e.g. https://maps.example.com; repeatable; "
+            "'*' for any.",
+        ),
+    ] = None,
+    root_path: Annotated[
+        str,
+        typer.Option(
+            metavar="/PREFIX",
+            callback=_root_path,
+            help="Path prefix of a proxy that leaves it on requests; one that strips it needs no option.",
+        ),
+    ] = "",
     json_logs: Annotated[
         bool, typer.Option("--json-logs", help="Log one JSON object per line, and every request.")
     ] = False,
@@ -105,12 +139,12 @@ def serve(
     Prints "ready" once every model has passed a real inference. Workers that die or hang are replaced.
     """
     _check_extra()
-    _check_key(api_key, host)
+    _check_key(api_key, host, cors or [])
     if ssl_keyfile is not None and ssl_certfile is None:
         raise typer.BadParameter("got --ssl-keyfile alone, expected --ssl-certfile too")
     check_replicas(ray, {"--workers": workers, "--replicas": replicas, "--gpus": gpus, "--cpus": cpus})
 
-    from zoo.machine import gpu_count
+    from zoo.machine import cores, gpu_count
     from zoo.serve.server.core.loading import ModelSource
     from zoo.serve.server.core.settings import ServerSettings, is_loopback
     from zoo.serve.server.processes.job import Certificate, Job
@@ -120,7 +154,7 @@ def serve(
     present = 0 if device == "cpu" else gpu_count()
     count = workers or present or 1
     if threads is None and count > 1 and not ray:
-        threads = max(1, (os.cpu_count() or 1) // count)
+        threads = max(1, cores() // count)
     sources = [
         ModelSource(name, path, backend, precision, device, threads)
         for name, path in name_models(models or [None])
@@ -133,6 +167,8 @@ def serve(
         "max_body_mb": max_body_mb,
         "max_pixels": max_pixels,
         "api_key": api_key,
+        "cors": tuple(cors or ()),
+        "root_path": root_path,
     }
     settings = ServerSettings(
         remote=not is_loopback(host),
@@ -214,8 +250,8 @@ def _check_extra() -> None:
         )
 
 
-def _check_key(api_key: str | None, host: str) -> None:
-    from zoo.serve.server.core.settings import is_loopback
+def _check_key(api_key: str | None, host: str, cors: list[str]) -> None:
+    from zoo.serve.server.core.settings import ANY_ORIGIN, is_loopback
 
     if api_key is not None and not api_key.strip():
         raise typer.BadParameter("got an empty key, expected some characters", param_hint="--api-key")
@@ -223,6 +259,11 @@ def _check_key(api_key: str | None, host: str) -> None:
         remarks.print(
             f"warning: anyone who can reach {host} can use this server: set a key with ZOO_API_KEY or "
             "--api-key"
+        )
+    elif api_key is None and ANY_ORIGIN in cors:
+        remarks.print(
+            "warning: every web page opened in a browser on this machine can use this server: name the "
+            "origins, or set a key with ZOO_API_KEY or --api-key"
         )
 
 

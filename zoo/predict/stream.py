@@ -5,7 +5,6 @@ At most `AHEAD` batches of images are held in memory before they run.
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections import deque
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 import numpy as np
 
 from zoo.errors import BundleError, InvalidImageError, ZooError
+from zoo.machine import cores
 from zoo.predictors.base import Prediction
 from zoo.predictors.outputs import MASK
 from zoo.preprocess import check_image, resize_image
@@ -41,7 +41,7 @@ BATCH_PIXELS = BATCH * 512 * 512
 AHEAD = 2
 """Number of batches that are read ahead."""
 
-THREADS = min(8, os.cpu_count() or 1)
+THREADS = min(8, cores())
 """Number of threads that read; as many write."""
 
 

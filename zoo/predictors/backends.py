@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from zoo.errors import BundleError
+from zoo.machine import limit_torch
 from zoo.plugins import Table
 
 if TYPE_CHECKING:
@@ -344,6 +345,8 @@ def _eager(request: Request, flavor: EagerFlavor) -> Predictor:
             f"precision {request.precision} needs an exported file, expected backend "
             f"{' or '.join(file_backends())}: the bundle itself is in fp32"
         )
-    if request.threads is not None:
+    if request.threads is None:
+        limit_torch()
+    else:
         torch.set_num_threads(request.threads)
     return load_eager(request.path, request.device, flavor=flavor)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -25,13 +24,13 @@ from zoo.catalog import entries
 from zoo.errors import RegistryError
 from zoo.faults import is_full_disk
 from zoo.registry.local import cached
+from zoo.registry.lock import NO_RIGHT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from zoo.registry.names import Name
 
-NO_RIGHT = {errno.EACCES, errno.EPERM, errno.EROFS}
 BROKEN_SIZE = "Consistency check failed"
 REASON_LENGTH = 200
 

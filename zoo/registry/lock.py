@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import logging
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from filelock import FileLock
@@ -14,7 +16,12 @@ from zoo.frozen import Frozen, first_fault
 if TYPE_CHECKING:
     from pathlib import Path
 
+log = logging.getLogger(__name__)
+
 LOCK_NAME = "zoo.lock"
+
+NO_RIGHT = {errno.EACCES, errno.EPERM, errno.EROFS}
+"""Error numbers of files and folders that may not be written."""
 
 
 class LockedBundle(Frozen):
@@ -68,7 +75,23 @@ def locked_bundle(path: Path, name: str) -> LockedBundle:
 
 
 def update_lock(path: Path, name: str, bundle: LockedBundle) -> None:
-    """Add or replace a model, safe with concurrent processes; names and files are sorted."""
+    """Add or replace a model, safe with concurrent processes; names and files are sorted.
+
+    In a folder that cannot be written to, the lock stays as it is, with a warning if that changes anything.
+    """
+    if read_lock(path).models.get(name) == bundle:
+        return
+    try:
+        _write(path, name, bundle)
+    except OSError as error:
+        if error.errno not in NO_RIGHT:
+            raise
+        log.warning(
+            "%s does not record %s: %s cannot be written (%s)", path, name, path.absolute(), error.strerror
+        )
+
+
+def _write(path: Path, name: str, bundle: LockedBundle) -> None:
     with FileLock(path.with_name(f".{path.name}.guard")):
         models = {**read_lock(path).models, name: bundle}
         lock = Lock(models={name: _sorted(models[name]) for name in sorted(models)})

@@ -124,9 +124,10 @@ def unpack(
         raise RegistryError(
             f"{archive} does not exist, expected a file written by zoo pull NAME --bundle {archive.name}"
         )
-    temporary = _beside(out or WORKING_COPIES / archive.name)
+    temporary = _hidden(out or WORKING_COPIES / archive.name)
     try:
         with explained(Name("file", archive.name, archive.parent)):
+            temporary.mkdir(parents=True)
             name, entry = read_archive(archive, temporary)
         files = check_bundle(temporary, artifacts=False)
         if any(files.get(file) != digest for file, digest in entry.files.items()):
@@ -155,9 +156,10 @@ def copy_to(pulled: Pulled, out: Path | None = None) -> Path:
     folder = out or working_copy(pulled.name, pulled.locked.revision)
     if out is None and folder.is_dir():
         return folder
-    temporary = _beside(folder)
+    temporary = _hidden(folder)
     try:
         with explained(parse_name(resolve_alias(pulled.name))):
+            temporary.mkdir(parents=True)
             for name, path in our_files(pulled.folder).items():
                 (temporary / name).parent.mkdir(exist_ok=True)
                 shutil.copyfile(path, temporary / name)
@@ -196,12 +198,9 @@ def _checked(name: Name, *, offline: bool, artifacts: bool, say: Say) -> tuple[P
     raise AssertionError
 
 
-def _beside(folder: Path) -> Path:
-    """Return a new hidden folder beside a path, on the same disk."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.with_name(f".{folder.name}.{uuid4().hex}")
-    temporary.mkdir()
-    return temporary
+def _hidden(folder: Path) -> Path:
+    """Return the path of a new hidden folder beside a path, on the same disk."""
+    return folder.with_name(f".{folder.name}.{uuid4().hex}")
 
 
 def _settle(temporary: Path, folder: Path, *, keep: bool) -> None:

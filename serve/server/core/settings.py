@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from functools import lru_cache
+from typing import Annotated
+from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr
+from pydantic import AfterValidator, Field, SecretStr
 
 from zoo.frozen import Frozen
 
@@ -17,6 +20,47 @@ HANG_FACTOR = 2.0
 
 LEAST_HANG_S = 10.0
 """Minimum for short timeouts: an overloaded machine must not look like a hanging one."""
+
+
+ANY_ORIGIN = "*"
+
+DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+def check_origin(text: str) -> str:
+    """Return an origin as browsers send it in the header `Origin`, or `*`.
+
+    Raises:
+        ValueError: another text.
+
+    Example:
+        >>> check_origin("https://Maps.example.com:443/")
+        'https://maps.example.com'
+    """
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError:
+        parts, port = urlsplit(""), None
+    extra = parts.path.strip("/") or parts.query or parts.fragment or parts.username
+    if text == ANY_ORIGIN:
+        return text
+    if parts.scheme not in DEFAULT_PORTS or not parts.hostname or extra:
+        raise ValueError(f"got origin {text[:80]!r}, expected 'https://host', 'http://host:port' or '*'")
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    return f"{parts.scheme}://{host}" + ("" if port in (None, DEFAULT_PORTS[parts.scheme]) else f":{port}")
+
+
+def check_root_path(text: str) -> str:
+    """Return a path prefix without its trailing slash.
+
+    Raises:
+        ValueError: another text.
+    """
+    path = text.rstrip("/")
+    if path and not re.fullmatch(r"(/(?!\.)[A-Za-z0-9._~-]+)+", path):
+        raise ValueError(f"got path prefix {text[:80]!r}, expected one like '/segmentation'")
+    return path
 
 
 class ServerSettings(Frozen):
@@ -31,6 +75,8 @@ class ServerSettings(Frozen):
         max_pixels: maximum image size, height x width.
         api_key: key that requests must send; None requires no key.
         remote: whether to accept requests from other machines without a key.
+        cors: origins whose pages may use the server (CORS); `*` for any.
+        root_path: path prefix that a proxy leaves on requests; paths without it are accepted too.
         json_logs: whether to log one JSON object per line.
     """
 
@@ -42,6 +88,8 @@ class ServerSettings(Frozen):
     max_pixels: int = Field(40_000_000, ge=1, le=178_956_970)  # Pillow's own limit
     api_key: SecretStr | None = None
     remote: bool = False
+    cors: tuple[Annotated[str, AfterValidator(check_origin)], ...] = ()
+    root_path: Annotated[str, AfterValidator(check_root_path)] = ""
     json_logs: bool = False
 
     @property

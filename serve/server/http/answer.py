@@ -56,6 +56,7 @@ async def answer(
     Raises:
         ZooError: an invalid request, overload, timeout or failure of the backend.
     """
+    await context.start()  # for apps that run without their lifespan
     stopwatch = Stopwatch(context)
     with model.admit():  # do not read the body of a request that would be refused
         pass

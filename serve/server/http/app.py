@@ -6,23 +6,25 @@ from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi.exceptions import RequestValidationError
-from fastapi_swagger import patch_fastapi  # type: ignore[import-untyped]
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 
 from zoo.errors import ZooError
 from zoo.serve.server.http import problems
+from zoo.serve.server.http.compression import Inflate
 from zoo.serve.server.http.context import Context
-from zoo.serve.server.http.guards import Access, Body
+from zoo.serve.server.http.entry import Entry
+from zoo.serve.server.http.guards import Access, Body, check_parameters, cors_options
 from zoo.serve.server.http.metrics import Metrics
 from zoo.serve.server.http.observe import Observe
 from zoo.serve.server.http.oip import InferRequest
 from zoo.serve.server.http.request import route_path
 from zoo.serve.server.http.routes_health import Readiness, add_health_routes
 from zoo.serve.server.http.routes_oip import add_oip_routes
-from zoo.serve.server.http.routes_page import add_page_routes, page_files
+from zoo.serve.server.http.routes_page import add_docs_routes, add_page_routes, page_files
 from zoo.serve.server.http.routes_predict import add_predict_routes
 
 if TYPE_CHECKING:
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
 
 DESCRIPTION = "Segmentation masks of images: `POST /predict`, or the Open Inference Protocol under `/v2`."
 
-ANYWHERE = (401, 403, 413, 500)
+ANYWHERE = (400, 401, 403, 413, 500)
 """Statuses that any route may return."""
 
 SECURITY = {
@@ -51,21 +53,21 @@ ALWAYS_OPEN = ("/healthz", "/readyz")
 def create_app(models: Sequence[Model], settings: ServerSettings) -> FastAPI:
     """Return an ASGI app that starts the models, serves them and stops them.
 
-    Its `lifespan` must run: an app that mounts it must enter `app.router.lifespan_context(app)`.
+    The models start with its lifespan, or with the first request if an app that mounts it does not run that.
 
     Args:
         models: at least one model, with unique names; requests that name none get the first.
         settings: settings of the server.
     """
     context, metrics = Context(models, settings), Metrics()
+    for model in models:
+        metrics.add(model)
     readiness, files = Readiness(context), page_files()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        await context.start()
-        for model in models:
-            metrics.add(model)
         try:
+            await context.start()
             yield
         finally:
             await context.stop()
@@ -79,6 +81,9 @@ def create_app(models: Sequence[Model], settings: ServerSettings) -> FastAPI:
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
         redirect_slashes=False,
+        root_path_in_servers=False,
+        servers=[{"url": "."}],  # relative to the document, behind any prefix
+        dependencies=[Depends(check_parameters)],
         responses=problems.responses(*ANYWHERE),
         generate_unique_id_function=lambda route: f"{route.name}{route.path_format}",
     )
@@ -87,7 +92,7 @@ def create_app(models: Sequence[Model], settings: ServerSettings) -> FastAPI:
     add_oip_routes(app, context, readiness)
     add_health_routes(app, readiness)
     add_page_routes(app, files)
-    patch_fastapi(app, redirect_from_root_to_docs=False)  # `/docs` without FastAPI's CDN
+    add_docs_routes(app)
 
     @app.get("/metrics", tags=["health"], summary="Metrics for Prometheus", response_class=Response)
     async def figures() -> Response:
@@ -102,9 +107,13 @@ def create_app(models: Sequence[Model], settings: ServerSettings) -> FastAPI:
 def _guard(app: FastAPI, context: Context, metrics: Metrics, open_paths: frozenset[str]) -> None:
     """Add the middleware; the last one is the outermost."""
     settings = context.settings
+    app.add_middleware(Inflate, context=context)
     app.add_middleware(Body, max_bytes=settings.max_body_bytes, budget=context.budget)
     app.add_middleware(Access, settings=settings, open_paths=open_paths)
     app.add_middleware(Observe, metrics=metrics, timeout=settings.timeout)
+    if settings.cors:
+        app.add_middleware(CORSMiddleware, **cors_options(settings))
+    app.add_middleware(Entry, root_path=settings.root_path)
 
 
 def _answer_errors(app: FastAPI) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import os
+import logging
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
+from zoo.machine import cores
 from zoo.serve.server.core.admission import Budget
-from zoo.serve.server.core.errors import UnknownNameError
+from zoo.serve.server.core.errors import ModelFailedError, NotReadyError, UnknownNameError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from zoo.serve.server.core.model import Model
     from zoo.serve.server.core.settings import ServerSettings
 
+log = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -41,7 +43,9 @@ class Context:
             )
         self.settings = settings
         self.budget = Budget(LARGEST_AT_ONCE * (settings.max_body_bytes + 3 * settings.max_pixels))
-        self._pool = ThreadPoolExecutor(max_workers=os.cpu_count(), thread_name_prefix="codec")
+        self._pool = ThreadPoolExecutor(max_workers=cores(), thread_name_prefix="codec")
+        self._starting: asyncio.Task[None] | None = None
+        self._started = self._stopped = False
 
     def model(self, name: str | None = None, version: str | None = None) -> Model:
         """Return a model by name, or the first.
@@ -66,19 +70,31 @@ class Context:
         return await asyncio.get_running_loop().run_in_executor(self._pool, call)
 
     async def start(self) -> None:
-        """Start the models that are not started, one after the other.
+        """Start the models that are not started, one after the other; once is enough.
 
         Raises:
-            Exception: what a backend raised; those that started are stopped.
+            NotReadyError: they were stopped.
+            ModelFailedError: a backend failed; the next call tries again.
         """
-        try:
-            for model in self.models.values():
+        if self._started:
+            return
+        if self._stopped:
+            raise NotReadyError("the server has stopped: try again in 1 s")
+        if self._starting is None or self._starting.done():  # after a failure
+            self._starting = asyncio.create_task(self._start())
+        await asyncio.shield(self._starting)  # the caller's client may disconnect
+
+    async def _start(self) -> None:
+        for model in self.models.values():
+            try:
                 await model.start()
-        except BaseException:
-            await self.stop()
-            raise
+            except Exception as error:
+                log.error("%s cannot be started", model.name, exc_info=error)
+                raise ModelFailedError(f"{model.name} cannot be started: see the server's log") from error
+        self._started = True
 
     async def stop(self) -> None:
         """Let the models finish what they have."""
+        self._started, self._stopped = False, True
         await asyncio.gather(*(model.stop() for model in self.models.values()))
         self._pool.shutdown(wait=False, cancel_futures=True)

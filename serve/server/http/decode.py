@@ -126,7 +126,7 @@ async def image_bytes(request: Request) -> bytes:
 
     Raises:
         UnsupportedFormatError: the body is JSON, or multipart but not a form.
-        BadRequestError: the form does not have exactly one file.
+        BadRequestError: the form is not one file.
     """
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if content_type == FORM:
@@ -143,9 +143,15 @@ async def _only_file(request: Request) -> bytes:
     except MultiPartException as error:
         raise BadRequestError(f"got a form that cannot be read ({error.message}): {HOW}") from error
     files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
+    fields = [name for name, value in form.multi_items() if not isinstance(value, UploadFile)]
     try:
         if len(files) != 1:
             raise BadRequestError(f"got a form with {len(files) or 'no'} files, expected one: {HOW}")
+        if fields:
+            raise BadRequestError(
+                f"got form field {fields[0][:50]!r}, expected one file: send parameters in the URL, such as "
+                "/predict?model=NAME"
+            )
         return await files[0].read()
     finally:
         await form.close()

@@ -1,16 +1,20 @@
-"""Access control and body limits, enforced before the body of a request is in memory."""
+"""Access control, body limits and parameter names, enforced before the body of a request is in memory."""
 
 from __future__ import annotations
 
 import asyncio
 import hmac
 import time
+from difflib import get_close_matches
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from zoo.serve.server.core.errors import SlowBodyError, TooLargeError
-from zoo.serve.server.core.settings import is_loopback
+from starlette.requests import Request  # noqa: TC002 -- FastAPI evaluates annotations
+
+from zoo.predictors.remote.oip import JSON_LENGTH
+from zoo.serve.server.core.errors import BadRequestError, SlowBodyError, TooLargeError
+from zoo.serve.server.core.settings import ANY_ORIGIN, is_loopback
 from zoo.serve.server.http.problems import problem, problem_of
 from zoo.serve.server.http.request import route_path, trace_of
 
@@ -44,6 +48,7 @@ class Access:
         self.app = app
         self.key = None if settings.api_key is None else settings.api_key.get_secret_value().encode()
         self.remote = settings.remote
+        self.cors = settings.cors
         self.open_paths = open_paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -63,7 +68,7 @@ class Access:
                 path=path,
                 headers={"WWW-Authenticate": "Bearer"},
             )
-        reason = None if self.remote else _foreign(scope, headers)
+        reason = None if self.remote else _foreign(scope, headers, self.cors)
         return None if reason is None else problem(403, reason, path=path)
 
 
@@ -174,6 +179,44 @@ class Reader:
             self.task.cancel()
 
 
+async def check_parameters(request: Request) -> None:
+    """Check the names of the query parameters: a misspelled one would silently leave the default in place.
+
+    Raises:
+        BadRequestError: a parameter that the route does not have, or one that is given twice.
+    """
+    if not request.scope["query_string"]:
+        return
+    expected = [field.alias for field in request.scope["route"].dependant.query_params]
+    given = request.query_params
+    for name in given:
+        if name not in expected:
+            near = get_close_matches(name.lower(), expected, n=1)
+            advice = f"use {near[0]}" if near else "leave it out"
+            known = ", ".join(expected) or "none"
+            raise BadRequestError(f"got parameter {name[:50]!r}, expected {known}: {advice}")
+        if len(given.getlist(name)) > 1:
+            raise BadRequestError(f"got parameter {name} more than once: leave out the others")
+
+
+def cors_options(settings: ServerSettings) -> dict[str, Any]:
+    """Return the options of Starlette's `CORSMiddleware`."""
+    return {
+        "allow_origins": settings.cors,
+        "allow_methods": ("GET", "HEAD", "POST"),
+        "allow_headers": (
+            "Authorization",
+            "Content-Encoding",
+            "Content-Type",
+            JSON_LENGTH,
+            "X-API-Key",
+            "X-Request-ID",
+        ),
+        "expose_headers": ("Retry-After", "Server-Timing", "X-Request-ID", "X-Zoo-Model", JSON_LENGTH),
+        "allow_private_network": True,  # pages of the internet that the settings name
+    }
+
+
 def _has_key(headers: Headers, key: bytes) -> bool:
     authorization = headers.get(b"authorization", b"")
     bearer = authorization[len(BEARER) :].strip() if authorization[: len(BEARER)].lower() == BEARER else b""
@@ -181,7 +224,7 @@ def _has_key(headers: Headers, key: bytes) -> bool:
     return hmac.compare_digest(bearer, key) | hmac.compare_digest(headers.get(b"x-api-key", b""), key)
 
 
-def _foreign(scope: Scope, headers: Headers) -> str | None:
+def _foreign(scope: Scope, headers: Headers, cors: tuple[str, ...]) -> str | None:
     """Return the reason if a request is not from a program or page on this machine; None if it is."""
     client = scope.get("client")  # None: a Unix domain socket
     if client is not None and not is_loopback(client[0]):
@@ -194,8 +237,11 @@ def _foreign(scope: Scope, headers: Headers) -> str | None:
             f"got Host {host[:80]!r}, expected localhost or 127.0.0.1: use that name, or start with --api-key"
         )
     origin = headers.get(b"origin", b"").decode("latin-1")
-    if origin and not is_loopback(_host_name(origin)):
-        return f"got Origin {origin[:80]!r}: pages of other hosts need a key, start the server with --api-key"
+    if origin and not ({origin, ANY_ORIGIN} & {*cors} or is_loopback(_host_name(origin))):
+        return (
+            f"got Origin {origin[:80]!r}: pages of other hosts need a key, start the server with --api-key, "
+            "or with --cors ORIGIN"
+        )
     return None
 
 

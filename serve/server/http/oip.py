@@ -5,8 +5,7 @@ Binary tensors: `zoo.predictors.remote.oip`.
 
 from __future__ import annotations
 
-import zlib
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -21,16 +20,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-WINDOW_BITS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
-"""Of zlib, for each compression of HTTP; `deflate` means the format of zlib."""
-
-FAST = 1
-"""Level of compression."""
-
 MAX_JSON_BYTES = 16_000_000
 """Room for the numbers of 1024 x 1024 pixels; reading more would hold up all other requests."""
-
-Encoding = Literal["gzip", "deflate"]
 
 
 class InputParameters(BaseModel):
@@ -164,33 +155,6 @@ def render(asked: Asked, outputs: Mapping[str, NDArray[Any]], model: str, versio
     answer = InferAnswer(model_name=model, model_version=version, id=asked.id, outputs=tensors)
     text = answer.model_dump_json(exclude_none=True).encode()
     return Rendered(text + binary, len(text) if any(asked.binary.values()) else None)
-
-
-def decompress(body: bytes, encoding: Encoding, limit: int) -> bytes:
-    """Return what was compressed, of which no more than `limit` bytes are ever in memory.
-
-    Raises:
-        BadRequestError: not such data.
-        TooLargeError: more bytes.
-    """
-    stream = zlib.decompressobj(WINDOW_BITS[encoding])
-    try:
-        data = stream.decompress(body, limit + 1)
-    except zlib.error as error:
-        raise BadRequestError(
-            f"the body is no {encoding} ({error}): compress it, or leave out the header Content-Encoding"
-        ) from error
-    if len(data) > limit:
-        raise TooLargeError(f"the body is over {limit} bytes when decompressed: send fewer images at once")
-    if not stream.eof or stream.unused_data:
-        raise BadRequestError(f"the body is not one whole {encoding} stream: compress it in one piece")
-    return data
-
-
-def compress(body: bytes, encoding: Encoding) -> bytes:
-    """Return the compressed body."""
-    stream = zlib.compressobj(FAST, wbits=WINDOW_BITS[encoding])
-    return stream.compress(body) + stream.flush()
 
 
 def _only_input(request: InferRequest) -> InputTensor:

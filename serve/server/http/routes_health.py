@@ -33,6 +33,7 @@ class Readiness:
 
     def __init__(self, context: Context) -> None:
         self.models = tuple(context.models.values())
+        self._context = context
         self._lock = asyncio.Lock()
         self._asked = float("-inf")
         self._error: NotReadyError | None = None
@@ -51,6 +52,10 @@ class Readiness:
             raise NotReadyError(str(self._error))
 
     async def _ask(self) -> NotReadyError | None:
+        try:
+            await self._context.start()
+        except ZooError as error:
+            return NotReadyError(str(error))
         errors = await asyncio.gather(*map(_probe, self.models))
         return next((error for error in errors if error), None)
 

@@ -12,9 +12,10 @@ from starlette.responses import Response
 from zoo.predictors.artifact import INPUT_NAME
 from zoo.predictors.outputs import output_of
 from zoo.predictors.remote.oip import DATATYPES, JSON_LENGTH
-from zoo.serve.server.core.errors import BadRequestError, NotReadyError, UnsupportedFormatError
+from zoo.serve.server.core.errors import BadRequestError, NotReadyError
 from zoo.serve.server.http import oip
 from zoo.serve.server.http.answer import Decoded, answer
+from zoo.serve.server.http.compression import Encoding, compress
 from zoo.serve.server.http.problems import responses
 from zoo.serve.server.http.request import trace_of
 from zoo.serve.server.http.routes_health import why_not_ready
@@ -51,9 +52,9 @@ MASKS: dict[str, Any] = {
 
 TAGS: list[str | Enum] = ["Open Inference Protocol"]
 
-ANYWHERE = responses(401, 403, 413, 500, oip=True)
+ANYWHERE = responses(400, 401, 403, 413, 500, oip=True)
 NAMES = ANYWHERE | responses(404, 422, oip=True)
-ANSWERS = {**NAMES, **responses(400, 408, 415, 503, 504, oip=True), 200: MASKS}
+ANSWERS = {**NAMES, **responses(408, 415, 503, 504, oip=True), 200: MASKS}
 
 
 def add_oip_routes(app: FastAPI, context: Context, readiness: Readiness) -> None:
@@ -93,6 +94,7 @@ def _add_model(app: FastAPI, path: str, context: Context) -> None:
     )
     async def model_ready(model: str, version: str | None = None) -> OipModelReady:
         served = context.model(model, version)
+        await context.start()
         if not served.ready:
             raise NotReadyError(why_not_ready(served))
         return OipModelReady(name=served.name, ready=True)
@@ -108,7 +110,7 @@ def _add_model(app: FastAPI, path: str, context: Context) -> None:
     async def infer(request: Request, model: str, version: str | None = None) -> Response:
         served = context.model(model, version)
         trace_of(request.scope).model = served.name
-        return await answer(context, served, request, Request.body, decoder(context, served, request))
+        return await answer(context, served, request, Request.body, decoder(served, request))
 
 
 def model_metadata(model: Model) -> OipModel:
@@ -126,25 +128,19 @@ def model_metadata(model: Model) -> OipModel:
     )
 
 
-def decoder(context: Context, model: Model, request: Request) -> Callable[[bytes], Decoded]:
+def decoder(model: Model, request: Request) -> Callable[[bytes], Decoded]:
     """Return the function that decodes the body of a request with these headers.
 
     Raises:
-        BadRequestError, UnsupportedFormatError: wrong headers.
+        BadRequestError: wrong headers.
     """
     text = request.headers.get(JSON_LENGTH)
     if text is not None and not (text.isascii() and text.isdigit() and len(text) < 12):
         raise BadRequestError(f"{JSON_LENGTH} is {text[:30]!r}, expected the bytes of JSON: count them")
-    encoding = request.headers.get("content-encoding", "identity").strip().lower()
-    if encoding not in ("identity", *get_args(oip.Encoding)):
-        raise UnsupportedFormatError(
-            f"got Content-Encoding {encoding[:30]!r}, expected gzip or deflate: use one"
-        )
-    accepted, limit = _accepted(request), context.settings.max_body_bytes
+    accepted = _accepted(request)
 
     def decoded(body: bytes) -> Decoded:
-        plain = body if encoding == "identity" else oip.decompress(body, encoding, limit)  # type: ignore[arg-type]
-        asked = oip.parse(plain, None if text is None else int(text), model.outputs)
+        asked = oip.parse(body, None if text is None else int(text), model.outputs)
 
         def encoded(found: Sequence[Values]) -> Response:
             return _response(asked, found, model, accepted)
@@ -154,19 +150,17 @@ def decoder(context: Context, model: Model, request: Request) -> Callable[[bytes
     return decoded
 
 
-def _accepted(request: Request) -> oip.Encoding | None:
+def _accepted(request: Request) -> Encoding | None:
     """Return the compression that a client takes, gzip first; None for no compression."""
     for part in request.headers.get("accept-encoding", "").lower().split(","):
         name, _, weight = part.partition(";")
-        if name.strip() in get_args(oip.Encoding) and weight.replace(" ", "") not in ("q=0", "q=0.0"):
-            accepted: oip.Encoding = name.strip()  # type: ignore[assignment]
+        if name.strip() in get_args(Encoding) and weight.replace(" ", "") not in ("q=0", "q=0.0"):
+            accepted: Encoding = name.strip()  # type: ignore[assignment]
             return accepted
     return None
 
 
-def _response(
-    asked: oip.Asked, found: Sequence[Values], model: Model, encoding: oip.Encoding | None
-) -> Response:
+def _response(asked: oip.Asked, found: Sequence[Values], model: Model, encoding: Encoding | None) -> Response:
     outputs = {name: np.stack([values[name] for values in found]) for name in asked.binary}
     rendered = oip.render(asked, outputs, model.name, model.version)
     headers = {"Vary": "Accept-Encoding"}
@@ -177,5 +171,5 @@ def _response(
     content = rendered.body
     if encoding is not None:
         headers["Content-Encoding"] = encoding
-        content = oip.compress(content, encoding)
+        content = compress(content, encoding)
     return Response(content, headers=headers, media_type=media_type)

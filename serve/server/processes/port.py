@@ -7,12 +7,15 @@ connections, 4 workers got 9, 4, 1, 18 and 0, 17, 14, 1, and kept them.
 
 from __future__ import annotations
 
+import errno
 import socket
 import sys
 from typing import Any
 
 from zoo.errors import ZooError
 from zoo.serve.server.processes.job import BACKLOG
+
+NO_ADDRESS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EINVAL)
 
 
 class Port:
@@ -30,9 +33,7 @@ class Port:
     def __init__(self, host: str, port: int, workers: int = 1) -> None:
         self._several = workers > 1 and sys.platform == "linux"
         try:
-            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-            self._family: socket.AddressFamily = found[0]
-            self._address: tuple[Any, ...] = found[4]
+            self._family, self._address = _resolved(host, port)
             self._kept = self._bind()  # fails if anything listens there, even with SO_REUSEPORT
             self._address = self._kept.getsockname()
             if self._several:
@@ -42,8 +43,7 @@ class Port:
                 self._kept.listen(BACKLOG)  # connections wait while a worker is replaced
         except OSError as error:
             raise ZooError(
-                f"cannot listen on {host}:{port} ({error.strerror or error}), expected a free port of this "
-                f"machine: choose another with --port, or stop the program that uses it"
+                f"cannot listen on {host}:{port} ({error.strerror or error}), {_advice(error)}"
             ) from error
 
     @property
@@ -70,3 +70,29 @@ class Port:
             sock.close()
             raise
         return sock
+
+
+def _resolved(host: str, port: int) -> tuple[socket.AddressFamily, tuple[Any, ...]]:
+    """Return the family and the address of a host name.
+
+    Raises:
+        OSError: an unknown name.
+    """
+    try:
+        if not host.strip():
+            raise socket.gaierror(socket.EAI_NONAME, "no host name")
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except UnicodeError as error:  # a label that is too long
+        raise socket.gaierror(socket.EAI_NONAME, "not a host name") from error
+    return found[0], found[4]
+
+
+def _advice(error: OSError) -> str:
+    """Return what was expected in place of an address or port that cannot be used, and what to do."""
+    if isinstance(error, socket.gaierror) or error.errno in NO_ADDRESS:
+        return "expected a name or address of this machine: choose 127.0.0.1, or 0.0.0.0 for all, with --host"
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return "expected a port that this user may open: choose one above 1023 with --port"
+    return (
+        "expected a free port of this machine: choose another with --port, or stop the program that uses it"
+    )

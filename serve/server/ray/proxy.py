@@ -10,12 +10,15 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from starlette.middleware.cors import CORSMiddleware
+
 from zoo.errors import ZooError
 from zoo.serve.server.core.admission import Budget
 from zoo.serve.server.core.errors import DeadlineError, NotReadyError, QueueFullError
 from zoo.serve.server.http.app import ALWAYS_OPEN
 from zoo.serve.server.http.context import LARGEST_AT_ONCE
-from zoo.serve.server.http.guards import Access, Body
+from zoo.serve.server.http.entry import Entry
+from zoo.serve.server.http.guards import Access, Body, cors_options
 from zoo.serve.server.http.problems import problem_of
 from zoo.serve.server.http.request import route_path, start_trace, trace_of
 from zoo.serve.server.http.routes_page import page_files
@@ -86,7 +89,8 @@ class Door:
                 start_trace(scope, settings.timeout)
                 await access(scope, receive, send)
 
-        return app
+        cors = CORSMiddleware(app, **cors_options(settings)) if settings.cors else app
+        return Entry(cors, settings.root_path)
 
     async def served(self) -> Any:
         """Return a replica's descriptions of the models."""

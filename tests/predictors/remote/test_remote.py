@@ -182,7 +182,7 @@ def test_an_answer_that_is_no_mask_is_an_error(server: Any, body: bytes) -> None
 
 @pytest.mark.parametrize(
     "url",
-    ["http://", "http://host:port", "http://a:b@host", "http://host/a/b", "http://host/?x=1"],
+    ["http://", "http://host:port", "http://a:b@host", "http://host//b", "http://host/?x=1"],
 )
 def test_a_url_of_no_server_is_an_error(url: str) -> None:
     with pytest.raises(ServerError, match="expected http://host:port"):

@@ -27,10 +27,15 @@ class ServerError(ZooError):
     """A server that cannot be used: unreachable, not `zoo serve`, or not authorized."""
 
 
+class NotFoundError(ServerError):
+    """An address at which nothing responds like `zoo serve`."""
+
+
 class Address(NamedTuple):
     """Address of a served model."""
 
     server: str
+    """`http://host:port`, with a path prefix if a proxy adds one."""
     model: str | None
     """None for the server's first model."""
 
@@ -39,7 +44,7 @@ class Connection:
     """A client of one server.
 
     Args:
-        server: `http://host:port`.
+        server: `http://host:port[/PREFIX]`.
         key: API key; None for that in the environment variable `ZOO_API_KEY`, if it is set.
     """
 
@@ -88,14 +93,14 @@ class Connection:
         """Close the connections."""
         self._client.close()
 
-    def strange(self, path: str, what: str) -> ServerError:
+    def strange(self, path: str, what: str) -> NotFoundError:
         """Return the error for a response that `zoo serve` would not send.
 
         Args:
             path: requested path.
             what: problem with the response.
         """
-        return ServerError(
+        return NotFoundError(
             f"{self.server}{path} does not respond like zoo serve ({' '.join(what.split())[:200]}): check "
             f"host and port"
         )
@@ -129,27 +134,33 @@ class Connection:
         if status == 503:
             return ServerError(f"{server} is still full after {TRIES} tries ({detail}): try again later")
         if status == 404 and "application/problem+json" not in answer.headers.get("content-type", ""):
-            return self.strange(answer.request.url.path, "404")
-        return ServerError(f"{server} answered {status}: {detail}")
+            prefix = httpx2.URL(server).path.rstrip("/")
+            return self.strange(answer.request.url.path.removeprefix(prefix), "404")
+        kind = NotFoundError if status == 404 else ServerError
+        return kind(f"{server} answered {status}: {detail}")
 
 
-def parse_address(url: str) -> Address:
-    """Return server and model of a URL.
+def parse_addresses(url: str) -> list[Address]:
+    """Return the addresses that a URL may mean, in the order of trial.
+
+    The last part of a path belongs to the prefix of the server or is the name of a model.
 
     Raises:
-        ServerError: a URL other than `http://host:port` or `http://host:port/NAME`.
+        ServerError: a URL that is not of the form `http://host:port[/PREFIX][/NAME]`.
     """
     try:
         parsed = httpx2.URL(url)
     except httpx2.InvalidURL as error:
         raise ServerError(f"{url} is not a URL ({error}), expected http://host:port") from error
-    name = parsed.path.strip("/")
+    path = parsed.path.rstrip("/")
     is_server = parsed.scheme in ("http", "https") and parsed.host
-    if not is_server or "/" in name or parsed.query or parsed.userinfo:
+    if not is_server or "//" in path or parsed.query or parsed.fragment or parsed.userinfo:
         raise ServerError(
             f"{url} is not the address of a server, expected http://host:port or http://host:port/NAME"
         )
-    return Address(f"{parsed.scheme}://{parsed.netloc.decode()}", name or None)
+    root = f"{parsed.scheme}://{parsed.netloc.decode()}"
+    prefix, _, name = path.rpartition("/")
+    return [Address(root + path, None), *([Address(root + prefix, name)] if name else [])]
 
 
 def retry_after(answer: httpx2.Response) -> float:

@@ -22,7 +22,7 @@ from zoo.frozen import first_fault
 from zoo.predictors.artifact import INPUT_NAME
 from zoo.predictors.base import Predictor
 from zoo.predictors.outputs import MASK, OUTPUTS, check_given, output_of
-from zoo.predictors.remote.connection import Connection, ServerError, parse_address
+from zoo.predictors.remote.connection import Connection, NotFoundError, ServerError, parse_addresses
 from zoo.predictors.remote.oip import JSON_LENGTH, Message, infer_request, tensors_of
 from zoo.predictors.session import renew_after_fork
 from zoo.preprocess import Preprocessing, Resize, check_image
@@ -70,7 +70,8 @@ class RemotePredictor(Predictor):
     """A model of a running server.
 
     Args:
-        url: `http://host:port` of its first model, or `http://host:port/NAME`.
+        url: `http://host:port` of its first model, or `http://host:port/NAME`; behind a proxy also
+            `http://host/PREFIX[/NAME]`.
         key: API key; None for that in the environment variable `ZOO_API_KEY`, if it is set.
 
     Raises:
@@ -80,11 +81,8 @@ class RemotePredictor(Predictor):
     backend = "remote"
 
     def __init__(self, url: str, key: str | None = None) -> None:
-        server, name = parse_address(url)
-        self._connect = partial(Connection, server, key)
-        self.renew()
+        self.served, self.fingerprint = self._reach(url, key)
         renew_after_fork(self)
-        self.served, self.fingerprint = self._find(name)
         names = tuple(each.name for each in self.served.classes)
         palette = tuple(tuple(bytes.fromhex(each.color[1:])) for each in self.served.classes)
         fields = self.served.model_dump(include={"imgsz", "resize", "mean", "std"})
@@ -154,6 +152,20 @@ class RemotePredictor(Predictor):
         """Close the connections."""
         self._pool.shutdown(cancel_futures=True)
         self.connection.close()
+
+    def _reach(self, url: str, key: str | None) -> tuple[ServedModel, str]:
+        """Connect to the server of a URL, and return what `_find` returns."""
+        addresses = parse_addresses(url)
+        for address in addresses:
+            self._connect = partial(Connection, address.server, key)
+            self.renew()
+            try:
+                return self._find(address.model)
+            except NotFoundError:
+                self.close()
+                if address == addresses[-1]:
+                    raise
+        raise AssertionError  # there is at least one address
 
     def _find(self, name: str | None) -> tuple[ServedModel, str]:
         """Return a model of the server, and the SHA-256 of the server's description of it."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from zoo.errors import BundleError
+from zoo.machine import fewer_cores
 from zoo.predictors.artifact import INPUT_NAME, METADATA_KEY, parse_metadata
 from zoo.predictors.exported import ExportedPredictor
 from zoo.predictors.limits import Limits, limits_of_sizes, smallest
@@ -137,7 +138,7 @@ def compile_file(api: Any, path: Path, threads: int | None) -> Compiled:
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_PRECISION_HINT": HINTS[metadata.precision],
         }
-        if threads is not None:
+        if threads := threads or fewer_cores():
             options["INFERENCE_NUM_THREADS"] = str(threads)
         with same_signal_stack():
             model = core.compile_model(source, DEVICE, options)

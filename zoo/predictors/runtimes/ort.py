@@ -12,6 +12,7 @@ import onnxruntime  # type: ignore[import-untyped]
 from onnxruntime.capi import onnxruntime_pybind11_state  # type: ignore[import-untyped]
 
 from zoo.errors import BundleError
+from zoo.machine import fewer_cores
 from zoo.predictors.artifact import INPUT_NAME, METADATA_KEY, parse_metadata
 from zoo.predictors.exported import ExportedPredictor
 from zoo.predictors.limits import limits_of_sizes, smallest
@@ -101,7 +102,7 @@ def open_session(
     provider = PROVIDERS[kind]
     options = onnxruntime.SessionOptions()
     options.log_severity_level = FATAL
-    if threads is not None:
+    if threads := threads or fewer_cores():
         options.intra_op_num_threads = threads
     missing = _preload_cuda() if kind == "cuda" else ""
     requested = [(provider, {"device_id": index or "0", **(cuda or {})} if kind == "cuda" else {})]

@@ -197,8 +197,9 @@ def test_each_request_is_one_line_of_json_without_key_or_image(
 ) -> None:
     client = serve_app(api_key="hush-hush").client
     headers = {"x-request-id": "id-1", "x-api-key": "hush-hush"}
-    answer = client.post("/predict?note=hush-hush", content=b"not an image", headers=headers)
+    answer = client.post("/predict?output=mask", content=b"not an image", headers=headers)
     client.get("/models", headers={"x-api-key": "wrong"})
+    client.post("/predict?hush=hush-hush", content=b"", headers=headers)
     client.get("/healthz")  # by now the lines before are written
     first, second, *_ = json_log()
     assert isinstance(first.pop("time"), str)

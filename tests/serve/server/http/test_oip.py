@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import tracemalloc
 import zlib
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -149,7 +148,7 @@ def test_a_decompression_bomb_is_413(serve_app: ServeApp) -> None:
     ("headers", "status", "words"),
     [
         ({"content-encoding": "br"}, 415, "expected gzip or deflate"),
-        ({"content-encoding": "gzip"}, 400, "no gzip"),
+        ({"content-encoding": "gzip"}, 400, "not gzip"),
         ({"inference-header-content-length": "x"}, 400, "expected the bytes of JSON"),
         ({"inference-header-content-length": "-1"}, 400, "expected the bytes of JSON"),
         ({"inference-header-content-length": "999"}, 400, "expected 0 to 2"),
@@ -240,28 +239,6 @@ def test_binary_data_of_another_size_than_the_shape_are_refused(size: int) -> No
     head = request(data=None, parameters={"binary_data_size": size})
     with pytest.raises(BadRequestError, match=f"got binary_data_size {size} and {size} bytes"):
         oip.parse(head + bytes(size), len(head))
-
-
-@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
-def test_what_is_compressed_comes_back(encoding: oip.Encoding) -> None:
-    body = bytes(range(256)) * 100
-    packed = oip.compress(body, encoding)
-    assert oip.decompress(packed, encoding, len(body)) == body
-    with pytest.raises(TooLargeError, match="over 25599 bytes"):
-        oip.decompress(packed, encoding, len(body) - 1)
-    for broken in (packed[:-1], packed + b"x", b"", b"x" + packed):
-        with pytest.raises(BadRequestError):
-            oip.decompress(broken, encoding, len(body))
-
-
-def test_no_more_is_decompressed_than_is_allowed() -> None:
-    bomb = zlib.compress(bytes(50_000_000))
-    tracemalloc.start()
-    with pytest.raises(TooLargeError):
-        oip.decompress(bomb, "deflate", 1_000_000)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 5_000_000
 
 
 def test_a_mask_of_many_classes_is_int32() -> None:

@@ -109,8 +109,8 @@ def test_the_documentation_is_a_page_that_asks_no_other_host(server: Running) ->
     addresses = re.findall(r"""(?:src|href)=["']([^"']+)""", page)
     assert len(addresses) == 3
     for address in addresses:
-        assert address.startswith(str(server.client.base_url))
-        assert len(server.client.get(address).content) > 500
+        assert not address.startswith(("/", "http"))  # holds behind any prefix
+        assert len(server.client.get(f"/{address}").content) > 500
 
 
 @pytest.mark.slow

@@ -180,9 +180,7 @@ def test_a_form_with_one_file_is_taken_whatever_its_field_is_called(
     server: Running, image: NDArray[np.uint8]
 ) -> None:
     plain = server.client.post("/predict", content=png(image))
-    form = server.client.post(
-        "/predict", files={"photo": ("../../etc/passwd", png(image))}, data={"note": "x"}
-    )
+    form = server.client.post("/predict", files={"photo": ("../../etc/passwd", png(image))})
     assert form.status_code == 200
     assert form.content == plain.content
 

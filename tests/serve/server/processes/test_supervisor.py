@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import http.client
 import io
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -294,6 +296,20 @@ def test_the_sockets_of_several_workers_share_a_port_that_no_other_server_gets()
     port.close()
 
 
-def test_a_host_that_is_not_here_is_an_error_of_one_line() -> None:
-    with pytest.raises(ZooError, match=r"cannot listen on 192\.0\.2\.1:0"):
-        Port("192.0.2.1", 0)
+@pytest.mark.parametrize(
+    "host", ["192.0.2.1", "", " ", "no.such.host.invalid", "localhost:8000", "http://0.0.0.0", "a" * 70]
+)
+def test_a_host_that_is_not_here_is_named_in_an_error_of_one_line(host: str) -> None:
+    with pytest.raises(ZooError, match=re.escape(f"cannot listen on {host}:0 ")) as caught:
+        Port(host, 0)
+    assert "expected a name or address of this machine: choose 127.0.0.1" in str(caught.value)
+    assert "--port" not in str(caught.value)
+
+
+def test_a_port_that_needs_privileges_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Port, "_bind", refuse)
+    with pytest.raises(ZooError, match=r"127.0.0.1:80 \(Permission denied\), .*above 1023 with --port"):
+        Port("127.0.0.1", 80)

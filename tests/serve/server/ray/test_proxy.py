@@ -118,3 +118,17 @@ def test_who_has_no_key_is_refused_at_the_door_but_not_probes_and_the_page() -> 
     right = client.post("/predict", content=b"image", headers={"X-API-Key": "open sesame"})
     assert right.status_code == 200
     assert len(replicas.requests) == 3
+
+
+def test_other_origins_prefixes_and_head_are_handled_at_the_door() -> None:
+    page = {"origin": "https://maps.example.com"}
+    allowed = Answer(200, [*OK.headers, (b"access-control-allow-origin", page["origin"].encode())], OK.body)
+    replicas = Replicas(allowed, OK)
+    client = client_of(replicas, cors=(page["origin"],), root_path="/seg", api_key=SecretStr("k"))
+    preflight = client.options("/seg/predict", headers=page | {"access-control-request-method": "POST"})
+    assert (preflight.status_code, replicas.requests) == (200, [])
+    answer = client.post("/seg/predict", content=b"image", headers=page | {"x-api-key": "k"})
+    assert answer.headers.get_list("access-control-allow-origin") == [page["origin"]]
+    assert replicas.requests[0].scope["root_path"] == "/seg"
+    head = client.head("/seg/healthz")
+    assert (head.status_code, head.content, replicas.requests[1].scope["method"]) == (200, b"", "GET")
