@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 import logging
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from zoo.bundle.bundle import write_json
 from zoo.child import is_first
-from zoo.errors import RecipeError, ZooError
+from zoo.data.open import BUILT_IN, is_published
+from zoo.errors import DatasetError, RecipeError, ZooError
 from zoo.evaluation.figures import figures_of
 from zoo.memory import peak_memory
 from zoo.models.segmentation import segmentation_networks
 from zoo.predictors.tags import TagPredictor
 from zoo.train.attempt import attempt, explaining
+from zoo.train.data.identity import check_identity, write_identity
 from zoo.train.data.loaders import BatchStream
 from zoo.train.data.streams import TrainingData
 from zoo.train.initialization import initialized_method, read_start
@@ -26,14 +29,13 @@ from zoo.train.method import phase_at, progress_at
 from zoo.train.methods.table import build_method
 from zoo.train.report.page import write_report
 from zoo.train.report.pictures import write_curves, write_preview, write_tag_preview
-from zoo.train.runs.folder import RunFolder, claimed_run, new_run
+from zoo.train.runs.folder import RunFolder, claimed_run, new_run, restarted_run
 from zoo.train.runs.log import FILTER, figures_over_time, last_figures, read_log
+from zoo.train.runs.record import read_record
 from zoo.train.runs.wandb import check_wandb, logged_to_wandb
 from zoo.train.strip import strip
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from lightning.fabric import Fabric
 
     from zoo.train.loop.hardware import Hardware
@@ -44,7 +46,13 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def start(recipe: Recipe, out: Path | None, hardware: Hardware, wandb: str | None = None) -> dict[str, Any]:
+def start(
+    recipe: Recipe,
+    out: Path | None,
+    hardware: Hardware,
+    wandb: str | None = None,
+    again: RunFolder | None = None,
+) -> dict[str, Any]:
     """Train a recipe in a new run folder and return its metrics.
 
     Args:
@@ -52,15 +60,16 @@ def start(recipe: Recipe, out: Path | None, hardware: Hardware, wandb: str | Non
         out: run folder; None for a dated one.
         hardware: devices and processes.
         wandb: W&B project to log to.
+        again: folder of a run without a checkpoint that starts anew, in place of `out`.
 
     Raises:
         ZooError: bad data, recipe or folder; nothing is trained then.
     """
-    check_wandb(wandb)
+    check_wandb(wandb, None if again is None else again.path)
     recipe, models = read_start(recipe)
     data = TrainingData.draw(recipe)
     recipe = data.recipe
-    planned = [new_run(out, recipe)] if is_first() else []
+    planned = [again or new_run(out, recipe)] if is_first() else []
     fabric = hardware.fabric(recipe.precision)
     run = fabric.broadcast(planned)[0]
     fabric.seed_everything(recipe.seed, verbose=False)
@@ -69,7 +78,11 @@ def start(recipe: Recipe, out: Path | None, hardware: Hardware, wandb: str | Non
     _remark_accumulation(recipe, method)
     _remark_strides(recipe, method)
     if fabric.is_global_zero:
-        run = claimed_run(run, recipe, data.source.classes, other_name=out is None)
+        if again is None:
+            run = claimed_run(run, recipe, data.source.classes, other_name=out is None)
+        else:
+            restarted_run(again)
+        write_identity(run.path, data.source)
         run.write_origins(origins)
         data.write(run.partition)
         partition, classes = data.partition, data.source.classes
@@ -84,28 +97,66 @@ def start(recipe: Recipe, out: Path | None, hardware: Hardware, wandb: str | Non
     return _recorded(_engine(fabric, method, data, run, validate), validate, data, wandb)
 
 
-def resume(path: Path, method_name: str, hardware: Hardware, wandb: str | None = None) -> dict[str, Any]:
+def resume(
+    path: Path, method_name: str, hardware: Hardware, wandb: str | None = None, spec: str | None = None
+) -> dict[str, Any]:
     """Continue the run of a method in a folder to its end and return its metrics.
 
-    It continues its W&B run; `wandb` is the W&B project of a run that has none yet.
+    A run that ended before its first checkpoint starts anew. A run continues its W&B run.
+
+    Args:
+        path: folder of the run.
+        method_name: method of the run.
+        hardware: devices and processes.
+        wandb: W&B project of a run that has none yet.
+        spec: where the data of the run are now; None if they are where they were.
 
     Raises:
-        ZooError: no run of this method or no checkpoint there, or data that changed.
+        ZooError: no run of this method there, or data that changed.
     """
     run = RunFolder(path)
-    recipe, _ = run.read_recipe()
+    recipe, classes = run.read_recipe()
     if recipe.method.name != method_name:
         raise RecipeError(f"{path} is a run of {recipe.method.name}, got {method_name}: name its method")
+    if spec is not None:
+        recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"spec": spec})})
+    if not run.checkpoint.is_file():
+        log.warning("%s: no checkpoint yet, starting anew", path)
+        return start(recipe, None, hardware, wandb, run)
     check_wandb(wandb, path)
+    _check_there(recipe.data.spec, path)
     data = TrainingData.read(recipe, run.partition)
+    partition = data.partition
+    used = (*partition.labeled, *partition.unlabeled, *partition.tags, *data.held_out)
+    added = check_identity(path, data.source, classes.names, used)
     fabric = hardware.fabric(recipe.precision)
     method = build_method(recipe.method, recipe.network, pretrained=False)
-    validate = Validation(recipe, data.source, data.partition)
+    validate = Validation(recipe, data.source, partition)
     engine = _engine(fabric, method, data, run, validate)
     engine.resume()
     if fabric.is_global_zero:
+        if spec is not None:
+            run.write_recipe(recipe, classes)
+        for words in added:
+            log.warning("%s: %s, not used by this run", recipe.data.spec, words)
         log.info("%s: continuing after step %d of %d", path, engine.step, recipe.steps)
     return _recorded(engine, validate, data, wandb)
+
+
+def _check_there(spec: str | None, path: Path) -> None:
+    """Raise if the folder of a run's data does not exist from here.
+
+    Raises:
+        DatasetError: it does not exist.
+    """
+    if spec is None or spec in BUILT_IN or is_published(spec) or Path(spec).exists():
+        return
+    record = read_record(path)
+    here = "" if record is None else f", or resume in {record.last.directory}, where the run began"
+    raise DatasetError(
+        f"{spec}: got no such path from here, expected the data of {path}: say where they are now with --data"
+        f"{here}"
+    )
 
 
 def _engine(

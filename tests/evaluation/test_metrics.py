@@ -33,15 +33,16 @@ def split(pairs: list[tuple[int, int]]) -> tuple[Tensor, Tensor]:
 
 def loop_iou(pairs: list[tuple[int, int]], k: int) -> float:
     """The definition, pixel by pixel."""
-    intersection = union = 0
+    intersection = union = labeled = 0
     for label, prediction in pairs:
         if label == IGNORE:
             continue
         if label == k and prediction == k:
             intersection += 1
+        labeled += label == k
         if k in (label, prediction):
             union += 1
-    return intersection / union if union else math.nan
+    return intersection / union if labeled else math.nan
 
 
 @given(PIXELS)
@@ -93,10 +94,21 @@ def test_a_class_absent_from_labels_and_predictions_does_not_enter_the_mean() ->
     assert found.miou() == 1.0
 
 
-def test_a_class_that_is_only_predicted_counts_as_zero() -> None:
+def test_a_class_that_is_only_predicted_is_not_in_the_mean_and_lowers_the_true_classes() -> None:
     found = ConfusionMatrix(3)
-    found.update(torch.tensor([0, 1]), torch.tensor([0, 2]))
-    assert found.iou().tolist() == [1.0, 0.0, 0.0]
+    found.update(torch.tensor([0, 0, 1, 1]), torch.tensor([0, 0, 1, 2]))
+    assert found.iou().tolist()[:2] == [1.0, 0.5]
+    assert math.isnan(found.iou()[2])
+    assert found.miou() == 0.75
+
+
+def test_models_that_predict_other_absent_classes_share_one_denominator() -> None:
+    means = []
+    for predicted in (2, 3):
+        found = ConfusionMatrix(4)
+        found.update(torch.tensor([0, 0, 1]), torch.tensor([0, predicted, 1]))
+        means.append(found.miou())
+    assert means == [0.75, 0.75]
 
 
 def test_all_pixels_ignored_is_nan_and_none_in_json() -> None:

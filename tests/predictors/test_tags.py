@@ -153,7 +153,7 @@ def test_the_card_says_f1_and_ap_and_not_iou(classifier: ImageClassifier, config
     card = model_card(config.model_copy(update={"metrics": {"val": val}}))
     assert "**F1 1.000**, mAP 1.000. A class counts as present above 0.2." in card
     assert "| class | F1 | AP |\n|---|---:|---:|\n| dark | 1.000 | 1.000 |" in card
-    assert "| void | absent | absent |" in card
+    assert "| void | not in val | not in val |" in card
     assert "IoU" not in card
     assert "pipeline_tag: image-classification" in card
     assert "zoo predict" not in card

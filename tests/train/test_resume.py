@@ -14,12 +14,12 @@ import torch
 from typer.testing import CliRunner
 
 from zoo.cli import app
-from zoo.errors import BundleError
 from zoo.train.loop.checkpoint import load_checkpoint
 from zoo.train.loop.engine import TrainingStoppedError
 from zoo.train.loop.hardware import Hardware
 from zoo.train.methods.eln.eln import Eln
 from zoo.train.runs.log import read_log
+from zoo.train.runs.record import read_record
 from zoo.train.session import resume, start
 
 if TYPE_CHECKING:
@@ -166,12 +166,16 @@ def test_a_finished_run_resumed_stays_as_it_is(load_tiny: Load, tmp_path: Path) 
     assert rows_of(tmp_path / "run") == before
 
 
-def test_a_run_without_a_checkpoint_cannot_be_resumed(load_tiny: Load, do_at: Any, tmp_path: Path) -> None:
-    do_at(1, cut_power)
+def test_a_run_cut_off_before_its_first_checkpoint_starts_anew_and_equals_an_unbroken_one(
+    load_tiny: Load, unbroken: Path, do_at: Any, tmp_path: Path
+) -> None:
+    do_at(3, cut_power)
     with pytest.raises(PowerCutError):
-        start(load_tiny(), tmp_path / "run", CPU)
-    with pytest.raises(BundleError, match=r"last\.ckpt does not exist"):
-        resume(tmp_path / "run", "eln", CPU)
+        start(load_tiny({"validate_every": 4, "checkpoint_every": 4}), tmp_path / "run", CPU)
+    assert not (tmp_path / "run/last.ckpt").exists()
+    resume(tmp_path / "run", "eln", CPU)
+    assert_same_end(tmp_path / "run", unbroken)
+    assert len(read_record(tmp_path / "run").attempts) == 2
 
 
 # --- real processes ---

@@ -1,6 +1,7 @@
 """Run folder: everything that a run needs to resume, and its results.
 
 recipe.json            resolved recipe with the classes
+data.json              classes and hashes of the files that the run started with
 weights.json           origins of the weights that the run started from
 partition/             labeled.txt, unlabeled.txt, their digest, and held_out.txt if images are held out
 log.csv, tensorboard/  losses and metrics by step
@@ -19,6 +20,7 @@ from __future__ import annotations
 import datetime
 import itertools
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from zoo.train.recipe.schema import Recipe
 
 CONTENTS = (
+    "data.json",
     "weights.json",
     "partition",
     "log.csv",
@@ -227,6 +230,24 @@ def new_run(out: Path | None, recipe: Recipe) -> RunFolder:
         raise _taken(run)
     if foreign := [name for name in CONTENTS if exists(out / name)]:  # a run writes its recipe first
         raise refusal(out, foreign, "--out", MOVE)
+    return run
+
+
+def restarted_run(run: RunFolder) -> RunFolder:
+    """Return the folder of a run that ended before its first checkpoint, ready to start anew.
+
+    The recipe and the record of its attempts are kept.
+
+    Raises:
+        RecipeError: another process trains in this folder.
+    """
+    with locked(run.path):
+        for name in set(CONTENTS) - {"run.json", "wandb.json", "wandb"}:
+            path = run.path / name
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
     return run
 
 

@@ -230,7 +230,7 @@ def _side_by_side(results: Sequence[dict[str, Any]]) -> list[Any]:
     rows = [
         (
             each["protocol"],
-            *(shown(each[key], show) for key in NEAR.overall),
+            *(shown(each[key], show, each["split"]) for key in NEAR.overall),
             ABOUT[each["protocol"]],
             users(each["protocol"]) or "-",
         )

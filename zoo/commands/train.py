@@ -42,7 +42,8 @@ def train(
         str | None,
         typer.Option(
             metavar="SPEC",
-            help="shapes (built in, the default without --recipe), voc:DIR, a folder or a data.toml.",
+            help="shapes (built in, the default without --recipe), voc:DIR, a folder or a data.toml; "
+            "with --resume: where the run's data are now.",
         ),
     ] = None,
     partition: PartitionOption = None,
@@ -169,9 +170,13 @@ def train(
     }
     changes = {key: value for key, value in changes.items() if value is not None}
     if resume:
-        if changes or settings or recipe or steps or lr_encoder is not None or profile or plan:
-            raise RecipeError("--resume continues a run as it was started: leave the other options out")
-        metrics = resume_run(out or newest_run(method), method, hardware, wandb)
+        others = changes.keys() - {"data.spec"}
+        if others or settings or recipe or steps or lr_encoder is not None or profile or plan:
+            raise RecipeError(
+                "--resume continues a run as it was started: leave the other options out, but for --data, "
+                "which says where its data are now"
+            )
+        metrics = resume_run(out or newest_run(method), method, hardware, wandb, data)
     else:
         name = recipe or default_recipe(method, data or "shapes")
         resolved = load_recipe(name, settings or [], steps, changes)

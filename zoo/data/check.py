@@ -41,6 +41,7 @@ def check_source(source: Source, on_progress: Callable[[int, int], None] | None 
         DatasetError: an empty train or val split, a file that cannot be read, a mask of another size than its
             image, values or colors without a class, masks that contradict each other or hide a class.
     """
+    _say_skipped(source)
     _check_not_empty(source, "train")
     _check_not_empty(source, "val")
     if not isinstance(source, FileSource):
@@ -60,6 +61,12 @@ def check_source(source: Source, on_progress: Callable[[int, int], None] | None 
                 on_progress(done, len(jobs))
     if masks:
         _check_together(source, masks)
+
+
+def _say_skipped(source: Source) -> None:
+    """Log what the listing of a folder skipped, a line for each folder."""
+    for folder, words in source.skipped.items() if isinstance(source, FolderSource) else ():
+        log.warning("%s: skipped %s", folder, words)
 
 
 def _check_not_empty(source: Source, split: Split) -> None:

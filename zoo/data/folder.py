@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from zoo.data.data_file import DATA_FILE, DataFile, build_classes, class_names, label_map, read_data_file
 from zoo.data.files import IMAGE_SUFFIXES, MASK_SUFFIXES, FileSource, Pair
@@ -22,10 +22,11 @@ from zoo.data.inspect.interpretation import find_meaning
 from zoo.data.inspect.judge import judge_mask, judge_together, with_example
 from zoo.data.lists import IdFinder, read_list
 from zoo.data.masks import read_mask
+from zoo.data.walk import by_stem, walk
 from zoo.errors import DatasetError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from zoo.classes import Classes
     from zoo.data.formats.coco import Annotations
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from zoo.data.source import Split
 
 MASKED: tuple[Split, ...] = ("train", "val")
+Files = TypeVar("Files")
+"""Files of an image."""
 
 
 class FolderSource(FileSource):
@@ -50,12 +53,14 @@ class FolderSource(FileSource):
     def __init__(self, spec: str) -> None:
         root, data, toml = describe_folder(spec)
         self.data, self.toml = data, toml
+        self.skipped: dict[Path, str] = {}
+        """What was skipped in each folder, in words."""
         check_named_folders(data, root, toml)
         annotations = _annotations(data, root, toml)
         files: dict[Split, dict[str, Pair]] = {
-            "train": _pairs("train", root / data.train, annotations.get("train")),
-            "unlabeled": _images("unlabeled", inner(root / data.unlabeled)),
-            "val": _pairs("val", root / data.val, annotations.get("val")),
+            "train": _pairs("train", root / data.train, annotations.get("train"), self.skipped),
+            "unlabeled": _images("unlabeled", inner(root / data.unlabeled), self.skipped),
+            "val": _pairs("val", root / data.val, annotations.get("val"), self.skipped),
         }
         if data.val_list is not None:
             files |= hold_out(toml.parent / data.val_list, files["train"], files["val"])
@@ -105,41 +110,49 @@ def inner(folder: Path) -> Path:
     return folder / "images" if (folder / "images").is_dir() else folder
 
 
-def _listed(folder: Path, suffixes: Iterable[str]) -> dict[str, Path]:
-    """Return the files in a folder tree by their relative path without suffix, sorted."""
-    found: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() not in suffixes or path.name.startswith("."):
-            continue
-        stem = path.relative_to(folder).with_suffix("").as_posix()
-        if stem in found:
+def _listed(folder: Path, suffixes: Collection[str], skipped: dict[Path, str]) -> dict[str, Path]:
+    """Return the files in a folder tree by their relative path without suffix, sorted.
+
+    What is skipped is added to `skipped`, in words.
+    """
+    tree = walk(folder, suffixes)
+    if words := tree.skipped():
+        skipped[folder] = words
+    found = by_stem(folder, tree.files)
+    for stem, (first, *others) in found.items():
+        if others:
             raise DatasetError(
-                f"{path}: got a second file named {stem} beside {found[stem].name}, expected one: "
+                f"{others[0]}: got a second file named {stem} beside {first.name}, expected one: "
                 f"rename or remove one of them"
             )
-        found[stem] = path
-    return dict(sorted(found.items()))
+    return {stem: paths[0] for stem, paths in found.items()}
 
 
-def _images(split: Split, folder: Path) -> dict[str, Pair]:
-    return {f"{split}/{stem}": Pair(path, None) for stem, path in _listed(folder, IMAGE_SUFFIXES).items()}
+def _images(split: Split, folder: Path, skipped: dict[Path, str]) -> dict[str, Pair]:
+    images = _listed(folder, IMAGE_SUFFIXES, skipped)
+    return {f"{split}/{stem}": Pair(path, None) for stem, path in images.items()}
 
 
-def _pairs(split: Split, folder: Path, annotations: Annotations | None) -> dict[str, Pair]:
+def _pairs(
+    split: Split, folder: Path, annotations: Annotations | None, skipped: dict[Path, str]
+) -> dict[str, Pair]:
+    images = _listed(folder / "images", IMAGE_SUFFIXES, skipped)
     if annotations is not None:
-        return _drawn_pairs(split, folder, annotations)
-    masks = _listed(folder / "masks", MASK_SUFFIXES)
+        return _drawn_pairs(split, folder, annotations, images)
+    masks = _listed(folder / "masks", MASK_SUFFIXES, skipped)
     pairs: dict[str, Pair] = {}
-    for stem, image in _listed(folder / "images", IMAGE_SUFFIXES).items():
+    for stem, image in images.items():
         if stem not in masks:
             raise _no_mask(image, stem, folder / "masks", split)
         pairs[f"{split}/{stem}"] = Pair(image, masks[stem])
     return pairs
 
 
-def _drawn_pairs(split: Split, folder: Path, annotations: Annotations) -> dict[str, Pair]:
+def _drawn_pairs(
+    split: Split, folder: Path, annotations: Annotations, images: Mapping[str, Path]
+) -> dict[str, Pair]:
     pairs: dict[str, Pair] = {}
-    for stem, image in _listed(folder / "images", IMAGE_SUFFIXES).items():
+    for stem, image in images.items():
         drawing = annotations.find(stem)
         if drawing is None:
             raise DatasetError(
@@ -247,7 +260,9 @@ def _shown_meaning(spec: str, data: DataFile, toml: Path, masks: Sequence[NamedM
     return meaning
 
 
-def hold_out(path: Path, train: Mapping[str, Pair], val: Mapping[str, Pair]) -> dict[Split, dict[str, Pair]]:
+def hold_out(
+    path: Path, train: Mapping[str, Files], val: Mapping[str, Files]
+) -> dict[Split, dict[str, Files]]:
     """Return `train` and `val` such that `val` holds exactly the images of a list.
 
     Args:
@@ -265,7 +280,7 @@ def hold_out(path: Path, train: Mapping[str, Pair], val: Mapping[str, Pair]) -> 
         )
     pool = {**train, **val}
     chosen = {line.id_ for line in read_list(path, IdFinder(tuple(pool), (), "image with a mask"))}
-    result: dict[Split, dict[str, Pair]] = {"train": {}, "val": {}}
+    result: dict[Split, dict[str, Files]] = {"train": {}, "val": {}}
     for id_, pair in pool.items():
         split: Split = "val" if id_ in chosen else "train"
         name = f"{split}/{id_.partition('/')[2]}"

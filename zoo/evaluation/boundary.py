@@ -38,6 +38,7 @@ class BoundaryIou:
         self.ratio = ratio
         self.both = np.zeros(num_classes, np.int64)
         self.either = np.zeros(num_classes, np.int64)
+        self.is_labeled = np.zeros(num_classes, np.bool_)
 
     def update(self, label: NDArray[np.uint8], prediction: Mask) -> None:
         """Count the pixels of one image.
@@ -48,6 +49,7 @@ class BoundaryIou:
         """
         width = max(1, round(self.ratio * math.hypot(*label.shape)))
         counted = label != IGNORE
+        self.is_labeled[np.unique(label[counted])] = True
         for k in np.union1d(label[counted], prediction[counted]):
             truth = boundary((label == k) & counted, width)
             predicted = boundary((prediction == k) & counted, width)
@@ -55,8 +57,8 @@ class BoundaryIou:
             self.either[k] += np.count_nonzero(truth | predicted)
 
     def as_dict(self, classes: Classes) -> dict[str, Any]:
-        """Return `boundary_miou` and `boundary_iou` by class name (None: absent), ready for JSON."""
-        present = self.either > 0
+        """Return `boundary_miou` and `boundary_iou` by class name (None: not labeled), ready for JSON."""
+        present = self.is_labeled & (self.either > 0)
         iou = self.both[present] / self.either[present]
         by_class: dict[str, float | None] = dict.fromkeys(classes.names)
         by_class |= dict(zip(np.array(classes.names)[present].tolist(), iou.tolist(), strict=True))

@@ -15,7 +15,7 @@ class Figures(NamedTuple):
     overall: dict[str, str]
     """Overall metrics, the means over classes first; the first is the main metric."""
     by_class: dict[str, str]
-    """Metrics by class name, None if a class is absent, in the order of their means in `overall`."""
+    """Metrics by class name, None if no label shows a class, in the order of their means in `overall`."""
 
     @property
     def main(self) -> str:
@@ -29,8 +29,8 @@ class Figures(NamedTuple):
             metrics: metrics of an evaluation.
             show: function that formats a value.
         """
-        tables = [metrics[key] for key in self.by_class]
-        return [(name, *(shown(table[name], show) for table in tables)) for name in tables[0]]
+        tables, split = [metrics[key] for key in self.by_class], metrics.get("split", "val")
+        return [(name, *(shown(table[name], show, split) for table in tables)) for name in tables[0]]
 
     def means(self, metrics: dict[str, Any], show: Callable[[float], str]) -> tuple[str, ...]:
         """Return the row of means below the rows of the classes."""
@@ -56,9 +56,9 @@ def figures_of(metrics: dict[str, Any]) -> Figures:
     return next(figures for figures in (MASKS, TAGS) if figures.main in metrics)
 
 
-def shown(value: float | None, show: Callable[[float], str]) -> str:
-    """Return a value as text, `absent` for None."""
-    return "absent" if value is None else show(value)
+def shown(value: float | None, show: Callable[[float], str], split: str = "val") -> str:
+    """Return a value as text, `not in val` for None."""
+    return f"not in {split}" if value is None else show(value)
 
 
 def duration(seconds: float) -> str:

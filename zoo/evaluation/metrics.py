@@ -4,8 +4,9 @@ For class k, with counts over the whole split,
 
     IoU_k = true positives / (true positives + false positives + false negatives)
 
-Pixels labeled `IGNORE` are not counted. A class in neither labels nor predictions has no IoU (NaN) and is
-left out of the mean; a class that is only predicted has IoU 0 and is included.
+Pixels labeled `IGNORE` are not counted. A class that no label shows has no IoU (NaN) and is left out of the
+mean, whether it is predicted or not: all models on the same images share one denominator. Where it is
+predicted, it lowers the IoU of the true classes.
 """
 
 from __future__ import annotations
@@ -49,13 +50,13 @@ class ConfusionMatrix:
         self.counts += torch.bincount(pair.flatten(), minlength=k * k + 1)[: k * k].view(k, k)
 
     def iou(self) -> Tensor:
-        """Return the IoU of each class, (K,) float64, NaN for classes absent from labels and predictions."""
-        correct = self.counts.diag().double()
-        union = self.counts.sum(dim=0) + self.counts.sum(dim=1) - correct
-        return correct / union  # 0 / 0 is NaN: the class is absent
+        """Return the IoU of each class, (K,) float64, NaN for classes that no label shows."""
+        correct, labeled = self.counts.diag().double(), self.counts.sum(dim=1)
+        union = self.counts.sum(dim=0) + labeled - correct
+        return torch.where(labeled > 0, correct / union, torch.nan)
 
     def miou(self) -> float:
-        """Return the mean IoU of the classes that are present; NaN if there are none."""
+        """Return the mean IoU of the classes that labels show; NaN if there are none."""
         return float(self.iou().nanmean())
 
     def pixel_accuracy(self) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import logging
 import os
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
 
     import numpy as np
     from numpy.typing import NDArray
+
+
+log = logging.getLogger(__name__)
 
 
 class Input(NamedTuple):
@@ -96,9 +100,9 @@ def _of_file(path: str, name: str, short: str, relative: str) -> Input:
 
 def _files(text: str, out: Path) -> Iterator[tuple[str, str]]:
     """Yield the files that an INPUT names, each with its path relative to the folder or pattern."""
-    path = Path(text)
+    path, skipped = Path(text), ""
     if path.is_dir():
-        found, root = list(_walk(path, out)), path
+        (found, skipped), root = _walk(path, out), path
     elif path.is_file():
         found, root = [str(path)], path.parent
     elif glob.has_magic(text):
@@ -109,24 +113,24 @@ def _files(text: str, out: Path) -> Iterator[tuple[str, str]]:
     if not path.is_file():
         found = _without_results(found, out)
     if not found:
+        but = f" (skipped: {skipped})" if skipped else ""
         raise ZooError(
-            f"{text} matches no images, expected files such as photo.jpg or photo.png: check the path"
+            f"{text} matches no images{but}, expected files such as photo.jpg or photo.png: check the path"
         )
+    if skipped:
+        log.warning("%s: skipped %s", text, skipped)
     above = "" if root == Path() else os.path.join(root, "")  # noqa: PTH118
     for name in found:
         yield name, name[len(above) :]
 
 
-def _walk(folder: Path, out: Path) -> Iterator[str]:
-    """Yield the images in a folder, sorted, except hidden ones and results of earlier predictions."""
-    for parent, folders, names in os.walk(folder):
-        here = Path(parent)
-        folders[:] = sorted(
-            name for name in folders if name[0] != "." and not (name == out.name and _same(here / name, out))
-        )
-        for name in sorted(names):
-            if name[0] != "." and is_image_name(Path(name)):
-                yield str(here / name)
+def _walk(folder: Path, out: Path) -> tuple[list[str], str]:
+    """Return the images in a folder without results of earlier predictions, and what was skipped."""
+    from zoo.data.files import IMAGE_SUFFIXES
+    from zoo.data.walk import walk
+
+    tree = walk(folder, IMAGE_SUFFIXES, lambda path: path.endswith(out.name) and _same(Path(path), out))
+    return [str(path) for path in tree.files], tree.skipped()
 
 
 def _match(pattern: Path, root: Path, out: Path) -> Iterator[str]:
@@ -134,8 +138,15 @@ def _match(pattern: Path, root: Path, out: Path) -> Iterator[str]:
     results = os.path.join(os.path.abspath(out), "")  # noqa: PTH100, PTH118
     inside = results.startswith(os.path.join(os.path.abspath(root), "")) and not _same(root, out)  # noqa: PTH100, PTH118
     for name in glob.iglob(str(pattern), recursive=True):  # noqa: PTH207
-        if not (inside and os.path.abspath(name).startswith(results)):  # noqa: PTH100
+        if not (inside and os.path.abspath(name).startswith(results)) and not _is_hidden(name, pattern):  # noqa: PTH100
             yield name
+
+
+def _is_hidden(name: str, pattern: Path) -> bool:
+    """Return whether a match lies in a hidden folder that its pattern does not name."""
+    from zoo.data.walk import is_hidden_folder
+
+    return any(map(is_hidden_folder, set(Path(name).parts[:-1]) - set(pattern.parts) - {".", ".."}))
 
 
 def _without_results(names: list[str], out: Path) -> list[str]:

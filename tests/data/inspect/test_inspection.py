@@ -147,3 +147,19 @@ def test_what_is_no_folder_is_an_error_of_one_line(spec):
 
 def test_every_kind_says_what_to_do():
     assert all(kind.title and kind.remedy for kind in KINDS.values())
+
+
+def test_the_check_knows_val_list_as_training_does(folder):
+    for number in range(4):
+        folder.pair(f"{number}")
+    image = (folder.root / "train/images/0.png").read_bytes()
+    folder.pair("copy", split="train")
+    (folder.root / "train/images/copy.png").write_bytes(image)
+    folder.path("data.toml").write_text('names = ["a", "b", "c"]\nval_list = "val.txt"\n')
+    folder.path("val.txt").write_text("0\n1\n")
+    inspection = inspect(str(folder.root))
+    assert [inspection.counts()[split]["images"] for split in ("train", "val")] == [3, 2]
+    assert found(folder.root) == {("leakage", ("train/images/copy.png", "train/images/0.png"))}
+    folder.path("val.txt").write_text("0\nnowhere\n")
+    (finding,) = [one for one in inspect(str(folder.root)).findings if one.kind == "data-file"]
+    assert "got 'nowhere', expected an image with a mask" in finding.detail

@@ -152,6 +152,9 @@ def _shown(value: dict[str, Any], *, is_val: bool) -> list[Any]:
             )
         if missing:
             shown.append(f"{each['file']} shows no {', '.join(missing)}: choose a larger size")
+        gone = [name for name, count in each["classes"].items() if count and count == value["classes"][name]]
+        if is_val and gone and each["images"] < value["images"]:
+            shown.append(f"{each['file']} takes every image with {', '.join(gone)}: none is left to train on")
     if value["groups"]:
         shown.append(f"{value['images']} images in {value['units']} groups, which are never divided")
     if is_val:

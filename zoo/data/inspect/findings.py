@@ -129,6 +129,15 @@ KINDS: dict[str, Kind] = {
         "warning", "masks without an image, which are not used", "add the image or remove the mask"
     ),
     "other-file": Kind("warning", "files that are not used", "convert or remove them"),
+    "hidden-folder": Kind(
+        "warning", "hidden folders, which are not entered", "move their images, or remove them"
+    ),
+    "linked-again": Kind(
+        "warning", "links to folders that are listed already, which are not entered", "remove the links"
+    ),
+    "more-frames": Kind(
+        "warning", "files of several pages or frames, of which the first is used", "save each as an image"
+    ),
     "all-background": Kind("warning", "masks of label 0 alone", "look whether they were forgotten"),
     "all-ignored": Kind("warning", "masks that are ignored throughout", "label or remove them"),
     "mostly-ignored": Kind(

@@ -6,9 +6,10 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, NamedTuple
 
 from zoo.data.files import IMAGE_SUFFIXES, MASK_SUFFIXES
-from zoo.data.folder import inner
+from zoo.data.folder import hold_out, inner
 from zoo.data.formats.coco import ANNOTATIONS, read_annotations
 from zoo.data.inspect.findings import Finding
+from zoo.data.walk import by_stem, walk
 from zoo.errors import DatasetError
 
 if TYPE_CHECKING:
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     from zoo.data.data_file import DataFile
     from zoo.data.formats.coco import Annotations, Drawing
     from zoo.data.source import Split
-
-JUNK = frozenset({"thumbs.db", "desktop.ini"})
 
 
 class Item(NamedTuple):
@@ -56,21 +55,40 @@ class FolderLayout(Layout):
     Args:
         root: root folder.
         data: description with the names of the subfolders.
+        toml: path of the description.
     """
 
-    def __init__(self, root: Path, data: DataFile) -> None:
+    def __init__(self, root: Path, data: DataFile, toml: Path) -> None:
         super().__init__(root)
+        self._is_held_out = data.val_list is not None
         self._add_pairs("train", root / data.train)
         unlabeled = self._images(inner(root / data.unlabeled))
         self.items += [Item("unlabeled", image) for image in unlabeled.values()]
         self._add_pairs("val", root / data.val)
+        if data.val_list is not None:
+            self._hold_out(toml, toml.parent / data.val_list, data)
+
+    def _hold_out(self, toml: Path, path: Path, data: DataFile) -> None:
+        """Let `val` be the images of a list, as training does."""
+        pools: dict[str, dict[str, Item]] = {"train": {}, "val": {}, "unlabeled": {}}
+        for item in self.items:
+            folder = self.root / getattr(data, item.split) / "images"
+            name = item.image.relative_to(folder) if item.split != "unlabeled" else item.image
+            pools[item.split][f"{item.split}/{name.with_suffix('').as_posix()}"] = item
+        try:
+            held = hold_out(path, pools["train"], pools["val"])
+        except DatasetError as error:
+            self._find("data-file", toml, detail=str(error))
+            return
+        items = [item._replace(split=split) for split, found in held.items() for item in found.values()]
+        self.items = [*items, *pools["unlabeled"].values()]
 
     def _find(self, kind: str, *files: Path, detail: str = "") -> None:
         self.findings.append(Finding(kind, tuple(map(self.name, files)), detail))
 
     def _add_pairs(self, split: Split, folder: Path) -> None:
         images = self._images(folder / "images")
-        if not images:
+        if not images and not (split == "val" and self._is_held_out):
             there = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
             got = f"it holds {', '.join(there[:6]) or 'nothing'}" if folder.is_dir() else "no such folder"
             self._find("no-images", folder / "images", detail=f"{split}: {got}")
@@ -126,27 +144,24 @@ class FolderLayout(Layout):
         return self._by_stem(folder, self._files(folder, IMAGE_SUFFIXES))
 
     def _files(self, folder: Path, suffixes: Collection[str]) -> list[Path]:
-        """Return the files of a folder with some suffixes, sorted; other files are findings."""
-        found: list[Path] = []
-        for path in sorted(folder.rglob("*")) if folder.is_dir() else []:
-            hidden = path.name.startswith(".") or path.name.lower() in JUNK or "__MACOSX" in path.parts
-            if hidden or path.is_dir():
-                continue
-            if path.suffix.lower() in suffixes:
-                found.append(path)
-            else:
-                self._find("other-file", path)
-        return found
+        """Return the files of a folder with some suffixes, sorted; what is skipped are findings."""
+        tree = walk(folder, suffixes)
+        for kind, paths in (
+            ("other-file", tree.others),
+            ("hidden-folder", tree.hidden),
+            ("linked-again", tree.again),
+        ):
+            for path in paths:
+                self._find(kind, path)
+        return tree.files
 
     def _by_stem(self, folder: Path, paths: list[Path]) -> dict[str, Path]:
         """Return the first file of each relative path without suffix, sorted; further ones are findings."""
-        found: dict[str, list[Path]] = defaultdict(list)
-        for path in paths:
-            found[path.relative_to(folder).with_suffix("").as_posix()].append(path)
+        found = by_stem(folder, paths)
         for same in found.values():
             if len(same) > 1:
                 self._find("two-files", *same)
-        return {stem: same[0] for stem, same in sorted(found.items())}
+        return {stem: same[0] for stem, same in found.items()}
 
 
 def relative_name(path: Path, root: Path) -> str:

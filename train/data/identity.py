@@ -1,0 +1,117 @@
+"""Identity of a run's data: classes, label map and files, by which a resumed run notices changes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+from zoo.bundle.bundle import write_json
+from zoo.data.files import FileSource
+from zoo.errors import BundleError, DatasetError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Iterator
+    from pathlib import Path
+
+    from zoo.data.files import Pair
+    from zoo.data.source import Source, Split
+
+NAME = "data.json"
+PART = 2**16
+"""Bytes at the start and at the end of a file that are hashed; smaller files are hashed as a whole."""
+MOST_SHOWN = 3
+SPLITS: tuple[Split, ...] = ("train", "unlabeled", "val")
+
+
+def write_identity(folder: Path, source: Source) -> None:
+    """Write the identity of a run's data into its folder."""
+    write_json(folder / NAME, identity(source))
+
+
+def identity(source: Source) -> dict[str, Any]:
+    """Return class names, a hash of the label map, and hashes of each id's files."""
+    found: dict[str, Any] = {"names": list(source.classes.names), "reading": None, "files": {}}
+    if isinstance(source, FileSource):
+        ids = [id_ for split in SPLITS for id_ in source.ids(split)]
+        with ThreadPoolExecutor() as pool:
+            hashes = list(pool.map(lambda id_: _hashes(source.files[id_]), ids))
+        found["files"] = dict(zip(ids, hashes, strict=True))
+        found["reading"] = _digest(repr((source.labels, source.palettes)).encode())
+    return found
+
+
+def check_identity(folder: Path, source: Source, names: Iterable[str], used: Collection[str]) -> list[str]:
+    """Return what was added to the data of a run since it began, in words.
+
+    Args:
+        folder: folder of the run; those of older versions record no files.
+        source: the data as they are now.
+        names: class names of the run.
+        used: ids that the run trains on.
+
+    Raises:
+        DatasetError: changes of what the run uses, in one line.
+    """
+    now, before = identity(source), {"names": list(names), "reading": None, "files": {}}
+    try:
+        before = json.loads((folder / NAME).read_bytes())
+    except FileNotFoundError:
+        now |= {"reading": None, "files": dict.fromkeys(now["files"])}
+    except ValueError as error:
+        raise BundleError(f"{folder / NAME} cannot be read ({error}): train again") from error
+    changes = list(_changes(before, now, source, used))
+    if changes:
+        raise DatasetError(
+            f"{source.spec}: got data that changed since {folder} began ({'; '.join(changes)}), expected "
+            f"them as they were: restore them, say where they are now with --data, or start another run"
+        )
+    added = [id_ for id_ in now["files"] if before["files"] and id_ not in before["files"]]
+    return [_listed("added image", added)] if added else []
+
+
+def _changes(
+    before: dict[str, Any], now: dict[str, Any], source: Source, used: Collection[str]
+) -> Iterator[str]:
+    if before["names"] != now["names"]:
+        yield f"classes {', '.join(now['names'])}, were {', '.join(before['names'])}"
+    if before["reading"] != now["reading"]:
+        yield "another map from values or colors to labels in data.toml"
+    known = {id_ for split in SPLITS for id_ in source.ids(split)}
+    gone = [id_ for id_ in dict.fromkeys((*before["files"], *used)) if id_ not in known]
+    if gone:
+        yield _listed("missing image", gone)
+    both = [(id_, hashes, now["files"][id_]) for id_, hashes in before["files"].items() if id_ in known]
+    for index, what in enumerate(("changed image", "changed mask")):
+        changed = [id_ for id_, first, second in both if first[index] != second[index]]
+        if changed:
+            yield _listed(what, changed)
+
+
+def _listed(what: str, ids: list[str]) -> str:
+    more = ", ..." if len(ids) > MOST_SHOWN else ""
+    return f"{len(ids)} {what}{'s' * (len(ids) > 1)}: {', '.join(ids[:MOST_SHOWN])}{more}"
+
+
+def _hashes(pair: Pair) -> tuple[str, str | None]:
+    """Return hashes of image and mask, of a drawn mask that of its regions."""
+    if pair.drawing is not None:
+        mask = _digest(repr(pair.drawing[1:]).encode())
+    else:
+        mask = None if pair.mask is None else _of_file(pair.mask)
+    return _of_file(pair.image), mask
+
+
+def _of_file(path: Path) -> str:
+    with path.open("rb") as file:
+        content = file.read(2 * PART + 1)
+        if len(content) > 2 * PART:
+            size = file.seek(-PART, os.SEEK_END) + PART
+            content = content[:PART] + file.read(PART) + str(size).encode()
+    return _digest(content)
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=8).hexdigest()
