@@ -55,7 +55,8 @@ def check_identity(folder: Path, source: Source, names: Iterable[str], used: Col
     Raises:
         DatasetError: changes of what the run uses, in one line.
     """
-    now, before = identity(source), {"names": list(names), "reading": None, "files": {}}
+    now = identity(source)
+    before: dict[str, Any] = {"names": list(names), "reading": None, "files": {}}
     try:
         before = json.loads((folder / NAME).read_bytes())
     except FileNotFoundError:
@@ -98,10 +99,8 @@ def _listed(what: str, ids: list[str]) -> str:
 def _hashes(pair: Pair) -> tuple[str, str | None]:
     """Return hashes of image and mask, of a drawn mask that of its regions."""
     if pair.drawing is not None:
-        mask = _digest(repr(pair.drawing[1:]).encode())
-    else:
-        mask = None if pair.mask is None else _of_file(pair.mask)
-    return _of_file(pair.image), mask
+        return _of_file(pair.image), _digest(repr(pair.drawing[1:]).encode())
+    return _of_file(pair.image), None if pair.mask is None else _of_file(pair.mask)
 
 
 def _of_file(path: Path) -> str:
