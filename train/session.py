@@ -152,11 +152,8 @@ def _check_there(spec: str | None, path: Path) -> None:
     if spec is None or spec in BUILT_IN or is_published(spec) or Path(spec).exists():
         return
     record = read_record(path)
-    here = (
-        ""
-        if record is None or record.last is None
-        else f", or resume in {record.last.directory}, where the run began"
-    )
+    last = None if record is None else record.last
+    here = "" if last is None else f", or resume in {last.directory}, where the run was trained"
     raise DatasetError(
         f"{spec}: got no such path from here, expected the data of {path}: say where they are now with --data"
         f"{here}"
