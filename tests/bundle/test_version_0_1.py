@@ -28,6 +28,7 @@ from zoo.train.compare.shared import flat
 from zoo.train.loop.checkpoint import load_checkpoint
 from zoo.train.loop.hardware import Hardware
 from zoo.train.methods.table import build_method
+from zoo.train.recipe.removed import REMOVED
 from zoo.train.runs.folder import RunFolder
 from zoo.train.session import resume
 from zoo.train.strip import strip
@@ -165,6 +166,7 @@ def test_a_run_keeps_its_recipe_and_the_normalization_of_version_0_1(name: str, 
     old = flat(read("runs", name, "recipe.json")["recipe"])
     new = flat(recipe.model_dump(mode="json"))
     unused = {"aspp", "low_level_channels", "dropout", "channel_dropout", "head", "separate_embedding"}
+    removed = REMOVED.get(recipe.method.name, {})
     for key, value in old.items():
         place, *rest = key.removeprefix("network.").split(".")
         if key == "network.architecture":
@@ -173,6 +175,11 @@ def test_a_run_keeps_its_recipe_and_the_normalization_of_version_0_1(name: str, 
             assert new[f"network.decoder.{'.'.join([place, *rest])}"] == value
         elif key.startswith("network.") and place in unused:
             assert recipe.network.decoder.name == "deeplabv2"
+        elif key == "method.normalisation":
+            assert new["method.normalization"] == value
+        elif key.removeprefix("method.") in removed:
+            assert value == removed[key.removeprefix("method.")]
+            assert key not in new
         else:
             assert new[key] == value
     preprocessing = recipe.preprocessing

@@ -88,14 +88,11 @@ def test_scores_are_logits() -> None:
     assert (discriminator(torch.randn(2, 5, 64, 64)).score < -1).all()
 
 
-@pytest.mark.parametrize(("last", "count"), [(False, 3), (True, 4)])
-def test_channels_are_dropped_after_three_convolutions_and_by_setting_after_the_fourth(
-    last: bool, count: int
-) -> None:
-    layers = list(build(dropout_last=last, dropout=0.3).body)
+def test_channels_are_dropped_after_each_convolution_but_the_fourth() -> None:
+    layers = list(build(dropout=0.3).body)
     dropped = [layer for layer in layers if isinstance(layer, nn.Dropout2d)]
-    assert [layer.p for layer in dropped] == [0.3] * count
-    assert isinstance(layers[-1], nn.Dropout2d) is last
+    assert [layer.p for layer in dropped] == [0.3] * 3
+    assert not isinstance(layers[-1], nn.Dropout2d)
 
 
 def test_it_has_the_number_of_parameters_that_the_papers_have() -> None:

@@ -191,31 +191,31 @@ def assert_same() -> Callable[..., None]:
     return check
 
 
-PAPER_MLMT = {"classification": "categorical", "consistency": "mse", "burn_in_steps": 0, "ramp_steps": 0}
+CATEGORICAL_MLMT = {"classification": "categorical", "burn_in_steps": 0, "ramp_steps": 0}
 
 METHOD_CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "eln": ("eln", {}),
     "eln-official": ("eln", METHODS["eln"].official),
     "eln-s-ecn": ("eln", {"filter": {"kind": "s-ecn"}}),
     "eln-confidence": ("eln", {"filter": {"kind": "confidence"}}),
-    "eln-strong-no-contrast": ("eln", {"views": "strong", "contrast": "none"}),
+    "eln-no-contrast": ("eln", {"contrast": "none"}),
     "fixmatch": ("fixmatch", {}),
     "mlmt": ("mlmt", {}),
-    "mlmt-paper": ("mlmt", PAPER_MLMT),
+    "mlmt-categorical": ("mlmt", CATEGORICAL_MLMT),
     "rrn": ("rrn", {}),
     "rrn-official": ("rrn", METHODS["rrn"].official),
     "rrn-ramped": ("rrn", {"cps_ramp_steps": 6, "selection_dropout": False}),
     "rrn-cps": ("rrn", {"self_training": "none"}),
-    "rrn-lplf-no-eni": ("rrn", {"self_training": "lplf", "eni": False, "cutmix": False}),
+    "rrn-lplf-no-eni": ("rrn", {"self_training": "lplf", "eni": False}),
     "s4gan": ("s4gan", {}),
     "s4gan-waiting": ("s4gan", {"adversarial_steps": 3, "selection_dropout": False}),
     "s4gan-official": ("s4gan", METHODS["s4gan"].official),
-    "s4gan-sgan": ("s4gan", {"loss": "sgan", "real_stream": False}),
+    "s4gan-sgan": ("s4gan", {"loss": "sgan"}),
     "supervised": ("supervised", {}),
     "u2pl": ("u2pl", {}),
     "u2pl-official": ("u2pl", METHODS["u2pl"].official),
     "u2pl-bce-all-negatives": ("u2pl", {"contrast": {"loss": "bce", "negatives": "all"}}),
-    "u2pl-single-pass-no-bank": ("u2pl", {"single_pass": True, "contrast": {"memory_bank": False}}),
+    "u2pl-no-bank": ("u2pl", {"contrast": {"memory_bank": False}}),
     "u2pl-ohem-auxiliary": ("u2pl", {"ohem_threshold": 0.7, "ohem_min_kept": 50, "auxiliary_weight": 0.4}),
     "unimatch": ("unimatch", {}),
     "unimatch-ohem": ("unimatch", {"ohem_threshold": 0.7, "ohem_min_kept": 50}),

@@ -135,16 +135,14 @@ def adversarial_loss(score: Tensor, weight: Tensor | None = None) -> Tensor:
     return loss.mean() if weight is None else (loss * weight).sum() / weight.sum().clamp(min=1e-6)
 
 
-def self_training(logits: Tensor, weight: Tensor, counted: Tensor | None = None) -> Tensor:
-    """Return the weighted cross entropy against the predicted classes, averaged over counted pixels.
+def self_training(logits: Tensor, weight: Tensor) -> Tensor:
+    """Return the weighted cross entropy against the predicted classes, averaged over weighted pixels.
 
     Args:
         logits: (B, K, H, W) float.
         weight: weights >= 0, broadcastable to (B, H, W); if all are zero, the result is a zero with a
             gradient.
-        counted: (B, H, W) bool, pixels whose number divides the sum; None for those with a positive weight.
     """
     loss = F.cross_entropy(logits, logits.detach().argmax(dim=1), reduction="none")
     weight = weight.expand_as(loss)
-    counted = weight > 0 if counted is None else counted
-    return (weight * loss).sum() / counted.sum().clamp(min=1)
+    return (weight * loss).sum() / (weight > 0).sum().clamp(min=1)

@@ -9,9 +9,9 @@ Symbols: G, H student and teacher, z^l `tags_l`, the classes in the full masks, 
 
 As the code, against the paper: classes are independent, with binary cross entropy of sigmoids (the
 paper: categorical cross entropy of a softmax, `classification`); consistency is 1 - cos of the logits of
-unlabeled images (the paper: squared error of the predictions of all images, `consistency`); its weight is 0
-in a burn-in of ten epochs and rises over fifty (the paper: 1 from the start, `burn_in_steps`, `ramp_steps`);
-the averaging starts as a plain mean of all students; the teacher's BatchNorm gathers its own statistics.
+unlabeled images (the paper: squared error of the predictions of all images); its weight is 0 in a burn-in of
+ten epochs and rises over fifty (the paper: 1 from the start, `burn_in_steps`, `ramp_steps`); the averaging
+starts as a plain mean of all students; the teacher's BatchNorm gathers its own statistics.
 
 Departures from the authors' code (train_mlmt.py):
 - learning rate and weight of the consistency change with the step, not with the epoch.
@@ -64,7 +64,6 @@ class MlmtConfig(MethodConfig):
     name: Literal["mlmt"] = "mlmt"
     imgsz: tuple[PositiveInt, PositiveInt] | None = None  # of the classifier; None: the training size
     classification: Literal["bce", "categorical"] = "bce"
-    consistency: Literal["cosine", "mse"] = "cosine"
     burn_in_steps: Steps = 830  # 10 epochs
     ramp_steps: Steps = 4_150  # 50 epochs
     lambda_cons: float = Field(1.0, ge=0)
@@ -103,35 +102,11 @@ class Mlmt(Method):
         assert batch.tags_l is not None
         logits_l = self.student(batch.image_l).float()
         classification = CLASSIFICATION[self.config.classification](logits_l, batch.tags_l)
-        return {
-            "cls": classification,
-            "cons": self.consistency_weight(progress.step) * self.consistency(batch, logits_l),
-        }
-
-    def consistency(self, batch: Batch, logits_l: Tensor) -> Tensor:
-        """Return the consistency loss between student and teacher, unweighted.
-
-        Args:
-            batch: batch whose unlabeled images are used; the squared error also uses the labeled ones.
-            logits_l: (B, K) float, the student's logits of the labeled images.
-        """
         student = self.student(batch.strong).float()
-        teacher = self.teacher_logits(batch.weak[0])
-        if self.config.consistency == "cosine":
-            return cosine_distance(student, teacher)
-        student = torch.cat([logits_l, student])
-        teacher = torch.cat([self.teacher_logits(batch.image_l), teacher])
-        return mean_squared_error(self.student.prob(student), self.teacher.prob(teacher))
-
-    @torch.no_grad()
-    def teacher_logits(self, images: Tensor) -> Tensor:
-        """Return the teacher's (B, K) float32 logits.
-
-        Args:
-            images: (B, 3, H, W) float, normalized.
-        """
-        logits: Tensor = self.teacher(images)
-        return logits.float()
+        with torch.no_grad():
+            teacher = self.teacher(batch.weak[0]).float()
+        consistency = cosine_distance(student, teacher)
+        return {"cls": classification, "cons": self.consistency_weight(progress.step) * consistency}
 
     def consistency_weight(self, step: int) -> float:
         """Return the weight of the consistency at a step (0-based): 0 in the burn-in, then rising."""
@@ -198,18 +173,6 @@ def cosine_distance(student: Tensor, teacher: Tensor) -> Tensor:
         teacher: (B, K) float, logits of the teacher, without gradient.
     """
     return 1 - F.cosine_similarity(student, teacher.detach(), dim=1).mean()
-
-
-def mean_squared_error(student: Tensor, teacher: Tensor) -> Tensor:
-    """Return the mean squared difference over images and classes, second part of s4GAN's Eq. (6).
-
-    The equation writes the squared norm, the text beside it "mean-squared error", which this is.
-
-    Args:
-        student: (B, K) float, probabilities of the student.
-        teacher: (B, K) float, probabilities of the teacher, without gradient.
-    """
-    return F.mse_loss(student, teacher.detach())
 
 
 CLASSIFICATION = {"bce": binary_cross_entropy, "categorical": categorical_cross_entropy}

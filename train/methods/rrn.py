@@ -14,9 +14,9 @@ CPS alone, without discriminators; `lplf` asks a branch's own discriminator (Eq.
 
 Departures from the authors' code; the preset `official` undoes those that name a setting:
 - the released code judges whole images (`discriminator.level`); regions are the paper's, judged on the grid
-  of patches and enlarged without interpolation (`upsampling`).
+  of patches and enlarged without interpolation.
 - a discriminator's features are the mean over the whole image, the code's fixed window sees a corner.
-- L_dr divides by the pixels that any discriminator accepts, the code by those of each (`normalisation`).
+- L_dr divides by the pixels that any discriminator accepts, the code by those of each (`normalization`).
 - a discriminator sees images in their own range, not in that of the batch (`image_norm`).
 - the pseudo-labels of u0 and u1 come from one pass of both (joint BatchNorm statistics), not from two; it is
   without dropout, which the authors' network does not have.
@@ -26,7 +26,7 @@ Departures from the authors' code; the preset `official` undoes those that name 
   without dropout, which need thousands of steps to learn otherwise.
 - no learning-rate warm-up, after which the code's rate jumps; scales are continuous.
 
-As the code, against the paper: L_cps takes no labeled images (`cps_on_labeled`); self-training waits for
+As the code, against the paper: L_cps takes no labeled images; self-training waits for
 `cross_steps`, one epoch; weight decay 1e-4, not on biases and BatchNorm; the discriminators' rate stays
 as it is; the branches weigh the same (`weight_1`). Neither says how Eq. 1 and 3 are normalized for regions.
 """
@@ -76,9 +76,7 @@ BRANCHES = ((0, 1), (1, 0))
 RAMP_SHARPNESS = 5.0
 """Of `cps_ramp_steps`: the ramp-up of consistency losses of Laine & Aila, ICLR 2017, exp(-5 (1 - t)^2)."""
 
-Upsampling = Literal["nearest", "bilinear"]
-
-Normalisation = Literal["selected", "separate", "all"]
+Normalization = Literal["selected", "separate"]
 
 
 class BranchOptimizerConfig(OptimizerConfig):
@@ -101,28 +99,24 @@ class RrnConfig(MethodConfig):
     eni: bool = True  # whether the default deployable is the average of the branches
     threshold: float = Field(0.6, ge=0, le=1)  # 0.7 on Cityscapes
     selection_dropout: bool = True  # of the discriminators when they select regions, as in the code
-    upsampling: Upsampling = "nearest"
-    normalisation: Normalisation = "selected"
+    normalization: Normalization = "selected"
     lambda_cps: float = Field(1.0, ge=0)  # 5 on Cityscapes
     cps_ramp_steps: Steps = 0  # until lambda_cps is reached; 0: from the first step, as in the paper
     lambda_st: float = Field(1.0, ge=0)
     lambda_fm: float = Field(0.1, ge=0)
-    cutmix: bool = True
-    cps_on_labeled: bool = False
     ohem_threshold: float | None = Field(
         None, gt=0, le=1
     )  # None: plain cross entropy; CPS: 0.7 on Cityscapes
     ohem_min_kept: int = Field(50_000, ge=1)  # pixels for each image
     image_norm: ImageNorm = "fixed"
     weight_1: float = Field(0.5, gt=0, lt=1)
-    average: Literal["logits", "probabilities"] = "logits"
     discriminator: DiscriminatorConfig = DiscriminatorConfig()
     optimizer: BranchOptimizerConfig = BranchOptimizerConfig()
     optimizer_d: DiscriminatorOptimizerConfig = DiscriminatorOptimizerConfig()
 
 
 OFFICIAL: dict[str, Any] = {
-    "normalisation": "separate",
+    "normalization": "separate",
     "image_norm": "batch_minmax",
     "discriminator": {"level": "image"},
 }
@@ -147,7 +141,6 @@ class Rrn(Method):
 
     def forward(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
         """Return `sup_b` and `cps_b`, with discriminators `fm_b` and `d_b`, from the second phase `st_b`."""
-        c = self.config
         if batch.image_u is None:
             logits_l = self.logits(batch.image_l)
             return {f"sup_{b + 1}": self.supervised(logits_l[b], batch.label_l) for b, _ in BRANCHES}
@@ -157,11 +150,6 @@ class Rrn(Method):
         for b, other in BRANCHES:
             losses[f"sup_{b + 1}"] = self.supervised(logits_l[b], batch.label_l)  # Eq. (4)
             cross = cross_entropy(logits_u[b], pseudo_label[other].where(valid, IGNORE))  # Eq. (6)
-            if c.cps_on_labeled:  # Eq. (5)
-                pseudo_label_l = logits_l[other].detach().argmax(dim=1)
-                cross = cross + cross_entropy(
-                    logits_l[b], batch.label_l.where(batch.label_l == IGNORE, pseudo_label_l)
-                )
             losses[f"cps_{b + 1}"] = self.lambda_cps(progress) * cross
         if self.discriminators:
             losses |= self.judged_losses(batch, image, valid, logits_u, progress)
@@ -193,9 +181,6 @@ class Rrn(Method):
             (B, 3, H, W) images, (B, H, W) bool, False in padding, (B, K, H, W) logits and (B, H, W) int64.
         """
         images, valid = batch.weak
-        if not self.config.cutmix:
-            logits = self.logits(images)
-            return images, valid, logits, [each.detach().argmax(dim=1) for each in logits]
         mask = toggled_boxes(batch.draws.chunk(2)[0], images.shape[-2:])
 
         def mix(both: Tensor) -> Tensor:
@@ -253,7 +238,7 @@ class Rrn(Method):
             for b, other in BRANCHES:
                 judges = (b,) if c.self_training == "lplf" else (b, other)
                 regions = torch.stack([self.fooled(scores[b, d], valid) for d in judges])
-                losses[f"st_{b + 1}"] = c.lambda_st * region_loss(logits[b], regions, valid, c.normalisation)
+                losses[f"st_{b + 1}"] = c.lambda_st * region_loss(logits[b], regions, c.normalization)
         return losses
 
     def selecting_score(self, discriminator: nn.Module, score: Tensor, fake: Tensor, valid: Tensor) -> Tensor:
@@ -276,7 +261,7 @@ class Rrn(Method):
             score: (B, h, w) logits.
             valid: (B, H, W) bool, False in padding.
         """
-        return fooled_regions(score, valid.shape[-2:], self.config.threshold, self.config.upsampling) & valid
+        return fooled_regions(score, valid.shape[-2:], self.config.threshold) & valid
 
     def pseudo_labels(self, batch: Batch, progress: Progress) -> PseudoLabels | None:  # noqa: ARG002
         """Return the first branch's own classes, kept where a discriminator that judges it is fooled."""
@@ -300,17 +285,16 @@ class Rrn(Method):
             RecipeError: no step is left for `full`.
         """
         c = self.config
-        streams = 2 if c.cutmix else 1
         if c.self_training == "none":
-            return (Phase("cross", steps, unlabeled=streams if c.lambda_cps else 0),)
+            return (Phase("cross", steps, unlabeled=2 if c.lambda_cps else 0),)
         if c.cross_steps >= steps:
             raise RecipeError(
                 f"method.cross_steps is {c.cross_steps}, expected less than the {steps} steps of the run: "
                 f"lower it, or give --steps N, which keeps its share"
             )
         phases = (
-            Phase("cross", c.cross_steps, unlabeled=streams),
-            Phase("full", steps - c.cross_steps, unlabeled=streams),
+            Phase("cross", c.cross_steps, unlabeled=2),
+            Phase("full", steps - c.cross_steps, unlabeled=2),
         )
         return tuple(phase for phase in phases if phase.steps)
 
@@ -331,30 +315,25 @@ class Rrn(Method):
         if weights != "fused":
             return Student(self.copy_of(weights))
         first, second = self.copy_of("branch_1"), self.copy_of("branch_2")
-        config = EnsembleConfig(
-            branches=(first.config, second.config),
-            weight_1=self.config.weight_1,
-            average=self.config.average,
-        )
+        config = EnsembleConfig(branches=(first.config, second.config), weight_1=self.config.weight_1)
         return FusedEnsemble((first, second), config)
 
 
-def fooled_regions(score: Tensor, size: torch.Size, threshold: float, upsampling: Upsampling) -> Tensor:
+def fooled_regions(score: Tensor, size: torch.Size, threshold: float) -> Tensor:
     """Return the pixels that a discriminator takes for real, (B, H, W) bool: rc >= epsilon in Eq. (1).
+
+    The decisions, not the scores, are resized, by nearest neighbor.
 
     Args:
         score: (B, h, w) logits, any grid.
         size: height and width in pixels.
         threshold: epsilon, in [0, 1].
-        upsampling: `nearest` enlarges the decisions, `bilinear` the scores before they are decided.
     """
     prob = score.sigmoid().unsqueeze(1)
-    if upsampling == "bilinear":
-        return (resize_logits(prob, size) >= threshold).squeeze(1)
     return F.interpolate((prob >= threshold).float(), size).squeeze(1) == 1
 
 
-def region_loss(logits: Tensor, regions: Tensor, valid: Tensor, normalisation: Normalisation) -> Tensor:
+def region_loss(logits: Tensor, regions: Tensor, normalization: Normalization) -> Tensor:
     """Return the local selection loss, Eq. (1), or with two discriminators the dynamic one, Eq. (3).
 
     A pixel weighs as much as the number of discriminators that take its region for real.
@@ -362,10 +341,9 @@ def region_loss(logits: Tensor, regions: Tensor, valid: Tensor, normalisation: N
     Args:
         logits: (B, K, H, W) float.
         regions: (D, B, H, W) bool, what each discriminator takes for real; nothing in padding.
-        valid: (B, H, W) bool, False in padding.
-        normalisation: the sum is divided by the number of pixels with a weight (`selected`), of valid ones
-            (`all`), or each discriminator's own sum by the number of its own (`separate`).
+        normalization: the sum is divided by the number of pixels with a weight (`selected`), or each
+            discriminator's own sum by the number of its own (`separate`).
     """
-    if normalisation == "separate":
+    if normalization == "separate":
         return torch.stack([self_training(logits, each) for each in regions]).sum()
-    return self_training(logits, regions.sum(dim=0), valid if normalisation == "all" else None)
+    return self_training(logits, regions.sum(dim=0))

@@ -20,10 +20,10 @@ Departures from the authors' code; the preset `official` undoes those that name 
   features (in the code the prediction shows in padding and the label does not, which tells them apart).
 
 As the code, against the paper: losses are means over pixels; an image is selected by D > gamma, none in the
-first step of a run, under dropout of D (`selection_dropout`); no dropout after the fourth convolution
-(`discriminator.dropout_last`); real pairs come from a stream of their own (`real_stream`). Recipes of short
-runs wait until the network has learned from labels (`adversarial_steps`), and have a discriminator without
-dropout, which needs thousands of steps to learn otherwise.
+first step of a run, under dropout of D (`selection_dropout`); no dropout after the fourth convolution; real
+pairs come from a stream of their own. Recipes of short runs wait until the network has learned from labels
+(`adversarial_steps`), and have a discriminator without dropout, which needs thousands of steps to learn
+otherwise.
 """
 
 from __future__ import annotations
@@ -93,7 +93,6 @@ class S4GanConfig(MethodConfig):
     adversarial_steps: Steps = 0  # before self-training; 0: it starts in the second step, as in the code
     threshold: float = Field(0.6, ge=0, le=1)  # 0.7 on Cityscapes
     selection_dropout: bool = True  # of the discriminator when it selects images, as in the code
-    real_stream: bool = True
     image_norm: ImageNorm = "fixed"
     train_bn_affine: bool = True  # False with DeepLabv2
     discriminator: ImageDiscriminatorConfig = ImageDiscriminatorConfig()
@@ -126,7 +125,7 @@ class S4Gan(Method):
         """
         c = self.config
         image_u, valid_u = batch.weak
-        (image_l, label_l, _), (image_r, label_r, valid_r) = self.labeled_streams(batch)
+        (image_l, image_r), (label_l, label_r), (_, valid_r) = (each.chunk(2) for each in batch[:3])
         logits_l = resize_logits(self.student(image_l).logits, label_l.shape[-2:])
         logits_u = resize_logits(self.student(image_u).logits, image_u.shape[-2:])
         encoder = self.student.encoder
@@ -149,13 +148,6 @@ class S4Gan(Method):
         valid = torch.cat([valid_r, valid_u])
         losses["d"] = discriminator_loss(self.discriminator, real, fake, valid)  # Eq. (5)
         return losses
-
-    def labeled_streams(self, batch: Batch) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """Return images, labels and validity that the segmentation network learns, and of the real pairs."""
-        streams = list(
-            zip(*(each.chunk(2 if self.config.real_stream else 1) for each in batch[:3]), strict=True)
-        )
-        return streams[0], streams[-1]
 
     def fooled(self, score: Tensor, fake: Tensor, valid: Tensor) -> Tensor:
         """Return which images the discriminator takes for real, (B, 1, 1) bool.
@@ -186,13 +178,13 @@ class S4Gan(Method):
         Raises:
             RecipeError: no step is left for `train`.
         """
-        first, labeled = self.config.adversarial_steps, 2 if self.config.real_stream else 1
+        first = self.config.adversarial_steps
         if first >= steps:
             raise RecipeError(
                 f"method.adversarial_steps is {first}, expected less than the {steps} steps of the run: "
                 f"lower it, or give --steps N, which keeps its share"
             )
-        phases = (Phase("adversarial", first, labeled), Phase("train", steps - first, labeled))
+        phases = (Phase("adversarial", first, labeled=2), Phase("train", steps - first, labeled=2))
         return tuple(phase for phase in phases if phase.steps)
 
     def optimizers(self) -> list[Optimizer]:

@@ -24,6 +24,7 @@ from zoo.models.encoder import takes_multi_grid
 from zoo.models.vit import is_plain_transformer
 from zoo.train.methods.table import METHODS, setting_names
 from zoo.train.optim import OptimizerConfig
+from zoo.train.recipe.removed import with_settings_of_today
 from zoo.train.recipe.schema import Recipe
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def validate_recipe(tree: Tree) -> Recipe:
         RecipeError: an unknown key, or a value out of range.
     """
     try:
-        return Recipe.model_validate(tree)
+        return Recipe.model_validate(with_settings_of_today(tree))
     except ValidationError as error:
         method = tree.get("method")
         name = method.get("name") if isinstance(method, dict) else None

@@ -27,16 +27,13 @@ class DiscriminatorConfig(Frozen):
         width: channels of the first convolution; each of the next three doubles them, up to 512.
         cell: height and width of a patch on the feature map, which has a sixteenth of the image's size; a
             smaller feature map is one patch.
-        dropout: rate of channel dropout after each convolution.
-        dropout_last: whether dropout also follows the fourth convolution, as in s4GAN's paper but not its
-            code.
+        dropout: rate of channel dropout after each convolution but the fourth.
     """
 
     level: Literal["image", "patch", "pixel"] = "patch"
     width: int = Field(64, ge=1)
     cell: int = Field(10, ge=1)
     dropout: float = Field(0.5, ge=0, lt=1)
-    dropout_last: bool = False
 
 
 class Judgment(NamedTuple):
@@ -65,7 +62,7 @@ class Discriminator(nn.Module):
         layers: list[nn.Module] = []
         for before, after in pairwise(channels):
             layers += [nn.Conv2d(before, after, 4, stride=2, padding=1), nn.LeakyReLU(0.2, inplace=True)]
-            if after != channels[-1] or config.dropout_last:
+            if after != channels[-1]:
                 layers.append(nn.Dropout2d(config.dropout))
         self.body = nn.Sequential(*layers)
         last = channels[-1]

@@ -162,13 +162,6 @@ def test_a_weight_for_each_image_is_one_for_each_of_its_pixels() -> None:
     torch.testing.assert_close(self_training(logits, by_image), expected)
 
 
-def test_the_counted_pixels_divide_the_sum() -> None:
-    logits = torch.randn(1, 4, 2, 4, dtype=torch.float64)
-    weight = torch.tensor([[[1, 0, 2, 0], [0, 0, 0, 0]]])
-    counted = torch.ones(1, 2, 4, dtype=torch.bool)
-    torch.testing.assert_close(self_training(logits, weight, counted), self_training(logits, weight) * 2 / 8)
-
-
 def test_one_hot_marks_the_class_and_leaves_unknown_pixels_empty() -> None:
     label = torch.tensor([[[0, IGNORE], [1, 2]]])
     expected = [[[[1, 0], [0, 0]], [[0, 0], [1, 0]], [[0, 0], [0, 1]]]]

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from zoo.train.blocks.losses import cross_entropy
-from zoo.train.methods.rrn import Normalisation, Upsampling, fooled_regions, region_loss
+from zoo.train.methods.rrn import Normalization, fooled_regions, region_loss
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-NORMALISATIONS: tuple[Normalisation, ...] = ("selected", "separate", "all")
+NORMALIZATIONS: tuple[Normalization, ...] = ("selected", "separate")
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def regions(valid: Tensor) -> Tensor:
 
 
 def literal_region_loss(
-    logits: Tensor, regions: Tensor, valid: Tensor, normalisation: Normalisation
+    logits: Tensor, regions: Tensor, valid: Tensor, normalization: Normalization
 ) -> Tensor:
     """Eq. 3 with its three cases, one pixel at a time."""
     own = [logits.new_zeros(()), logits.new_zeros(())]
@@ -50,78 +50,67 @@ def literal_region_loss(
         accepted += first or second
         for d, fooled in enumerate((first, second)):
             own[d], counts[d] = own[d] + loss * fooled, counts[d] + fooled
-    if normalisation == "separate":
+    if normalization == "separate":
         return own[0] / counts[0] + own[1] / counts[1]
-    return both / (accepted if normalisation == "selected" else int(valid.sum()))
+    return both / accepted
 
 
-@pytest.mark.parametrize("normalisation", NORMALISATIONS)
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
 def test_the_dynamic_region_loss_is_its_formula(
-    normalisation: Normalisation,
+    normalization: Normalization,
     logits: Tensor,
     regions: Tensor,
     valid: Tensor,
     assert_same: Callable[..., None],
 ) -> None:
     assert_same(
-        partial(region_loss, regions=regions, valid=valid, normalisation=normalisation),
-        partial(literal_region_loss, regions=regions, valid=valid, normalisation=normalisation),
+        partial(region_loss, regions=regions, normalization=normalization),
+        partial(literal_region_loss, regions=regions, valid=valid, normalization=normalization),
         logits,
     )
 
 
-@pytest.mark.parametrize("normalisation", NORMALISATIONS)
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
 def test_two_fooled_discriminators_double_the_plain_cross_entropy(
-    normalisation: Normalisation, logits: Tensor, valid: Tensor
+    normalization: Normalization, logits: Tensor, valid: Tensor
 ) -> None:
     everywhere = torch.ones_like(valid)
     fooled = torch.stack([everywhere, everywhere])
     plain = cross_entropy(logits, logits.argmax(dim=1))
-    torch.testing.assert_close(region_loss(logits, fooled, everywhere, normalisation), 2 * plain)
-    torch.testing.assert_close(region_loss(logits, fooled[:1], everywhere, normalisation), plain)
+    torch.testing.assert_close(region_loss(logits, fooled, normalization), 2 * plain)
+    torch.testing.assert_close(region_loss(logits, fooled[:1], normalization), plain)
 
 
-def test_one_discriminator_gives_the_local_selection_loss(
-    logits: Tensor, regions: Tensor, valid: Tensor
-) -> None:
+def test_one_discriminator_gives_the_local_selection_loss(logits: Tensor, regions: Tensor) -> None:
     chosen = regions[0]
     label = logits.argmax(dim=1).where(chosen, 255)
-    for normalisation in ("selected", "separate"):
-        got = region_loss(logits, regions[:1], valid, normalisation)
+    for normalization in ("selected", "separate"):
+        got = region_loss(logits, regions[:1], normalization)
         torch.testing.assert_close(got, cross_entropy(logits, label))
 
 
-@pytest.mark.parametrize("normalisation", NORMALISATIONS)
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
 def test_no_fooled_discriminator_gives_an_exact_zero_with_a_gradient(
-    normalisation: Normalisation, logits: Tensor, regions: Tensor, valid: Tensor
+    normalization: Normalization, logits: Tensor, regions: Tensor
 ) -> None:
     logits.requires_grad_()
-    loss = region_loss(logits, torch.zeros_like(regions), valid, normalisation)
+    loss = region_loss(logits, torch.zeros_like(regions), normalization)
     loss.backward()
     assert loss.item() == 0
     assert logits.grad is not None
     assert not logits.grad.any()
 
 
-@pytest.mark.parametrize("upsampling", ["nearest", "bilinear"])
-def test_a_region_is_fooled_from_the_threshold_on(upsampling: Upsampling) -> None:
+def test_a_region_is_fooled_from_the_threshold_on() -> None:
     score = torch.tensor([-0.001, 0.0, 0.001]).view(3, 1, 1)
-    fooled = fooled_regions(score, torch.Size((4, 4)), 0.5, upsampling)
+    fooled = fooled_regions(score, torch.Size((4, 4)), 0.5)
     assert fooled.flatten(1).all(dim=1).tolist() == [False, True, True]
     assert fooled.flatten(1).any(dim=1).tolist() == [False, True, True]
 
 
-def test_nearest_regions_are_blocks_of_the_image() -> None:
+def test_regions_are_blocks_of_the_image() -> None:
     score = torch.tensor([[[5.0, -5.0], [-5.0, -5.0]]])
-    fooled = fooled_regions(score, torch.Size((4, 6)), 0.6, "nearest")
+    fooled = fooled_regions(score, torch.Size((4, 6)), 0.6)
     expected = torch.zeros(1, 4, 6, dtype=torch.bool)
     expected[:, :2, :3] = True
     assert torch.equal(fooled, expected)
-
-
-def test_bilinear_regions_are_cut_where_the_interpolated_score_passes_the_threshold() -> None:
-    prob = torch.tensor([[[1.0, 0.0]]], dtype=torch.float64)
-    score = prob.clamp(1e-12, 1 - 1e-12).logit()
-    fooled = fooled_regions(score, torch.Size((1, 11)), 0.65, "bilinear")
-    # the probabilities are 1.0, 0.9, ... 0.0
-    assert fooled.flatten().tolist() == [True] * 4 + [False] * 7

@@ -201,17 +201,8 @@ def test_real_pairs_come_from_the_second_labeled_stream(build_s4gan: Build, batc
     assert not torch.equal(losses[0]["fm"], losses[1]["fm"])
 
 
-def test_without_a_second_stream_the_labeled_batch_is_the_real_one(build_s4gan: Build, batch: Batch) -> None:
-    one = batch._replace(image_l=batch.image_l[:2], label_l=batch.label_l[:2], valid_l=batch.valid_l[:2])
-    twice = one._replace(image_l=one.image_l.repeat(2, 1, 1, 1), label_l=one.label_l.repeat(2, 1, 1))
-    twice = twice._replace(valid_l=one.valid_l.repeat(2, 1, 1))
-    losses = []
-    for real_stream, given in ((False, one), (True, twice)):
-        torch.manual_seed(0)
-        method = build_s4gan(real_stream=real_stream, discriminator=STILL)
-        assert method.phases(5)[0].labeled == 1 + real_stream
-        losses.append(method(given, NOW))
-    assert all(torch.equal(losses[0][name], losses[1][name]) for name in losses[0])
+def test_each_phase_asks_for_a_second_labeled_stream(build_s4gan: Build) -> None:
+    assert [phase.labeled for phase in build_s4gan(adversarial_steps=2).phases(5)] == [2, 2]
 
 
 def test_the_weights_of_the_terms_are_factors(build_s4gan: Build, batch: Batch) -> None:

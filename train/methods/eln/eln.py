@@ -26,11 +26,10 @@ Departures from the authors' code; the preset `official` undoes those that name 
   balance of Eq. 5 (the code never pads).
 
 As the code, against the paper: logits (not probabilities) feed the ELN; losses are means over pixels; the
-aux gate is `>=` and, like the balance of Eq. 5, per batch; both views are trained (`views`); pseudo-labels
-live on the decoder's grid (`pseudo_label_grid`); contrast is taken in windows; void pixels of a mask count
-as errors (`filter.void`); the teacher's BatchNorm keeps its own statistics (`teacher_batch_norm`); the
-student is overwritten by the teacher after each epoch of self-training but the last, `reset_every` steps
-(confirmed by the authors, issue 1 of their tracker).
+aux gate is `>=` and, like the balance of Eq. 5, per batch; both views are trained; pseudo-labels live on the
+decoder's grid; contrast is taken in windows; void pixels of a mask count as errors; the teacher's BatchNorm
+keeps its own statistics (`teacher_batch_norm`); the student is overwritten by the teacher after each epoch of
+self-training but the last, `reset_every` steps (confirmed by the authors, issue 1 of their tracker).
 """
 
 from __future__ import annotations
@@ -83,8 +82,6 @@ class ElnConfig(MethodConfig):
     reset_every: Annotated[int, Field(ge=0), ScalesWithRun(at_least=200)] = 266
     alphas: tuple[float, ...] = (20.0, 50.0)  # Table 5
     filter: FilterConfig = FilterConfig()
-    views: Literal["both", "strong"] = "both"
-    pseudo_label_grid: Literal["decoder", "image"] = "decoder"
     teacher_batch_norm: Literal["own", "ema"] = "own"
     lambda_pseudo: float = Field(1.0, ge=0)
     contrast: Literal["official", "mean_pos", "none"] = "mean_pos"
@@ -171,9 +168,8 @@ class Eln(Method):
         """Return the self-training terms, Eq. (9), and the contrastive terms, Eq. (10), of the two views."""
         image, valid = batch.weak
         teacher_embedding, pseudo_label = self.teach(image, valid)
-        views = {"_s": batch.strong} | ({"": image} if self.config.views == "both" else {})
         losses = {}
-        for suffix, view in views.items():
+        for suffix, view in (("_s", batch.strong), ("", image)):
             logits, embedding = self.student(view)
             logits = resize_logits(logits, pseudo_label.shape[-2:])
             losses[f"pseudo{suffix}"] = self.config.lambda_pseudo * cross_entropy(logits, pseudo_label)
@@ -199,15 +195,13 @@ class Eln(Method):
     def teach(self, image: Tensor, valid: Tensor) -> tuple[Tensor | None, Tensor]:
         """Return the teacher's embedding (B, D, h, w) and its classes, `IGNORE` where filtered out.
 
-        The classes are (B, h, w) on the decoder's grid, or (B, H, W) by `pseudo_label_grid`.
+        The classes are (B, h, w), on the decoder's grid.
 
         Args:
             image: (B, 3, H, W) float, weak view.
             valid: (B, H, W) bool, False in padding.
         """
         logits, embedding = self.teacher(image)
-        if self.config.pseudo_label_grid == "image":
-            logits = resize_logits(logits, image.shape[-2:])
         inside = (
             F.interpolate(valid.unsqueeze(1).float(), size=logits.shape[-2:], mode="area").squeeze(1) == 1
         )
@@ -220,15 +214,13 @@ class Eln(Method):
         Args:
             teacher_embedding: (B, D, h, w) float.
             student_embedding: (B, D, h, w) float.
-            pseudo_label: (B, h, w) or (B, H, W) int64.
+            pseudo_label: (B, h, w) int64.
         """
         c = self.config
-        grid = teacher_embedding.shape[-2:]
-        label = F.interpolate(pseudo_label.unsqueeze(1).float(), size=grid).squeeze(1).long()  # nearest
         form = partial(FORMS[c.contrast], num_classes=self.num_classes, temperature=c.temperature)
         windows = random_windows(teacher_embedding, c.windows, c.window_size)
         weight = DEFAULT_LAMBDA_CONTRAST[c.contrast] if c.lambda_contrast is None else c.lambda_contrast
-        return weight * mean_over_windows(form, teacher_embedding, student_embedding, label, windows)
+        return weight * mean_over_windows(form, teacher_embedding, student_embedding, pseudo_label, windows)
 
     def phases(self, steps: int) -> tuple[Phase, ...]:
         """Return `pretrain`, `localize` and, for the rest of the run, `semi`.

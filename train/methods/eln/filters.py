@@ -8,7 +8,6 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from zoo.classes import IGNORE
 from zoo.frozen import Frozen
 from zoo.models.config import DeepLabV3PlusConfig
 from zoo.models.decoders.decoder import resize_logits
@@ -32,8 +31,6 @@ class FilterConfig(Frozen):
         scores: form of predictions in the ELN's input: probabilities in the paper, logits in the code.
         reduction: `mean` over the K + 1 predictions as in Eq. (6), or `sum` as in the code.
         batch_norm: mode of the ELN's BatchNorm on unlabeled images; `train` in the code.
-        void: whether void pixels, labeled `IGNORE` by the user's mask, count as errors of the prediction (as
-            in the code) or not at all; padding never counts.
     """
 
     kind: Literal["eln", "s-ecn", "confidence"] = "eln"
@@ -44,7 +41,6 @@ class FilterConfig(Frozen):
     scores: Literal["logits", "probabilities"] = "logits"
     reduction: Literal["mean", "sum"] = "mean"
     batch_norm: Literal["eval", "train"] = "eval"
-    void: Literal["error", "ignore"] = "error"
 
 
 class ConfidenceFilter(nn.Module):
@@ -96,14 +92,15 @@ class ErrorLocalizationFilter(nn.Module):
     def term(self, judged: Tensor, predicted: Tensor, label: Tensor, valid: Tensor) -> Tensor:
         """Return the balanced binary cross entropy for one prediction, Eq. (5).
 
+        As in the code, void pixels (`IGNORE` in the mask) count as errors; padding does not count.
+
         Args:
             judged: (B, 1, H, W) logits of this network.
             predicted: (B, H, W) int64, predicted classes.
             label: (B, H, W) int64.
             valid: (B, H, W) bool, False in padding.
         """
-        counted = valid if self.config.void == "error" else valid & (label != IGNORE)
-        return balanced_binary_cross_entropy(judged.squeeze(1), predicted == label, counted)
+        return balanced_binary_cross_entropy(judged.squeeze(1), predicted == label, valid)
 
     def judge(self, image: Tensor, logits: Tensor) -> Tensor:
         """Return this network's logits at stride 4, Eq. (4).

@@ -27,7 +27,6 @@ class ClassContrastConfig(Frozen):
 
     Args:
         loss: `infonce`, Eq. (4), or `bce`, Eq. (A1).
-        class_mean: whether to average over classes with anchors and negatives, or over all K as in Eq. (4).
         temperature: temperature tau of the similarities.
         embedding_channels: channels D of the embedding.
         anchors_per_class: number M of anchors; 50 in the paper, 256 in the code and the authors' tracker.
@@ -47,7 +46,6 @@ class ClassContrastConfig(Frozen):
     """
 
     loss: Literal["infonce", "bce"] = "infonce"
-    class_mean: Literal["present", "all"] = "present"
     temperature: float = Field(0.5, gt=0)
     embedding_channels: int = Field(256, ge=1)
     anchors_per_class: int = Field(256, ge=1)
@@ -123,8 +121,7 @@ class ClassContrast(nn.Module):
                 pixels_at(embedding, place).float(), positives, negatives.float(), c.temperature
             )
         counted = has_anchor & has_negative
-        classes = count if c.class_mean == "all" else counted.sum().clamp(min=1)
-        return losses.where(counted, 0).sum() / classes
+        return losses.where(counted, 0).sum() / counted.sum().clamp(min=1)
 
     def draw_negatives(self, taught: Taught) -> tuple[Tensor, Tensor]:
         """Queue the step's negatives; return whether a class has any, (K,) bool, and N samples, (K, N, D)."""

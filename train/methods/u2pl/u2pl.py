@@ -32,7 +32,7 @@ Departures from the authors' code; the preset `official` undoes those that name 
 
 As the code, against the paper: M, N = 256, 50 (confirmed by the authors, issues 31 and 38 of their tracker);
 labels come from the teacher's view of the whole image, entropy, ranks and features from its view of the mixed
-one, in training mode (`single_pass`); the mean is over classes with anchors and negatives.
+one, in training mode; the mean is over classes with anchors and negatives.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ from zoo.errors import RecipeError
 from zoo.models.decoders.decoder import conv_bn_relu, resize_logits
 from zoo.models.deployable import Student
 from zoo.models.segmentation import SegmentationNetwork
-from zoo.train.blocks.ema import copy_state, evaluating, teacher_of, update_teacher, without_dropout
+from zoo.train.blocks.ema import copy_state, evaluating, teacher_of, update_teacher
 from zoo.train.blocks.gather import gathered
 from zoo.train.blocks.losses import cross_entropy, entropy, labeled_loss
 from zoo.train.blocks.mixing import half_area_box, mixed
@@ -81,7 +81,6 @@ class U2plConfig(MethodConfig):
     ohem_min_kept: int = Field(100_000, ge=1)  # pixels of a process
     auxiliary_weight: float = Field(0.0, ge=0)  # 0.4 on Cityscapes, only in the code
     cutmix_probability: float = Field(0.5, ge=0, le=1)
-    single_pass: bool = False
     alpha_0: float = Field(0.2, ge=0, lt=1)
     dynamic_partition: bool = True  # False: alpha_t stays alpha_0
     alpha_from: Literal["semi", "start"] = "semi"  # when t is 0: where self-training starts, or the run
@@ -91,7 +90,6 @@ class U2plConfig(MethodConfig):
     lambda_c: float = Field(0.1, ge=0)
     contrast: ClassContrastConfig = ClassContrastConfig()
     ema_decay: float = Field(0.99, ge=0, lt=1)
-    ema_ramp: bool = True
     teacher_batch_norm: Literal["own", "ema"] = "own"
     optimizer: U2plOptimizerConfig = U2plOptimizerConfig()
 
@@ -207,17 +205,9 @@ class U2pl(Method):
         """
         (image, valid), labeled = batch.weak, len(batch.label_l)
         images, valid = torch.cat([batch.image_l, mixed(image, box)]), mixed(valid, box)
-        if self.config.single_pass:
-            with without_dropout(self.teacher):
-                logits, embedding = self.teacher(torch.cat([batch.image_l, image]))
-            whole, small = logits[labeled:], on_grid(box, logits.shape[-2:])
-            logits, embedding = (
-                torch.cat([value[:labeled], mixed(value[labeled:], small)]) for value in (logits, embedding)
-            )
-        else:
-            with evaluating(self.teacher):
-                whole = self.teacher(image).logits
-            logits, embedding = self.teacher(images)
+        with evaluating(self.teacher):
+            whole = self.teacher(image).logits
+        logits, embedding = self.teacher(images)
         logits, size = logits.float(), image.shape[-2:]
         label = mixed(resize_logits(whole.float(), size).argmax(dim=1), box)
         doubt = entropy(resize_logits(logits[labeled:], size)).squeeze(1).where(valid, torch.inf)
@@ -291,7 +281,7 @@ class U2pl(Method):
         if progress.phase != "semi":
             return
         c = self.config
-        decay = min(c.ema_decay, 1 - 1 / (progress.phase_step + 1)) if c.ema_ramp else c.ema_decay
+        decay = min(c.ema_decay, 1 - 1 / (progress.phase_step + 1))
         update_teacher(self.teacher, self.student, decay, with_buffers=c.teacher_batch_norm == "ema")
 
     def train(self, mode: bool = True) -> U2pl:

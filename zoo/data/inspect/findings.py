@@ -135,9 +135,6 @@ KINDS: dict[str, Kind] = {
     "linked-again": Kind(
         "warning", "links to folders that are listed already, which are not entered", "remove the links"
     ),
-    "more-frames": Kind(
-        "warning", "files of several pages or frames, of which the first is used", "save each as an image"
-    ),
     "all-background": Kind("warning", "masks of label 0 alone", "look whether they were forgotten"),
     "all-ignored": Kind("warning", "masks that are ignored throughout", "label or remove them"),
     "mostly-ignored": Kind(

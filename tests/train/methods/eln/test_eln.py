@@ -40,12 +40,6 @@ def test_each_phase_adds_its_terms(
     assert set(build_eln()(batch, at(phase))) == terms
 
 
-def test_training_on_the_strong_view_alone_drops_the_terms_of_the_weak_one(
-    build_eln: Build, batch: Batch, at: At
-) -> None:
-    assert set(build_eln(views="strong")(batch, at("semi"))) == SEMI_TERMS - {"pseudo", "con"}
-
-
 def test_without_contrast_there_is_neither_its_term_nor_its_head(
     build_eln: Build, batch: Batch, at: At
 ) -> None:

@@ -111,27 +111,26 @@ def test_the_sum_of_the_authors_code_is_the_mean_times_the_number_of_predictions
 def test_a_void_pixel_counts_as_an_error_of_the_prediction(build: Build) -> None:
     judged = torch.tensor([[[[2.0, 2.0, 2.0]]]], requires_grad=True)
     predicted, label = torch.tensor([[[1, 1, 0]]]), torch.tensor([[[1, 1, IGNORE]]])
-    build(void="error").term(judged, predicted, label, everywhere(*label.shape)).backward()
+    build().term(judged, predicted, label, everywhere(*label.shape)).backward()
     right, wrong = torch.tensor([-2.0, 2.0]).sigmoid().tolist()
     expected = torch.tensor([[[[-right, -right, 2 * wrong]]]]) / 3  # two right pixels, one wrong one
     torch.testing.assert_close(judged.grad, expected)
 
 
-@pytest.mark.parametrize("void", ["error", "ignore"])
-def test_padding_is_neither_an_error_nor_in_the_balance(void: str, build: Build) -> None:
+def test_padding_is_neither_an_error_nor_in_the_balance(build: Build) -> None:
     judged = torch.randn(1, 1, 4, 9, requires_grad=True)
     predicted, label = torch.randint(2, (1, 4, 9)), torch.randint(2, (1, 4, 9))
     label[..., 6:] = IGNORE
     valid = label != IGNORE
     label[..., 0] = IGNORE  # void, which is no padding
-    localization = build(void=void)
+    localization = build()
     term = localization.term(judged, predicted, label, valid)
     inside = [value[..., :6] for value in (judged, predicted, label, valid)]
     torch.testing.assert_close(term, localization.term(*inside))
     term.backward()
     assert judged.grad is not None
     assert not judged.grad[..., 6:].any()
-    assert judged.grad[..., 0].any() == (void == "error")
+    assert judged.grad[..., 0].any()
 
 
 def test_the_localizer_is_trained_without_the_padding_of_labeled_images(build: Build, image: Tensor) -> None:
@@ -145,14 +144,6 @@ def test_the_localizer_is_trained_without_the_padding_of_labeled_images(build: B
     ]
     loss = localization.loss(image, predictions, label, label != IGNORE)
     torch.testing.assert_close(loss, torch.stack(terms).mean())
-
-
-def test_a_void_pixel_can_be_left_out(build: Build) -> None:
-    judged = torch.tensor([[[[2.0, 2.0, 2.0]]]], requires_grad=True)
-    predicted, label = torch.tensor([[[1, 0, 0]]]), torch.tensor([[[1, 1, IGNORE]]])
-    build(void="ignore").term(judged, predicted, label, everywhere(*label.shape)).backward()
-    right, wrong = torch.tensor([-2.0, 2.0]).sigmoid().tolist()
-    torch.testing.assert_close(judged.grad, torch.tensor([[[[-right, wrong, 0.0]]]]) / 2)
 
 
 @pytest.mark.parametrize(("scores", "alike"), [("probabilities", True), ("logits", False)])

@@ -228,14 +228,6 @@ def test_the_positive_may_be_the_mean_of_the_whole_class() -> None:
     assert (of_anchors - of_class).abs() > 1e-4
 
 
-def test_the_mean_over_all_classes_counts_those_without_anchors() -> None:
-    student, taught = drawless()
-    present, everything = (
-        build(ranks=(4, 20), class_mean=each)(student, taught) for each in ("present", "all")
-    )
-    torch.testing.assert_close(everything * K, present * 3)
-
-
 @pytest.mark.parametrize("missing", ["anchors", "negatives"])
 def test_without_anchors_or_negatives_the_loss_is_a_zero_with_a_gradient(missing: str) -> None:
     taught = teach()
