@@ -120,7 +120,7 @@ def test_a_plan_or_a_profile_not_both(train: Zoo) -> None:
 
 def test_a_profile_cannot_be_resumed(zoo: Zoo) -> None:
     message = error_of(zoo("train", "eln", "--profile", "--resume", "--out", "run"), RecipeError)
-    assert message == "--resume continues a run as it was started: leave the other options out"
+    assert message.startswith("--resume continues a run as it was started: leave the other options out, but")
 
 
 def test_the_options_change_the_recipe(train: Zoo) -> None:
@@ -158,11 +158,11 @@ def test_a_recipe_that_is_not_there_is_refused(zoo: Zoo) -> None:
 
 
 @pytest.mark.parametrize(
-    "option", [("--seed", "1"), ("--set", "seed=1"), ("--steps", "5"), ("--data", "x"), ("--lr-encoder", "0")]
+    "option", [("--seed", "1"), ("--set", "seed=1"), ("--steps", "5"), ("--lr-encoder", "0")]
 )
 def test_a_run_is_resumed_as_it_was_started(option: tuple[str, str], zoo: Zoo) -> None:
     message = error_of(zoo("train", "eln", "--resume", "--out", "run", *option), RecipeError)
-    assert message == "--resume continues a run as it was started: leave the other options out"
+    assert message.startswith("--resume continues a run as it was started: leave the other options out, but")
 
 
 def test_there_must_be_a_run_to_resume(zoo: Zoo) -> None:

@@ -51,6 +51,7 @@ def recipe() -> Callable[..., Recipe]:
             "data.batch_l": 2,
             "data.batch_u": 2,
             "data.workers": 0,
+            "data.labeled_view": "weak",
             "validate_every": 0,
         }
         return load_recipe(f"{method}_shapes", changes=small | changes, steps=2)

@@ -108,6 +108,7 @@ def test_data_network_and_steps_are_alike_and_the_method_is_its_own(plan: Plan, 
     changed = ("network.decoder_channels=24", "data.augment.scale=[1.0,1.0]", "data.batch_l=3")
     comparison = plan(BOTH, *changed)
     first, second = (recipe_of(tmp_path, method) for method in BOTH)
+    assert [each["data"].pop("labeled_view") for each in (first, second)] == ["weak", "strong"]
     for key in ("steps", "validate_every", "precision", "pretrained", "data", "network"):
         assert first[key] == second[key], key
     assert first["network"]["decoder"]["decoder_channels"] == 24
@@ -154,14 +155,17 @@ def test_one_optimizer_and_network_are_for_all_rows(plan: Plan, tmp_path: Path) 
         assert recipe["network"] | {"decoder": decoder} == reference["network"], name
         augment = {
             key: recipe["data"]["augment"][key] for key in ("scale", "flip")
-        }  # the strong view is its own
-        augment = reference["data"]["augment"] | augment
-        assert recipe["data"] | {"augment": augment} == reference["data"], name
+        }  # the strong view is its own, and so is the view of labeled images
+        own = {"augment": reference["data"]["augment"] | augment, "labeled_view": "weak"}
+        assert recipe["data"] | own == reference["data"], name
     rrn = next(each for each in comparison.compared if each.name == "rrn")
     assert rrn.overridden["network.decoder.dropout.aspp"] == (0.0, 0.1)
     assert rrn.own["method.optimizer_d"][1] == "adam, lr 0.001, constant"
     u2pl = next(each for each in comparison.compared if each.name == "u2pl")
-    assert u2pl.own == {"network.decoder.separate_embedding": (False, True)}
+    assert u2pl.own == {
+        "network.decoder.separate_embedding": (False, True),
+        "data.labeled_view": ("weak", "cutmix"),
+    }
 
 
 def test_methods_can_keep_their_recipes(plan: Plan, tmp_path: Path) -> None:

@@ -381,6 +381,8 @@ def test_the_recipes_that_are_compared_differ_in_their_method_alone() -> None:
     ours, baseline = (load_recipe(f"{method}_shapes").model_dump() for method in ("eln", "supervised"))
     for each in (ours, baseline):
         del each["data"]["batch_u"]  # of no use to labels only
+    views = [each["data"].pop("labeled_view") for each in (ours, baseline)]
+    assert views == ["strong", "weak"]
     different = {key for key in ours if ours[key] != baseline[key]}
     assert different <= {"recipe", "method"}
     assert ours["method"]["optimizer"] == baseline["method"]["optimizer"]

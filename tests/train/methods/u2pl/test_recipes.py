@@ -68,6 +68,7 @@ def compared() -> Iterator[dict[str, Any]]:
         recipe = load_recipe(f"{method}_shapes").model_dump()
         del recipe["recipe"], recipe["data"]["batch_u"], recipe["network"]["decoder"]["separate_embedding"]
         assert recipe["network"]["decoder"].pop("channel_dropout") == (method == "u2pl")
+        assert recipe["data"].pop("labeled_view") == ("cutmix" if method == "u2pl" else "weak")
         yield recipe | {"method": recipe["method"]["optimizer"]}
 
 
