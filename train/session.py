@@ -29,7 +29,7 @@ from zoo.train.method import phase_at, progress_at
 from zoo.train.methods.table import build_method
 from zoo.train.report.page import write_report
 from zoo.train.report.pictures import write_curves, write_preview, write_tag_preview
-from zoo.train.runs.folder import RunFolder, claimed_run, new_run, restarted_run
+from zoo.train.runs.folder import RunFolder, claimed_run, clear_run, new_run
 from zoo.train.runs.log import FILTER, figures_over_time, last_figures, read_log
 from zoo.train.runs.record import read_record
 from zoo.train.runs.wandb import check_wandb, logged_to_wandb
@@ -81,7 +81,7 @@ def start(
         if again is None:
             run = claimed_run(run, recipe, data.source.classes, other_name=out is None)
         else:
-            restarted_run(again)
+            clear_run(again)
         write_identity(run.path, data.source)
         run.write_origins(origins)
         data.write(run.partition)

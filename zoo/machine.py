@@ -53,8 +53,9 @@ def limit_torch() -> None:
     """Limit PyTorch's threads to `cores()`: it respects the affinity, but not a CPU quota."""
     import torch
 
-    if torch.get_num_threads() > cores():
-        torch.set_num_threads(cores())
+    allowed = cores()
+    if torch.get_num_threads() > allowed:
+        torch.set_num_threads(allowed)
 
 
 def cpu_quota() -> float | None:

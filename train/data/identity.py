@@ -33,7 +33,7 @@ def write_identity(folder: Path, source: Source) -> None:
 
 def identity(source: Source) -> dict[str, Any]:
     """Return class names, a hash of the label map, and hashes of each id's files."""
-    found: dict[str, Any] = {"names": list(source.classes.names), "reading": None, "files": {}}
+    found = _of_names(source.classes.names)
     if isinstance(source, FileSource):
         ids = [id_ for split in SPLITS for id_ in source.ids(split)]
         with ThreadPoolExecutor() as pool:
@@ -55,14 +55,9 @@ def check_identity(folder: Path, source: Source, names: Iterable[str], used: Col
     Raises:
         DatasetError: changes of what the run uses, in one line.
     """
-    now = identity(source)
-    before: dict[str, Any] = {"names": list(names), "reading": None, "files": {}}
-    try:
-        before = json.loads((folder / NAME).read_bytes())
-    except FileNotFoundError:
-        now |= {"reading": None, "files": dict.fromkeys(now["files"])}
-    except ValueError as error:
-        raise BundleError(f"{folder / NAME} cannot be read ({error}): train again") from error
+    recorded = _read(folder / NAME)
+    before = _of_names(names) if recorded is None else recorded
+    now = _of_names(source.classes.names) if recorded is None else identity(source)
     changes = list(_changes(before, now, source, used))
     if changes:
         raise DatasetError(
@@ -71,6 +66,22 @@ def check_identity(folder: Path, source: Source, names: Iterable[str], used: Col
         )
     added = [id_ for id_ in now["files"] if before["files"] and id_ not in before["files"]]
     return [_listed("added image", added)] if added else []
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """Return a recorded identity; None if there is none."""
+    try:
+        found: dict[str, Any] = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise BundleError(f"{path} cannot be read ({error}): train again") from error
+    return found
+
+
+def _of_names(names: Iterable[str]) -> dict[str, Any]:
+    """Return an identity of which the class names alone are known."""
+    return {"names": list(names), "reading": None, "files": {}}
 
 
 def _changes(

@@ -23,8 +23,11 @@ REMOVED: dict[str, dict[str, object]] = {
 }
 """Settings of each method that no longer exist, with the default value that they now always have."""
 
-RENAMED = {"rrn": {"normalisation": "normalization"}}
-"""Old and new names of settings of each method."""
+RENAMED = {
+    "rrn": {"normalisation": ("method", "normalization")},
+    "supervised": {"view": ("data", "labeled_view")},
+}
+"""Settings of each method that have another name now, with their table and name of today."""
 
 
 def with_settings_of_today(tree: Tree) -> Tree:
@@ -39,7 +42,11 @@ def with_settings_of_today(tree: Tree) -> Tree:
     for key, fixed in REMOVED.get(str(method.get("name")), {}).items():
         method = _without(method, key.split("."), fixed, f"recipe {tree.get('recipe')}: method.{key}")
     names = RENAMED.get(str(method.get("name")), {})
-    return tree | {"method": {names.get(key, key): value for key, value in method.items()}}
+    tree = tree | {"method": {key: value for key, value in method.items() if key not in names}}
+    for key in names.keys() & method.keys():
+        table, name = names[key]
+        tree[table] = {**tree.get(table, {}), name: method[key]}
+    return tree
 
 
 def _without(table: Tree, path: list[str], fixed: object, place: str) -> Tree:

@@ -233,8 +233,8 @@ def new_run(out: Path | None, recipe: Recipe) -> RunFolder:
     return run
 
 
-def restarted_run(run: RunFolder) -> RunFolder:
-    """Return the folder of a run that ended before its first checkpoint, ready to start anew.
+def clear_run(run: RunFolder) -> None:
+    """Remove what a run wrote that ended before its first checkpoint, so that it can start anew.
 
     The recipe and the record of its attempts are kept.
 
@@ -248,7 +248,6 @@ def restarted_run(run: RunFolder) -> RunFolder:
                 shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)
-    return run
 
 
 def claimed_run(run: RunFolder, recipe: Recipe, classes: Classes, *, other_name: bool) -> RunFolder:

@@ -126,7 +126,7 @@ async def image_bytes(request: Request) -> bytes:
 
     Raises:
         UnsupportedFormatError: the body is JSON, or multipart but not a form.
-        BadRequestError: the form is not one file.
+        BadRequestError: the form does not consist of exactly one file.
     """
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if content_type == FORM:

@@ -48,6 +48,14 @@ def test_a_setting_in_british_spelling_is_read_under_its_name() -> None:
     assert recipe.method.normalization == "separate"
 
 
+@pytest.mark.parametrize("view", ["weak", "strong"])
+def test_the_view_of_labels_only_is_read_as_that_of_all_methods(view: str) -> None:
+    recipe = load_recipe("supervised_shapes", [f"method.view={view}"])
+    assert recipe == load_recipe("supervised_shapes", [f"data.labeled_view={view}"])
+    assert recipe.data.labeled_view == view
+    assert recipe.data.spec == "shapes"
+
+
 def test_a_normalization_that_was_removed_is_refused() -> None:
     with pytest.raises(RecipeError, match=r"method\.normalization is 'all'"):
         load_recipe("rrn", ["method.normalisation=all"])

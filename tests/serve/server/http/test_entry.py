@@ -1,4 +1,4 @@
-"""Requests on their way in: names of parameters, HEAD, other origins, path prefixes."""
+"""What is checked or changed before a route: parameter names, HEAD, CORS, path prefixes."""
 
 from __future__ import annotations
 
