@@ -11,7 +11,7 @@ import torch
 
 from zoo.bundle.bundle import write_json
 from zoo.child import is_first
-from zoo.data.open import BUILT_IN, is_published
+from zoo.data.open import built_in_name, is_published
 from zoo.errors import DatasetError, RecipeError, ZooError
 from zoo.evaluation.figures import figures_of
 from zoo.memory import peak_memory
@@ -149,7 +149,7 @@ def _check_there(spec: str | None, path: Path) -> None:
     Raises:
         DatasetError: it does not exist.
     """
-    if spec is None or spec in BUILT_IN or is_published(spec) or Path(spec).exists():
+    if spec is None or built_in_name(spec) or is_published(spec) or Path(spec).exists():
         return
     record = read_record(path)
     last = None if record is None else record.last

@@ -6,7 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
+from zoo.data.open import open_source
 from zoo.data.shapes import NAMES, ShapesSource
+from zoo.errors import DatasetError
+from zoo.train.recipe.read import default_recipe
 
 SOURCE = ShapesSource()
 DIGEST = """
@@ -76,3 +79,17 @@ def test_the_edges_of_a_mask_are_where_the_image_changes():
         across.append(step[edge].mean())
         inside.append(step[~edge].mean())
     assert np.mean(across) > 1.5 * np.mean(inside)
+
+
+def test_the_number_of_validation_images_can_be_set_and_keeps_the_first_ones():
+    more = open_source("shapes:120")
+    assert [len(more.ids(split)) for split in ("train", "val")] == [480, 120]
+    assert more.ids("val")[:96] == SOURCE.ids("val")
+    np.testing.assert_array_equal(more.read_image("val/0003"), SOURCE.read_image("val/0003"))
+    assert default_recipe("eln", "shapes:120") == default_recipe("eln", "shapes")
+
+
+@pytest.mark.parametrize("val", ["", "0", "-3", "many", "10001", "1e3", "\N{SUPERSCRIPT TWO}"])
+def test_another_number_of_validation_images_is_refused(val):
+    with pytest.raises(DatasetError, match=f"got '{val}', expected a number of validation images"):
+        open_source(f"shapes:{val}")

@@ -18,6 +18,7 @@ from pydantic import (
 )
 
 from zoo.catalog import ablation_files, recipe_files, recipe_names
+from zoo.data.open import built_in_name
 from zoo.errors import RecipeError, without_library
 from zoo.models.config import DECODERS, DEFAULT_DECODER, nest_decoder
 from zoo.models.encoder import takes_multi_grid
@@ -144,7 +145,8 @@ def default_recipe(method: str, spec: str) -> str:
     """
     if method not in METHODS:
         raise RecipeError(f"method {method} is unknown, expected one of {', '.join(METHODS)}")
-    found = next((name for name in (f"{method}_{spec}", method) if name in recipe_names()), None)
+    own = f"{method}_{built_in_name(spec) or spec}"
+    found = next((name for name in (own, method) if name in recipe_names()), None)
     if found is None:
         raise RecipeError(
             f"method {method} has no recipe {method}.toml: give --recipe FILE, or add one "

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from zoo.data.source import Source
 
-BUILT_IN: dict[str, Callable[[], Source]] = {"shapes": ShapesSource}
-"""Sources that need no folder."""
+BUILT_IN: dict[str, Callable[[str], Source]] = {"shapes": ShapesSource.of}
+"""Sources that need no folder; each factory takes the whole spec."""
 
 PREFIXES: dict[str, Callable[[str], Source]] = {
     "voc": VocSource,
@@ -38,17 +38,24 @@ def is_published(spec: str) -> bool:
     return bool(colon) and prefix in PREFIXES
 
 
+def built_in_name(spec: str) -> str | None:
+    """Return the name of the built-in source of a spec such as `shapes` or `shapes:500`, or None."""
+    name = spec.partition(":")[0]
+    return name if name in BUILT_IN else None
+
+
 def open_source(spec: str) -> Source:
     """Return the source that a spec names.
 
     Args:
-        spec: `shapes`, `prefix:folder`, a folder, or a `data.toml`.
+        spec: `shapes`, `shapes:500` (with 500 validation images), `prefix:folder`, a folder, or a
+            `data.toml`.
 
     Raises:
         DatasetError: an unknown spec, or a source that cannot be opened.
     """
-    if spec in BUILT_IN:
-        return BUILT_IN[spec]()
+    if name := built_in_name(spec):
+        return BUILT_IN[name](spec)
     if is_published(spec):
         return PREFIXES[spec.partition(":")[0]](spec)
     if spec and Path(spec).exists():

@@ -19,6 +19,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from zoo.classes import Classes
 from zoo.data.source import Source, Split
+from zoo.errors import DatasetError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -69,15 +70,34 @@ class ShapesSource(Source):
     Args:
         size: height and width of the images, in pixels.
         seed: seed of all images; each seed is a different data set.
+        val: number of validation images; the first 96 are the same for every number.
     """
 
-    def __init__(self, size: tuple[int, int] = (96, 96), seed: int = 0) -> None:
+    def __init__(self, size: tuple[int, int] = (96, 96), seed: int = 0, val: int = COUNTS["val"]) -> None:
         super().__init__("shapes", Classes.of(NAMES))
         self.size = size
         self.seed = seed
+        self.counts = COUNTS | {"val": val}
+
+    @classmethod
+    def of(cls, spec: str) -> ShapesSource:
+        """Return the source of `shapes` or `shapes:VAL`, VAL being the number of validation images.
+
+        Raises:
+            DatasetError: VAL is not a whole number from 1 to 10,000.
+        """
+        _, colon, val = spec.partition(":")
+        if not colon:
+            return cls()
+        if not (val.isascii() and val.isdigit() and 1 <= int(val[:6]) <= 10_000):
+            raise DatasetError(
+                f"{spec}: got {val!r}, expected a number of validation images from 1 to 10000, "
+                f"e.g. shapes:500"
+            )
+        return cls(val=int(val))
 
     def ids(self, split: Split) -> tuple[str, ...]:
-        return tuple(f"{split}/{number:04d}" for number in range(COUNTS[split]))
+        return tuple(f"{split}/{number:04d}" for number in range(self.counts[split]))
 
     def read_image(self, id_: str) -> NDArray[np.uint8]:
         shapes = draw_scene(self._random(id_, GEOMETRY), self.size)

@@ -64,10 +64,9 @@ def find_inputs(texts: Sequence[str], limit: int, out: Path) -> list[Input]:
 
 def is_source(text: str) -> bool:
     """Return whether an INPUT is a data source (`shapes`, a `data.toml`) rather than images."""
-    from zoo.data.open import BUILT_IN, PREFIXES
+    from zoo.data.open import built_in_name, is_published
 
-    prefix, colon, _ = text.partition(":")
-    return text in BUILT_IN or (bool(colon) and prefix in PREFIXES) or text.endswith(".toml")
+    return bool(built_in_name(text)) or is_published(text) or text.endswith(".toml")
 
 
 def is_image_name(path: Path) -> bool:
