@@ -25,7 +25,7 @@ def folder(tmp_path):
     (tmp_path / "data.toml").write_text('names = ["a", "b", "c"]')
     for split in ("train", "val"):
         for name in ("1", "2", "3"):
-            save(IMAGE, tmp_path / split / "images" / f"{name}.jpg")
+            save(IMAGE if split == "train" else 255 - IMAGE, tmp_path / split / "images" / f"{name}.jpg")
             save(MASK, tmp_path / split / "masks" / f"{name}.png")
     save(IMAGE, tmp_path / "unlabeled" / "u.png")
     return tmp_path

@@ -35,10 +35,12 @@ def identity(source: Source) -> dict[str, Any]:
     """Return class names, a hash of the label map, and hashes of each id's files."""
     found = _of_names(source.classes.names)
     if isinstance(source, FileSource):
-        ids = [id_ for split in SPLITS for id_ in source.ids(split)]
-        with ThreadPoolExecutor() as pool:
-            hashes = list(pool.map(lambda id_: _hashes(source.files[id_]), ids))
-        found["files"] = dict(zip(ids, hashes, strict=True))
+        if (known := source.memo["hashes"]) is None:
+            ids = [id_ for split in SPLITS for id_ in source.ids(split)]
+            with ThreadPoolExecutor() as pool:
+                hashes = list(pool.map(lambda id_: _hashes(source.files[id_]), ids))
+            known = source.memo["hashes"] = dict(zip(ids, hashes, strict=True))
+        found["files"] = known
         found["reading"] = _digest(repr((source.labels, source.palettes)).encode())
     return found
 

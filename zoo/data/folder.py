@@ -10,16 +10,19 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from zoo.data.cache.memo import Memo
 from zoo.data.data_file import DATA_FILE, DataFile, build_classes, class_names, label_map, read_data_file
-from zoo.data.files import IMAGE_SUFFIXES, MASK_SUFFIXES, FileSource, Pair
+from zoo.data.files import IMAGE_SUFFIXES, MASK_SUFFIXES, FileSource, Pair, paths_of
 from zoo.data.formats.coco import ANNOTATIONS, read_annotations
 from zoo.data.formats.palettes import find_palettes, read_indexed
 from zoo.data.inspect.findings import UNKNOWN_CLASSES, message
 from zoo.data.inspect.interpretation import find_meaning
 from zoo.data.inspect.judge import judge_mask, judge_together, with_example
+from zoo.data.labels import LabelMap
 from zoo.data.lists import IdFinder, read_list
 from zoo.data.masks import read_mask
 from zoo.data.walk import by_stem, walk
@@ -31,7 +34,7 @@ if TYPE_CHECKING:
     from zoo.classes import Classes
     from zoo.data.formats.coco import Annotations
     from zoo.data.inspect.meaning import Meaning
-    from zoo.data.labels import LabelMap, Palettes
+    from zoo.data.labels import Palettes
     from zoo.data.masks import NamedMask
     from zoo.data.source import Split
 
@@ -53,14 +56,15 @@ class FolderSource(FileSource):
     def __init__(self, spec: str) -> None:
         root, data, toml = describe_folder(spec)
         self.data, self.toml = data, toml
-        self.skipped: dict[Path, str] = {}
+        listing = _Listing()
+        self.skipped = listing.skipped
         """What was skipped in each folder, in words."""
         check_named_folders(data, root, toml)
         annotations = _annotations(data, root, toml)
         files: dict[Split, dict[str, Pair]] = {
-            "train": _pairs("train", root / data.train, annotations.get("train"), self.skipped),
-            "unlabeled": _images("unlabeled", inner(root / data.unlabeled), self.skipped),
-            "val": _pairs("val", root / data.val, annotations.get("val"), self.skipped),
+            "train": _pairs("train", root / data.train, annotations.get("train"), listing),
+            "unlabeled": _images("unlabeled", inner(root / data.unlabeled), listing),
+            "val": _pairs("val", root / data.val, annotations.get("val"), listing),
         }
         if data.val_list is not None:
             files |= hold_out(toml.parent / data.val_list, files["train"], files["val"])
@@ -70,12 +74,14 @@ class FolderSource(FileSource):
                 f"train/images, train/masks, val/images and val/masks: move the files there, or name "
                 f"their folders in {DATA_FILE}"
             )
+        drawn = paths_of(pair for pairs in files.values() for pair in pairs.values() if pair.drawing)
+        memo = Memo(spec, data.model_dump_json(), sorted({*listing.paths, *drawn}))
         if annotations:
             names = next(iter(annotations.values())).names
-            super().__init__(spec, build_classes(data, toml, names), files)
+            super().__init__(spec, build_classes(data, toml, names), files, memo=memo)
             return
-        classes, labels, palettes = _meaning(spec, data, toml, files)
-        super().__init__(spec, classes, files, labels, palettes)
+        classes, labels, palettes = _meaning(self, spec, files, memo)
+        super().__init__(spec, classes, files, labels, palettes, memo)
 
 
 def describe_folder(spec: str) -> tuple[Path, DataFile, Path]:
@@ -110,36 +116,39 @@ def inner(folder: Path) -> Path:
     return folder / "images" if (folder / "images").is_dir() else folder
 
 
-def _listed(folder: Path, suffixes: Collection[str], skipped: dict[Path, str]) -> dict[str, Path]:
-    """Return the files in a folder tree by their relative path without suffix, sorted.
+class _Listing:
+    """All files that were found in the folders of a data set, and what was skipped there, in words."""
 
-    What is skipped is added to `skipped`, in words.
-    """
-    tree = walk(folder, suffixes)
-    if words := tree.skipped():
-        skipped[folder] = words
-    found = by_stem(folder, tree.files)
-    for stem, (first, *others) in found.items():
-        if others:
-            raise DatasetError(
-                f"{others[0]}: got a second file named {stem} beside {first.name}, expected one: "
-                f"rename or remove one of them"
-            )
-    return {stem: paths[0] for stem, paths in found.items()}
+    def __init__(self) -> None:
+        self.paths: list[str] = []
+        self.skipped: dict[Path, str] = {}
+
+    def files(self, folder: Path, suffixes: Collection[str]) -> dict[str, Path]:
+        """Return the files in a folder tree by their relative path without suffix, sorted."""
+        tree = walk(folder, suffixes)
+        self.paths += [str(path) for paths in tree for path in paths]
+        if words := tree.skipped():
+            self.skipped[folder] = words
+        found = by_stem(folder, tree.files)
+        for stem, (first, *others) in found.items():
+            if others:
+                raise DatasetError(
+                    f"{others[0]}: got a second file named {stem} beside {first.name}, expected one: "
+                    f"rename or remove one of them"
+                )
+        return {stem: paths[0] for stem, paths in found.items()}
 
 
-def _images(split: Split, folder: Path, skipped: dict[Path, str]) -> dict[str, Pair]:
-    images = _listed(folder, IMAGE_SUFFIXES, skipped)
+def _images(split: Split, folder: Path, listing: _Listing) -> dict[str, Pair]:
+    images = listing.files(folder, IMAGE_SUFFIXES)
     return {f"{split}/{stem}": Pair(path, None) for stem, path in images.items()}
 
 
-def _pairs(
-    split: Split, folder: Path, annotations: Annotations | None, skipped: dict[Path, str]
-) -> dict[str, Pair]:
-    images = _listed(folder / "images", IMAGE_SUFFIXES, skipped)
+def _pairs(split: Split, folder: Path, annotations: Annotations | None, listing: _Listing) -> dict[str, Pair]:
+    images = listing.files(folder / "images", IMAGE_SUFFIXES)
     if annotations is not None:
         return _drawn_pairs(split, folder, annotations, images)
-    masks = _listed(folder / "masks", MASK_SUFFIXES, skipped)
+    masks = listing.files(folder / "masks", MASK_SUFFIXES)
     pairs: dict[str, Pair] = {}
     for stem, image in images.items():
         if stem not in masks:
@@ -223,26 +232,51 @@ def _no_mask(image: Path, stem: str, folder: Path, split: Split) -> DatasetError
 
 
 def _meaning(
-    spec: str, data: DataFile, toml: Path, files: Mapping[Split, Mapping[str, Pair]]
+    source: FolderSource, spec: str, files: Mapping[Split, Mapping[str, Pair]], memo: Memo
 ) -> tuple[Classes, LabelMap | None, Palettes]:
     """Return the classes of mask files, and the label map and palettes by which they are read.
 
     Raises:
         DatasetError: an invalid `data.toml`, or masks that need one.
     """
-    labels, names = label_map(data, toml), class_names(data, toml)
+    data, toml = source.data, source.toml
+    labels = label_map(data, toml)
+    if (known := memo["reading"]) is not None:
+        return build_classes(data, toml, tuple(known["names"])), labels, _palettes(known["palettes"])
+    classes, palettes = _read_meaning(spec, data, toml, files, labels)
+    stored = palettes if isinstance(palettes, str) else asdict(palettes)
+    memo["reading"] = {"names": classes.names, "palettes": stored}
+    return classes, labels, palettes
+
+
+def _palettes(stored: Any) -> Palettes:
+    """Return the reading of palettes that a memo stored."""
+    if isinstance(stored, dict):
+        return LabelMap(**stored | {"codes": tuple(map(tuple, stored["codes"]))})
+    return "gray" if stored == "gray" else "index"
+
+
+def _read_meaning(
+    spec: str,
+    data: DataFile,
+    toml: Path,
+    files: Mapping[Split, Mapping[str, Pair]],
+    labels: LabelMap | None,
+) -> tuple[Classes, Palettes]:
+    """Return the classes of mask files and the reading of their palettes, after a look at the masks."""
+    names = class_names(data, toml)
     pairs = [(split, pair) for split in MASKED for pair in files[split].values()]
     if names is None:
         with ThreadPoolExecutor() as pool:
             meaning = _shown_meaning(spec, data, toml, list(pool.map(read_mask, *zip(*pairs, strict=True))))
-        return meaning.classes, labels, meaning.palettes
+        return meaning.classes, meaning.palettes
     palettes: Palettes = "index"
     if labels is None or labels.kind != "color":
         masks = read_indexed([pair.mask for _, pair in pairs if pair.mask])
         palettes, conflict = find_palettes(masks, data)
         if conflict is not None:
             raise DatasetError(message(conflict, spec))
-    return build_classes(data, toml, names), labels, palettes
+    return build_classes(data, toml, names), palettes
 
 
 def _shown_meaning(spec: str, data: DataFile, toml: Path, masks: Sequence[NamedMask]) -> Meaning:

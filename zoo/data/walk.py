@@ -112,8 +112,10 @@ def is_hidden_folder(name: str) -> bool:
 def by_stem(root: Path, paths: Collection[Path]) -> dict[str, list[Path]]:
     """Return files by their path relative to a folder, without suffix, sorted."""
     found: dict[str, list[Path]] = defaultdict(list)
+    above = len(os.path.join(root, "")) if root != Path() else 0  # noqa: PTH118
     for path in paths:
-        found[path.relative_to(root).with_suffix("").as_posix()].append(path)
+        relative = str(path)[above:]  # faster than pathlib, for 100,000 files
+        found[os.path.splitext(relative)[0].replace(os.sep, "/")].append(path)  # noqa: PTH122
     return dict(sorted(found.items()))
 
 

@@ -36,7 +36,9 @@ def annotate(segmentation, category=9, **changes):
 def make_folder(folder, annotations, categories=None, **image):
     for split in ("train", "val"):
         (folder / split / "images").mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (WIDTH, HEIGHT)).save(folder / split / "images" / "a.jpg")
+        Image.new("RGB", (WIDTH, HEIGHT), "red" if split == "train" else "blue").save(
+            folder / split / "images" / "a.jpg"
+        )
         content = {
             "images": [{"id": 1, "file_name": "a.jpg", "height": HEIGHT, "width": WIDTH} | image],
             "annotations": [{"id": number} | one for number, one in enumerate(annotations)],

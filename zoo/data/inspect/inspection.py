@@ -132,7 +132,9 @@ def inspect(spec: str, on_file: Callable[[int, int], None] | None = None) -> Ins
         DatasetError: a missing folder or file, or a published data set with missing files.
     """
     if is_published(spec):
-        return _inspect_published(spec, on_file)
+        source = open_source(spec)
+        assert isinstance(source, FileSource)
+        return _inspect_published(source, on_file)
     path = Path(spec)
     if not path.exists():
         raise DatasetError(
@@ -147,16 +149,27 @@ def inspect(spec: str, on_file: Callable[[int, int], None] | None = None) -> Ins
     findings += _refused(spec, layout, data, toml)
     facts = _read(layout.items, on_file)
     meaning = _meaning(data, toml, layout, facts, findings)
-    findings += [*layout.findings, *meaning.findings, *_judged(layout, facts, meaning, data)]
+    findings += [
+        *layout.findings,
+        *_judged(layout, facts, meaning, data),
+        *meaning.findings,
+        *_judged_together(layout, facts, meaning),
+    ]
     inspection = Inspection(spec, toml, root, layout.items, facts, meaning, findings)
     findings += _absent(inspection)
     return inspection
 
 
-def _inspect_published(spec: str, on_file: Callable[[int, int], None] | None) -> Inspection:
+def inspect_source(source: FileSource, on_file: Callable[[int, int], None] | None = None) -> Inspection:
+    """Return the inspection of an open source."""
+    if isinstance(source, FolderSource):
+        return inspect(source.spec, on_file)
+    return _inspect_published(source, on_file)
+
+
+def _inspect_published(source: FileSource, on_file: Callable[[int, int], None] | None) -> Inspection:
     """Return the inspection of a published data set, whose classes and layout are known."""
-    source = open_source(spec)
-    assert isinstance(source, FileSource)
+    spec = source.spec
     root = Path(spec.partition(":")[2]).expanduser()
     pairs = [(split, source.files[id_]) for split in SPLITS for id_ in source.ids(split)]
     layout = Layout(root, [Item(split, *pair) for split, pair in pairs])
@@ -165,6 +178,7 @@ def _inspect_published(spec: str, on_file: Callable[[int, int], None] | None) ->
     findings = [
         *_judged(layout, facts, meaning, data),
         *judge_published(_masks(layout, facts), meaning, data),
+        *_judged_together(layout, facts, meaning),
     ]
     inspection = Inspection(spec, root / DATA_FILE, root, layout.items, facts, meaning, findings)
     findings += _absent(inspection)
@@ -230,18 +244,16 @@ def _masks(layout: Layout, facts: list[Facts]) -> list[NamedMask]:
 def _mask_name(layout: Layout, item: Item) -> str:
     """Return the name of a mask in findings."""
     if item.drawing is not None:
-        return item.drawing.where
+        return item.drawing.where.removeprefix(f"{layout.root}/")
     return "" if item.mask is None else layout.name(item.mask)
 
 
 def _judged(layout: Layout, facts: list[Facts], meaning: Meaning, data: DataFile) -> Iterator[Finding]:
-    """Yield the findings about single files, pairs and the whole data set."""
-    images, masks = [], _masks(layout, facts)
+    """Yield the findings about single files and pairs."""
+    masks = _masks(layout, facts)
     for item, (image, mask) in zip(layout.items, facts, strict=True):
-        name = layout.name(item.image)
         if image is not None:
-            images.append((item.split, name, image))
-            yield from judge_image(name, image)
+            yield from judge_image(layout.name(item.image), image)
         if mask is None or item.mask is None:
             continue
         mask_name = _mask_name(layout, item)
@@ -249,8 +261,15 @@ def _judged(layout: Layout, facts: list[Facts], meaning: Meaning, data: DataFile
             yield from judge_pair(mask_name, image, mask)
         for finding in judge_mask(mask_name, mask, meaning, data):
             yield with_example(finding, masks, meaning)
-    yield from find_duplicates(images)
-    yield from judge_together(masks, meaning)
+
+
+def _judged_together(layout: Layout, facts: list[Facts], meaning: Meaning) -> Iterator[Finding]:
+    """Yield the findings about all files together."""
+    both = zip(layout.items, facts, strict=True)
+    yield from judge_together(_masks(layout, facts), meaning)
+    yield from find_duplicates(
+        [(item.split, layout.name(item.image), found.image) for item, found in both if found.image]
+    )
 
 
 def _absent(inspection: Inspection) -> Iterator[Finding]:

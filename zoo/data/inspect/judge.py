@@ -38,12 +38,12 @@ def judge_image(name: str, facts: ImageFacts) -> Iterator[Finding]:
         facts: facts about the file.
     """
     if facts.error:
-        yield Finding("unreadable-image", (name,), facts.error)
+        yield Finding("unreadable-image", (name,), f"a file that cannot be read ({facts.error})")
         return
     width, height = facts.size
     size = f"{width}x{height} pixels"
     if facts.mode not in READABLE:
-        yield Finding("image-mode", (name,), f"mode {facts.mode}")
+        yield Finding("image-mode", (name,), f"an image of mode {facts.mode}")
     if facts.is_blank:
         yield Finding("blank-image", (name,))
     if min(width, height) < TINY_PX:
@@ -66,13 +66,13 @@ def judge_pair(name: str, image: ImageFacts, mask: MaskFacts) -> Iterator[Findin
     if is_turned and image.size == image.stored_size == mask.size:
         yield Finding("exif-unclear", (name,), f"EXIF orientation {image.orientation}")
     elif is_turned and image.size != mask.size == image.stored_size:
-        got = f"{mask.size[0]}x{mask.size[1]} pixels"
+        got = f"a mask of {mask.size[0]}x{mask.size[1]} pixels"
         yield Finding(
-            "exif-rotated", (name,), f"{got}, its image is {image.size[0]}x{image.size[1]} when upright"
+            "exif-rotated", (name,), f"{got}, expected {image.size[0]}x{image.size[1]} as its upright image"
         )
     elif image.size != mask.size:
-        sizes = [f"{width}x{height}" for width, height in (mask.size, image.size)]
-        yield Finding("size-mismatch", (name,), f"{sizes[0]} pixels, its image has {sizes[1]}")
+        got, expected = (f"{width}x{height}" for width, height in (mask.size, image.size))
+        yield Finding("size-mismatch", (name,), f"a mask of {got} pixels, expected {expected} as its image")
 
 
 def judge_mask(name: str, mask: MaskFacts, meaning: Meaning, data: DataFile) -> Iterator[Finding]:
@@ -85,7 +85,7 @@ def judge_mask(name: str, mask: MaskFacts, meaning: Meaning, data: DataFile) -> 
         data: contents of `data.toml`.
     """
     if mask.error:
-        yield Finding("unreadable-mask", (name,), mask.error)
+        yield Finding("unreadable-mask", (name,), f"a file that cannot be read ({mask.error})")
         return
     if is_soft(mask, data):
         many = f"{len(mask.pixels)} values" if mask.pixels else f"more than {MOST_COLORS} colors"
