@@ -1,3 +1,5 @@
+import logging
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -124,3 +126,17 @@ def test_a_drawn_source_is_not_decoded():
 @pytest.mark.skipif(not CAMVID.is_dir(), reason="CamVid is not beside the repository (../shared/data/camvid)")
 def test_camvid_passes():
     check_source(FolderSource(str(CAMVID)))
+
+
+def test_an_image_of_val_that_is_also_in_train_stops_training_and_is_named(folder):
+    shutil.copy(folder / "train" / "images" / "2.jpg", folder / "val" / "images" / "2.jpg")
+    with pytest.raises(DatasetError, match=r"unlabeled too \(train/images/1\.jpg, .*val/images/2\.jpg"):
+        check_source(FolderSource(str(folder)))
+
+
+def test_warnings_are_logged_in_a_line_for_each_kind(folder, caplog):
+    with caplog.at_level(logging.WARNING):
+        check_source(FolderSource(str(folder)))
+    assert all(line.startswith(f"{folder}: got ") and "\n" not in line for line in caplog.messages)
+    assert any("and 6 more: remove them, or use larger ones" in line for line in caplog.messages)  # tiny
+    assert any("files that are the same image (train/images/1.jpg, " in line for line in caplog.messages)

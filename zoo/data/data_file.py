@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from zoo.classes import IGNORE, Classes, Color
+from zoo.data.formats.coco import CocoOptions
 from zoo.data.labels import VALUES, LabelMap, pack, unpack
 from zoo.errors import DatasetError
 
@@ -54,6 +55,7 @@ class DataFile(BaseModel):
         labels: class of each value in the mask files.
         colors: color or colors of each class in the mask files.
         ignore: values, or colors if `colors` is given, that become `IGNORE`.
+        coco: how COCO annotations are read (`zoo.data.formats.coco`).
         unknown: whether unlisted values or colors are errors or become `IGNORE`.
     """
 
@@ -69,6 +71,7 @@ class DataFile(BaseModel):
     labels: dict[str, str] | None = Field(None, min_length=2)
     colors: dict[str, Triple | list[Triple]] | None = Field(None, min_length=2)
     ignore: list[Channel | Triple] = []
+    coco: CocoOptions = CocoOptions()
     unknown: Literal["error", "ignore"] = "error"
 
 

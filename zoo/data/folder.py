@@ -161,8 +161,14 @@ def _drawn_pairs(
     split: Split, folder: Path, annotations: Annotations, images: Mapping[str, Path]
 ) -> dict[str, Pair]:
     pairs: dict[str, Pair] = {}
+    found, unclear = annotations.match(images)
     for stem, image in images.items():
-        drawing = annotations.find(stem)
+        drawing = found.get(stem)
+        if stem in unclear:
+            raise DatasetError(
+                f"{image}: got {unclear[stem]} in {folder / ANNOTATIONS}, expected one: write its whole path "
+                f"into file_name, or rename the images"
+            )
         if drawing is None:
             raise DatasetError(
                 f"{image}: got no image of this name in {folder / ANNOTATIONS}, expected each image listed: "
@@ -179,11 +185,12 @@ def _annotations(data: DataFile, root: Path, toml: Path) -> dict[Split, Annotati
         DatasetError: only one split has annotations, their classes differ, or `data.toml` maps labels.
     """
     folders: dict[Split, Path] = {"train": root / data.train, "val": root / data.val}
-    found = {
-        split: read_annotations(folder / ANNOTATIONS)
+    paths = {
+        split: folder / ANNOTATIONS
         for split, folder in folders.items()
         if (folder / ANNOTATIONS).is_file() and not (folder / "masks").is_dir()
     }
+    found = {split: read_annotations(path, data.coco, *paths.values()) for split, path in paths.items()}
     if not found:
         return {}
     split, first = next(iter(found.items()))

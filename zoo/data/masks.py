@@ -47,6 +47,10 @@ class MaskFacts(NamedTuple):
     """Stored palette of a mask of mode P."""
     others: tuple[int, ...] = ()
     """First values of a mask of an unsupported mode."""
+    overlap: int = 0
+    """Number of pixels of a drawn mask that objects of several classes cover."""
+    areas: int = 0
+    """Number of regions of a drawn mask whose area is not the one in the annotations."""
 
     def color_of(self, code: int) -> Color:
         """Return the color in which a value, index or packed color is displayed."""
@@ -121,7 +125,9 @@ def drawn_facts(drawing: Drawing) -> MaskFacts:
     Raises:
         DatasetError: the mask cannot be drawn.
     """
-    return MaskFacts("", DRAWN, (drawing.width, drawing.height), False, _count(drawing.draw()))
+    mask, overlap, areas = drawing.draw_counted()
+    size = drawing.width, drawing.height
+    return MaskFacts("", DRAWN, size, False, _count(mask), overlap=overlap, areas=areas)
 
 
 def _count(values: NDArray[np.uint8]) -> dict[int, int]:

@@ -45,6 +45,11 @@ KINDS: dict[str, Kind] = {
         "fault", "a split without images", "add images and masks, or name their folder in data.toml"
     ),
     "annotations": Kind("fault", "COCO annotations that cannot be used", "export them again"),
+    "unclear-entry": Kind(
+        "fault",
+        "images that several entries of the annotations may mean",
+        "write the whole path into file_name, or rename the images",
+    ),
     "unreadable-image": Kind("fault", "images that cannot be read", "copy them again or remove them"),
     "unreadable-mask": Kind("fault", "masks that cannot be read", "export them again"),
     "missing-mask": Kind("fault", "images without a mask", "draw one, or move the image to unlabeled/"),
@@ -128,6 +133,20 @@ KINDS: dict[str, Kind] = {
     ),
     "orphan-mask": Kind(
         "warning", "masks without an image, which are not used", "add the image or remove the mask"
+    ),
+    "unused-parents": Kind(
+        "warning", "supercategories without annotations, which are no classes", "annotate some if they are"
+    ),
+    "skipped": Kind("warning", "annotations without a usable segmentation, which are skipped", "draw them"),
+    "overlaps": Kind(
+        "warning",
+        "annotated objects of several classes that overlap",
+        'look at them; the smaller is on top, with order = "file" under [coco] in data.toml the later',
+    ),
+    "area-differs": Kind(
+        "warning",
+        "annotations whose drawn area is not the one in the file, as of holes that are polygons of their own",
+        "look at them; export such regions as run lengths",
     ),
     "other-file": Kind("warning", "files that are not used", "convert or remove them"),
     "hidden-folder": Kind(

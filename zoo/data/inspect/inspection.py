@@ -17,6 +17,7 @@ from zoo.data.inspect.facts import READABLE, Facts, Job, read_facts
 from zoo.data.inspect.findings import Finding, grouped, severity
 from zoo.data.inspect.interpretation import find_meaning
 from zoo.data.inspect.judge import (
+    judge_drawn,
     judge_image,
     judge_mask,
     judge_pair,
@@ -266,7 +267,9 @@ def _judged(layout: Layout, facts: list[Facts], meaning: Meaning, data: DataFile
 def _judged_together(layout: Layout, facts: list[Facts], meaning: Meaning) -> Iterator[Finding]:
     """Yield the findings about all files together."""
     both = zip(layout.items, facts, strict=True)
-    yield from judge_together(_masks(layout, facts), meaning)
+    masks = _masks(layout, facts)
+    yield from judge_together(masks, meaning)
+    yield from judge_drawn(masks)
     yield from find_duplicates(
         [(item.split, layout.name(item.image), found.image) for item, found in both if found.image]
     )

@@ -131,6 +131,18 @@ def judge_together(masks: Sequence[NamedMask], meaning: Meaning) -> Iterator[Fin
         yield Finding("one-class", (), f"masks of {got}")
 
 
+def judge_drawn(masks: Sequence[NamedMask]) -> Iterator[Finding]:
+    """Yield the findings about what annotations say and their masks do not show."""
+    overlaps = {mask.name: mask.facts.overlap for mask in masks if mask.facts.overlap}
+    areas = {mask.name: mask.facts.areas for mask in masks if mask.facts.areas}
+    if overlaps:
+        yield Finding(
+            "overlaps", tuple(overlaps), f"{sum(overlaps.values())} pixels in {len(overlaps)} images"
+        )
+    if areas:
+        yield Finding("area-differs", tuple(areas), f"{sum(areas.values())} regions in {len(areas)} images")
+
+
 def with_example(finding: Finding, masks: Iterable[NamedMask], meaning: Meaning) -> Finding:
     """Return a finding, with an example of a readable mask if it is about the mode of a mask."""
     for mask in masks if finding.kind == "mask-mode" else ():

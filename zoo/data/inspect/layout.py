@@ -13,12 +13,16 @@ from zoo.data.walk import by_stem, walk
 from zoo.errors import DatasetError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection, Iterable, Sequence
     from pathlib import Path
 
     from zoo.data.data_file import DataFile
     from zoo.data.formats.coco import Annotations, Drawing
     from zoo.data.source import Split
+
+
+MOST_SHOWN = 6
+"""Number of names in a finding."""
 
 
 class Item(NamedTuple):
@@ -60,6 +64,7 @@ class FolderLayout(Layout):
 
     def __init__(self, root: Path, data: DataFile, toml: Path) -> None:
         super().__init__(root)
+        self._data = data
         self._is_held_out = data.val_list is not None
         self._add_pairs("train", root / data.train)
         unlabeled = self._images(inner(root / data.unlabeled))
@@ -122,16 +127,29 @@ class FolderLayout(Layout):
     def _add_drawn(self, split: Split, path: Path, images: dict[str, Path]) -> None:
         """Add images with their regions in COCO annotations."""
         try:
-            annotations = read_annotations(path)
+            beside = (self.root / getattr(self._data, key) / ANNOTATIONS for key in ("train", "val"))
+            annotations = read_annotations(path, self._data.coco, *beside)
         except DatasetError as error:
             self._find("annotations", path, detail=str(error).removeprefix(f"{path}: "))
             self.items += [Item(split, image) for image in images.values()]
             return
         self.annotated[split] = annotations
+        for kind, names in (("unused-parents", annotations.unused), ("skipped", annotations.skipped)):
+            if names:
+                self._find(kind, path, detail=_first(names))
+        self._match_drawn(split, path, images, annotations)
+
+    def _match_drawn(
+        self, split: Split, path: Path, images: dict[str, Path], annotations: Annotations
+    ) -> None:
+        """Add images with their regions, and find those without and regions without an image."""
         used = set()
+        found, unclear = annotations.match(images)
         for stem, image in images.items():
-            drawing = annotations.find(stem)
-            if drawing is None:
+            drawing = found.get(stem)
+            if stem in unclear:
+                self._find("unclear-entry", image, detail=f"{unclear[stem]}, in {path.name}")
+            elif drawing is None:
                 self._find("missing-mask", image, detail=f"not listed in {path.name}")
             else:
                 used.add(drawing.where)
@@ -167,6 +185,10 @@ class FolderLayout(Layout):
 def relative_name(path: Path, root: Path) -> str:
     """Return a path relative to a folder, or unchanged if it is outside the folder."""
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
+
+
+def _first(names: Sequence[str]) -> str:
+    return ", ".join(names[:MOST_SHOWN]) + f" and {len(names) - MOST_SHOWN} more" * (len(names) > MOST_SHOWN)
 
 
 def _alike(masks: Collection[str]) -> dict[str, list[str]]:
