@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from zoo.data.files import FileSource
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from zoo.data.source import Source, Split
 
 log = logging.getLogger(__name__)
+
+HOW = ", or choose some of train with zoo data split {} --val 1/5"
 
 
 def check_source(source: Source, on_progress: Callable[[int, int], None] | None = None) -> None:
@@ -64,7 +67,9 @@ def _log(findings: Sequence[Finding], spec: str) -> None:
 
 
 def _say_skipped(source: Source) -> None:
-    """Log what the listing of a folder skipped, a line for each folder."""
+    """Log what the listing of a folder recognized, and what it skipped, a line for each folder."""
+    if isinstance(source, FolderSource) and source.tool is not None:
+        log.info("%s: %s", source.spec, source.tool)
     for folder, words in source.skipped.items() if isinstance(source, FolderSource) else ():
         log.warning("%s: skipped %s", folder, words)
 
@@ -74,4 +79,5 @@ def _check_not_empty(source: Source, split: Split) -> None:
         raise DatasetError(
             f"{source.spec}: got no images in split {split}, expected at least one image with a mask: "
             f"add some to {split}/images and {split}/masks"
+            f"{HOW.format(quote(source.spec)) if split == 'val' else ''}"
         )

@@ -18,6 +18,7 @@ from zoo.data.cache.memo import Memo
 from zoo.data.data_file import DATA_FILE, DataFile, build_classes, class_names, label_map, read_data_file
 from zoo.data.files import IMAGE_SUFFIXES, MASK_SUFFIXES, FileSource, Pair, paths_of
 from zoo.data.formats.coco import ANNOTATIONS, read_annotations
+from zoo.data.formats.layouts import recognize
 from zoo.data.formats.palettes import find_palettes, read_indexed
 from zoo.data.inspect.findings import UNKNOWN_CLASSES, message
 from zoo.data.inspect.interpretation import find_meaning
@@ -25,6 +26,7 @@ from zoo.data.inspect.judge import judge_mask, judge_together, with_example
 from zoo.data.labels import LabelMap
 from zoo.data.lists import IdFinder, read_list
 from zoo.data.masks import read_mask
+from zoo.data.names import alike, match_masks, near
 from zoo.data.walk import by_stem, walk
 from zoo.errors import DatasetError
 
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 
     from zoo.classes import Classes
     from zoo.data.formats.coco import Annotations
+    from zoo.data.formats.layouts import Recognized
     from zoo.data.inspect.meaning import Meaning
     from zoo.data.labels import Palettes
     from zoo.data.masks import NamedMask
@@ -55,30 +58,39 @@ class FolderSource(FileSource):
 
     def __init__(self, spec: str) -> None:
         root, data, toml = describe_folder(spec)
-        self.data, self.toml = data, toml
-        listing = _Listing()
+        self.toml, listing = toml, _Listing()
         self.skipped = listing.skipped
         """What was skipped in each folder, in words."""
         check_named_folders(data, root, toml)
-        annotations = _annotations(data, root, toml)
-        files: dict[Split, dict[str, Pair]] = {
-            "train": _pairs("train", root / data.train, annotations.get("train"), listing),
-            "unlabeled": _images("unlabeled", inner(root / data.unlabeled), listing),
-            "val": _pairs("val", root / data.val, annotations.get("val"), listing),
-        }
+        recognized = recognized_in(root, data)
+        self.tool = None if recognized is None else recognized.in_words()
+        """Layout of another tool, in words."""
+        unlabeled = _images("unlabeled", inner(root / data.unlabeled), listing)
+        if recognized is not None:
+            data, drawn_names = recognized.data, recognized.names
+            files = recognized.files | {"unlabeled": recognized.files["unlabeled"] | unlabeled}
+        else:
+            annotations = _annotations(data, root, toml)
+            drawn_names = next(iter(annotations.values())).names if annotations else None
+            files = {
+                "train": _pairs("train", root / data.train, annotations.get("train"), listing),
+                "unlabeled": unlabeled,
+                "val": _pairs("val", root / data.val, annotations.get("val"), listing),
+            }
+        self.data = data
         if data.val_list is not None:
             files |= hold_out(toml.parent / data.val_list, files["train"], files["val"])
         if not files["train"] and not files["val"]:
             raise DatasetError(
                 f"{root}: got no images in {data.train}/images or {data.val}/images, expected a folder with "
-                f"train/images, train/masks, val/images and val/masks: move the files there, or name "
-                f"their folders in {DATA_FILE}"
+                f"train/images, train/masks, val/images and val/masks, or an export of VOC, CVAT, Roboflow, "
+                f"YOLO, LabelMe, Supervisely or mmseg: move the files there, or name their folders in "
+                f"{DATA_FILE}"
             )
-        drawn = paths_of(pair for pairs in files.values() for pair in pairs.values() if pair.drawing)
-        memo = Memo(spec, data.model_dump_json(), sorted({*listing.paths, *drawn}))
-        if annotations:
-            names = next(iter(annotations.values())).names
-            super().__init__(spec, build_classes(data, toml, names), files, memo=memo)
+        used = paths_of(pair for pairs in files.values() for pair in pairs.values())
+        memo = Memo(spec, data.model_dump_json(), sorted({*listing.paths, *used}))
+        if drawn_names is not None:
+            super().__init__(spec, build_classes(data, toml, drawn_names), files, memo=memo)
             return
         classes, labels, palettes = _meaning(self, spec, files, memo)
         super().__init__(spec, classes, files, labels, palettes, memo)
@@ -109,6 +121,21 @@ def check_named_folders(data: DataFile, root: Path, toml: Path) -> None:
                 f"{toml}: got {key} = {getattr(data, key)!r}, expected an existing folder, "
                 f"there is no {folder}: correct the key"
             )
+
+
+def recognized_in(root: Path, data: DataFile) -> Recognized | None:
+    """Return the data set of another tool in a folder; None if it has the layout of `zoo`, or none.
+
+    Raises:
+        DatasetError: annotations that cannot be used.
+    """
+    folders = root / data.train, root / data.val
+    is_plain = any(
+        (folder / "images").is_dir() and ((folder / "masks").is_dir() or not (folder / "labels").is_dir())
+        for folder in folders
+    )
+    is_named = {"train", "val"} & data.model_fields_set
+    return None if is_plain or is_named else recognize(root, data)
 
 
 def inner(folder: Path) -> Path:
@@ -150,10 +177,12 @@ def _pairs(split: Split, folder: Path, annotations: Annotations | None, listing:
         return _drawn_pairs(split, folder, annotations, images)
     masks = listing.files(folder / "masks", MASK_SUFFIXES)
     pairs: dict[str, Pair] = {}
+    found = match_masks(images, masks)
     for stem, image in images.items():
-        if stem not in masks:
-            raise _no_mask(image, stem, folder / "masks", split)
-        pairs[f"{split}/{stem}"] = Pair(image, masks[stem])
+        if stem not in found:
+            others = near(stem, alike(masks.keys() - set(found.values())))
+            raise _no_mask(image, stem, folder / "masks", split, [masks[other].name for other in others])
+        pairs[f"{split}/{stem}"] = Pair(image, masks[found[stem]])
     return pairs
 
 
@@ -223,7 +252,7 @@ def _check_maps_nothing(data: DataFile, toml: Path, names: tuple[str, ...]) -> N
         )
 
 
-def _no_mask(image: Path, stem: str, folder: Path, split: Split) -> DatasetError:
+def _no_mask(image: Path, stem: str, folder: Path, split: Split, others: list[str]) -> DatasetError:
     for suffix in (".jpg", ".jpeg", ".webp"):
         lossy = folder / f"{stem}{suffix}"
         if lossy.is_file():
@@ -232,6 +261,11 @@ def _no_mask(image: Path, stem: str, folder: Path, split: Split) -> DatasetError
                 f"{', '.join(MASK_SUFFIXES)}: "
                 f"save it as an 8-bit index PNG from the original labels"
             )
+    if others:
+        return DatasetError(
+            f"{image}: got no mask {stem}.png in {folder} but {', '.join(others)}, expected one for each "
+            f"image: rename it as its image"
+        )
     instead = "move the image to unlabeled/" if split == "train" else "remove the image"
     return DatasetError(
         f"{image}: got no mask {stem}.png in {folder}, expected one for each image: draw it, or {instead}"

@@ -196,6 +196,19 @@ def _nearest(stem: str, others: Iterable[str]) -> list[str]:
     return shared[max(shared)] if shared else []
 
 
+def check_can_draw(path: Path) -> None:
+    """Raise unless the library that draws regions is installed.
+
+    Raises:
+        DatasetError: pycocotools is not installed.
+    """
+    if find_spec("pycocotools") is None:
+        raise DatasetError(
+            f"{path}: got COCO annotations or polygons, expected pycocotools to draw them: "
+            f"pip install 'semiseg-zoo[coco]'"
+        )
+
+
 def read_annotations(path: Path, options: CocoOptions | None = None, *beside: Path) -> Annotations:
     """Return the contents of a COCO instance file.
 
@@ -208,11 +221,7 @@ def read_annotations(path: Path, options: CocoOptions | None = None, *beside: Pa
         DatasetError: the file is not COCO JSON, or pycocotools is not installed.
     """
     options = options or CocoOptions()
-    if find_spec("pycocotools") is None:
-        raise DatasetError(
-            f"{path}: got COCO annotations, expected pycocotools to draw them: "
-            f"pip install 'semiseg-zoo[coco]'"
-        )
+    check_can_draw(path)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         categories, unused = _without_parents(content["categories"], _used(content) | _used_beside(beside))

@@ -52,6 +52,7 @@ class Inspection:
         facts: facts about the files, in the same order.
         meaning: interpretation of the masks.
         findings: all findings.
+        tool: layout of another tool, in words.
     """
 
     spec: str
@@ -61,6 +62,7 @@ class Inspection:
     facts: list[Facts]
     meaning: Meaning
     findings: list[Finding]
+    tool: str | None = None
 
     @property
     def has_faults(self) -> bool:
@@ -147,6 +149,7 @@ def inspect(spec: str, on_file: Callable[[int, int], None] | None = None) -> Ins
     data = _data(toml, findings) if toml.is_file() else DataFile()
     root = folder / data.root
     layout = FolderLayout(root, data, toml)
+    data = layout.data
     findings += _refused(spec, layout, data, toml)
     facts = _read(layout.items, on_file)
     meaning = _meaning(data, toml, layout, facts, findings)
@@ -156,7 +159,7 @@ def inspect(spec: str, on_file: Callable[[int, int], None] | None = None) -> Ins
         *meaning.findings,
         *_judged_together(layout, facts, meaning),
     ]
-    inspection = Inspection(spec, toml, root, layout.items, facts, meaning, findings)
+    inspection = Inspection(spec, toml, root, layout.items, facts, meaning, findings, layout.tool)
     findings += _absent(inspection)
     return inspection
 
@@ -199,7 +202,7 @@ def _refused(spec: str, layout: Layout, data: DataFile, toml: Path) -> Iterator[
     """Yield a finding if training rejects the description as a whole."""
     try:
         check_named_folders(data, layout.root, toml)
-        if layout.annotated and not layout.findings:
+        if layout.drawn_names is not None and not layout.findings:
             FolderSource(spec)
     except DatasetError as error:
         yield Finding("data-file", (), str(error))
@@ -221,9 +224,8 @@ def _meaning(
     data: DataFile, toml: Path, layout: Layout, facts: list[Facts], findings: list[Finding]
 ) -> Meaning:
     """Return the interpretation of the masks; an inconsistent `data.toml` is a finding and is ignored."""
-    if layout.annotated:
-        names = next(iter(layout.annotated.values())).names
-        return Meaning(Classes.of(names), None, is_color=False)
+    if layout.drawn_names is not None:
+        return Meaning(Classes.of(layout.drawn_names), None, is_color=False)
     masks = _masks(layout, facts)
     try:
         return find_meaning(data, toml, masks)
