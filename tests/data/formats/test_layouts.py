@@ -75,16 +75,17 @@ def roboflow_masks(export):
 
 def coco(names, prefix=""):
     categories = [
-        {"id": at, "name": name, "supercategory": "pets" * at}
-        for at, name in enumerate(("pets", "cat", "dog"))
+        {"id": 0, "name": "pets", "supercategory": "none"},
+        {"id": 1, "name": "cat", "supercategory": "pets"},
+        {"id": 2, "name": "dog", "supercategory": "pets"},
     ]
-    images = [{"id": at, "file_name": f"{prefix}{name}.jpg", "height": HEIGHT, "width": WIDTH}
-              for at, name in enumerate(names)]  # fmt: skip
-    points = [np.ravel(TRIANGLE).tolist(), [50, 2, 60, 2, 60, 42]]
-    annotations = [
-        {"id": 2 * at + k, "image_id": at, "category_id": k + 1, "iscrowd": 0, "segmentation": [points[k]]}
-        for at in range(len(names)) for k in range(2)
-    ]  # fmt: skip
+    points = {1: np.ravel(TRIANGLE).tolist(), 2: [50, 2, 60, 2, 60, 42]}
+    images, annotations = [], []
+    for at, name in enumerate(names):
+        images.append({"id": at, "file_name": f"{prefix}{name}.jpg", "height": HEIGHT, "width": WIDTH})
+        for label, polygon in points.items():
+            annotation = {"image_id": at, "category_id": label, "iscrowd": 0, "segmentation": [polygon]}
+            annotations.append({"id": len(annotations)} | annotation)
     return {"images": images, "annotations": annotations, "categories": categories}
 
 
@@ -133,11 +134,13 @@ def supervisely(export):
     file = io.BytesIO()
     Image.fromarray(np.full((10, 8), 255, np.uint8)).convert("1").save(file, "PNG")
     packed = base64.b64encode(zlib.compress(file.getvalue())).decode()
+    outer = [[2, 2], [40, 2], [40, 40], [2, 40]]
+    hole = [[10, 10], [20, 10], [20, 20], [10, 20]]
+    polygon = {"exterior": outer, "interior": [hole]}
     objects = [
-        {"classTitle": "cat", "geometryType": "polygon",
-         "points": {"exterior": [[2, 2], [40, 2], [40, 40], [2, 40]], "interior": [[[10, 10], [20, 10], [20, 20], [10, 20]]]}},
+        {"classTitle": "cat", "geometryType": "polygon", "points": polygon},
         {"classTitle": "dog", "geometryType": "bitmap", "bitmap": {"data": packed, "origin": [50, 30]}},
-    ]  # fmt: skip
+    ]
     for split, names in (("train", "ab"), ("val", "c")):
         export.image(*(f"{split}/img/{name}.jpg" for name in names))
         for name in names:
@@ -165,8 +168,19 @@ def cityscapes(export):
     export.image("leftImg8bit/train/ulm/d_leftImg8bit.png")
 
 
-EXPORTS = (voc, cvat_masks, roboflow_masks, roboflow_coco, cvat_coco, yolo, roboflow_yolo, labelme, supervisely, mmseg,
-           cityscapes)  # fmt: skip
+EXPORTS = (
+    voc,
+    cvat_masks,
+    roboflow_masks,
+    roboflow_coco,
+    cvat_coco,
+    yolo,
+    roboflow_yolo,
+    labelme,
+    supervisely,
+    mmseg,
+    cityscapes,
+)
 
 
 @pytest.fixture

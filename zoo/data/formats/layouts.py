@@ -223,19 +223,12 @@ def _coco(root: Path, data: DataFile) -> Recognized | None:
         names, (found, unclear) = annotations.names, annotations.match(images)
         for stem, words in unclear.items():
             raise DatasetError(f"{images[stem]}: got {words} in {path}, expected one: rename the images")
-        parts.append(
-            {split: {f"{split}/{stem}": Pair(images[stem], path, one) for stem, one in found.items()}}
-        )
+        drawn = {f"{split}/{stem}": Pair(images[stem], path, drawing) for stem, drawing in found.items()}
+        parts.append({split: drawn})
     files = _joined(parts)
     used = {pair.image for pairs in files.values() for pair in pairs.values()}
-    rest = {
-        stem: path
-        for folder in {folder for _, _, folder in folders}
-        for stem, path in images_of(folder).items()
-    }
-    files["unlabeled"] = {
-        f"unlabeled/{stem}": Pair(path, None) for stem, path in rest.items() if path not in used
-    }
+    every = chain.from_iterable(images_of(folder).items() for folder in {folder for _, _, folder in folders})
+    files["unlabeled"] = {f"unlabeled/{stem}": Pair(path, None) for stem, path in every if path not in used}
     return Recognized("COCO annotations", files, data, names)
 
 
