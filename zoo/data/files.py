@@ -11,7 +11,7 @@ from zoo.data.cache.memo import Memo
 from zoo.data.labels import LabelMap, gray_levels, packed, white_of
 from zoo.data.source import Source, Split
 from zoo.errors import DatasetError
-from zoo.images import READ_ERRORS
+from zoo.images import READ_ERRORS, reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -195,5 +195,6 @@ def stored_mode(image: Image.Image) -> str:
 def unreadable(path: Path, kind: str, error: Exception) -> DatasetError:
     """Return the error for a file that Pillow cannot read."""
     return DatasetError(
-        f"{path}: got a file that cannot be read ({error}), expected {kind}: save it again or remove it"
+        f"{path}: got a file that cannot be read ({reason_of(error)}), expected {kind}: save it again or "
+        f"remove it"
     )

@@ -134,6 +134,11 @@ KINDS: dict[str, Kind] = {
     "orphan-mask": Kind(
         "warning", "masks without an image, which are not used", "add the image or remove the mask"
     ),
+    "more-pages": Kind(
+        "warning",
+        "files of several pages or frames, of which only the first is used",
+        "save the others as files of their own",
+    ),
     "unused-parents": Kind(
         "warning", "supercategories without annotations, which are no classes", "annotate some if they are"
     ),

@@ -40,6 +40,7 @@ def judge_image(name: str, facts: ImageFacts) -> Iterator[Finding]:
     if facts.error:
         yield Finding("unreadable-image", (name,), f"a file that cannot be read ({facts.error})")
         return
+    yield from _of_pages(name, facts.pages)
     width, height = facts.size
     size = f"{width}x{height} pixels"
     if facts.mode not in READABLE:
@@ -87,6 +88,7 @@ def judge_mask(name: str, mask: MaskFacts, meaning: Meaning, data: DataFile) -> 
     if mask.error:
         yield Finding("unreadable-mask", (name,), f"a file that cannot be read ({mask.error})")
         return
+    yield from _of_pages(name, mask.pages)
     if is_soft(mask, data):
         many = f"{len(mask.pixels)} values" if mask.pixels else f"more than {MOST_COLORS} colors"
         yield Finding("soft-masks", (name,), f"a mask of mode {mask.mode} with {many}")
@@ -151,6 +153,11 @@ def with_example(finding: Finding, masks: Iterable[NamedMask], meaning: Meaning)
             example = mask.in_words(seen.codes, is_color=seen.is_color)
             return replace(finding, detail=f"{finding.detail}, as {example}")
     return finding
+
+
+def _of_pages(name: str, pages: int) -> Iterator[Finding]:
+    if pages > 1:
+        yield Finding("more-pages", (name,), f"{pages} pages")
 
 
 def _of_mode(mask: MaskFacts, meaning: Meaning) -> str:
