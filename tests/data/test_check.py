@@ -155,7 +155,7 @@ def test_further_pages_of_images_and_masks_are_counted_and_reported(folder, capl
     mask.save(folder / "val" / "masks" / "3.tif", save_all=True, append_images=[mask])
     with caplog.at_level(logging.WARNING):
         check_source(FolderSource(str(folder)))
-    (line,) = (line for line in caplog.messages if "pages" in line)
+    (line,) = (line for line in caplog.messages if "several pages" in line)
     assert "of which only the first is used (train/images/2.tif: 3 pages), and 1 more" in line
     pages = [(one.files, one.detail) for one in inspect(str(folder)).findings if one.kind == "more-pages"]
     assert pages == [(("train/images/2.tif",), "3 pages"), (("val/masks/3.tif",), "2 pages")]

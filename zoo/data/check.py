@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+SPLITS: tuple[Split, ...] = ("train", "val", "unlabeled")
 HOW = ", or choose some of train with zoo data split {} --val 1/5"
 
 
@@ -32,7 +33,7 @@ def check_source(source: Source, on_progress: Callable[[int, int], None] | None 
     Raises:
         DatasetError: an empty train or val split, or a fault.
     """
-    _say_skipped(source)
+    _say_listing(source)
     _check_not_empty(source, "train")
     _check_not_empty(source, "val")
     if isinstance(source, FileSource):
@@ -66,11 +67,14 @@ def _log(findings: Sequence[Finding], spec: str) -> None:
         log.warning(message(first, spec, others=len(others)))
 
 
-def _say_skipped(source: Source) -> None:
-    """Log what the listing of a folder recognized, and what it skipped, a line for each folder."""
-    if isinstance(source, FolderSource) and source.tool is not None:
-        log.info("%s: %s", source.spec, source.tool)
-    for folder, words in source.skipped.items() if isinstance(source, FolderSource) else ():
+def _say_listing(source: Source) -> None:
+    """Log what the listing of a folder found, and what it skipped, a line for each folder."""
+    if not isinstance(source, FolderSource):
+        return
+    found = ", ".join(f"{len(source.ids(split)):,} {split}" for split in SPLITS)
+    tool = "" if source.tool is None else f", recognized as {source.tool}"
+    log.info("%s: found %s images%s", source.spec, found, tool)
+    for folder, words in source.skipped.items():
         log.warning("%s: skipped %s", folder, words)
 
 

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
     from zoo.data.masks import NamedMask
     from zoo.data.source import Split
 
+ANNOTATION_SUFFIXES = frozenset({".json", ".txt", ".csv", ".xml", ".yaml", ".toml", ".md"})
+"""Suffixes of files that tools write beside images."""
 MASKED: tuple[Split, ...] = ("train", "val")
 Files = TypeVar("Files")
 """Files of an image."""
@@ -63,11 +66,12 @@ class FolderSource(FileSource):
         """What was skipped in each folder, in words."""
         check_named_folders(data, root, toml)
         recognized = recognized_in(root, data)
-        self.tool = None if recognized is None else recognized.in_words()
-        """Layout of another tool, in words."""
+        self.tool = None if recognized is None else recognized.tool
+        """Name of another tool's layout."""
         unlabeled = _images("unlabeled", inner(root / data.unlabeled), listing)
         if recognized is not None:
             data, drawn_names = recognized.data, recognized.names
+            listing.skip_beside(root, recognized)
             files = recognized.files | {"unlabeled": recognized.files["unlabeled"] | unlabeled}
         else:
             annotations = _annotations(data, root, toml)
@@ -164,6 +168,16 @@ class _Listing:
                     f"rename or remove one of them"
                 )
         return {stem: paths[0] for stem, paths in found.items()}
+
+    def skip_beside(self, root: Path, recognized: Recognized) -> None:
+        """Note what the layout of another tool leaves out."""
+        used = {Path(path) for pairs in recognized.files.values() for path in paths_of(pairs.values())}
+        tree = walk(root, IMAGE_SUFFIXES | ANNOTATION_SUFFIXES)
+        left = [path for path in tree.files if path.suffix.lower() in IMAGE_SUFFIXES and path not in used]
+        inner = Counter(f"{path.relative_to(root).parts[0]}/" for path in left)
+        reasons = [tree.skipped(), *(f"{count} images of {name}" for name, count in inner.items())]
+        if words := ", ".join(filter(None, reasons)):
+            self.skipped[root] = words
 
 
 def _images(split: Split, folder: Path, listing: _Listing) -> dict[str, Pair]:

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import logging
 import zlib
 
 import numpy as np
@@ -189,17 +190,17 @@ def export(tmp_path):
 
 
 @pytest.mark.parametrize("make", EXPORTS, ids=lambda make: make.__name__)
-def test_an_export_is_recognized_read_and_ready_for_training(export, make):
+def test_an_export_is_recognized_read_and_ready_for_training(export, make, caplog):
     make(export)
     source = FolderSource(str(export.root))
     counts = [len(source.ids(split)) for split in ("train", "val", "unlabeled")]
     assert counts == [2, 1, 1]
-    assert source.tool is not None
-    assert source.tool.endswith("2 train, 1 val, 1 unlabeled images")
     assert len(source.classes) == 3
     for id_ in (*source.ids("train"), *source.ids("val")):
         assert np.unique(source.read_mask(id_)).tolist() == [0, 1, 2]
-    check_source(source)
+    with caplog.at_level(logging.INFO):
+        check_source(source)
+    assert f"found 2 train, 1 val, 1 unlabeled images, recognized as {source.tool}" in caplog.messages[0]
     inspection = inspect(str(export.root))
     assert not inspection.has_faults
     assert inspection.tool == source.tool
@@ -218,6 +219,13 @@ def test_an_export_without_val_says_how_to_choose_one_and_takes_the_list(export)
     assert (source.ids("train"), source.ids("val")) == (("train/a", "train/c"), ("val/b",))
     check_source(source)
     assert not inspect(str(export.root)).has_faults
+
+
+def test_images_that_a_layout_leaves_out_are_counted(export):
+    roboflow_masks(export)
+    export.write("train/film.gif", "")
+    source = FolderSource(str(export.root))
+    assert source.skipped == {export.root: "1 file of another kind (.gif), 1 images of test/"}
 
 
 def test_holes_of_supervisely_are_background_and_bitmaps_lie_where_they_say(export):

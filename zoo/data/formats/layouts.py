@@ -67,12 +67,6 @@ class Recognized(NamedTuple):
     names: tuple[str, ...] | None = None
     """Class names of drawn masks, the background first."""
 
-    def in_words(self) -> str:
-        """Return what was recognized."""
-        order: tuple[Split, ...] = ("train", "val", "unlabeled")
-        counts = ", ".join(f"{len(self.files.get(split, {}))} {split}" for split in order)
-        return f"recognized as {self.tool}: {counts} images"
-
 
 def recognize(root: Path, data: DataFile) -> Recognized | None:
     """Return the data set in a folder of a known layout, or None.

@@ -242,7 +242,8 @@ def message(
     if finding.kind in OF_FILES:
         place = finding.files[0] if root is None else str(root / finding.files[0])
     kind, proposes = KINDS[finding.kind], " and proposes a data.toml" if has_proposal else ""
-    named = ", ".join(finding.files[:MOST_NAMED]) + ", ..." * (len(finding.files) > MOST_NAMED)
+    files = finding.files
+    named = ", ".join(files if len(files) <= MOST_NAMED else (*files[: MOST_NAMED - 1], "...", files[-1]))
     got = finding.detail or (f"{kind.title} ({named})" if named else kind.title)
     if finding.kind not in OF_FILES and finding.kind not in OF_MANY and named and named not in got:
         got = f"{kind.title} ({named}: {finding.detail})"

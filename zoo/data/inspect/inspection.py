@@ -52,7 +52,7 @@ class Inspection:
         facts: facts about the files, in the same order.
         meaning: interpretation of the masks.
         findings: all findings.
-        tool: layout of another tool, in words.
+        tool: name of another tool's layout.
     """
 
     spec: str

@@ -48,7 +48,7 @@ class Layout:
         self.items = list(items)
         self.findings: list[Finding] = []
         self.tool: str | None = None
-        """Layout of another tool, in words."""
+        """Name of another tool's layout."""
         self.drawn_names: tuple[str, ...] | None = None
         """Class names of drawn masks, the background first."""
 
@@ -91,7 +91,7 @@ class FolderLayout(Layout):
 
     def _add_recognized(self, recognized: Recognized, toml: Path) -> None:
         """Add the images of another tool's layout."""
-        self.data, self.tool, self.drawn_names = recognized.data, recognized.in_words(), recognized.names
+        self.data, self.tool, self.drawn_names = recognized.data, recognized.tool, recognized.names
         files = recognized.files
         if self.data.val_list is not None:
             try:
@@ -101,7 +101,7 @@ class FolderLayout(Layout):
         for split in MASKED:
             if not files[split]:
                 how = f"; zoo data split {self.root} --val 1/5 chooses some" if split == "val" else ""
-                self._find("no-images", detail=f"{split}: {self.tool}{how}")
+                self._find("no-images", detail=f"{split}: recognized as {self.tool}{how}")
         self.items += [Item(split, *pair) for split, pairs in files.items() for pair in pairs.values()]
 
     def _hold_out(self, toml: Path, path: Path, data: DataFile) -> None:
