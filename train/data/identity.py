@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo.bundle.bundle import write_json
 from zoo.data.files import FileSource
+from zoo.data.formats.per_label import Layers
 from zoo.errors import BundleError, DatasetError
 
 if TYPE_CHECKING:
@@ -111,6 +112,9 @@ def _listed(what: str, ids: list[str]) -> str:
 
 def _hashes(pair: Pair) -> tuple[str, str | None]:
     """Return hashes of image and mask, of a drawn mask that of its regions."""
+    if isinstance(pair.drawing, Layers):
+        parts = [(_of_file(path), label) for path, label in pair.drawing.files]
+        return _of_file(pair.image), _digest(repr(parts).encode())
     if pair.drawing is not None:
         return _of_file(pair.image), _digest(repr(pair.drawing[1:]).encode())
     return _of_file(pair.image), None if pair.mask is None else _of_file(pair.mask)

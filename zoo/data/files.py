@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from zoo.classes import Classes
-    from zoo.data.formats.coco import Drawing
+    from zoo.data.formats.per_label import AnyDrawing
     from zoo.data.labels import Palettes
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
@@ -36,7 +36,7 @@ class Pair(NamedTuple):
 
     image: Path
     mask: Path | None
-    drawing: Drawing | None = None
+    drawing: AnyDrawing | None = None
     """Regions from which the mask is drawn; `mask` is then the annotation file."""
 
 

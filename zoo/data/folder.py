@@ -19,8 +19,9 @@ from zoo.data.cache.memo import Memo
 from zoo.data.data_file import DATA_FILE, DataFile, build_classes, class_names, label_map, read_data_file
 from zoo.data.files import IMAGE_SUFFIXES, MASK_SUFFIXES, FileSource, Pair, paths_of
 from zoo.data.formats.coco import ANNOTATIONS, read_annotations
-from zoo.data.formats.layouts import recognize
+from zoo.data.formats.layouts import Recognized, recognize
 from zoo.data.formats.palettes import find_palettes, read_indexed
+from zoo.data.formats.per_label import read_per_label
 from zoo.data.inspect.findings import UNKNOWN_CLASSES, message
 from zoo.data.inspect.interpretation import find_meaning
 from zoo.data.inspect.judge import judge_mask, judge_together, with_example
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 
     from zoo.classes import Classes
     from zoo.data.formats.coco import Annotations
-    from zoo.data.formats.layouts import Recognized
     from zoo.data.inspect.meaning import Meaning
     from zoo.data.labels import Palettes
     from zoo.data.masks import NamedMask
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
 ANNOTATION_SUFFIXES = frozenset({".json", ".txt", ".csv", ".xml", ".yaml", ".toml", ".md"})
 """Suffixes of files that tools write beside images."""
+PER_LABEL = "one mask for each label"
 MASKED: tuple[Split, ...] = ("train", "val")
 Files = TypeVar("Files")
 """Files of an image."""
@@ -138,8 +139,11 @@ def recognized_in(root: Path, data: DataFile) -> Recognized | None:
         (folder / "images").is_dir() and ((folder / "masks").is_dir() or not (folder / "labels").is_dir())
         for folder in folders
     )
-    is_named = {"train", "val"} & data.model_fields_set
-    return None if is_plain or is_named else recognize(root, data)
+    if is_plain:
+        splits: dict[Split, Path] = {"train": root / data.train, "val": root / data.val}
+        found = read_per_label({split: folder for split, folder in splits.items() if folder.is_dir()})
+        return None if found is None else Recognized(PER_LABEL, found.files, data, found.names)
+    return None if {"train", "val"} & data.model_fields_set else recognize(root, data)
 
 
 def inner(folder: Path) -> Path:
@@ -171,6 +175,8 @@ class _Listing:
 
     def skip_beside(self, root: Path, recognized: Recognized) -> None:
         """Note what the layout of another tool leaves out."""
+        if recognized.tool == PER_LABEL:
+            return
         used = {Path(path) for pairs in recognized.files.values() for path in paths_of(pairs.values())}
         tree = walk(root, IMAGE_SUFFIXES | ANNOTATION_SUFFIXES)
         left = [path for path in tree.files if path.suffix.lower() in IMAGE_SUFFIXES and path not in used]

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from zoo.classes import Color
     from zoo.data.files import Pair
-    from zoo.data.formats.coco import Drawing
+    from zoo.data.formats.per_label import AnyDrawing
     from zoo.data.source import Split
 
 VALUE_MODES = ("1", "L", "P")
@@ -121,7 +121,7 @@ def read_mask(split: Split, pair: Pair) -> NamedMask:
         raise unreadable(pair.mask, "a mask", error) from error
 
 
-def drawn_facts(drawing: Drawing) -> MaskFacts:
+def drawn_facts(drawing: AnyDrawing) -> MaskFacts:
     """Return the contents of a mask drawn from annotations.
 
     Raises:

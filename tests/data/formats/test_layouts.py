@@ -169,6 +169,16 @@ def cityscapes(export):
     export.image("leftImg8bit/train/ulm/d_leftImg8bit.png")
 
 
+def per_label(export):
+    for split, names in (("train", "ab"), ("val", "c")):
+        for name in names:
+            export.image(f"{split}/images/{name}.jpg", f"{split}/images/{name}_1.jpg")
+            for label, number in (("cat", 1), ("dog", 2)):
+                pixels = np.where(number == LABELS, 255, 0).astype(np.uint8)
+                for stem in (name, f"{name}_1"):
+                    export.mask(f"{split}/masks/{stem}_{label}.png", pixels=pixels)
+
+
 EXPORTS = (
     voc,
     cvat_masks,
@@ -219,6 +229,20 @@ def test_an_export_without_val_says_how_to_choose_one_and_takes_the_list(export)
     assert (source.ids("train"), source.ids("val")) == (("train/a", "train/c"), ("val/b",))
     check_source(source)
     assert not inspect(str(export.root)).has_faults
+
+
+def test_files_of_one_label_each_are_merged(export):
+    per_label(export)
+    source = FolderSource(str(export.root))
+    assert source.tool == "one mask for each label"
+    assert source.classes.names == ("background", "cat", "dog")
+    assert source.ids("train") == ("train/a", "train/a_1", "train/b", "train/b_1")
+    assert np.array_equal(source.read_mask("train/a_1"), LABELS)
+    check_source(source)
+    assert not inspect(str(export.root)).has_faults
+    export.mask("train/masks/b_dog.png", pixels=LABELS[:20])
+    with pytest.raises(DatasetError, match=r"b_dog\.png: got a mask of 64x20 pixels, expected 64x48"):
+        check_source(FolderSource(str(export.root)))
 
 
 def test_images_that_a_layout_leaves_out_are_counted(export):

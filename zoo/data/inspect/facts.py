@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from zoo.data.formats.coco import Drawing
+    from zoo.data.formats.per_label import AnyDrawing
 
 READABLE = ("1", "L", "P", "RGB")
 THUMB_PX = 32
@@ -32,7 +32,7 @@ class Job(NamedTuple):
 
     image: Path | None
     mask: Path | None
-    drawing: Drawing | None
+    drawing: AnyDrawing | None
 
 
 class ImageFacts(NamedTuple):
@@ -109,7 +109,7 @@ def _reason(error: Exception, path: Path) -> str:
     return reason_of(error).replace(str(path), path.name) or type(error).__name__
 
 
-def _drawn(drawing: Drawing) -> MaskFacts:
+def _drawn(drawing: AnyDrawing) -> MaskFacts:
     try:
         return drawn_facts(drawing)
     except DatasetError as error:

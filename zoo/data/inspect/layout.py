@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from zoo.data.data_file import DataFile
-    from zoo.data.formats.coco import Annotations, Drawing
+    from zoo.data.formats.coco import Annotations
     from zoo.data.formats.layouts import Recognized
+    from zoo.data.formats.per_label import AnyDrawing
     from zoo.data.source import Split
 
 
@@ -32,7 +33,7 @@ class Item(NamedTuple):
     split: Split
     image: Path
     mask: Path | None = None
-    drawing: Drawing | None = None
+    drawing: AnyDrawing | None = None
 
 
 class Layout:
