@@ -73,6 +73,8 @@ class FolderSource(FileSource):
         if recognized is not None:
             data, drawn_names = recognized.data, recognized.names
             listing.skip_beside(root, recognized)
+            if drawn_names is not None:
+                _check_maps_nothing(data, toml, drawn_names)
             files = recognized.files | {"unlabeled": recognized.files["unlabeled"] | unlabeled}
         else:
             annotations = _annotations(data, root, toml)
@@ -263,11 +265,11 @@ def _check_maps_nothing(data: DataFile, toml: Path, names: tuple[str, ...]) -> N
     for key in ("labels", "colors", "ignore", "unknown"):
         if key in data.model_fields_set:
             raise DatasetError(
-                f"{toml}: got {key} beside {ANNOTATIONS}, expected it for mask files alone: remove the key"
+                f"{toml}: got {key} beside annotations, expected it for mask files alone: remove the key"
             )
     if data.names is not None and tuple(data.names) != names:
         raise DatasetError(
-            f"{toml}: got names = {data.names}, expected {list(names)}, the categories of {ANNOTATIONS}: "
+            f"{toml}: got names = {data.names}, expected {list(names)}, the categories of the annotations: "
             f"remove the key"
         )
 

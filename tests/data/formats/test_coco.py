@@ -173,7 +173,7 @@ def test_an_image_that_is_not_listed_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("toml", "message"),
     [
-        ('[labels]\n0 = "a"\n1 = "b"\n', "got labels beside annotations.json"),
+        ('[labels]\n0 = "a"\n1 = "b"\n', "got labels beside annotations"),
         ('names = ["a", "b", "c"]\n', r"got names = .*, expected \['background', 'road', 'car'\]"),
     ],
 )

@@ -303,7 +303,7 @@ def _regions(
             bad[name] = str(segmentation)[:60]
         else:
             area = annotation.get("area")
-            found[annotation["image_id"]].append(Region(segmentation, label, area))
+            found[annotation["image_id"]].append(Region(segmentation, label, area))  # type: ignore[arg-type]
     if bad and options.unusable == "error":
         first = next(iter(bad))
         more = f", and {len(bad) - 1} more ({', '.join(list(bad)[1:MOST_LISTED])}" if len(bad) > 1 else ""
