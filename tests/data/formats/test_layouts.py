@@ -249,7 +249,7 @@ def test_images_that_a_layout_leaves_out_are_counted(export):
     roboflow_masks(export)
     export.write("train/film.gif", "")
     source = FolderSource(str(export.root))
-    assert source.skipped == {export.root: "1 file of another kind (.gif), 1 images of test/"}
+    assert source.skipped == {export.root: "1 file of another kind (.gif), 2 images of test/"}
 
 
 def test_holes_of_supervisely_are_background_and_bitmaps_lie_where_they_say(export):
