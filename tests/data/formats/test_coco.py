@@ -202,7 +202,7 @@ def entries(*names):
     return Annotations(("background", "car"), {name: Drawing(name, 1, 1, ()) for name in names})
 
 
-@pytest.mark.parametrize("prefix", ["", "images/", "/home/me/data/", "../../upload/1/", "C:\\data\\"])
+@pytest.mark.parametrize("prefix", ["", "images/", "/mnt/disk/data/", "../../upload/1/", "C:\\data\\"])
 def test_images_are_matched_by_the_longest_common_end_of_their_paths(tmp_path, prefix):
     folder = make_folder(tmp_path, [annotate(box(2, 3, 12, 9))], file_name=f"{prefix}a.jpg")
     assert FolderSource(folder).read_mask("train/a").any()
