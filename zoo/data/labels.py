@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -72,7 +72,7 @@ class LabelMap:
             DatasetError: a label without a code.
         """
         code_of = {label: code for code, label in reversed(self.codes)}
-        table = np.zeros(VALUES, np.uint8 if self.kind == "value" else np.uint32)
+        table: NDArray[Any] = np.zeros(VALUES, np.uint8 if self.kind == "value" else np.uint32)
         for label in np.unique(mask).tolist():
             if label not in code_of:
                 what = "ignore" if label == IGNORE else f"the class of label {label}"
@@ -81,7 +81,8 @@ class LabelMap:
                     f"{'ignore' if label == IGNORE else self.kind + 's'}"
                 )
             table[label] = code_of[label]
-        return table[mask]
+        codes: Codes = table[mask]
+        return codes
 
     def _unknown(self, code: int, path: Path) -> DatasetError:
         if self.kind == "color":
