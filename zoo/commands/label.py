@@ -8,12 +8,14 @@ from typing import Annotated, Any, Literal
 import typer
 
 from zoo.commands.arguments import DeviceOption
+from zoo.commands.compare import parse_seeds
 from zoo.commands.console import AsJson, emit, table
 from zoo.errors import BundleError
 from zoo.machine import choose_device
 from zoo.resolve import is_url, resolve_model
 
 SHOWN = 20
+STRATEGIES = ("reliability", "random", "entropy", "core-set")
 
 
 def label(
@@ -71,6 +73,34 @@ def label(
         int | None, typer.Option(min=1, help="Images per batch; default: 8, fewer if they are large.")
     ] = None,
     device: DeviceOption = None,
+    simulate: Annotated[
+        bool,
+        typer.Option(
+            "--simulate",
+            help="Instead, compare the strategies on POOL, a data set with all masks: train, choose, train "
+            "again, for --rounds and --seeds; without MODEL.",
+        ),
+    ] = False,
+    strategies: Annotated[
+        str, typer.Option(metavar="A,B", help="Strategies to simulate.")
+    ] = "reliability,random,entropy,core-set",
+    rounds: Annotated[int, typer.Option(min=1, help="Number of rounds to simulate, of --count images.")] = 4,
+    seeds: Annotated[str, typer.Option(metavar="N|A,B", help="Seeds of the simulation.")] = "3",
+    first: Annotated[
+        str, typer.Option(metavar="1/16|N", help="Random labels that the simulation starts from.")
+    ] = "1/16",
+    target: Annotated[
+        str, typer.Option(metavar="1/4|N", help="Random labels whose mIoU the simulation is to reach.")
+    ] = "1/4",
+    method: Annotated[str, typer.Option(help="Method that the simulation trains.")] = "supervised",
+    recipe: Annotated[
+        str | None, typer.Option(metavar="NAME|FILE", help="Recipe of the simulated runs.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps of each simulated run.")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Setting of the simulated recipe; repeatable."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Choose the images of POOL to label next, and write pre-annotations for CVAT, Label Studio and COCO.
@@ -81,10 +111,24 @@ def label(
     if len(arguments) > 2:
         raise typer.BadParameter(f"got {' '.join(arguments)}, expected [MODEL] POOL", param_hint="MODEL")
     *models, pool_text = arguments
+    if simulate:
+        if models:
+            raise typer.BadParameter("got a MODEL, expected the data set alone", param_hint="--simulate")
+        options: dict[str, Any] = {
+            "method": method,
+            "recipe": recipe,
+            "steps": steps,
+            "settings": tuple(settings or ()),
+        }
+        options |= {"first": first, "target": target, "score": score, "groups": groups}
+        options |= {"strategies": _strategies(strategies), "seeds": parse_seeds(seeds)}
+        value = _simulated(out, {"spec": pool_text, "count": count, "rounds": rounds} | options, device)
+        emit(value, *_curves(value, out), as_json=as_json)
+        return
 
-    from zoo.label.folder import REPORT, check_new
+    from zoo.label.folder import REPORT, check_new, write_labeling
     from zoo.label.pool import Known, open_pool
-    from zoo.label.session import Request, choose_and_write
+    from zoo.label.session import Request, choose_images
     from zoo.train.runs.folder import RunFolder
 
     check_new(out)
@@ -93,7 +137,7 @@ def label(
     pool = open_pool(pool_text, Known(run, labeled, partition), out)
     request = Request(count, strategy, score, groups, seed, batch)
     header = {"model": str(model), "pool": pool_text}
-    record = choose_and_write(out, pool, model, choose_device(device), request, header)
+    record = write_labeling(out, *choose_images(pool, model, choose_device(device), request, header))
     emit({"out": str(out), **record}, *_shown(record, out / REPORT), as_json=as_json)
 
 
@@ -110,6 +154,47 @@ def _model(text: str | None) -> Path:
             f"images are: choose the one that it was exported from"
         )
     return path
+
+
+def _strategies(text: str) -> tuple[str, ...]:
+    """Return the strategies in a list.
+
+    Raises:
+        typer.BadParameter: an unknown or duplicate strategy.
+    """
+    names = tuple(text.split(","))
+    if not set(names) <= set(STRATEGIES) or len(set(names)) < len(names):
+        raise typer.BadParameter(
+            f"got {text}, expected some of {','.join(STRATEGIES)}, each once", param_hint="--strategies"
+        )
+    return names
+
+
+def _simulated(out: Path, options: dict[str, Any], device: Literal["cpu", "cuda"] | None) -> dict[str, Any]:
+    from zoo.label.simulate import Plan, simulate
+    from zoo.train.loop.hardware import Hardware
+
+    return simulate(Plan(**options), out, Hardware(device))
+
+
+def _curves(value: dict[str, Any], out: Path) -> list[Any]:
+    """Return the terminal output of a simulation: mean mIoU by strategy and number of labels."""
+    curves = value["curves"]
+    labeled = [f"{point['labeled']:.0f} labels" for point in next(iter(curves.values()))["points"]]
+    rows = [
+        (
+            strategy,
+            *(f"{point['mean']:.3f}" for point in row["points"]),
+            "not reached" if row["labels_to_target"] is None else f"{row['labels_to_target']:.0f}",
+        )
+        for strategy, row in curves.items()
+    ]
+    title = f"mIoU of {value['method']} on {value['spec']}, mean of {len(value['seeds'])} seeds"
+    reached = f"{value['target_miou']['mean']:.3f}, of {value['target_labels']} random labels"
+    return [
+        table(title, ("strategy", *labeled, "labels to target"), rows),
+        f"target: {reached}; intervals: {out / 'curves.html'}",
+    ]
 
 
 def _shown(record: dict[str, Any], report: Path) -> list[Any]:

@@ -1,4 +1,4 @@
-"""One choice of images, from model and pool to folder."""
+"""One choice of images by a model out of a pool."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from zoo.data.split import SEQUENCE, make_groups
 from zoo.errors import ZooError
 from zoo.label.choose import Rules, choose
-from zoo.label.folder import Labeling, write_labeling
+from zoo.label.folder import Labeling
 from zoo.label.scan import Scorer, scan, score_of
 from zoo.predictors.eager import load_eager
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from zoo.label.choose import Strategy
     from zoo.label.pool import Pool
+    from zoo.predictors.eager import EagerPredictor
 
 log = logging.getLogger(__name__)
 
@@ -46,13 +47,12 @@ class Request:
     batch: int | None = None
 
 
-def choose_and_write(
-    out: Path, pool: Pool, model: Path, device: str, request: Request, header: dict[str, Any]
-) -> dict[str, Any]:
-    """Write the folder of the images to label next, and return its record.
+def choose_images(
+    pool: Pool, model: Path, device: str, request: Request, header: dict[str, Any]
+) -> tuple[Labeling, EagerPredictor]:
+    """Return the images to label next, and the predictor that chose them.
 
     Args:
-        out: new folder.
         pool: candidates and labeled images.
         model: bundle.
         device: `cpu` or `cuda`.
@@ -76,8 +76,8 @@ def choose_and_write(
     found = scan(scorer, pool.candidates, request.batch)
     labeled = scan(scorer, pool.labeled, request.batch)
     choice = choose(found, labeled, names, Rules(request.strategy, request.count, request.seed, groups))
-    used = asdict(request) | {"score": score}
-    return write_labeling(out, Labeling(pool, found, choice, score, header | used), predictor)
+    used = header | asdict(request) | {"score": score}
+    return Labeling(pool, found, choice, score, used), predictor
 
 
 def _groups(names: Sequence[str], pattern: str | None) -> list[int]:

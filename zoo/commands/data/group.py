@@ -13,7 +13,8 @@ from zoo.commands.data.split import split
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="Prepare, check, split and import images and masks before training, and measure how fast they load.",
+    help="Prepare, check and split images and masks before training, import annotations, and measure how "
+    "fast images load.",
 )
 app.command()(check)
 app.command()(split)
