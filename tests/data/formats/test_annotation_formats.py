@@ -188,6 +188,17 @@ def test_polygons_and_rectangles_of_label_studio_are_in_percent(tmp_path: Path) 
     assert np.array_equal(found.mask, expected)
 
 
+def test_label_studio_gets_addresses_and_exports_without_our_names_are_read_by_them(tmp_path: Path) -> None:
+    writer = LabelStudioWriter(Labels(STREET), "images", "m")
+    writer.add("a b#1.jpg", np.zeros((4, 4), np.uint8))
+    [written] = writer.tasks
+    assert written["data"]["image"] == "/data/local-files/?d=images/a%20b%231.jpg"
+    del written["data"]["name"]
+    (tmp_path / "a.json").write_text(json.dumps([written]))
+    [found] = read_annotated(tmp_path / "a.json", Labels(STREET), predictions=True)
+    assert found.name == "images/a b#1.jpg"
+
+
 def test_predictions_are_no_annotations_unless_accepted(tmp_path: Path) -> None:
     skipped = task(rectangle("car"), was_cancelled=True)
     path = tmp_path / "a.json"

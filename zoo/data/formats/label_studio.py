@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, unquote
 from xml.sax.saxutils import quoteattr
 
 import numpy as np
@@ -69,7 +70,7 @@ class LabelStudioWriter:
             {"id": f"{number}-{label}", **common, "value": _brush(label, region)}
             for label, region in self.labels.regions(mask)
         ]
-        data = {OBJECT: f"{LOCAL_FILES}{self.folder}/{name}", NAME_KEY: name}
+        data = {OBJECT: LOCAL_FILES + quote(f"{self.folder}/{name}"), NAME_KEY: name}
         self.tasks.append({"data": data, "predictions": [{"model_version": self.version, "result": found}]})
 
     def text(self) -> str:
@@ -168,7 +169,7 @@ def read_label_studio(path: Path, labels: Labels, *, predictions: bool = False) 
     try:
         for task in json.loads(path.read_text(encoding="utf-8")):
             data = task["data"]
-            name = str(data.get(NAME_KEY) or data[OBJECT]).removeprefix(LOCAL_FILES)
+            name = str(data.get(NAME_KEY) or unquote(data[OBJECT].removeprefix(LOCAL_FILES)))
             submitted = [one for one in task.get("annotations", []) if not one.get("was_cancelled")]
             if predictions and not submitted:
                 submitted = task.get("predictions", [])
