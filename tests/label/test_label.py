@@ -158,6 +158,24 @@ def test_a_pool_of_images_leaves_out_what_is_labeled_elsewhere_and_broken_files(
     assert set(lines) == {"train/a", "train/b", "train/x/1", "train/2"}
 
 
+def test_each_video_is_chosen_from_before_a_second_frame_of_one(tiny_bundle: Path, tmp_path: Path) -> None:
+    for name in ("a_1", "a_2", "a_3", "a_4", "b_1", "c_1"):
+        picture(tmp_path / f"pool/{name}.png", ord(name[0]) + 7 * int(name[-1]))
+    options = (
+        "--out",
+        tmp_path / "out",
+        "--groups",
+        "video",
+        "--strategy",
+        "core-set",
+        "--labeled",
+        "shapes",
+    )
+    value = chosen(tiny_bundle, tmp_path / "pool", "--count", 4, *options, "--partition", 2)
+    assert {Path(one["file"]).name[0] for one in value["images"][:3]} == {"a", "b", "c"}
+    assert len(value["images"]) == 4
+
+
 def test_the_partition_of_the_run_says_which_masks_count(
     tiny_bundle: Path, tiny_folder: Path, tiny_recipe: Path, tmp_path: Path
 ) -> None:

@@ -68,7 +68,7 @@ def choose_images(
             f"--count {request.count}: got more images than the {len(names):,} candidates, expected 1.."
             f"{len(names)}: ask for fewer"
         )
-    groups = _groups(names, request.groups)
+    groups = _groups([item.train_id for item in pool.candidates], request.groups)
     predictor = load_eager(model, device)
     score = score_of(predictor, request.score)
     log.info("scoring %d candidates and %d labeled images by %s", len(names), len(pool.labeled), score)
@@ -80,10 +80,10 @@ def choose_images(
     return Labeling(pool, found, choice, score, used), predictor
 
 
-def _groups(names: Sequence[str], pattern: str | None) -> list[int]:
+def _groups(ids: Sequence[str], pattern: str | None) -> list[int]:
     """Return the number of the group of each image."""
-    found = [0] * len(names)
-    units = make_groups(names, SEQUENCE if pattern == VIDEO else pattern)
+    found = [0] * len(ids)
+    units = make_groups(ids, SEQUENCE if pattern == VIDEO else pattern)
     for number, members in enumerate(units):
         for index in members:
             found[index] = number
