@@ -111,6 +111,9 @@ def test_images_from_elsewhere_are_copied_into_a_new_data_set_that_names_its_cla
     with pytest.raises(DatasetError, match=r"got a data set without classes, expected names"):
         import_annotations(file, str(new), Options(tmp_path / "photos"))
     toml(new, "")
+    with pytest.raises(DatasetError, match=r"got the image c\.png, expected it in .*--images"):
+        import_annotations(file, str(new), Options())
+    assert [path.name for path in new.iterdir()] == ["data.toml"]
     _, [found] = import_annotations(file, str(new), Options(tmp_path / "photos"))
     assert (found.action, found.image) == ("copied", new / "train/images/x/c.png")
     assert found.source.is_file()

@@ -79,8 +79,7 @@ def import_annotations(path: Path, spec: str, options: Options) -> tuple[tuple[s
         DatasetError: annotations that do not fit the images or the classes, or an image that is not found.
     """
     target = _Target(spec, options)
-    target.train.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=".import-", dir=target.train) as temporary:
+    with TemporaryDirectory(prefix=".import-", dir=target.root) as temporary:
         found: list[Imported] = []
         drawn: list[Path] = []
         for annotated in read_annotated(path, Labels(target.names), predictions=options.predictions):
@@ -128,7 +127,9 @@ class _Target:
 
     def __init__(self, spec: str, options: Options) -> None:
         root, data, toml = describe_folder(spec)
-        self.train, self.options, self.toml = root / data.train, options, toml
+        if not root.is_dir():
+            raise DatasetError(f"{toml}: got root = {data.root!r}, expected an existing folder: correct it")
+        self.root, self.train, self.options, self.toml = root, root / data.train, options, toml
         if (self.train / ANNOTATIONS).is_file() and not (self.train / "masks").is_dir():
             raise DatasetError(
                 f"{self.train}: got {ANNOTATIONS}, expected masks in files beside which others can be "
