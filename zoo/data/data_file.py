@@ -25,7 +25,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from zoo.classes import IGNORE, Classes, Color
-from zoo.data.formats.coco import CocoOptions
 from zoo.data.labels import VALUES, LabelMap, pack, unpack
 from zoo.errors import DatasetError
 
@@ -35,8 +34,24 @@ if TYPE_CHECKING:
 
 DATA_FILE = "data.toml"
 
+Order = Literal["area", "file"]
+"""What decides which of overlapping objects is on top: their size, or their order."""
 Channel = Annotated[int, Field(ge=0, le=255)]
 Triple = Annotated[list[Channel], Field(min_length=3, max_length=3)]
+
+
+class CocoOptions(BaseModel):
+    """Table `[coco]` of a `data.toml`.
+
+    Args:
+        unusable: whether annotations without a usable segmentation are errors or skipped.
+        order: whether the smaller one of overlapping objects is on top, or the later one in the file.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    unusable: Literal["error", "skip"] = "error"
+    order: Order = "area"
 
 
 class DataFile(BaseModel):

@@ -15,7 +15,8 @@ from PIL import Image
 
 from zoo.classes import IGNORE
 from zoo.data.files import IMAGE_SUFFIXES, Pair
-from zoo.data.formats.coco import BACKGROUND, Drawing, Region, check_can_draw
+from zoo.data.formats.coco import Drawing, Region, check_can_draw
+from zoo.data.formats.regions import BACKGROUND
 from zoo.data.walk import by_stem, walk
 from zoo.errors import DatasetError
 from zoo.images import READ_ERRORS
