@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import onnx
 import torch
+from timm.models import is_model_in_modules
 
 from zoo.errors import ExportError
 from zoo.export.graph import ExportGraph
 from zoo.export.layers import name_nodes
 from zoo.export.resample import ResampleByProducts
+from zoo.models.encoder import SHIFTED_WINDOWS
 from zoo.predictors.artifact import INPUT_NAME, METADATA_KEY, ArtifactMetadata
 
 if TYPE_CHECKING:
@@ -29,8 +31,6 @@ BF16_OPSET = 22  # first opset with bfloat16 convolutions
 SAMPLE_SHAPE = (2, 97, 131, 3)  # different, not 1 and not round, so that none is specialized
 DYNAMIC_DIMS = {0: "b", 1: "h", 2: "w"}
 REASON_LENGTH = 300
-SWIN = "timm.models.swin_transformer"
-"""Prefix of timm's modules of Swin, Swin v2 and its variants."""
 CHATTY_LOGGERS = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
 
 
@@ -87,20 +87,21 @@ def export_onnx(deployable: Deployable, metadata: ArtifactMetadata, path: Path) 
 
 
 def _check_windows(deployable: Deployable) -> None:
-    """Raise for a Swin transformer.
+    """Raise for a Swin transformer that runs at any image size.
 
     The sizes of its shifted windows become symbolic conditions that nest from block to block, and
     `torch.export` takes hours to simplify them.
 
     Raises:
-        ExportError: the model contains a Swin transformer.
+        ExportError: the model contains such a Swin transformer.
     """
-    if any(type(module).__module__.startswith(SWIN) for module in deployable.modules()):
-        raise ExportError(
-            "the network has a Swin encoder, which torch.export does not finish at dynamic image sizes: "
-            "train with another, such as pvt_v2_b0, convnext_tiny or vit_small_patch14_dinov2, or use the "
-            "bundle itself with --backend eager"
-        )
+    for network in deployable.config.networks:
+        is_shifted = is_model_in_modules(network.encoder, SHIFTED_WINDOWS)
+        if network.encoder_size is None and is_shifted:
+            raise ExportError(
+                f"torch.export does not finish with the shifted windows of {network.encoder} at any size: "
+                f"train it at one (network.encoder_size, set by default), or use --backend eager"
+            )
 
 
 def opset_of(precision: Precision) -> int:
