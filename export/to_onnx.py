@@ -6,11 +6,14 @@ import io
 import logging
 import warnings
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import onnx
 import torch
 from timm.models import is_model_in_modules
+from torch import Tensor
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from zoo.errors import ExportError
 from zoo.export.graph import ExportGraph
@@ -60,7 +63,7 @@ def export_onnx(deployable: Deployable, metadata: ArtifactMetadata, path: Path) 
     _check_windows(deployable)
     graph = ExportGraph(deployable, metadata)
     sample = torch.zeros(SAMPLE_SHAPE, dtype=torch.uint8)
-    with _silent(), ResampleByProducts():
+    with _silent(), ResampleByProducts(), AttentionOverFour():
         try:
             program = torch.onnx.export(
                 graph,
@@ -84,6 +87,23 @@ def export_onnx(deployable: Deployable, metadata: ArtifactMetadata, path: Path) 
     model.metadata_props.add(key=METADATA_KEY, value=metadata.model_dump_json())
     onnx.save(model, path)
     return check_onnx(path, metadata)
+
+
+class AttentionOverFour(TorchFunctionMode):
+    """While it is active, attention over more than four dimensions is computed over four, as ONNX has it."""
+
+    def __torch_function__(self, func: Any, _: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Return what `func` returns."""
+        kwargs = kwargs or {}
+        if func is not F.scaled_dot_product_attention or args[0].ndim <= 4:
+            return func(*args, **kwargs)
+        query, _, value, *rest = args
+        masks = [each for each in (*rest, kwargs.get("attn_mask")) if isinstance(each, Tensor)]
+        if masks:
+            raise NotImplementedError(f"attention over {query.ndim} dimensions with a mask")
+        flat = (each.flatten(0, each.ndim - 4) for each in args[:3])
+        attended = func(*flat, *rest, **kwargs)
+        return attended.reshape(*query.shape[:-1], value.shape[-1])
 
 
 def _check_windows(deployable: Deployable) -> None:
