@@ -19,6 +19,7 @@ from zoo.errors import ExportError
 from zoo.export.graph import ExportGraph
 from zoo.export.layers import name_nodes
 from zoo.export.resample import ResampleByProducts
+from zoo.export.same_padding import same_padding_as_attribute
 from zoo.models.encoder import SHIFTED_WINDOWS
 from zoo.predictors.artifact import INPUT_NAME, METADATA_KEY, ArtifactMetadata
 
@@ -62,6 +63,7 @@ def export_onnx(deployable: Deployable, metadata: ArtifactMetadata, path: Path) 
     """
     _check_windows(deployable)
     graph = ExportGraph(deployable, metadata)
+    same_padding_as_attribute(graph)
     sample = torch.zeros(SAMPLE_SHAPE, dtype=torch.uint8)
     with _silent(), ResampleByProducts(), AttentionOverFour():
         try:

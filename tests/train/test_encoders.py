@@ -49,7 +49,10 @@ def recipe_of(encoder: str, load_tiny: Load) -> Recipe:
     return load_tiny(changes)
 
 
-@pytest.mark.parametrize("encoder", KINDS)
+@pytest.mark.parametrize(
+    "encoder",
+    [pytest.param(name, marks=[pytest.mark.slow] if name == "test_vit_relpos" else []) for name in KINDS],
+)
 def test_a_run_of_each_kind_of_encoder_resumes_exactly_and_leaves_a_bundle(
     encoder: str, load_tiny: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
