@@ -76,7 +76,7 @@ def merge_lora(model: nn.Module) -> None:
     """Replace each parametrization of `add_lora` by the weight that it computes."""
     for module in list(model.modules()):
         if parametrize.is_parametrized(module, "weight") and isinstance(
-            module.parametrizations["weight"][0],  # type: ignore[index, union-attr]
+            module.parametrizations["weight"][0],  # type: ignore[index]
             LowRank,
         ):
             parametrize.remove_parametrizations(module, "weight")
