@@ -242,6 +242,6 @@ def test_attention_over_five_dimensions_is_that_over_four() -> None:
 
 def test_a_swin_encoder_of_any_size_is_refused_at_once_with_the_ways_out(tmp_path: Path) -> None:
     network = SegmentationNetwork(NetworkConfig(encoder="swin_s3_tiny_224", num_classes=3))
-    with pytest.raises(ExportError, match=r"swin_s3_tiny_224 at any size.*network\.encoder_size"):
+    with pytest.raises(ExportError, match=r"swin_s3_tiny_224 at any .*encoder_size.*--backend eager"):
         export_onnx(Student(network), metadata_of(3), tmp_path / "model.onnx")
     assert not list(tmp_path.iterdir())
