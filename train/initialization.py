@@ -164,7 +164,10 @@ def _encoder_state(network: SegmentationNetwork, path: Path) -> State:
         check_same(f"encoder_weights: {path}", state, name, network.encoder.state_dict())
         return state
     state = fitting_state(path, name)
-    return build_encoder(name, output_stride=network.config.output_stride, state=state).state_dict()
+    config = network.config
+    return build_encoder(
+        name, output_stride=config.output_stride, size=config.encoder_size, pretrained=state
+    ).state_dict()
 
 
 def _load_models(

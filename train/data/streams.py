@@ -73,6 +73,9 @@ class TrainingData:
         )
         warn_of_hidden(partition, source)
         recipe = recipe.for_classes(len(source.classes))
+        if (size := recipe.network.encoder_size) and is_first():
+            name = recipe.network.encoder
+            log.info("network.encoder_size %dx%d: %s resizes images to its one size inside", *size, name)
         data = recipe.data.model_copy(update={"partition": partition.spec})
         recipe = recipe.model_copy(update={"data": data})
         return cls(recipe, source, *hold_out(recipe, partition))

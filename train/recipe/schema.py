@@ -16,7 +16,7 @@ from pydantic import (
 
 from zoo.frozen import Frozen
 from zoo.models.config import NetworkConfig
-from zoo.models.encoder import normalization_of
+from zoo.models.encoder import normalization_of, size_for
 from zoo.preprocess import MIN_IMGSZ, Channels, Preprocessing, Resize
 from zoo.train.method import Steps, labels_only_settings, scaled
 from zoo.train.methods.table import METHODS, AnyMethodConfig
@@ -157,6 +157,8 @@ class Recipe(Frozen):
             (`zoo.models.pretrained.read_state`).
         freeze_encoder: whether to freeze the encoders of segmentation networks, including their BatchNorm
             statistics.
+        lora: rank of low-rank parts of the encoders' attention, which learn instead of the encoders' weights
+            and are merged into them in the bundle (`zoo.models.lora`); 0 for none.
         validate_every: steps between evaluations on `val`; 0 to evaluate only at the end.
         checkpoint_every: steps between checkpoints.
         max_bad_steps: number of consecutive steps with a non-finite loss after which the run stops.
@@ -182,6 +184,7 @@ class Recipe(Frozen):
     start_from: tuple[str, ...] = ()
     encoder_weights: str | None = None
     freeze_encoder: bool = False
+    lora: int = Field(0, ge=0)
     validate_every: Steps = 0
     checkpoint_every: int = Field(500, ge=1)
     max_bad_steps: int = Field(10, ge=1)
@@ -208,6 +211,13 @@ class Recipe(Frozen):
             raise ValueError("expected no file beside start_from, whose models bring their encoders")
         return value
 
+    @field_validator("lora")
+    @classmethod
+    def _check_lora(cls, value: int, info: ValidationInfo) -> int:
+        if value and info.data.get("freeze_encoder"):
+            raise ValueError("expected 0 beside freeze_encoder, which keeps the encoder as it starts")
+        return value
+
     @field_validator("score", "also_score")
     @classmethod
     def _check_weights(cls, value: Any, info: ValidationInfo) -> Any:
@@ -232,9 +242,11 @@ class Recipe(Frozen):
     def for_classes(self, num_classes: int) -> Recipe:
         """Return the recipe with the settings that depend on data and encoder, such as classes and sizes."""
         normalization = self.preprocessing.model_dump(include={"mean", "std"})
+        size = self.network.encoder_size or size_for(self.network.encoder, self.data.imgsz)
+        network = {"num_classes": num_classes, "encoder_size": size}
         update = {
             "data": self.data.model_copy(update=normalization),
-            "network": self.network.model_copy(update={"num_classes": num_classes}),
+            "network": self.network.model_copy(update=network),
             "method": self.method.at_size(self.data.imgsz),
         }
         return self.model_copy(update=update)
