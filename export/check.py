@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from zoo.errors import BundleError
 from zoo.export.accuracy import Judge
 from zoo.export.layers import TOLERANCES, find_departure, layer_errors
-from zoo.export.parity import Parity, compare, describe, next_batch, parity_shapes
+from zoo.export.parity import Parity, compare, describe, next_batch, parity_shapes, weakness
 from zoo.export.parity_images import labeled_images, parity_images
 from zoo.export.tolerance import GATES
 from zoo.predictors.eager import EagerPredictor
@@ -51,6 +51,7 @@ class Checker:
         self.say = say
         self.images = parity_images(options.images, config.recipe, say)
         self.reference = EagerPredictor(deployable, config)
+        self._warned: set[str] = set()
 
     @cached_property
     def judge(self) -> Judge | None:
@@ -77,9 +78,15 @@ class Checker:
         shapes = tuple(dict.fromkeys((batch, *takes.clamp((high, wide))) for batch, high, wide in wanted))
         self.say(f"{name}: comparing at {len(shapes)} shapes with {artifact.description}")
         parity = compare(artifact, self.reference, self.images, shapes, self.gate(precision))
-        if not parity.agrees or self.judge is None:
+        if not parity.agrees:
             return parity
-        accuracy = self.judge.judge(artifact)
+        return self._remarked(
+            parity if self.judge is None else self._judged(name, artifact, parity, self.judge)
+        )
+
+    def _judged(self, name: str, artifact: Predictor, parity: Parity, judge: Judge) -> Parity:
+        """Return a parity with the change of accuracy on labeled images."""
+        accuracy = judge.judge(artifact)
         parity = parity.model_copy(update={"accuracy": accuracy})
         self.say(f"{name}: {describe(accuracy)}")
         if parity.passed and not parity.gate.is_shown(accuracy):
@@ -89,6 +96,17 @@ class Checker:
                 f"more labeled images would narrow the interval"
             )
         return parity
+
+    def _remarked(self, parity: Parity) -> Parity:
+        """Return a parity with the reason why it proves nothing, if there is one, after a warning."""
+        reason = weakness(parity, self.config.classes.names)
+        if reason and reason not in self._warned:
+            self._warned.add(reason)
+            self.say(
+                f"warning: agreement proves nothing: {reason}; train it longer, or compare on images of "
+                f"other classes with --images"
+            )
+        return parity.model_copy(update={"weakness": reason})
 
     def agreement(self, artifact: Predictor) -> float:
         """Return the share of pixels that have the model's class, on labeled images if there are any."""

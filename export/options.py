@@ -8,7 +8,6 @@ from typing import Literal, get_args
 from zoo.errors import ExportError
 from zoo.frozen import Frozen
 from zoo.predictors.artifact import OutputKind, Precision
-from zoo.preprocess import MIN_IMGSZ
 
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
@@ -20,7 +19,6 @@ class ExportOptions(Frozen):
         onnx: whether to export ONNX files, in fp32 and fp16 unless `precision` is given.
         trt: whether to build a TensorRT engine from an ONNX file, in fp16 unless `precision` is given.
         precision: precisions, from `PRECISIONS`; empty for the default.
-        imgsz: height and width that images are resized to; None for the model's training crop.
         batch: minimum, optimal and maximum batch of an engine; the maximum is compared with the model.
         sm: compute capabilities to build an engine for; empty for the default.
         images: folder or data source of the images to compare on; None for the model's training data.
@@ -41,7 +39,6 @@ class ExportOptions(Frozen):
     onnx: bool = True
     trt: bool = False
     precision: tuple[str, ...] = ()
-    imgsz: tuple[int, int] | None = None
     batch: tuple[int, int, int] = (1, 1, 4)
     sm: tuple[int, ...] = ()
     images: str | None = None
@@ -79,10 +76,6 @@ class ExportOptions(Frozen):
         if unknown := [name for name in self.precision if name not in PRECISIONS]:
             raise ExportError(
                 f"--precision {unknown[0]} cannot be exported, expected some of {', '.join(PRECISIONS)}"
-            )
-        if self.imgsz is not None and min(self.imgsz) < MIN_IMGSZ:
-            raise ExportError(
-                f"--imgsz {_join(self.imgsz)} is too small, expected at least {MIN_IMGSZ} pixels per side"
             )
         if not 1 <= self.batch[0] <= self.batch[1] <= self.batch[2]:
             raise ExportError(f"--batch {_join(self.batch)} is not MIN,OPT,MAX, expected e.g. 1,1,4")

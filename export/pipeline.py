@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from zoo.bundle.bundle import WEIGHTS_NAME, replacing, write_json
-from zoo.bundle.manifest import MANIFEST_NAME, sha256
+from zoo.bundle.manifest import MANIFEST_NAME, read_manifest, sha256
 from zoo.bundle.weights import load_bundle
 from zoo.card.card import refresh_card
 from zoo.errors import ParityError
@@ -110,13 +110,12 @@ class Export:
         self.made: list[Artifact] = []
         self.failed: dict[str, Parity] = {}
         deployable, config = load_bundle(bundle)
-        imgsz = options.imgsz or config.preprocessing.imgsz
-        self.preprocessing = config.preprocessing.model_copy(update={"imgsz": imgsz})
-        self.config = config.model_copy(update={"preprocessing": self.preprocessing})
+        self.config, self.preprocessing = config, config.preprocessing
         self.weights_sha256 = sha256(bundle / WEIGHTS_NAME)
         self.checker = Checker(deployable, self.config, options, say)
         images = self.checker.images
-        sample = torch.from_numpy(resize_image(images.images[0], imgsz).copy()).permute(2, 0, 1)[None]
+        image = resize_image(images.images[0], self.preprocessing.imgsz)
+        sample = torch.from_numpy(image.copy()).permute(2, 0, 1)[None]
         self.prepared = prepare(deployable, normalize(sample, self.preprocessing))
         say(
             f"folded {self.prepared.fused} BatchNorms with a maximum logit change of "
@@ -136,7 +135,7 @@ class Export:
                 if runtime is not None:
                     parity = self._compare_onnx(path, runtime, precision)
         except ParityError:
-            path.unlink(missing_ok=True)  # from an earlier export with other weights or options
+            self._discard(path)
             return
         if remark:
             self.say(f"warning: {path.name} was not compared with the model: {remark}")
@@ -187,8 +186,7 @@ class Export:
                     parity = self._compare(path, TrtPredictor(temporary, info), precision)
                 write_json(info_path(path), info.model_dump(mode="json"))
         except ParityError:
-            path.unlink(missing_ok=True)
-            info_path(path).unlink(missing_ok=True)
+            self._discard(path, info_path(path))
             return
         if remark:
             self.say(f"warning: {path.name} was built but not compared with the model: {remark}")
@@ -236,7 +234,7 @@ class Export:
                     more = more_excluded(quantizer.fp32, made, excluded, self.checker.batch(1))
                 if more is None:
                     self._explain(path, runtime, "int8")
-                    path.unlink(missing_ok=True)
+                    self._discard(path)
                     return excluded
                 del self.failed[path.name]
                 excluded = more
@@ -284,6 +282,20 @@ class Export:
             self.say(f"{path.name}: FAILED, agreement {parity.agreement:.6f}{errors}")
         check_parity({path.name: parity})
         return parity
+
+    def _discard(self, *paths: Path) -> None:
+        """Remove the files of an earlier export, unless they passed with these weights and preprocessing."""
+        name, manifest = paths[0].relative_to(self.bundle).as_posix(), read_manifest(self.bundle)
+        entry = manifest.artifacts.get(name, {})
+        metadata = self._metadata("fp32").model_dump(mode="json", include={"weights_sha256", "preprocessing"})
+        recorded = entry.get("metadata", {})
+        passed = (entry.get("parity") or {}).get("passed", False)
+        passed = passed and all(recorded.get(key) == value for key, value in metadata.items())
+        if passed and paths[0].is_file() and sha256(paths[0]) == manifest.files[name].sha256:
+            self.say(f"{name}: the file of an earlier export, which passed, is kept")
+            return
+        for path in paths:
+            path.unlink(missing_ok=True)
 
     def _keep(self, path: Path, parity: Parity | None, remark: str, facts: dict[str, Any]) -> None:
         artifact = Artifact(
