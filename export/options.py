@@ -33,6 +33,7 @@ class ExportOptions(Frozen):
         int8_for: targets of int8 files: ONNX Runtime and OpenVINO (`cpu`), TensorRT (`trt`).
         auto_exclude: whether to keep layers in fp32 until an int8 file is within its tolerance.
         rebuild: whether to build an engine even if the same one exists.
+        resize_in_graph: whether to also write files that take photos of any size, in fp32 and fp16.
         out: another folder for the bundle and its artifacts.
     """
 
@@ -51,6 +52,7 @@ class ExportOptions(Frozen):
     int8_for: tuple[Literal["cpu", "trt"], ...] = ("cpu", "trt")
     auto_exclude: bool = False
     rebuild: bool = False
+    resize_in_graph: bool = False
     out: Path | None = None
 
     @property
@@ -87,6 +89,10 @@ class ExportOptions(Frozen):
             raise ExportError(f"--max-drop {self.max_drop:g} is not a change of mIoU, expected 0 to 1")
         if self.sm and not self.trt:
             raise ExportError(f"--sm {_join(self.sm)} is for engines, expected --trt with it")
+        if self.resize_in_graph and not {"fp32", "fp16"} & set(self.precisions):
+            raise ExportError(
+                f"--resize-in-graph is for fp32 and fp16, got {', '.join(self.precisions)}: add one"
+            )
         if "int8" not in self.precision and (self.calibration_data or self.auto_exclude):
             raise ExportError(
                 "--calibration-data and --auto-exclude are for int8, expected --precision int8 with them"

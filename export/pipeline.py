@@ -20,6 +20,7 @@ from zoo.export.compose import copy_bundle
 from zoo.export.fold import prepare
 from zoo.export.manifest import Artifact, ExportReport, update_manifest, versions
 from zoo.export.parity import check_parity
+from zoo.export.photo import PHOTO_NAMES, check_photo, export_photo, photo_metadata
 from zoo.export.quantize import INT8_NAMES, Quantizer, Ranges, more_excluded
 from zoo.export.to_onnx import check_onnx, export_onnx
 from zoo.export.to_tensorrt import (
@@ -116,6 +117,8 @@ class Export:
         images = self.checker.images
         image = resize_image(images.images[0], self.preprocessing.imgsz)
         sample = torch.from_numpy(image.copy()).permute(2, 0, 1)[None]
+        if options.resize_in_graph:
+            check_photo(self._metadata("fp32"))
         self.prepared = prepare(deployable, normalize(sample, self.preprocessing))
         say(
             f"folded {self.prepared.fused} BatchNorms with a maximum logit change of "
@@ -140,6 +143,24 @@ class Export:
         if remark:
             self.say(f"warning: {path.name} was not compared with the model: {remark}")
         self._keep(path, parity, remark, {**facts._asdict(), "metadata": metadata.model_dump(mode="json")})
+        if self.options.resize_in_graph and precision in PHOTO_NAMES:
+            self._make_photo(path, metadata)
+
+    def _make_photo(self, network: Path, metadata: ArtifactMetadata) -> None:
+        """Make, compare and keep the file that takes photos of any size."""
+        path = self.bundle / PHOTO_NAMES[metadata.precision]
+        try:
+            with replacing(path) as temporary:
+                facts = export_photo(network, metadata, temporary)
+                parity = self.checker.compare_photos(path.name, OrtPredictor(temporary))
+                if not parity.passed:
+                    self.failed[path.name] = parity
+                check_parity({path.name: parity})
+        except ParityError:
+            path.unlink(missing_ok=True)
+            return
+        own = photo_metadata(metadata).model_dump(mode="json")
+        self._keep(path, parity, "", {**facts._asdict(), "metadata": own})
 
     def make_int8(self) -> None:
         """Calibrate once; quantize, compare and keep a file for each requested target."""

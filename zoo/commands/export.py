@@ -132,6 +132,12 @@ def export(
     rebuild: Annotated[
         bool, typer.Option("--rebuild", help="Build an engine even if the same one exists.")
     ] = False,
+    resize_in_graph: Annotated[
+        bool,
+        typer.Option(
+            "--resize-in-graph", help="Also write model.photo.onnx: any photo in, the mask of its size out."
+        ),
+    ] = False,
     verify: Annotated[
         bool, typer.Option("--verify", help="Only check MODEL's files against its manifest.")
     ] = False,
@@ -179,6 +185,7 @@ def export(
         calibration=calibration,
         auto_exclude=auto_exclude,
         rebuild=rebuild,
+        resize_in_graph=resize_in_graph,
         out=out,
     )
     options.check()
