@@ -37,7 +37,10 @@ def export(
     ] = None,
     imgsz: Annotated[
         str | None,
-        typer.Option(metavar="H,W", help="Size that images are resized to; default: the training crop."),
+        typer.Option(
+            metavar="H,W",
+            help="Size that images are resized to; another than the model's makes a new bundle.",
+        ),
     ] = None,
     batch: Annotated[
         str,
@@ -129,6 +132,12 @@ def export(
     rebuild: Annotated[
         bool, typer.Option("--rebuild", help="Build an engine even if the same one exists.")
     ] = False,
+    resize_in_graph: Annotated[
+        bool,
+        typer.Option(
+            "--resize-in-graph", help="Also write model.photo.onnx: any photo in, the mask of its size out."
+        ),
+    ] = False,
     verify: Annotated[
         bool, typer.Option("--verify", help="Only check MODEL's files against its manifest.")
     ] = False,
@@ -144,7 +153,8 @@ def export(
 ) -> None:
     """Export MODEL to ONNX and TensorRT, and compare the masks of every artifact with the model's.
 
-    --branch, --fuse-weight and --gate first write a new bundle next to MODEL, or to --out, and export it.
+    --branch, --fuse-weight, --gate and --imgsz first write a new bundle next to MODEL, or to --out, and
+    export it.
     """
     if verify:
         _verify(_to_read(model, weights), as_json=as_json)
@@ -154,7 +164,6 @@ def export(
         raise typer.BadParameter(f"{batch!r} is not MIN,OPT,MAX, expected e.g. 1,1,4", param_hint="--batch")
     capabilities = _numbers(sm, "--sm")
     _check_outputs(output)
-    size = None if imgsz is None else parse_size(imgsz)
     bundle = resolve_bundle(model, weights)
     classifier = None if gate is None else resolve_bundle(gate)
 
@@ -165,7 +174,6 @@ def export(
         onnx=onnx or not trt,
         trt=trt,
         precision=("int8",) if precision == AUTO else _names(precision),
-        imgsz=size,
         batch=(batches[0], batches[1], batches[2]),
         sm=capabilities,
         images=images,
@@ -177,6 +185,7 @@ def export(
         calibration=calibration,
         auto_exclude=auto_exclude,
         rebuild=rebuild,
+        resize_in_graph=resize_in_graph,
         out=out,
     )
     options.check()
@@ -186,6 +195,7 @@ def export(
         gate=classifier,
         gate_threshold=gate_threshold,
         background=background,
+        imgsz=None if imgsz is None else parse_size(imgsz),
     )
     if triton is not None and precision == AUTO:
         raise ZooError(
@@ -234,7 +244,7 @@ def _row(artifact: Artifact) -> tuple[str, ...]:
         str(parity.differing),
         "-" if parity.near_ties is None else f"{parity.near_ties:.0%}",
         "-" if parity.accuracy is None else str(parity.accuracy.miou),
-        str(parity.gate),
+        f"proves nothing: {parity.weakness}" if parity.weakness else str(parity.gate),
     )
 
 
