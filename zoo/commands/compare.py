@@ -22,6 +22,7 @@ from zoo.commands.arguments import (
 )
 from zoo.commands.console import AsJson, emit, remarks, table
 from zoo.errors import RecipeError, ZooError
+from zoo.predictors.backends import versions
 
 if TYPE_CHECKING:
     from zoo.train.compare.record import Comparison, ComparisonFolder
@@ -126,7 +127,7 @@ def compare(
             param_hint="--until-clear",
         )
 
-    from zoo.serve.bench.machine import describe_machine, versions
+    from zoo.serve.bench.machine import describe_machine
     from zoo.train.compare.record import ComparisonFolder
     from zoo.train.compare.report import write_report
     from zoo.train.compare.run_all import Facts, newest, run_all, start
