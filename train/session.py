@@ -16,7 +16,6 @@ from zoo.errors import DatasetError, RecipeError, ZooError
 from zoo.evaluation.figures import figures_of
 from zoo.memory import peak_memory
 from zoo.models.segmentation import segmentation_networks
-from zoo.predictors.tags import TagPredictor
 from zoo.train.attempt import attempt, explaining
 from zoo.train.data.identity import check_identity, write_identity
 from zoo.train.data.loaders import BatchStream
@@ -28,7 +27,7 @@ from zoo.train.loop.validation import Selection, Validation, predictor_of, score
 from zoo.train.method import phase_at, progress_at
 from zoo.train.methods.table import build_method
 from zoo.train.report.page import write_report
-from zoo.train.report.pictures import write_curves, write_preview, write_tag_preview
+from zoo.train.report.pictures import write_curves, write_preview
 from zoo.train.runs.folder import RunFolder, claimed_run, clear_run, new_run
 from zoo.train.runs.log import FILTER, figures_over_time, last_figures, read_log
 from zoo.train.runs.record import read_record
@@ -261,10 +260,7 @@ def _finish(engine: Engine, validate: Validation, data: TrainingData) -> dict[st
             "filter_curve": figures_over_time(rows, FILTER),
         } | ({} if engine.seconds else _measured(run))  # of a finished run no step was left to take
         write_json(run.metrics, metrics)
-        if isinstance(predictor, TagPredictor):
-            write_tag_preview(run.preview, predictor, source)
-        else:
-            write_preview(run.preview, predictor, source)
+        write_preview(run.preview, predictor, source)
         write_curves(run.curves, run.log, engine.phases, figures)
         metrics["run"], metrics["bundle"] = str(run.path), str(strip(run.path))
     fabric.barrier()

@@ -13,9 +13,10 @@ import re
 import shutil
 import tempfile
 import time
+from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from zoo.machine import (
     cores,
@@ -28,15 +29,13 @@ from zoo.machine import (
     pixel_cache,
 )
 from zoo.memory import MIB, free_ram_mib, total_ram_mib
-from zoo.predictors.backends import BACKENDS, version_of, versions
+from zoo.predictors.backends import BACKENDS, Device, version_of, versions
 from zoo.predictors.runtimes.trt_api import TITLES, installed_flavors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from packaging.requirements import Requirement
-
-T = TypeVar("T")
 
 PACKAGE = "semiseg-zoo"
 
@@ -85,7 +84,7 @@ def diagnose() -> dict[str, Any]:
     """
     unreadable: dict[str, str] = {}
 
-    def read(name: str, probe: Callable[[], T], absent: T) -> T:
+    def read(name: str, probe: Callable[[], Any], absent: Any) -> Any:
         try:
             return probe()
         except Exception as error:  # a broken package may raise anything
@@ -104,9 +103,7 @@ def diagnose() -> dict[str, Any]:
         "backends": read("backends", backends, {}),
         "extras": read("extras", extras, {}),
         "requirements": read("requirements", lambda: missing(None), []),
-        "caches": {
-            name: read(name, lambda folder=folder: size(folder), {}) for name, folder in folders().items()
-        },
+        "caches": {name: read(name, partial(size, folder), {}) for name, folder in folders().items()},
     }
     facts["unreadable"] = unreadable
     facts["choices"] = [choice._asdict() for choice in choices(facts)]
@@ -192,7 +189,7 @@ def providers() -> list[str]:
     """Return the execution providers that ONNX Runtime is built with; none if it is not installed."""
     if importlib.util.find_spec("onnxruntime") is None:
         return []
-    import onnxruntime
+    import onnxruntime  # type: ignore[import-untyped]
 
     return [name.removesuffix("ExecutionProvider") for name in onnxruntime.get_available_providers()]
 
@@ -304,7 +301,7 @@ def _precision(facts: dict[str, Any]) -> Choice:
 
 def _backend(facts: dict[str, Any]) -> list[Choice]:
     """Return the order in which `zoo serve` tries backends here, and what `zoo export` should write."""
-    device = "cuda" if facts["gpu"]["devices"] else "cpu"
+    device: Device = "cuda" if facts["gpu"]["devices"] else "cpu"
     ranked = sorted((row.rank[device], name) for name, row in BACKENDS.items() if device in row.rank)
     here = [name for _, name in ranked if facts["backends"].get(name)]
     absent = [name for _, name in ranked if name not in here]
