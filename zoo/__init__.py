@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from zoo.api.compare import CompareResult, compare
     from zoo.api.fit import Run, fit
     from zoo.api.model import Model, load
-    from zoo.api.predict import Predictions, predict
+    from zoo.api.predict import predict
     from zoo.api.serve import serve
+    from zoo.predict.folder import Predictions
     from zoo.train.loop.events import Event
 
 __version__ = "0.1.0"
@@ -51,7 +52,7 @@ _MODULES = {
     "CompareResult": "zoo.api.compare",
     "Event": "zoo.train.loop.events",
     "Model": "zoo.api.model",
-    "Predictions": "zoo.api.predict",
+    "Predictions": "zoo.predict.folder",
     "Run": "zoo.api.fit",
     "benchmark": "zoo.api.benchmark",
     "compare": "zoo.api.compare",
