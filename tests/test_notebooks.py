@@ -28,7 +28,7 @@ def free_port() -> int:
 SMALL: dict[str, dict[str, Any]] = {
     "own_data.ipynb": {"ENCODER": "test_resnet", "PRETRAINED": False, "STEPS": 30, "IMGSZ": 64},
     "compare_methods.ipynb": {"STEPS": 8, "SEEDS": 1, "SETTINGS": {"data.workers": 0}},
-    "export_and_serve.ipynb": {"STEPS": 60, "PORT": free_port()},
+    "export_and_serve.ipynb": {"STEPS": 20, "PORT": free_port()},
 }
 """Values for the cell tagged `parameters`."""
 
@@ -67,7 +67,7 @@ def test_a_notebook_has_no_outputs_and_known_parameters(name: str) -> None:
     [
         ("own_data.ipynb", ("step 30 of 30; ", "data:image/png;base64,", "mIoU 0.", "PNG")),
         ("compare_methods.ipynb", ("<th>mIoU</th>", "report.html", "PNG")),
-        ("export_and_serve.ipynb", ("step 60 of 60; ", "<td>eager</td>", "equal pixels: [", "PNG")),
+        ("export_and_serve.ipynb", ("step 20 of 20; ", "<td>eager</td>", "equal pixels: [", "PNG")),
     ],
 )
 def test_a_notebook_runs_from_top_to_bottom(

@@ -156,7 +156,8 @@ def compare(
         controls=controls,
         until_clear=until_clear,
     )
-    if resume and request != Request(None, DEFAULT_DATA, _numbers(None, None)):
+    as_started = request == Request(None, DEFAULT_DATA, _numbers(None, None))
+    if resume and not (as_started and data is None and seeds is None):
         raise RecipeError("--resume continues a comparison as it was started: leave the other options out")
     path = None if out is None else Path(out)
     folder = ComparisonFolder(path or newest()) if resume else start(request, path, _facts())
