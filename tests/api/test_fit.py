@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -115,6 +117,21 @@ def test_a_run_trains_in_any_thread(tiny_recipe: Path, tmp_path: Path) -> None:
     thread.start()
     thread.join()
     assert runs[0].metrics["steps"] == 1
+
+
+@pytest.mark.slow
+def test_what_follows_a_run_of_two_processes_happens_once(tiny_recipe: Path, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import zoo\n"
+        f"run = zoo.fit('eln', recipe={str(tiny_recipe)!r}, out='run', device='cpu', devices=2)\n"
+        "print('after', run.metrics['steps'])\n"
+    )
+    result = subprocess.run(
+        [sys.executable, script], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines().count("after 10") == 1
 
 
 SMALL: dict[str, Any] = {

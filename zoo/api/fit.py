@@ -91,7 +91,8 @@ class Run(Trained):
         recipe, _ = self._files.read_recipe()
         spec = None if data is None else str(data)
         with _watched(callbacks, live):
-            resume(self.path, recipe.method.name, Hardware(device, devices), wandb, spec)
+            metrics = resume(self.path, recipe.method.name, Hardware(device, devices), wandb, spec)
+        _end_unless_first(metrics)
         return self
 
     def _repr_html_(self) -> str:
@@ -153,7 +154,8 @@ def fit(
         accumulate: batches of a step, one after the other: for less memory.
         precision: mixed precision of the networks.
         device: `cpu` or `cuda`; None for a GPU if PyTorch finds one.
-        devices: number of processes, one for each device; each runs the script again, so not in a notebook.
+        devices: number of processes, one for each device; they run the script again up to the end of this
+            call, which a notebook cannot do.
         compile: whether to compile the networks.
         channels_last: memory layout; None: on a GPU.
         recompute: whether to keep fewer activations: less memory, slower steps.
@@ -203,7 +205,14 @@ def fit(
     )
     with _watched(callbacks, live):
         metrics = start(options.read(), None if out is None else Path(out), Hardware(device, devices), wandb)
+    _end_unless_first(metrics)
     return Run(metrics["run"])
+
+
+def _end_unless_first(metrics: dict[str, Any]) -> None:
+    """End a further process of `devices`, which has no metrics: what follows is for the first one alone."""
+    if not metrics:
+        raise SystemExit(0)
 
 
 def _watched(callbacks: Sequence[Callback], live: bool | None) -> AbstractContextManager[None]:
