@@ -20,6 +20,7 @@ from zoo.export.tolerance import GATES
 if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
 
+    from zoo.export.tolerance import Gate
     from zoo.models.deployable import Deployable
 
 
@@ -57,12 +58,13 @@ class Affine(nn.Module):
 
 
 @torch.no_grad()
-def prepare(deployable: Deployable, sample: Tensor) -> Prepared:
+def prepare(deployable: Deployable, sample: Tensor, gate: Gate = GATES["fp32"]) -> Prepared:
     """Return a copy without BatchNorms, after comparing it with the original.
 
     Args:
         deployable: model to export; not changed.
         sample: (B, 3, H, W) float, normalized real images.
+        gate: tolerance of the copy's masks.
 
     Raises:
         ExportError: a BatchNorm remains, or the copy's masks differ.
@@ -75,7 +77,7 @@ def prepare(deployable: Deployable, sample: Tensor) -> Prepared:
         raise ExportError(f"BatchNorm {left[0]} could not be folded, expected one that the forward pass uses")
     expected, got = original(sample), fused(sample)
     difference = compare_masks(expected.numpy(), got.argmax(dim=1).numpy())
-    if not difference.passes(GATES["fp32"]):
+    if not difference.passes(gate):
         raise ExportError(
             f"folding BatchNorm changed the class of {difference.differing} pixels, by up to "
             f"{difference.margin:.2g} of the logit range, expected only near ties: report the encoder "

@@ -16,6 +16,7 @@ from zoo.errors import DatasetError, RecipeError, ZooError
 from zoo.evaluation.figures import figures_of
 from zoo.memory import peak_memory
 from zoo.models.segmentation import segmentation_networks
+from zoo.predictors.eager import EagerPredictor
 from zoo.train.attempt import attempt, explaining
 from zoo.train.data.identity import check_identity, write_identity
 from zoo.train.data.loaders import BatchStream
@@ -35,6 +36,8 @@ from zoo.train.runs.wandb import check_wandb, logged_to_wandb
 from zoo.train.strip import strip
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from lightning.fabric import Fabric
 
     from zoo.train.loop.hardware import Hardware
@@ -51,6 +54,7 @@ def start(
     hardware: Hardware,
     wandb: str | None = None,
     again: RunFolder | None = None,
+    check: Callable[[EagerPredictor], None] | None = None,
 ) -> dict[str, Any]:
     """Train a recipe in a new run folder and return its metrics.
 
@@ -60,6 +64,8 @@ def start(
         hardware: devices and processes.
         wandb: W&B project to log to.
         again: folder of a run without a checkpoint that starts anew, in place of `out`.
+        check: called in the first process with the untrained segmentation network, before anything is
+            written; it raises a `ZooError` to refuse it.
 
     Raises:
         ZooError: bad data, recipe or folder; nothing is trained then.
@@ -77,6 +83,8 @@ def start(
     _remark_accumulation(recipe, method)
     _remark_strides(recipe, method)
     if fabric.is_global_zero:
+        if check is not None:
+            _check_untrained(method, recipe, data, check)
         if again is None:
             run = claimed_run(run, recipe, data.source.classes, other_name=out is None)
         else:
@@ -167,6 +175,16 @@ def _engine(
     if data.selection is not None:
         engine.selection = Selection(fabric, Validation(data.recipe, data.selection))
     return engine
+
+
+def _check_untrained(
+    method: Method, recipe: Recipe, data: TrainingData, check: Callable[[EagerPredictor], None]
+) -> None:
+    """Check the network that the run will end with; a classifier is exported only as part of a gate."""
+    phase = method.phases(recipe.steps)[-1]
+    predictor = predictor_of(method, recipe, data.source, method.scored(recipe.score, phase))
+    if isinstance(predictor, EagerPredictor):
+        check(predictor)
 
 
 def _remark_accumulation(recipe: Recipe, method: Method) -> None:

@@ -45,8 +45,8 @@ def strip(path: Path, weights: str | None = None) -> Path:
         raise BundleError(
             f"--weights {weights}: {recipe.method.name} has {', '.join(choices)}: choose one of them"
         )
-    selected = recipe.select_on is not None and run.best.is_file()
-    state = load_checkpoint(run.best if selected else run.checkpoint)
+    selected = run.kept_checkpoint == run.best
+    state = load_checkpoint(run.kept_checkpoint)
     method = build_method(recipe.method, recipe.network, pretrained=False)
     method.load_state_dict(state["method"])
     phase, _ = phase_at(max(0, state["step"] - 1), method.phases(recipe.steps))

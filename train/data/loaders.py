@@ -7,6 +7,8 @@ nothing to restore.
 
 from __future__ import annotations
 
+import atexit
+import os
 import signal
 from contextlib import contextmanager
 from functools import lru_cache
@@ -149,7 +151,7 @@ def batches(
         num_workers=workers,
         pin_memory=pin_memory,
         generator=torch.Generator(),
-        worker_init_fn=_leave_signals,
+        worker_init_fn=_prepare_worker,
     )
     iterator: Any = iter(loader)
     try:
@@ -163,10 +165,15 @@ def batches(
             iterator._shutdown_workers()
 
 
-def _leave_signals(worker: int) -> None:  # noqa: ARG001
-    """Ignore Ctrl-C and SIGTERM, which reach the whole process group, in data workers."""
+def _prepare_worker(worker: int) -> None:  # noqa: ARG001
+    """Ignore Ctrl-C and SIGTERM, which reach the whole process group, and end without C++ destructors.
+
+    A forked worker ends by `os._exit`. A spawned one would run destructors of threads that still work, which
+    abort it; the parent would then report a dead worker.
+    """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+    atexit.register(os._exit, 0)
 
 
 @lru_cache(maxsize=8)

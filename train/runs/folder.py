@@ -96,6 +96,11 @@ class RunFolder:
         return self.path / "best.ckpt"
 
     @property
+    def kept_checkpoint(self) -> Path:
+        """Return the path of the state that the bundle is stripped from: `best` if there is one."""
+        return self.best if self.best.is_file() else self.checkpoint
+
+    @property
     def metrics(self) -> Path:
         """Return the path of the final metrics."""
         return self.path / "metrics.json"

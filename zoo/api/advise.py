@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 CANDIDATES: dict[str, tuple[Precision, ...]] = {"cpu": ("fp32", "int8"), "cuda": ("fp32", "fp16", "int8")}
 """Precisions to try by device; half precision gains nothing on a CPU."""
 
+KEPT = "kept: the fastest within its tolerance"
+
 COLUMNS = ("candidate", "p50 ms", "over eager", "agreement", "mIoU change", "")
 
 
@@ -44,7 +46,7 @@ class Candidate(NamedTuple):
             "-" if self.speedup is None else f"{self.speedup:.2f}x",
             "-" if parity is None else f"{parity.agreement:.5f}",
             "-" if accuracy is None else str(accuracy.miou),
-            "kept: the fastest within its tolerance" if chosen else self.remark,
+            "; ".join(filter(None, (KEPT if chosen else "", parity and parity.weakness, self.remark))),
         )
 
 

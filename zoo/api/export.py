@@ -46,6 +46,7 @@ def export(
     calibration: Literal["auto", "minmax", "percentile", "entropy"] | None = None,
     auto_exclude: bool = False,
     rebuild: bool = False,
+    resize_in_graph: bool = False,
     triton: str | Path | None = None,
     out: str | Path | None = None,
     on_event: Callable[[str], None] = log.info,
@@ -58,7 +59,7 @@ def export(
         trt: whether to build a TensorRT engine.
         precision: one or more of `fp32`, `fp16`, `bf16`, `int8`; `auto` for the fastest on this machine; None
             for `fp32` and `fp16`, or `fp16` of an engine.
-        imgsz: size that images are resized to; None for the training crop.
+        imgsz: size that images are resized to; another than the model's makes a new bundle.
         batch: minimum, optimal and maximum batch of engines and of `triton`; None for (1, 1, 4).
         sm: compute capabilities to build engines for (TensorRT-RTX).
         images: images for the comparison with PyTorch; None for the model's training data.
@@ -76,6 +77,7 @@ def export(
         calibration: how int8 ranges are computed; None for `auto`.
         auto_exclude: whether to keep layers in fp32 until an int8 file is within its tolerance.
         rebuild: whether to build an engine even if the same one exists.
+        resize_in_graph: whether files take images of any size and return masks of that size.
         triton: folder to write a model repository for Triton Inference Server to.
         out: folder for a copy of the bundle with the files; None to write to the bundle.
         on_event: called with a line for each step.
@@ -98,7 +100,6 @@ def export(
         "onnx": onnx or not trt,
         "trt": trt,
         "precision": ("int8",) if is_auto else names,
-        "imgsz": (imgsz, imgsz) if isinstance(imgsz, int) else imgsz,
         "batch": batch,
         "sm": tuple(sm),
         "images": None if images is None else str(images),
@@ -110,6 +111,7 @@ def export(
         "calibration": calibration,
         "auto_exclude": auto_exclude,
         "rebuild": rebuild,
+        "resize_in_graph": resize_in_graph,
         "out": None if out is None else Path(out),
     }
     options = ExportOptions(**{name: value for name, value in given.items() if value is not None})
@@ -124,6 +126,7 @@ def export(
         gate=None if gate is None else resolve_bundle(model_text(gate)),
         gate_threshold=gate_threshold,
         background=background,
+        imgsz=(imgsz, imgsz) if isinstance(imgsz, int) else imgsz,
     )
     bundle = compose(resolve_bundle(model_text(model), weights), composition, options.out, on_event)
     if is_auto:

@@ -13,8 +13,10 @@ from zoo.errors import BundleError
 from zoo.resolve import model_text, newest_run, resolve_bundle
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from contextlib import AbstractContextManager
 
+    from zoo.predictors.eager import EagerPredictor
     from zoo.train.loop.events import Callback
     from zoo.train.runs.log import Row
 
@@ -130,6 +132,7 @@ def fit(
     select_on: str | int | None = None,
     score: str | None = None,
     wandb: str | None = None,
+    export_check: bool = True,
     callbacks: Sequence[Callback] = (),
     live: bool | None = None,
 ) -> Run:
@@ -164,6 +167,7 @@ def fit(
         select_on: number or share of labeled images to hold out, of which the best step is kept.
         score: network that is evaluated and bundled, e.g. `teacher`.
         wandb: W&B project to log to.
+        export_check: whether to first export the untrained network to ONNX and compare it with PyTorch.
         callbacks: called with a `zoo.Event` at every tenth step and each evaluation; an exception ends
             the run.
         live: whether to show curves and predictions; None in a notebook.
@@ -203,10 +207,19 @@ def fit(
         score=score,
         seed=seed,
     )
+    recipe_of_run, hardware = options.read(), Hardware(device, devices)
+    check = _export_check() if export_check else None
     with _watched(callbacks, live):
-        metrics = start(options.read(), None if out is None else Path(out), Hardware(device, devices), wandb)
+        metrics = start(recipe_of_run, None if out is None else Path(out), hardware, wandb, check=check)
     _end_unless_first(metrics)
     return Run(metrics["run"])
+
+
+def _export_check() -> Callable[[EagerPredictor], None]:
+    """Return the function that exports an untrained network, without importing exporters for nothing."""
+    from zoo.export.untrained import check_untrained
+
+    return check_untrained
 
 
 def _end_unless_first(metrics: dict[str, Any]) -> None:

@@ -40,7 +40,10 @@ def export(
     ] = None,
     imgsz: Annotated[
         str | None,
-        typer.Option(metavar="H,W", help="Size that images are resized to; default: the training crop."),
+        typer.Option(
+            metavar="H,W",
+            help="Size that images are resized to; another than the model's makes a new bundle.",
+        ),
     ] = None,
     batch: Annotated[
         str | None,
@@ -135,6 +138,12 @@ def export(
     rebuild: Annotated[
         bool, typer.Option("--rebuild", help="Build an engine even if the same one exists.")
     ] = False,
+    resize_in_graph: Annotated[
+        bool,
+        typer.Option(
+            "--resize-in-graph", help="Also write model.photo.onnx: any photo in, the mask of its size out."
+        ),
+    ] = False,
     verify: Annotated[
         bool, typer.Option("--verify", help="Only check MODEL's files against its manifest.")
     ] = False,
@@ -150,7 +159,8 @@ def export(
 ) -> None:
     """Export MODEL to ONNX and TensorRT, and compare the masks of every artifact with the model's.
 
-    --branch, --fuse-weight and --gate first write a new bundle next to MODEL, or to --out, and export it.
+    --branch, --fuse-weight, --gate and --imgsz first write a new bundle next to MODEL, or to --out, and
+    export it.
     """
     if verify:
         _verify(_to_read(model, weights), as_json=as_json)
@@ -184,6 +194,7 @@ def export(
         auto_exclude=auto_exclude,
         rebuild=rebuild,
         triton=triton,
+        resize_in_graph=resize_in_graph,
         out=out,
         on_event=remarks.print,
     )
@@ -220,7 +231,7 @@ def _row(artifact: Artifact) -> tuple[str, ...]:
         str(parity.differing),
         "-" if parity.near_ties is None else f"{parity.near_ties:.0%}",
         "-" if parity.accuracy is None else str(parity.accuracy.miou),
-        str(parity.gate),
+        f"proves nothing: {parity.weakness}" if parity.weakness else str(parity.gate),
     )
 
 

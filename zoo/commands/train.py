@@ -22,6 +22,7 @@ from zoo.commands.console import AsJson, emit, table
 from zoo.resolve import newest_run, resolve_bundle
 
 if TYPE_CHECKING:
+    from zoo.predictors.eager import EagerPredictor
     from zoo.train.loop.hardware import Hardware
     from zoo.train.recipe.schema import Recipe
 
@@ -129,6 +130,13 @@ def train(
         str | None,
         typer.Option(metavar="PROJECT", help="Also log to this W&B project."),
     ] = None,
+    export_check: Annotated[
+        bool,
+        typer.Option(
+            "--export-check/--no-export-check",
+            help="First export the untrained network to ONNX and compare it with PyTorch.",
+        ),
+    ] = True,
     profile: Annotated[
         bool,
         typer.Option("--profile", help="Only time some steps of each phase, part by part; trains no model."),
@@ -191,9 +199,16 @@ def train(
             found, shown = _planned(resolved, hardware) if plan else _profiled(resolved, out, hardware)
             emit(found, *shown, as_json=as_json)
             return
-        metrics = start_run(resolved, out, hardware, wandb)
+        metrics = start_run(resolved, out, hardware, wandb, check=_check_export if export_check else None)
     if metrics:  # of several processes only the first reports
         emit(metrics, *_report(metrics), as_json=as_json)
+
+
+def _check_export(untrained: EagerPredictor) -> None:
+    """Raise if an untrained network cannot be exported."""
+    from zoo.export.untrained import check_untrained
+
+    check_untrained(untrained)
 
 
 def _planned(recipe: Recipe, hardware: Hardware) -> tuple[dict[str, Any], list[Any]]:
