@@ -40,13 +40,15 @@ class Candidate(NamedTuple):
         """Return the cells of `COLUMNS`."""
         parity = None if self.artifact is None else self.artifact.parity
         accuracy = None if parity is None else parity.accuracy
+        weakness = "" if parity is None else parity.weakness
+        remarks = KEPT if chosen else "", weakness, self.remark
         return (
             self.name,
             "-" if self.p50_ms is None else f"{self.p50_ms:.2f}",
             "-" if self.speedup is None else f"{self.speedup:.2f}x",
             "-" if parity is None else f"{parity.agreement:.5f}",
             "-" if accuracy is None else str(accuracy.miou),
-            "; ".join(filter(None, (KEPT if chosen else "", parity and parity.weakness, self.remark))),
+            "; ".join(filter(None, remarks)),
         )
 
 
