@@ -16,16 +16,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from zoo.classes import IGNORE
+from zoo.data.formats.polygons import trace
+from zoo.data.formats.regions import BACKGROUND, IGNORED, Annotated, Labels
 from zoo.errors import DatasetError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
 
 ANNOTATIONS = "annotations.json"
-BACKGROUND = "background"
 FARTHEST = 1e6
 """Largest valid coordinate, in pixels."""
 
@@ -124,6 +125,77 @@ def read_annotations(path: Path) -> Annotations:
             f"images, annotations and categories: export it again"
         ) from error
     return Annotations(names, drawings)
+
+
+def read_coco(path: Path, labels: Labels) -> Iterator[Annotated]:
+    """Yield the images of a COCO instance file.
+
+    Raises:
+        DatasetError: the file is not COCO JSON, a category is no class, or pycocotools is not installed.
+    """
+    names, drawings = read_annotations(path)
+    table = np.full(IGNORE + 1, IGNORE, np.uint8)
+    table[0] = labels.blank
+    try:
+        table[1 : len(names)] = [labels[name] for name in names[1:]]
+    except ValueError as error:
+        raise DatasetError(f"{path}: got {error}: rename the category, and export it again") from error
+    for stem, drawing in drawings.items():
+        yield Annotated(stem, table[drawing.draw()])
+
+
+class CocoWriter:
+    """COCO annotations of images, each connected part of a class as polygons along the edges of pixels.
+
+    Args:
+        labels: labels of the masks.
+    """
+
+    def __init__(self, labels: Labels) -> None:
+        self.labels = labels
+        names = [name for label, name in enumerate(labels.names) if label != labels.blank]
+        self.ids = {name: number for number, name in enumerate(names, start=1)}
+        self.images: list[dict[str, Any]] = []
+        self.annotations: list[dict[str, Any]] = []
+
+    def add(self, name: str, mask: NDArray[np.uint8]) -> None:
+        """Add an image.
+
+        Args:
+            name: name of its file.
+            mask: (H, W) uint8, 0..K-1 or `IGNORE`.
+        """
+        height, width = mask.shape
+        image = len(self.images) + 1
+        self.images.append({"id": image, "file_name": name, "height": height, "width": width})
+        for label, region in self.labels.regions(mask):
+            is_crowd = label == IGNORED and label not in self.ids
+            for polygons in trace(region):
+                corners = np.concatenate([np.reshape(points, (-1, 2)) for points in polygons])
+                (left, top), (right, bottom) = corners.min(axis=0).tolist(), corners.max(axis=0).tolist()
+                self.annotations.append(
+                    {
+                        "id": len(self.annotations) + 1,
+                        "image_id": image,
+                        "category_id": self.ids.get(label, 1),
+                        "segmentation": polygons,
+                        "bbox": [left, top, right - left, bottom - top],
+                        "area": sum(map(_area, polygons)),
+                        "iscrowd": int(is_crowd),
+                    }
+                )
+
+    def text(self) -> str:
+        """Return the content of the file."""
+        categories = [{"id": number, "name": name} for name, number in self.ids.items()]
+        content = {"images": self.images, "annotations": self.annotations, "categories": categories}
+        return json.dumps(content) + "\n"
+
+
+def _area(points: list[int]) -> int:
+    """Return the number of pixels in a polygon along their edges."""
+    x, y = np.reshape(points, (-1, 2)).T
+    return abs(int(np.sum(x * np.roll(y, -1) - np.roll(x, -1) * y))) // 2
 
 
 def _categories(categories: Iterable[dict[str, Any]]) -> tuple[tuple[str, ...], dict[int, int]]:
