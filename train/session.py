@@ -17,7 +17,6 @@ from zoo.evaluation.figures import figures_of
 from zoo.memory import peak_memory
 from zoo.models.segmentation import segmentation_networks
 from zoo.predictors.eager import EagerPredictor
-from zoo.predictors.tags import TagPredictor
 from zoo.train.attempt import attempt, explaining
 from zoo.train.data.identity import check_identity, write_identity
 from zoo.train.data.loaders import BatchStream
@@ -29,7 +28,7 @@ from zoo.train.loop.validation import Selection, Validation, predictor_of, score
 from zoo.train.method import phase_at, progress_at
 from zoo.train.methods.table import build_method
 from zoo.train.report.page import write_report
-from zoo.train.report.pictures import write_curves, write_preview, write_tag_preview
+from zoo.train.report.pictures import write_curves, write_preview
 from zoo.train.runs.folder import RunFolder, claimed_run, clear_run, new_run
 from zoo.train.runs.log import FILTER, figures_over_time, last_figures, read_log
 from zoo.train.runs.record import read_record
@@ -95,13 +94,7 @@ def start(
         write_identity(run.path, data.source)
         run.write_origins(origins)
         data.write(run.partition)
-        partition, classes = data.partition, data.source.classes
-        log.info(
-            "%s: %d labeled, %d unlabeled images, %d classes; partition %s",
-            run.path, len(partition.labeled), len(partition.unlabeled), len(classes), partition.digest,
-        )  # fmt: skip
-        if partition.tags:
-            log.info("%d images with classes alone; tags %s", len(partition.tags), partition.tags_digest)
+        _log_data(run, data)
     run = fabric.broadcast(run)
     validate = Validation(recipe, data.source, data.partition)
     return _recorded(_engine(fabric, method, data, run, validate), validate, data, wandb)
@@ -151,6 +144,17 @@ def resume(
             log.warning("%s: %s, not used by this run", recipe.data.spec, words)
         log.info("%s: continuing after step %d of %d", path, engine.step, recipe.steps)
     return _recorded(engine, validate, data, wandb)
+
+
+def _log_data(run: RunFolder, data: TrainingData) -> None:
+    """Log what a run trains on."""
+    partition, classes = data.partition, data.source.classes
+    log.info(
+        "%s: %d labeled, %d unlabeled images, %d classes; partition %s",
+        run.path, len(partition.labeled), len(partition.unlabeled), len(classes), partition.digest,
+    )  # fmt: skip
+    if partition.tags:
+        log.info("%d images with classes alone; tags %s", len(partition.tags), partition.tags_digest)
 
 
 def _check_there(spec: str | None, path: Path) -> None:
@@ -281,10 +285,7 @@ def _finish(engine: Engine, validate: Validation, data: TrainingData) -> dict[st
             "filter_curve": figures_over_time(rows, FILTER),
         } | ({} if engine.seconds else _measured(run))  # of a finished run no step was left to take
         write_json(run.metrics, metrics)
-        if isinstance(predictor, TagPredictor):
-            write_tag_preview(run.preview, predictor, source)
-        else:
-            write_preview(run.preview, predictor, source)
+        write_preview(run.preview, predictor, source)
         write_curves(run.curves, run.log, engine.phases, figures)
         metrics["run"], metrics["bundle"] = str(run.path), str(strip(run.path))
     fabric.barrier()

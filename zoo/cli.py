@@ -15,6 +15,7 @@ from zoo.commands.catalog import info, list_models
 from zoo.commands.compare import compare
 from zoo.commands.console import log_to_stderr
 from zoo.commands.data.group import app as data_app
+from zoo.commands.doctor import doctor
 from zoo.commands.evaluate import evaluate
 from zoo.commands.export import export
 from zoo.commands.label import label
@@ -66,6 +67,7 @@ app.command()(pull)
 app.command()(push)
 app.command("list")(list_models)
 app.command()(info)
+app.command()(doctor)
 app.add_typer(data_app, name="data")
 
 

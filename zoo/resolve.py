@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,15 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 RUNS = Path("runs")
+ModelLike = str | os.PathLike[str] | None
+"""MODEL in Python: a path, `zoo.Run`, `zoo.Bundle`, a name in a registry; None for the newest run."""
+
 SCHEMES = ("http://", "https://")
+
+
+def model_text(model: ModelLike) -> str | None:
+    """Return MODEL as text, as it is given on the command line."""
+    return None if model is None else os.fspath(model)
 
 
 def resolve_model(text: str | None, weights: str | None = None) -> Path:

@@ -216,7 +216,7 @@ def test_a_change_of_any_file_makes_the_next_start_read_all(large, monkeypatch, 
 
 def test_a_cache_that_cannot_be_written_or_is_broken_changes_nothing(large, tmp_path_factory, monkeypatch):
     check_source(FolderSource(str(large)))
-    (kept,) = memo.caches().rglob("*.json")
+    (kept,) = memo.cache_home().rglob("*.json")
     kept.write_text("{")
     check_source(FolderSource(str(large)))
     file = tmp_path_factory.mktemp("other") / "file"

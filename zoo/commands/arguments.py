@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -26,19 +26,6 @@ BatchOption = Annotated[
 AmpOption = Annotated[
     Literal["fp32", "bf16", "fp16"] | None, typer.Option(help="Mixed precision of the networks.")
 ]
-
-
-def data_changes(
-    spec: str | None, partition: str | None, imgsz: str | None, batch: int | None
-) -> dict[str, Any]:
-    """Return the data settings of a recipe that these options change, None for options that are not given."""
-    return {
-        "data.spec": spec,
-        "data.partition": partition,
-        "data.imgsz": None if imgsz is None else list(parse_size(imgsz)),
-        "data.batch_l": batch,
-        "data.batch_u": batch,
-    }
 
 
 ModelArgument = Annotated[

@@ -8,9 +8,12 @@ imports its runtime when it is called, so that exported files run without PyTorc
 from __future__ import annotations
 
 import importlib.util
+import platform
 from dataclasses import dataclass, field
+from importlib import metadata
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from zoo import __version__
 from zoo.errors import BundleError
 from zoo.machine import limit_torch
 from zoo.plugins import Table
@@ -193,6 +196,21 @@ BACKENDS = Table(
 def color_of(name: str) -> str:
     """Return the color of a backend, a name in `zoo.pages.html.COLORS`; the default for an unknown one."""
     return BACKENDS[name].color if name in BACKENDS else BackendRow.color
+
+
+def versions() -> dict[str, str | None]:
+    """Return the versions of this package, Python and each runtime, None if not installed."""
+    packages = {name: names for row in BACKENDS.values() for name, names in row.packages.items()}
+    found = {name: next(filter(None, map(version_of, names)), None) for name, names in packages.items()}
+    return {"zoo": __version__, "python": platform.python_version(), **found}
+
+
+def version_of(package: str) -> str | None:
+    """Return the version of a distribution, None if it is not installed."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def file_suffixes() -> tuple[str, ...]:

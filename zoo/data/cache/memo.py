@@ -12,11 +12,11 @@ import json
 import logging
 import os
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo import __version__
 from zoo.bundle.bundle import write_text
+from zoo.machine import cache_home
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -28,11 +28,6 @@ FEWEST, LEAST_BYTES = 500, 2**26
 """Numbers of files and of bytes from which results are kept."""
 SHARE = 2**12
 """Number of files whose times one thread reads at once."""
-
-
-def caches() -> Path:
-    """Return the folder of what `zoo` keeps for a user, which may not exist."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "semiseg-zoo"
 
 
 class Memo:
@@ -55,7 +50,7 @@ class Memo:
                 total += size
         name = hashlib.blake2b(os.path.abspath(spec).encode(), digest_size=8).hexdigest()  # noqa: PTH100
         self.path = (
-            caches() / "data" / f"{name}.json" if len(every) >= FEWEST or total >= LEAST_BYTES else None
+            cache_home() / "data" / f"{name}.json" if len(every) >= FEWEST or total >= LEAST_BYTES else None
         )
         self._key = digest.hexdigest()
         self._found = self._read()
