@@ -47,7 +47,7 @@ def strip(path: Path, weights: str | None = None) -> Path:
         )
     selected = recipe.select_on is not None and run.best.is_file()
     state = load_checkpoint(run.best if selected else run.checkpoint)
-    method = build_method(recipe.method, recipe.network, pretrained=False)
+    method = build_method(recipe.method, recipe.network, pretrained=False, label_loss=recipe.label_loss)
     method.load_state_dict(state["method"])
     phase, _ = phase_at(max(0, state["step"] - 1), method.phases(recipe.steps))
     if weights in phase.untrained:
