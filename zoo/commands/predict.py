@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from zoo.commands.arguments import DeviceOption
+from zoo.commands.arguments import OVERLAP, DeviceOption, OverlapOption, TileOption, tiling_of
 from zoo.commands.console import AsJson, emit, remarks, table
 from zoo.machine import choose_device
 from zoo.predict.inputs import find_inputs, is_image_name, is_source
@@ -20,6 +20,7 @@ from zoo.resolve import artifact_suffixes, is_url, resolve_model, resolve_predic
 
 if TYPE_CHECKING:
     from zoo.predictors.base import Predictor
+    from zoo.predictors.tiles import Tiling
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as in shells."""
@@ -56,8 +57,11 @@ def predict(
         int, typer.Option(min=1, help="Number of images to take from built-in data or a data.toml.")
     ] = 8,
     batch: Annotated[
-        int | None, typer.Option(min=1, help="Images per batch; default: 8, fewer if they are large.")
+        int | None,
+        typer.Option(min=1, help="Images, or tiles, per batch; default: 8, fewer if they are large."),
     ] = None,
+    tile: TileOption = None,
+    overlap: OverlapOption = OVERLAP,
     overwrite: Annotated[
         bool,
         typer.Option(
@@ -84,9 +88,9 @@ def predict(
     from zoo.bundle.bundle import check_writable
 
     check_writable(out)
+    tiling = _tiling(tile, overlap, ray=ray)
     model, texts = split_arguments(arguments)
-    wanted = _wanted(output, confidence=confidence)
-    suffixes = tuple(dict.fromkeys((MASK, *[OVERLAY] * overlay, *wanted)))
+    suffixes = tuple(dict.fromkeys((MASK, *[OVERLAY] * overlay, *_wanted(output, confidence=confidence))))
     jobs = make_jobs(find_inputs(texts, limit, out), out, suffixes)
 
     from zoo.predict.bulk import Bulk
@@ -94,10 +98,11 @@ def predict(
 
     chosen = choose_device(device)
     predictor = load_predictor(model, device=chosen)
-    header = {"model": str(model), "sha256": fingerprint(model, predictor)}
+    _remark_scale(predictor, tiling)
+    header = {"model": str(model), "sha256": fingerprint(model, predictor, tiling)}
     with Journal(out, header, fresh=overwrite) as journal:
         waiting = _not_yet(jobs, journal, out, suffixes)
-        bulk = Bulk(predictor, out, suffixes, journal)
+        bulk = Bulk(predictor, out, suffixes, journal, tiling)
         if ray:
             from zoo.commands.bulk_ray import BulkOnRay
 
@@ -142,8 +147,38 @@ def _wanted(text: str, *, confidence: bool) -> list[str]:
     return [written[name] for name in names]
 
 
-def fingerprint(model: Path | str, predictor: Predictor) -> str:
+def _tiling(tile: int | None, overlap: float, *, ray: bool) -> Tiling | None:
+    """Return the tiles that options ask for.
+
+    Raises:
+        typer.BadParameter: an overlap without tiles, or tiles on Ray.
+    """
+    tiling = tiling_of(tile, overlap)
+    if tiling is not None and ray:
+        raise typer.BadParameter(
+            "got --ray too, expected one of both: actors of Ray predict whole images", param_hint="--tile"
+        )
+    return tiling
+
+
+def _remark_scale(predictor: Predictor, tiling: Tiling | None) -> None:
+    """Say at which scale a model sees tiles, if it was trained on scaled images."""
+    preprocessing = predictor.preprocessing
+    if tiling is not None and preprocessing.resize != "none":
+        height, width = preprocessing.imgsz
+        remarks.print(
+            f"tiles show images at their original size; this model was trained on images scaled to "
+            f"{height} x {width} ({preprocessing.resize}), times a random factor"
+        )
+
+
+def fingerprint(model: Path | str, predictor: Predictor, tiling: Tiling | None = None) -> str:
     """Return the SHA-256 of what determines a model's predictions; for a server, of its model info."""
+    found = _fingerprint(model, predictor)
+    return found if tiling is None else hashlib.sha256(f"{found}\n{tiling}".encode()).hexdigest()
+
+
+def _fingerprint(model: Path | str, predictor: Predictor) -> str:
     from zoo.bundle.bundle import WEIGHTS_NAME, load_config
     from zoo.bundle.manifest import sha256
 
