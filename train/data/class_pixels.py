@@ -23,7 +23,8 @@ def count_pixels(source: Source, ids: Sequence[str]) -> NDArray[np.int64]:
     """Return the number of pixels of each class in each mask, (images, K); `IGNORE` is not a class."""
 
     def count(id_: str) -> NDArray[np.int64]:
-        return np.bincount(source.read_mask(id_).ravel(), minlength=256)[: len(source.classes)]
+        counts = np.bincount(source.read_mask(id_).ravel(), minlength=256)
+        return counts[: len(source.classes)].astype(np.int64)
 
     with ThreadPoolExecutor() as pool:
         return np.stack(list(pool.map(count, ids)))

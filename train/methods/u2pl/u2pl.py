@@ -226,10 +226,11 @@ class U2pl(Method):
         """
         c = self.config
         size = label.shape[-2:]
-        main, *others = (
+        losses: list[Tensor] = [
             self.label_loss(resize_logits(logits, size), label, c.ohem_threshold, c.ohem_min_kept)
             for logits in maps
-        )
+        ]
+        main, *others = losses
         return main + c.auxiliary_weight * others[0] if others else main
 
     def unsupervised(self, logits: Tensor, output: TeacherOutput) -> Tensor:
