@@ -249,7 +249,7 @@ def test_options_of_tiles_that_do_not_fit_are_usage_errors(zoo: Zoo, shapes_bund
     for arguments, message in (
         (("--overlap", "0.5"), "without --tile"),
         (("--tile", "64", "--ray"), "expected one of both"),
-        (("--tile", "8"), "x>=32"),
+        (("--tile", "8"), "greater than or equal to 32"),
     ):
         result = zoo("predict", shapes_bundle, image, *arguments)
         assert result.exit_code == 2
