@@ -69,7 +69,8 @@ class Tiling(NamedTuple):
         """Return the weight of each pixel along the side of a tile, (side,)."""
         inside = np.arange(side, dtype=np.float32) + np.float32(0.5)
         ramp = max(1.0, self.overlap * side)
-        return np.minimum(1, np.minimum(inside, side - inside) / np.float32(ramp)).astype(np.float32)
+        weights: Floats = np.minimum(1, np.minimum(inside, side - inside) / np.float32(ramp))
+        return weights.astype(np.float32)
 
 
 class Axis(NamedTuple):

@@ -74,7 +74,8 @@ class ConfidenceFilter(nn.Module):
         """
         threshold: float | Tensor = self.config.confidence_threshold
         if self.class_confidence is not None:
-            threshold = self.class_confidence.thresholds(logits.argmax(dim=1), threshold)
+            common = self.config.confidence_threshold
+            threshold = self.class_confidence.thresholds(logits.argmax(dim=1), common)
         return most_likely(logits) > threshold
 
 
