@@ -21,7 +21,7 @@ from zoo.train.attempt import attempt, explaining
 from zoo.train.data.class_pixels import class_weights_of
 from zoo.train.data.identity import check_identity, write_identity
 from zoo.train.data.loaders import BatchStream
-from zoo.train.data.streams import TrainingData
+from zoo.train.data.streams import TrainingData, check_outside
 from zoo.train.initialization import initialized_method, read_start
 from zoo.train.loop.checkpoint import load_checkpoint
 from zoo.train.loop.engine import Engine
@@ -74,6 +74,8 @@ def start(
     recipe, models = read_start(recipe)
     data = TrainingData.draw(recipe)
     recipe = data.recipe
+    if out is not None:
+        check_outside(out, data.source)
     planned = [again or new_run(out, recipe)] if is_first() else []
     fabric = hardware.fabric(recipe.precision)
     run = fabric.broadcast(planned)[0]

@@ -17,6 +17,7 @@ from zoo.commands.console import log_to_stderr
 from zoo.commands.data.group import app as data_app
 from zoo.commands.evaluate import evaluate
 from zoo.commands.export import export
+from zoo.commands.label import label
 from zoo.commands.load_test import load_test
 from zoo.commands.predict import predict
 from zoo.commands.pull import pull
@@ -55,6 +56,7 @@ app.command()(runs)
 app.command()(report)
 app.command()(evaluate)
 app.command()(predict)
+app.command()(label)
 app.command()(export)
 app.command("bench")(benchmark)
 app.command("benchmark", hidden=True)(benchmark)

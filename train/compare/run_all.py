@@ -6,6 +6,7 @@ import datetime
 import logging
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
+from shlex import quote
 from typing import Any, NamedTuple
 
 from zoo.bundle.bundle import check_writable
@@ -191,7 +192,7 @@ def _stopped(folder: ComparisonFolder, comparison: Comparison) -> str:
     where = f"stopped in {' and '.join(names)}" if names else "stopped"
     return (
         f"{where}; {len(_finished(comparison))} of {len(comparison.runs)} runs are finished: continue with "
-        f"zoo compare --resume --out {folder.path}"
+        f"zoo compare --resume --out {quote(str(folder.path))}"
     )
 
 

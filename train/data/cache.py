@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ import torch
 
 from zoo.data.cache.cached import GB, CachedSource
 from zoo.data.cache.disk import DiskCache
+from zoo.data.cache.memo import caches
 from zoo.errors import RecipeError
 from zoo.memory import MIB, free_mib
 
@@ -58,7 +58,7 @@ def cache_folder(data: DataConfig) -> Path:
     """Return the folder of decoded images on disk."""
     if data.cache_dir is not None:
         return Path(data.cache_dir).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "semiseg-zoo" / "pixels"
+    return caches() / "pixels"
 
 
 def _free_bytes(world: int) -> int:

@@ -10,6 +10,7 @@ import time
 from collections import defaultdict
 from contextlib import closing, contextmanager, nullcontext
 from itertools import islice
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -137,7 +138,8 @@ class Engine:
                     self.save()
                     raise TrainingStoppedError(
                         f"stopped after step {self.step} of {recipe.steps}, which is saved: "
-                        f"continue with zoo train {recipe.method.name} --resume --out {self.run.path}"
+                        f"continue with zoo train {recipe.method.name} --resume --out "
+                        f"{quote(str(self.run.path))}"
                     )
 
     def _any(self, stop: bool) -> bool:

@@ -6,6 +6,7 @@ import os
 import shlex
 import sys
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -230,5 +231,5 @@ def _report(folder: ComparisonFolder, comparison: Comparison, *, as_json: bool) 
     if failed:
         raise ZooError(
             f"{len(failed)} of {len(comparison.runs)} runs gave no figures ({'; '.join(failed)}): correct "
-            f"the cause and go on with zoo compare --resume --out {folder.path}"
+            f"the cause and go on with zoo compare --resume --out {quote(str(folder.path))}"
         )

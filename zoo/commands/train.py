@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -229,9 +230,9 @@ def _report(metrics: dict[str, Any]) -> list[Any]:
             rows,
         ),
         "Wrote " + ", ".join(str(run / name) for name in names),
-        f"Next: zoo export {run} --onnx --trt"
+        f"Next: zoo export {quote(str(run))} --onnx --trt"
         if figures is MASKS
-        else f"Next: zoo export MODEL --gate {run}",
+        else f"Next: zoo export MODEL --gate {quote(str(run))}",
     ]
 
 

@@ -281,7 +281,10 @@ def test_a_setting_has_the_type_that_toml_gives_it(text: str, key: str, expected
         (["method.ema_dekay=0.9"], r"recipe eln: method\.ema_dekay: no such setting"),
         (["optimizer.lr=1e-3"], r"optimizer: no such setting here, expected method\.optimizer: settings of"),
         (["queue_size=9"], r"recipe eln: queue_size: no such setting; check"),  # U2PL has one
-        (["data.optimizer.lr=1"], r"recipe eln: data\.optimizer: no such setting; check"),
+        (
+            ["data.optimizer.lr=1"],
+            r"recipe eln: data\.optimizer: no such setting; nearest: method\.optimizer",
+        ),
         (["select_on=x"], r"select_on is 'x': expected 1/5 or a number"),
         (["method.ema_decay=1.5"], r"method\.ema_decay is 1\.5: .*less than 1"),
         (["method.optimizer.lr=0"], r"method\.optimizer\.lr is 0: .*greater than 0"),
