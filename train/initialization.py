@@ -99,7 +99,9 @@ def initialized_method(
     """
     own = nullcontext() if not models and recipe.encoder_weights is None else without_pretrained()
     with own:
-        method = build_method(recipe.method, recipe.network, pretrained=recipe.pretrained)
+        method = build_method(
+            recipe.method, recipe.network, pretrained=recipe.pretrained, label_loss=recipe.label_loss
+        )
     if models:
         _load_models(method, recipe, models, names)
     if recipe.encoder_weights is not None:

@@ -18,6 +18,7 @@ from zoo.memory import peak_memory
 from zoo.models.segmentation import segmentation_networks
 from zoo.predictors.eager import EagerPredictor
 from zoo.train.attempt import attempt, explaining
+from zoo.train.data.class_pixels import class_weights_of
 from zoo.train.data.identity import check_identity, write_identity
 from zoo.train.data.loaders import BatchStream
 from zoo.train.data.streams import TrainingData, check_outside
@@ -40,12 +41,16 @@ if TYPE_CHECKING:
 
     from lightning.fabric import Fabric
 
+    from zoo.train.data.class_pixels import ClassWeights
     from zoo.train.loop.hardware import Hardware
     from zoo.train.method import Method
     from zoo.train.recipe.schema import Recipe
 
 
 log = logging.getLogger(__name__)
+
+CLASS_WEIGHTS = "label_loss.class_weights"
+"""Buffer of a method with the weights of classes (`zoo.train.blocks.label_loss.LabelLoss`)."""
 
 
 def start(
@@ -82,6 +87,7 @@ def start(
     fabric.seed_everything(recipe.seed, verbose=False)
     method, origins = initialized_method(recipe, models, data.source.classes.names)
     data = data.for_phases(method.phases(recipe.steps))
+    class_weights = _weigh_classes(method, data)
     _remark_accumulation(recipe, method)
     _remark_strides(recipe, method)
     if fabric.is_global_zero:
@@ -91,13 +97,39 @@ def start(
             run = claimed_run(run, recipe, data.source.classes, other_name=out is None)
         else:
             clear_run(again)
-        write_identity(run.path, data.source)
         run.write_origins(origins)
-        data.write(run.partition)
-        _log_data(run, data)
+        _write_data(run, data, class_weights)
     run = fabric.broadcast(run)
     validate = Validation(recipe, data.source, data.partition)
     return _recorded(_engine(fabric, method, data, run, validate), validate, data, wandb)
+
+
+def _weigh_classes(method: Method, data: TrainingData) -> ClassWeights | None:
+    """Give the loss of a new run the weights of classes that its recipe asks for, and return them.
+
+    Raises:
+        RecipeError: no pixel has a class.
+    """
+    found = class_weights_of(data.recipe, data.source, data.partition.labeled)
+    if found is not None:
+        method.get_buffer(CLASS_WEIGHTS).copy_(torch.tensor(found.values))
+    return found
+
+
+def _write_data(run: RunFolder, data: TrainingData, class_weights: ClassWeights | None) -> None:
+    """Write what a new run learns from into its folder, and log it."""
+    write_identity(run.path, data.source)
+    data.write(run.partition)
+    partition, classes = data.partition, data.source.classes
+    log.info(
+        "%s: %d labeled, %d unlabeled images, %d classes; partition %s",
+        run.path, len(partition.labeled), len(partition.unlabeled), len(classes), partition.digest,
+    )  # fmt: skip
+    if partition.tags:
+        log.info("%d images with classes alone; tags %s", len(partition.tags), partition.tags_digest)
+    if class_weights is not None:
+        write_json(run.class_weights, class_weights.record())
+        log.info("class weights, %s", class_weights)
 
 
 def resume(
@@ -133,7 +165,7 @@ def resume(
     used = (*partition.labeled, *partition.unlabeled, *partition.tags, *data.held_out)
     added = check_identity(path, data.source, classes.names, used)
     fabric = hardware.fabric(recipe.precision)
-    method = build_method(recipe.method, recipe.network, pretrained=False)
+    method = build_method(recipe.method, recipe.network, pretrained=False, label_loss=recipe.label_loss)
     validate = Validation(recipe, data.source, partition)
     engine = _engine(fabric, method, data, run, validate)
     engine.resume()
@@ -142,19 +174,11 @@ def resume(
             run.write_recipe(recipe, classes)
         for words in added:
             log.warning("%s: %s, not used by this run", recipe.data.spec, words)
+        if recipe.class_weights != "none":
+            pairs = zip(classes.names, method.get_buffer(CLASS_WEIGHTS).tolist(), strict=True)
+            log.info("class weights of the checkpoint: %s", ", ".join(f"{n} {w:.4g}" for n, w in pairs))
         log.info("%s: continuing after step %d of %d", path, engine.step, recipe.steps)
     return _recorded(engine, validate, data, wandb)
-
-
-def _log_data(run: RunFolder, data: TrainingData) -> None:
-    """Log what a run trains on."""
-    partition, classes = data.partition, data.source.classes
-    log.info(
-        "%s: %d labeled, %d unlabeled images, %d classes; partition %s",
-        run.path, len(partition.labeled), len(partition.unlabeled), len(classes), partition.digest,
-    )  # fmt: skip
-    if partition.tags:
-        log.info("%d images with classes alone; tags %s", len(partition.tags), partition.tags_digest)
 
 
 def _check_there(spec: str | None, path: Path) -> None:

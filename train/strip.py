@@ -48,7 +48,7 @@ def strip(path: Path, weights: str | None = None) -> Path:
         )
     selected = run.kept_checkpoint == run.best
     state = load_checkpoint(run.kept_checkpoint)
-    method = build_method(recipe.method, recipe.network, pretrained=False)
+    method = build_method(recipe.method, recipe.network, pretrained=False, label_loss=recipe.label_loss)
     if recipe.lora:
         add_lora(method, recipe.lora)
     method.load_state_dict(state["method"])

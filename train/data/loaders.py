@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 from zoo.data.datasets import LabeledImages, TaggedImages, UnlabeledImages
 from zoo.train.data.augment import strong_view, weak_view
 from zoo.train.data.cache import with_cache
+from zoo.train.data.class_pixels import RareClasses, count_pixels
 from zoo.train.method import DRAW_RANGE, DRAWS, Batch, Phase, phase_at
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 LABELED, UNLABELED = 0, 1
 MIXING = 1
 """Stream of the random numbers of `Batch.draws_u` and `draws_l`, separate from those of an image's views."""
+RARE = 2
+"""Stream of the random numbers that draw images for a class."""
 WORKER = "DataLoader worker"
 """Start of torch's error for a worker that died."""
 
@@ -79,7 +82,11 @@ class BatchStream(Dataset[Batch]):
         self.unlabeled = UnlabeledImages(source, partition.unlabeled)
         self.phases, self.accumulate = phases, recipe.accumulate
         self.batch_l, self.batch_u = data.batch_l, data.batch_u
-        self.labeled_view = data.labeled_view
+        self.labeled_view, self.rare_share = data.labeled_view, data.rare_classes
+        self.rare: RareClasses | None = None
+        if data.rare_classes:
+            pixels = count_pixels(source, partition.labeled)
+            self.rare = RareClasses(pixels, data.rare_class_temperature)
         self.weak = weak_view(recipe.preprocessing, data.augment)
         self.strong = strong_view(data.augment)
 
@@ -108,12 +115,22 @@ class BatchStream(Dataset[Batch]):
 
     def _labeled(self, stream: int, position: int) -> tuple[Tensor, ...]:
         kind = 2 * stream + LABELED
-        image, mask, *tags = self.labeled[_index(self.seed, kind, position, len(self.labeled))]
+        index, wanted = self._chosen(stream, position)
+        image, mask, *tags = self.labeled[index]
         with _seeded(self.seed, kind, position):
-            image, mask, valid = self.weak(image, mask)
+            image, mask, valid = self.weak(image, mask, wanted)
             if stream == 0 and self.labeled_view == "strong":
                 image = self.strong(image)
         return image, mask.long(), valid, *tags
+
+    def _chosen(self, stream: int, position: int) -> tuple[int, int | None]:
+        """Return the index of a labeled image, and the class to crop it for; None for any crop."""
+        kind = 2 * stream + LABELED
+        if self.rare is not None and stream == 0:
+            random = np.random.default_rng([self.seed, kind, position, RARE])
+            if random.random() < self.rare_share:
+                return self.rare.draw(random)
+        return _index(self.seed, kind, position, len(self.labeled)), None
 
     def _unlabeled(self, stream: int, position: int, strong: int) -> tuple[Tensor, ...]:
         kind = 2 * stream + UNLABELED

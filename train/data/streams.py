@@ -271,6 +271,11 @@ def check_streams(recipe: Recipe, partition: Partition, phases: tuple[Phase, ...
             f"data.augment.scale {list(data.augment.scale)}, which crop or pad them: give --set "
             f"data.resize=stretch and --set data.augment.scale=[1,1]"
         )
+    if any(phase.tags for phase in phases) and data.rare_classes:
+        raise RecipeError(
+            f"{recipe.method.name} learns which classes an image shows, got data.rare_classes "
+            f"{data.rare_classes:g}, which crops it for one of them: leave it out"
+        )
     if any(phase.tags for phase in phases) and data.labeled_view != "weak":
         raise RecipeError(
             f"{recipe.method.name} learns which classes an image shows, got data.labeled_view "

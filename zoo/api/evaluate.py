@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from zoo.errors import BundleError
 from zoo.machine import choose_device
+from zoo.predictors.limits import OVERLAP
 from zoo.resolve import ModelLike, model_text, resolve_predictor
 
 if TYPE_CHECKING:
@@ -29,7 +30,9 @@ def evaluate(
     *,
     data: str | Path | None = None,
     split: Literal["train", "val"] = "val",
-    protocol: str = WHOLE,
+    protocol: str | None = None,
+    tile: int | None = None,
+    overlap: float = OVERLAP,
     report: str | Path | None = None,
     overwrite: bool = False,
     device: str | None = None,
@@ -42,7 +45,10 @@ def evaluate(
             server; None for the newest run.
         data: `shapes`, `voc:DIR`, a folder or a `data.toml`; None for the model's training data.
         split: split to evaluate.
-        protocol: how images are resized and scored, a name in `zoo.evaluation.protocols`.
+        protocol: how images are resized and scored, a name in `zoo.evaluation.protocols`; None for tiles, or
+            else `whole`.
+        tile: side in pixels of tiles that the image is cut into at its original size; None for no tiles.
+        overlap: share of a tile's side that it shares with the next one, in [0, 0.9].
         report: folder for the metrics and the confusion matrix; None writes nothing.
         overwrite: whether to replace files in `report` that zoo did not write.
         device: `cpu` or `cuda`; None for a GPU if PyTorch finds one.
@@ -55,9 +61,14 @@ def evaluate(
     Raises:
         ZooError: a model or data that cannot be used, or classes that differ.
     """
+    from zoo.predictors.tiles import Tiling
+
+    tiling = Tiling.of(tile, overlap)
+    if protocol is not None and tiling is not None:
+        raise BundleError(f"got protocol {protocol!r} and tile {tile}, expected one of both: call twice")
     return evaluate_all(
         model,
-        (protocol,),
+        (str(tiling or protocol or WHOLE),),
         data=data,
         split=split,
         report=report,
@@ -117,9 +128,10 @@ def check_protocols(names: Sequence[str]) -> None:
         BundleError: it does not.
     """
     from zoo.evaluation.protocols import PROTOCOLS
+    from zoo.predictors.tiles import Tiling
 
     for name in names:
-        if name not in PROTOCOLS:
+        if name not in PROTOCOLS and not Tiling.is_name(name):
             raise BundleError(f"{name!r} is not a protocol, expected some of {', '.join(PROTOCOLS)}")
 
 

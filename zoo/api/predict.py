@@ -16,6 +16,9 @@ from zoo.errors import BundleError
 from zoo.machine import choose_device
 from zoo.predict.folder import DEFAULT_LIMIT, FolderOptions, Predictions, predict_to
 from zoo.predict.inputs import find_inputs
+from zoo.predict.stream import Failed, Options, stream
+from zoo.predictors.limits import OVERLAP
+from zoo.predictors.tiles import Tiling, check_tiling
 from zoo.resolve import ModelLike, model_text, resolve_predictor
 
 if TYPE_CHECKING:
@@ -34,6 +37,8 @@ def predict(
     out: None = None,
     limit: int = DEFAULT_LIMIT,
     batch: int | None = None,
+    tile: int | None = None,
+    overlap: float = OVERLAP,
     device: str | None = None,
     on_progress: Callable[[int, int], object] | None = None,
 ) -> list[Mask]: ...
@@ -49,6 +54,8 @@ def predict(
     outputs: Sequence[str] = (),
     limit: int = DEFAULT_LIMIT,
     batch: int | None = None,
+    tile: int | None = None,
+    overlap: float = OVERLAP,
     overwrite: bool = False,
     device: str | None = None,
 ) -> Predictions: ...
@@ -63,6 +70,8 @@ def predict(
     outputs: Sequence[str] = (),
     limit: int = DEFAULT_LIMIT,
     batch: int | None = None,
+    tile: int | None = None,
+    overlap: float = OVERLAP,
     overwrite: bool = False,
     device: str | None = None,
     on_progress: Callable[[int, int], object] | None = None,
@@ -81,6 +90,9 @@ def predict(
         outputs: other outputs to write, e.g. `confidence`.
         limit: largest number of images from a data source such as `shapes`.
         batch: images in a batch; None for 8, fewer if they are large.
+        tile: side in pixels of tiles that images are cut into at their original size, with blended logits;
+            None for no tiles.
+        overlap: share of a tile's side that it shares with the next one, in [0, 0.9].
         overwrite: whether to predict images again whose results are there, and to replace other files.
         device: `cpu` or `cuda`; None for a GPU if PyTorch finds one.
         on_progress: called with the numbers of images done and in all.
@@ -89,16 +101,18 @@ def predict(
         InvalidImageError: without `out`, an image that cannot be read or predicted.
         ZooError: a model that cannot be used, or a folder that cannot be written to.
     """
+    tiling = Tiling.of(tile, overlap)
     if out is not None:
         if isinstance(model, Model):
             raise BundleError(
                 f"got out={str(out)!r} with a loaded model, expected its path: its journal names it"
             )
-        options = FolderOptions(overlay, tuple(outputs), limit, batch, overwrite, device)
+        options = FolderOptions(overlay, tuple(outputs), limit, batch, overwrite, device, tiling=tiling)
         texts = [str(each) for each in _listed(images)]
         return predict_to(resolve_predictor(model_text(model)), texts, Path(out), options)
     predictor = model.predictor if isinstance(model, Model) else _load(model, device)
-    return _masks(predictor, _readers(_listed(images), limit), batch, on_progress)
+    readers = _readers(_listed(images), limit)
+    return _masks(predictor, readers, Options(batch=batch, tiling=tiling), on_progress)
 
 
 def _load(model: ModelLike, device: str | None) -> Predictor:
@@ -134,14 +148,14 @@ def _readers(pictures: Sequence[Picture], limit: int) -> list[Reader]:
 def _masks(
     predictor: Predictor,
     readers: Sequence[Reader],
-    batch: int | None,
+    options: Options,
     on_progress: Callable[[int, int], object] | None,
 ) -> list[Mask]:
     """Return the masks of images in their order."""
-    from zoo.predict.stream import Failed, Options, stream
-
+    if options.tiling is not None:
+        check_tiling(predictor)
     low, high = predictor.limits
-    options = Options(batch=batch, least=low[0], most=high[0])
+    options = options._replace(least=low[0], most=high[0])
     masks: dict[int, Mask] = {}
     for result in stream(predictor, range(len(readers)), lambda index: readers[index](), options):
         if isinstance(result, Failed):

@@ -8,12 +8,21 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from zoo.api.evaluate import WHOLE, check_protocols, evaluate_all
-from zoo.commands.arguments import DeviceOption, ModelArgument
+from zoo.commands.arguments import (
+    DeviceOption,
+    ModelArgument,
+    OverlapOption,
+    TileOption,
+    tiling_of,
+)
 from zoo.commands.console import AsJson, Overwrite, emit, remarks, table
 from zoo.errors import ZooError
+from zoo.predictors.limits import OVERLAP
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from zoo.predictors.tiles import Tiling
 
 ALL = "all"
 
@@ -29,13 +38,16 @@ def evaluate(
     ] = None,
     split: Annotated[Literal["train", "val"], typer.Option(help="Split to evaluate.")] = "val",
     protocol: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="NAME,...",
             help="How images are resized and scored: whole (as in production), slide, original, resize, "
-            "center-crop, padded, half, multi-scale, ...; several names, or all, are shown side by side.",
+            "center-crop, padded, half, multi-scale, ...; several names, or all, are shown side by side. "
+            "Default: whole, or --tile alone.",
         ),
-    ] = WHOLE,
+    ] = None,
+    tile: TileOption = None,
+    overlap: OverlapOption = OVERLAP,
     report: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Also write metrics.json and the confusion matrices."),
@@ -48,7 +60,7 @@ def evaluate(
 
     MODEL may also be http://HOST:PORT of a running zoo serve.
     """
-    names = parse_protocols(protocol)
+    names = with_tiles(protocol, tiling_of(tile, overlap))
     with remarks.status("evaluating") as status:
         results = evaluate_all(
             model,
@@ -62,6 +74,17 @@ def evaluate(
         )
     shown = _report(results[0]) if len(results) == 1 else [*_side_by_side(results)]
     emit(results[0] if len(results) == 1 else results, *shown, as_json=as_json)
+
+
+def with_tiles(protocols: str | None, tiling: Tiling | None) -> tuple[str, ...]:
+    """Return the protocols to measure by: those that are named and tiles, by default the tiles or `whole`.
+
+    Raises:
+        typer.BadParameter: a protocol does not exist.
+    """
+    if tiling is None:
+        return parse_protocols(protocols or WHOLE)
+    return (*(parse_protocols(protocols) if protocols else ()), str(tiling))
 
 
 def parse_protocols(text: str) -> tuple[str, ...]:
@@ -101,14 +124,14 @@ def _report(metrics: dict[str, Any]) -> list[Any]:
 def _side_by_side(results: Sequence[dict[str, Any]]) -> list[Any]:
     """Return the terminal output for several protocols."""
     from zoo.evaluation.figures import NEAR, shown
-    from zoo.evaluation.protocols import ABOUT, users
+    from zoo.evaluation.protocols import ABOUT, ABOUT_TILES, users
 
     show: Callable[[float], str] = "{:.4f}".format
     rows = [
         (
             each["protocol"],
             *(shown(each[key], show, each["split"]) for key in NEAR.overall),
-            ABOUT[each["protocol"]],
+            ABOUT.get(each["protocol"], ABOUT_TILES),
             users(each["protocol"]) or "-",
         )
         for each in results

@@ -9,16 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from zoo.commands.arguments import DeviceOption
+from zoo.commands.arguments import DeviceOption, OverlapOption, TileOption, tiling_of
 from zoo.commands.console import AsJson, emit, table
 from zoo.predict.folder import DEFAULT_LIMIT, FolderOptions, predict_to
 from zoo.predict.inputs import is_image_name, is_source
 from zoo.predict.journal import NAME
+from zoo.predictors.limits import OVERLAP
 from zoo.predictors.outputs import CONFIDENCE, written_outputs
 from zoo.resolve import artifact_suffixes, is_url, resolve_model, resolve_predictor
 
 if TYPE_CHECKING:
     from zoo.predict.bulk import Bulk
+    from zoo.predictors.tiles import Tiling
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as in shells."""
@@ -55,8 +57,11 @@ def predict(
         int, typer.Option(min=1, help="Number of images to take from built-in data or a data.toml.")
     ] = DEFAULT_LIMIT,
     batch: Annotated[
-        int | None, typer.Option(min=1, help="Images per batch; default: 8, fewer if they are large.")
+        int | None,
+        typer.Option(min=1, help="Images, or tiles, per batch; default: 8, fewer if they are large."),
     ] = None,
+    tile: TileOption = None,
+    overlap: OverlapOption = OVERLAP,
     overwrite: Annotated[
         bool,
         typer.Option(
@@ -80,6 +85,7 @@ def predict(
     DIR/predictions.jsonl lists the outputs: an interrupted command resumes from it, and files that are not
     listed, or that were edited since, are not replaced.
     """
+    tiling = _tiling(tile, overlap, ray=ray)
     model, texts = split_arguments(arguments)
     options = FolderOptions(
         overlay,
@@ -89,6 +95,7 @@ def predict(
         overwrite,
         device,
         listed=None if as_json else SHOWN,
+        tiling=tiling,
     )
     try:
         found = predict_to(model, texts, out, options, *([_on_ray] if ray else []))
@@ -121,6 +128,20 @@ def _wanted(text: str, *, confidence: bool) -> list[str]:
                 f"got {name!r}, expected some of {', '.join(written)}, joined by +", param_hint="--output"
             )
     return names
+
+
+def _tiling(tile: int | None, overlap: float, *, ray: bool) -> Tiling | None:
+    """Return the tiles that options ask for.
+
+    Raises:
+        typer.BadParameter: an overlap without tiles, or tiles on Ray.
+    """
+    tiling = tiling_of(tile, overlap)
+    if tiling is not None and ray:
+        raise typer.BadParameter(
+            "got --ray too, expected one of both: actors of Ray predict whole images", param_hint="--tile"
+        )
+    return tiling
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[Path | str, list[str]]:

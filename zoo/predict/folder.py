@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from zoo.predictors.base import Predictor
+    from zoo.predictors.tiles import Tiling
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +65,7 @@ class FolderOptions(NamedTuple):
         overwrite: whether to predict images again whose results are there, and to replace other files.
         device: `cpu` or `cuda`; None for a GPU if PyTorch finds one.
         listed: largest number of images in the result; None for all.
+        tiling: tiles in which images are predicted at their original size; None for whole images.
     """
 
     overlay: bool = False
@@ -73,6 +75,7 @@ class FolderOptions(NamedTuple):
     overwrite: bool = False
     device: str | None = None
     listed: int | None = None
+    tiling: Tiling | None = None
 
     @property
     def suffixes(self) -> tuple[str, ...]:
@@ -122,10 +125,11 @@ def predict_to(
     jobs = make_jobs(find_inputs(texts, options.limit, out), out, suffixes)
     device = choose_device(options.device)
     predictor = load_predictor(model, device=device)
-    header = {"model": str(model), "sha256": fingerprint(model, predictor)}
+    _remark_scale(predictor, options.tiling)
+    header = {"model": str(model), "sha256": fingerprint(model, predictor, options.tiling)}
     with Journal(out, header, fresh=options.overwrite) as journal:
         waiting = _not_yet(jobs, journal, out, suffixes)
-        bulk = spread(model, device, Bulk(predictor, out, suffixes, journal))
+        bulk = spread(model, device, Bulk(predictor, out, suffixes, journal, options.tiling))
         try:
             bulk.run(waiting, options.batch)
         except KeyboardInterrupt:
@@ -145,8 +149,25 @@ def predict_to(
     )
 
 
-def fingerprint(model: Path | str, predictor: Predictor) -> str:
+def _remark_scale(predictor: Predictor, tiling: Tiling | None) -> None:
+    """Say at which scale a model sees tiles, if it was trained on scaled images."""
+    preprocessing = predictor.preprocessing
+    if tiling is not None and preprocessing.resize != "none":
+        height, width = preprocessing.imgsz
+        log.info(
+            "tiles show images at their original size; this model was trained on images scaled to %d x %d "
+            "(%s), times a random factor",
+            height, width, preprocessing.resize,
+        )  # fmt: skip
+
+
+def fingerprint(model: Path | str, predictor: Predictor, tiling: Tiling | None = None) -> str:
     """Return the SHA-256 of what determines a model's predictions; for a server, of its model info."""
+    found = _fingerprint(model, predictor)
+    return found if tiling is None else hashlib.sha256(f"{found}\n{tiling}".encode()).hexdigest()
+
+
+def _fingerprint(model: Path | str, predictor: Predictor) -> str:
     from zoo.bundle.bundle import WEIGHTS_NAME, load_config
     from zoo.bundle.manifest import sha256
 
