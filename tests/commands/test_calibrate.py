@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 
 from zoo.bundle.bundle import load_config
 from zoo.bundle.manifest import MANIFEST_NAME, FileEntry
-from zoo.data.shapes import ShapesSource
+from zoo.data.shapes import NAMES, ShapesSource
+from zoo.errors import ZooError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,14 +39,57 @@ def test_the_calibration_is_stored_with_the_images_it_was_fitted_on(
     assert stored.reliability is not None
     assert stored.reliability.chosen.score == "entropy"
     assert stored.model_copy(update={"reliability": None}) == before
+    assert (stored.reliability.measured["images"], stored.reliability.measured["split"]) == (2, "val")
+    assert "Measured on 2 other `val` images of shapes" in (shapes_bundle / "README.md").read_text()
     listed = json.loads((shapes_bundle / MANIFEST_NAME).read_bytes())["files"]["config.json"]
     assert listed == FileEntry.of(shapes_bundle / "config.json").model_dump()
 
 
 def test_the_table_names_what_it_was_fitted_on(
-    zoo: Zoo, shapes_bundle: Path, monkeypatch: pytest.MonkeyPatch
+    zoo: Zoo, shapes_bundle: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     few_shapes(monkeypatch)
     output = zoo("calibrate", shapes_bundle, "--split", "train").stdout
     assert "output reliability: temperature" in output
     assert "pixels of 4 train images of shapes" in output
+    assert "may have learned these images" in caplog.text
+    assert "Not measured on other images" in (shapes_bundle / "README.md").read_text()
+
+
+def test_images_of_the_calibration_are_left_out_of_the_evaluation(
+    zoo: Zoo, shapes_bundle: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    few_shapes(monkeypatch)
+    zoo("calibrate", shapes_bundle, "--half")
+    options = (
+        "--reliability",
+        "--protocol",
+        "whole,half",
+        "--corrupt",
+        "dark:2",
+        "--report",
+        tmp_path / "report",
+    )
+    result = zoo("evaluate", shapes_bundle, *options, "--json")
+    assert result.exit_code == 0, result.output
+    whole, half = json.loads(result.stdout)
+    found = whole["reliability"]
+    assert (whole["images"], found["images"], found["left_out"]) == (4, 2, 2)
+    assert (whole["data"], found["calibrated"]["images"]) == ("shapes with dark:2", 2)
+    assert list(found["scores"]) == ["uncalibrated", "temperature", "softmax", "entropy"]
+    assert list(found["scores"]["entropy"]["ece_by_class"]) == list(NAMES)
+    assert half["reliability"]["pixels"] == found["pixels"] / 4
+    assert (tmp_path / "report/reliability.half.png").stat().st_size > 10_000
+    shown = zoo("evaluate", shapes_bundle, "--reliability").stdout
+    assert "2 images that it was fitted on are left out" in shown
+
+
+def test_a_calibration_on_all_scored_images_is_refused(
+    zoo: Zoo, shapes_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few_shapes(monkeypatch)
+    zoo("calibrate", shapes_bundle)
+    result = zoo("evaluate", shapes_bundle, "--reliability")
+    assert isinstance(result.exception, ZooError)
+    assert "fitted on all 4 images of split val of shapes" in str(result.exception)
+    assert "uncalibrated" not in result.stdout

@@ -10,23 +10,21 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from tests.conftest import make_network
+from tests.evaluation.conftest import Noise
 from zoo.bundle.bundle import CONFIG_NAME, load_config
 from zoo.bundle.reliability import Calibration, FittedOn
-from zoo.classes import Classes
+from zoo.classes import IGNORE, Classes
 from zoo.data.shapes import NAMES, ShapesSource
 from zoo.errors import BundleError, ZooError
 from zoo.evaluation.calibration import (
-    BINS,
-    Subset,
     calibrate,
     count_right,
     fit_isotonic,
     fit_temperature,
-    half_of,
-    held_out,
-    image_digest,
     pool_adjacent_violators,
 )
+from zoo.evaluation.protocols import PROTOCOLS
+from zoo.evaluation.scored import BINS, CENTERS, Subset, bin_of, halves, image_digest, scored_images, unseen
 from zoo.models.config import EnsembleConfig
 from zoo.models.deployable import FusedEnsemble
 from zoo.predictors.eager import EagerPredictor, load_eager
@@ -58,7 +56,7 @@ def test_pooled_blocks_are_the_max_min_formula_of_isotonic_regression(seed: int)
 def test_knots_never_fall_and_keep_flat_blocks_flat() -> None:
     counts = np.zeros((10, 2), np.int64)
     counts[2], counts[3], counts[7] = (1, 3), (3, 1), (0, 5)
-    assert fit_isotonic(counts) == ((0.25, 0.5), (0.35, 0.5), (0.75, 1.0))
+    assert fit_isotonic(counts, np.arange(0.05, 1, 0.1).round(2)) == ((0.25, 0.5), (0.35, 0.5), (0.75, 1.0))
 
 
 def test_the_temperature_has_the_smallest_negative_log_likelihood() -> None:
@@ -71,12 +69,32 @@ def test_the_temperature_has_the_smallest_negative_log_likelihood() -> None:
     assert min(loss, key=loss.__getitem__) == found
 
 
-def test_ignored_pixels_are_not_counted_and_a_score_of_one_is_in_the_last_bin() -> None:
-    label, mask = np.array([[0, 1, 255]], np.uint8), np.array([[0, 0, 0]], np.uint8)
-    counts = count_right(np.array([[1, 0, 0.5]], np.float32), mask, label)
-    assert counts[-1].tolist() == [0, 1]
-    assert counts[0].tolist() == [1, 0]
-    assert (counts.shape, counts.sum()) == ((BINS, 2), 2)
+def test_a_score_of_one_is_in_the_last_bin_and_bins_are_narrower_towards_one() -> None:
+    counts = count_right(np.array([1, 0, 0.9999], np.float32), np.array([True, False, True]))
+    assert (counts[-1].tolist(), counts[0].tolist()) == ([0, 1], [1, 0])
+    assert (counts.shape, counts.sum()) == ((BINS, 2), 3)
+    assert bin_of(CENTERS.astype(np.float32)).tolist() == list(range(BINS))
+
+
+@pytest.mark.parametrize(
+    "protocol", ["whole", "original", "resize", "center-crop-background", "padded", "half"]
+)
+def test_scored_pixels_are_those_of_the_protocol(tiny_bundle: Path, protocol: str) -> None:
+    predictor, source = load_eager(tiny_bundle), Noise(load_config(tiny_bundle).names)
+    found = [*scored_images(predictor, source, "val", protocol)]
+    for each, id_ in zip(found, source.ids("val"), strict=True):
+        image, label = source.read_image(id_), source.read_mask(id_)
+        expected = PROTOCOLS[protocol].score(predictor, image, label)
+        known = expected.label != IGNORE
+        assert each.label.tolist() == expected.label[known].tolist()
+        assert each.prediction.tolist() == expected.prediction[known].tolist()
+
+
+@pytest.mark.parametrize("protocol", ["slide", "slide-logits", "resize-original", "multi-scale"])
+def test_protocols_that_combine_logits_are_refused(tiny_bundle: Path, protocol: str) -> None:
+    predictor = load_eager(tiny_bundle)
+    with pytest.raises(ZooError, match=f"got protocol {protocol}, .* one forward pass: whole, original"):
+        next(scored_images(predictor, Noise(predictor.classes.names), "val", protocol))
 
 
 def test_scores_of_known_probabilities() -> None:
@@ -103,7 +121,7 @@ def few() -> Subset:
 
 
 def test_all_scores_of_a_network_are_fitted_on_labeled_images(shapes_predictor: EagerPredictor) -> None:
-    few = half_of(Subset(ShapesSource(), "val", ShapesSource().ids("val")[:4]), "val")
+    few, _ = halves(Subset(ShapesSource(), "val", ShapesSource().ids("val")[:4]), "val")
     found = calibrate(shapes_predictor, few, "val")
     assert list(found.calibrations) == ["temperature", "softmax", "entropy"]
     assert list(found.fitted.images) == list(ShapesSource().ids("val")[:4:2])
@@ -132,16 +150,14 @@ def shapes_predictor(tiny_bundle: Path) -> EagerPredictor:
     return predictor
 
 
-def test_images_that_a_calibration_was_fitted_on_are_refused_or_left_out_under_any_name(few: Subset) -> None:
+def test_images_that_a_calibration_was_fitted_on_are_left_out_under_any_name(few: Subset) -> None:
     used = {"renamed": image_digest(few.read_image(few.ids("val")[1]))}
     fitted = FittedOn(data="other", split="train", images=used, pixels=1)
-    with pytest.raises(ZooError, match=r"fitted on 1 of the 4 images of split val.*--held-out"):
-        held_out(few, "val", fitted, leave_out=False)
-    assert held_out(few, "val", fitted, leave_out=True).ids("val") == (few.kept[0], *few.kept[2:])
+    assert unseen(few, "val", fitted).ids("val") == (few.kept[0], *few.kept[2:])
+    assert unseen(few, "val", fitted.model_copy(update={"images": {}})) is few
     everything = {id_: image_digest(few.read_image(id_)) for id_ in few.kept}
-    for leave_out in (False, True):
-        with pytest.raises(ZooError, match=r"fitted on 4 of the 4 images.*zoo calibrate --half"):
-            held_out(few, "val", fitted.model_copy(update={"images": everything}), leave_out=leave_out)
+    with pytest.raises(ZooError, match=r"fitted on all 4 images of split val .*zoo calibrate --half"):
+        unseen(few, "val", fitted.model_copy(update={"images": everything}))
 
 
 def test_a_bundle_of_before_has_no_calibration(tiny_bundle: Path, bundle_copy: Path) -> None:

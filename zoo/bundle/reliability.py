@@ -5,7 +5,7 @@ Part of a bundle's `config.json` and of the metadata of exported files; does not
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -55,11 +55,14 @@ class Reliability(Frozen):
         score: score of the output `reliability`.
         calibrations: calibration of each score.
         fitted: images that they were fitted on.
+        measured: metrics by score on other images, with their `data`, `split` and number; empty if
+            they were not measured.
     """
 
     score: Score
     calibrations: dict[Score, Calibration]
     fitted: FittedOn
+    measured: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _check_score(self) -> Reliability:
@@ -71,3 +74,15 @@ class Reliability(Frozen):
     def chosen(self) -> Calibration:
         """Return the calibration of the output `reliability`."""
         return self.calibrations[self.score]
+
+    @property
+    def about(self) -> dict[str, str | int]:
+        """Return the chosen score and what the calibrations were fitted on, ready for JSON."""
+        fitted = self.fitted
+        return {
+            "score": self.score,
+            "data": fitted.data,
+            "split": fitted.split,
+            "images": len(fitted.images),
+            "pixels": fitted.pixels,
+        }

@@ -8,7 +8,13 @@ from zoo.bundle.bundle import CARD_NAME, CONFIG_NAME, load_config, replacing, wr
 from zoo.bundle.manifest import MANIFEST_NAME, FileEntry, read_manifest
 from zoo.card.licenses import license_table, stated_license
 from zoo.card.metadata import metadata, title
-from zoo.card.tables import BENCHMARK_NAME, agreement_section, latency_section, markdown_table
+from zoo.card.tables import (
+    BENCHMARK_NAME,
+    agreement_section,
+    latency_section,
+    markdown_table,
+    reliability_section,
+)
 from zoo.card.text import facts, introduction, limits, measured
 
 if TYPE_CHECKING:
@@ -65,6 +71,7 @@ def model_card(config: BundleConfig, folder: Path | None = None) -> str:
         "## Measured",
         "",
         *measured(config),
+        *reliability_section(config),
         *(() if folder is None else (*agreement_section(folder), *latency_section(folder))),
         "",
         "## License",

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import typer
 
 from zoo.commands.arguments import DeviceOption, ModelArgument
 from zoo.commands.console import AsJson, Overwrite, emit, remarks, table
+from zoo.commands.reliability import (
+    images_for_reliability,
+    plot_name,
+    reliability_lines,
+    reliability_of,
+    with_reliability,
+)
 from zoo.errors import BundleError
 from zoo.machine import choose_device
 from zoo.resolve import resolve_predictor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from pathlib import Path
+    from collections.abc import Callable, Iterator, Sequence
 
     from zoo.bundle.bundle import BundleConfig
     from zoo.data.source import Source
@@ -46,9 +53,23 @@ def evaluate(
             "center-crop, padded, half, multi-scale, ...; several names, or all, are shown side by side.",
         ),
     ] = WHOLE,
+    reliability: Annotated[
+        bool,
+        typer.Option(
+            "--reliability",
+            help="Also measure how well scores of pixels tell right from wrong, before and after zoo "
+            "calibrate, on images that it was not fitted on.",
+        ),
+    ] = False,
+    corrupt: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KIND:1-5", help="Corrupt the images: noise, blur, dark, contrast or jpeg, e.g. noise:3."
+        ),
+    ] = None,
     report: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Also write metrics.json and the confusion matrices."),
+        typer.Option(metavar="DIR", help="Also write metrics.json, the confusion matrices and other plots."),
     ] = None,
     overwrite: Overwrite = False,
     device: DeviceOption = None,
@@ -61,35 +82,96 @@ def evaluate(
     names = parse_protocols(protocol)
     path = resolve_predictor(model)
 
-    from zoo.data.open import open_source
-    from zoo.evaluation.evaluate import evaluate_tags
     from zoo.outputs import Outputs
-    from zoo.predictors.load import load_predictor
-    from zoo.predictors.tags import load_tag_predictor
 
     tells_tags = isinstance(path, Path) and is_classifier(path, names)
-    files = (REPORT_NAME, *(() if tells_tags else map(confusion_name, names)))
+    plots = [] if tells_tags else [confusion_name, *[plot_name] * reliability]
+    files = (REPORT_NAME, *(plot(name) for plot in plots for name in names))
     outputs = None if report is None else Outputs(report, files, "--report", overwrite=overwrite)
-    source = open_source(data or training_data(path))
+    spec = data or training_data(path)
+    sources = _sources(_config(path), spec, split, names if reliability else (), corrupt)
     where = choose_device(device)
+    if isinstance(path, Path) and tells_tags:
+        scores: list[Scores] = []
+        results = [_tags(path, sources.scored, split, where)]
+    else:
+        scores, results = _masks(path, sources, split, names, where)
+    if outputs is not None:
+        with outputs.writing():
+            _write(outputs.folder, results, scores, sources.scored.classes.names)
+    shown = _report(results[0]) if len(results) == 1 else [*_side_by_side(results)]
+    shown += [line for each in results if "reliability" in each for line in reliability_lines(each)]
+    emit(results[0] if len(results) == 1 else results, *shown, as_json=as_json)
+
+
+class Sources(NamedTuple):
+    """Images to evaluate on."""
+
+    scored: Source
+    held_out: Source | None
+    """Images for the reliability, without those that it was fitted on; None if it is not requested."""
+
+
+def _sources(
+    config: BundleConfig | None,
+    spec: str,
+    split: Literal["train", "val"],
+    protocols: Sequence[str],
+    corrupt: str | None,
+) -> Sources:
+    """Return the images to evaluate on; `protocols` are those of the reliability, empty if not requested."""
+    from zoo.data.open import open_source
+    from zoo.evaluation.corruptions import Corrupted
+
+    source = open_source(spec)
+    held_out = images_for_reliability(config, source, split, protocols) if protocols else None
+    if corrupt is None:
+        return Sources(source, held_out)
+    return Sources(Corrupted(source, corrupt), held_out and Corrupted(held_out, corrupt))
+
+
+def _tags(path: Path, source: Source, split: Literal["train", "val"], device: str) -> dict[str, Any]:
+    """Return the result of a classifier."""
+    from zoo.evaluation.evaluate import evaluate_tags
+    from zoo.predictors.tags import load_tag_predictor
+
+    with _progress() as on_progress:
+        metrics = evaluate_tags(load_tag_predictor(path, device), source, split, on_progress)
+    return {"model": str(path), **model_facts(path), **metrics}
+
+
+def _masks(
+    path: Path | str, sources: Sources, split: Literal["train", "val"], names: Sequence[str], device: str
+) -> tuple[list[Scores], list[dict[str, Any]]]:
+    """Return the scores under each protocol, and the results with all metrics."""
+    from zoo.predictors.load import load_predictor
+
+    predictor = load_predictor(path, device=device)
+    if sources.held_out is not None:
+        from zoo.evaluation.scored import check_logits
+
+        check_logits(predictor)
     facts = {"model": str(path), **model_facts(path)}
+    with _progress() as on_progress:
+        scores = _scores(predictor, sources.scored, split, names, on_progress)
+        results = [facts | each.as_dict(predictor.classes) for each in scores]
+        if sources.held_out is not None:
+            fitted = reliability_of(_config(path))
+            results = [
+                with_reliability(each, predictor, sources.held_out, fitted, on_progress) for each in results
+            ]
+    return scores, results
+
+
+@contextmanager
+def _progress() -> Iterator[Progress]:
+    """Show a status line, which the yielded function updates."""
     with remarks.status("evaluating") as status:
 
         def on_progress(done: int, total: int) -> None:
             status.update(f"evaluated {done} of {total} images")
 
-        scores: list[Scores] = []
-        if isinstance(path, Path) and tells_tags:
-            results = [facts | evaluate_tags(load_tag_predictor(path, where), source, split, on_progress)]
-        else:
-            predictor = load_predictor(path, device=where)
-            scores = _scores(predictor, source, split, names, on_progress)
-            results = [facts | each.as_dict(predictor.classes) for each in scores]
-    if outputs is not None:
-        with outputs.writing():
-            _write(outputs.folder, results, scores, source.classes.names)
-    shown = _report(results[0]) if len(results) == 1 else [*_side_by_side(results)]
-    emit(results[0] if len(results) == 1 else results, *shown, as_json=as_json)
+        yield on_progress
 
 
 def parse_protocols(text: str) -> tuple[str, ...]:
@@ -195,12 +277,17 @@ def _write(
     """Write the figures, and the confusion matrix of each of `scores` (empty for a classifier)."""
     from zoo.bundle.bundle import write_json
     from zoo.pages.confusion import write_confusion
+    from zoo.pages.reliability import write_reliability
 
     for result, each in zip(results, scores, strict=False):
         path = folder / confusion_name(result["protocol"])
         title = f"{result['model']} on {result['data']} {result['split']}, protocol {result['protocol']}"
         write_confusion(each.confusion.counts.cpu().numpy(), names, title, path)
         remarks.print(f"wrote {path}")
+        if "reliability" in result:
+            path = folder / plot_name(result["protocol"])
+            write_reliability(result["reliability"]["scores"], path)
+            remarks.print(f"wrote {path}")
     write_json(folder / REPORT_NAME, list(results))
     remarks.print(f"wrote {folder / REPORT_NAME}")
 

@@ -7,172 +7,31 @@ Isotonic regression is the non-decreasing function of a score with the least squ
 
 from __future__ import annotations
 
-import hashlib
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from zoo.bundle.reliability import Calibration, FittedOn, Reliability
-from zoo.classes import IGNORE
-from zoo.data.source import Source
-from zoo.errors import BundleError, DatasetError, ZooError
-from zoo.evaluation.evaluate import labeled_images
-from zoo.models.decoders.decoder import resize_logits
-from zoo.models.deployable import FusedEnsemble
-from zoo.predictors.eager import EagerPredictor
-from zoo.predictors.outputs import LOGITS
-from zoo.predictors.scores import agreement, certainty, max_softmax
-from zoo.preprocess import normalize, resize_image, resize_mask
+from zoo.errors import BundleError, DatasetError
+from zoo.evaluation.scored import BINS, CENTERS, bin_of, scored_images
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
     from numpy.typing import NDArray
+    from torch import Tensor
 
     from zoo.bundle.reliability import Score
-    from zoo.data.source import Split
+    from zoo.data.source import Source, Split
     from zoo.evaluation.evaluate import Progress
     from zoo.predictors.base import Predictor
 
-BINS = 3840
-"""Bins of the histograms of a score: 256 for each of 15 bins of the calibration error."""
+HISTOGRAMS: tuple[Score, ...] = "softmax", "entropy", "agreement"
+"""Scores that are calibrated by isotonic regression of a histogram."""
 LOGIT_PIXELS = 200_000
 """Number of pixels, spread evenly over the images, that the temperature is fitted on."""
 TEMPERATURES = 0.02, 50.0
 """Range of temperatures."""
 HALVINGS = 40
-SOME_SEEN = "leave these out with --held-out"
-ALL_SEEN = "choose others with --data or --split, or calibrate on every second one with zoo calibrate --half"
-
-
-class Scored(NamedTuple):
-    """An image as the model predicts it, at the label's size as in production."""
-
-    id: str
-    digest: str
-    label: NDArray[np.uint8]
-    """(H, W) class ids 0..K-1 or `IGNORE`."""
-    mask: NDArray[np.uint8]
-    """(H, W) predicted classes."""
-    logits: Tensor
-    """(K, h, w) float at the network's size."""
-    agreement: Tensor | None
-    """(h, w) float; None if the model is not an ensemble of two networks."""
-
-    def at_label(self, values: Tensor) -> NDArray[np.float32]:
-        """Return (h, w) values at the label's size, resized as masks are."""
-        found: NDArray[np.float32] = resize_mask(values.float().cpu().numpy(), self.label.shape)  # type: ignore[type-var]
-        return found
-
-    def raw(self, calibration: Calibration) -> Tensor | None:
-        """Return the (h, w) score of a calibration before its knots; None if the model does not have it."""
-        if calibration.score == "agreement":
-            return self.agreement
-        if calibration.score == "entropy":
-            return certainty(self.logits[None])[0]
-        return max_softmax(self.logits[None], calibration.temperature)[0]
-
-
-def scored_images(
-    predictor: Predictor, source: Source, split: Split, on_progress: Progress | None = None
-) -> Iterator[Scored]:
-    """Yield the predictions of the labeled images of a split.
-
-    Raises:
-        DatasetError: a split without labeled images, or classes that differ from the predictor's.
-        ZooError: a predictor without logits.
-    """
-    if LOGITS not in predictor.available:
-        raise ZooError(
-            f"reliability needs logits, but this {predictor.backend} model returns only masks: use the bundle"
-        )
-    ids = source.ids(split)
-    for id_, (image, label) in zip(ids, labeled_images(predictor, source, split, on_progress), strict=True):
-        size = predictor.preprocessing.model_size(*image.shape[:2])
-        predictor.limits.check(size, image.shape[:2])
-        batch = resize_image(image, size)[None]
-        logits = torch.from_numpy(predictor.infer(batch, (LOGITS,))[LOGITS])
-        mask = logits.argmax(dim=1)
-        yield Scored(
-            id_,
-            image_digest(image),
-            label,
-            resize_mask(mask[0].numpy().astype(np.uint8), (label.shape[0], label.shape[1])),
-            logits[0],
-            _agreement(predictor, batch, mask),
-        )
-
-
-def image_digest(image: NDArray[np.uint8]) -> str:
-    """Return the shortened SHA-256 of the pixels of an image."""
-    return hashlib.sha256(np.ascontiguousarray(image).tobytes()).hexdigest()[:16]
-
-
-@torch.inference_mode()
-def _agreement(predictor: Predictor, batch: NDArray[np.uint8], mask: Tensor) -> Tensor | None:
-    """Return the (h, w) agreement of the branches of an ensemble; None for other models."""
-    if not isinstance(predictor, EagerPredictor):
-        return None
-    deployable = predictor.model.deployable
-    if not isinstance(deployable, FusedEnsemble):
-        return None
-    images = normalize(predictor.upload(batch).permute(0, 3, 1, 2), predictor.preprocessing)
-    branches = [resize_logits(each, batch.shape[1:3]) for each in deployable.branch_logits(images)]
-    return agreement(branches, mask.to(images.device))[0].cpu()
-
-
-class Subset(Source):
-    """Some images of a split of another source.
-
-    Args:
-        source: source of the images.
-        split: split that is reduced; others are unchanged.
-        kept: ids of the images in that split.
-    """
-
-    def __init__(self, source: Source, split: Split, kept: Sequence[str]) -> None:
-        super().__init__(source.spec, source.classes)
-        self.source, self.split, self.kept = source, split, tuple(kept)
-
-    def ids(self, split: Split) -> tuple[str, ...]:
-        return self.kept if split == self.split else self.source.ids(split)
-
-    def read_image(self, id_: str) -> NDArray[np.uint8]:
-        return self.source.read_image(id_)
-
-    def read_mask(self, id_: str) -> NDArray[np.uint8]:
-        return self.source.read_mask(id_)
-
-
-def half_of(source: Source, split: Split) -> Subset:
-    """Return every second image of a split."""
-    return Subset(source, split, source.ids(split)[::2])
-
-
-def held_out(source: Source, split: Split, fitted: FittedOn, *, leave_out: bool) -> Source:
-    """Return the images of a split after checking that the calibration was not fitted on them.
-
-    Args:
-        source: source of the images, which are compared by their pixels.
-        split: split to score.
-        fitted: images that the calibration was fitted on.
-        leave_out: whether to leave out the images that it was fitted on, rather than to raise.
-
-    Raises:
-        ZooError: the calibration was fitted on some of the images, or on all with `leave_out`.
-    """
-    ids, used = source.ids(split), set(fitted.images.values())
-    kept = [id_ for id_ in ids if image_digest(source.read_image(id_)) not in used]
-    if len(kept) == len(ids):
-        return source
-    if leave_out and kept:
-        return Subset(source, split, kept)
-    raise ZooError(
-        f"the calibration was fitted on {len(ids) - len(kept)} of the {len(ids)} images of split {split} of "
-        f"{source.spec}, expected images that it has not seen: {SOME_SEEN if kept else ALL_SEEN}"
-    )
 
 
 def calibrate(
@@ -205,16 +64,15 @@ def calibrate(
     counts: dict[Score, NDArray[np.int64]] = {}
     images: dict[str, str] = {}
     logits, labels = [], []
-    for each in scored_images(predictor, source, split, on_progress):
+    for each in scored_images(predictor, source, split, on_progress=on_progress):
         images[each.id] = each.digest
-        for name in ("softmax", "entropy", "agreement"):
-            raw = each.raw(Calibration(score=name))
+        for name in HISTOGRAMS:
+            raw = each.score(Calibration(score=name))
             if raw is not None:
-                found = count_right(each.at_label(raw), each.mask, each.label)
-                counts[name] = counts.get(name, 0) + found
-        z, y = _sampled(each, sample, generator)
-        logits.append(z)
-        labels.append(y)
+                counts[name] = counts.get(name, 0) + count_right(raw, each.prediction == each.label)
+        kept = generator.permutation(len(each.label))[:sample]
+        logits.append(each.logits.flatten(1)[:, each.place[kept]].T)
+        labels.append(torch.from_numpy(each.label[kept]))
     pixels = int(counts["softmax"].sum())
     if not pixels:
         raise DatasetError(f"{source.spec} has no labeled pixels in split {split}: calibrate on other images")
@@ -228,36 +86,14 @@ def calibrate(
     return Reliability(score=score, calibrations=calibrations, fitted=fitted)
 
 
-def _sampled(scored: Scored, count: int, generator: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Return logits (P, K) and labels (P,) of at most `count` random labeled pixels of an image."""
-    rows, columns = np.nonzero(scored.label != IGNORE)
-    kept = generator.permutation(len(rows))[:count]
-    rows, columns = rows[kept], columns[kept]
-    scale = np.array(scored.logits.shape[1:]) / scored.label.shape
-    at = ((rows + 0.5) * scale[0]).astype(int), ((columns + 0.5) * scale[1]).astype(int)
-    labels = scored.label[rows, columns].astype(np.int64)
-    return scored.logits[:, at[0], at[1]].T, torch.from_numpy(labels)
-
-
-def count_right(
-    score: NDArray[np.float32], mask: NDArray[np.uint8], label: NDArray[np.uint8]
-) -> NDArray[np.int64]:
-    """Return (BINS, 2) counts of wrong and right pixels by bin of their score, without ignored pixels.
+def count_right(score: NDArray[np.float32], right: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Return (BINS, 2) counts of wrong and right pixels by bin of their score.
 
     Args:
-        score: float in 0..1, of any shape.
-        mask: predicted classes, of the same shape.
-        label: labels, of the same shape.
+        score: (P,) float in 0..1.
+        right: (P,) whether the prediction is right.
     """
-    known = label != IGNORE
-    code = 2 * bin_of(score[known]) + (mask == label)[known]
-    return np.bincount(code, minlength=2 * BINS).reshape(BINS, 2)
-
-
-def bin_of(score: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Return the bin of each score in 0..1."""
-    bins: NDArray[np.int64] = np.minimum((score * BINS).astype(np.int64), BINS - 1)
-    return bins
+    return np.bincount(2 * bin_of(score) + right, minlength=2 * BINS).reshape(BINS, 2)
 
 
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:
@@ -283,23 +119,26 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     return float(1 / (low * high) ** 0.5)
 
 
-def fit_isotonic(counts: NDArray[np.int64]) -> tuple[tuple[float, float], ...]:
+def fit_isotonic(
+    counts: NDArray[np.int64], centers: NDArray[np.float64] = CENTERS
+) -> tuple[tuple[float, float], ...]:
     """Return the knots of isotonic regression: (score, share of right pixels), both non-decreasing.
 
     A block of pooled bins keeps its first and last bin, so that it stays flat.
 
     Args:
-        counts: (B, 2) counts of wrong and right pixels by bin of the score, which spans 0..1.
+        counts: (B, 2) counts of wrong and right pixels by bin of the score.
+        centers: (B,) score of each bin, increasing.
     """
     filled = np.flatnonzero(counts.sum(axis=1))
-    centers = (filled + 0.5) / len(counts)
     values, sizes = pool_adjacent_violators(
         counts[filled, 1] / counts[filled].sum(axis=1), counts[filled].sum(axis=1)
     )
+    at = centers[filled]
     knots: list[tuple[float, float]] = []
     start = 0
     for value, size in zip(values, sizes, strict=True):
-        ends = dict.fromkeys((float(centers[start]), float(centers[start + size - 1])))
+        ends = dict.fromkeys((float(at[start]), float(at[start + size - 1])))
         knots += [(end, float(value)) for end in ends]
         start += size
     return tuple(knots)

@@ -47,6 +47,11 @@ class Scored(NamedTuple):
 class Protocol(ABC):
     """Prediction and scoring of one image."""
 
+    @property
+    def combines_logits(self) -> bool:
+        """Return whether masks come from resized or averaged logits, not from the pixels of one pass."""
+        return False
+
     @abstractmethod
     def score(self, predictor: Predictor, image: Image, label: NDArray[np.uint8]) -> Scored:
         """Return label and prediction to be compared.
@@ -85,6 +90,7 @@ class Slide(Protocol):
     """
 
     fuse: Literal["softmax", "logits"] = "softmax"
+    combines_logits = True
 
     def score(self, predictor: Predictor, image: Image, label: NDArray[np.uint8]) -> Scored:
         return Scored(label, _choose(self.scores(predictor, image)))
@@ -117,6 +123,10 @@ class Resize(Protocol):
     """
 
     scored: Literal["resized", "original"] = "resized"
+
+    @property
+    def combines_logits(self) -> bool:
+        return self.scored == "original"
 
     def score(self, predictor: Predictor, image: Image, label: NDArray[np.uint8]) -> Scored:
         size = predictor.preprocessing.imgsz
@@ -171,6 +181,8 @@ class Half(Protocol):
 
 class MultiScale(Protocol):
     """Softmax summed over six scales of the production size, with flips, scored at the label's size."""
+
+    combines_logits = True
 
     def score(self, predictor: Predictor, image: Image, label: NDArray[np.uint8]) -> Scored:
         total = np.zeros((len(predictor.classes), *label.shape), np.float32)

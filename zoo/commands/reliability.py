@@ -1,0 +1,132 @@
+"""Reliability of a model on labeled images: measurement, tables and plots of `evaluate` and `calibrate`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from zoo.commands.console import table
+from zoo.errors import BundleError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from rich.table import Table
+
+    from zoo.bundle.bundle import BundleConfig
+    from zoo.bundle.reliability import Reliability
+    from zoo.data.source import Source, Split
+    from zoo.evaluation.evaluate import Progress
+    from zoo.predictors.base import Predictor
+
+COLUMNS = {
+    "ece": "ECE",
+    "class_ece": "ECE by class",
+    "brier": "Brier",
+    "auroc": "AUROC",
+    "aurc": "AURC",
+    "miou_at_100": "mIoU at 100 %",
+    "miou_at_95": "95 %",
+    "miou_at_90": "90 %",
+    "miou_at_80": "80 %",
+}
+"""Metrics in the table, by key."""
+
+
+def plot_name(protocol: str) -> str:
+    """Return the file name of the plot of a protocol."""
+    return f"reliability.{protocol}.png"
+
+
+def reliability_of(config: BundleConfig | None) -> Reliability | None:
+    """Return the calibrations of a model; None if it has none."""
+    return None if config is None else config.reliability
+
+
+def images_for_reliability(
+    config: BundleConfig | None, source: Source, split: Split, protocols: Sequence[str]
+) -> Source:
+    """Return the images of a split that the calibration of a model was not fitted on.
+
+    Raises:
+        BundleError: a classifier.
+        ZooError: it was fitted on all of them, or a protocol resizes or averages logits.
+    """
+    from zoo.evaluation.scored import check_protocol, unseen
+
+    if config is not None and config.deployable.kind == "classifier":
+        raise BundleError("--reliability is for masks, got a classifier of whole images: leave it out")
+    for name in protocols:
+        check_protocol(name)
+    fitted = reliability_of(config)
+    return source if fitted is None else unseen(source, split, fitted.fitted)
+
+
+def with_reliability(
+    result: Mapping[str, Any],
+    predictor: Predictor,
+    source: Source,
+    fitted: Reliability | None,
+    on_progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Return a result of `zoo evaluate` with the reliability under its protocol.
+
+    Args:
+        result: result, with its split, protocol and number of images.
+        predictor: predictor with logits.
+        source: images that the calibration was not fitted on (`zoo.evaluation.scored.unseen`).
+        fitted: calibrations of the model; None if it has none.
+        on_progress: called after every image.
+    """
+    from zoo.evaluation.reliability import measure_reliability
+
+    split: Split = result["split"]
+    found = measure_reliability(predictor, source, split, result["protocol"], fitted, on_progress)
+    facts = {
+        "calibrated": None if fitted is None else fitted.about,
+        "left_out": result["images"] - found["images"],
+    }
+    return {**result, "reliability": facts | found}
+
+
+def reliability_lines(result: Mapping[str, Any]) -> list[Any]:
+    """Return the terminal output for the reliability in a result."""
+    found = result["reliability"]
+    protocol = f", protocol {result['protocol']}" if "protocol" in result else ""
+    title = f"Reliability on {found['images']} {result['split']} images of {result['data']}{protocol}"
+    return [scores_table(title, found["scores"]), *_remarks(found)]
+
+
+def scores_table(title: str, scores: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Return the table of metrics by score."""
+    rows = [(name, *(_shown(each[key]["value"]) for key in COLUMNS)) for name, each in scores.items()]
+    return table(title, ("score", *COLUMNS.values()), rows)
+
+
+def _remarks(found: Mapping[str, Any]) -> list[str]:
+    """Return lines on the intervals of the chosen score and on the images of the calibration."""
+    calibrated = found["calibrated"]
+    name = "uncalibrated" if calibrated is None else calibrated["score"]
+    score = found["scores"][name]
+    first = (
+        f"{name}: ECE {_shown(score['ece']['value'])} ({_interval(score['ece'])}), AURC "
+        f"{_shown(score['aurc']['value'])} ({_interval(score['aurc'])}), mIoU of the surest 90 % of pixels "
+        f"{_points(score['gain_at_90']['value'])} points ({_points(score['gain_at_90']['low'])} to "
+        f"{_points(score['gain_at_90']['high'])}) over that of all; 95 % intervals over images"
+    )
+    if calibrated is None:
+        return [first, "not calibrated: zoo calibrate fits the reliability on held-out images"]
+    left = f"; {found['left_out']} images that it was fitted on are left out" if found["left_out"] else ""
+    where = f"{calibrated['images']} {calibrated['split']} images of {calibrated['data']}"
+    return [first, f"calibrated on {where}{left}"]
+
+
+def _interval(metric: Mapping[str, float | None]) -> str:
+    return f"{_shown(metric['low'])} to {_shown(metric['high'])}"
+
+
+def _points(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:+.1f}"
+
+
+def _shown(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
