@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from zoo.classes import Classes, Mask
+    from zoo.classes import Classes, Color, Mask
 
 READ_ERRORS = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 """Errors that Pillow raises for files that are truncated or not images."""
@@ -28,6 +28,9 @@ DEEP = ("I", "F")
 """Prefixes of Pillow's modes of more than 8 bits, whose values of black and white are not known."""
 
 TRANSPARENT = ("RGBA", "RGBa", "LA", "La", "PA")
+
+UNKNOWN: Color = (224, 224, 192)
+"""Color of pixels without a class, as in PASCAL VOC."""
 
 DEFLATE: dict[str, Any] = {"compress_level": 1, "compress_type": zlib.Z_RLE}
 """PNG settings for masks: run-length encoding takes a third of the time of the defaults, and less space."""
@@ -87,12 +90,15 @@ def mask_png(mask: Mask, classes: Classes) -> bytes:
     """Return a PNG of class ids: indexed, in the colors of the classes, or 16-bit gray above 255 classes.
 
     Args:
-        mask: (H, W) uint8, or int32 above 255 classes; class ids 0..K-1.
+        mask: (H, W) uint8, or int32 above 255 classes; class ids 0..K-1, or, in uint8, `IGNORE`.
         classes: names and colors of the classes, at most 65,536.
     """
     if mask.dtype == np.uint8:
         image = Image.fromarray(mask)
-        image.putpalette([channel for color in classes.palette for channel in color])
+        colors = list(classes.palette)
+        if mask.max(initial=0) >= len(colors):  # Pillow stores as many bits as the palette needs
+            colors += [UNKNOWN] * (256 - len(colors))
+        image.putpalette([channel for color in colors for channel in color])
     else:
         image = Image.fromarray(mask.astype(np.uint16))
     file = io.BytesIO()

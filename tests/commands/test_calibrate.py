@@ -3,15 +3,17 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+import numpy as np
+import pytest
+from PIL import Image
+
 from zoo.bundle.bundle import load_config
 from zoo.bundle.manifest import MANIFEST_NAME, FileEntry
 from zoo.data.shapes import NAMES, ShapesSource
-from zoo.errors import ZooError
+from zoo.errors import BundleError, ZooError
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    import pytest
 
     from tests.commands.conftest import Zoo
 
@@ -82,6 +84,30 @@ def test_images_of_the_calibration_are_left_out_of_the_evaluation(
     assert (tmp_path / "report/reliability.half.png").stat().st_size > 10_000
     shown = zoo("evaluate", shapes_bundle, "--reliability").stdout
     assert "2 images that it was fitted on are left out" in shown
+
+
+def test_pixels_below_a_reliability_are_unknown_and_the_journal_has_its_mean(
+    zoo: Zoo, shapes_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few_shapes(monkeypatch)
+    Image.fromarray(ShapesSource().read_image("val/0000")).save("photo.png")
+    predict = "predict", shapes_bundle, "photo.png"
+    refused = zoo(*predict, "--unknown-below", 0.5)
+    assert isinstance(refused.exception, BundleError)
+    assert "reliability needs a calibrated model" in str(refused.exception)
+    zoo("calibrate", shapes_bundle, "--score", "entropy")
+    zoo(*predict, "--output", "reliability")
+    plain, values = (np.array(Image.open(f"predictions/photo{end}")) for end in (".png", ".reliability.png"))
+    below = float(np.median(values) + 1) / 255
+    found = json.loads(zoo(*predict, "--unknown-below", below, "--overlay", "--json").stdout)
+    assert (found["kept"], found["predicted"]) == (0, 1)
+    image = found["images"][0]
+    unknown = np.array(Image.open("predictions/photo.png"))
+    assert np.array_equal(unknown, np.where(values < 255 * below, 255, plain))
+    assert 0 < image["areas"]["unknown"] == pytest.approx((unknown == 255).mean())
+    assert image["reliability_mean"] == pytest.approx(values.mean() / 255, abs=1e-4)
+    assert image["reliability_lowest_decile"] == pytest.approx(np.percentile(values, 10) / 255, abs=1e-4)
+    assert json.loads(zoo(*predict, "--unknown-below", below, "--json").stdout)["predicted"] == 0
 
 
 def test_a_calibration_on_all_scored_images_is_refused(

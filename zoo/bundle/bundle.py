@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from zoo.bundle.reliability import Calibration
+
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
 CARD_NAME = "README.md"
@@ -87,6 +89,11 @@ class BundleConfig(Frozen):
     def classes(self) -> Classes:
         """Return the classes: names and palette."""
         return Classes(self.names, self.palette)
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """Return the calibration of the output `reliability`; None before `zoo calibrate`."""
+        return None if self.reliability is None else self.reliability.chosen
 
     @property
     def data_spec(self) -> str | None:

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from zoo.classes import IGNORE
 from zoo.commands.arguments import DeviceOption
 from zoo.commands.console import AsJson, emit, remarks, table
+from zoo.errors import BundleError
 from zoo.machine import choose_device
 from zoo.predict.inputs import find_inputs, is_image_name, is_source
 from zoo.predict.journal import NAME, Journal
@@ -52,6 +54,15 @@ def predict(
             metavar="NAME", help="Also write these outputs, joined by +; --confidence is --output confidence."
         ),
     ] = "",
+    unknown_below: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            metavar="P",
+            help="Write class 255 where the reliability is below P (0 to 1); needs zoo calibrate.",
+        ),
+    ] = None,
     limit: Annotated[
         int, typer.Option(min=1, help="Number of images to take from built-in data or a data.toml.")
     ] = 8,
@@ -94,10 +105,11 @@ def predict(
 
     chosen = choose_device(device)
     predictor = load_predictor(model, device=chosen)
-    header = {"model": str(model), "sha256": fingerprint(model, predictor)}
+    _check_unknown(unknown_below, predictor, ray=ray)
+    header = {"model": str(model), "sha256": fingerprint(model, predictor, unknown_below)}
     with Journal(out, header, fresh=overwrite) as journal:
         waiting = _not_yet(jobs, journal, out, suffixes)
-        bulk = Bulk(predictor, out, suffixes, journal)
+        bulk = Bulk(predictor, out, suffixes, journal, unknown_below)
         if ray:
             from zoo.commands.bulk_ray import BulkOnRay
 
@@ -126,6 +138,24 @@ def predict(
         raise typer.Exit(1)
 
 
+def _check_unknown(unknown_below: float | None, predictor: Predictor, *, ray: bool) -> None:
+    """Raise unless masks can have unknown pixels, if they are requested.
+
+    Raises:
+        BundleError: the model has more than 255 classes, so that 255 is one of them.
+        typer.BadParameter: the command runs on Ray.
+    """
+    if unknown_below is None:
+        return
+    if ray:
+        raise typer.BadParameter("got it with --ray, expected one of them", param_hint="--unknown-below")
+    if len(predictor.classes) > IGNORE:
+        raise BundleError(
+            f"--unknown-below writes class {IGNORE}, which is one of the model's {len(predictor.classes)} "
+            f"classes: write --output reliability instead"
+        )
+
+
 def _wanted(text: str, *, confidence: bool) -> list[str]:
     """Return the suffixes of the requested outputs besides the mask.
 
@@ -142,7 +172,15 @@ def _wanted(text: str, *, confidence: bool) -> list[str]:
     return [written[name] for name in names]
 
 
-def fingerprint(model: Path | str, predictor: Predictor) -> str:
+def fingerprint(model: Path | str, predictor: Predictor, unknown_below: float | None) -> str:
+    """Return the SHA-256 of what determines the results of a model and of `--unknown-below`."""
+    found = _fingerprint(model, predictor)
+    if unknown_below is None:
+        return found
+    return hashlib.sha256(f"{found}\nunknown below {unknown_below}".encode()).hexdigest()
+
+
+def _fingerprint(model: Path | str, predictor: Predictor) -> str:
     """Return the SHA-256 of what determines a model's predictions; for a server, of its model info."""
     from zoo.bundle.bundle import WEIGHTS_NAME, load_config
     from zoo.bundle.manifest import sha256
@@ -156,6 +194,8 @@ def fingerprint(model: Path | str, predictor: Predictor) -> str:
         return sha256(model)
     config = load_config(model)
     used = config.model_dump_json(include={"names", "palette", "preprocessing"})
+    if config.calibration is not None:
+        used += config.calibration.model_dump_json()
     return hashlib.sha256(f"{sha256(model / WEIGHTS_NAME)}\n{used}".encode()).hexdigest()
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from zoo.errors import BundleError, InvalidImageError, ZooError
 from zoo.predict.outputs import OVERLAY, Job, Result, describe, outputs_of, write_result
-from zoo.predictors.outputs import MASK
+from zoo.predictors.outputs import LOGITS, MASK, OUTPUTS, RELIABILITY, uncalibrated
 from zoo.progress import Progress
 
 if TYPE_CHECKING:
@@ -37,13 +37,22 @@ class Bulk:
         out: output folder.
         suffixes: suffixes of the result files.
         journal: journal of the output folder.
+        unknown_below: reliability below which a pixel of a mask is `IGNORE`; None for no such pixel.
     """
 
-    def __init__(self, predictor: Predictor, out: Path, suffixes: Sequence[str], journal: Journal) -> None:
+    def __init__(
+        self,
+        predictor: Predictor,
+        out: Path,
+        suffixes: Sequence[str],
+        journal: Journal,
+        unknown_below: float | None = None,
+    ) -> None:
         self.predictor = predictor
         self.out = out
         self.suffixes = suffixes
         self.journal = journal
+        self.unknown_below = unknown_below
         self.done = 0
         """Number of images whose results are written."""
         self.failures: list[dict[str, str]] = []
@@ -86,7 +95,11 @@ class Bulk:
         from zoo.predict.stream import Options
 
         outputs, available = outputs_of(self.suffixes), self.predictor.available
+        if self.unknown_below is not None:
+            outputs = tuple(dict.fromkeys((*outputs, RELIABILITY)))
         for name in outputs:
+            if OUTPUTS[name].calibrated and LOGITS in available and name not in available:
+                raise BundleError(uncalibrated(name))
             if name not in available:
                 given = "masks" if available == (MASK,) else " and ".join(available)
                 raise BundleError(
@@ -118,7 +131,7 @@ class Bulk:
 
         if isinstance(result, Failed):
             return _failure(result.item, result.error)
-        return write_result(result, self.out, self.suffixes, self.predictor.classes)
+        return write_result(result, self.out, self.suffixes, self.predictor.classes, self.unknown_below)
 
     def _note(self, writing: Writing) -> None:
         """Add the first result to the journal once its files are written; it stays queued on an interrupt."""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
+from zoo.bundle.reliability import Calibration
 from zoo.classes import Classes, Color
 from zoo.errors import BundleError
 from zoo.predictors.outputs import Output, mask_dtype, output_of, parse_outputs
@@ -59,6 +60,8 @@ class ArtifactMetadata(BaseModel):
             (B, H, W), `logits` (B, K, H, W), `mask+confidence`, ...
         weights_sha256: SHA-256 of the bundle's `model.safetensors`.
         smallest: smallest (height, width) that the network accepts; None in files of version 0.1.
+        calibration: calibration of the output `reliability`, in a file that returns it or logits; None if the
+            model is not calibrated.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -71,6 +74,7 @@ class ArtifactMetadata(BaseModel):
     output: OutputKind = "mask"
     weights_sha256: str
     smallest: tuple[int, int] | None = None
+    calibration: Calibration | None = None
 
     @property
     def classes(self) -> Classes:
