@@ -46,6 +46,7 @@ class ExportGraph(nn.Module):
         self.deployable = copy.deepcopy(deployable).to(self.dtype)
         if metadata.precision == "bf16":
             split_hard_swish(self.deployable)
+        write_out_of_place(self.deployable)
         self.eval()
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
@@ -71,6 +72,13 @@ class HardSwish(nn.Module):
             features: float tensor of any shape.
         """
         return features * functional.hardsigmoid(features)
+
+
+def write_out_of_place(model: nn.Module) -> None:
+    """Let activations return new tensors: tracing those that overwrite their input takes twice as long."""
+    for module in model.modules():
+        if hasattr(module, "inplace"):
+            module.inplace = False  # type: ignore[assignment]
 
 
 def split_hard_swish(model: nn.Module) -> None:

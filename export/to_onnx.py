@@ -15,6 +15,7 @@ from zoo.errors import ExportError
 from zoo.export.graph import ExportGraph
 from zoo.export.layers import name_nodes
 from zoo.export.resample import ResampleByProducts
+from zoo.export.same_padding import same_padding_as_attribute
 from zoo.predictors.artifact import INPUT_NAME, METADATA_KEY, ArtifactMetadata
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ def export_onnx(deployable: Deployable, metadata: ArtifactMetadata, path: Path) 
     """
     _check_windows(deployable)
     graph = ExportGraph(deployable, metadata)
+    same_padding_as_attribute(graph)
     sample = torch.zeros(SAMPLE_SHAPE, dtype=torch.uint8)
     with _silent(), ResampleByProducts():
         try:
