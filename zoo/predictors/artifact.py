@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
 
 from zoo.bundle.reliability import Calibration
 from zoo.classes import Classes, Color
@@ -75,6 +82,14 @@ class ArtifactMetadata(BaseModel):
     weights_sha256: str
     smallest: tuple[int, int] | None = None
     calibration: Calibration | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_none(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out a missing calibration, so that earlier versions can read the file."""
+        found: dict[str, Any] = handler(self)
+        if self.calibration is None:
+            found.pop("calibration", None)
+        return found
 
     @property
     def classes(self) -> Classes:
