@@ -6,31 +6,39 @@ from functools import cached_property
 from itertools import cycle
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from zoo.errors import BundleError
 from zoo.export.accuracy import Judge
 from zoo.export.layers import TOLERANCES, find_departure, layer_errors
-from zoo.export.parity import Parity, compare, describe, next_batch, parity_shapes
+from zoo.export.parity import Difference, Parity, compare, describe, next_batch, parity_shapes, weakness
 from zoo.export.parity_images import labeled_images, parity_images
-from zoo.export.tolerance import GATES
+from zoo.export.tolerance import GATES, Gate
 from zoo.predictors.eager import EagerPredictor
 from zoo.predictors.runtimes.openvino import OpenVinoPredictor
 from zoo.predictors.runtimes.ort import OrtPredictor
+from zoo.preprocess import resize_image
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from zoo.bundle.bundle import BundleConfig
     from zoo.export.fold import Prepared
     from zoo.export.options import ExportOptions
-    from zoo.export.tolerance import Gate
     from zoo.models.deployable import Deployable
     from zoo.predictors.artifact import Precision
     from zoo.predictors.base import Predictor
     from zoo.predictors.exported import ExportedPredictor
+
+
+ENLARGED = 3
+"""Factor by which photos are enlarged, so that they are resized with antialiasing."""
+
+PHOTO_GATE = Gate(min_agreement=0.999)
+"""Tolerance of files that resize photos themselves: at every photo."""
 
 
 class Checker:
@@ -51,6 +59,7 @@ class Checker:
         self.say = say
         self.images = parity_images(options.images, config.recipe, say)
         self.reference = EagerPredictor(deployable, config)
+        self._warned: set[str] = set()
 
     @cached_property
     def judge(self) -> Judge | None:
@@ -77,9 +86,15 @@ class Checker:
         shapes = tuple(dict.fromkeys((batch, *takes.clamp((high, wide))) for batch, high, wide in wanted))
         self.say(f"{name}: comparing at {len(shapes)} shapes with {artifact.description}")
         parity = compare(artifact, self.reference, self.images, shapes, self.gate(precision))
-        if not parity.agrees or self.judge is None:
+        if not parity.agrees:
             return parity
-        accuracy = self.judge.judge(artifact)
+        return self._remarked(
+            parity if self.judge is None else self._judged(name, artifact, parity, self.judge)
+        )
+
+    def _judged(self, name: str, artifact: Predictor, parity: Parity, judge: Judge) -> Parity:
+        """Return a parity with the change of accuracy on labeled images."""
+        accuracy = judge.judge(artifact)
         parity = parity.model_copy(update={"accuracy": accuracy})
         self.say(f"{name}: {describe(accuracy)}")
         if parity.passed and not parity.gate.is_shown(accuracy):
@@ -89,6 +104,41 @@ class Checker:
                 f"more labeled images would narrow the interval"
             )
         return parity
+
+    def _remarked(self, parity: Parity) -> Parity:
+        """Return a parity with the reason why it proves nothing, if there is one, after a warning."""
+        reason = weakness(parity, self.config.classes.names)
+        if reason and reason not in self._warned:
+            self._warned.add(reason)
+            self.say(
+                f"warning: agreement proves nothing: {reason}; train it longer, or compare on images of "
+                f"other classes with --images"
+            )
+        return parity.model_copy(update={"weakness": reason})
+
+    def compare_photos(self, name: str, artifact: Predictor) -> Parity:
+        """Return the parity of a file that resizes photos, on photos at their own size and enlarged."""
+        differences = []
+        for image in self.images.images:
+            for times in (1, ENLARGED):
+                photo = resize_image(image, (times * image.shape[0], times * image.shape[1]))
+                expected, found = self.reference.predict(photo), artifact.predict(photo)
+                differing = int((expected != found).sum())
+                counts = np.bincount(expected.ravel(), minlength=len(self.config.names))
+                difference = Difference(
+                    shape=(1, *expected.shape),
+                    agreement=1 - differing / expected.size,
+                    differing=differing,
+                    margin=0.0,
+                    counts=tuple(counts.tolist()),
+                )
+                differences.append(difference)
+        asked = self.options.min_agreement
+        gate = PHOTO_GATE if asked is None else PHOTO_GATE.model_copy(update={"min_agreement": asked})
+        self.say(f"{name}: compared on {len(differences)} photos with {artifact.description}")
+        return Parity(
+            gate=gate, images=self.images.origin, runtime=artifact.description, differences=tuple(differences)
+        )
 
     def agreement(self, artifact: Predictor) -> float:
         """Return the share of pixels that have the model's class, on labeled images if there are any."""

@@ -1,4 +1,4 @@
-"""Composition of new bundles from trained parts: a branch of an ensemble, other fusion weights, a gate.
+"""Composition of new bundles: a branch of an ensemble, other fusion weights, a gate, another image size.
 
 A composed bundle is exported, benchmarked and evaluated like any other. Its provenance lists its parts.
 """
@@ -18,6 +18,7 @@ from zoo.frozen import Frozen
 from zoo.models.config import GatedConfig
 from zoo.models.deployable import Deployable, FusedEnsemble, Gated, Student
 from zoo.outputs import MOVE, exists, is_unchanged, refusal
+from zoo.preprocess import MIN_IMGSZ
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,6 +42,8 @@ class Composition(Frozen):
         gate_threshold: a class is kept if its probability is above this; None for the paper's 0.2.
         background: class that the gate never removes, or `none`; None for the class named `background`, if
             it exists.
+        imgsz: height and width that images are resized to; None for the model's. All backends of a bundle
+            share one preprocessing.
     """
 
     branch: Literal["both", "1", "2"] = "both"
@@ -48,6 +51,7 @@ class Composition(Frozen):
     gate: Path | None = None
     gate_threshold: float | None = None
     background: str | None = None
+    imgsz: tuple[int, int] | None = None
 
     @property
     def suffix(self) -> str:
@@ -56,6 +60,7 @@ class Composition(Frozen):
             "" if self.branch == "both" else f"-branch_{self.branch}",
             "" if self.fuse_weight is None else f"-fused_{self.fuse_weight:g}",
             "" if self.gate is None else "-gated",
+            "" if self.imgsz is None else "-{}x{}".format(*self.imgsz),
         )
         return "".join(names)
 
@@ -81,6 +86,11 @@ class Composition(Frozen):
             raise ExportError("--gate-threshold and --background configure a gate, expected --gate with them")
         if threshold is not None and not 0 <= threshold < 1:
             raise ExportError(f"--gate-threshold {threshold:g} is not a probability, expected 0 <= X < 1")
+        if self.imgsz is not None and min(self.imgsz) < MIN_IMGSZ:
+            height, width = self.imgsz
+            raise ExportError(
+                f"--imgsz {height},{width} is too small, expected at least {MIN_IMGSZ} pixels per side"
+            )
 
 
 def compose(
@@ -99,6 +109,8 @@ def compose(
         BundleError: a part is not a usable bundle.
     """
     composition.check()
+    if composition.imgsz == load_config(bundle).preprocessing.imgsz:
+        composition = composition.model_copy(update={"imgsz": None})
     if not composition.suffix:
         return bundle
     folder = out or _beside(bundle, composition.suffix)
@@ -108,13 +120,7 @@ def compose(
     check_out(folder, bundle)
     deployable, config = load_bundle(bundle)
     parts = {"segmentation": origin(bundle, config)}
-    if composition.branch != "both":
-        network = _ensemble(deployable).branches[int(composition.branch) - 1]
-        deployable = Student(cast("SegmentationNetwork", network))
-        config = _updated(config, weights=f"branch_{composition.branch}")
-    if composition.fuse_weight is not None:
-        deployable = _ensemble(deployable)
-        deployable.config = deployable.config.model_copy(update={"weight_1": composition.fuse_weight})
+    deployable, config = _changed(deployable, config, composition)
     if composition.gate is not None:
         classifier, other = load_classifier(composition.gate)
         check_fit(config, other, composition.gate)
@@ -131,6 +137,23 @@ def compose(
     save_bundle(folder, deployable, config, model_card(config))
     on_event(f"composed {folder} from {' and '.join(map(str, sources))}")
     return folder
+
+
+def _changed(
+    deployable: Deployable, config: BundleConfig, composition: Composition
+) -> tuple[Deployable, BundleConfig]:
+    """Return a model and its configuration with the changes of a composition, except its gate."""
+    if composition.branch != "both":
+        network = _ensemble(deployable).branches[int(composition.branch) - 1]
+        deployable = Student(cast("SegmentationNetwork", network))
+        config = _updated(config, weights=f"branch_{composition.branch}")
+    if composition.fuse_weight is not None:
+        deployable = _ensemble(deployable)
+        deployable.config = deployable.config.model_copy(update={"weight_1": composition.fuse_weight})
+    if composition.imgsz is not None:
+        preprocessing = config.preprocessing.model_copy(update={"imgsz": composition.imgsz})
+        config = _updated(config, preprocessing=preprocessing)
+    return deployable, config
 
 
 def origin(folder: Path, config: BundleConfig) -> dict[str, Any]:

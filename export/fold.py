@@ -7,11 +7,14 @@ convolution feeds which BatchNorm, so that any timm encoder works.
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, NamedTuple
+from collections import Counter
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
 from zoo.errors import ExportError
 from zoo.export.parity import compare_masks
@@ -20,6 +23,7 @@ from zoo.export.tolerance import GATES
 if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
 
+    from zoo.export.tolerance import Gate
     from zoo.models.deployable import Deployable
 
 
@@ -57,12 +61,13 @@ class Affine(nn.Module):
 
 
 @torch.no_grad()
-def prepare(deployable: Deployable, sample: Tensor) -> Prepared:
+def prepare(deployable: Deployable, sample: Tensor, gate: Gate = GATES["fp32"]) -> Prepared:
     """Return a copy without BatchNorms, after comparing it with the original.
 
     Args:
         deployable: model to export; not changed.
         sample: (B, 3, H, W) float, normalized real images.
+        gate: tolerance of the copy's masks.
 
     Raises:
         ExportError: a BatchNorm remains, or the copy's masks differ.
@@ -75,7 +80,7 @@ def prepare(deployable: Deployable, sample: Tensor) -> Prepared:
         raise ExportError(f"BatchNorm {left[0]} could not be folded, expected one that the forward pass uses")
     expected, got = original(sample), fused(sample)
     difference = compare_masks(expected.numpy(), got.argmax(dim=1).numpy())
-    if not difference.passes(GATES["fp32"]):
+    if not difference.passes(gate):
         raise ExportError(
             f"folding BatchNorm changed the class of {difference.differing} pixels, by up to "
             f"{difference.margin:.2g} of the logit range, expected only near ties: report the encoder "
@@ -106,19 +111,23 @@ def fuse_batch_norms(model: nn.Module, sample: Tensor) -> int:
 
 
 def _trace(model: nn.Module, sample: Tensor) -> dict[nn.BatchNorm2d, nn.Conv2d | None]:
-    """Return the convolution before each BatchNorm that the forward pass uses, None if there is none."""
+    """Return the convolution whose output only a BatchNorm takes, None if there is none, for each in use."""
     outputs: dict[int, tuple[nn.Conv2d, Tensor, int]] = {}  # holding the tensors keeps ids unique
     sources: dict[nn.BatchNorm2d, nn.Conv2d | None] = {}
+    taken: dict[nn.BatchNorm2d, int] = {}
+    uses = _Uses()
 
     def after_conv(conv: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> None:
         assert isinstance(conv, nn.Conv2d)
         outputs[id(output)] = conv, output, output._version
+        uses.counts[id(output)] = 0
 
     def before_norm(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         assert isinstance(norm, nn.BatchNorm2d)
         conv, _, version = outputs.get(id(inputs[0]), (None, None, 0))
         # an in-place activation in between keeps the tensor and changes its version
         sources[norm] = conv if inputs[0]._version == version else None
+        taken[norm] = id(inputs[0])
 
     handles: list[RemovableHandle] = []
     for module in model.modules():
@@ -126,10 +135,27 @@ def _trace(model: nn.Module, sample: Tensor) -> dict[nn.BatchNorm2d, nn.Conv2d |
             handles.append(module.register_forward_hook(after_conv))
         if isinstance(module, nn.BatchNorm2d):
             handles.append(module.register_forward_pre_hook(before_norm))
-    model(sample)
+    with uses:
+        model(sample)
     for handle in handles:
         handle.remove()
-    return sources
+    # a shortcut that takes the same output must not be scaled
+    return {norm: conv if uses.counts[taken[norm]] == 1 else None for norm, conv in sources.items()}
+
+
+class _Uses(TorchFunctionMode):
+    """Counts the functions that make tensors from each tensor, by its id."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: Counter[int] = Counter()
+
+    def __torch_function__(self, func: Any, _: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, Tensor | tuple | list):
+            given = tree_leaves((args, kwargs))
+            self.counts.update({id(each) for each in given if isinstance(each, Tensor)})
+        return result
 
 
 def _with_activation(first: nn.Module, norm: nn.BatchNorm2d) -> nn.Module:

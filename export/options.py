@@ -8,7 +8,6 @@ from typing import Literal, get_args
 from zoo.errors import ExportError
 from zoo.frozen import Frozen
 from zoo.predictors.artifact import OutputKind, Precision
-from zoo.preprocess import MIN_IMGSZ
 
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
@@ -20,7 +19,6 @@ class ExportOptions(Frozen):
         onnx: whether to export ONNX files, in fp32 and fp16 unless `precision` is given.
         trt: whether to build a TensorRT engine from an ONNX file, in fp16 unless `precision` is given.
         precision: precisions, from `PRECISIONS`; empty for the default.
-        imgsz: height and width that images are resized to; None for the model's training crop.
         batch: minimum, optimal and maximum batch of an engine; the maximum is compared with the model.
         sm: compute capabilities to build an engine for; empty for the default.
         images: folder or data source of the images to compare on; None for the model's training data.
@@ -35,13 +33,13 @@ class ExportOptions(Frozen):
         int8_for: targets of int8 files: ONNX Runtime and OpenVINO (`cpu`), TensorRT (`trt`).
         auto_exclude: whether to keep layers in fp32 until an int8 file is within its tolerance.
         rebuild: whether to build an engine even if the same one exists.
+        resize_in_graph: whether to also write files that take photos of any size, in fp32 and fp16.
         out: another folder for the bundle and its artifacts.
     """
 
     onnx: bool = True
     trt: bool = False
     precision: tuple[str, ...] = ()
-    imgsz: tuple[int, int] | None = None
     batch: tuple[int, int, int] = (1, 1, 4)
     sm: tuple[int, ...] = ()
     images: str | None = None
@@ -54,6 +52,7 @@ class ExportOptions(Frozen):
     int8_for: tuple[Literal["cpu", "trt"], ...] = ("cpu", "trt")
     auto_exclude: bool = False
     rebuild: bool = False
+    resize_in_graph: bool = False
     out: Path | None = None
 
     @property
@@ -80,10 +79,6 @@ class ExportOptions(Frozen):
             raise ExportError(
                 f"--precision {unknown[0]} cannot be exported, expected some of {', '.join(PRECISIONS)}"
             )
-        if self.imgsz is not None and min(self.imgsz) < MIN_IMGSZ:
-            raise ExportError(
-                f"--imgsz {_join(self.imgsz)} is too small, expected at least {MIN_IMGSZ} pixels per side"
-            )
         if not 1 <= self.batch[0] <= self.batch[1] <= self.batch[2]:
             raise ExportError(f"--batch {_join(self.batch)} is not MIN,OPT,MAX, expected e.g. 1,1,4")
         if self.min_agreement is not None and not 0 <= self.min_agreement <= 1:
@@ -94,6 +89,10 @@ class ExportOptions(Frozen):
             raise ExportError(f"--max-drop {self.max_drop:g} is not a change of mIoU, expected 0 to 1")
         if self.sm and not self.trt:
             raise ExportError(f"--sm {_join(self.sm)} is for engines, expected --trt with it")
+        if self.resize_in_graph and not {"fp32", "fp16"} & set(self.precisions):
+            raise ExportError(
+                f"--resize-in-graph is for fp32 and fp16, got {', '.join(self.precisions)}: add one"
+            )
         if "int8" not in self.precision and (self.calibration_data or self.auto_exclude):
             raise ExportError(
                 "--calibration-data and --auto-exclude are for int8, expected --precision int8 with them"

@@ -34,6 +34,10 @@ NEAR_TIE = 0.01
 """Of the logits' range: a class that leads by less is hardly chosen at all."""
 
 
+DOMINANT = 0.9
+"""Share of pixels of one class from which on masks are examined for whether they prove anything."""
+
+
 class Difference(Frozen):
     """Difference of the outputs of two models at one shape.
 
@@ -45,6 +49,7 @@ class Difference(Frozen):
         margin: the largest lead, among differing pixels, of the reference's class over the class that the
             artifact chose, relative to the range of the reference's logits; 0 if no pixel differs.
         near_ties: number of differing pixels with a margin below `NEAR_TIE`.
+        counts: number of pixels of each of the reference's classes.
         errors: mean absolute error of each output except the mask, relative to its range, by name.
         error: error of the artifact at this shape; empty if it ran.
     """
@@ -55,6 +60,7 @@ class Difference(Frozen):
     differing: int
     margin: float
     near_ties: int = 0
+    counts: tuple[int, ...] = Field(default=(), exclude=True)
     errors: dict[str, float] = Field(default_factory=dict)
     error: str = ""
 
@@ -74,6 +80,7 @@ class Parity(Frozen):
         differences: difference at each shape.
         accuracy: accuracy on labeled images; None without any, or if the masks differ too much.
         departure: first layer of a failed file that differs from the model's; empty if none was found.
+        weakness: why the agreement proves nothing, e.g. masks of one class alone; empty if it does.
     """
 
     gate: Gate
@@ -82,6 +89,7 @@ class Parity(Frozen):
     differences: tuple[Difference, ...]
     accuracy: Accuracy | None = None
     departure: str = ""
+    weakness: str = ""
 
     @property
     def agreement(self) -> float:
@@ -108,6 +116,13 @@ class Parity(Frozen):
         """Return the largest error of each output other than the mask over all shapes, by name."""
         names = dict.fromkeys(name for each in self.differences for name in each.errors)
         return {name: max(each.errors.get(name, 0.0) for each in self.differences) for name in names}
+
+    @property
+    def dominant(self) -> tuple[int, float]:
+        """Return the class that the reference predicts most often, and its share of the pixels."""
+        counts = np.sum([each.counts for each in self.differences], axis=0)  # (K,)
+        label = int(counts.argmax())
+        return label, float(counts[label] / counts.sum())
 
     @property
     def agrees(self) -> bool:
@@ -163,6 +178,23 @@ def compare(
     )
 
 
+def weakness(parity: Parity, names: Sequence[str]) -> str:
+    """Return why the agreement of an artifact proves nothing; empty if it does.
+
+    Args:
+        parity: parity within its tolerance at every shape.
+        names: names of the classes.
+    """
+    label, share = parity.dominant
+    if len(names) == 1 or share < max(parity.gate.min_agreement, DOMINANT):
+        return ""
+    if share == 1:
+        return f"the model predicts {names[label]!r} at every compared pixel"
+    if parity.accuracy is not None:
+        return ""
+    return f"{share:.2%} of the compared pixels are {names[label]!r}, a file without other classes would pass"
+
+
 def compare_masks(logits: NDArray[np.float32], mask: NDArray[np.integer]) -> Difference:
     """Return how a mask differs from the arg-max of a reference's logits.
 
@@ -171,7 +203,8 @@ def compare_masks(logits: NDArray[np.float32], mask: NDArray[np.integer]) -> Dif
         mask: (B, H, W) integer masks of the artifact.
     """
     shape = mask.shape[0], mask.shape[1], mask.shape[2]
-    batch, rows, columns = np.nonzero(logits.argmax(axis=1) != mask)
+    expected = logits.argmax(axis=1)
+    batch, rows, columns = np.nonzero(expected != mask)
     differing = len(batch)
     margin, near_ties = 0.0, 0
     if differing:
@@ -183,7 +216,12 @@ def compare_masks(logits: NDArray[np.float32], mask: NDArray[np.integer]) -> Dif
         margin, near_ties = float(margins.max()), int((margins < NEAR_TIE).sum())
     agreement = 1 - differing / mask.size
     return Difference(
-        shape=shape, agreement=agreement, differing=differing, margin=margin, near_ties=near_ties
+        shape=shape,
+        agreement=agreement,
+        differing=differing,
+        margin=margin,
+        near_ties=near_ties,
+        counts=tuple(np.bincount(expected.ravel(), minlength=logits.shape[1]).tolist()),
     )
 
 
@@ -234,6 +272,7 @@ def _merge(parts: Sequence[Difference]) -> Difference:
         differing=sum(part.differing for part in parts),
         margin=max(part.margin for part in parts),
         near_ties=sum(part.near_ties for part in parts),
+        counts=tuple(map(sum, zip(*(part.counts for part in parts if part.counts), strict=True))),
         errors={name: max(part.errors[name] for part in parts if name in part.errors) for name in names},
         error=next((part.error for part in parts if part.error), ""),
     )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from zoo.bundle.bundle import WEIGHTS_NAME, load_config, replacing, write_json
-from zoo.bundle.manifest import MANIFEST_NAME, sha256
+from zoo.bundle.manifest import MANIFEST_NAME, read_manifest, sha256
 from zoo.bundle.weights import load_bundle
 from zoo.card.card import refresh_card
 from zoo.errors import ExportError, ParityError
@@ -20,6 +20,7 @@ from zoo.export.compose import copy_bundle
 from zoo.export.fold import prepare
 from zoo.export.manifest import Artifact, ExportReport, update_manifest, versions
 from zoo.export.parity import check_parity
+from zoo.export.photo import PHOTO_NAMES, check_photo, export_photo, photo_metadata
 from zoo.export.quantize import INT8_NAMES, Quantizer, Ranges, more_excluded
 from zoo.export.to_onnx import check_onnx, export_onnx
 from zoo.export.to_tensorrt import (
@@ -131,13 +132,14 @@ class Export:
         self.made: list[Artifact] = []
         self.failed: dict[str, Parity] = {}
         deployable, config = load_bundle(bundle)
-        imgsz = options.imgsz or config.preprocessing.imgsz
-        self.preprocessing = config.preprocessing.model_copy(update={"imgsz": imgsz})
-        self.config = config.model_copy(update={"preprocessing": self.preprocessing})
+        self.config, self.preprocessing = config, config.preprocessing
         self.weights_sha256 = sha256(bundle / WEIGHTS_NAME)
         self.checker = Checker(deployable, self.config, options, say)
         images = self.checker.images
-        sample = torch.from_numpy(resize_image(images.images[0], imgsz).copy()).permute(2, 0, 1)[None]
+        image = resize_image(images.images[0], self.preprocessing.imgsz)
+        sample = torch.from_numpy(image.copy()).permute(2, 0, 1)[None]
+        if options.resize_in_graph:
+            check_photo(self._metadata("fp32"))
         self.prepared = prepare(deployable, normalize(sample, self.preprocessing))
         say(
             f"folded {self.prepared.fused} BatchNorms with a maximum logit change of "
@@ -157,11 +159,29 @@ class Export:
                 if runtime is not None:
                     parity = self._compare_onnx(path, runtime, precision)
         except ParityError:
-            path.unlink(missing_ok=True)  # from an earlier export with other weights or options
+            self._discard(path)
             return
         if remark:
             self.say(f"warning: {path.name} was not compared with the model: {remark}")
         self._keep(path, parity, remark, {**facts._asdict(), "metadata": metadata.model_dump(mode="json")})
+        if self.options.resize_in_graph and precision in PHOTO_NAMES:
+            self._make_photo(path, metadata)
+
+    def _make_photo(self, network: Path, metadata: ArtifactMetadata) -> None:
+        """Make, compare and keep the file that takes photos of any size."""
+        path = self.bundle / PHOTO_NAMES[metadata.precision]
+        try:
+            with replacing(path) as temporary:
+                facts = export_photo(network, metadata, temporary)
+                parity = self.checker.compare_photos(path.name, OrtPredictor(temporary))
+                if not parity.passed:
+                    self.failed[path.name] = parity
+                check_parity({path.name: parity})
+        except ParityError:
+            path.unlink(missing_ok=True)
+            return
+        own = photo_metadata(metadata).model_dump(mode="json")
+        self._keep(path, parity, "", {**facts._asdict(), "metadata": own})
 
     def make_int8(self) -> None:
         """Calibrate once; quantize, compare and keep a file for each requested target."""
@@ -208,8 +228,7 @@ class Export:
                     parity = self._compare(path, TrtPredictor(temporary, info), precision)
                 write_json(info_path(path), info.model_dump(mode="json"))
         except ParityError:
-            path.unlink(missing_ok=True)
-            info_path(path).unlink(missing_ok=True)
+            self._discard(path, info_path(path))
             return
         if remark:
             self.say(f"warning: {path.name} was built but not compared with the model: {remark}")
@@ -257,7 +276,7 @@ class Export:
                     more = more_excluded(quantizer.fp32, made, excluded, self.checker.batch(1))
                 if more is None:
                     self._explain(path, runtime, "int8")
-                    path.unlink(missing_ok=True)
+                    self._discard(path)
                     return excluded
                 del self.failed[path.name]
                 excluded = more
@@ -306,6 +325,20 @@ class Export:
             self.say(f"{path.name}: FAILED, agreement {parity.agreement:.6f}{errors}")
         check_parity({path.name: parity})
         return parity
+
+    def _discard(self, *paths: Path) -> None:
+        """Remove the files of an earlier export, unless they passed with these weights and preprocessing."""
+        name, manifest = paths[0].relative_to(self.bundle).as_posix(), read_manifest(self.bundle)
+        entry = manifest.artifacts.get(name, {})
+        metadata = self._metadata("fp32").model_dump(mode="json", include={"weights_sha256", "preprocessing"})
+        recorded = entry.get("metadata", {})
+        passed = (entry.get("parity") or {}).get("passed", False)
+        passed = passed and all(recorded.get(key) == value for key, value in metadata.items())
+        if passed and paths[0].is_file() and sha256(paths[0]) == manifest.files[name].sha256:
+            self.say(f"{name}: the file of an earlier export, which passed, is kept")
+            return
+        for path in paths:
+            path.unlink(missing_ok=True)
 
     def _keep(self, path: Path, parity: Parity | None, remark: str, facts: dict[str, Any]) -> None:
         artifact = Artifact(

@@ -56,22 +56,30 @@ CHUNK = 4
 """Number of images whose activations are in memory at a time."""
 
 PERCENTILE = 99.99
-OPERATORS = ("Conv", "Add", "MaxPool", "Concat", "Relu", "Clip")
+LAYERS = ("Conv", "MatMul", "Gemm")
+"""Operators with weights; `MatMul` and `Gemm` are linear layers if their second input is constant."""
+
+OPERATORS = (*LAYERS, "Add", "MaxPool", "Concat", "Relu", "Clip")
 ACTIVATIONS: dict[Flavor, QuantType] = {"cpu": QuantType.QUInt8, "trt": QuantType.QInt8}
 OPTIONS: dict[Flavor, dict[str, bool]] = {
-    "cpu": {"QDQKeepRemovableActivations": True},
-    "trt": {"QDQKeepRemovableActivations": True, "ActivationSymmetric": True, "QuantizeBias": False},
+    "cpu": {"QDQKeepRemovableActivations": True, "MatMulConstBOnly": True},
+    "trt": {
+        "QDQKeepRemovableActivations": True,
+        "MatMulConstBOnly": True,
+        "ActivationSymmetric": True,
+        "QuantizeBias": False,
+    },
 }
 """Quantizer options; a ReLU folded into its output's range would be lost if that stays in fp32."""
 
 INT8_NAMES: dict[Flavor, str] = {"cpu": ONNX_NAMES["int8"], "trt": TRT_ONNX_NAMES["int8"]}
 
 MAX_EXCLUDED = 0.5
-"""Maximum share of convolutions kept in fp32: with more, int8 gains little over fp16."""
+"""Maximum share of layers kept in fp32: with more, int8 gains little over fp16."""
 
 
 class Sensitivity(NamedTuple):
-    """Error from quantizing the inputs of a convolution."""
+    """Error from quantizing the inputs of a layer."""
 
     node: str
     error: float
@@ -146,23 +154,42 @@ def set_metadata(path: Path, metadata: ArtifactMetadata) -> None:
 
 
 def body(model: onnx.ModelProto) -> list[str]:
-    """Return the names of the nodes that may be quantized: convolutions and the nodes between them.
+    """Return the names of the nodes that may be quantized: layers, and operations between convolutions.
 
-    The last convolution is excluded, because 8-bit logits would tie.
+    The last convolution is excluded, because 8-bit logits would tie. Where there are linear layers, sums and
+    concatenations are quantized only next to a convolution: the sums of a transformer's residual stream have
+    outliers, to which 8 bits would give most of their range.
     """
     after = set(_reached(model, forwards=True))
     before = set(_reached(model, forwards=False))
+    nodes = [node for node in model.graph.node if node.op_type in OPERATORS and node.name in before]
+    linear = _linear(model)
+    beside = {name for node in model.graph.node if node.op_type == "Conv" for name in node.output}
     return [
         node.name
-        for node in model.graph.node
-        if node.op_type in OPERATORS
-        and node.name in before
-        and (node.op_type == "Conv" or node.name in after)
+        for node in nodes
+        if node.op_type == "Conv"
+        or node.name in linear
+        or (
+            node.op_type not in LAYERS
+            and node.name in after
+            and (not linear or not beside.isdisjoint(node.input))
+        )
     ]
 
 
+def _linear(model: onnx.ModelProto) -> set[str]:
+    """Return the names of the linear layers: products with a constant matrix."""
+    matrices = {value.name for value in model.graph.initializer if len(value.dims) == 2}
+    return {
+        node.name
+        for node in model.graph.node
+        if node.op_type in ("MatMul", "Gemm") and node.input[1] in matrices
+    }
+
+
 def sensitivities(fp32_path: Path, int8_path: Path, images: NDArray[np.uint8]) -> list[Sensitivity]:
-    """Return the convolutions of a quantized file, by decreasing error.
+    """Return the layers of a quantized file, by decreasing error.
 
     The error is that of a layer's own input and weights, without errors from earlier layers.
 
@@ -175,7 +202,7 @@ def sensitivities(fp32_path: Path, int8_path: Path, images: NDArray[np.uint8]) -
     producers = {output: node for node in model.graph.node for output in node.output}
     original = {node.name: node for node in onnx.load(fp32_path).graph.node}
     weights = {value.name: value for value in onnx.load(fp32_path).graph.initializer}
-    quantized = [node for node in model.graph.node if node.op_type == "Conv" and node.name in original]
+    quantized = [node for node in model.graph.node if node.op_type in LAYERS and node.name in original]
     pairs = {}
     for node in quantized:
         after = producers.get(node.input[0])

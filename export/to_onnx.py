@@ -6,16 +6,21 @@ import io
 import logging
 import warnings
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import onnx
 import torch
+from timm.models import is_model_in_modules
+from torch import Tensor
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from zoo.errors import ExportError
 from zoo.export.graph import ExportGraph
 from zoo.export.layers import name_nodes
 from zoo.export.resample import ResampleByProducts
 from zoo.export.same_padding import same_padding_as_attribute
+from zoo.models.encoder import SHIFTED_WINDOWS
 from zoo.predictors.artifact import INPUT_NAME, METADATA_KEY, ArtifactMetadata
 
 if TYPE_CHECKING:
@@ -30,8 +35,6 @@ BF16_OPSET = 22  # first opset with bfloat16 convolutions
 SAMPLE_SHAPE = (2, 97, 131, 3)  # different, not 1 and not round, so that none is specialized
 DYNAMIC_DIMS = {0: "b", 1: "h", 2: "w"}
 REASON_LENGTH = 300
-SWIN = "timm.models.swin_transformer"
-"""Prefix of timm's modules of Swin, Swin v2 and its variants."""
 CHATTY_LOGGERS = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
 
 
@@ -62,7 +65,7 @@ def export_onnx(deployable: Deployable, metadata: ArtifactMetadata, path: Path) 
     graph = ExportGraph(deployable, metadata)
     same_padding_as_attribute(graph)
     sample = torch.zeros(SAMPLE_SHAPE, dtype=torch.uint8)
-    with _silent(), ResampleByProducts():
+    with _silent(), ResampleByProducts(), AttentionOverFour():
         try:
             program = torch.onnx.export(
                 graph,
@@ -88,21 +91,39 @@ def export_onnx(deployable: Deployable, metadata: ArtifactMetadata, path: Path) 
     return check_onnx(path, metadata)
 
 
+class AttentionOverFour(TorchFunctionMode):
+    """While it is active, attention over more than four dimensions is computed over four, as ONNX has it."""
+
+    def __torch_function__(self, func: Any, _: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Return what `func` returns."""
+        kwargs = kwargs or {}
+        if func is not F.scaled_dot_product_attention or args[0].ndim <= 4:
+            return func(*args, **kwargs)
+        query, _, value, *rest = args
+        masks = [each for each in (*rest, kwargs.get("attn_mask")) if isinstance(each, Tensor)]
+        if masks:
+            raise NotImplementedError(f"attention over {query.ndim} dimensions with a mask")
+        flat = (each.flatten(0, each.ndim - 4) for each in args[:3])
+        attended = func(*flat, *rest, **kwargs)
+        return attended.reshape(*query.shape[:-1], value.shape[-1])
+
+
 def _check_windows(deployable: Deployable) -> None:
-    """Raise for a Swin transformer.
+    """Raise for a Swin transformer that runs at any image size.
 
     The sizes of its shifted windows become symbolic conditions that nest from block to block, and
     `torch.export` takes hours to simplify them.
 
     Raises:
-        ExportError: the model contains a Swin transformer.
+        ExportError: the model contains such a Swin transformer.
     """
-    if any(type(module).__module__.startswith(SWIN) for module in deployable.modules()):
-        raise ExportError(
-            "the network has a Swin encoder, which torch.export does not finish at dynamic image sizes: "
-            "train with another, such as pvt_v2_b0, convnext_tiny or vit_small_patch14_dinov2, or use the "
-            "bundle itself with --backend eager"
-        )
+    for network in deployable.config.networks:
+        is_shifted = is_model_in_modules(network.encoder, SHIFTED_WINDOWS)
+        if network.encoder_size is None and is_shifted:
+            raise ExportError(
+                f"torch.export does not finish with the shifted windows of {network.encoder} at any size: "
+                f"train it at one (network.encoder_size, set by default), or use --backend eager"
+            )
 
 
 def opset_of(precision: Precision) -> int:

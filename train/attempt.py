@@ -160,7 +160,7 @@ def explaining(engine: Engine) -> Iterator[None]:
         if why is None:
             raise
         recipe, run = engine.recipe, engine.run
-        how = f"continue with zoo train {recipe.method.name} --resume --out {run.path}"
+        how = f"continue with zoo train {recipe.method.name} --resume --out {shlex.quote(str(run.path))}"
         if is_full_memory(error):
             how = f"where another program took it, {how}"
         if not run.checkpoint.is_file():

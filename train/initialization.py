@@ -99,7 +99,9 @@ def initialized_method(
     """
     own = nullcontext() if not models and recipe.encoder_weights is None else without_pretrained()
     with own:
-        method = build_method(recipe.method, recipe.network, pretrained=recipe.pretrained)
+        method = build_method(
+            recipe.method, recipe.network, pretrained=recipe.pretrained, label_loss=recipe.label_loss
+        )
     if models:
         _load_models(method, recipe, models, names)
     if recipe.encoder_weights is not None:
@@ -164,7 +166,10 @@ def _encoder_state(network: SegmentationNetwork, path: Path) -> State:
         check_same(f"encoder_weights: {path}", state, name, network.encoder.state_dict())
         return state
     state = fitting_state(path, name)
-    return build_encoder(name, output_stride=network.config.output_stride, state=state).state_dict()
+    config = network.config
+    return build_encoder(
+        name, output_stride=config.output_stride, size=config.encoder_size, pretrained=state
+    ).state_dict()
 
 
 def _load_models(

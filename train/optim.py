@@ -9,6 +9,7 @@ from pydantic import Field
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from zoo.frozen import Frozen
+from zoo.models.encoder import Encoder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -40,6 +41,8 @@ class OptimizerConfig(Frozen):
         nesterov: whether SGD uses Nesterov momentum.
         betas: betas of Adam.
         encoder_lr_mult: ratio of the encoders' learning rate to `lr`.
+        layer_decay: factor on the learning rate of an encoder's parameters for each layer above them, as in
+            BEiT; the norm after the last block keeps the encoder's rate.
         schedule: `constant`, `poly` (power 0.9) or `cosine`, over the steps of the run.
         floor: share of the learning rate at which `poly` and `cosine` end.
     """
@@ -55,6 +58,7 @@ class OptimizerConfig(Frozen):
     nesterov: bool = False
     betas: tuple[Beta, Beta] = (0.9, 0.999)
     encoder_lr_mult: float = Field(0.1, ge=0)
+    layer_decay: float = Field(1.0, gt=0, le=1)
     schedule: Schedule = "constant"
     floor: float = Field(0, ge=0, le=1)
 
@@ -72,23 +76,34 @@ class OptimizerConfig(Frozen):
         parameters: list[dict[str, Any]] = [
             {
                 "params": group,
-                "lr": self.lr * factor,
-                "initial_lr": self.lr * factor,
+                "lr": self.lr * factor * share,
+                "initial_lr": self.lr * factor * share,
                 "schedule": self.schedule,
                 "floor": self.floor,
                 "weight_decay": decay,
             }
             for module, factor in groups
-            for group, decay in self._split(module)
+            for trained, share in self._by_layer(module)
+            for group, decay in self._split(trained)
         ]
         if self.name == "sgd":
             return SGD(parameters, lr=self.lr, momentum=self.momentum, nesterov=self.nesterov)
         adam: type[Adam] = {"adamw": AdamW, "adam": Adam}[self.name]
         return adam(parameters, lr=self.lr, betas=self.betas, fused=True)
 
-    def _split(self, module: nn.Module) -> list[tuple[list[nn.Parameter], float]]:
-        """Return the trained parameters of a module with their weight decay."""
-        trained = [p for p in module.parameters() if p.requires_grad]
+    def _by_layer(self, module: nn.Module) -> list[tuple[list[nn.Parameter], float]]:
+        """Return the trained parameters of a module by layer, each with its share of the learning rate."""
+        trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
+        if self.layer_decay == 1 or not isinstance(module, Encoder):
+            return [(list(trained.values()), 1.0)]
+        above = module.layers_above()
+        return [
+            ([p for name, p in trained.items() if above[name] == layers], self.layer_decay**layers)
+            for layers in sorted({above[name] for name in trained})
+        ]
+
+    def _split(self, trained: list[nn.Parameter]) -> list[tuple[list[nn.Parameter], float]]:
+        """Return parameters with their weight decay."""
         if self.decay == "all":
             return [(trained, self.weight_decay)]
         # biases and BatchNorm's scales and shifts are one-dimensional

@@ -16,11 +16,12 @@ from zoo.errors import DatasetError, RecipeError, ZooError
 from zoo.evaluation.figures import figures_of
 from zoo.memory import peak_memory
 from zoo.models.segmentation import segmentation_networks
-from zoo.predictors.tags import TagPredictor
+from zoo.predictors.eager import EagerPredictor
 from zoo.train.attempt import attempt, explaining
+from zoo.train.data.class_pixels import class_weights_of
 from zoo.train.data.identity import check_identity, write_identity
 from zoo.train.data.loaders import BatchStream
-from zoo.train.data.streams import TrainingData
+from zoo.train.data.streams import TrainingData, check_outside
 from zoo.train.initialization import initialized_method, read_start
 from zoo.train.loop.checkpoint import load_checkpoint
 from zoo.train.loop.engine import Engine
@@ -28,7 +29,7 @@ from zoo.train.loop.validation import Selection, Validation, predictor_of, score
 from zoo.train.method import phase_at, progress_at
 from zoo.train.methods.table import build_method
 from zoo.train.report.page import write_report
-from zoo.train.report.pictures import write_curves, write_preview, write_tag_preview
+from zoo.train.report.pictures import write_curves, write_preview
 from zoo.train.runs.folder import RunFolder, claimed_run, clear_run, new_run
 from zoo.train.runs.log import FILTER, figures_over_time, last_figures, read_log
 from zoo.train.runs.record import read_record
@@ -36,14 +37,20 @@ from zoo.train.runs.wandb import check_wandb, logged_to_wandb
 from zoo.train.strip import strip
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from lightning.fabric import Fabric
 
+    from zoo.train.data.class_pixels import ClassWeights
     from zoo.train.loop.hardware import Hardware
     from zoo.train.method import Method
     from zoo.train.recipe.schema import Recipe
 
 
 log = logging.getLogger(__name__)
+
+CLASS_WEIGHTS = "label_loss.class_weights"
+"""Buffer of a method with the weights of classes (`zoo.train.blocks.label_loss.LabelLoss`)."""
 
 
 def start(
@@ -52,6 +59,7 @@ def start(
     hardware: Hardware,
     wandb: str | None = None,
     again: RunFolder | None = None,
+    check: Callable[[EagerPredictor], None] | None = None,
 ) -> dict[str, Any]:
     """Train a recipe in a new run folder and return its metrics.
 
@@ -61,6 +69,8 @@ def start(
         hardware: devices and processes.
         wandb: W&B project to log to.
         again: folder of a run without a checkpoint that starts anew, in place of `out`.
+        check: called in the first process with the untrained segmentation network, before anything is
+            written; it raises a `ZooError` to refuse it.
 
     Raises:
         ZooError: bad data, recipe or folder; nothing is trained then.
@@ -69,32 +79,57 @@ def start(
     recipe, models = read_start(recipe)
     data = TrainingData.draw(recipe)
     recipe = data.recipe
+    if out is not None:
+        check_outside(out, data.source)
     planned = [again or new_run(out, recipe)] if is_first() else []
     fabric = hardware.fabric(recipe.precision)
     run = fabric.broadcast(planned)[0]
     fabric.seed_everything(recipe.seed, verbose=False)
     method, origins = initialized_method(recipe, models, data.source.classes.names)
     data = data.for_phases(method.phases(recipe.steps))
+    class_weights = _weigh_classes(method, data)
     _remark_accumulation(recipe, method)
     _remark_strides(recipe, method)
     if fabric.is_global_zero:
+        if check is not None:
+            _check_untrained(method, recipe, data, check)
         if again is None:
             run = claimed_run(run, recipe, data.source.classes, other_name=out is None)
         else:
             clear_run(again)
-        write_identity(run.path, data.source)
         run.write_origins(origins)
-        data.write(run.partition)
-        partition, classes = data.partition, data.source.classes
-        log.info(
-            "%s: %d labeled, %d unlabeled images, %d classes; partition %s",
-            run.path, len(partition.labeled), len(partition.unlabeled), len(classes), partition.digest,
-        )  # fmt: skip
-        if partition.tags:
-            log.info("%d images with classes alone; tags %s", len(partition.tags), partition.tags_digest)
+        _write_data(run, data, class_weights)
     run = fabric.broadcast(run)
     validate = Validation(recipe, data.source, data.partition)
     return _recorded(_engine(fabric, method, data, run, validate), validate, data, wandb)
+
+
+def _weigh_classes(method: Method, data: TrainingData) -> ClassWeights | None:
+    """Give the loss of a new run the weights of classes that its recipe asks for, and return them.
+
+    Raises:
+        RecipeError: no pixel has a class.
+    """
+    found = class_weights_of(data.recipe, data.source, data.partition.labeled)
+    if found is not None:
+        method.get_buffer(CLASS_WEIGHTS).copy_(torch.tensor(found.values))
+    return found
+
+
+def _write_data(run: RunFolder, data: TrainingData, class_weights: ClassWeights | None) -> None:
+    """Write what a new run learns from into its folder, and log it."""
+    write_identity(run.path, data.source)
+    data.write(run.partition)
+    partition, classes = data.partition, data.source.classes
+    log.info(
+        "%s: %d labeled, %d unlabeled images, %d classes; partition %s",
+        run.path, len(partition.labeled), len(partition.unlabeled), len(classes), partition.digest,
+    )  # fmt: skip
+    if partition.tags:
+        log.info("%d images with classes alone; tags %s", len(partition.tags), partition.tags_digest)
+    if class_weights is not None:
+        write_json(run.class_weights, class_weights.record())
+        log.info("class weights, %s", class_weights)
 
 
 def resume(
@@ -130,7 +165,7 @@ def resume(
     used = (*partition.labeled, *partition.unlabeled, *partition.tags, *data.held_out)
     added = check_identity(path, data.source, classes.names, used)
     fabric = hardware.fabric(recipe.precision)
-    method = build_method(recipe.method, recipe.network, pretrained=False)
+    method = build_method(recipe.method, recipe.network, pretrained=False, label_loss=recipe.label_loss)
     validate = Validation(recipe, data.source, partition)
     engine = _engine(fabric, method, data, run, validate)
     engine.resume()
@@ -139,6 +174,9 @@ def resume(
             run.write_recipe(recipe, classes)
         for words in added:
             log.warning("%s: %s, not used by this run", recipe.data.spec, words)
+        if recipe.class_weights != "none":
+            pairs = zip(classes.names, method.get_buffer(CLASS_WEIGHTS).tolist(), strict=True)
+            log.info("class weights of the checkpoint: %s", ", ".join(f"{n} {w:.4g}" for n, w in pairs))
         log.info("%s: continuing after step %d of %d", path, engine.step, recipe.steps)
     return _recorded(engine, validate, data, wandb)
 
@@ -168,6 +206,16 @@ def _engine(
     if data.selection is not None:
         engine.selection = Selection(fabric, Validation(data.recipe, data.selection))
     return engine
+
+
+def _check_untrained(
+    method: Method, recipe: Recipe, data: TrainingData, check: Callable[[EagerPredictor], None]
+) -> None:
+    """Check the network that the run will end with; a classifier is exported only as part of a gate."""
+    phase = method.phases(recipe.steps)[-1]
+    predictor = predictor_of(method, recipe, data.source, method.scored(recipe.score, phase))
+    if isinstance(predictor, EagerPredictor):
+        check(predictor)
 
 
 def _remark_accumulation(recipe: Recipe, method: Method) -> None:
@@ -261,10 +309,7 @@ def _finish(engine: Engine, validate: Validation, data: TrainingData) -> dict[st
             "filter_curve": figures_over_time(rows, FILTER),
         } | ({} if engine.seconds else _measured(run))  # of a finished run no step was left to take
         write_json(run.metrics, metrics)
-        if isinstance(predictor, TagPredictor):
-            write_tag_preview(run.preview, predictor, source)
-        else:
-            write_preview(run.preview, predictor, source)
+        write_preview(run.preview, predictor, source)
         write_curves(run.curves, run.log, engine.phases, figures)
         metrics["run"], metrics["bundle"] = str(run.path), str(strip(run.path))
     fabric.barrier()

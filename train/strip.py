@@ -15,6 +15,7 @@ from zoo.card.card import PREVIEW_NAME, model_card, refresh_card
 from zoo.card.licenses import DRAWN
 from zoo.errors import BundleError
 from zoo.models.encoder import timm_origin
+from zoo.models.lora import add_lora, merge_lora
 from zoo.train.loop.checkpoint import load_checkpoint
 from zoo.train.method import phase_at
 from zoo.train.methods.table import METHODS, build_method
@@ -45,9 +46,11 @@ def strip(path: Path, weights: str | None = None) -> Path:
         raise BundleError(
             f"--weights {weights}: {recipe.method.name} has {', '.join(choices)}: choose one of them"
         )
-    selected = recipe.select_on is not None and run.best.is_file()
-    state = load_checkpoint(run.best if selected else run.checkpoint)
-    method = build_method(recipe.method, recipe.network, pretrained=False)
+    selected = run.kept_checkpoint == run.best
+    state = load_checkpoint(run.kept_checkpoint)
+    method = build_method(recipe.method, recipe.network, pretrained=False, label_loss=recipe.label_loss)
+    if recipe.lora:
+        add_lora(method, recipe.lora)
     method.load_state_dict(state["method"])
     phase, _ = phase_at(max(0, state["step"] - 1), method.phases(recipe.steps))
     if weights in phase.untrained:
@@ -59,6 +62,7 @@ def strip(path: Path, weights: str | None = None) -> Path:
     weights = weights or scored
     is_default = weights == scored
     deployable = method.deployable(weights).eval()
+    merge_lora(deployable)
     is_final = is_default and (state["step"] == recipe.steps or (selected and run.metrics.is_file()))
     config = BundleConfig(
         deployable=deployable.config,

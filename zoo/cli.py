@@ -16,8 +16,10 @@ from zoo.commands.catalog import info, list_models
 from zoo.commands.compare import compare
 from zoo.commands.console import log_to_stderr
 from zoo.commands.data.group import app as data_app
+from zoo.commands.doctor import doctor
 from zoo.commands.evaluate import evaluate
 from zoo.commands.export import export
+from zoo.commands.label import label
 from zoo.commands.load_test import load_test
 from zoo.commands.predict import predict
 from zoo.commands.pull import pull
@@ -57,6 +59,7 @@ app.command()(report)
 app.command()(evaluate)
 app.command()(calibrate)
 app.command()(predict)
+app.command()(label)
 app.command()(export)
 app.command("bench")(benchmark)
 app.command("benchmark", hidden=True)(benchmark)
@@ -66,6 +69,7 @@ app.command()(pull)
 app.command()(push)
 app.command("list")(list_models)
 app.command()(info)
+app.command()(doctor)
 app.add_typer(data_app, name="data")
 
 

@@ -6,6 +6,8 @@ Training is stricter (`zoo.data.files`): images that it rejects can be corrected
 from __future__ import annotations
 
 import io
+import logging
+import re
 import zlib
 from typing import TYPE_CHECKING, Any
 
@@ -21,11 +23,16 @@ if TYPE_CHECKING:
 
     from zoo.classes import Classes, Color, Mask
 
+log = logging.getLogger(__name__)
+
 READ_ERRORS = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 """Errors that Pillow raises for files that are truncated or not images."""
 
 DEEP = ("I", "F")
 """Prefixes of Pillow's modes of more than 8 bits, whose values of black and white are not known."""
+
+PAGED = ("TIFF", "GIF", "WEBP", "PNG")
+"""Formats of several pages or frames; those of a photo from a phone (MPO) are previews."""
 
 TRANSPARENT = ("RGBA", "RGBa", "LA", "La", "PA")
 
@@ -45,13 +52,30 @@ def read_rgb(path: Path) -> NDArray[np.uint8]:
     """
     try:
         with Image.open(path) as image:
+            if (pages := pages_of(image)) > 1:
+                log.warning("%s: the first of %d pages or frames is read, the others are not", path, pages)
             return upright_rgb(image, str(path))
     except UnidentifiedImageError as error:
         raise InvalidImageError(
             f"{path} is not an image that can be read: convert it to PNG or JPEG"
         ) from error
     except READ_ERRORS as error:
-        raise InvalidImageError(f"{path} cannot be read ({error}): get or save the image again") from error
+        raise InvalidImageError(
+            f"{path} cannot be read ({reason_of(error)}): get or save the image again"
+        ) from error
+
+
+def pages_of(image: Image.Image) -> int:
+    """Return the number of pages or frames of an image file."""
+    return int(getattr(image, "n_frames", 1)) if image.format in PAGED else 1
+
+
+def reason_of(error: Exception) -> str:
+    """Return why Pillow cannot read a file, in words."""
+    if isinstance(error, Image.DecompressionBombError) and (found := re.search(r"(\d+) pixels", str(error))):
+        most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        return f"it has {int(found[1]):,} pixels, more than {most:,}: cut it into tiles"
+    return str(error)
 
 
 def upright_rgb(image: Image.Image, name: str) -> NDArray[np.uint8]:

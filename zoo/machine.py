@@ -36,6 +36,14 @@ def cpu_model() -> str:
     return next(names, "") or platform.processor() or platform.machine()
 
 
+def cpu_flags() -> frozenset[str]:
+    """Return the instruction sets of the processor as Linux names them, none on other systems."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
+    found = (line.partition(":")[2] for line in lines if line.lower().startswith(("flags", "features")))
+    return frozenset(next(found, "").split())
+
+
 def cores() -> int:
     """Return the number of cores that this process may use: by affinity and by CPU quota, rounded up."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -46,7 +54,12 @@ def cores() -> int:
 def fewer_cores() -> int | None:
     """Return `cores()` if it is less than the machine has, which libraries may not notice; else None."""
     allowed = cores()
-    return allowed if allowed < (os.cpu_count() or 1) else None
+    return allowed if allowed < machine_cores() else None
+
+
+def machine_cores() -> int:
+    """Return the number of cores of the machine, whether or not this process may use them."""
+    return os.cpu_count() or 1
 
 
 def limit_torch() -> None:
@@ -136,8 +149,6 @@ def choose_device(device: str | None) -> str:
     """Return the given device, or by default `cuda` if PyTorch finds a GPU and else `cpu`."""
     if device:
         return device
-    from zoo.machine import cuda_driver
-
     if cuda_driver() is None:  # saves loading PyTorch
         return "cpu"
     import torch
@@ -154,6 +165,21 @@ def gpu_count() -> int:
     return count.value
 
 
+def nvidia_smi(fields: tuple[str, ...], gpu: str) -> dict[str, str]:
+    """Return fields of `nvidia-smi --query-gpu`, empty if it is missing or does not support all of them."""
+    import shutil
+    import subprocess
+
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return {}
+    command = [program, f"--query-gpu={','.join(fields)}", "--format=csv,noheader", f"--id={gpu}"]
+    answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    if answer.returncode:
+        return {}
+    return dict(zip(fields, (field.strip() for field in answer.stdout.split(",")), strict=False))
+
+
 def gpu_of_worker(worker: int, gpus: int) -> str | None:
     """Return the `CUDA_VISIBLE_DEVICES` that gives a worker one GPU; None without GPUs.
 
@@ -165,3 +191,13 @@ def gpu_of_worker(worker: int, gpus: int) -> str | None:
         return None
     visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
     return (visible or [str(index) for index in range(gpus)])[worker % gpus]
+
+
+def cache_home() -> Path:
+    """Return the folder of what `zoo` keeps for a user, which may not exist."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "semiseg-zoo"
+
+
+def pixel_cache() -> Path:
+    """Return the default folder of decoded images on disk (`data.cache=disk`)."""
+    return cache_home() / "pixels"

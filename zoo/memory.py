@@ -1,4 +1,7 @@
-"""Memory of this process, held, peak and free: allocated by PyTorch on a GPU, resident on the CPU."""
+"""Memory of this process, held, peak and free: allocated by PyTorch on a GPU, resident on the CPU.
+
+Figures of the CPU need no PyTorch.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,10 @@ import ctypes
 import gc
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 MIB = 2**20
 KIND = {"cuda": "allocated on the GPU by PyTorch", "cpu": "resident set of the training process"}
@@ -33,6 +37,8 @@ def peak_memory(device: torch.device) -> dict[str, Any]:
 def peak_mib(device: torch.device) -> float | None:
     """Return the peak in MiB since the process started, or since the last `reset_peak`."""
     if device.type == "cuda":
+        import torch
+
         return round(torch.cuda.max_memory_allocated(device) / MIB, 1)
     resident = _peak_resident_bytes()
     return None if resident is None else round(resident / MIB, 1)
@@ -41,6 +47,8 @@ def peak_mib(device: torch.device) -> float | None:
 def reset_peak(device: torch.device) -> bool:
     """Reset the peak and return whether the system allows it."""
     if device.type == "cuda":
+        import torch
+
         torch.cuda.reset_peak_memory_stats(device)
         return True
     try:
@@ -54,6 +62,8 @@ def release(device: torch.device) -> None:
     """Return cached memory to the system, so that it does not count in the next peak."""
     gc.collect()
     if device.type == "cuda":
+        import torch
+
         torch.cuda.empty_cache()
     elif sys.platform == "linux" and hasattr(ctypes.CDLL(None), "malloc_trim"):  # of glibc
         ctypes.CDLL(None).malloc_trim(0)
@@ -62,19 +72,30 @@ def release(device: torch.device) -> None:
 def held_mib(device: torch.device) -> float | None:
     """Return the memory held now in MiB; None where the system does not report it."""
     if device.type == "cuda":
+        import torch
+
         return torch.cuda.memory_allocated(device) / MIB
     return _of_status("VmRSS:")
 
 
 def free_mib(device: torch.device) -> float | None:
-    """Return the memory in MiB that this process can still allocate; None where it is not reported.
-
-    On the CPU, this is the smaller of the machine's available memory and what the control group leaves.
-    """
+    """Return the memory in MiB that this process can still allocate; None where it is not reported."""
     if device.type == "cuda":
+        import torch
+
         return torch.cuda.mem_get_info(device)[0] / MIB
-    found = [value for value in (_of_machine(), _of_group()) if value is not None]
+    return free_ram_mib()
+
+
+def free_ram_mib() -> float | None:
+    """Return the smaller of the machine's available memory and what the control group leaves, in MiB."""
+    found = [value for value in (_of_machine("MemAvailable"), _of_group()) if value is not None]
     return min(found, default=None)
+
+
+def total_ram_mib() -> float | None:
+    """Return the memory of the machine in MiB, without a limit of the control group."""
+    return _of_machine("MemTotal")
 
 
 def _of_status(name: str) -> float | None:
@@ -85,12 +106,12 @@ def _of_status(name: str) -> float | None:
     return next((int(line.split()[1]) / 1024 for line in lines if line.startswith(name)), None)
 
 
-def _of_machine() -> float | None:
-    """Return the available memory of the machine in MiB."""
+def _of_machine(name: str) -> float | None:
+    """Return a value of `MACHINE` in MiB."""
     if not MACHINE.is_file():
         return None
     lines = MACHINE.read_text(encoding="ascii").splitlines()
-    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("MemAvailable")), None)
+    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith(name)), None)
 
 
 def _of_group() -> float | None:

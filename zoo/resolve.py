@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from zoo.errors import BundleError, RegistryError
 from zoo.registry.names import FOLDER_PREFIX, parse_name
 
+if TYPE_CHECKING:
+    from zoo.train.runs.folder import RunFolder
+
 log = logging.getLogger(__name__)
 
 RUNS = Path("runs")
+ModelLike = str | os.PathLike[str] | None
+"""MODEL in Python: a path, `zoo.Run`, `zoo.Bundle`, a name in a registry; None for the newest run."""
+
 SCHEMES = ("http://", "https://")
+
+
+def model_text(model: ModelLike) -> str | None:
+    """Return MODEL as text, as it is given on the command line."""
+    return None if model is None else os.fspath(model)
 
 
 def resolve_model(text: str | None, weights: str | None = None) -> Path:
@@ -130,11 +143,11 @@ def _pull(name: str, *, writable: bool = False) -> Path:
 
 
 def _bundle_of_run(run: Path, weights: str | None) -> Path:
-    """Return the bundle of a run; an unfinished run is stripped first."""
+    """Return the bundle of a run, stripped first if there is none or it is of an earlier step."""
     from zoo.train.runs.folder import RunFolder
 
     files = RunFolder(run)
-    if weights is None and (files.bundle / "config.json").is_file():
+    if weights is None and (files.bundle / "config.json").is_file() and not _is_outdated(files):
         return files.bundle
     if not files.checkpoint.is_file():
         raise BundleError(f"{run} has no checkpoint yet, expected {files.checkpoint.name}: train it longer")
@@ -143,6 +156,21 @@ def _bundle_of_run(run: Path, weights: str | None) -> Path:
     bundle = strip(run, weights)
     log.info("stripped %s to %s", files.checkpoint, bundle)
     return bundle
+
+
+def _is_outdated(files: RunFolder) -> bool:
+    """Return whether the checkpoint was written after the bundle, and at another step."""
+    config, checkpoint = files.bundle / "config.json", files.kept_checkpoint
+    if not checkpoint.is_file() or checkpoint.stat().st_mtime_ns <= config.stat().st_mtime_ns:
+        return False
+    from zoo.bundle.bundle import load_config
+    from zoo.train.loop.checkpoint import load_checkpoint
+
+    held, step = load_config(files.bundle).provenance.get("step"), load_checkpoint(checkpoint)["step"]
+    if held == step:  # a copied run
+        return False
+    log.info("%s holds step %s, %s step %d: stripping it anew", files.bundle, held, checkpoint.name, step)
+    return True
 
 
 def newest_run(method: str | None = None) -> Path:

@@ -22,12 +22,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from zoo.errors import ZooError
-from zoo.predictors.backends import BACKENDS
+from zoo.predictors.backends import BACKENDS, versions
 from zoo.serve.bench.accuracy import measure_accuracy
 from zoo.serve.bench.choices import AMP, REFERENCE, parse_choice
 from zoo.serve.bench.contender import Contender, load_contenders, reason
 from zoo.serve.bench.gpu import gpu_state
-from zoo.serve.bench.machine import compiler_for, cpu_threads, describe_machine, load_average, versions
+from zoo.serve.bench.machine import compiler_for, cpu_threads, describe_machine, load_average
 from zoo.serve.bench.measurement import Report, Row, Scenario, Settings, Speedup, Throughput, Times
 from zoo.serve.bench.queries import GpuTurn, Slice, Staged
 from zoo.serve.bench.report.table import measured, why_not

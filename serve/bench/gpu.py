@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
+
+from zoo.machine import nvidia_smi
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,7 +43,7 @@ def describe_gpu() -> dict[str, Any] | None:
         return None
     gpu: dict[str, Any] = {"name": torch.cuda.get_device_name(), "cuda": torch.version.cuda}
     gpu["fp32_convolutions"] = torch.backends.cudnn.conv.fp32_precision  # type: ignore[attr-defined]
-    return gpu | query(FACTS, _identifier())
+    return gpu | nvidia_smi(FACTS, _identifier())
 
 
 def gpu_state() -> dict[str, Any] | None:
@@ -57,23 +57,11 @@ def read_state(gpu: str) -> dict[str, Any]:
     Args:
         gpu: index or UUID of the GPU.
     """
-    state: dict[str, Any] = query(STATE, gpu)
+    state: dict[str, Any] = nvidia_smi(STATE, gpu)
     for field in HELD_DOWN:
-        if found := query((field,), gpu):
+        if found := nvidia_smi((field,), gpu):
             return state | {"held_down_by": held_down_by(found[field])}
     return state
-
-
-def query(fields: tuple[str, ...], gpu: str) -> dict[str, str]:
-    """Return fields of `nvidia-smi --query-gpu`, empty if it is missing or does not support all of them."""
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return {}
-    command = [program, f"--query-gpu={','.join(fields)}", "--format=csv,noheader", f"--id={gpu}"]
-    answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
-    if answer.returncode:
-        return {}
-    return dict(zip(fields, (field.strip() for field in answer.stdout.split(",")), strict=False))
 
 
 def held_down_by(mask: str) -> list[str]:

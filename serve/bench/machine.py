@@ -1,4 +1,4 @@
-"""Machine of a measurement: processor, GPU, load, versions, and temporary settings."""
+"""Machine of a measurement: processor, GPU, load, and temporary settings."""
 
 from __future__ import annotations
 
@@ -6,15 +6,12 @@ import logging
 import os
 import platform
 from contextlib import contextmanager
-from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch._dynamo  # not part of `import torch`
 
-from zoo import __version__
 from zoo.machine import cpu_model
-from zoo.predictors.backends import BACKENDS
 from zoo.serve.bench.gpu import describe_gpu
 
 if TYPE_CHECKING:
@@ -35,20 +32,6 @@ def describe_machine() -> dict[str, Any]:
 def load_average() -> float | None:
     """Return the load average of the last minute, None if the system has none."""
     return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
-
-
-def versions() -> dict[str, str | None]:
-    """Return the versions of this package, Python and each runtime, None if not installed."""
-    packages = {name: names for row in BACKENDS.values() for name, names in row.packages.items()}
-    found = {name: next(filter(None, map(_version, names)), None) for name, names in packages.items()}
-    return {"zoo": __version__, "python": platform.python_version(), **found}
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 @contextmanager

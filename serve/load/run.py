@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from zoo.errors import ZooError
+from zoo.predictors.backends import versions
 from zoo.serve.bench.benchmark import times
-from zoo.serve.bench.machine import describe_machine, load_average, versions
+from zoo.serve.bench.machine import describe_machine, load_average
 from zoo.serve.bench.timing import ROUNDS, Budget, in_turns, settled, warm_up
 from zoo.serve.load.client import Client
 from zoo.serve.load.loops import OK, Limit, Observed

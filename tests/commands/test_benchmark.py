@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from zoo.commands.benchmark import QUICK, default_folder
+from zoo.api.benchmark import QUICK, default_folder
 from zoo.errors import ZooError
 
 if TYPE_CHECKING:

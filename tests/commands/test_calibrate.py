@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from zoo.api.predict import predict as predict_in_python
 from zoo.bundle.bundle import load_config
 from zoo.bundle.manifest import MANIFEST_NAME, FileEntry
 from zoo.data.shapes import NAMES, ShapesSource
@@ -108,6 +109,29 @@ def test_pixels_below_a_reliability_are_unknown_and_the_journal_has_its_mean(
     assert image["reliability_mean"] == pytest.approx(values.mean() / 255, abs=1e-4)
     assert image["reliability_lowest_decile"] == pytest.approx(np.percentile(values, 10) / 255, abs=1e-4)
     assert json.loads(zoo(*predict, "--unknown-below", below, "--json").stdout)["predicted"] == 0
+    [returned] = predict_in_python(shapes_bundle, "photo.png", unknown_below=below)
+    assert np.array_equal(returned, unknown)
+
+
+def test_what_reliability_is_not_defined_for_is_one_line(
+    zoo: Zoo, shapes_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few_shapes(monkeypatch)
+    with pytest.raises(BundleError, match="reliability needs a calibrated model"):
+        predict_in_python(shapes_bundle, "shapes", unknown_below=0.5)
+    zoo("calibrate", shapes_bundle, "--half")
+    with pytest.raises(BundleError, match=r"got unknown_below 60, expected a reliability from 0 to 1"):
+        predict_in_python(shapes_bundle, "shapes", unknown_below=60)
+    with pytest.raises(BundleError, match="got reliability with tiles"):
+        predict_in_python(shapes_bundle, "shapes", unknown_below=0.5, tile=64)
+    tiles = zoo("predict", shapes_bundle, "shapes", "--unknown-below", 0.5, "--tile", 64)
+    assert isinstance(tiles.exception, BundleError)
+    assert "got reliability with tiles" in str(tiles.exception)
+    ray = zoo("predict", shapes_bundle, "shapes", "--unknown-below", 0.5, "--ray")
+    assert ray.exit_code == 2
+    blended = zoo("evaluate", shapes_bundle, "--reliability", "--tile", 64)
+    assert isinstance(blended.exception, ZooError)
+    assert "got protocol tile-64-0.25, which resizes or averages logits" in str(blended.exception)
 
 
 def test_a_calibration_on_all_scored_images_is_refused(

@@ -122,3 +122,13 @@ def test_a_choice_that_there_is_not_is_told_without_the_name_of_a_library(zoo: Z
         assert result.exit_code == 2
         assert ": 'x' is not one of '" in result.stderr
         assert "Value error" not in result.stderr
+
+
+def test_tiles_are_a_protocol_alone_or_beside_others(zoo: Zoo, shapes_bundle: Path, few: Path) -> None:
+    alone = zoo("evaluate", shapes_bundle, "--data", few, "--tile", "64", "--overlap", "0.5", "--json")
+    assert alone.exit_code == 0, alone.output
+    assert json.loads(alone.stdout)["protocol"] == "tile-64-0.5"
+    arguments = ("--data", few, "--protocol", "original", "--tile", "512", "--json")
+    original, tiles = json.loads(zoo("evaluate", shapes_bundle, *arguments).stdout)
+    assert (original["protocol"], tiles["protocol"]) == ("original", "tile-512-0.25")
+    assert original["iou"] == tiles["iou"]  # images that fit are one tile

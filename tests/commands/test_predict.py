@@ -16,6 +16,7 @@ from zoo.images import read_rgb
 from zoo.predict.inputs import find_inputs
 from zoo.predict.outputs import make_jobs, write_output
 from zoo.predictors.load import load_predictor
+from zoo.predictors.tiles import Tiling, predict_tiles
 from zoo.serve.server.http.encode import encoder
 
 if TYPE_CHECKING:
@@ -220,3 +221,36 @@ def test_a_broken_image_is_named_and_the_others_are_predicted(zoo: Zoo, shapes_b
     assert "error: bad.jpg cannot be read" in result.stderr
     assert "not predicted: bad.jpg" in result.stdout
     assert sorted(path.name for path in Path("predictions").glob("*.png")) == ["good.png"]
+
+
+def test_tiles_of_an_image_give_the_mask_of_its_original_size_and_another_tile_predicts_anew(
+    zoo: Zoo, shapes_bundle: Path
+) -> None:
+    image = photo(Path("photo.png"), size=(150, 100))
+    whole = zoo("predict", shapes_bundle, image, "--tile", "256", "--out", "whole", "--confidence")
+    assert whole.exit_code == 0, whole.output
+    predictor = load_predictor(shapes_bundle)
+    expected = predictor.run(read_rgb(image)[None])[0]
+    assert np.array_equal(pixels(Path("whole/photo.png")), expected)  # one tile: one pass
+    assert pixels(Path("whole/photo.confidence.png")).shape == (100, 150)
+
+    result = zoo("predict", shapes_bundle, image, "--tile", "64", "--overlap", "0.5", "--out", "out")
+    assert result.exit_code == 0, result.output
+    tiles = predict_tiles(predictor, read_rgb(image), Tiling(64, 0.5), batch=8).mask
+    assert np.array_equal(pixels(Path("out/photo.png")), tiles)
+    again = zoo("predict", shapes_bundle, image, "--tile", "64", "--overlap", "0.5", "--out", "out", "--json")
+    assert json.loads(again.stdout)["kept"] == 1
+    other = zoo("predict", shapes_bundle, image, "--tile", "96", "--out", "out", "--json")
+    assert json.loads(other.stdout)["kept"] == 0
+
+
+def test_options_of_tiles_that_do_not_fit_are_usage_errors(zoo: Zoo, shapes_bundle: Path) -> None:
+    image = photo(Path("photo.png"))
+    for arguments, message in (
+        (("--overlap", "0.5"), "without --tile"),
+        (("--tile", "64", "--ray"), "expected one of both"),
+        (("--tile", "8"), "greater than or equal to 32"),
+    ):
+        result = zoo("predict", shapes_bundle, image, *arguments)
+        assert result.exit_code == 2
+        assert message in result.output

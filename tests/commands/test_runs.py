@@ -19,7 +19,17 @@ if TYPE_CHECKING:
 @pytest.fixture
 def trained(zoo: Zoo, tiny_recipe: Path) -> Zoo:
     """Return the command line in a folder with a run of four steps."""
-    options = ("--recipe", tiny_recipe, "--device", "cpu", "--steps", "4", "--out", "runs/one")
+    options = (
+        "--recipe",
+        tiny_recipe,
+        "--device",
+        "cpu",
+        "--steps",
+        "4",
+        "--out",
+        "runs/one",
+        "--no-export-check",
+    )
     result = zoo("train", "eln", *options)
     assert result.exit_code == 0, result.output
     return zoo

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from zoo.commands.serve import name_models
+from zoo.api.serve import name_models
 from zoo.errors import ZooError
 from zoo.serve.server.core.settings import is_loopback
 from zoo.serve.server.processes.port import Port

@@ -10,7 +10,7 @@ import huggingface_hub.constants
 import pytest
 
 from zoo.bundle.bundle import load_config
-from zoo.errors import BundleError, DatasetError, RecipeError, ZooError
+from zoo.errors import BundleError, DatasetError, ExportError, RecipeError, ZooError
 from zoo.train.methods.table import METHODS
 from zoo.train.runs.folder import CONTENTS
 
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 @pytest.fixture
 def train(zoo: Zoo, tiny_recipe: Path) -> Zoo:
     """Return a function that runs `zoo train eln` on tiny data."""
-    return lambda *more: zoo("train", "eln", "--recipe", tiny_recipe, "--device", "cpu", *more)
+    quick = ("--device", "cpu", "--no-export-check")
+    return lambda *more: zoo("train", "eln", "--recipe", tiny_recipe, *quick, *more)
 
 
 def error_of(result: Result, kind: type[ZooError]) -> str:
@@ -137,7 +138,17 @@ def test_the_options_change_the_recipe(train: Zoo) -> None:
 def test_the_baseline_trains_on_labels_alone(zoo: Zoo, tiny_recipe: Path) -> None:
     text = tiny_recipe.read_text()
     Path("base.toml").write_text(text[: text.index("[method]")] + '[method]\nname = "supervised"\n')
-    result = zoo("train", "supervised", "--recipe", "base.toml", "--partition", "full", "--out", "run")
+    result = zoo(
+        "train",
+        "supervised",
+        "--recipe",
+        "base.toml",
+        "--partition",
+        "full",
+        "--out",
+        "run",
+        "--no-export-check",
+    )
     assert result.exit_code == 0, result.output
     assert "10 labeled, 0 unlabeled images" in result.stderr
 
@@ -258,7 +269,7 @@ def test_nonsense_is_a_mistake_of_usage(options: tuple[str, ...], train: Zoo) ->
 
 def test_a_setting_that_does_not_exist_is_refused(train: Zoo) -> None:
     message = error_of(train("--set", "method.ema_dekay=0.9", "--out", "run"), RecipeError)
-    assert message == "recipe tiny: method.ema_dekay: no such setting; check its spelling"
+    assert message.startswith("recipe tiny: method.ema_dekay: no such setting; nearest: method.ema_decay")
 
 
 def test_phases_that_leave_nothing_for_the_last_are_refused(train: Zoo) -> None:
@@ -297,3 +308,30 @@ def test_weights_that_cannot_be_downloaded_are_refused(
     message = error_of(train("--pretrained", "--out", "run"), RecipeError)
     assert "--no-pretrained" in message or "pretrained=false" in message
     assert not Path("run/recipe.json").exists()
+
+
+def test_the_untrained_network_is_exported_first_which_changes_no_weights(
+    zoo: Zoo, tiny_recipe: Path
+) -> None:
+    options = ("--recipe", tiny_recipe, "--device", "cpu", "--steps", "4")
+    checked = zoo("train", "eln", *options, "--out", "checked")
+    assert checked.exit_code == 0, checked.output
+    log = " ".join(checked.stderr.split())
+    assert "the untrained network passed a trial export to ONNX" in log
+    assert log.index("trial export") < log.index("4 labeled, 6 unlabeled images")
+    other = zoo("train", "eln", *options, "--out", "other", "--no-export-check")
+    assert "trial export" not in other.stderr
+    first, second = (Path(run, "bundle", "model.safetensors").read_bytes() for run in ("checked", "other"))
+    assert first == second
+
+
+def test_a_network_that_cannot_be_exported_is_refused_before_its_run_is_written(
+    zoo: Zoo, tiny_folder: Path
+) -> None:
+    swin = ("--encoder", "swin_s3_tiny_224", "--set=network.output_stride=32", "--no-pretrained")
+    small = ("--imgsz", "32", "--batch", "2", "--steps", "1", "--set=data.workers=0", "--device", "cpu")
+    result = zoo("train", "supervised", "--data", tiny_folder, *swin, *small, "--out", "run")
+    message = error_of(result, ExportError)
+    assert message.startswith("the network has a Swin encoder")
+    assert message.endswith("; --no-export-check trains the network all the same")
+    assert not Path("run").exists()

@@ -34,7 +34,9 @@ class Disk(NamedTuple):
         return path
 
     def image(self, name: str) -> None:
-        Image.fromarray(np.full((HEIGHT, WIDTH, 3), 90, np.uint8)).save(self.path(name))
+        path = self.path(name)
+        seed = [ord(letter) for letter in path.name]  # no two images are equal
+        Image.fromarray(np.random.default_rng(seed).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)).save(path)
 
     def mask(self, name: str, values: Sequence[int], *, palette: bool = False) -> None:
         mask = Image.fromarray(np.resize(np.array(values, np.uint8), (HEIGHT, WIDTH)))

@@ -1,11 +1,17 @@
+import logging
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from zoo.data.cache import memo
 from zoo.data.check import check_source
 from zoo.data.folder import FolderSource
+from zoo.data.inspect import facts, inspection
+from zoo.data.inspect.inspection import inspect
 from zoo.data.shapes import ShapesSource
 from zoo.errors import DatasetError
 
@@ -25,7 +31,7 @@ def folder(tmp_path):
     (tmp_path / "data.toml").write_text('names = ["a", "b", "c"]')
     for split in ("train", "val"):
         for name in ("1", "2", "3"):
-            save(IMAGE, tmp_path / split / "images" / f"{name}.jpg")
+            save(IMAGE if split == "train" else 255 - IMAGE, tmp_path / split / "images" / f"{name}.jpg")
             save(MASK, tmp_path / split / "masks" / f"{name}.png")
     save(IMAGE, tmp_path / "unlabeled" / "u.png")
     return tmp_path
@@ -124,3 +130,103 @@ def test_a_drawn_source_is_not_decoded():
 @pytest.mark.skipif(not CAMVID.is_dir(), reason="CamVid is not beside the repository (../shared/data/camvid)")
 def test_camvid_passes():
     check_source(FolderSource(str(CAMVID)))
+
+
+def test_an_image_of_val_that_is_also_in_train_stops_training_and_is_named(folder):
+    shutil.copy(folder / "train" / "images" / "2.jpg", folder / "val" / "images" / "2.jpg")
+    with pytest.raises(DatasetError, match=r"unlabeled too \(train/images/1\.jpg, .*val/images/2\.jpg"):
+        check_source(FolderSource(str(folder)))
+
+
+def test_warnings_are_logged_in_a_line_for_each_kind(folder, caplog):
+    with caplog.at_level(logging.WARNING):
+        check_source(FolderSource(str(folder)))
+    assert all(line.startswith(f"{folder}: got ") and "\n" not in line for line in caplog.messages)
+    assert any("and 6 more: remove them, or use larger ones" in line for line in caplog.messages)  # tiny
+    assert any("files that are the same image (train/images/1.jpg, " in line for line in caplog.messages)
+
+
+def test_further_pages_of_images_and_masks_are_counted_and_reported(folder, caplog):
+    picture = Image.fromarray(255 - IMAGE // 2)
+    (folder / "train" / "images" / "2.jpg").unlink()
+    picture.save(folder / "train" / "images" / "2.tif", save_all=True, append_images=[picture] * 2)
+    mask = Image.fromarray(MASK)
+    (folder / "val" / "masks" / "3.png").unlink()
+    mask.save(folder / "val" / "masks" / "3.tif", save_all=True, append_images=[mask])
+    with caplog.at_level(logging.WARNING):
+        check_source(FolderSource(str(folder)))
+    (line,) = (line for line in caplog.messages if "several pages" in line)
+    assert "of which only the first is used (train/images/2.tif: 3 pages), and 1 more" in line
+    pages = [(one.files, one.detail) for one in inspect(str(folder)).findings if one.kind == "more-pages"]
+    assert pages == [(("train/images/2.tif",), "3 pages"), (("val/masks/3.tif",), "2 pages")]
+
+
+def test_an_image_above_pillows_limit_is_not_called_an_attack(folder, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(DatasetError, match=r"it has 384 pixels, more than 200: cut it into tiles"):
+        check_source(FolderSource(str(folder)))
+
+
+@pytest.fixture
+def large(folder, monkeypatch, tmp_path_factory):
+    """Return the folder, whose results are kept as those of a large one are."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+    monkeypatch.setattr(memo, "FEWEST", 1)
+    (folder / "data.toml").unlink()
+    return folder
+
+
+def count_reads(monkeypatch):
+    reads = []
+    read = facts.read_facts
+    monkeypatch.setattr(inspection, "read_facts", lambda job: (reads.append(job), read(job))[1])
+    return reads
+
+
+def test_a_second_start_reads_no_file_and_says_the_same(large, monkeypatch, caplog):
+    reads = count_reads(monkeypatch)
+    said = []
+    for _ in range(2):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            source = FolderSource(str(large))
+            check_source(source)
+        said.append((caplog.messages, source.classes, source.palettes))
+    assert len(reads) == 7
+    assert said[0] == said[1]
+    assert said[0][0]
+
+
+@pytest.mark.parametrize("change", ["mask", "orphan", "description"])
+def test_a_change_of_any_file_makes_the_next_start_read_all(large, monkeypatch, change):
+    check_source(FolderSource(str(large)))
+    reads = count_reads(monkeypatch)
+    if change == "mask":
+        path = large / "train" / "masks" / "2.png"
+        times = path.stat().st_atime_ns, path.stat().st_mtime_ns
+        save(MASK[:, ::-1], path)
+        os.utime(path, ns=times)  # of a tool that restores them
+    elif change == "orphan":
+        save(MASK, large / "train" / "masks" / "9.png")
+    else:
+        (large / "data.toml").write_text('names = ["x", "y", "z"]')
+    check_source(FolderSource(str(large)))
+    assert len(reads) == 7
+
+
+def test_a_cache_that_cannot_be_written_or_is_broken_changes_nothing(large, tmp_path_factory, monkeypatch):
+    check_source(FolderSource(str(large)))
+    (kept,) = memo.cache_home().rglob("*.json")
+    kept.write_text("{")
+    check_source(FolderSource(str(large)))
+    file = tmp_path_factory.mktemp("other") / "file"
+    file.write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(file))
+    check_source(FolderSource(str(large)))
+
+
+def test_a_fault_is_never_kept(large):
+    save(MASK[:8], large / "train" / "masks" / "2.png")
+    for _ in range(2):
+        with pytest.raises(DatasetError, match="expected 24x16"):
+            check_source(FolderSource(str(large)))

@@ -215,3 +215,23 @@ def test_camvid_is_a_folder():
     image, mask = source.read_image(source.ids("val")[0]), source.read_mask(source.ids("val")[0])
     assert image.shape == (360, 480, 3)
     assert mask.shape == (360, 480)
+
+
+@pytest.mark.parametrize("mask", ["a.png.png", "a_mask.png", "cafe\u0301/a.png"])
+def test_masks_with_the_name_of_their_image_and_an_addition_are_found(folder, mask):
+    image = "caf\u00e9/a.png" if "/" in mask else "a.png"
+    (folder / "train" / "images" / "a.png").unlink()
+    (folder / "train" / "masks" / "a.png").unlink()
+    save(IMAGE, folder / "train" / "images" / image)
+    save(MASK, folder / "train" / "masks" / mask)
+    source = FolderSource(str(folder))
+    assert source.files[f"train/{image[:-4]}"].mask == folder / "train" / "masks" / mask
+
+
+@pytest.mark.parametrize("mask", ["A.png", "label-a.png"])
+def test_a_mask_with_a_name_like_that_of_its_image_is_named(folder, mask):
+    (folder / "train" / "masks" / "a.png").rename(folder / "train" / "masks" / mask)
+    with pytest.raises(
+        DatasetError, match=rf"got no mask a\.png in .* but {mask}, .*: rename it as its image"
+    ):
+        FolderSource(str(folder))

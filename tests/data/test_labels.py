@@ -28,7 +28,7 @@ def save(mask, path: Path, **options) -> None:
 def make_folder(folder: Path, mask, toml: str) -> str:
     (folder / "data.toml").write_text(toml)
     for split in ("train", "val"):
-        save(IMAGE, folder / split / "images" / "a.png")
+        save(IMAGE if split == "train" else 255 - IMAGE, folder / split / "images" / "a.png")
         save(mask, folder / split / "masks" / "a.png")
     return str(folder)
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from zoo.data.lists import IdFinder
 from zoo.data.open import open_source
 from zoo.data.partition import Partition, _warn_if_not_random, make_partition
 from zoo.errors import DatasetError
@@ -126,3 +127,9 @@ def test_the_warning_says_in_one_line_what_must_not_be_ranked(voc, tmp_path, cap
     make_partition(open_source(f"voc:{voc.root}"), None, 0)
     make_partition(open_source(f"voc-classic:{voc.root}"), listing(tmp_path, *own), 0)
     assert caplog.messages == []
+
+
+def test_entries_are_found_in_either_form_of_unicode():
+    find = IdFinder(("train/caf\u00e9/1", "train/e\u0301"), ("val/x",), "image")
+    assert find("cafe\u0301/1.jpg", "list:1") == "train/caf\u00e9/1"
+    assert find("\u00e9", "list:1") == "train/e\u0301"

@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from safetensors import safe_open
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from zoo.bundle.bundle import load_config
 from zoo.cli import app
-from zoo.errors import BundleError, ExportError
+from zoo.errors import BundleError, ExportError, ParityError
 from zoo.export import pipeline
 from zoo.export.to_onnx import OnnxFacts
+from zoo.predictors.load import load_predictor
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -116,3 +119,36 @@ def test_a_bad_option_leaves_nothing_behind(export: Export, run: Path, classifie
         assert message in str(result.exception)
     assert [path.name for path in run.iterdir() if path.is_dir()] == ["bundle"]
     assert export(run, "--branch", 3).exit_code == 2
+
+
+def test_another_size_is_another_bundle_and_all_its_backends_use_it(export: Export, run: Path) -> None:
+    result = export(run, "--imgsz", "64,96")
+    assert result.exit_code == 0, result.output
+    sized = run / "bundle-64x96"
+    assert not list((run / "bundle").glob("*.onnx"))
+    assert load_config(run / "bundle").preprocessing.imgsz == (64, 64)
+    for backend in ("eager", "ort"):
+        assert load_predictor(sized, backend=backend).preprocessing.imgsz == (64, 96)
+    (run / "bundle" / "model.onnx").write_bytes((sized / "model.onnx").read_bytes())
+    with pytest.raises(BundleError, match=r"was exported for imgsz \(64, 96\), its bundle has"):
+        load_predictor(run / "bundle", backend="ort")
+
+
+def test_a_failed_export_keeps_the_file_that_passed_with_the_same_weights(export: Export, run: Path) -> None:
+    strict = ["export", str(run), "--precision", "fp32"]
+    assert export(run).exit_code == 0
+    onnx, manifest = run / "bundle" / "model.onnx", run / "bundle" / "manifest.json"
+    before, entry = onnx.read_bytes(), json.loads(manifest.read_bytes())["artifacts"]
+    result = CliRunner().invoke(app, strict)
+    assert isinstance(result.exception, ParityError)
+    assert "model.onnx: the file of an earlier export, which passed, is kept" in " ".join(
+        result.stderr.split()
+    )
+    assert onnx.read_bytes() == before
+    assert json.loads(manifest.read_bytes())["artifacts"] == entry
+    weights = run / "bundle" / "model.safetensors"
+    with safe_open(weights, "pt") as file:
+        state, metadata = {name: 1.5 * file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
+    save_file(state, weights, metadata)
+    assert isinstance(CliRunner().invoke(app, strict).exception, ParityError)
+    assert not onnx.exists()

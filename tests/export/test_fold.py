@@ -55,6 +55,16 @@ class WithTwoReaders(Tiny):
         return logits
 
 
+class Restless(Tiny):
+    """Network whose logits change their sign from call to call."""
+
+    sign = 1
+
+    def decoder_logits(self, images: Tensor) -> Tensor:
+        self.sign = -self.sign
+        return self.sign * super().decoder_logits(images)
+
+
 @pytest.mark.parametrize("architecture", ["deeplabv3plus", "deeplabv2"])
 @pytest.mark.parametrize(
     "encoder", ["mobilenetv3_small_050", "test_efficientnet", "test_resnet", "test_convnext", "regnety_002"]
@@ -102,6 +112,16 @@ def test_a_batch_norm_that_the_forward_pass_leaves_out_is_an_error() -> None:
         prepare(WithUnusedNorm(), torch.randn(1, 3, 64, 64))
 
 
+@torch.no_grad()
+def test_a_convolution_that_a_shortcut_reads_beside_its_norm_is_not_folded() -> None:
+    model, images = WithTwoReaders(), torch.randn(1, 3, 16, 16)
+    expected = model.eval()(images)
+    prepared = prepare(model, images)
+    assert prepared.fused == 0
+    assert count_norms(prepared.deployable) == 0
+    torch.testing.assert_close(prepared.deployable(images), expected)
+
+
 def test_a_fold_that_changes_the_masks_is_an_error() -> None:
     with pytest.raises(ExportError, match=r"changed the class of .* pixels, by up to"):
-        prepare(WithTwoReaders(), torch.randn(1, 3, 64, 64))
+        prepare(Restless(), torch.randn(1, 3, 64, 64))

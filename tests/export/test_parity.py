@@ -4,9 +4,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
+from zoo.bundle.weights import load_bundle
 from zoo.classes import Classes
 from zoo.errors import ParityError
+from zoo.export.accuracy import Accuracy, Change
+from zoo.export.check import Checker
+from zoo.export.options import ExportOptions
 from zoo.export.parity import (
     Difference,
     Images,
@@ -15,9 +21,11 @@ from zoo.export.parity import (
     compare,
     compare_masks,
     parity_shapes,
+    weakness,
 )
 from zoo.export.tolerance import GATES, Gate
 from zoo.predictors.base import Predictor
+from zoo.predictors.eager import EagerPredictor
 from zoo.predictors.runtimes.ort import OrtPredictor
 from zoo.preprocess import Preprocessing
 
@@ -26,6 +34,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
+
+    from zoo.predictors.artifact import Precision
 
 SHAPES = parity_shapes((64, 64), 4)
 
@@ -140,3 +150,50 @@ def test_the_error_names_the_artifact_its_gate_and_what_differed() -> None:
         check_parity({"model.onnx": passed, "model.fp16.onnx": failed})
     assert "\nmodel.onnx" not in str(info.value)
     check_parity({"model.onnx": passed})
+
+
+def masks(counts: tuple[int, ...], precision: Precision) -> Parity:
+    """Return the parity of equal masks with so many pixels of each class."""
+    difference = Difference(shape=(1, 10, 100), agreement=1, differing=0, margin=0, counts=counts)
+    return Parity(gate=GATES[precision], images="noise", runtime="test", differences=(difference,) * 2)
+
+
+@pytest.mark.parametrize(
+    ("counts", "precision", "found"),
+    [
+        ((0, 1000, 0), "fp32", "the model predicts 'road' at every compared pixel"),
+        ((985, 15, 0), "int8", "98.50% of the compared pixels are 'sky', a file without other classes would"),
+        ((985, 15, 0), "fp32", ""),
+        ((970, 30, 0), "int8", ""),
+    ],
+)
+def test_the_agreement_of_masks_of_one_class_proves_nothing(
+    counts: tuple[int, ...], precision: Precision, found: str
+) -> None:
+    reason = weakness(masks(counts, precision), ("sky", "road", "car"))
+    assert reason.startswith(found)
+    assert bool(reason) is bool(found)
+
+
+def test_images_with_masks_show_a_file_that_lost_its_rare_classes() -> None:
+    change = Change(name="mIoU", reference=0.5, artifact=0.5, low=-0.01, high=0.01)
+    accuracy = Accuracy(data="val", images=9, agreement=1, miou=change, classes=())
+    rare = masks((985, 15, 0), "int8").model_copy(update={"accuracy": accuracy})
+    assert weakness(rare, ("sky", "road", "car")) == ""
+    constant = masks((1000, 0, 0), "int8").model_copy(update={"accuracy": accuracy})
+    assert weakness(constant, ("sky", "road", "car"))
+
+
+def test_a_model_of_one_class_agrees_with_a_warning(tiny_bundle: Path, tmp_path: Path) -> None:
+    deployable, config = load_bundle(tiny_bundle)
+    with torch.no_grad():
+        deployable.network.decoder.segment[-1].bias[2] += 100
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)).save(tmp_path / "a.png")
+    said: list[str] = []
+    checker = Checker(deployable, config, ExportOptions(images=str(tmp_path)), said.append)
+    for _ in range(2):
+        parity = checker.compare("model.onnx", EagerPredictor(deployable, config), "fp32")
+        assert parity.passed
+        assert parity.weakness == "the model predicts 'class-2' at every compared pixel"
+    (warning,) = [line for line in said if line.startswith("warning")]
+    assert warning.startswith(f"warning: agreement proves nothing: {parity.weakness}; train it longer, or")

@@ -108,10 +108,10 @@ def test_the_manifest_knows_every_file_and_keeps_earlier_artifacts(
     assert entry["input"] == "image uint8(b, h, w, 3)"
     assert entry["versions"]["torch"]
     assert entry["parity"]["agreement"] >= 0.9999
-    export_bundle(folder, ExportOptions(precision=("fp32",), imgsz=(96, 64)))
+    export_bundle(folder, ExportOptions(precision=("fp32",), output="mask+confidence"))
     second = read_manifest(folder)
     assert second.artifacts["model.fp16.onnx"] == first.artifacts["model.fp16.onnx"]
-    assert second.artifacts["model.onnx"]["metadata"]["preprocessing"]["imgsz"] == [96, 64]
+    assert second.artifacts["model.onnx"]["metadata"]["output"] == "mask+confidence"
 
 
 @pytest.mark.slow

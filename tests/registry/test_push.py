@@ -165,6 +165,7 @@ def test_a_bundle_that_was_never_exported_may_be_pushed(bundle: Path) -> None:
         ("file:DIR/tiny", PushOptions(private=True), "--private and --create-pr are for the Hub"),
         ("team/tiny", PushOptions(tag="a b"), "cannot be a tag"),
         ("file:DIR/tiny", PushOptions(tag="abcdef0"), "cannot be a tag"),
+        ("file:DIR/tiny", PushOptions(tag="latest"), "cannot be a tag, which never moves, .* pushed last"),
         ("team/tiny", PushOptions(tag="v1", create_pr=True), "tag the model when the pull request is merged"),
     ],
 )

@@ -19,10 +19,11 @@ from zoo.export.to_onnx import export_onnx
 from zoo.models.config import NetworkConfig, StudentConfig
 from zoo.models.deployable import Deployable
 from zoo.predictors.artifact import INPUT_NAME, METADATA_KEY, ArtifactMetadata
+from zoo.predictors.backends import versions
 from zoo.predictors.eager import EagerPredictor
 from zoo.preprocess import Preprocessing
 from zoo.serve.bench.benchmark import benchmark
-from zoo.serve.bench.machine import describe_machine, versions
+from zoo.serve.bench.machine import describe_machine
 from zoo.serve.bench.measurement import Accuracy, Report, Row, Settings, Speedup, Throughput, Times
 
 if TYPE_CHECKING:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from zoo.classes import IGNORE
 from zoo.models.config import NetworkConfig
+from zoo.train.blocks.label_loss import LabelLossConfig, parsed_terms
 from zoo.train.compare.record import Candidate, Comparison, Run
 from zoo.train.method import DRAW_RANGE, DRAWS, Batch, Method, Progress
 from zoo.train.methods import table
@@ -95,14 +96,20 @@ def tiny_settings() -> dict[str, dict[str, Any]]:
 
 @pytest.fixture
 def build(tiny_network: NetworkConfig) -> Callable[..., Any]:
-    """Return a builder of tiny methods in training mode: name, then changes of settings by keyword."""
+    """Return a builder of tiny methods in training mode: name, loss, then changes of settings by keyword."""
 
-    def build(name: str, **changes: Any) -> Method:
+    def build(
+        name: str, *, label_loss: str = "cross_entropy", weighted: bool = False, **changes: Any
+    ) -> Method:
+        loss = LabelLossConfig(parsed_terms(label_loss), weighted=weighted)
         tiny = {"name": name} | TINY_SETTINGS[name]
         for key, value in changes.items():
             tiny[key] = tiny.get(key, {}) | value if isinstance(value, dict) else value
         config = TypeAdapter(AnyMethodConfig).validate_python(tiny)
-        return table.build_method(config, tiny_network, pretrained=False).train()
+        method = table.build_method(config, tiny_network, pretrained=False, label_loss=loss).train()
+        if weighted:
+            method.get_buffer("label_loss.class_weights").copy_(torch.tensor([0.2, 1.0, 1.8]))
+        return method
 
     return build
 
@@ -199,24 +206,42 @@ METHOD_CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "eln-s-ecn": ("eln", {"filter": {"kind": "s-ecn"}}),
     "eln-confidence": ("eln", {"filter": {"kind": "confidence"}}),
     "eln-no-contrast": ("eln", {"contrast": "none"}),
+    "eln-by-class": (
+        "eln",
+        {"label_loss": "dice", "filter": {"kind": "confidence", "threshold_by_class": True}},
+    ),
+    "eln-lovasz": ("eln", {"label_loss": "cross_entropy + lovasz", "weighted": True}),
     "fixmatch": ("fixmatch", {}),
+    "fixmatch-by-class": ("fixmatch", {"label_loss": "focal", "weighted": True, "threshold_by_class": True}),
     "mlmt": ("mlmt", {}),
     "mlmt-categorical": ("mlmt", CATEGORICAL_MLMT),
     "rrn": ("rrn", {}),
     "rrn-official": ("rrn", METHODS["rrn"].official),
     "rrn-ramped": ("rrn", {"cps_ramp_steps": 6, "selection_dropout": False}),
+    "rrn-dice": ("rrn", {"label_loss": "0.5 * focal + dice"}),
     "rrn-cps": ("rrn", {"self_training": "none"}),
     "rrn-lplf-no-eni": ("rrn", {"self_training": "lplf", "eni": False}),
     "s4gan": ("s4gan", {}),
     "s4gan-waiting": ("s4gan", {"adversarial_steps": 3, "selection_dropout": False}),
     "s4gan-official": ("s4gan", METHODS["s4gan"].official),
     "s4gan-sgan": ("s4gan", {"loss": "sgan"}),
+    "s4gan-lovasz": ("s4gan", {"label_loss": "lovasz"}),
     "supervised": ("supervised", {}),
+    "supervised-weighted": ("supervised", {"weighted": True}),
     "u2pl": ("u2pl", {}),
     "u2pl-official": ("u2pl", METHODS["u2pl"].official),
     "u2pl-bce-all-negatives": ("u2pl", {"contrast": {"loss": "bce", "negatives": "all"}}),
     "u2pl-no-bank": ("u2pl", {"contrast": {"memory_bank": False}}),
     "u2pl-ohem-auxiliary": ("u2pl", {"ohem_threshold": 0.7, "ohem_min_kept": 50, "auxiliary_weight": 0.4}),
+    "u2pl-dice": (
+        "u2pl",
+        {
+            "label_loss": "cross_entropy + dice",
+            "weighted": True,
+            "ohem_threshold": 0.7,
+            "auxiliary_weight": 0.4,
+        },
+    ),
     "unimatch": ("unimatch", {}),
     "unimatch-ohem": ("unimatch", {"ohem_threshold": 0.7, "ohem_min_kept": 50}),
 }

@@ -12,6 +12,7 @@ from zoo.export.options import ExportOptions
 from zoo.export.pipeline import export_bundle
 from zoo.models.config import DeepLabV3PlusConfig, DptConfig
 from zoo.predictors.load import load_predictor
+from zoo.train.loop.checkpoint import load_checkpoint
 from zoo.train.loop.hardware import Hardware
 from zoo.train.methods.eln.eln import Eln
 from zoo.train.session import resume, start
@@ -26,8 +27,13 @@ if TYPE_CHECKING:
     Load = Callable[..., Recipe]
 
 CPU = Hardware("cpu")
-KINDS = {"test_resnet": DeepLabV3PlusConfig, "pvt_v2_b0": DeepLabV3PlusConfig, "test_vit": DptConfig}
-"""A CNN, a hierarchical transformer and a plain one, with the decoder that each gets by default."""
+KINDS = {
+    "test_resnet": DeepLabV3PlusConfig,
+    "pvt_v2_b0": DeepLabV3PlusConfig,
+    "test_vit": DptConfig,
+    "test_vit_relpos": DptConfig,
+}
+"""A CNN, a hierarchical transformer, a plain one and one of one size, with the decoder that each gets."""
 SIZES = [(32, 32), (33, 47), (70, 52)]
 
 
@@ -43,7 +49,10 @@ def recipe_of(encoder: str, load_tiny: Load) -> Recipe:
     return load_tiny(changes)
 
 
-@pytest.mark.parametrize("encoder", KINDS)
+@pytest.mark.parametrize(
+    "encoder",
+    [pytest.param(name, marks=[pytest.mark.slow] if name == "test_vit_relpos" else []) for name in KINDS],
+)
 def test_a_run_of_each_kind_of_encoder_resumes_exactly_and_leaves_a_bundle(
     encoder: str, load_tiny: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -85,6 +94,36 @@ def test_an_exported_file_of_each_kind_agrees_at_sizes_that_no_patch_divides(
     for height, width in SIZES:
         images = torch.randint(256, (2, height, width, 3), dtype=torch.uint8).numpy()
         assert (eager.run(images) == exported.run(images)).mean() > 0.999
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("encoder", ["swin_s3_tiny_224", "hiera_tiny_224"])
+def test_an_exported_file_of_a_pyramid_of_one_size_agrees_at_other_sizes(
+    encoder: str, load_tiny: Load, tmp_path: Path
+) -> None:
+    recipe = load_tiny({"network.encoder": encoder}).with_steps(4)
+    start(recipe, tmp_path / "run", CPU)
+    bundle = tmp_path / "run/bundle"
+    assert load_bundle(bundle)[1].deployable.networks[0].encoder_size == (32, 32)
+    (artifact,) = export_bundle(bundle, ExportOptions(precision=("fp32",), min_agreement=0.999)).artifacts
+    eager, exported = load_predictor(bundle), load_predictor(bundle / artifact.name)
+    for height, width in SIZES:
+        images = torch.randint(256, (2, height, width, 3), dtype=torch.uint8).numpy()
+        assert (eager.run(images) == exported.run(images)).mean() > 0.999
+
+
+def test_a_run_with_lora_leaves_a_bundle_of_plain_weights(load_tiny: Load, tmp_path: Path) -> None:
+    recipe = recipe_of("test_vit", load_tiny).model_copy(update={"lora": 2}).with_steps(4)
+    start(recipe, tmp_path / "run", CPU)
+    trained = load_checkpoint(tmp_path / "run/last.ckpt")["method"]
+    deployable, _ = load_bundle(tmp_path / "run/bundle")
+    merged = deployable.state_dict()
+    (name,) = (key for key in merged if key.endswith("blocks.0.attn.qkv.weight"))
+    prefix = "student." + name.partition(".")[2].removesuffix("weight") + "parametrizations.weight."
+    original, down, up = (trained[prefix + part] for part in ("original", "0.down", "0.up"))
+    assert up.any()
+    assert torch.allclose(merged[name], original + up @ down)
+    assert not any("parametrizations" in key for key in merged)
 
 
 @pytest.mark.slow

@@ -4,11 +4,15 @@ import copy
 from typing import Any
 
 import pytest
+import timm
 import torch
 from pydantic import ValidationError
+from timm.optim import param_groups_layer_decay
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 
+from zoo.errors import RecipeError
+from zoo.models.encoder import Encoder, build_encoder
 from zoo.train.optim import OptimizerConfig, set_learning_rates
 
 
@@ -135,3 +139,48 @@ def test_a_parameter_may_get_its_first_gradient_later_than_others(name: Any) -> 
             alone.step()
             alone.zero_grad()
     torch.testing.assert_close(late.weight, twin.weight)
+
+
+def rates_by_parameter(encoder: nn.Module, optimizer: Optimizer) -> dict[str, float]:
+    rate_of = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    return {name.removeprefix("body."): rate_of[id(p)] for name, p in encoder.named_parameters()}
+
+
+@pytest.mark.parametrize(
+    "name", ["test_vit", "deit_tiny_patch16_224", "resnet18", "convnext_atto", "pvt_v2_b0"]
+)
+def test_layer_decay_gives_every_parameter_the_rate_that_timm_gives_it(name: str) -> None:
+    with torch.device("meta"):
+        encoder = build_encoder(name)
+        model = timm.create_model(name)
+    groups = param_groups_layer_decay(model, layer_decay=0.5)
+    names = {id(p): key for key, p in model.named_parameters()}
+    expected = {names[id(p)]: group["lr_scale"] for group in groups for p in group["params"]}
+    optimizer = OptimizerConfig(lr=1.0, layer_decay=0.5).build([(encoder, 1.0)])
+    got = rates_by_parameter(encoder, optimizer)
+    assert len(set(got.values())) > 4
+    flat = {key.replace(".", "_", 1): rate for key, rate in expected.items()} | expected
+    assert got == pytest.approx({key: flat[key.removeprefix("model.")] for key in got})
+
+
+def test_layer_decay_of_1_leaves_the_groups_as_they_are() -> None:
+    encoder = build_encoder("test_vit")
+    assert len(OptimizerConfig(decay="weights").build([(encoder, 1.0)]).param_groups) == 2
+    decayed = OptimizerConfig(decay="weights", layer_decay=0.9).build(
+        [(encoder, 1.0), (nn.Linear(2, 2), 1.0)]
+    )
+    assert sum(len(group["params"]) for group in decayed.param_groups) == len(list(encoder.parameters())) + 2
+    assert rates(decayed)[-1] == decayed.defaults["lr"]  # of the decoder
+
+
+def test_an_encoder_that_does_not_tell_its_layers_refuses_layer_decay() -> None:
+    class Mute(Encoder):
+        def __init__(self, name: str, **_: Any) -> None:
+            super().__init__(name)
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def encode(self, images: torch.Tensor) -> list[torch.Tensor]:
+            return [self.conv(images)]
+
+    with pytest.raises(RecipeError, match="Mute has no layers_above: leave layer_decay at 1"):
+        OptimizerConfig(layer_decay=0.9).build([(Mute("mute"), 1.0)])

@@ -114,7 +114,7 @@ def find_entrants(
         return entrants
     recipe = start_recipe(request, shared)
     whole = recipe.for_classes(len(source.classes))
-    method = build_method(whole.method, whole.network, pretrained=False)
+    method = build_method(whole.method, whole.network, pretrained=False, label_loss=whole.label_loss)
     plain = Candidate(
         name=START,
         method=BASELINE,
@@ -139,7 +139,7 @@ def _entrant(
     common = shared.settings_of(name)
     alone, recipe = load(request.wanted), load({**request.wanted, **common, "reported": None})
     whole = recipe.for_classes(len(source.classes))
-    method = build_method(whole.method, whole.network, pretrained=False)
+    method = build_method(whole.method, whole.network, pretrained=False, label_loss=whole.label_loss)
     if shared.warm_steps:  # which brings the weights of the encoder
         recipe = recipe.model_copy(update={"encoder_weights": None})
     is_method = chosen.name == name

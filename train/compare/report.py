@@ -16,6 +16,7 @@ from zoo.train.compare.pseudo_labels import READING as READING_PSEUDO_LABELS
 from zoo.train.compare.pseudo_labels import tables
 from zoo.train.compare.record import BASELINE
 from zoo.train.compare.stats import Row, headline, rows, verdicts
+from zoo.train.report.story import label_loss
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -116,6 +117,7 @@ def facts(comparison: Comparison) -> list[tuple[str, str]]:
         ("batch", batch),
         ("warm start", _warm_start(comparison)),
         ("training", f"{settings['steps']} steps, crop {height} x {width}, {settings['precision']}"),
+        ("loss on labels", label_loss(settings, settings.get("data.rare_classes", 0))),
         ("seeds", ", ".join(map(str, comparison.seeds))),
         (
             "machine",

@@ -6,7 +6,8 @@ import datetime
 import logging
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import Any, NamedTuple
+from shlex import quote
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from zoo.bundle.bundle import check_writable
 from zoo.child import StopRequests
@@ -23,6 +24,9 @@ from zoo.train.data.streams import TrainingData
 from zoo.train.loop.engine import TrainingStoppedError
 from zoo.train.loop.hardware import Hardware
 from zoo.train.methods.table import METHODS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 log = logging.getLogger(__name__)
 
@@ -98,11 +102,14 @@ def newest() -> Path:
     return max(found, key=lambda folder: ComparisonFolder(folder).recipes.stat().st_mtime)
 
 
-def run_all(folder: ComparisonFolder, jobs: int = 1) -> Comparison:
+def run_all(
+    folder: ComparisonFolder, jobs: int = 1, on_run: Callable[[Comparison], object] = lambda _: None
+) -> Comparison:
     """Run what is not finished, so many runs side by side, and return what is known then.
 
     A run that fails does not end the others, but those that continue a failed warm start fail with it. Seeds
-    are added as planned until every method is clear, unless a run failed.
+    are added as planned until every method is clear, unless a run failed. `on_run` is called after each run
+    with what is known then.
 
     Raises:
         TrainingStoppedError: the user asked to stop; what was reached is kept.
@@ -112,7 +119,7 @@ def run_all(folder: ComparisonFolder, jobs: int = 1) -> Comparison:
     with folder.lock() as lock, StopRequests() as stop:
         crew = Crew(stop, lock, None if jobs == 1 else max(1, cores() // jobs))
         while True:
-            comparison = _run_pending(folder, crew, jobs)
+            comparison = _run_pending(folder, crew, jobs, on_run)
             more = _seeds_to_add(comparison)
             if not more:
                 break
@@ -134,7 +141,9 @@ def _seeds_to_add(comparison: Comparison) -> tuple[int, ...]:
     return tuple(range(first, first + target - count))
 
 
-def _run_pending(folder: ComparisonFolder, crew: Crew, jobs: int) -> Comparison:
+def _run_pending(
+    folder: ComparisonFolder, crew: Crew, jobs: int, on_run: Callable[[Comparison], object]
+) -> Comparison:
     """Run what is not finished, seed by seed, warm starts first, and return what is known then.
 
     Raises:
@@ -157,6 +166,7 @@ def _run_pending(folder: ComparisonFolder, crew: Crew, jobs: int) -> Comparison:
                 for future in wait(working, return_when=FIRST_COMPLETED).done:
                     del working[future]
                     comparison = _noted(folder, future.result())
+                    on_run(comparison)
         except BaseException:
             crew.stop.stop()  # else the pool waits for the ends of the other runs
             raise
@@ -191,7 +201,7 @@ def _stopped(folder: ComparisonFolder, comparison: Comparison) -> str:
     where = f"stopped in {' and '.join(names)}" if names else "stopped"
     return (
         f"{where}; {len(_finished(comparison))} of {len(comparison.runs)} runs are finished: continue with "
-        f"zoo compare --resume --out {folder.path}"
+        f"zoo compare --resume --out {quote(str(folder.path))}"
     )
 
 

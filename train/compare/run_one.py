@@ -67,7 +67,7 @@ def command(folder: ComparisonFolder, run: Run, device: str, *, resume: bool = F
         how = ["--resume"]
     else:
         seed = run.seed if run.other_seed is None else run.other_seed
-        how = ["--recipe", str(folder.recipe(run.candidate)), "--seed", str(seed)]
+        how = ["--recipe", str(folder.recipe(run.candidate)), "--seed", str(seed), "--no-export-check"]
         if run.other_seed is not None:
             how += ["--set", f"data.partition_seed={run.seed}"]
         for start in run.starts:

@@ -7,6 +7,7 @@ Padding is `IGNORE` in the mask, like void pixels; a boolean mask distinguishes 
 from __future__ import annotations
 
 import math
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,8 +22,15 @@ if TYPE_CHECKING:
     from zoo.preprocess import Preprocessing
     from zoo.train.recipe.schema import AugmentConfig
 
+RARE_TRIES = 10
+"""Largest number of crops tried for one that shows a class, as in DAFormer's rare class sampling."""
+RARE_SHARE = 3000 / 512**2
+"""Share of a crop that a class must have there."""
 BLUR_REACH = 3
 """Radius of the blur kernel, in standard deviations."""
+
+
+Drawn = tuple[tuple[int, int], Box, tuple[slice, slice]]
 
 
 class WeakView:
@@ -41,18 +49,23 @@ class WeakView:
         self.crop = v2.RandomCrop(self.imgsz, pad_if_needed=True)
         self.flip = v2.RandomHorizontalFlip(config.flip)
 
-    def __call__(self, image: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    def __call__(
+        self, image: Tensor, mask: Tensor | None = None, wanted: int | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the view of an image and its mask, and a mask of the pixels that are not padding.
 
         Args:
             image: (3, H, W) uint8.
             mask: (H, W) uint8; None for an unlabeled image.
+            wanted: class that the crop of a labeled image should show; None for any crop.
 
         Returns:
             Image, (3, h, w) uint8; mask, (h, w) uint8, `IGNORE` in padding; (h, w) bool, False in padding.
         """
-        size = self._draw_size(image.shape[-2], image.shape[-1])
-        inside, place = self._draw_box(size)
+        if mask is None or wanted is None:
+            size, inside, place = self._draw(image)
+        else:
+            size, inside, place = self._draw_for(wanted, mask)
         view = torch.tensor(self.preprocessing.color, dtype=image.dtype)[:, None, None].repeat(1, *self.imgsz)
         view[:, *place] = image_part(image, size, inside)
         label = torch.full(self.imgsz, IGNORE, dtype=torch.uint8)
@@ -63,6 +76,22 @@ class WeakView:
         flipped = self.flip(tv_tensors.Image(view), tv_tensors.Mask(label), tv_tensors.Mask(valid))
         image, label, valid = (each.as_subclass(Tensor) for each in flipped)
         return image, label, valid
+
+    def _draw(self, image: Tensor) -> Drawn:
+        """Return the size of the scaled image, the part of it that is in the crop, and its place there."""
+        size = self._draw_size(image.shape[-2], image.shape[-1])
+        return size, *self._draw_box(size)
+
+    def _draw_for(self, wanted: int, mask: Tensor) -> Drawn:
+        """Return the first crop with enough pixels of a class, or the one of all tries that has the most."""
+        enough = RARE_SHARE * self.imgsz[0] * self.imgsz[1]
+        tried: list[tuple[int, Drawn]] = []
+        for _ in range(RARE_TRIES):
+            size, inside, place = self._draw(mask)
+            tried.append((int((mask_part(mask, size, inside) == wanted).sum()), (size, inside, place)))
+            if tried[-1][0] >= enough:
+                break
+        return max(tried, key=itemgetter(0))[1]
 
     def _draw_size(self, height: int, width: int) -> tuple[int, int]:
         """Return height and width of the scaled image."""

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-
 from zoo.data.cache.cached import GB, CachedSource
 from zoo.data.cache.disk import DiskCache
 from zoo.errors import RecipeError
-from zoo.memory import MIB, free_mib
+from zoo.machine import pixel_cache
+from zoo.memory import MIB, free_ram_mib
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,13 +54,11 @@ def _memory(ids: Sequence[str], limit: int | None, world: int) -> Cache:
 
 def cache_folder(data: DataConfig) -> Path:
     """Return the folder of decoded images on disk."""
-    if data.cache_dir is not None:
-        return Path(data.cache_dir).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "semiseg-zoo" / "pixels"
+    return pixel_cache() if data.cache_dir is None else Path(data.cache_dir).expanduser()
 
 
 def _free_bytes(world: int) -> int:
-    free = free_mib(torch.device("cpu"))
+    free = free_ram_mib()
     if free is None:
         raise RecipeError("data.cache memory: this system does not say what is free: give data.cache_gb")
     return int(DEFAULT_SHARE * free * MIB / world)

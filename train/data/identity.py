@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo.bundle.bundle import write_json
 from zoo.data.files import FileSource
+from zoo.data.formats.per_label import Layers
 from zoo.errors import BundleError, DatasetError
 
 if TYPE_CHECKING:
@@ -35,10 +36,12 @@ def identity(source: Source) -> dict[str, Any]:
     """Return class names, a hash of the label map, and hashes of each id's files."""
     found = _of_names(source.classes.names)
     if isinstance(source, FileSource):
-        ids = [id_ for split in SPLITS for id_ in source.ids(split)]
-        with ThreadPoolExecutor() as pool:
-            hashes = list(pool.map(lambda id_: _hashes(source.files[id_]), ids))
-        found["files"] = dict(zip(ids, hashes, strict=True))
+        if (known := source.memo["hashes"]) is None:
+            ids = [id_ for split in SPLITS for id_ in source.ids(split)]
+            with ThreadPoolExecutor() as pool:
+                hashes = list(pool.map(lambda id_: _hashes(source.files[id_]), ids))
+            known = source.memo["hashes"] = dict(zip(ids, hashes, strict=True))
+        found["files"] = known
         found["reading"] = _digest(repr((source.labels, source.palettes)).encode())
     return found
 
@@ -109,6 +112,9 @@ def _listed(what: str, ids: list[str]) -> str:
 
 def _hashes(pair: Pair) -> tuple[str, str | None]:
     """Return hashes of image and mask, of a drawn mask that of its regions."""
+    if isinstance(pair.drawing, Layers):
+        parts = [(_of_file(path), label) for path, label in pair.drawing.files]
+        return _of_file(pair.image), _digest(repr(parts).encode())
     if pair.drawing is not None:
         return _of_file(pair.image), _digest(repr(pair.drawing[1:]).encode())
     return _of_file(pair.image), None if pair.mask is None else _of_file(pair.mask)

@@ -7,6 +7,8 @@ nothing to restore.
 
 from __future__ import annotations
 
+import atexit
+import os
 import signal
 from contextlib import contextmanager
 from functools import lru_cache
@@ -20,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 from zoo.data.datasets import LabeledImages, TaggedImages, UnlabeledImages
 from zoo.train.data.augment import strong_view, weak_view
 from zoo.train.data.cache import with_cache
+from zoo.train.data.class_pixels import RareClasses, count_pixels
 from zoo.train.method import DRAW_RANGE, DRAWS, Batch, Phase, phase_at
 
 if TYPE_CHECKING:
@@ -34,6 +37,8 @@ if TYPE_CHECKING:
 LABELED, UNLABELED = 0, 1
 MIXING = 1
 """Stream of the random numbers of `Batch.draws_u` and `draws_l`, separate from those of an image's views."""
+RARE = 2
+"""Stream of the random numbers that draw images for a class."""
 WORKER = "DataLoader worker"
 """Start of torch's error for a worker that died."""
 
@@ -77,7 +82,11 @@ class BatchStream(Dataset[Batch]):
         self.unlabeled = UnlabeledImages(source, partition.unlabeled)
         self.phases, self.accumulate = phases, recipe.accumulate
         self.batch_l, self.batch_u = data.batch_l, data.batch_u
-        self.labeled_view = data.labeled_view
+        self.labeled_view, self.rare_share = data.labeled_view, data.rare_classes
+        self.rare: RareClasses | None = None
+        if data.rare_classes:
+            pixels = count_pixels(source, partition.labeled)
+            self.rare = RareClasses(pixels, data.rare_class_temperature)
         self.weak = weak_view(recipe.preprocessing, data.augment)
         self.strong = strong_view(data.augment)
 
@@ -106,12 +115,22 @@ class BatchStream(Dataset[Batch]):
 
     def _labeled(self, stream: int, position: int) -> tuple[Tensor, ...]:
         kind = 2 * stream + LABELED
-        image, mask, *tags = self.labeled[_index(self.seed, kind, position, len(self.labeled))]
+        index, wanted = self._chosen(stream, position)
+        image, mask, *tags = self.labeled[index]
         with _seeded(self.seed, kind, position):
-            image, mask, valid = self.weak(image, mask)
+            image, mask, valid = self.weak(image, mask, wanted)
             if stream == 0 and self.labeled_view == "strong":
                 image = self.strong(image)
         return image, mask.long(), valid, *tags
+
+    def _chosen(self, stream: int, position: int) -> tuple[int, int | None]:
+        """Return the index of a labeled image, and the class to crop it for; None for any crop."""
+        kind = 2 * stream + LABELED
+        if self.rare is not None and stream == 0:
+            random = np.random.default_rng([self.seed, kind, position, RARE])
+            if random.random() < self.rare_share:
+                return self.rare.draw(random)
+        return _index(self.seed, kind, position, len(self.labeled)), None
 
     def _unlabeled(self, stream: int, position: int, strong: int) -> tuple[Tensor, ...]:
         kind = 2 * stream + UNLABELED
@@ -149,7 +168,7 @@ def batches(
         num_workers=workers,
         pin_memory=pin_memory,
         generator=torch.Generator(),
-        worker_init_fn=_leave_signals,
+        worker_init_fn=_prepare_worker,
     )
     iterator: Any = iter(loader)
     try:
@@ -163,10 +182,15 @@ def batches(
             iterator._shutdown_workers()
 
 
-def _leave_signals(worker: int) -> None:  # noqa: ARG001
-    """Ignore Ctrl-C and SIGTERM, which reach the whole process group, in data workers."""
+def _prepare_worker(worker: int) -> None:  # noqa: ARG001
+    """Ignore Ctrl-C and SIGTERM, which reach the whole process group, and end without C++ destructors.
+
+    A forked worker ends by `os._exit`. A spawned one would run destructors of threads that still work, which
+    abort it; the parent would then report a dead worker.
+    """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+    atexit.register(os._exit, 0)
 
 
 @lru_cache(maxsize=8)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zoo.bundle.bundle import replacing
 from zoo.child import is_first
+from zoo.classes import IGNORE
 from zoo.data.check import check_source
-from zoo.data.open import open_source
+from zoo.data.files import FileSource
+from zoo.data.open import is_published, open_source
 from zoo.data.partition import Partition, count_of, make_partition
 from zoo.data.source import Source
 from zoo.data.tags import with_tags
@@ -70,6 +73,9 @@ class TrainingData:
         )
         warn_of_hidden(partition, source)
         recipe = recipe.for_classes(len(source.classes))
+        if (size := recipe.network.encoder_size) and is_first():
+            name = recipe.network.encoder
+            log.info("network.encoder_size %dx%d: %s resizes images to its one size inside", *size, name)
         data = recipe.data.model_copy(update={"partition": partition.spec})
         recipe = recipe.model_copy(update={"data": data})
         return cls(recipe, source, *hold_out(recipe, partition))
@@ -99,13 +105,33 @@ class TrainingData:
         whole = replace(self.partition, labeled=(*self.partition.labeled, *self.held_out))
         check_streams(self.recipe, whole, phases)
         tags = self.recipe.data.tags
+        learns_tags = any(phase.tags for phase in phases)
+        known = self._without_void() if learns_tags else self
         if tags is None:
-            return self
-        if not any(phase.tags for phase in phases):
+            return known
+        if not learns_tags:
             log.warning("data.tags %s is not used: %s learns no tags", tags, self.recipe.method.name)
             return self
         found = with_tags(whole, Path(tags), self.source).tags
-        return replace(self, partition=replace(self.partition, tags=found))
+        return replace(known, partition=replace(known.partition, tags=found))
+
+    def _without_void(self) -> TrainingData:
+        """Return the data without labeled images whose masks are ignored throughout: no tag of them is known.
+
+        Raises:
+            DatasetError: no image is left.
+        """
+        labeled = self.partition.labeled
+        with ThreadPoolExecutor() as pool:
+            shows = list(pool.map(lambda id_: bool((self.source.read_mask(id_) != IGNORE).any()), labeled))
+        void = [id_ for id_, is_shown in zip(labeled, shows, strict=True) if not is_shown]
+        if not void:
+            return self
+        if len(void) == len(labeled):
+            raise DatasetError(f"{self.source.spec}: got masks that are ignored throughout, expected classes")
+        log.warning("%d images are left out, whose masks are ignored throughout: %s", len(void), void[0])
+        rest = tuple(id_ for id_ in labeled if id_ not in set(void))
+        return replace(self, partition=replace(self.partition, labeled=rest))
 
     @property
     def selection(self) -> Source | None:
@@ -209,6 +235,24 @@ def checked_source(recipe: Recipe) -> Source:
     return source
 
 
+def check_outside(out: Path, source: Source) -> None:
+    """Raise if a run would be written among its data, whose listing would then include its pictures.
+
+    Raises:
+        RecipeError: `out` is the folder of the data, or in a folder of images.
+    """
+    if not isinstance(source, FileSource):
+        return
+    path = out.resolve()
+    folders = {pair.image.parent for pair in source.files.values()}
+    inside = [folder for folder in folders if folder.resolve() in (path, *path.parents)]
+    if inside or (not is_published(source.spec) and path == Path(source.spec).resolve()):
+        raise RecipeError(
+            f"--out {out} is among the images of {source.spec}, expected another folder, such as "
+            f"runs/{path.name}: the next start would take pictures of the run for images"
+        )
+
+
 def check_streams(recipe: Recipe, partition: Partition, phases: tuple[Phase, ...]) -> None:
     """Raise unless the data provide the images that the phases need.
 
@@ -226,6 +270,11 @@ def check_streams(recipe: Recipe, partition: Partition, phases: tuple[Phase, ...
             f"{recipe.method.name} learns what whole images show, got data.resize {data.resize} and "
             f"data.augment.scale {list(data.augment.scale)}, which crop or pad them: give --set "
             f"data.resize=stretch and --set data.augment.scale=[1,1]"
+        )
+    if any(phase.tags for phase in phases) and data.rare_classes:
+        raise RecipeError(
+            f"{recipe.method.name} learns which classes an image shows, got data.rare_classes "
+            f"{data.rare_classes:g}, which crops it for one of them: leave it out"
         )
     if any(phase.tags for phase in phases) and data.labeled_view != "weak":
         raise RecipeError(

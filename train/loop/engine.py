@@ -6,10 +6,13 @@ A checkpoint holds the whole state of a run: a resumed run takes the same steps 
 from __future__ import annotations
 
 import signal
+import threading
 import time
 from collections import defaultdict
 from contextlib import closing, contextmanager, nullcontext
+from functools import partial
 from itertools import islice
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,8 +20,10 @@ import torch
 from zoo.errors import ZooError
 from zoo.train.data.loaders import batches
 from zoo.train.loop.checkpoint import load_checkpoint, restore, save_checkpoint
+from zoo.train.loop.events import Event, callbacks
 from zoo.train.loop.progress import DataWait, StepReporter
 from zoo.train.loop.step import TrainingStep
+from zoo.train.loop.validation import Validation
 from zoo.train.method import progress_at
 from zoo.train.runs.log import TrainLog
 
@@ -74,6 +79,7 @@ class Engine:
         """Selection of the step to keep; None keeps the last one."""
         self.also_log: Callable[[int, dict[str, float]], None] | None = None
         """Further logger of the metrics of a step, besides `log.csv` and TensorBoard; first process only."""
+        self.callbacks = callbacks()
         self.step = 0
         self.seconds: dict[str, list[float]] = defaultdict(list)
 
@@ -137,7 +143,8 @@ class Engine:
                     self.save()
                     raise TrainingStoppedError(
                         f"stopped after step {self.step} of {recipe.steps}, which is saved: "
-                        f"continue with zoo train {recipe.method.name} --resume --out {self.run.path}"
+                        f"continue with zoo train {recipe.method.name} --resume --out "
+                        f"{quote(str(self.run.path))}"
                     )
 
     def _any(self, stop: bool) -> bool:
@@ -181,8 +188,21 @@ class Engine:
             log.write(step, figures)
             if self.also_log is not None:
                 self.also_log(step, figures)
+            self._notify(progress, figures)
         if is_last or step % recipe.checkpoint_every == 0:
             self.save()
+
+    def _notify(self, progress: Progress, figures: dict[str, float]) -> None:
+        """Call the callbacks of the run."""
+        if not self.callbacks or not isinstance(self.validate, Validation):
+            return
+        predictor = partial(self.validate.predictor, self.method, progress)
+        phases = {phase.name: phase.steps for phase in self.phases}
+        source, steps = self.validate.source, self.recipe.steps
+        event = Event(self.run.path, self.step, steps, progress.phase, phases, figures, predictor, source)
+        for callback in self.callbacks:
+            callback(event)
+        self.method.train()  # predictors set networks to evaluation
 
     def _evaluated(self, progress: Progress) -> dict[str, float]:
         """Return the metrics of the method after a step, and save it if it is the selected one."""
@@ -197,8 +217,14 @@ class Engine:
 
 @contextmanager
 def _stop_requests() -> Iterator[list[int]]:
-    """Collect Ctrl-C and SIGTERM in a list instead of dying at once; a second signal acts as usual."""
+    """Collect Ctrl-C and SIGTERM in a list instead of dying at once; a second signal acts as usual.
+
+    Only the main thread of a process may handle signals; in another one, the list stays empty.
+    """
     received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
     previous: dict[int, Any] = {}
 
     def note(number: int, frame: FrameType | None) -> None:  # noqa: ARG001

@@ -74,7 +74,9 @@ class FilterQuality:
         """Return the batches, loaded once, each with the (B, H, W) masks of its unlabeled images."""
         if self.batches is None:
             phases = (Phase("labeled", len(self.ids), unlabeled=0),)
-            data = self.recipe.data.model_copy(update={"cache": "none", "labeled_view": "weak"})
+            data = self.recipe.data.model_copy(
+                update={"cache": "none", "labeled_view": "weak", "rare_classes": 0.0}
+            )
             recipe = self.recipe.model_copy(update={"data": data, "accumulate": 1})
             as_labeled = data.model_copy(update={"batch_l": min(data.batch_u, len(self.ids))})
             known = BatchStream(recipe, self.source, self.partition, phases)

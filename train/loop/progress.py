@@ -6,6 +6,7 @@ import logging
 import time
 from collections import deque
 from contextlib import contextmanager
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -149,6 +150,6 @@ class DataWait:
         caches = "" if self.data.cache != "none" else ", or keep decoded images with --set data.cache=memory"
         return (
             f"{share:.0%} of the last {STEPS} steps went by waiting for data: take more than {workers} data "
-            f"workers (--set data.workers={max(2, 2 * workers)}){caches}; zoo data bench {self.data.spec} "
-            f"measures what helps"
+            f"workers (--set data.workers={max(2, 2 * workers)}){caches}; zoo data bench "
+            f"{quote(str(self.data.spec))} measures what helps"
         )

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from zoo.models.encoder import Encoder
+from zoo.models.lora import add_lora
 from zoo.models.segmentation import segmentation_networks
 from zoo.preprocess import channel_statistics
 from zoo.train.blocks.mixing import with_mixed_labels
@@ -39,6 +40,8 @@ class TrainingStep:
 
     def __init__(self, fabric: Fabric, method: Method, recipe: Recipe) -> None:
         self.fabric, self.method, self.recipe = fabric, method, recipe
+        if recipe.lora:
+            add_lora(method, recipe.lora)
         compute.prepare(method, recipe.compute, fabric.device, fabric.world_size)
         self.layout = recipe.compute.layout(fabric.device)
         self.statistics = channel_statistics(recipe.preprocessing, torch.zeros((), device=fabric.device))

@@ -44,11 +44,14 @@ class Validation:
 
     def __call__(self, method: Method, progress: Progress) -> dict[str, float]:
         """Return the metrics of a method after a step, the main metric first."""
-        phase, _ = phase_at(progress.step, method.phases(self.recipe.steps))
-        weights = method.scored(self.recipe.score, phase)
-        self.metrics = score(predictor_of(method, self.recipe, self.source, weights), self.source)
+        self.metrics = score(self.predictor(method, progress), self.source)
         found = {f"val/{key}": self.metrics[key] for key in figures_of(self.metrics).overall}
         return found if self.quality is None else found | self.quality(method, progress)
+
+    def predictor(self, method: Method, progress: Progress) -> EagerPredictor | TagPredictor:
+        """Return a predictor of the scored network after a step."""
+        phase, _ = phase_at(progress.step, method.phases(self.recipe.steps))
+        return predictor_of(method, self.recipe, self.source, method.scored(self.recipe.score, phase))
 
     def filter_by_class(self, method: Method, progress: Progress) -> dict[str, dict[str, float]] | None:
         """Return the figures of pseudo-labels by class after the last step, None where there are none.

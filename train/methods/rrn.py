@@ -60,7 +60,8 @@ from zoo.train.blocks.adversarial import (
     unit_range,
 )
 from zoo.train.blocks.ema import without_dropout
-from zoo.train.blocks.losses import cross_entropy, labeled_loss, most_likely
+from zoo.train.blocks.label_loss import LabelLoss
+from zoo.train.blocks.losses import cross_entropy, most_likely
 from zoo.train.blocks.mixing import cutmix, toggled_boxes
 from zoo.train.method import Batch, Method, MethodConfig, Phase, Progress, PseudoLabels, Steps
 from zoo.train.optim import OptimizerConfig, Schedule
@@ -133,6 +134,7 @@ class Rrn(Method):
         super().__init__()
         self.config = config
         self.num_classes = network.num_classes
+        self.label_loss = LabelLoss()
         self.branch_1, self.branch_2 = (SegmentationNetwork(network, pretrained=pretrained) for _ in BRANCHES)
         judges = () if config.self_training == "none" else BRANCHES
         self.discriminators = nn.ModuleList(
@@ -200,7 +202,8 @@ class Rrn(Method):
             label: (B, H, W) int64.
         """
         c = self.config
-        return labeled_loss(logits, label, c.ohem_threshold, c.ohem_min_kept * len(label))
+        loss: Tensor = self.label_loss(logits, label, c.ohem_threshold, c.ohem_min_kept * len(label))
+        return loss
 
     def judged_losses(
         self, batch: Batch, image: Tensor, valid: Tensor, logits: list[Tensor], progress: Progress

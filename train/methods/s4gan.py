@@ -52,7 +52,8 @@ from zoo.train.blocks.adversarial import (
     self_training,
     unit_range,
 )
-from zoo.train.blocks.losses import cross_entropy, most_likely
+from zoo.train.blocks.label_loss import LabelLoss
+from zoo.train.blocks.losses import most_likely
 from zoo.train.method import Batch, Method, MethodConfig, Phase, Progress, PseudoLabels, Steps
 from zoo.train.optim import OptimizerConfig, Schedule
 
@@ -113,6 +114,7 @@ class S4Gan(Method):
         super().__init__()
         self.config = config
         self.num_classes = network.num_classes
+        self.label_loss = LabelLoss()
         self.student = SegmentationNetwork(network, pretrained=pretrained)
         self.discriminator = Discriminator(network.num_classes, config.discriminator)
         if not config.train_bn_affine:
@@ -137,7 +139,7 @@ class S4Gan(Method):
             score, features_fake, _ = self.discriminator(fake, valid_u)
             features_real = self.discriminator(real, valid_r).features
 
-        losses = {"ce": cross_entropy(logits_l, label_l)}  # Eq. (1)
+        losses = {"ce": self.label_loss(logits_l, label_l)}  # Eq. (1)
         if c.loss == "fm":
             losses["fm"] = c.lambda_fm * feature_matching(features_real, features_fake)  # Eq. (2)
         else:

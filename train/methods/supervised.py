@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 from zoo.models.decoders.decoder import resize_logits
 from zoo.models.deployable import Student
 from zoo.models.segmentation import SegmentationNetwork
-from zoo.train.blocks.losses import cross_entropy
+from zoo.train.blocks.label_loss import LabelLoss
 from zoo.train.method import Batch, Method, MethodConfig, Phase, Progress
 from zoo.train.optim import OptimizerConfig
 
@@ -31,12 +31,13 @@ class Supervised(Method):
     def __init__(self, config: SupervisedConfig, network: NetworkConfig, *, pretrained: bool) -> None:
         super().__init__()
         self.config = config
+        self.label_loss = LabelLoss()
         self.student = SegmentationNetwork(network, pretrained=pretrained)
 
     def forward(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:  # noqa: ARG002
         """Return the term `sup`."""
         logits = self.student(batch.image_l).logits
-        return {"sup": cross_entropy(resize_logits(logits, batch.label_l.shape[-2:]), batch.label_l)}
+        return {"sup": self.label_loss(resize_logits(logits, batch.label_l.shape[-2:]), batch.label_l)}
 
     def phases(self, steps: int) -> tuple[Phase, ...]:
         """Return one phase, without unlabeled images."""

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Union
 
 from pydantic import Field
 
+from zoo.errors import RecipeError
 from zoo.plugins import Table
+from zoo.train.blocks.label_loss import PLAIN, LabelLoss, LabelLossConfig
 from zoo.train.methods import mlmt, rrn, s4gan, supervised, unimatch
 from zoo.train.methods.eln import eln
 from zoo.train.methods.u2pl import u2pl
@@ -83,8 +85,25 @@ def setting_names(method: object) -> frozenset[str]:
     return frozenset(METHODS[method].config.model_fields)
 
 
-def build_method(config: AnyMethodConfig, network: NetworkConfig, *, pretrained: bool) -> Method:
-    """Return a new method with these settings and this network."""
+def build_method(
+    config: AnyMethodConfig,
+    network: NetworkConfig,
+    *,
+    pretrained: bool,
+    label_loss: LabelLossConfig = PLAIN,
+) -> Method:
+    """Return a new method with these settings, this network and this loss on labeled pixels.
+
+    Raises:
+        RecipeError: another loss than the method's own, which has no such one.
+    """
     method: Any = METHODS[config.name].method  # subclasses take their own settings
     built: Method = method(config, network, pretrained=pretrained)
+    if not label_loss.is_plain:
+        if not isinstance(getattr(built, "label_loss", None), LabelLoss):
+            raise RecipeError(
+                f"{config.name} does not learn by `LabelLoss`, expected loss cross_entropy and class_weights "
+                f"none: leave them out"
+            )
+        built.label_loss = LabelLoss(label_loss, network.num_classes)
     return built

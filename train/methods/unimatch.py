@@ -38,8 +38,9 @@ from zoo.classes import IGNORE
 from zoo.models.decoders.decoder import resize_logits
 from zoo.models.deployable import Student
 from zoo.models.segmentation import SegmentationNetwork
+from zoo.train.blocks.class_confidence import ClassConfidence
 from zoo.train.blocks.ema import copy_state, teacher_of, update_teacher
-from zoo.train.blocks.losses import labeled_loss
+from zoo.train.blocks.label_loss import LabelLoss
 from zoo.train.blocks.mixing import RANDOM_BOX_DRAWS, mixed, random_box
 from zoo.train.method import Batch, Method, MethodConfig, Phase, Progress, PseudoLabels
 from zoo.train.optim import OptimizerConfig, Schedule
@@ -63,6 +64,7 @@ class WeakToStrongConfig(MethodConfig):
     """Settings that both methods have; defaults are those of PASCAL VOC."""
 
     threshold: float = Field(0.95, ge=0, le=1)  # pixels of this confidence are learned
+    threshold_by_class: bool = False  # lower for classes of which the teacher is less sure; not in the papers
     cutmix_probability: float = Field(0.5, ge=0, le=1)  # of each image and view
     ohem_threshold: float | None = Field(None, gt=0, le=1)  # 0.7 on Cityscapes; None: plain cross entropy
     ohem_min_kept: int = Field(200_000, ge=1)  # pixels of a process
@@ -91,15 +93,17 @@ class FixMatch(Method):
     def __init__(self, config: WeakToStrongConfig, network: NetworkConfig, *, pretrained: bool) -> None:
         super().__init__()
         self.config = config
+        self.label_loss = LabelLoss()
         self.student = SegmentationNetwork(network, pretrained=pretrained)
         self.teacher = teacher_of(self.student)
+        self.class_confidence = ClassConfidence(network.num_classes) if config.threshold_by_class else None
         self.train()
 
     def forward(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:  # noqa: ARG002
         """Return `x` and `u`, the losses on labeled and unlabeled images, a half each."""
         size = batch.label_l.shape[-2:]
         image_u, valid_u = batch.weak
-        pseudo_label = self.teach(image_u, valid_u)
+        pseudo_label = self.teach(image_u, valid_u, learn=True)
         label_u = pseudo_label.label.where(pseudo_label.keep, IGNORE)
         views = batch.strong.chunk(self.strong_views)
         draws = batch.draws.split(RANDOM_BOX_DRAWS, dim=1)  # a box for each view
@@ -114,7 +118,7 @@ class FixMatch(Method):
             for each, box in zip(logits_u.chunk(self.strong_views), boxes, strict=True)
         ]
         c = self.config
-        loss_l = labeled_loss(logits_l, batch.label_l, c.ohem_threshold, c.ohem_min_kept)
+        loss_l = self.label_loss(logits_l, batch.label_l, c.ohem_threshold, c.ohem_min_kept)
         return {"x": loss_l / 2, "u": torch.stack(losses_u).mean() / 2}
 
     def perturbed(self, features: list[Tensor]) -> list[Tensor]:
@@ -126,16 +130,22 @@ class FixMatch(Method):
         return features
 
     @torch.no_grad()
-    def teach(self, image: Tensor, valid: Tensor) -> PseudoLabels:
+    def teach(self, image: Tensor, valid: Tensor, *, learn: bool = False) -> PseudoLabels:
         """Return the teacher's classes, kept where it is confident.
 
         Args:
             image: (B, 3, H, W) float, the weak view.
             valid: (B, H, W) bool, False in padding.
+            learn: whether thresholds by class follow these predictions.
         """
         prob = resize_logits(self.teacher(image).logits.float(), image.shape[-2:]).softmax(dim=1)
         confidence, label = prob.max(dim=1)
-        return PseudoLabels(label, (confidence >= self.config.threshold) & valid, confidence)
+        threshold: float | Tensor = self.config.threshold
+        if self.class_confidence is not None:
+            if learn:
+                self.class_confidence.update(confidence, label, valid)
+            threshold = self.class_confidence.thresholds(label, self.config.threshold)
+        return PseudoLabels(label, (confidence >= threshold) & valid, confidence)
 
     def pseudo_labels(self, batch: Batch, progress: Progress) -> PseudoLabels:  # noqa: ARG002
         """Return the teacher's classes, kept where it is confident."""

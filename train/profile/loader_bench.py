@@ -15,13 +15,11 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
-
 from zoo.data.cache.cached import GB
 from zoo.data.files import FileSource
 from zoo.data.partition import AUTO
 from zoo.machine import cores
-from zoo.memory import MIB, free_mib
+from zoo.memory import MIB, free_ram_mib
 from zoo.train.data.cache import DEFAULT_SHARE, cache_folder
 from zoo.train.data.streams import TrainingData
 from zoo.train.profile.loading import HEADROOM, endless_stream, part_seconds, rate_of, widest_phase
@@ -29,6 +27,8 @@ from zoo.train.profile.memory_fit import images_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
+
+    import torch
 
     from zoo.data.partition import Partition
     from zoo.data.source import Source
@@ -201,7 +201,7 @@ def _decoded_gb(kept: tuple[int, int], sample: Partition, whole: Partition) -> f
 
 
 def _fits_memory(gb: float) -> bool:
-    free = free_mib(torch.device("cpu"))
+    free = free_ram_mib()
     return free is None or gb * GB <= DEFAULT_SHARE * free * MIB
 
 

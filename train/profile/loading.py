@@ -55,7 +55,7 @@ class Rate(NamedTuple):
 def widest_phase(recipe: Recipe) -> Phase:
     """Return the phase of a run whose batches have the most images and views, made endless."""
     with torch.device("meta"):  # networks without memory: only the phases are needed
-        method = build_method(recipe.method, recipe.network, pretrained=False)
+        method = build_method(recipe.method, recipe.network, pretrained=False, label_loss=recipe.label_loss)
     phases = method.phases(recipe.steps)
     widest = max(phases, key=lambda phase: (phase.unlabeled, phase.strong, phase.labeled))
     return widest._replace(steps=ENDLESS)

@@ -126,7 +126,9 @@ class Profiler:
     def __init__(self, fabric: Fabric, data: TrainingData) -> None:
         fabric.seed_everything(data.recipe.seed, verbose=False)
         self.fabric, self.recipe = fabric, data.recipe
-        self.method = build_method(self.recipe.method, self.recipe.network, pretrained=False)
+        self.method = build_method(
+            self.recipe.method, self.recipe.network, pretrained=False, label_loss=self.recipe.label_loss
+        )
         self.phases = self.method.phases(self.recipe.steps)
         self.data = data.for_phases(self.phases)
         self.train_step = ProfiledStep(fabric, self.method, self.recipe)

@@ -13,9 +13,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import (
-    ValidationError,
-)
+from pydantic import BaseModel, ValidationError
 
 from zoo.catalog import ablation_files, recipe_files, recipe_names
 from zoo.data.open import built_in_name
@@ -134,7 +132,28 @@ def _told(error: ErrorDetails, method: object) -> str:
         return (
             f"{key}: no such setting here, expected method.{key}: settings of a method stand under `method.`"
         )
-    return f"{key}: no such setting; check its spelling"
+    near = _nearest_settings(key, method)
+    return f"{key}: no such setting; {f'nearest: {near}' if near else 'check its spelling'}"
+
+
+def _nearest_settings(key: str, method: object) -> str:
+    """Return the dotted keys of settings with the same last part as a key, or else with a similar name."""
+    keys = [*_dotted(Recipe), *(f"method.{name}" for name in setting_names(method))]
+    if isinstance(method, str) and method in METHODS:
+        keys += _dotted(METHODS[method].config, "method.")
+    last = key.rpartition(".")[2]
+    same = [known for known in dict.fromkeys(keys) if known.rpartition(".")[2] == last]
+    return ", ".join((same or get_close_matches(key, keys, NEAR))[:NEAR])
+
+
+def _dotted(model: type[BaseModel], prefix: str = "") -> list[str]:
+    """Return the dotted keys of the settings of a model, without those of unions."""
+    found = []
+    for name, field in model.model_fields.items():
+        inner = field.annotation
+        is_table = isinstance(inner, type) and issubclass(inner, BaseModel)
+        found += _dotted(inner, f"{prefix}{name}.") if is_table else [f"{prefix}{name}"]  # type: ignore[arg-type]
+    return found
 
 
 def default_recipe(method: str, spec: str) -> str:

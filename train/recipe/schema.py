@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import torch
 from pydantic import (
@@ -14,12 +15,16 @@ from pydantic import (
     model_validator,
 )
 
+from zoo.errors import RecipeError
 from zoo.frozen import Frozen
 from zoo.models.config import NetworkConfig
-from zoo.models.encoder import normalization_of
+from zoo.models.encoder import normalization_of, size_for
 from zoo.preprocess import MIN_IMGSZ, Channels, Preprocessing, Resize
+from zoo.train.blocks.label_loss import LabelLossConfig, parsed_terms
 from zoo.train.method import Steps, labels_only_settings, scaled
 from zoo.train.methods.table import METHODS, AnyMethodConfig
+
+ClassWeighting = Literal["none", "inverse", "median_frequency", "effective_number"]
 
 Factor = Annotated[float, Field(gt=0)]
 
@@ -103,6 +108,11 @@ class DataConfig(Frozen):
         labeled_view: view of labeled images that a network learns: `weak`; `cutmix`, in which half of them
             get a box of the next one with its labels; or `strong`, which adds the photometric strong view of
             unlabeled images. A discriminator that has a labeled stream of its own gets the weak view.
+        rare_classes: share of labeled images that are drawn for a class, the rarer the more often, and
+            cropped where it is (rare class sampling, Hoyer et al., CVPR 2022). A labeled stream of a
+            discriminator keeps the order of all images.
+        rare_class_temperature: T of rare class sampling: a class whose share of labeled pixels is f is drawn
+            in proportion to exp((1 - f) / T).
         batch_l: number of labeled images in a batch of a process.
         batch_u: number of unlabeled images in a batch of a process.
         workers: number of processes that load data; 0 to load in the training process.
@@ -123,6 +133,8 @@ class DataConfig(Frozen):
     mean: Channels | None = None
     std: Channels | None = None
     labeled_view: Literal["weak", "cutmix", "strong"] = "weak"
+    rare_classes: float = Field(0.0, ge=0, le=1)
+    rare_class_temperature: float = Field(0.01, gt=0)  # the paper's
     batch_l: int = Field(6, ge=1)
     batch_u: int = Field(6, ge=1)
     workers: int = Field(2, ge=0)
@@ -157,6 +169,8 @@ class Recipe(Frozen):
             (`zoo.models.pretrained.read_state`).
         freeze_encoder: whether to freeze the encoders of segmentation networks, including their BatchNorm
             statistics.
+        lora: rank of low-rank parts of the encoders' attention, which learn instead of the encoders' weights
+            and are merged into them in the bundle (`zoo.models.lora`); 0 for none.
         validate_every: steps between evaluations on `val`; 0 to evaluate only at the end.
         checkpoint_every: steps between checkpoints.
         max_bad_steps: number of consecutive steps with a non-finite loss after which the run stops.
@@ -165,6 +179,13 @@ class Recipe(Frozen):
         compute: compute settings of training steps.
         data: settings of data, batches and augmentation.
         network: segmentation network; `num_classes` comes from the data.
+        loss: loss on labeled pixels, for every method: `cross_entropy`, `dice`, `focal`, `lovasz`, or a sum
+            such as `cross_entropy + 0.5 * dice` (`zoo.train.blocks.label_loss`). `cross_entropy` is over the
+            hard pixels where the method has OHEM.
+        class_weights: weights of classes in `loss`: measured on the labeled images
+            (`zoo.train.data.class_pixels`), or a number for each class.
+        focal_gamma: exponent of `focal`.
+        effective_beta: beta of `effective_number`; None for 1 - 1/N, N the mean number of pixels of a class.
         method: settings of the method.
         score: network that is evaluated and kept in the bundle, one of `Method.weights` such as `teacher`;
             None for the method's default. Before a teacher starts, the student is used.
@@ -182,6 +203,7 @@ class Recipe(Frozen):
     start_from: tuple[str, ...] = ()
     encoder_weights: str | None = None
     freeze_encoder: bool = False
+    lora: int = Field(0, ge=0)
     validate_every: Steps = 0
     checkpoint_every: int = Field(500, ge=1)
     max_bad_steps: int = Field(10, ge=1)
@@ -189,6 +211,10 @@ class Recipe(Frozen):
     compute: ComputeConfig = ComputeConfig()
     data: DataConfig = DataConfig()
     network: NetworkConfig = NetworkConfig()
+    loss: str = "cross_entropy"
+    class_weights: ClassWeighting | tuple[float, ...] = "none"
+    focal_gamma: float = Field(2.0, ge=0)
+    effective_beta: float | None = Field(None, ge=0, lt=1)
     method: AnyMethodConfig
     score: str | None = None
     also_score: tuple[str, ...] = ()
@@ -201,11 +227,38 @@ class Recipe(Frozen):
             raise ValueError("expected 1/5 or a number of the labeled images to hold out; val never selects")
         return value
 
+    @field_validator("loss")
+    @classmethod
+    def _check_terms(cls, value: str) -> str:
+        parsed_terms(value)
+        return value
+
+    @field_validator("class_weights", mode="before")
+    @classmethod
+    def _check_class_weights(cls, value: Any) -> Any:
+        if isinstance(value, str) and value in get_args(ClassWeighting):
+            return value
+        numbers = tuple(value) if isinstance(value, list | tuple) else ()
+        usable = all(isinstance(each, int | float) and 0 <= each < math.inf for each in numbers)
+        if not numbers or not usable or not any(numbers):
+            raise ValueError(
+                f"expected {', '.join(get_args(ClassWeighting))}, or for each class a number of 0 or more, "
+                f"not all 0"
+            )
+        return numbers
+
     @field_validator("encoder_weights")
     @classmethod
     def _check_one_start(cls, value: str | None, info: ValidationInfo) -> str | None:
         if value is not None and info.data.get("start_from"):
             raise ValueError("expected no file beside start_from, whose models bring their encoders")
+        return value
+
+    @field_validator("lora")
+    @classmethod
+    def _check_lora(cls, value: int, info: ValidationInfo) -> int:
+        if value and info.data.get("freeze_encoder"):
+            raise ValueError("expected 0 beside freeze_encoder, which keeps the encoder as it starts")
         return value
 
     @field_validator("score", "also_score")
@@ -229,12 +282,28 @@ class Recipe(Frozen):
             imgsz=data.imgsz, resize=data.resize, mean=data.mean or mean, std=data.std or std
         )
 
+    @property
+    def label_loss(self) -> LabelLossConfig:
+        """Return the settings of the loss on labeled pixels."""
+        return LabelLossConfig(parsed_terms(self.loss), self.focal_gamma, self.class_weights != "none")
+
     def for_classes(self, num_classes: int) -> Recipe:
-        """Return the recipe with the settings that depend on data and encoder, such as classes and sizes."""
+        """Return the recipe with the settings that depend on data and encoder, such as classes and sizes.
+
+        Raises:
+            RecipeError: weights of another number of classes.
+        """
+        if not isinstance(self.class_weights, str) and len(self.class_weights) != num_classes:
+            raise RecipeError(
+                f"recipe {self.recipe}: class_weights has {len(self.class_weights)} numbers, expected "
+                f"{num_classes}, one for each class of the data"
+            )
         normalization = self.preprocessing.model_dump(include={"mean", "std"})
+        size = self.network.encoder_size or size_for(self.network.encoder, self.data.imgsz)
+        network = {"num_classes": num_classes, "encoder_size": size}
         update = {
             "data": self.data.model_copy(update=normalization),
-            "network": self.network.model_copy(update={"num_classes": num_classes}),
+            "network": self.network.model_copy(update=network),
             "method": self.method.at_size(self.data.imgsz),
         }
         return self.model_copy(update=update)

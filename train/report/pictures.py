@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from io import BytesIO
 from itertools import compress, cycle
 from statistics import fmean
 from textwrap import fill
@@ -15,7 +16,8 @@ from zoo.data.tags import tags_of_mask
 from zoo.evaluation.figures import MASKS
 from zoo.evaluation.tag_metrics import THRESHOLD
 from zoo.pages.overlay import triptych
-from zoo.pages.plots import QUIET, SERIES, finish, legend, logarithmic, new_figure, write_png
+from zoo.pages.plots import QUIET, SERIES, finish, legend, logarithmic, new_figure, png
+from zoo.predictors.tags import TagPredictor
 from zoo.train.runs.log import BY_CONFIDENCE, FILTER, read_log
 
 if TYPE_CHECKING:
@@ -27,7 +29,6 @@ if TYPE_CHECKING:
     from zoo.data.source import Source
     from zoo.evaluation.figures import Figures
     from zoo.predictors.base import Predictor
-    from zoo.predictors.tags import TagPredictor
     from zoo.train.method import Phase
     from zoo.train.runs.log import Row
 
@@ -40,18 +41,27 @@ NAME = 46
 """Number of characters of phase names that fit above a plot."""
 
 
-def write_preview(path: Path, predictor: Predictor, source: Source) -> None:
-    """Write a picture of `val` images: image, truth, prediction."""
+def write_preview(path: Path, predictor: Predictor | TagPredictor, source: Source) -> None:
+    """Write a picture of `val` images; see `preview`."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(preview(predictor, source))
+
+
+def preview(predictor: Predictor | TagPredictor, source: Source, dpi: int = 180) -> bytes:
+    """Return a PNG of `val` images: image, truth, prediction; of a classifier, with the names of classes."""
+    if isinstance(predictor, TagPredictor):
+        return _tag_preview(predictor, source, dpi)
     rows = []
     for id_ in _preview_ids(source):
         image = source.read_image(id_)
         rows.append((image, source.read_mask(id_), predictor.predict(image)))
-    with replacing(path) as temporary:
-        Image.fromarray(triptych(rows, source.classes)).save(temporary, format="PNG")
+    buffer = BytesIO()
+    Image.fromarray(triptych(rows, source.classes)).save(buffer, format="PNG")
+    return buffer.getvalue()
 
 
-def write_tag_preview(path: Path, predictor: TagPredictor, source: Source) -> None:
-    """Write a picture of `val` images, each above its true and predicted classes."""
+def _tag_preview(predictor: TagPredictor, source: Source, dpi: int) -> bytes:
+    """Return a PNG of `val` images, each above its true and predicted classes."""
     names = source.classes.names
     ids = _preview_ids(source)
     figure = new_figure(5, 4 * len(ids))
@@ -63,7 +73,7 @@ def write_tag_preview(path: Path, predictor: TagPredictor, source: Source) -> No
         axes.imshow(image)
         axes.set_xlabel("\n".join(fill(text, 40) for text in texts), loc="left")
         axes.set(xticks=[], yticks=[], anchor="N")
-    write_png(figure, path)
+    return png(figure, dpi)
 
 
 def _preview_ids(source: Source) -> tuple[str, ...]:
@@ -73,11 +83,24 @@ def _preview_ids(source: Source) -> tuple[str, ...]:
 
 def write_curves(path: Path, log: Path, phases: tuple[Phase, ...], figures: Figures = MASKS) -> None:
     """Write a plot of the metrics on `val` and of the loss terms, by step."""
-    figure = new_figure(3.4, 11)
     lengths = {phase.name: phase.steps for phase in phases}
-    for axes, panel in zip(figure.subplots(1, 2), panels(read_log(log), figures, "val"), strict=False):
-        draw(axes, panel, lengths)
-    write_png(figure, path)
+    with replacing(path) as temporary:
+        temporary.write_bytes(curves(read_log(log), lengths, figures))
+
+
+def curves(rows: Sequence[Row], phases: Mapping[str, int], figures: Figures = MASKS, dpi: int = 180) -> bytes:
+    """Return a PNG of the metrics on `val` and of the loss terms, by step.
+
+    Args:
+        rows: rows of a log.
+        phases: number of steps of each phase.
+        figures: names of the metrics.
+        dpi: pixels per inch.
+    """
+    figure = new_figure(3.4, 11)
+    for axes, panel in zip(figure.subplots(1, 2), panels(rows, figures, "val"), strict=False):
+        draw(axes, panel, phases)
+    return png(figure, dpi)
 
 
 QUALITY = {

@@ -131,6 +131,7 @@ def facts(story: Story) -> list[tuple[str, str]]:
         ("evaluation", f"{run.protocol}, of {_which(story)}{_weights(story)}"),
         ("network", f"{network['decoder']['name']}, {network['encoder']} from {start}"),
         ("training", f"{run.steps:,} steps, crop {height} x {width}, {batch}, {recipe['precision']}"),
+        ("loss on labels", label_loss(recipe, data.get("rare_classes", 0))),
         ("seed", str(run.seed)),
         ("phases", ", ".join(f"{name} {steps:,}" for name, steps in story.phases.items())),
     ]
@@ -145,6 +146,19 @@ def facts(story: Story) -> list[tuple[str, str]]:
             ("code", _code(last.git)),
         ]
     return pairs
+
+
+def label_loss(settings: dict[str, Any], rare: float) -> str:
+    """Return a description of the loss on labeled pixels, by default that of older versions.
+
+    Args:
+        settings: `loss` and `class_weights`, as in a recipe.
+        rare: share of labeled images that are drawn for rare classes.
+    """
+    words, weights = [settings.get("loss", "cross_entropy")], settings.get("class_weights", "none")
+    words += [] if weights == "none" else [f"class weights {weights}"]
+    words += [f"{rare:.0%} of the images for rare classes"] if rare else []
+    return ", ".join(words)
 
 
 def _which(story: Story) -> str:

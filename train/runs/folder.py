@@ -3,6 +3,7 @@
 recipe.json            resolved recipe with the classes
 data.json              classes and hashes of the files that the run started with
 weights.json           origins of the weights that the run started from
+class_weights.json     weights of classes in the loss, their source, and the pixels they were measured on
 partition/             labeled.txt, unlabeled.txt, their digest, and held_out.txt if images are held out
 log.csv, tensorboard/  losses and metrics by step
 wandb.json, wandb/     ID of the W&B run and W&B's own files, with --wandb
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 CONTENTS = (
     "data.json",
     "weights.json",
+    "class_weights.json",
     "partition",
     "log.csv",
     "tensorboard",
@@ -71,6 +73,11 @@ class RunFolder:
         return self.path / "weights.json"
 
     @property
+    def class_weights(self) -> Path:
+        """Return the path of the weights of classes in the loss."""
+        return self.path / "class_weights.json"
+
+    @property
     def partition(self) -> Path:
         """Return the folder of the partition lists."""
         return self.path / "partition"
@@ -94,6 +101,11 @@ class RunFolder:
     def best(self) -> Path:
         """Return the path of the state that held-out images selected, if the recipe has `select_on`."""
         return self.path / "best.ckpt"
+
+    @property
+    def kept_checkpoint(self) -> Path:
+        """Return the path of the state that the bundle is stripped from: `best` if there is one."""
+        return self.best if self.best.is_file() else self.checkpoint
 
     @property
     def metrics(self) -> Path:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+
+from zoo.predictors.limits import OVERLAP
+
+if TYPE_CHECKING:
+    from zoo.predictors.tiles import Tiling
 
 PartitionOption = Annotated[
     str | None,
@@ -26,19 +31,6 @@ BatchOption = Annotated[
 AmpOption = Annotated[
     Literal["fp32", "bf16", "fp16"] | None, typer.Option(help="Mixed precision of the networks.")
 ]
-
-
-def data_changes(
-    spec: str | None, partition: str | None, imgsz: str | None, batch: int | None
-) -> dict[str, Any]:
-    """Return the data settings of a recipe that these options change, None for options that are not given."""
-    return {
-        "data.spec": spec,
-        "data.partition": partition,
-        "data.imgsz": None if imgsz is None else list(parse_size(imgsz)),
-        "data.batch_l": batch,
-        "data.batch_u": batch,
-    }
 
 
 ModelArgument = Annotated[
@@ -73,6 +65,38 @@ def parse_size(text: str) -> tuple[int, int]:
             f"{text!r} is not H,W, expected pixels such as 512,512", param_hint="--imgsz"
         )
     return int(parts[0]), int(parts[-1])
+
+
+TileOption = Annotated[
+    int | None,
+    typer.Option(
+        "--tile",
+        min=32,
+        metavar="PIXELS",
+        help="Cut images at their original size into tiles of this height and width, and blend their logits.",
+    ),
+]
+OverlapOption = Annotated[
+    float, typer.Option("--overlap", min=0, max=0.9, help="Share of a tile that it shares with the next one.")
+]
+
+
+def tiling_of(tile: int | None, overlap: float) -> Tiling | None:
+    """Return the tiles that options ask for.
+
+    Raises:
+        typer.BadParameter: an overlap without tiles.
+    """
+    if tile is None:
+        if overlap != OVERLAP:
+            raise typer.BadParameter(
+                f"got {overlap:g} without --tile, expected the size of the tiles too: add --tile 1024",
+                param_hint="--overlap",
+            )
+        return None
+    from zoo.predictors.tiles import Tiling
+
+    return Tiling(tile, overlap)
 
 
 DeviceOption = Annotated[

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from zoo.api.benchmark import benchmark as measure
 from zoo.commands.arguments import DeviceOption, parse_size
 from zoo.commands.console import AsJson, Overwrite, emit, remarks, table
 from zoo.errors import ZooError
-from zoo.machine import choose_device, cores
 from zoo.predictors.backends import BACKENDS
-from zoo.resolve import is_name, is_url, resolve_bundle, resolve_model
+from zoo.resolve import is_url
 
 if TYPE_CHECKING:
-    from zoo.serve.bench.measurement import Report, Settings
+    from zoo.api.benchmark import BenchmarkResult
 
 DEFAULT_BATCH = "1"
-QUICK: dict[str, Any] = {"seconds": 0.5, "min_runs": 20, "images": 16, "quick": True}
 
 
 def benchmark(
@@ -90,78 +88,29 @@ def benchmark(
         raise typer.BadParameter(
             f"{url} is a server, expected a model: zoo load-test {url} measures servers", param_hint="MODEL"
         )
-    size = None if imgsz is None else parse_size(imgsz)
-    paths = [_resolve(model, writable=report is None) for model in models or (None,)]
-
-    from zoo.serve.bench.measurement import Settings
-
-    effort = QUICK if quick else {}
-    effort = effort if images is None else effort | {"images": images}
-    settings = Settings(
-        backends=None if backends is None else parse_backends(backends),
-        batches=parse_batches(batch),
-        imgsz=size,
-        data=data,
-        device=choose_device(device),
-        threads=threads or cores(),
-        match_trtexec=match_trtexec,
-        **effort,
-    )
-    result, files = _measured(paths, settings, report, overwrite=overwrite)
-    emit(result.model_dump(mode="json"), *_show(result, files), as_json=as_json)
-
-
-def _measured(
-    paths: list[Path], settings: Settings, report: Path | None, *, overwrite: bool
-) -> tuple[Report, list[Path]]:
-    """Measure models, write the report, and return it with its files.
-
-    Raises:
-        ZooError: the report cannot be written, or would overwrite files that zoo did not write.
-    """
     from rich.text import Text
 
-    from zoo.bundle.bundle import check_writable
-    from zoo.card.card import refresh_card
-    from zoo.outputs import Outputs
-    from zoo.serve.bench.benchmark import benchmark as measure
-    from zoo.serve.bench.report.page import NAMES, write_report
-
-    folder = report or default_folder(paths)
-    has_card = (folder.parent / "config.json").is_file()
-    if has_card and report is None:  # benchmark/ is part of the bundle
-        check_writable(folder)
-        recording: AbstractContextManager[None] = nullcontext()
-    else:
-        recording = Outputs(folder, NAMES, "--report", overwrite=overwrite).writing()
     with remarks.status("loading") as status:
-        result = measure(paths, settings, lambda text: status.update(Text(text)))
-    with recording:
-        files = write_report(result, folder)
-    if has_card:  # the card shows the figures
-        refresh_card(folder.parent)
-    return result, files
+        result = measure(
+            models,
+            backends=None if backends is None else parse_backends(backends),
+            batch=parse_batches(batch),
+            imgsz=None if imgsz is None else parse_size(imgsz),
+            data=data,
+            threads=threads,
+            device=device,
+            images=images,
+            match_trtexec=match_trtexec,
+            quick=quick,
+            report=report,
+            overwrite=overwrite,
+            on_event=lambda text: status.update(Text(text)),
+        )
+    emit(result.report.model_dump(mode="json"), *_show(result), as_json=as_json)
 
 
-def _resolve(model: str | None, *, writable: bool) -> Path:
-    """Return the path of a model; for a pulled model, that of a copy if files are written to it."""
-    return (
-        resolve_bundle(model) if writable and model is not None and is_name(model) else resolve_model(model)
-    )
-
-
-def default_folder(paths: list[Path]) -> Path:
-    """Return `benchmark/` in the bundle of the model, or here for several models."""
-    if len(paths) > 1:
-        return Path("benchmark")
-
-    from zoo.bundle.bundle import find_bundle
-
-    return (find_bundle(paths[0]) or paths[0].parent) / "benchmark"
-
-
-def _show(report: Report, files: list[Path]) -> list[Any]:
-    """Return the terminal output for a report."""
+def _show(result: BenchmarkResult) -> list[Any]:
+    """Return the terminal output for a benchmark."""
     from zoo.serve.bench.report.reading import warnings
     from zoo.serve.bench.report.table import (
         COMPARED,
@@ -174,6 +123,7 @@ def _show(report: Report, files: list[Path]) -> list[Any]:
         why_not,
     )
 
+    report = result.report
     shown: list[Any] = []
     for model, label in report.labels().items():
         rows = [row for row in report.rows if row.model == model]
@@ -184,7 +134,7 @@ def _show(report: Report, files: list[Path]) -> list[Any]:
         shown += [f"no mIoU: {line}" for line in why_no_miou(rows)]
     if compared := comparison(report):
         shown += [table("Models", *compared), f"{COMPARED}."]
-    return [*shown, *warnings(report), f"Wrote {', '.join(map(str, files))}"]
+    return [*shown, *warnings(report), f"Wrote {', '.join(map(str, result.files))}"]
 
 
 def parse_backends(text: str) -> tuple[str, ...]:

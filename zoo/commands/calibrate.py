@@ -47,9 +47,9 @@ def calibrate(
     """
     bundle = resolve_bundle(model)
 
+    from zoo.api.evaluate import training_data
     from zoo.bundle.bundle import load_config, update_config
     from zoo.card.card import refresh_card
-    from zoo.commands.evaluate import training_data
     from zoo.data.open import open_source
     from zoo.evaluation.calibration import calibrate as fit
     from zoo.evaluation.reliability import measure_reliability, without_curves

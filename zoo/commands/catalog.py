@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 LOCAL = ("name", "method", "data", "measured", "license", "MB")
 PUBLISHED = ("name", "mIoU %, paper", "labels only")
-ENCODERS = ("name", "million parameters", "strides", "patch", "license", "weights here")
+ENCODERS = ("name", "million parameters", "strides", "patch", "image size", "license", "weights here")
 NUMBERS = frozenset({"million parameters", "patch", "MB", "mIoU %, paper", "labels only"})
 PREFIX = "file:"
 
@@ -84,6 +84,7 @@ def _list_encoders(pattern: str | None, *, as_json: bool) -> None:
             f"{facts.parameters / 1e6:.1f}",
             ", ".join(map(str, facts.strides)),
             str(facts.patch or "-"),
+            "any" if facts.size is None else "one",
             (facts.license or "unknown") if facts.weights else "no weights",
             "yes" if facts.is_here else "no",
         )

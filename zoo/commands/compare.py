@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import shlex
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from shlex import quote
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from zoo.api.compare import compare as run_comparison
 from zoo.commands.arguments import (
     AmpOption,
     BatchOption,
@@ -20,11 +19,11 @@ from zoo.commands.arguments import (
     PretrainedOption,
     parse_size,
 )
-from zoo.commands.console import AsJson, emit, remarks, table
-from zoo.errors import RecipeError, ZooError
+from zoo.commands.console import AsJson, emit, table
+from zoo.errors import ZooError
 
 if TYPE_CHECKING:
-    from zoo.train.compare.record import Comparison, ComparisonFolder
+    from zoo.api.compare import CompareResult
 
 
 def compare(
@@ -108,62 +107,35 @@ def compare(
     alone. Figures are those of the last step. A failed run does not end the others. Ctrl-C saves the current
     runs and reports those that are finished.
     """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    changes = {
-        "data.partition": partition,
-        "data.imgsz": None if imgsz is None else list(parse_size(imgsz)),
-        "data.batch_l": batch,
-        "data.batch_u": batch,
-        "network.encoder": encoder,
-        "pretrained": pretrained,
-        "precision": precision,
-    }
-    changes = {key: value for key, value in changes.items() if value is not None}
-    chosen, numbers = _names(methods), parse_seeds(seeds or ("1" if until_clear is None else "3"))
-    if until_clear is not None and not 2 <= len(numbers) <= until_clear:
+    chosen = _names(methods)
+    numbers = None if seeds is None else parse_seeds(seeds)
+    if until_clear is not None and numbers is not None and not 2 <= len(numbers) <= until_clear:
         raise typer.BadParameter(
             f"got {until_clear} with --seeds {seeds}, expected two seeds or more, and N no less",
             param_hint="--until-clear",
         )
-
-    from zoo.serve.bench.machine import describe_machine, versions
-    from zoo.train.compare.record import ComparisonFolder
-    from zoo.train.compare.report import write_report
-    from zoo.train.compare.run_all import Facts, newest, run_all, start
-    from zoo.train.compare.shared import Request
-    from zoo.train.loop.engine import TrainingStoppedError
-
-    if resume:
-        planned = (changes, settings, chosen, seeds, steps, device, until_clear, own_recipes, not controls)
-        if data or any(planned) or warm_steps is not None:
-            raise RecipeError(
-                "--resume continues a comparison as it was started: leave the other options out"
-            )
-        folder = ComparisonFolder(out or newest())
-    else:
-        request = Request(
-            chosen,
-            data or "shapes",
-            numbers,
-            tuple(settings or ()),
-            steps,
-            changes,
-            device,
-            warm_steps=warm_steps,
-            own_recipes=own_recipes,
-            controls=controls,
-            until_clear=until_clear,
-        )
-        command = shlex.join(["zoo", *sys.argv[1:]])
-        folder = start(request, out, Facts(command, describe_machine(), versions()))
-    try:
-        comparison = run_all(folder, jobs)
-    except TrainingStoppedError:
-        so_far = folder.read()
-        if so_far.finished:
-            remarks.print(f"So far: {', '.join(map(str, write_report(folder, so_far)))}")
-        raise
-    _report(folder, comparison, as_json=as_json)
+    result = run_comparison(
+        data,
+        methods=chosen,
+        partition=partition,
+        seeds=numbers,
+        encoder=encoder,
+        pretrained=pretrained,
+        steps=steps,
+        imgsz=None if imgsz is None else parse_size(imgsz),
+        batch=batch,
+        precision=precision,
+        device=device,
+        warm_steps=warm_steps,
+        controls=controls,
+        own_recipes=own_recipes,
+        until_clear=until_clear,
+        jobs=jobs,
+        settings=settings or (),
+        out=out,
+        resume=resume,
+    )
+    _report(result, as_json=as_json)
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:
@@ -193,42 +165,18 @@ def _names(text: str | None) -> tuple[str, ...] | None:
     return names
 
 
-def _steps(comparison: Comparison) -> str:
-    """Return how many steps a row has, as those of its warm start and its own."""
-    own = str(comparison.settings["steps"])
-    return f"{comparison.warm_steps} + {own}" if comparison.warm_steps else own
-
-
-def _report(folder: ComparisonFolder, comparison: Comparison, *, as_json: bool) -> None:
-    """Write and show the report.
+def _report(result: CompareResult, *, as_json: bool) -> None:
+    """Show the figures.
 
     Raises:
-        ZooError: a run failed; what the others gave is written and shown before.
+        ZooError: a run failed; what the others gave is shown before.
     """
-    from zoo.train.compare.report import QUALITY, cells, failures, heads, write_report
-    from zoo.train.compare.stats import headline, verdicts
-
-    files = write_report(folder, comparison)
-    head, lines, said = heads(comparison), cells(comparison), headline(comparison)
-    shown: list[Any] = [
-        table(
-            f"{_steps(comparison)} steps on {comparison.data['spec']}",
-            head[:QUALITY],
-            [line[:QUALITY] for line in lines],
-        ),
-        table(
-            "What they cost",
-            (head[0], *head[QUALITY:]),
-            [(line[0], *line[QUALITY:]) for line in lines],
-        ),
-        *([said] if said else []),
-        *verdicts(comparison),
-        f"Wrote {', '.join(map(str, files))}",
-    ]
-    emit(comparison.model_dump(mode="json"), *shown, as_json=as_json)
-    failed = failures(comparison)
-    if failed:
+    comparison = result.comparison
+    shown = [table(*each) for each in result.tables]
+    wrote = f"Wrote {', '.join(map(str, result.files))}"
+    emit(comparison.model_dump(mode="json"), *shown, *result.verdicts, wrote, as_json=as_json)
+    if failed := result.failures:
         raise ZooError(
             f"{len(failed)} of {len(comparison.runs)} runs gave no figures ({'; '.join(failed)}): correct "
-            f"the cause and go on with zoo compare --resume --out {folder.path}"
+            f"the cause and go on with zoo compare --resume --out {quote(str(result.path))}"
         )

@@ -7,16 +7,19 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from zoo.api.advise import COLUMNS as ADVICE
+from zoo.api.export import export as export_model
 from zoo.commands.arguments import BundleArgument, parse_size
 from zoo.commands.console import AsJson, emit, remarks, table
 from zoo.errors import ZooError
 from zoo.resolve import is_name, resolve_bundle, resolve_model
 
 if TYPE_CHECKING:
-    from zoo.export.manifest import Artifact
-    from zoo.export.options import ExportOptions
+    from collections.abc import Sequence
 
-AUTO = "auto"
+    from zoo.api.advise import Advice
+    from zoo.export.manifest import Artifact, ExportReport
+
 COLUMNS = ("artifact", "MB", "agreement", "differing px", "near ties", "mIoU change", "check")
 
 
@@ -37,14 +40,18 @@ def export(
     ] = None,
     imgsz: Annotated[
         str | None,
-        typer.Option(metavar="H,W", help="Size that images are resized to; default: the training crop."),
+        typer.Option(
+            metavar="H,W",
+            help="Size that images are resized to; another than the model's makes a new bundle.",
+        ),
     ] = None,
     batch: Annotated[
-        str,
+        str | None,
         typer.Option(
-            metavar="MIN,OPT,MAX", help="Batch sizes of engines and of --triton; ONNX files take any."
+            metavar="MIN,OPT,MAX",
+            help="Batch sizes of engines and of --triton; default: 1,1,4; ONNX files take any.",
         ),
-    ] = "1,1,4",
+    ] = None,
     sm: Annotated[
         str, typer.Option(metavar="86,89,120", help="Compute capabilities to build for (TensorRT-RTX).")
     ] = "",
@@ -55,12 +62,12 @@ def export(
         ),
     ] = None,
     output: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="mask|logits|mask+confidence|...",
-            help="Outputs of the artifact, joined by +; confidence is uint8, 255 for certain.",
+            help="Outputs of the artifact, joined by +; default: mask; confidence is uint8, 255 for certain.",
         ),
-    ] = "mask",
+    ] = None,
     weights: Annotated[
         str | None,
         typer.Option(
@@ -111,15 +118,17 @@ def export(
         ),
     ] = None,
     calibration_images: Annotated[
-        int,
+        int | None,
         typer.Option(
-            metavar="N", min=1, help="Number of calibration images; those that differ most are selected."
+            metavar="N",
+            min=1,
+            help="Number of calibration images; default: 128; those that differ most are selected.",
         ),
-    ] = 128,
+    ] = None,
     calibration: Annotated[
-        Literal["auto", "minmax", "percentile", "entropy"],
-        typer.Option(help="How int8 ranges are computed; auto compares all three on other images."),
-    ] = "auto",
+        Literal["auto", "minmax", "percentile", "entropy"] | None,
+        typer.Option(help="How int8 ranges are computed; auto, the default, tries all on other images."),
+    ] = None,
     auto_exclude: Annotated[
         bool,
         typer.Option(
@@ -128,6 +137,12 @@ def export(
     ] = False,
     rebuild: Annotated[
         bool, typer.Option("--rebuild", help="Build an engine even if the same one exists.")
+    ] = False,
+    resize_in_graph: Annotated[
+        bool,
+        typer.Option(
+            "--resize-in-graph", help="Also write model.photo.onnx: any photo in, the mask of its size out."
+        ),
     ] = False,
     verify: Annotated[
         bool, typer.Option("--verify", help="Only check MODEL's files against its manifest.")
@@ -144,32 +159,33 @@ def export(
 ) -> None:
     """Export MODEL to ONNX and TensorRT, and compare the masks of every artifact with the model's.
 
-    --branch, --fuse-weight and --gate first write a new bundle next to MODEL, or to --out, and export it.
+    --branch, --fuse-weight, --gate and --imgsz first write a new bundle next to MODEL, or to --out, and
+    export it.
     """
     if verify:
         _verify(_to_read(model, weights), as_json=as_json)
         return
-    batches = _numbers(batch, "--batch")
-    if len(batches) != 3:
+    batches = _numbers(batch or "", "--batch")
+    if batch is not None and len(batches) != 3:
         raise typer.BadParameter(f"{batch!r} is not MIN,OPT,MAX, expected e.g. 1,1,4", param_hint="--batch")
-    capabilities = _numbers(sm, "--sm")
-    _check_outputs(output)
-    size = None if imgsz is None else parse_size(imgsz)
-    bundle = resolve_bundle(model, weights)
-    classifier = None if gate is None else resolve_bundle(gate)
-
-    from zoo.export.compose import Composition, compose
-    from zoo.export.options import ExportOptions
-
-    options = ExportOptions(
-        onnx=onnx or not trt,
+    if output is not None:
+        _check_outputs(output)
+    bundle = export_model(
+        model,
+        onnx=onnx,
         trt=trt,
-        precision=("int8",) if precision == AUTO else _names(precision),
-        imgsz=size,
-        batch=(batches[0], batches[1], batches[2]),
-        sm=capabilities,
+        precision=precision,
+        imgsz=None if imgsz is None else parse_size(imgsz),
+        batch=None if batch is None else (batches[0], batches[1], batches[2]),
+        sm=_numbers(sm, "--sm"),
         images=images,
         output=output,
+        weights=weights,
+        branch=branch,
+        fuse_weight=fuse_weight,
+        gate=gate,
+        gate_threshold=gate_threshold,
+        background=background,
         min_agreement=min_agreement,
         max_drop=max_drop,
         calibration_data=calibration_data,
@@ -177,42 +193,23 @@ def export(
         calibration=calibration,
         auto_exclude=auto_exclude,
         rebuild=rebuild,
+        triton=triton,
+        resize_in_graph=resize_in_graph,
         out=out,
+        on_event=remarks.print,
     )
-    options.check()
-    composition = Composition(
-        branch=branch,
-        fuse_weight=fuse_weight,
-        gate=classifier,
-        gate_threshold=gate_threshold,
-        background=background,
-    )
-    if triton is not None and precision == AUTO:
-        raise ZooError(
-            f"got --triton {triton} with --precision auto, expected the precision that auto selected before"
-        )
-    bundle = compose(bundle, composition, out, remarks.print)
-    if precision == AUTO:
-        _advise(bundle, options, as_json=as_json)
-    else:
-        _export(bundle, options, triton, as_json=as_json)
+    if bundle.exported is not None:
+        _show(bundle.exported, bundle.triton, triton, as_json=as_json)
+    elif bundle.advice is not None:
+        _show_advice(bundle.advice, as_json=as_json)
 
 
-def _export(bundle: Path, options: ExportOptions, triton: Path | None, *, as_json: bool) -> None:
-    """Show the artifacts, and write the model repository if requested."""
-    from zoo.export.pipeline import export_bundle
-    from zoo.export.triton.repository import check_repository, write_repository
-
-    if triton is not None:
-        check_repository(triton, options.out or bundle)
-    report = export_bundle(bundle, options, remarks.print)
-    models: list[str] = []
-    if triton is not None:
-        models = [folder.name for folder in write_repository(report, options.batch, triton, remarks.print)]
+def _show(report: ExportReport, models: Sequence[str], triton: Path | None, *, as_json: bool) -> None:
+    """Show the artifacts and the models of the repository."""
     rows = [_row(artifact) for artifact in report.artifacts]
     listed = {report.bundle: report.files, str(triton): models}
     emit(
-        {**report.model_dump(mode="json"), "triton": models},
+        {**report.model_dump(mode="json"), "triton": list(models)},
         table("Compared with the eager fp32 model", COLUMNS, rows),
         *(
             f"in {folder}:\n" + "\n".join(f"  {n}" for n in names)
@@ -234,23 +231,19 @@ def _row(artifact: Artifact) -> tuple[str, ...]:
         str(parity.differing),
         "-" if parity.near_ties is None else f"{parity.near_ties:.0%}",
         "-" if parity.accuracy is None else str(parity.accuracy.miou),
-        str(parity.gate),
+        f"proves nothing: {parity.weakness}" if parity.weakness else str(parity.gate),
     )
 
 
-def _advise(bundle: Path, options: ExportOptions, *, as_json: bool) -> None:
-    """Export the fastest artifact and show the candidates."""
-    from zoo.commands import advise
-    from zoo.machine import choose_device
-
-    advice = advise.advise(bundle, options, choose_device(None), remarks.print)
+def _show_advice(advice: Advice, *, as_json: bool) -> None:
+    """Show the candidates and the one that was kept."""
     rows = [each.row(chosen=each is advice.chosen) for each in advice.candidates]
     result = {
         "chosen": advice.chosen.name,
         "file": advice.chosen.artifact.name if advice.chosen.artifact else None,
-        "candidates": [dict(zip(advise.COLUMNS, row, strict=True)) for row in rows],
+        "candidates": [dict(zip(ADVICE, row, strict=True)) for row in rows],
     }
-    emit(result, table("Timed in turns on this machine", advise.COLUMNS, rows), as_json=as_json)
+    emit(result, table("Timed in turns on this machine", ADVICE, rows), as_json=as_json)
 
 
 def _to_read(model: str | None, weights: str | None) -> Path:
@@ -277,11 +270,6 @@ def _verify(bundle: Path, *, as_json: bool) -> None:
             f"files differ from the manifest of {bundle}: {', '.join(wrong)}; run zoo export again, or pull "
             "it again"
         )
-
-
-def _names(text: str | None) -> tuple[str, ...]:
-    """Return the names in a comma-separated list, none if it is absent."""
-    return tuple(part.strip() for part in (text or "").split(",") if part.strip())
 
 
 def _check_outputs(text: str) -> None:

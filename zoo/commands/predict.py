@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from zoo.classes import IGNORE
-from zoo.commands.arguments import DeviceOption
-from zoo.commands.console import AsJson, emit, remarks, table
-from zoo.errors import BundleError
-from zoo.machine import choose_device
-from zoo.predict.inputs import find_inputs, is_image_name, is_source
-from zoo.predict.journal import NAME, Journal
-from zoo.predict.outputs import MASK, OVERLAY, Job, files, foreign_outputs, is_done, make_jobs
+from zoo.commands.arguments import DeviceOption, OverlapOption, TileOption, tiling_of
+from zoo.commands.console import AsJson, emit, table
+from zoo.predict.folder import DEFAULT_LIMIT, FolderOptions, predict_to
+from zoo.predict.inputs import is_image_name, is_source
+from zoo.predict.journal import NAME
+from zoo.predictors.limits import OVERLAP
 from zoo.predictors.outputs import CONFIDENCE, written_outputs
 from zoo.resolve import artifact_suffixes, is_url, resolve_model, resolve_predictor
 
 if TYPE_CHECKING:
-    from zoo.predictors.base import Predictor
+    from zoo.predict.bulk import Bulk
+    from zoo.predictors.tiles import Tiling
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as in shells."""
@@ -65,10 +64,13 @@ def predict(
     ] = None,
     limit: Annotated[
         int, typer.Option(min=1, help="Number of images to take from built-in data or a data.toml.")
-    ] = 8,
+    ] = DEFAULT_LIMIT,
     batch: Annotated[
-        int | None, typer.Option(min=1, help="Images per batch; default: 8, fewer if they are large.")
+        int | None,
+        typer.Option(min=1, help="Images, or tiles, per batch; default: 8, fewer if they are large."),
     ] = None,
+    tile: TileOption = None,
+    overlap: OverlapOption = OVERLAP,
     overwrite: Annotated[
         bool,
         typer.Option(
@@ -92,72 +94,40 @@ def predict(
     DIR/predictions.jsonl lists the outputs: an interrupted command resumes from it, and files that are not
     listed, or that were edited since, are not replaced.
     """
-    from zoo.bundle.bundle import check_writable
-
-    check_writable(out)
+    tiling = _tiling(tile, overlap, ray=ray)
+    if unknown_below is not None and ray:
+        raise typer.BadParameter("got --ray too, expected one of both", param_hint="--unknown-below")
     model, texts = split_arguments(arguments)
-    wanted = _wanted(output, confidence=confidence)
-    suffixes = tuple(dict.fromkeys((MASK, *[OVERLAY] * overlay, *wanted)))
-    jobs = make_jobs(find_inputs(texts, limit, out), out, suffixes)
-
-    from zoo.predict.bulk import Bulk
-    from zoo.predictors.load import load_predictor
-
-    chosen = choose_device(device)
-    predictor = load_predictor(model, device=chosen)
-    _check_unknown(unknown_below, predictor, ray=ray)
-    header = {"model": str(model), "sha256": fingerprint(model, predictor, unknown_below)}
-    with Journal(out, header, fresh=overwrite) as journal:
-        waiting = _not_yet(jobs, journal, out, suffixes)
-        bulk = Bulk(predictor, out, suffixes, journal, unknown_below)
-        if ray:
-            from zoo.commands.bulk_ray import BulkOnRay
-
-            bulk = BulkOnRay(model, chosen, bulk)
-        try:
-            bulk.run(waiting, batch)
-        except KeyboardInterrupt:
-            left = len(waiting) - bulk.done - len(bulk.failures)
-            remarks.print(
-                f"stopped: {left:,} of {len(jobs):,} images are left; run the same command to resume"
-            )
-            raise typer.Exit(INTERRUPTED) from None
-        images = [_shown(job, journal, out) for job in jobs[: None if as_json else SHOWN]]
-    result = {
-        "model": str(model),
-        "backend": predictor.backend,
-        "runtime": predictor.description,
-        "out": str(out),
-        "kept": len(jobs) - len(waiting),
-        "predicted": bulk.done,
-        "images": [image for image in images if image is not None],
-        "errors": bulk.failures,
-    }
+    options = FolderOptions(
+        overlay,
+        tuple(_wanted(output, confidence=confidence)),
+        limit,
+        batch,
+        overwrite,
+        device,
+        listed=None if as_json else SHOWN,
+        tiling=tiling,
+        unknown_below=unknown_below,
+    )
+    try:
+        found = predict_to(model, texts, out, options, *([_on_ray] if ray else []))
+    except KeyboardInterrupt:
+        raise typer.Exit(INTERRUPTED) from None
+    result = asdict(found)
     emit(result, *_report(result), as_json=as_json)
-    if bulk.failures:
+    if found.errors:
         raise typer.Exit(1)
 
 
-def _check_unknown(unknown_below: float | None, predictor: Predictor, *, ray: bool) -> None:
-    """Raise unless masks can have unknown pixels, if they are requested.
+def _on_ray(model: Path | str, device: str, bulk: Bulk) -> Bulk:
+    """Return a prediction on a Ray cluster."""
+    from zoo.predict.bulk_ray import BulkOnRay
 
-    Raises:
-        BundleError: the model has more than 255 classes, so that 255 is one of them.
-        typer.BadParameter: the command runs on Ray.
-    """
-    if unknown_below is None:
-        return
-    if ray:
-        raise typer.BadParameter("got it with --ray, expected one of them", param_hint="--unknown-below")
-    if len(predictor.classes) > IGNORE:
-        raise BundleError(
-            f"--unknown-below writes class {IGNORE}, which is one of the model's {len(predictor.classes)} "
-            f"classes: write --output reliability instead"
-        )
+    return BulkOnRay(model, device, bulk)
 
 
 def _wanted(text: str, *, confidence: bool) -> list[str]:
-    """Return the suffixes of the requested outputs besides the mask.
+    """Return the names of the requested outputs besides the mask.
 
     Raises:
         typer.BadParameter: an output is unknown, or cannot be written.
@@ -169,80 +139,21 @@ def _wanted(text: str, *, confidence: bool) -> list[str]:
             raise typer.BadParameter(
                 f"got {name!r}, expected some of {', '.join(written)}, joined by +", param_hint="--output"
             )
-    return [written[name] for name in names]
+    return names
 
 
-def fingerprint(model: Path | str, predictor: Predictor, unknown_below: float | None) -> str:
-    """Return the SHA-256 of what determines the results of a model and of `--unknown-below`."""
-    found = _fingerprint(model, predictor)
-    if unknown_below is None:
-        return found
-    return hashlib.sha256(f"{found}\nunknown below {unknown_below}".encode()).hexdigest()
-
-
-def _fingerprint(model: Path | str, predictor: Predictor) -> str:
-    """Return the SHA-256 of what determines a model's predictions; for a server, of its model info."""
-    from zoo.bundle.bundle import WEIGHTS_NAME, load_config
-    from zoo.bundle.manifest import sha256
-
-    if isinstance(model, str):
-        from zoo.predictors.remote.predictor import RemotePredictor
-
-        assert isinstance(predictor, RemotePredictor)
-        return predictor.fingerprint
-    if model.is_file():
-        return sha256(model)
-    config = load_config(model)
-    used = config.model_dump_json(include={"names", "palette", "preprocessing"})
-    if config.calibration is not None:
-        used += config.calibration.model_dump_json()
-    return hashlib.sha256(f"{sha256(model / WEIGHTS_NAME)}\n{used}".encode()).hexdigest()
-
-
-def _not_yet(jobs: Sequence[Job], journal: Journal, out: Path, suffixes: Sequence[str]) -> list[Job]:
-    """Return the jobs whose outputs are missing or outdated, and print how many are kept.
+def _tiling(tile: int | None, overlap: float, *, ray: bool) -> Tiling | None:
+    """Return the tiles that options ask for.
 
     Raises:
-        ZooError: files that zoo predict did not write would be overwritten.
+        typer.BadParameter: an overlap without tiles, or tiles on Ray.
     """
-    from zoo.outputs import MOVE, OVERWRITE, refusal
-
-    waiting: list[Job] = []
-    foreign: list[str] = []
-    others = 0
-    for job in jobs:
-        mask = f"{job.name}{MASK}"
-        record = journal.latest(mask)
-        if record is not None and journal.is_current(record) and is_done(job, record, out, suffixes):
-            journal.keep(mask)
-            continue
-        waiting.append(job)
-        foreign += foreign_outputs(job, record, out, suffixes)
-        others += record is not None and record.get("input") not in (job.input.path, job.input.name, None)
-    if journal.fresh:  # anything but a folder can be replaced
-        foreign = [name for name in foreign if (out / name).is_dir()]
-    if foreign:
-        raise refusal(out, foreign, "--out", MOVE if journal.fresh else OVERWRITE)
-    if kept := len(jobs) - len(waiting):
-        remarks.print(
-            f"kept {kept:,} of {len(jobs):,} images: this model predicted the same files (size and time); "
-            f"--overwrite predicts them again"
+    tiling = tiling_of(tile, overlap)
+    if tiling is not None and ray:
+        raise typer.BadParameter(
+            "got --ray too, expected one of both: actors of Ray predict whole images", param_hint="--tile"
         )
-    if journal.other_model:
-        remarks.print(f"{out} has predictions of another model: recomputing them")
-    if others:
-        remarks.print(f"{out} has {others:,} predictions of other images with the same names: replacing them")
-    return waiting
-
-
-def _shown(job: Job, journal: Journal, out: Path) -> dict[str, Any] | None:
-    """Return the result of a job, None if it failed."""
-    record = journal.record(f"{job.name}{MASK}")
-    if record is None:
-        return None
-    paths = {kind: record.get(kind) and str(out / record[kind]) for kind in files()}
-    kept = {key: value for key, value in record.items() if key not in ("written", "model")}
-    return {**kept, "input": job.input.name, **paths}
+    return tiling
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[Path | str, list[str]]:

@@ -1,22 +1,15 @@
-"""Reliability of a model on labeled images: measurement, tables and plots of `evaluate` and `calibrate`."""
+"""Tables of the reliability of a model, for `zoo evaluate` and `zoo calibrate`."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 from zoo.commands.console import table
-from zoo.errors import BundleError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from rich.table import Table
-
-    from zoo.bundle.bundle import BundleConfig
-    from zoo.bundle.reliability import Reliability
-    from zoo.data.source import Source, Split
-    from zoo.evaluation.evaluate import Progress
-    from zoo.predictors.base import Predictor
 
 COLUMNS = {
     "ece": "ECE",
@@ -30,62 +23,6 @@ COLUMNS = {
     "miou_at_80": "80 %",
 }
 """Metrics in the table, by key."""
-
-
-def plot_name(protocol: str) -> str:
-    """Return the file name of the plot of a protocol."""
-    return f"reliability.{protocol}.png"
-
-
-def reliability_of(config: BundleConfig | None) -> Reliability | None:
-    """Return the calibrations of a model; None if it has none."""
-    return None if config is None else config.reliability
-
-
-def images_for_reliability(
-    config: BundleConfig | None, source: Source, split: Split, protocols: Sequence[str]
-) -> Source:
-    """Return the images of a split that the calibration of a model was not fitted on.
-
-    Raises:
-        BundleError: a classifier.
-        ZooError: it was fitted on all of them, or a protocol resizes or averages logits.
-    """
-    from zoo.evaluation.scored import check_protocol, unseen
-
-    if config is not None and config.deployable.kind == "classifier":
-        raise BundleError("--reliability is for masks, got a classifier of whole images: leave it out")
-    for name in protocols:
-        check_protocol(name)
-    fitted = reliability_of(config)
-    return source if fitted is None else unseen(source, split, fitted.fitted)
-
-
-def with_reliability(
-    result: Mapping[str, Any],
-    predictor: Predictor,
-    source: Source,
-    fitted: Reliability | None,
-    on_progress: Progress | None = None,
-) -> dict[str, Any]:
-    """Return a result of `zoo evaluate` with the reliability under its protocol.
-
-    Args:
-        result: result, with its split, protocol and number of images.
-        predictor: predictor with logits.
-        source: images that the calibration was not fitted on (`zoo.evaluation.scored.unseen`).
-        fitted: calibrations of the model; None if it has none.
-        on_progress: called after every image.
-    """
-    from zoo.evaluation.reliability import measure_reliability
-
-    split: Split = result["split"]
-    found = measure_reliability(predictor, source, split, result["protocol"], fitted, on_progress)
-    facts = {
-        "calibrated": None if fitted is None else fitted.about,
-        "left_out": result["images"] - found["images"],
-    }
-    return {**result, "reliability": facts | found}
 
 
 def reliability_lines(result: Mapping[str, Any]) -> list[Any]:

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from zoo.api.serve import check_extra, model_sources, server_settings
 from zoo.commands.arguments import DeviceOption
 from zoo.commands.console import AsJson, emit, remarks
 from zoo.commands.replicas import CpusOption, GpusOption, OnRay, ReplicasOption, check_replicas, cluster_of
-from zoo.errors import ZooError
 from zoo.predictors.backends import BACKENDS
-from zoo.resolve import is_name, resolve_model
 
 if TYPE_CHECKING:
     from zoo.serve.server.processes.job import Job, Served
     from zoo.serve.server.ray.options import Cluster
-
-NAMED = re.compile(r"([A-Za-z0-9._-]+)=(.+)")
-NEEDED = ("fastapi", "uvicorn", "prometheus_client", "python_multipart", "httptools", "fastapi_swagger")
 
 
 def _origins(texts: list[str] | None) -> list[str]:
@@ -138,15 +132,14 @@ def serve(
 
     Prints "ready" once every model has passed a real inference. Workers that die or hang are replaced.
     """
-    _check_extra()
+    check_extra()
     _check_key(api_key, host, cors or [])
     if ssl_keyfile is not None and ssl_certfile is None:
         raise typer.BadParameter("got --ssl-keyfile alone, expected --ssl-certfile too")
     check_replicas(ray, {"--workers": workers, "--replicas": replicas, "--gpus": gpus, "--cpus": cpus})
 
     from zoo.machine import cores, gpu_count
-    from zoo.serve.server.core.loading import ModelSource
-    from zoo.serve.server.core.settings import ServerSettings, is_loopback
+    from zoo.serve.server.core.settings import is_loopback
     from zoo.serve.server.processes.job import Certificate, Job
     from zoo.serve.server.processes.port import Port
     from zoo.serve.server.processes.supervisor import Supervisor
@@ -155,28 +148,22 @@ def serve(
     count = workers or present or 1
     if threads is None and count > 1 and not ray:
         threads = max(1, cores() // count)
-    sources = [
-        ModelSource(name, path, backend, precision, device, threads)
-        for name, path in name_models(models or [None])
-    ]
-    given = {
-        "max_batch": max_batch,
-        "max_wait_ms": max_wait_ms,
-        "queue": queue,
-        "timeout": timeout,
-        "max_body_mb": max_body_mb,
-        "max_pixels": max_pixels,
-        "api_key": api_key,
-        "cors": tuple(cors or ()),
-        "root_path": root_path,
-    }
-    settings = ServerSettings(
+    sources = model_sources(models or [None], backend, precision, device, threads)
+    settings = server_settings(
+        max_batch=max_batch,
+        max_wait_ms=max_wait_ms,
+        queue=queue,
+        timeout=timeout,
+        max_body_mb=max_body_mb,
+        max_pixels=max_pixels,
+        api_key=api_key,
         remote=not is_loopback(host),
+        cors=tuple(cors or ()),
+        root_path=root_path,
         json_logs=json_logs,
-        **{name: value for name, value in given.items() if value is not None},
     )
     certificate = None if ssl_certfile is None else Certificate(ssl_certfile, ssl_keyfile)
-    job = Job(tuple(sources), settings, certificate)
+    job = Job(sources, settings, certificate)
     scheme = "http" if certificate is None else "https"
     if ray:
         _serve_on_ray(job, cluster_of(replicas, gpus, cpus, (host, port)), scheme, as_json=as_json)
@@ -194,60 +181,8 @@ def _serve_on_ray(job: Job, cluster: Cluster, scheme: str, *, as_json: bool) -> 
     serve_on_ray(job, cluster, lambda served: _say_ready(served, url, [], as_json=as_json))
 
 
-def name_models(texts: list[str] | list[None]) -> list[tuple[str, Path]]:
-    """Return the name and path of each model.
-
-    Args:
-        texts: `NAME=MODEL` or `MODEL`; None for the newest run.
-
-    Raises:
-        ZooError: a model does not exist, or two have the same name.
-    """
-    found: dict[str, Path] = {}
-    for text in texts:
-        name, path = _name_model(text)
-        if name in found:
-            raise ZooError(
-                f"got two models named {name}, {found[name]} and {path}, expected different names: rename "
-                f"one with NAME=MODEL"
-            )
-        found[name] = path
-    return list(found.items())
-
-
-def _name_model(text: str | None) -> tuple[str, Path]:
-    named = NAMED.fullmatch(text or "")
-    if named and not Path(text or "").exists():
-        return named[1], resolve_model(named[2])
-    path = resolve_model(text)
-    if text is not None and is_name(text):
-        return _as_name(text.partition("@")[0].rpartition("/")[2]), path
-    folder = path if path.is_dir() else _bundle_of(path)
-    if folder is None:
-        return _as_name(path.stem), path
-    folder = folder.resolve()
-    return _as_name(folder.parent.name if folder.name == "bundle" else folder.name), path
-
-
-def _bundle_of(artifact: Path) -> Path | None:
-    folders = (artifact.parent, artifact.parent.parent)
-    return next((folder for folder in folders if (folder / "config.json").is_file()), None)
-
-
-def _as_name(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", text) or "model"
-
-
 def _bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
-
-
-def _check_extra() -> None:
-    missing = [module for module in NEEDED if importlib.util.find_spec(module) is None]
-    if missing:
-        raise ZooError(
-            f"zoo serve needs {', '.join(missing)}, which is not installed: pip install 'semiseg-zoo[serve]'"
-        )
 
 
 def _check_key(api_key: str | None, host: str, cors: list[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -16,12 +17,13 @@ from zoo.commands.arguments import (
     EncoderOption,
     PartitionOption,
     PretrainedOption,
-    data_changes,
+    parse_size,
 )
 from zoo.commands.console import AsJson, emit, table
 from zoo.resolve import newest_run, resolve_bundle
 
 if TYPE_CHECKING:
+    from zoo.predictors.eager import EagerPredictor
     from zoo.train.loop.hardware import Hardware
     from zoo.train.recipe.schema import Recipe
 
@@ -129,6 +131,13 @@ def train(
         str | None,
         typer.Option(metavar="PROJECT", help="Also log to this W&B project."),
     ] = None,
+    export_check: Annotated[
+        bool,
+        typer.Option(
+            "--export-check/--no-export-check",
+            help="First export the untrained network to ONNX and compare it with PyTorch.",
+        ),
+    ] = True,
     profile: Annotated[
         bool,
         typer.Option("--profile", help="Only time some steps of each phase, part by part; trains no model."),
@@ -146,53 +155,61 @@ def train(
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from zoo.errors import RecipeError
     from zoo.train.loop.hardware import Hardware
-    from zoo.train.recipe.read import default_recipe, load_recipe, with_encoder_rate
+    from zoo.train.recipe.options import TrainingOptions
     from zoo.train.session import resume as resume_run
     from zoo.train.session import start as start_run
 
     hardware = Hardware(device, devices)
-    changes = {
-        **data_changes(data, partition, imgsz, batch),
-        "accumulate": accumulate,
-        "network.encoder": encoder,
-        "pretrained": pretrained,
-        "start_from": [str(resolve_bundle(model)) for model in start_from] if start_from else None,
-        "encoder_weights": None if encoder_weights is None else str(encoder_weights),
-        "freeze_encoder": freeze_encoder or None,
-        "precision": precision,
-        "compute.compile": compile_ or None,
-        "compute.channels_last": channels_last,
-        "compute.recompute": recompute or None,
-        "compute.deterministic": deterministic or None,
-        "select_on": select_on,
-        "score": score,
-        "seed": seed,
-    }
-    changes = {key: value for key, value in changes.items() if value is not None}
+    options = TrainingOptions(
+        method,
+        data,
+        partition=partition,
+        imgsz=None if imgsz is None else parse_size(imgsz),
+        batch=batch,
+        accumulate=accumulate,
+        encoder=encoder,
+        pretrained=pretrained,
+        start_from=tuple(str(resolve_bundle(model)) for model in start_from or ()),
+        encoder_weights=None if encoder_weights is None else str(encoder_weights),
+        freeze_encoder=freeze_encoder,
+        lr_encoder=lr_encoder,
+        recipe=recipe,
+        settings=tuple(settings or ()),
+        steps=steps,
+        precision=precision,
+        compile=compile_,
+        channels_last=channels_last,
+        recompute=recompute,
+        deterministic=deterministic,
+        select_on=select_on,
+        score=score,
+        seed=seed,
+    )
     if resume:
-        others = changes.keys() - {"data.spec"}
-        if others or settings or recipe or steps or lr_encoder is not None or profile or plan:
+        if options != TrainingOptions(method, data) or profile or plan:
             raise RecipeError(
                 "--resume continues a run as it was started: leave the other options out, but for --data, "
                 "which says where its data are now"
             )
         metrics = resume_run(out or newest_run(method), method, hardware, wandb, data)
     else:
-        name = recipe or default_recipe(method, data or "shapes")
-        resolved = load_recipe(name, settings or [], steps, changes)
-        if lr_encoder is not None:
-            resolved = with_encoder_rate(resolved, lr_encoder)
-        if resolved.method.name != method:
-            raise RecipeError(f"recipe {name} is for {resolved.method.name}, got method {method}")
+        resolved = options.read()
         if plan and profile:
             raise RecipeError("got --plan and --profile, expected one of them: --plan also times steps")
         if plan or profile:
             found, shown = _planned(resolved, hardware) if plan else _profiled(resolved, out, hardware)
             emit(found, *shown, as_json=as_json)
             return
-        metrics = start_run(resolved, out, hardware, wandb)
+        metrics = start_run(resolved, out, hardware, wandb, check=_check_export if export_check else None)
     if metrics:  # of several processes only the first reports
         emit(metrics, *_report(metrics), as_json=as_json)
+
+
+def _check_export(untrained: EagerPredictor) -> None:
+    """Raise if an untrained network cannot be exported."""
+    from zoo.export.untrained import check_untrained
+
+    check_untrained(untrained)
 
 
 def _planned(recipe: Recipe, hardware: Hardware) -> tuple[dict[str, Any], list[Any]]:
@@ -229,9 +246,9 @@ def _report(metrics: dict[str, Any]) -> list[Any]:
             rows,
         ),
         "Wrote " + ", ".join(str(run / name) for name in names),
-        f"Next: zoo export {run} --onnx --trt"
+        f"Next: zoo export {quote(str(run))} --onnx --trt"
         if figures is MASKS
-        else f"Next: zoo export MODEL --gate {run}",
+        else f"Next: zoo export MODEL --gate {quote(str(run))}",
     ]
 
 

@@ -34,8 +34,24 @@ if TYPE_CHECKING:
 
 DATA_FILE = "data.toml"
 
+Order = Literal["area", "file"]
+"""What decides which of overlapping objects is on top: their size, or their order."""
 Channel = Annotated[int, Field(ge=0, le=255)]
 Triple = Annotated[list[Channel], Field(min_length=3, max_length=3)]
+
+
+class CocoOptions(BaseModel):
+    """Table `[coco]` of a `data.toml`.
+
+    Args:
+        unusable: whether annotations without a usable segmentation are errors or skipped.
+        order: whether the smaller one of overlapping objects is on top, or the later one in the file.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    unusable: Literal["error", "skip"] = "error"
+    order: Order = "area"
 
 
 class DataFile(BaseModel):
@@ -54,6 +70,7 @@ class DataFile(BaseModel):
         labels: class of each value in the mask files.
         colors: color or colors of each class in the mask files.
         ignore: values, or colors if `colors` is given, that become `IGNORE`.
+        coco: how COCO annotations are read (`zoo.data.formats.coco`).
         unknown: whether unlisted values or colors are errors or become `IGNORE`.
     """
 
@@ -69,6 +86,7 @@ class DataFile(BaseModel):
     labels: dict[str, str] | None = Field(None, min_length=2)
     colors: dict[str, Triple | list[Triple]] | None = Field(None, min_length=2)
     ignore: list[Channel | Triple] = []
+    coco: CocoOptions = CocoOptions()
     unknown: Literal["error", "ignore"] = "error"
 
 

@@ -7,19 +7,20 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 
+from zoo.data.cache.memo import Memo
 from zoo.data.labels import LabelMap, gray_levels, packed, white_of
 from zoo.data.source import Source, Split
 from zoo.errors import DatasetError
-from zoo.images import READ_ERRORS
+from zoo.images import READ_ERRORS, reason_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
 
     from zoo.classes import Classes
-    from zoo.data.formats.coco import Drawing
+    from zoo.data.formats.per_label import AnyDrawing
     from zoo.data.labels import Palettes
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
@@ -35,7 +36,7 @@ class Pair(NamedTuple):
 
     image: Path
     mask: Path | None
-    drawing: Drawing | None = None
+    drawing: AnyDrawing | None = None
     """Regions from which the mask is drawn; `mask` is then the annotation file."""
 
 
@@ -48,6 +49,7 @@ class FileSource(Source):
         files: files of each id in each split, in order.
         labels: map from values or colors of the masks to labels; None if the values are the labels.
         palettes: reading of masks with a palette, unless `labels` maps colors.
+        memo: results of earlier commands about the files; None to look for them when they are needed.
     """
 
     def __init__(
@@ -57,11 +59,20 @@ class FileSource(Source):
         files: Mapping[Split, Mapping[str, Pair]],
         labels: LabelMap | None = None,
         palettes: Palettes = "index",
+        memo: Memo | None = None,
     ) -> None:
         super().__init__(spec, classes)
+        self._memo = memo
         self.labels, self.palettes = labels, palettes
         self._ids: dict[Split, tuple[str, ...]] = {split: tuple(pairs) for split, pairs in files.items()}
         self.files = {id_: pair for pairs in files.values() for id_, pair in pairs.items()}
+
+    @property
+    def memo(self) -> Memo:
+        """Return results of earlier commands about these files."""
+        if self._memo is None:
+            self._memo = Memo(self.spec, "", paths_of(self.files.values()))
+        return self._memo
 
     def ids(self, split: Split) -> tuple[str, ...]:
         return self._ids.get(split, ())
@@ -76,6 +87,14 @@ class FileSource(Source):
         if path is None:
             raise DatasetError(f"{id_}: got an image without a mask, expected an id of train or val")
         return read_mask_file(path, self.labels, self.palettes)
+
+
+def paths_of(pairs: Iterable[Pair]) -> Iterator[str]:
+    """Yield the paths of images and masks."""
+    for pair in pairs:
+        yield str(pair.image)
+        if pair.mask is not None:
+            yield str(pair.mask)
 
 
 def read_image_file(path: Path) -> NDArray[np.uint8]:
@@ -176,5 +195,6 @@ def stored_mode(image: Image.Image) -> str:
 def unreadable(path: Path, kind: str, error: Exception) -> DatasetError:
     """Return the error for a file that Pillow cannot read."""
     return DatasetError(
-        f"{path}: got a file that cannot be read ({error}), expected {kind}: save it again or remove it"
+        f"{path}: got a file that cannot be read ({reason_of(error)}), expected {kind}: save it again or "
+        f"remove it"
     )

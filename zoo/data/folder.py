@@ -9,19 +9,26 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from zoo.data.cache.memo import Memo
 from zoo.data.data_file import DATA_FILE, DataFile, build_classes, class_names, label_map, read_data_file
-from zoo.data.files import IMAGE_SUFFIXES, MASK_SUFFIXES, FileSource, Pair
+from zoo.data.files import IMAGE_SUFFIXES, MASK_SUFFIXES, FileSource, Pair, paths_of
 from zoo.data.formats.coco import ANNOTATIONS, read_annotations
+from zoo.data.formats.layouts import Recognized, recognize
 from zoo.data.formats.palettes import find_palettes, read_indexed
+from zoo.data.formats.per_label import read_per_label
 from zoo.data.inspect.findings import UNKNOWN_CLASSES, message
 from zoo.data.inspect.interpretation import find_meaning
 from zoo.data.inspect.judge import judge_mask, judge_together, with_example
+from zoo.data.labels import LabelMap
 from zoo.data.lists import IdFinder, read_list
 from zoo.data.masks import read_mask
+from zoo.data.names import alike, match_masks, near
 from zoo.data.walk import by_stem, walk
 from zoo.errors import DatasetError
 
@@ -31,10 +38,13 @@ if TYPE_CHECKING:
     from zoo.classes import Classes
     from zoo.data.formats.coco import Annotations
     from zoo.data.inspect.meaning import Meaning
-    from zoo.data.labels import LabelMap, Palettes
+    from zoo.data.labels import Palettes
     from zoo.data.masks import NamedMask
     from zoo.data.source import Split
 
+ANNOTATION_SUFFIXES = frozenset({".json", ".txt", ".csv", ".xml", ".yaml", ".toml", ".md"})
+"""Suffixes of files that tools write beside images."""
+PER_LABEL = "one mask for each label"
 MASKED: tuple[Split, ...] = ("train", "val")
 Files = TypeVar("Files")
 """Files of an image."""
@@ -52,30 +62,45 @@ class FolderSource(FileSource):
 
     def __init__(self, spec: str) -> None:
         root, data, toml = describe_folder(spec)
-        self.data, self.toml = data, toml
-        self.skipped: dict[Path, str] = {}
+        self.toml, listing = toml, _Listing()
+        self.skipped = listing.skipped
         """What was skipped in each folder, in words."""
         check_named_folders(data, root, toml)
-        annotations = _annotations(data, root, toml)
-        files: dict[Split, dict[str, Pair]] = {
-            "train": _pairs("train", root / data.train, annotations.get("train"), self.skipped),
-            "unlabeled": _images("unlabeled", inner(root / data.unlabeled), self.skipped),
-            "val": _pairs("val", root / data.val, annotations.get("val"), self.skipped),
-        }
+        recognized = recognized_in(root, data)
+        self.tool = None if recognized is None else recognized.tool
+        """Name of another tool's layout."""
+        unlabeled = _images("unlabeled", inner(root / data.unlabeled), listing)
+        if recognized is not None:
+            data, drawn_names = recognized.data, recognized.names
+            listing.skip_beside(root, recognized)
+            if drawn_names is not None:
+                _check_maps_nothing(data, toml, drawn_names)
+            files = recognized.files | {"unlabeled": recognized.files["unlabeled"] | unlabeled}
+        else:
+            annotations = _annotations(data, root, toml)
+            drawn_names = next(iter(annotations.values())).names if annotations else None
+            files = {
+                "train": _pairs("train", root / data.train, annotations.get("train"), listing),
+                "unlabeled": unlabeled,
+                "val": _pairs("val", root / data.val, annotations.get("val"), listing),
+            }
+        self.data = data
         if data.val_list is not None:
             files |= hold_out(toml.parent / data.val_list, files["train"], files["val"])
         if not files["train"] and not files["val"]:
             raise DatasetError(
                 f"{root}: got no images in {data.train}/images or {data.val}/images, expected a folder with "
-                f"train/images, train/masks, val/images and val/masks: move the files there, or name "
-                f"their folders in {DATA_FILE}"
+                f"train/images, train/masks, val/images and val/masks, or an export of VOC, CVAT, Roboflow, "
+                f"YOLO, LabelMe, Supervisely or mmseg: move the files there, or name their folders in "
+                f"{DATA_FILE}"
             )
-        if annotations:
-            names = next(iter(annotations.values())).names
-            super().__init__(spec, build_classes(data, toml, names), files)
+        used = paths_of(pair for pairs in files.values() for pair in pairs.values())
+        memo = Memo(spec, data.model_dump_json(), sorted({*listing.paths, *used}))
+        if drawn_names is not None:
+            super().__init__(spec, build_classes(data, toml, drawn_names), files, memo=memo)
             return
-        classes, labels, palettes = _meaning(spec, data, toml, files)
-        super().__init__(spec, classes, files, labels, palettes)
+        classes, labels, palettes = _meaning(self, spec, files, memo)
+        super().__init__(spec, classes, files, labels, palettes, memo)
 
 
 def describe_folder(spec: str) -> tuple[Path, DataFile, Path]:
@@ -105,46 +130,81 @@ def check_named_folders(data: DataFile, root: Path, toml: Path) -> None:
             )
 
 
+def recognized_in(root: Path, data: DataFile) -> Recognized | None:
+    """Return the data set of another tool in a folder; None if it has the layout of `zoo`, or none.
+
+    Raises:
+        DatasetError: annotations that cannot be used.
+    """
+    folders = root / data.train, root / data.val
+    is_plain = any(
+        (folder / "images").is_dir() and ((folder / "masks").is_dir() or not (folder / "labels").is_dir())
+        for folder in folders
+    )
+    if is_plain:
+        splits: dict[Split, Path] = {"train": root / data.train, "val": root / data.val}
+        found = read_per_label({split: folder for split, folder in splits.items() if folder.is_dir()})
+        return None if found is None else Recognized(PER_LABEL, found.files, data, found.names)
+    return None if {"train", "val"} & data.model_fields_set else recognize(root, data)
+
+
 def inner(folder: Path) -> Path:
     """Return the folder of the `unlabeled` images: its subfolder `images` if that exists, or itself."""
     return folder / "images" if (folder / "images").is_dir() else folder
 
 
-def _listed(folder: Path, suffixes: Collection[str], skipped: dict[Path, str]) -> dict[str, Path]:
-    """Return the files in a folder tree by their relative path without suffix, sorted.
+class _Listing:
+    """All files that were found in the folders of a data set, and what was skipped there, in words."""
 
-    What is skipped is added to `skipped`, in words.
-    """
-    tree = walk(folder, suffixes)
-    if words := tree.skipped():
-        skipped[folder] = words
-    found = by_stem(folder, tree.files)
-    for stem, (first, *others) in found.items():
-        if others:
-            raise DatasetError(
-                f"{others[0]}: got a second file named {stem} beside {first.name}, expected one: "
-                f"rename or remove one of them"
-            )
-    return {stem: paths[0] for stem, paths in found.items()}
+    def __init__(self) -> None:
+        self.paths: list[str] = []
+        self.skipped: dict[Path, str] = {}
+
+    def files(self, folder: Path, suffixes: Collection[str]) -> dict[str, Path]:
+        """Return the files in a folder tree by their relative path without suffix, sorted."""
+        tree = walk(folder, suffixes)
+        self.paths += [str(path) for paths in tree for path in paths]
+        if words := tree.skipped():
+            self.skipped[folder] = words
+        found = by_stem(folder, tree.files)
+        for stem, (first, *others) in found.items():
+            if others:
+                raise DatasetError(
+                    f"{others[0]}: got a second file named {stem} beside {first.name}, expected one: "
+                    f"rename or remove one of them"
+                )
+        return {stem: paths[0] for stem, paths in found.items()}
+
+    def skip_beside(self, root: Path, recognized: Recognized) -> None:
+        """Note what the layout of another tool leaves out."""
+        if recognized.tool == PER_LABEL:
+            return
+        used = {Path(path) for pairs in recognized.files.values() for path in paths_of(pairs.values())}
+        tree = walk(root, IMAGE_SUFFIXES | ANNOTATION_SUFFIXES)
+        left = [path for path in tree.files if path.suffix.lower() in IMAGE_SUFFIXES and path not in used]
+        inner = Counter(f"{path.relative_to(root).parts[0]}/" for path in left)
+        reasons = [tree.skipped(), *(f"{count} images of {name}" for name, count in inner.items())]
+        if words := ", ".join(filter(None, reasons)):
+            self.skipped[root] = words
 
 
-def _images(split: Split, folder: Path, skipped: dict[Path, str]) -> dict[str, Pair]:
-    images = _listed(folder, IMAGE_SUFFIXES, skipped)
+def _images(split: Split, folder: Path, listing: _Listing) -> dict[str, Pair]:
+    images = listing.files(folder, IMAGE_SUFFIXES)
     return {f"{split}/{stem}": Pair(path, None) for stem, path in images.items()}
 
 
-def _pairs(
-    split: Split, folder: Path, annotations: Annotations | None, skipped: dict[Path, str]
-) -> dict[str, Pair]:
-    images = _listed(folder / "images", IMAGE_SUFFIXES, skipped)
+def _pairs(split: Split, folder: Path, annotations: Annotations | None, listing: _Listing) -> dict[str, Pair]:
+    images = listing.files(folder / "images", IMAGE_SUFFIXES)
     if annotations is not None:
         return _drawn_pairs(split, folder, annotations, images)
-    masks = _listed(folder / "masks", MASK_SUFFIXES, skipped)
+    masks = listing.files(folder / "masks", MASK_SUFFIXES)
     pairs: dict[str, Pair] = {}
+    found = match_masks(images, masks)
     for stem, image in images.items():
-        if stem not in masks:
-            raise _no_mask(image, stem, folder / "masks", split)
-        pairs[f"{split}/{stem}"] = Pair(image, masks[stem])
+        if stem not in found:
+            others = near(stem, alike(masks.keys() - set(found.values())))
+            raise _no_mask(image, stem, folder / "masks", split, [masks[other].name for other in others])
+        pairs[f"{split}/{stem}"] = Pair(image, masks[found[stem]])
     return pairs
 
 
@@ -152,8 +212,14 @@ def _drawn_pairs(
     split: Split, folder: Path, annotations: Annotations, images: Mapping[str, Path]
 ) -> dict[str, Pair]:
     pairs: dict[str, Pair] = {}
+    found, unclear = annotations.match(images)
     for stem, image in images.items():
-        drawing = annotations.find(stem)
+        drawing = found.get(stem)
+        if stem in unclear:
+            raise DatasetError(
+                f"{image}: got {unclear[stem]} in {folder / ANNOTATIONS}, expected one: write its whole path "
+                f"into file_name, or rename the images"
+            )
         if drawing is None:
             raise DatasetError(
                 f"{image}: got no image of this name in {folder / ANNOTATIONS}, expected each image listed: "
@@ -170,11 +236,12 @@ def _annotations(data: DataFile, root: Path, toml: Path) -> dict[Split, Annotati
         DatasetError: only one split has annotations, their classes differ, or `data.toml` maps labels.
     """
     folders: dict[Split, Path] = {"train": root / data.train, "val": root / data.val}
-    found = {
-        split: read_annotations(folder / ANNOTATIONS)
+    paths = {
+        split: folder / ANNOTATIONS
         for split, folder in folders.items()
         if (folder / ANNOTATIONS).is_file() and not (folder / "masks").is_dir()
     }
+    found = {split: read_annotations(path, data.coco, *paths.values()) for split, path in paths.items()}
     if not found:
         return {}
     split, first = next(iter(found.items()))
@@ -198,16 +265,16 @@ def _check_maps_nothing(data: DataFile, toml: Path, names: tuple[str, ...]) -> N
     for key in ("labels", "colors", "ignore", "unknown"):
         if key in data.model_fields_set:
             raise DatasetError(
-                f"{toml}: got {key} beside {ANNOTATIONS}, expected it for mask files alone: remove the key"
+                f"{toml}: got {key} beside annotations, expected it for mask files alone: remove the key"
             )
     if data.names is not None and tuple(data.names) != names:
         raise DatasetError(
-            f"{toml}: got names = {data.names}, expected {list(names)}, the categories of {ANNOTATIONS}: "
+            f"{toml}: got names = {data.names}, expected {list(names)}, the categories of the annotations: "
             f"remove the key"
         )
 
 
-def _no_mask(image: Path, stem: str, folder: Path, split: Split) -> DatasetError:
+def _no_mask(image: Path, stem: str, folder: Path, split: Split, others: list[str]) -> DatasetError:
     for suffix in (".jpg", ".jpeg", ".webp"):
         lossy = folder / f"{stem}{suffix}"
         if lossy.is_file():
@@ -216,6 +283,11 @@ def _no_mask(image: Path, stem: str, folder: Path, split: Split) -> DatasetError
                 f"{', '.join(MASK_SUFFIXES)}: "
                 f"save it as an 8-bit index PNG from the original labels"
             )
+    if others:
+        return DatasetError(
+            f"{image}: got no mask {stem}.png in {folder} but {', '.join(others)}, expected one for each "
+            f"image: rename it as its image"
+        )
     instead = "move the image to unlabeled/" if split == "train" else "remove the image"
     return DatasetError(
         f"{image}: got no mask {stem}.png in {folder}, expected one for each image: draw it, or {instead}"
@@ -223,26 +295,51 @@ def _no_mask(image: Path, stem: str, folder: Path, split: Split) -> DatasetError
 
 
 def _meaning(
-    spec: str, data: DataFile, toml: Path, files: Mapping[Split, Mapping[str, Pair]]
+    source: FolderSource, spec: str, files: Mapping[Split, Mapping[str, Pair]], memo: Memo
 ) -> tuple[Classes, LabelMap | None, Palettes]:
     """Return the classes of mask files, and the label map and palettes by which they are read.
 
     Raises:
         DatasetError: an invalid `data.toml`, or masks that need one.
     """
-    labels, names = label_map(data, toml), class_names(data, toml)
+    data, toml = source.data, source.toml
+    labels = label_map(data, toml)
+    if (known := memo["reading"]) is not None:
+        return build_classes(data, toml, tuple(known["names"])), labels, _palettes(known["palettes"])
+    classes, palettes = _read_meaning(spec, data, toml, files, labels)
+    stored = palettes if isinstance(palettes, str) else asdict(palettes)
+    memo["reading"] = {"names": classes.names, "palettes": stored}
+    return classes, labels, palettes
+
+
+def _palettes(stored: Any) -> Palettes:
+    """Return the reading of palettes that a memo stored."""
+    if isinstance(stored, dict):
+        return LabelMap(**stored | {"codes": tuple(map(tuple, stored["codes"]))})
+    return "gray" if stored == "gray" else "index"
+
+
+def _read_meaning(
+    spec: str,
+    data: DataFile,
+    toml: Path,
+    files: Mapping[Split, Mapping[str, Pair]],
+    labels: LabelMap | None,
+) -> tuple[Classes, Palettes]:
+    """Return the classes of mask files and the reading of their palettes, after a look at the masks."""
+    names = class_names(data, toml)
     pairs = [(split, pair) for split in MASKED for pair in files[split].values()]
     if names is None:
         with ThreadPoolExecutor() as pool:
             meaning = _shown_meaning(spec, data, toml, list(pool.map(read_mask, *zip(*pairs, strict=True))))
-        return meaning.classes, labels, meaning.palettes
+        return meaning.classes, meaning.palettes
     palettes: Palettes = "index"
     if labels is None or labels.kind != "color":
         masks = read_indexed([pair.mask for _, pair in pairs if pair.mask])
         palettes, conflict = find_palettes(masks, data)
         if conflict is not None:
             raise DatasetError(message(conflict, spec))
-    return build_classes(data, toml, names), labels, palettes
+    return build_classes(data, toml, names), palettes
 
 
 def _shown_meaning(spec: str, data: DataFile, toml: Path, masks: Sequence[NamedMask]) -> Meaning:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -60,6 +60,29 @@ class LabelMap:
             if unlisted.size:
                 raise self._unknown(int(unlisted[0]), path)
         return labels
+
+    def invert(self, mask: NDArray[np.uint8], path: Path) -> Codes:
+        """Return codes of which `apply` makes a mask, the lowest one of each label.
+
+        Args:
+            mask: (H, W) uint8, 0..K-1 or `IGNORE`.
+            path: path of the mask file, for messages.
+
+        Raises:
+            DatasetError: a label without a code.
+        """
+        code_of = {label: code for code, label in reversed(self.codes)}
+        table: NDArray[Any] = np.zeros(VALUES, np.uint8 if self.kind == "value" else np.uint32)
+        for label in np.unique(mask).tolist():
+            if label not in code_of:
+                what = "ignore" if label == IGNORE else f"the class of label {label}"
+                raise DatasetError(
+                    f"{path}: got {what}, expected a {self.kind} for it in data.toml: add one to "
+                    f"{'ignore' if label == IGNORE else self.kind + 's'}"
+                )
+            table[label] = code_of[label]
+        codes: Codes = table[mask]
+        return codes
 
     def _unknown(self, code: int, path: Path) -> DatasetError:
         if self.kind == "color":

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
+from unicodedata import normalize
 
 from zoo.data.files import IMAGE_SUFFIXES
 from zoo.errors import DatasetError
@@ -73,16 +74,17 @@ class IdFinder:
     def __init__(self, wanted: Sequence[str], others: Collection[str], kind: str) -> None:
         self.kind = kind
         self.wanted = wanted
-        self.ids = frozenset(wanted)
-        self.other_ids = frozenset(others)
+        self.ids = {_composed(id_): id_ for id_ in wanted}
+        self.other_ids = frozenset(map(_composed, others))
         self.by_stem: dict[str, list[str]] = defaultdict(list)
         for id_ in wanted:
-            self.by_stem[PurePosixPath(id_).name].append(id_)
+            self.by_stem[PurePosixPath(_composed(id_)).name].append(id_)
 
     def __call__(self, entry: str, where: str) -> str:
         """Return the id that an entry names by full id, by path with or without suffix, or by name alone."""
         # the whole line first: names may contain spaces
-        names = [name for text in (entry, entry.split()[0]) for name in _forms(text)]
+        plain = _composed(entry)
+        names = [name for text in (plain, plain.split()[0]) for name in _forms(text)]
         found = next(filter(None, map(self._by_id, names)), [])
         if not found and self.other_ids.isdisjoint(names):
             found = next(filter(None, map(self._by_stem, names)), [])
@@ -101,13 +103,18 @@ class IdFinder:
     def _by_id(self, name: str) -> list[str]:
         """Return the ids that equal a name, with or without its split."""
         ids = (name, *(f"{split}/{name}" for split in ("train", "unlabeled")))
-        return [id_ for id_ in ids if id_ in self.ids]
+        return [self.ids[id_] for id_ in ids if id_ in self.ids]
 
     def _by_stem(self, name: str) -> list[str]:
         """Return the ids with a file name; if the folders of some match too, only those."""
         found = self.by_stem.get(PurePosixPath(name).name, [])
-        inner = {id_: id_.removeprefix("train").removeprefix("unlabeled") for id_ in found}
+        inner = {id_: _composed(id_).removeprefix("train").removeprefix("unlabeled") for id_ in found}
         return [id_ for id_ in found if f"/{name}".endswith(inner[id_])] or found
+
+
+def _composed(text: str) -> str:
+    """Return a text with letters and their accents composed: names differ in this between systems."""
+    return normalize("NFC", text)
 
 
 def _forms(text: str) -> list[str]:

@@ -11,7 +11,7 @@ from PIL import Image
 from zoo.data.files import stored_mode, unreadable
 from zoo.data.labels import pack, unpack
 from zoo.errors import DatasetError
-from zoo.images import READ_ERRORS
+from zoo.images import READ_ERRORS, pages_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from zoo.classes import Color
     from zoo.data.files import Pair
-    from zoo.data.formats.coco import Drawing
+    from zoo.data.formats.per_label import AnyDrawing
     from zoo.data.source import Split
 
 VALUE_MODES = ("1", "L", "P")
@@ -47,6 +47,12 @@ class MaskFacts(NamedTuple):
     """Stored palette of a mask of mode P."""
     others: tuple[int, ...] = ()
     """First values of a mask of an unsupported mode."""
+    pages: int = 1
+    """Number of pages of its file."""
+    overlap: int = 0
+    """Number of pixels of a drawn mask that objects of several classes cover."""
+    areas: int = 0
+    """Number of regions of a drawn mask whose area is not the one in the annotations."""
 
     def color_of(self, code: int) -> Color:
         """Return the color in which a value, index or packed color is displayed."""
@@ -88,15 +94,15 @@ def read_mask_facts(path: Path) -> MaskFacts:
         READ_ERRORS: errors of Pillow for a file that it cannot read.
     """
     with Image.open(path) as image:
-        mode = stored_mode(image)
+        mode, pages = stored_mode(image), pages_of(image)
         image.load()
         if mode in COLOR_MODES:
-            return MaskFacts("", mode, image.size, True, _colors(image))
+            return MaskFacts("", mode, image.size, True, _colors(image), pages=pages)
         if mode not in VALUE_MODES:
-            return MaskFacts("", mode, image.size, others=_other_values(image, mode))
+            return MaskFacts("", mode, image.size, others=_other_values(image, mode), pages=pages)
         palette = np.reshape(image.getpalette("RGB") or [], (-1, 3)).tolist() if mode == "P" else []
         pixels = _count(np.asarray(image, np.uint8))
-        return MaskFacts("", mode, image.size, False, pixels, tuple(map(tuple, palette)))
+        return MaskFacts("", mode, image.size, False, pixels, tuple(map(tuple, palette)), pages=pages)
 
 
 def read_mask(split: Split, pair: Pair) -> NamedMask:
@@ -115,13 +121,15 @@ def read_mask(split: Split, pair: Pair) -> NamedMask:
         raise unreadable(pair.mask, "a mask", error) from error
 
 
-def drawn_facts(drawing: Drawing) -> MaskFacts:
+def drawn_facts(drawing: AnyDrawing) -> MaskFacts:
     """Return the contents of a mask drawn from annotations.
 
     Raises:
         DatasetError: the mask cannot be drawn.
     """
-    return MaskFacts("", DRAWN, (drawing.width, drawing.height), False, _count(drawing.draw()))
+    mask, overlap, areas = drawing.draw_counted()
+    size = drawing.width, drawing.height
+    return MaskFacts("", DRAWN, size, False, _count(mask), overlap=overlap, areas=areas)
 
 
 def _count(values: NDArray[np.uint8]) -> dict[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from zoo.data.source import Source
+
+log = logging.getLogger(__name__)
 
 BUILT_IN: dict[str, Callable[[str], Source]] = {"shapes": ShapesSource.of}
 """Sources that need no folder; each factory takes the whole spec."""
@@ -55,6 +58,8 @@ def open_source(spec: str) -> Source:
         DatasetError: an unknown spec, or a source that cannot be opened.
     """
     if name := built_in_name(spec):
+        if Path(spec).exists():
+            log.warning("%s: the built-in data set is used; --data ./%s names the folder", spec, spec)
         return BUILT_IN[name](spec)
     if is_published(spec):
         return PREFIXES[spec.partition(":")[0]](spec)

@@ -72,7 +72,7 @@ def walk(root: Path, suffixes: Collection[str], is_excluded: Callable[[str], boo
                 links += _enter(path, suffixes, is_excluded, tree, entered)
         waiting = sorted(links)
     for paths in tree:
-        paths.sort()
+        paths.sort(key=lambda path: str(path).replace(os.sep, "\0"))  # by parts, as paths compare, but faster
     return tree
 
 
@@ -95,9 +95,16 @@ def _enter(
             elif not is_excluded(path):
                 inner.append(name)
         folders[:] = inner
-        for name in set(names) - _junk(names) - {name for name in names if name.startswith(".")}:
-            is_wanted = os.path.splitext(name)[1].lower() in suffixes  # noqa: PTH122
-            (tree.files if is_wanted else tree.others).append(Path(parent, name))
+        _add_files(Path(parent), names, suffixes, tree)
+
+
+def _add_files(folder: Path, names: list[str], suffixes: Collection[str], tree: Tree) -> None:
+    """Add the files of a folder to a tree."""
+    listed = set(names) - _junk(names) - {name for name in names if name.startswith(".")}
+    for path in folder.iterdir():  # makes paths faster than `folder / name`
+        if path.name in listed:
+            is_wanted = os.path.splitext(path.name)[1].lower() in suffixes  # noqa: PTH122
+            (tree.files if is_wanted else tree.others).append(path)
 
 
 def _junk(names: Iterable[str]) -> set[str]:
@@ -112,8 +119,10 @@ def is_hidden_folder(name: str) -> bool:
 def by_stem(root: Path, paths: Collection[Path]) -> dict[str, list[Path]]:
     """Return files by their path relative to a folder, without suffix, sorted."""
     found: dict[str, list[Path]] = defaultdict(list)
+    above = len(os.path.join(root, "")) if root != Path() else 0  # noqa: PTH118
     for path in paths:
-        found[path.relative_to(root).with_suffix("").as_posix()].append(path)
+        relative = str(path)[above:]  # faster than pathlib, for 100,000 files
+        found[os.path.splitext(relative)[0].replace(os.sep, "/")].append(path)  # noqa: PTH122
     return dict(sorted(found.items()))
 
 

@@ -13,7 +13,7 @@ from zoo.data.tags import tags_of_mask
 from zoo.errors import DatasetError
 from zoo.evaluation.boundary import BoundaryIou
 from zoo.evaluation.metrics import ConfusionMatrix
-from zoo.evaluation.protocols import PROTOCOLS
+from zoo.evaluation.protocols import protocol_of
 from zoo.evaluation.tag_metrics import tag_metrics
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def evaluate(
         predictor: predictor of any backend; some protocols need logits.
         source: source with the same classes as the predictor.
         split: `train` or `val`.
-        protocol: name of a protocol in `zoo.evaluation.protocols`.
+        protocol: name of a protocol in `zoo.evaluation.protocols`, or of a `Tiling`.
         on_progress: called after every image.
 
     Returns:
@@ -85,7 +85,7 @@ def score(
         predictor: predictor of any backend; some protocols need logits.
         source: source with the same classes as the predictor.
         split: `train` or `val`.
-        protocol: name of a protocol in `zoo.evaluation.protocols`.
+        protocol: name of a protocol in `zoo.evaluation.protocols`, or of a `Tiling`.
         on_progress: called after every image.
         with_boundary: whether to count the boundary IoU as well.
 
@@ -95,8 +95,9 @@ def score(
     """
     confusion = ConfusionMatrix(len(predictor.classes))
     boundary = BoundaryIou(len(predictor.classes)) if with_boundary else None
+    scoring = protocol_of(protocol)
     for image, label in labeled_images(predictor, source, split, on_progress):
-        scored = PROTOCOLS[protocol].score(predictor, image, label)
+        scored = scoring.score(predictor, image, label)
         confusion.update(*(torch.from_numpy(np.array(each)) for each in scored))
         if boundary is not None:
             boundary.update(scored.label, scored.prediction)

@@ -19,6 +19,7 @@ from zoo.catalog import reported_protocols
 from zoo.classes import IGNORE
 from zoo.errors import ZooError
 from zoo.predictors.outputs import LOGITS, resize_output
+from zoo.predictors.tiles import Tiling, predict_tiles
 from zoo.preprocess import resize_image, resize_mask
 
 if TYPE_CHECKING:
@@ -195,6 +196,17 @@ class MultiScale(Protocol):
         return Scored(label, _choose(total))
 
 
+@dataclass(frozen=True)
+class Tiles(Protocol):
+    """The image at its original size, in overlapping tiles whose logits are blended."""
+
+    tiling: Tiling
+    combines_logits = True
+
+    def score(self, predictor: Predictor, image: Image, label: NDArray[np.uint8]) -> Scored:
+        return Scored(label, predict_tiles(predictor, image, self.tiling).mask)
+
+
 PROTOCOLS: dict[str, Protocol] = {
     "whole": Whole(),
     "original": Original(),
@@ -225,8 +237,15 @@ ABOUT = {
     "multi-scale": f"softmax summed over scales {SCALES[0]:g} to {SCALES[-1]:g} and flipped images",
 }
 
+ABOUT_TILES = "tiles of the image at its original size, logits blended"
+
 COMMON = {"voc": "original", "cityscapes": "slide"}
 """Protocol that work after these papers reports, by data set."""
+
+
+def protocol_of(name: str) -> Protocol:
+    """Return the protocol of a name, e.g. `whole`, or of tiles, e.g. `tile-1024-0.25`."""
+    return PROTOCOLS[name] if name in PROTOCOLS else Tiles(Tiling.named(name))
 
 
 def _logits(predictor: Predictor, image: Image, size: tuple[int, ...] | None = None) -> Logits:

@@ -13,7 +13,7 @@ from zoo.classes import IGNORE
 from zoo.data.source import Source
 from zoo.errors import ZooError
 from zoo.evaluation.evaluate import labeled_images
-from zoo.evaluation.protocols import PROTOCOLS
+from zoo.evaluation.protocols import PROTOCOLS, protocol_of
 from zoo.models.decoders.decoder import resize_logits
 from zoo.models.deployable import FusedEnsemble
 from zoo.predictors.base import Predictor
@@ -153,7 +153,7 @@ def check_protocol(name: str) -> None:
     Raises:
         ZooError: it resizes or averages logits.
     """
-    if PROTOCOLS[name].combines_logits:
+    if protocol_of(name).combines_logits:
         known = [each for each, protocol in PROTOCOLS.items() if not protocol.combines_logits]
         raise ZooError(
             f"got protocol {name}, which resizes or averages logits, expected for reliability one that "

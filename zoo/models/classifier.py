@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zoo.models.encoder import WITHOUT_PRETRAINED, create_timm, has_fixed_size, pretrained_origin
+from zoo.models.encoder import WITHOUT_PRETRAINED, pretrained_origin
+from zoo.models.timm_models import create_timm, has_fixed_size
 
 if TYPE_CHECKING:
     from zoo.models.config import ClassifierConfig

@@ -175,6 +175,8 @@ class NetworkConfig(BaseModel):
         output_stride: ratio of the input size to the size of the encoder's last features, if the encoder
             supports it.
         multi_grid: factors on the dilation of the blocks of the last ResNet stage.
+        encoder_size: height and width that images are resized to inside, for an encoder built for one size;
+            None for others, and until a run starts for the size of the training crop.
         decoder: settings of one of `DECODERS`.
         embedding_channels: width of the pixel embedding for contrastive losses; 0 for no embedding head.
     """
@@ -185,6 +187,7 @@ class NetworkConfig(BaseModel):
     num_classes: int = Field(2, ge=2, le=255)  # 255 is `IGNORE`
     output_stride: Literal[8, 16, 32] = 16
     multi_grid: tuple[int, ...] | None = None
+    encoder_size: tuple[PositiveInt, PositiveInt] | None = None
     decoder: Annotated[SerializeAsAny[DecoderConfig], BeforeValidator(_read_decoder)] = DeepLabV3PlusConfig()
     embedding_channels: int = Field(0, ge=0)
 

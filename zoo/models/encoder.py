@@ -5,32 +5,46 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from contextlib import contextmanager
 from contextvars import ContextVar
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
-import timm
 import torch
 from timm.layers import Format  # type: ignore[attr-defined]
-from timm.models import PretrainedCfg, is_model_in_modules
+from timm.models import is_model_in_modules
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo.errors import RecipeError
 from zoo.models.origin import Origin
-from zoo.models.pretrained import PACKAGED, packaged_origin, packaged_state
+from zoo.models.pretrained import packaged_origin
+from zoo.models.timm_models import (
+    EXAMPLES,
+    UnsuitableError,
+    check_name,
+    create_timm,
+    first_line,
+    has_fixed_size,
+    layers_above,
+    own_size,
+    timm_weights,
+)
 from zoo.models.vit import TokenMaps, is_plain_transformer
 from zoo.plugins import Table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from zoo.models.pretrained import State
     from zoo.preprocess import Channels
 
-EXAMPLES = "resnet50, mobilenetv3_large_100, convnext_tiny, pvt_v2_b0, hrnet_w18 or vit_small_patch14_dinov2"
-
 PROBE_SIZES = ((64, 96), (128, 192))
 """Heights and widths, rounded up to the largest stride, of trial images: some encoders need the larger."""
+
+
+ROUNDED = 32
+"""Number to whose multiples the size of an encoder for images of one size is rounded up."""
+
+SHIFTED_WINDOWS = ("swin_transformer", "swin_transformer_v2", "swin_transformer_v2_cr")
+"""timm's modules of Swin, whose shifted windows `torch.export` does not finish at dynamic sizes."""
 
 
 WITHOUT_PRETRAINED = ContextVar("without_pretrained", default=False)
@@ -49,10 +63,6 @@ def without_pretrained() -> Iterator[None]:
         yield
     finally:
         WITHOUT_PRETRAINED.reset(token)
-
-
-class UnsuitableError(RecipeError):
-    """A timm model that cannot be built with the requested options."""
 
 
 class Encoder(nn.Module, ABC):
@@ -78,6 +88,8 @@ class Encoder(nn.Module, ABC):
     """Strides of the features relative to the image."""
     size_multiple: int = 1
     """Height and width of the images of `encode` are multiples of it."""
+    size: tuple[int, int] | None = None
+    """Height and width of the images of `encode`; None for any multiples of `size_multiple`."""
     mean: Channels
     """Mean of each RGB channel, images in [0, 1], with which the weights expect normalized images."""
     std: Channels
@@ -110,12 +122,14 @@ class Encoder(nn.Module, ABC):
 
         Images are padded with zeros, the mean color, on the right and bottom to multiples of `size_multiple`;
         the features of the padding are cropped. If all features are as coarse as that, there is nothing to
-        crop, and images are resized to the next multiples instead.
+        crop, and images are resized to the next multiples instead. With a `size`, images are resized to it.
 
         Args:
             images: (B, in_channels, H, W) float.
         """
         multiple = self.size_multiple
+        if self.size is not None:
+            return self.encode(F.interpolate(images, size=self.size, mode="bilinear", align_corners=True))
         if multiple == 1:
             return self.encode(images)
         height, width = images.shape[-2:]
@@ -128,6 +142,16 @@ class Encoder(nn.Module, ABC):
             for each, stride in zip(self.encode(padded), self.strides, strict=True)
         ]
 
+    def layers_above(self) -> dict[str, int]:
+        """Return the number of layers above each parameter, by name, for layer-wise learning rates.
+
+        Raises:
+            RecipeError: the encoder does not tell.
+        """
+        raise RecipeError(
+            f"layer_decay: {type(self).__name__} has no layers_above: leave layer_decay at 1, or add it"
+        )
+
 
 class TimmEncoder(Encoder):
     """A timm model that returns the features of its stages: a CNN, a pyramid or a plain transformer.
@@ -136,7 +160,8 @@ class TimmEncoder(Encoder):
     stride, the size of its patches.
 
     Args:
-        state: weights under the names of the model, instead of pretrained ones.
+        pretrained: also, instead of pretrained weights, others under the names of the model.
+        size: height and width that the model is built for, if it takes images of one size; None for any.
     """
 
     def __init__(
@@ -144,15 +169,15 @@ class TimmEncoder(Encoder):
         name: str,
         *,
         output_stride: int = 16,
-        pretrained: bool = False,
+        pretrained: bool | State = False,
         in_channels: int = 3,
         multi_grid: tuple[int, ...] | None = None,
-        state: State | None = None,
+        size: tuple[int, int] | None = None,
     ) -> None:
         super().__init__(name)
-        self.body, self.size_multiple = _create_stages(
-            name, output_stride, in_channels, pretrained=pretrained, state=state
-        )
+        self.name = name
+        ways = _ways(name, output_stride, size)
+        self.body, self.size_multiple = _create_stages(name, in_channels, ways, size, pretrained)
         self.channels, self.strides = _channels_and_strides(self.body)
         self.mean, self.std = normalization_of(name)
         if in_channels != 3:
@@ -171,23 +196,29 @@ class TimmEncoder(Encoder):
             return [stage.permute(0, 3, 1, 2) for stage in stages]
         return stages
 
+    def layers_above(self) -> dict[str, int]:
+        """Return the number of layers above each parameter, by name: blocks, and one of norm and head."""
+        return {f"body.{name}": above for name, above in layers_above(self.name, self.body).items()}
+
 
 ENCODERS: Table[type[Encoder]] = Table("zoo.encoders", type, {})
 """Encoders other than timm models, by name; other packages add rows by entry points."""
 
 
-def build_encoder(name: str, **options: Any) -> Encoder:
+def build_encoder(name: str, *, size: tuple[int, int] | None = None, **options: Any) -> Encoder:
     """Return a new encoder: one of `ENCODERS`, or else a timm model.
 
     Args:
         name: name of the encoder.
+        size: height and width to which it resizes images; None to leave them as they are.
         options: keyword arguments of `Encoder`.
 
     Raises:
         RecipeError: the encoder is unknown, or its weights are not available.
     """
-    encoder = ENCODERS.get(name, TimmEncoder)(name, **options)
-    if options.get("pretrained"):
+    encoder = ENCODERS[name](name, **options) if name in ENCODERS else TimmEncoder(name, size=size, **options)
+    encoder.size = size
+    if options.get("pretrained") is True:
         encoder.origin = pretrained_origin(name)
     return encoder
 
@@ -200,89 +231,48 @@ def normalization_of(name: str) -> tuple[Channels, Channels]:
     """
     if name in ENCODERS:
         return ENCODERS[name].mean, ENCODERS[name].std
-    _check_name(name)
+    check_name(name)
     weights = timm_weights(name)
     (red, green, blue), (std_red, std_green, std_blue) = weights.mean, weights.std
     return (red, green, blue), (std_red, std_green, std_blue)
 
 
-def create_timm(name: str, *, pretrained: bool, state: State | None = None, **options: Any) -> nn.Module:
-    """Return a timm model.
-
-    Args:
-        name: name of the model.
-        pretrained: whether to load its pretrained weights, preferably from an installed package.
-        state: weights under the names of the model, instead of pretrained ones.
-        options: keyword arguments of `timm.create_model`.
-
-    Raises:
-        UnsuitableError: the model does not support these options.
-        RecipeError: the model is unknown, or its weights are not available.
-    """
-    _check_name(name)
-    state = packaged_state(name) if pretrained and state is None else state
-    overlay: dict[str, Any] = {} if state is None else {"pretrained_cfg_overlay": {"state_dict": state}}
-    try:
-        network = timm.create_model(name, pretrained=pretrained or state is not None, **overlay, **options)
-    except (NotImplementedError, AssertionError, TypeError, AttributeError, KeyError) as error:
-        listed = ", ".join(f"{key}={value}" for key, value in options.items())
-        raise UnsuitableError(
-            f"encoder {name} cannot be built with {listed} ({_first_line(error)}): use one such as {EXAMPLES}"
-        ) from error
-    except (OSError, RuntimeError) as error:
-        if not pretrained:
-            raise
-        raise RecipeError(
-            f"the pretrained weights of {name} cannot be loaded ({_first_line(error)}): connect to the "
-            f"Hugging Face Hub (HF_ENDPOINT for a mirror, HF_HOME for a cache that holds them), or start "
-            f"from random weights with --no-pretrained, which needs many more steps{_hint(name)}"
-        ) from error
-    if state is not None:
-        for module in network.modules():  # in which timm keeps the weights once more
-            getattr(module, "pretrained_cfg", {}).pop("state_dict", None)
-    return network
-
-
-def _hint(name: str) -> str:
-    architecture = name.partition(".")[0]
-    if architecture not in PACKAGED:
-        return ""
-    return f"; --encoder {architecture} needs no download with the package {PACKAGED[architecture].package}"
-
-
-def _check_name(name: str) -> None:
-    if not timm.is_model(name):
-        near = get_close_matches(name, timm.list_models(), n=5)
-        hint = f"; near it: {', '.join(near)}" if near else ""
-        raise RecipeError(f"encoder {name} is unknown, expected a timm model such as resnet50{hint}")
-
-
 def _create_stages(
-    name: str, output_stride: int, in_channels: int, *, pretrained: bool, state: State | None
+    name: str,
+    in_channels: int,
+    ways: Sequence[dict[str, Any]],
+    size: tuple[int, int] | None,
+    pretrained: bool | State,
 ) -> tuple[nn.Module, int]:
     """Return a timm model that returns its stages, and the number that image sizes must be multiples of.
 
     Raises:
-        RecipeError: the model is unknown, or accepts only images of one size.
+        RecipeError: the model is unknown, or does not accept images of `size`, or of any if it is None.
     """
     refusals = []
-    for options in _ways(name, output_stride):
+    for options in ways:
         try:
-            body = create_timm(name, pretrained=pretrained, state=state, in_chans=in_channels, **options)
+            body = create_timm(name, pretrained=pretrained, in_chans=in_channels, **options)
             if "features_only" not in options:
                 body = TokenMaps(body)
-            return body, _size_multiple(body, name, in_channels)
+            return body, _size_multiple(body, name, in_channels, size)
         except UnsuitableError as error:
             refusals.append(error)
-    raise refusals[1]  # the error with timm's default options
+    raise refusals[1 if size is None else 0]  # the error with timm's default options
 
 
-def _ways(name: str, output_stride: int) -> tuple[dict[str, Any], ...]:
+def _ways(name: str, output_stride: int, size: tuple[int, int] | None) -> tuple[dict[str, Any], ...]:
     """Return the options of timm that may make an encoder of a model, the best first."""
-    if is_plain_transformer(name):
+    is_plain = is_plain_transformer(name)
+    features = {} if is_plain else {"features_only": True}
+    if size is not None and has_fixed_size(name):
+        return {**features, "img_size": size}, {**features, "img_size": size, "strict_img_size": False}
+    if is_plain:
         return {"dynamic_img_size": True}, {}
-    ways: tuple[dict[str, Any], ...] = ({"output_stride": output_stride}, {}, {"strict_img_size": False})
-    return tuple({"features_only": True, **options} for options in ways)
+    return tuple(
+        {**features, **options}
+        for options in ({"output_stride": output_stride}, {}, {"strict_img_size": False})
+    )
 
 
 def _channels_and_strides(body: nn.Module) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -294,33 +284,44 @@ def _channels_and_strides(body: nn.Module) -> tuple[tuple[int, ...], tuple[int, 
 
 
 @torch.no_grad()
-def _size_multiple(body: nn.Module, name: str, in_channels: int) -> int:
+def _size_multiple(body: nn.Module, name: str, in_channels: int, size: tuple[int, int] | None) -> int:
     """Return the number that image sizes must be multiples of, found by running the model on zeros.
 
     Raises:
-        UnsuitableError: the model accepts no images of `PROBE_SIZES`, rounded up, or of neighboring sizes.
+        UnsuitableError: the model accepts no images of `size`; if it is None, none of `PROBE_SIZES`, rounded
+            up, or of neighboring sizes.
     """
     multiple = max(_channels_and_strides(body)[1])
+    tried = (
+        [(1, size)]
+        if size is not None
+        else [
+            each
+            for high, wide in PROBE_SIZES
+            for height, width in [(-(-high // multiple) * multiple, -(-wide // multiple) * multiple)]
+            for each in ((1, (height + 1, width - 1)), (multiple, (height, width)))
+        ]
+    )
     reasons: list[Exception] = []
     body.eval()
-    for size in PROBE_SIZES:
-        height, width = (-(-length // multiple) * multiple for length in size)
-        for found, shape in ((1, (height + 1, width - 1)), (multiple, (height, width))):
-            try:
-                body(next(body.parameters()).new_zeros(1, in_channels, *shape))
-            except (RuntimeError, ValueError, AssertionError) as error:
-                reasons.append(error)
-            else:
-                body.train()
-                return found
+    for found, shape in tried:
+        try:
+            body(next(body.parameters()).new_zeros(1, in_channels, *shape))
+        except (RuntimeError, ValueError, AssertionError) as error:
+            reasons.append(error)
+        else:
+            body.train()
+            return found
+    reason = first_line(reasons[-1])
+    if size is not None:
+        raise UnsuitableError(
+            f"encoder {name} cannot run at {size[0]}x{size[1]} ({reason}): set network.encoder_size to "
+            f"[{', '.join(map(str, own_size(name)))}], that of its weights, or use one such as {EXAMPLES}"
+        ) from reasons[-1]
     raise UnsuitableError(
-        f"encoder {name} takes images of its own size only ({_first_line(reasons[-1])}): use one such as "
-        f"{EXAMPLES}"
+        f"encoder {name} takes images of one size only ({reason}): set network.encoder_size to it, e.g. "
+        f"[256, 256], or use one such as {EXAMPLES}"
     ) from reasons[-1]
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:120]
 
 
 def _renew_first_conv(body: nn.Module) -> None:
@@ -342,9 +343,29 @@ def _apply_multi_grid(body: nn.Module, factors: tuple[int, ...], name: str) -> N
         block.conv2.padding = (dilation * factor,) * 2
 
 
-def has_fixed_size(name: str) -> bool:
-    """Return whether a model of timm is built for one size of images, which can be chosen."""
-    return timm_weights(name).fixed_input_size
+def size_for(name: str, imgsz: tuple[int, int]) -> tuple[int, int] | None:
+    """Return the size at which an encoder runs that is built for images of one size; None for all others.
+
+    It is `imgsz` rounded up to multiples of 32 or, if the model does not run at that, the image size of its
+    weights. Swin also runs at any size, but its windows then cannot be exported.
+
+    Raises:
+        UnsuitableError: the model runs at none of these sizes.
+    """
+    if name in ENCODERS or not has_fixed_size(name):
+        return None
+    height, width = (-(-length // ROUNDED) * ROUNDED for length in imgsz)
+    wanted: list[tuple[int, int] | None] = [(height, width), own_size(name)]
+    if not is_model_in_modules(name, SHIFTED_WINDOWS):
+        wanted.insert(0, None)
+    refusals = []
+    for size in wanted:
+        try:
+            with torch.device("meta"):
+                return build_encoder(name, size=size).size
+        except UnsuitableError as error:
+            refusals.append(error)
+    raise refusals[-1]
 
 
 def takes_multi_grid(name: str) -> bool:
@@ -369,11 +390,6 @@ def pretrained_origin(name: str) -> Origin:
     if name in ENCODERS:
         return Origin(kind="encoder", name=name)
     return packaged_origin(name) or timm_origin(name)
-
-
-def timm_weights(name: str) -> PretrainedCfg:
-    """Return timm's description of the weights of a model; that of none if it has none."""
-    return timm.get_pretrained_cfg(name) or PretrainedCfg()
 
 
 def timm_origin(name: str) -> Origin:

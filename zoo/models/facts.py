@@ -11,7 +11,9 @@ from huggingface_hub import try_to_load_from_cache
 from timm.models import PretrainedCfg
 
 from zoo.errors import RecipeError, ZooError
-from zoo.models.encoder import ENCODERS, build_encoder, timm_weights
+from zoo.models.encoder import ENCODERS, build_encoder, size_for
+from zoo.models.pretrained import packaged_origin
+from zoo.models.timm_models import own_size, timm_weights
 from zoo.models.vit import is_plain_transformer
 
 SUGGESTED = (
@@ -51,14 +53,16 @@ class EncoderFacts(NamedTuple):
     parameters: int | None
     """Number of parameters without the classifier; None for an unsupported encoder."""
     strides: tuple[int, ...]
+    size: tuple[int, int] | None
+    """Image size of the weights if the encoder runs at one size, which can be chosen; None if at any."""
     patch: int | None
     """Patch size of a plain transformer."""
     weights: str | None
-    """Full name of the pretrained weights; None if timm has none."""
+    """Full name of the pretrained weights, of an installed package if there is one; None without any."""
     license: str | None
-    """License of the weights as stated by timm."""
+    """License of the weights as stated by timm or the package."""
     is_here: bool
-    """Whether the weights are in the local cache."""
+    """Whether the weights are in an installed package or the local cache."""
     refused: str
     """Reason why the encoder is not supported; empty if it is."""
 
@@ -83,23 +87,28 @@ def encoder_facts(name: str) -> EncoderFacts:
     """Return the properties of an encoder, which is built on the meta device."""
     parameters: int | None = None
     strides: tuple[int, ...] = ()
+    size = None
     refused = ""
     try:
+        size = None if name in ENCODERS else size_for(name, own_size(name))
         with torch.device("meta"):
-            encoder = build_encoder(name)
+            encoder = build_encoder(name, size=size)
     except RecipeError as error:
         refused = str(error)
     else:
         parameters, strides = sum(p.numel() for p in encoder.parameters()), encoder.strides
     weights = PretrainedCfg() if name in ENCODERS else timm_weights(name)
+    full_name = f"{weights.architecture}.{weights.tag}" if weights.has_weights else None
+    packaged = packaged_origin(name)
     return EncoderFacts(
         name=name,
         parameters=parameters,
         strides=strides,
+        size=size,
         patch=strides[0] if strides and is_plain_transformer(name) else None,
-        weights=f"{weights.architecture}.{weights.tag}" if weights.has_weights else None,
-        license=weights.license,
-        is_here=_is_here(weights),
+        weights=packaged.name if packaged else full_name,
+        license=packaged.license if packaged else weights.license,
+        is_here=packaged is not None or _is_here(weights),
         refused=refused,
     )
 

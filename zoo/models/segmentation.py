@@ -40,6 +40,7 @@ class SegmentationNetwork(nn.Module):
             output_stride=config.output_stride,
             pretrained=pretrained and not WITHOUT_PRETRAINED.get(),
             multi_grid=config.multi_grid,
+            size=config.encoder_size,
         )
         self.decoder = self.new_decoder()
         self.encoder_is_frozen = False

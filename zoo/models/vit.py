@@ -7,19 +7,22 @@ from typing import Any
 from timm.models import is_model_in_modules
 from torch import Tensor, nn
 
-PLAIN_MODULES = ("vision_transformer", "deit", "eva", "vision_transformer_hybrid", "xcit")
+ANY_SIZE = ("vision_transformer", "deit", "eva", "vision_transformer_hybrid", "xcit")
 """timm's modules of plain transformers that accept images of any size.
 
 They contain ViT, DeiT, EVA-02, DINOv2, DINOv3, SigLIP, CLIP, MAE, hybrids of a ResNet and a ViT, and XCiT.
 """
+
+ONE_SIZE = ("beit", "cait", "convit", "mlp_mixer", "tnt", "vision_transformer_relpos")
+"""timm's modules of plain transformers (and MLP-Mixer) that are built for images of one size."""
 
 DEPTHS = 4
 """Number of depths, at equal distances, from which features are taken."""
 
 
 def is_plain_transformer(name: str) -> bool:
-    """Return whether a timm model is a plain transformer that accepts images of any size."""
-    return is_model_in_modules(name, PLAIN_MODULES)
+    """Return whether a timm model is a plain transformer."""
+    return is_model_in_modules(name, (*ANY_SIZE, *ONE_SIZE))
 
 
 class TokenMaps(nn.Module):
@@ -28,7 +31,7 @@ class TokenMaps(nn.Module):
     As in DINOv2, the model's final norm is applied to each. Class and register tokens are left out.
 
     Args:
-        model: timm model from `PLAIN_MODULES`, which is modified.
+        model: timm model from `ANY_SIZE` or `ONE_SIZE`, which is modified.
     """
 
     def __init__(self, model: nn.Module) -> None:

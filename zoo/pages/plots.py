@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from io import StringIO
+from io import BytesIO, StringIO
 from textwrap import fill
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -177,4 +177,11 @@ def svg(figure: Figure) -> Markup:
 def write_png(figure: Figure, path: Path) -> None:
     """Write a figure as PNG atomically."""
     with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=180)
+        temporary.write_bytes(png(figure, 180))
+
+
+def png(figure: Figure, dpi: int) -> bytes:
+    """Return a figure as PNG."""
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi)
+    return buffer.getvalue()

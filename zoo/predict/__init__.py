@@ -1,1 +1,5 @@
 """Bulk prediction: inputs, streaming, journal and output files."""
+
+from zoo import make_callable
+
+make_callable(__name__)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from zoo.predict.journal import Journal
     from zoo.predict.stream import Failed, Options, Streamed
     from zoo.predictors.base import Predictor
+    from zoo.predictors.tiles import Tiling
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +38,7 @@ class Bulk:
         out: output folder.
         suffixes: suffixes of the result files.
         journal: journal of the output folder.
+        tiling: tiles in which images are predicted; None for whole images.
         unknown_below: reliability below which a pixel of a mask is `IGNORE`; None for no such pixel.
     """
 
@@ -46,12 +48,14 @@ class Bulk:
         out: Path,
         suffixes: Sequence[str],
         journal: Journal,
+        tiling: Tiling | None = None,
         unknown_below: float | None = None,
     ) -> None:
         self.predictor = predictor
         self.out = out
         self.suffixes = suffixes
         self.journal = journal
+        self.tiling = tiling
         self.unknown_below = unknown_below
         self.done = 0
         """Number of images whose results are written."""
@@ -73,6 +77,7 @@ class Bulk:
 
         results = stream(self.predictor, jobs, lambda job: job.input.read(), self._options(batch))
         writing: Writing = deque()
+        waiting = 1 if self.tiling else 2 * THREADS  # results of large images in memory
         pool = ThreadPoolExecutor(THREADS, thread_name_prefix="zoo-write")
         try:
             with Progress(len(jobs)) as progress, pool, closing(results):
@@ -80,7 +85,7 @@ class Bulk:
                     self._check(result)
                     self.journal.start()
                     writing.append((result.item, pool.submit(self._finish, result)))
-                    while writing and (len(writing) > 2 * THREADS or writing[0][1].done()):
+                    while writing and (len(writing) > waiting or writing[0][1].done()):
                         self._note(writing)
                     progress.advance()
                 while writing:
@@ -93,6 +98,7 @@ class Bulk:
 
     def _options(self, batch: int | None) -> Options:
         from zoo.predict.stream import Options
+        from zoo.predictors.tiles import check_tiling
 
         outputs, available = outputs_of(self.suffixes), self.predictor.available
         if self.unknown_below is not None:
@@ -106,6 +112,8 @@ class Bulk:
                     f"{name} is requested, but this {self.predictor.backend} artifact only returns {given}: "
                     f"predict with the bundle, or export again with --output {MASK}+{name}"
                 )
+        if self.tiling is not None:
+            check_tiling(self.predictor, outputs)
         low, high = self.predictor.limits
         return Options(
             batch=batch,
@@ -113,6 +121,7 @@ class Bulk:
             most=high[0],
             outputs=outputs,
             keep_images=OVERLAY in self.suffixes,
+            tiling=self.tiling,
         )
 
     def _check(self, result: Streamed[Job] | Failed[Job]) -> None:

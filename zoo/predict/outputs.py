@@ -7,10 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-
-from zoo.classes import IGNORE
-from zoo.errors import ZooError
+from zoo.errors import BundleError, ZooError
 from zoo.predict.journal import NAME, listed, written_of
 from zoo.predictors import outputs
 from zoo.predictors.outputs import OUTPUTS, draw_output, written_outputs
@@ -18,6 +15,7 @@ from zoo.predictors.outputs import OUTPUTS, draw_output, written_outputs
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    import numpy as np
     from numpy.typing import NDArray
     from PIL import Image
 
@@ -177,6 +175,25 @@ def write_result(
     return Result(record, written)
 
 
+def check_unknown(unknown_below: float | None, classes: Classes) -> None:
+    """Raise unless masks can have unknown pixels, if they are requested.
+
+    Raises:
+        BundleError: a reliability out of range, or more than 255 classes, so that 255 is one of them.
+    """
+    if unknown_below is None:
+        return
+    from zoo.classes import IGNORE
+
+    if not 0 <= unknown_below <= 1:
+        raise BundleError(f"got unknown_below {unknown_below:g}, expected a reliability from 0 to 1")
+    if len(classes) > IGNORE:
+        raise BundleError(
+            f"unknown pixels are class {IGNORE}, which is one of the model's {len(classes)} classes: write "
+            f"the output reliability instead"
+        )
+
+
 def without_unsure(found: Mapping[str, NDArray[Any]], unknown_below: float) -> Mask:
     """Return the mask with `IGNORE` where the reliability is below a value.
 
@@ -184,6 +201,10 @@ def without_unsure(found: Mapping[str, NDArray[Any]], unknown_below: float) -> M
         found: `mask` and `reliability` by name, (H, W).
         unknown_below: reliability, 0..1.
     """
+    import numpy as np
+
+    from zoo.classes import IGNORE
+
     unsure = found[outputs.RELIABILITY] < outputs.MAX_VALUE * unknown_below
     mask: Mask = np.where(unsure, IGNORE, found[outputs.MASK]).astype(found[outputs.MASK].dtype)
     return mask
@@ -193,6 +214,8 @@ def _reliability(values: NDArray[np.uint8] | None) -> dict[str, float]:
     """Return mean and lowest decile of a reliability, 0..1, for the journal; empty without one."""
     if values is None:
         return {}
+    import numpy as np
+
     mean, low = values.mean(), np.percentile(values, 10)
     return {
         "reliability_mean": round(float(mean) / outputs.MAX_VALUE, 4),

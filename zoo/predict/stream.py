@@ -18,6 +18,7 @@ from zoo.errors import BundleError, InvalidImageError, ZooError
 from zoo.machine import cores
 from zoo.predictors.base import Prediction
 from zoo.predictors.outputs import MASK
+from zoo.predictors.tiles import Tiling, predict_tiles
 from zoo.preprocess import check_image, resize_image
 
 if TYPE_CHECKING:
@@ -89,6 +90,8 @@ class Options(NamedTuple):
         most: largest batch that the artifact accepts.
         outputs: names of the requested outputs (`zoo.predictors.outputs`).
         keep_images: whether results include the image.
+        tiling: tiles in which images are predicted at their original size; None for whole images, resized.
+            `batch` is then the number of tiles in a batch.
     """
 
     batch: int | None = None
@@ -96,6 +99,7 @@ class Options(NamedTuple):
     most: int = sys.maxsize
     outputs: tuple[str, ...] = (MASK,)
     keep_images: bool = False
+    tiling: Tiling | None = None
 
     def batch_of(self, size: Size) -> int:
         """Return the number of images in a batch, by their size at the network."""
@@ -124,18 +128,24 @@ def stream(
             image = read(item)
             check_image(image)
             size = image.shape[0], image.shape[1]
-            network_size = predictor.preprocessing.model_size(*size)
+            tiling = options.tiling
+            network_size = (
+                predictor.preprocessing.model_size(*size) if tiling is None else tiling.tile_of(size)
+            )
             predictor.limits.check(network_size, size)
         except InvalidImageError as error:
             return Failed(item, error)
-        pixels = resize_image(image, network_size)
+        pixels = resize_image(image, network_size) if tiling is None else image
         return Loaded(item, size, pixels, image if options.keep_images else None)
 
-    pending = AHEAD * max(options.batch or BATCH, options.least)
+    pending = 1 if options.tiling else AHEAD * max(options.batch or BATCH, options.least)
     with closing(_read_ahead(items, load, pending)) as reading:
         for loaded in reading:
             if isinstance(loaded, Failed):
                 yield loaded
+                continue
+            if options.tiling is not None:
+                yield _run_tiles(predictor, loaded, options.tiling, options)
                 continue
             size = loaded.pixels.shape[0], loaded.pixels.shape[1]
             waiting.setdefault(size, []).append(loaded)
@@ -161,6 +171,19 @@ def _read_ahead(
             yield reading.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _run_tiles(
+    predictor: Predictor, loaded: Loaded[T], tiling: Tiling, options: Options
+) -> Streamed[T] | Failed[T]:
+    """Return the result of one image from its tiles."""
+    begin = time.perf_counter()
+    batch = options.batch_of(tiling.tile_of(loaded.size))
+    try:
+        found = predict_tiles(predictor, loaded.pixels, tiling, options.outputs, batch)
+    except (InvalidImageError, BundleError) as error:
+        return Failed(loaded.item, error)
+    return Streamed(loaded.item, loaded.size, found, time.perf_counter() - begin, loaded.image)
 
 
 def _run(

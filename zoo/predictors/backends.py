@@ -8,9 +8,12 @@ imports its runtime when it is called, so that exported files run without PyTorc
 from __future__ import annotations
 
 import importlib.util
+import platform
 from dataclasses import dataclass, field
+from importlib import metadata
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from zoo import __version__
 from zoo.errors import BundleError
 from zoo.machine import limit_torch
 from zoo.plugins import Table
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
     from zoo.predictors.base import Predictor
     from zoo.predictors.eager import EagerFlavor
     from zoo.predictors.exported import ExportedPredictor
+    from zoo.preprocess import Preprocessing
 
 Device = Literal["cuda", "cpu"]
 
@@ -194,6 +198,21 @@ def color_of(name: str) -> str:
     return BACKENDS[name].color if name in BACKENDS else BackendRow.color
 
 
+def versions() -> dict[str, str | None]:
+    """Return the versions of this package, Python and each runtime, None if not installed."""
+    packages = {name: names for row in BACKENDS.values() for name, names in row.packages.items()}
+    found = {name: next(filter(None, map(version_of, names)), None) for name, names in packages.items()}
+    return {"zoo": __version__, "python": platform.python_version(), **found}
+
+
+def version_of(package: str) -> str | None:
+    """Return the version of a distribution, None if it is not installed."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
 def file_suffixes() -> tuple[str, ...]:
     """Return the suffixes of all files that a backend runs."""
     return tuple(dict.fromkeys(row.suffix for row in BACKENDS.values() if row.suffix))
@@ -241,7 +260,8 @@ def load_onnx(request: Request, load: Callable[[Path], ExportedPredictor]) -> Pr
     """Return the predictor of an ONNX file, or of a bundle's ONNX file in the requested precision.
 
     Raises:
-        BundleError: a file that is missing, of another precision, or exported from other weights.
+        BundleError: a file that is missing, of another precision, or exported from other weights or for
+            other preprocessing.
     """
     from zoo.bundle.bundle import load_config
     from zoo.predictors.artifact import ONNX_NAMES
@@ -250,9 +270,11 @@ def load_onnx(request: Request, load: Callable[[Path], ExportedPredictor]) -> Pr
         predictor = load(request.path)
         _check_precision(request, predictor.metadata.precision)
         return predictor
-    load_config(request.path)
+    config = load_config(request.path)
     predictor = load(request.path / ONNX_NAMES[request.precision or "fp32"])
     _check_weights(predictor.path, predictor.metadata.weights_sha256, request.path)
+    if reason := _other_input(predictor.preprocessing, config.preprocessing):
+        raise BundleError(f"{predictor.path} {reason}: zoo export {request.path} again")
     return predictor
 
 
@@ -293,7 +315,7 @@ def _engine_precision(engine: Path) -> Precision | None:
 
 def _why_not(engine: Path, bundle: Path) -> str:
     """Return why an engine cannot run the model of its bundle here; empty if it can."""
-    from zoo.bundle.bundle import WEIGHTS_NAME
+    from zoo.bundle.bundle import WEIGHTS_NAME, load_config
     from zoo.bundle.manifest import sha256
     from zoo.predictors.artifact import TRT_ONNX_NAMES, read_engine_info
     from zoo.predictors.runtimes.trt import why_not_here
@@ -309,6 +331,16 @@ def _why_not(engine: Path, bundle: Path) -> str:
     if stale or info.metadata.weights_sha256 != sha256(bundle / WEIGHTS_NAME):
         origin = onnx.name if stale else "weights"
         return f"it was built from other {origin} than the bundle has now: zoo export --trt {bundle} again"
+    if reason := _other_input(info.metadata.preprocessing, load_config(bundle).preprocessing):
+        return f"it {reason}: zoo export --trt {bundle} again"
+    return ""
+
+
+def _other_input(found: Preprocessing, expected: Preprocessing) -> str:
+    """Return how the preprocessing of a file differs from its bundle's; empty if it is the same."""
+    for name, value in expected:
+        if getattr(found, name) != value:
+            return f"was exported for {name} {getattr(found, name)}, its bundle has {value}"
     return ""
 
 

@@ -18,6 +18,10 @@ SEARCHED = 64
 """Largest side in pixels in the search for the smallest image: twice the stride of any encoder."""
 
 
+OVERLAP = 0.25
+"""Default share of a tile's side that it shares with the next one."""
+
+
 class Limits(NamedTuple):
     """Smallest and largest (batch, height, width) that a model accepts."""
 

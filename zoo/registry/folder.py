@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 LATEST = "latest"
 TAGS = "tags"
+MOVING = ("latest", "main")
+"""Words that promise the revision that was pushed last."""
 INCOMING = ".incoming-"
 ABANDONED_SECONDS = 24 * 3600
 REVISION = re.compile(r"[0-9a-f]{40}")
@@ -114,6 +116,11 @@ def check_tag(name: Name, tag: str) -> None:
     """
     if not PART.fullmatch(tag) or SHORT_REVISION.fullmatch(tag):
         raise RegistryError(f"{tag!r} cannot be a tag of {name.model}, expected a word such as v1")
+    if tag.lower() in MOVING:
+        raise RegistryError(
+            f"{tag!r} cannot be a tag, which never moves, expected a word such as v1: {name.model} without "
+            "a tag is the revision that was pushed last"
+        )
 
 
 def _root(name: Name) -> Path:

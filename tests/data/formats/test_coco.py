@@ -7,6 +7,8 @@ from PIL import Image, ImageDraw
 from zoo.classes import IGNORE
 from zoo.data.check import check_source
 from zoo.data.folder import FolderSource
+from zoo.data.formats.coco import Annotations, Drawing
+from zoo.data.inspect.inspection import inspect
 from zoo.errors import DatasetError
 
 HEIGHT, WIDTH = 20, 30
@@ -36,7 +38,9 @@ def annotate(segmentation, category=9, **changes):
 def make_folder(folder, annotations, categories=None, **image):
     for split in ("train", "val"):
         (folder / split / "images").mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (WIDTH, HEIGHT)).save(folder / split / "images" / "a.jpg")
+        Image.new("RGB", (WIDTH, HEIGHT), "red" if split == "train" else "blue").save(
+            folder / split / "images" / "a.jpg"
+        )
         content = {
             "images": [{"id": 1, "file_name": "a.jpg", "height": HEIGHT, "width": WIDTH} | image],
             "annotations": [{"id": number} | one for number, one in enumerate(annotations)],
@@ -125,7 +129,7 @@ def test_an_image_without_annotations_is_background_and_the_rest_passes_the_chec
 @pytest.mark.parametrize(
     ("annotation", "message"),
     [
-        (annotate([]), "annotation 0 without a usable segmentation"),
+        (annotate([]), r"annotation 0 without a usable segmentation: \[\]; \[coco\] unusable = "),
         (annotate([[0, 0, 3, 3]]), "annotation 0 without a usable segmentation"),
         (annotate(None), "annotation 0 without a usable segmentation: None"),
         (annotate([[0, 0, 1e9, 0, 3, 3]]), "without a usable segmentation"),
@@ -169,7 +173,7 @@ def test_an_image_that_is_not_listed_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("toml", "message"),
     [
-        ('[labels]\n0 = "a"\n1 = "b"\n', "got labels beside annotations.json"),
+        ('[labels]\n0 = "a"\n1 = "b"\n', "got labels beside annotations"),
         ('names = ["a", "b", "c"]\n', r"got names = .*, expected \['background', 'road', 'car'\]"),
     ],
 )
@@ -191,3 +195,91 @@ def test_train_and_val_have_the_same_categories(tmp_path):
     path.unlink()
     with pytest.raises(DatasetError, match=r"val: got no annotations\.json"):
         FolderSource(folder)
+
+
+def entries(*names):
+    """Return annotations of images of these file names, by which they are matched."""
+    return Annotations(("background", "car"), {name: Drawing(name, 1, 1, ()) for name in names})
+
+
+@pytest.mark.parametrize("prefix", ["", "images/", "/mnt/disk/data/", "../../upload/1/", "C:\\data\\"])
+def test_images_are_matched_by_the_longest_common_end_of_their_paths(tmp_path, prefix):
+    folder = make_folder(tmp_path, [annotate(box(2, 3, 12, 9))], file_name=f"{prefix}a.jpg")
+    assert FolderSource(folder).read_mask("train/a").any()
+    found, unclear = entries("data/one/a", "data/two/a").match(["one/a", "two/a"])
+    assert {stem: drawing.where for stem, drawing in found.items()} == {
+        "one/a": "data/one/a",
+        "two/a": "data/two/a",
+    }
+    assert not unclear
+
+
+def test_an_accented_name_is_found_in_either_form_of_unicode():
+    assert set(entries("\u00e9").match(["e\u0301"]).found) == {"e\u0301"}
+
+
+def test_entries_and_images_that_may_be_several_are_refused_by_both_names(tmp_path):
+    assert entries("one/a", "two/a").match(["a"]).unclear["a"].startswith("the entries one/a and two/a")
+    assert "may be one/a or two/a" in entries("a").match(["one/a", "two/a"]).unclear["two/a"]
+    folder = make_folder(tmp_path, [], file_name="x/a.jpg")
+    path = tmp_path / "val" / "annotations.json"
+    content = json.loads(path.read_text())
+    content["images"].append({"id": 2, "file_name": "y/a.jpg", "height": HEIGHT, "width": WIDTH})
+    path.write_text(json.dumps(content))
+    with pytest.raises(DatasetError, match=r"val.images.a\.jpg: got the entries x/a and y/a"):
+        FolderSource(folder)
+    assert [one.kind for one in inspect(folder).findings if one.kind == "unclear-entry"] == ["unclear-entry"]
+
+
+def test_an_entry_of_an_image_in_another_folder_is_not_taken():
+    assert set(entries("one/a").match(["one/a", "two/a"]).found) == {"one/a"}
+
+
+def test_all_unusable_annotations_are_listed_and_can_be_skipped(tmp_path):
+    bad = [annotate([]), annotate(None), annotate([[1, 1, 5, 5]])]
+    folder = make_folder(tmp_path, [*bad, annotate(box(2, 3, 12, 9))])
+    with pytest.raises(DatasetError, match=r"and 2 more \(annotation 1, annotation 2\)"):
+        FolderSource(folder)
+    (tmp_path / "data.toml").write_text('[coco]\nunusable = "skip"\n')
+    source = FolderSource(folder)
+    assert np.array_equal(source.read_mask("train/a"), painted((2, 2, 3, 12, 9)))
+    skipped = [one.detail for one in inspect(folder).findings if one.kind == "skipped"]
+    assert skipped == ["annotation 0, annotation 1, annotation 2"] * 2
+
+
+def test_a_supercategory_without_annotations_is_no_class_but_a_class_without_any_is(tmp_path):
+    pets = {"id": 0, "name": "cat", "supercategory": "none"}  # the name of the only class, as Roboflow writes
+    cat, dog = ({"id": at, "name": name, "supercategory": "cat"} for at, name in ((1, "cat"), (2, "dog")))
+    folder = make_folder(tmp_path, [annotate(box(2, 3, 12, 9), 1)], [pets, cat, dog])
+    assert FolderSource(folder).classes.names == ("background", "cat", "dog")
+    assert [one.detail for one in inspect(folder).findings if one.kind == "unused-parents"] == ["cat"] * 2
+
+
+def test_a_supercategory_that_val_alone_uses_is_a_class_of_both(tmp_path):
+    categories = [
+        {"id": 1, "name": "pet", "supercategory": "none"},
+        {"id": 2, "name": "cat", "supercategory": "pet"},
+    ]
+    folder = make_folder(tmp_path, [annotate(box(2, 3, 12, 9), 2)], categories)
+    path = tmp_path / "val" / "annotations.json"
+    content = json.loads(path.read_text())
+    content["annotations"][0]["category_id"] = 1
+    path.write_text(json.dumps(content))
+    assert FolderSource(folder).classes.names == ("background", "pet", "cat")
+
+
+def test_the_later_object_is_on_top_if_the_description_says_so(tmp_path):
+    small, large = annotate(box(4, 4, 8, 8), 3), annotate(box(2, 2, 14, 12))
+    folder = make_folder(tmp_path, [small, large])
+    (tmp_path / "data.toml").write_text('[coco]\norder = "file"\n')
+    assert np.array_equal(FolderSource(folder).read_mask("train/a"), painted((2, 2, 2, 14, 12)))
+
+
+def test_overlaps_and_areas_that_are_not_drawn_are_counted(tmp_path):
+    ring = annotate(box(2, 2, 18, 18) + box(6, 6, 14, 14), area=16 * 16 - 8 * 8)  # the hole is a polygon
+    folder = make_folder(
+        tmp_path, [annotate(box(20, 2, 29, 12), 3, area=90), annotate(box(22, 4, 26, 8)), ring]
+    )
+    details = {one.kind: one.detail for one in inspect(folder).findings}
+    assert details["overlaps"] == "32 pixels in 2 images"
+    assert details["area-differs"] == "2 regions in 2 images"

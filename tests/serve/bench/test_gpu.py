@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from zoo.serve.bench.gpu import MemoryMeter, describe_gpu, gpu_state, held_down_by, query, read_state
+from zoo import machine
+from zoo.serve.bench.gpu import MemoryMeter, describe_gpu, gpu_state, held_down_by, read_state
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,7 +50,7 @@ def test_older_drivers_call_the_reasons_throttling(nvidia_smi: Path) -> None:
 
 def test_a_field_that_the_driver_does_not_know_is_left_out(nvidia_smi: Path) -> None:
     assert nvidia_smi.is_file()
-    assert query(("unknown",), "0") == {}
+    assert machine.nvidia_smi(("unknown",), "0") == {}
 
 
 def test_nothing_is_required_of_a_machine_without_nvidia_smi(

@@ -11,6 +11,7 @@ from zoo.errors import DatasetError, RecipeError, ZooError
 from zoo.models.deployable import Deployable
 from zoo.train.compare import plan as compare_plan
 from zoo.train.compare.plan import write_recipe
+from zoo.train.compare.report import facts
 from zoo.train.compare.run_all import Facts, start
 from zoo.train.compare.shared import OPTIMIZER, OWN, Request, is_below, reference_recipe, shared_settings
 from zoo.train.loop.hardware import Hardware
@@ -345,3 +346,14 @@ def test_a_folder_with_other_files_is_left_alone(plan: Plan, tmp_path: Path) -> 
     with pytest.raises(ZooError, match="holds other files, expected a new or empty folder"):
         plan()
     assert [path.name for path in (tmp_path / "c").iterdir()] == ["thesis.tex"]
+
+
+def test_the_loss_on_labels_and_its_weights_are_for_all_rows(plan: Plan, tmp_path: Path) -> None:
+    settings = ("loss=cross_entropy + dice", "class_weights=median_frequency", "data.rare_classes=0.5")
+    comparison = plan(None, *settings)
+    for name in ("start", *comparison.methods):
+        recipe = recipe_of(tmp_path, name)
+        assert (recipe["loss"], recipe["class_weights"]) == ("cross_entropy + dice", "median_frequency"), name
+        assert recipe["data"]["rare_classes"] == 0.5, name
+    words = "cross_entropy + dice, class weights median_frequency, 50% of the images for rare classes"
+    assert dict(facts(comparison))["loss on labels"] == words

@@ -13,6 +13,7 @@ from zoo.classes import IGNORE, Classes
 from zoo.data.partition import Partition
 from zoo.data.source import Source, Split
 from zoo.train.data.loaders import BatchStream
+from zoo.train.data.streams import TrainingData
 from zoo.train.method import Batch, Phase
 
 if TYPE_CHECKING:
@@ -109,3 +110,17 @@ def test_tags_change_nothing_for_a_method_that_learns_none(stream: Callable[...,
 def test_a_phase_that_does_not_ask_for_tags_gets_none(stream: Callable[..., BatchStream]) -> None:
     mixed = stream((Phase("first", 2), Phase("second", 3, tags=True)))
     assert [mixed[step].tags_l is None for step in range(5)] == [True, True, False, False, False]
+
+
+class HalfVoid(Specks):
+    """Specks whose first mask is ignored throughout."""
+
+    def read_mask(self, id_: str) -> NDArray[np.uint8]:
+        mask = super().read_mask(id_)
+        return np.full_like(mask, IGNORE) if id_ == LABELED[0] else mask
+
+
+def test_images_whose_masks_are_ignored_throughout_teach_no_tags(load_tiny: Load) -> None:
+    data = TrainingData(load_tiny(WHOLE), HalfVoid(), Partition("2", 0, LABELED, UNLABELED))
+    assert data.for_phases(PHASES).partition.labeled == LABELED[1:]
+    assert data.for_phases((Phase("train", 20),)).partition.labeled == LABELED

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import shutil
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from zoo.bundle.bundle import load_config
 from zoo.bundle.weights import load_bundle
 from zoo.errors import BundleError
 from zoo.predictors.load import load_predictor
+from zoo.resolve import resolve_bundle
 from zoo.train.loop import checkpoint
 from zoo.train.loop.checkpoint import load_checkpoint, restore, save_checkpoint
 from zoo.train.loop.hardware import Hardware
@@ -138,6 +140,32 @@ def test_the_bundle_holds_the_trained_network_bit_for_bit(weights: str, folder: 
     network = getattr(trained(run), weights).state_dict()
     stored = load_file(bundle / "model.safetensors")
     assert all(torch.equal(value, network[key.removeprefix("network.")]) for key, value in stored.items())
+
+
+def test_a_bundle_of_an_earlier_step_is_stripped_anew(
+    run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    resumed = tmp_path / "run"
+    shutil.copytree(run, resumed)
+    strip(resumed)
+    config = resumed / "bundle" / "config.json"
+    stored = json.loads(config.read_text())
+    stored["provenance"]["step"] = 6
+    config.write_text(json.dumps(stored))
+    os.utime(config, (0, 0))  # the run went on since
+    with caplog.at_level("INFO", "zoo"):
+        assert resolve_bundle(str(resumed)) == resumed / "bundle"
+    assert load_config(resumed / "bundle").provenance["step"] == 10
+    assert "bundle holds step 6, last.ckpt step 10: stripping it anew" in caplog.text
+
+
+def test_a_bundle_of_the_same_step_stays_though_its_run_was_copied(run: Path, tmp_path: Path) -> None:
+    copied = tmp_path / "run"
+    shutil.copytree(run, copied)
+    config = strip(copied) / "config.json"
+    os.utime(config, (0, 0))
+    assert resolve_bundle(str(copied)) == copied / "bundle"
+    assert config.stat().st_mtime == 0
 
 
 def test_student_and_teacher_differ(run: Path) -> None:

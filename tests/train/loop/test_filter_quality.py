@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     Load = Callable[..., Recipe]
 
-SILENT = {"mlmt", "mlmt-categorical", "supervised", "rrn-cps"}
+SILENT = {"mlmt", "mlmt-categorical", "supervised", "supervised-weighted", "rrn-cps"}
 """Cases that filter no pseudo-labels."""
 
 

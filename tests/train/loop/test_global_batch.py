@@ -47,7 +47,18 @@ self_training = "none"  # feature matching compares the means of batches, which 
 
 
 def options(recipe: Path, out: Path, *more: str) -> list[str]:
-    return ["train", "rrn", "--recipe", str(recipe), "--out", str(out), "--device", "cpu", *more]
+    return [
+        "train",
+        "rrn",
+        "--recipe",
+        str(recipe),
+        "--out",
+        str(out),
+        "--device",
+        "cpu",
+        "--no-export-check",
+        *more,
+    ]
 
 
 @pytest.mark.slow

@@ -76,7 +76,7 @@ def finish(process: subprocess.Popen[str]) -> tuple[str, str]:
 
 def train(recipe: Path, run: Path, *more: str) -> subprocess.Popen[str]:
     options = ("--recipe", recipe, "--out", run, "--device", "cpu", "--devices", "2", "--json")
-    return zoo("-m", "zoo", "train", "eln", *options, *more)
+    return zoo("-m", "zoo", "train", "eln", "--no-export-check", *options, *more)
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,18 @@ def supervised(run: Path, folder: Path, *options: object) -> list[object]:
     small = ["network.encoder=test_resnet", "data.imgsz=[32, 32]"]
     settings = [*WHOLE_IMAGES, *NO_DROPOUT, *descent, *small]
     return [
-        *("train", "supervised", "--data", folder, "--out", run, "--device", "cpu", "--json"),
+        *(
+            "train",
+            "supervised",
+            "--data",
+            folder,
+            "--out",
+            run,
+            "--device",
+            "cpu",
+            "--json",
+            "--no-export-check",
+        ),
         *(
             "--no-pretrained",
             "--partition",

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from zoo.errors import RecipeError
 from zoo.models.config import DptConfig
 from zoo.train.recipe.read import load_recipe
 
@@ -71,3 +72,22 @@ def test_multi_grid_of_a_recipe_is_left_out_where_the_encoder_is_no_resnet(
     assert load_recipe("u2pl", changes={"network.encoder": "resnet101"}).network.multi_grid == (1, 2, 4)
     assert load_recipe("u2pl", changes={"network.encoder": encoder}).network.multi_grid is None
     assert caplog.messages[-1] == f"network.multi_grid [1, 2, 4] left out: {encoder} is no ResNet"
+
+
+@pytest.mark.parametrize(
+    ("encoder", "size"), [("test_vit_relpos", (96, 128)), ("test_vit", None), ("resnet18", None)]
+)
+def test_an_encoder_of_one_size_gets_that_of_the_crop_when_a_run_starts(
+    encoder: str, size: tuple[int, int] | None
+) -> None:
+    changes = {"network.encoder": encoder, "data.imgsz": (96, 128)}
+    recipe = load_recipe("supervised_shapes", changes=changes)
+    assert recipe.network.encoder_size is None
+    assert recipe.for_classes(3).network.encoder_size == size
+    changes["network.encoder_size"] = (64, 64)
+    assert load_recipe("supervised_shapes", changes=changes).for_classes(3).network.encoder_size == (64, 64)
+
+
+def test_lora_beside_a_frozen_encoder_is_refused() -> None:
+    with pytest.raises(RecipeError, match=r"lora.*expected 0 beside freeze_encoder"):
+        load_recipe("supervised_shapes", changes={"lora": 4, "freeze_encoder": True})

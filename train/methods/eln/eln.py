@@ -49,6 +49,7 @@ from zoo.models.deployable import Student
 from zoo.models.encoder import freeze_batch_norm_affine
 from zoo.models.segmentation import SegmentationNetwork
 from zoo.train.blocks.ema import copy_state, set_dropout, teacher_of, update_teacher, without_dropout
+from zoo.train.blocks.label_loss import LabelLoss
 from zoo.train.blocks.losses import cross_entropy, most_likely
 from zoo.train.method import (
     Batch,
@@ -62,7 +63,7 @@ from zoo.train.method import (
     Steps,
 )
 from zoo.train.methods.eln.contrast import FORMS, mean_over_windows, random_windows
-from zoo.train.methods.eln.filters import FILTERS, ErrorLocalizationFilter, FilterConfig
+from zoo.train.methods.eln.filters import FILTERS, ConfidenceFilter, ErrorLocalizationFilter, FilterConfig
 from zoo.train.optim import OptimizerConfig
 
 if TYPE_CHECKING:
@@ -117,6 +118,7 @@ class Eln(Method):
         self.config = config
         self.num_classes = network.num_classes
         embedding = 0 if config.contrast == "none" else config.embedding_channels
+        self.label_loss = LabelLoss()
         self.student = SegmentationNetwork(
             network.model_copy(update={"embedding_channels": embedding}), pretrained=pretrained
         )
@@ -141,12 +143,14 @@ class Eln(Method):
         features = self.student.encoder(batch.image_l)
         size = batch.label_l.shape[-2:]
         logits = resize_logits(self.student.decoder(features).logits, size)
-        losses = {"sup": cross_entropy(logits, batch.label_l)}  # Eq. (2)
+        losses = {"sup": self.label_loss(logits, batch.label_l)}  # Eq. (2)
         if progress.phase != "pretrain" and isinstance(self.filter, ErrorLocalizationFilter):
             detached = [each.detach() for each in features]
             inferior = [decoder(detached).logits for decoder in self.auxiliary]
             inferior = [resize_logits(each, size) for each in inferior]
-            losses["aux"] = self.auxiliary_loss(inferior, batch.label_l, losses["sup"])
+            plain = self.label_loss.config.is_plain  # alpha compares cross entropies, whatever `sup` is
+            main = losses["sup"] if plain else cross_entropy(logits.detach(), batch.label_l)
+            losses["aux"] = self.auxiliary_loss(inferior, batch.label_l, main)
             losses["eln"] = self.filter.loss(batch.image_l, [logits, *inferior], batch.label_l, batch.valid_l)
         return losses
 
@@ -205,6 +209,8 @@ class Eln(Method):
         inside = (
             F.interpolate(valid.unsqueeze(1).float(), size=logits.shape[-2:], mode="area").squeeze(1) == 1
         )
+        if isinstance(self.filter, ConfidenceFilter):
+            self.filter.follow(logits, inside)
         trusted = self.filter.trusted(image, logits)
         return embedding, logits.argmax(dim=1).where(trusted & inside, IGNORE)
 

@@ -12,6 +12,7 @@ from zoo.frozen import Frozen
 from zoo.models.config import DeepLabV3PlusConfig
 from zoo.models.decoders.decoder import resize_logits
 from zoo.models.error_localizer import ErrorLocalizer
+from zoo.train.blocks.class_confidence import ClassConfidence
 from zoo.train.blocks.ema import evaluating, without_dropout
 from zoo.train.blocks.losses import balanced_binary_cross_entropy, cross_entropy, entropy, most_likely
 
@@ -28,6 +29,8 @@ class FilterConfig(Frozen):
         decoder: decoder of the ELN; None for the settings of the student's decoder that DeepLabv3+ has.
         threshold: threshold on the ELN's probability that a pixel is right; 0.5 is the rounding of Eq. (9).
         confidence_threshold: threshold on the teacher's largest probability (`confidence`); not in the paper.
+        threshold_by_class: whether classes of which the teacher is less sure have a lower threshold
+            (`confidence`).
         scores: form of predictions in the ELN's input: probabilities in the paper, logits in the code.
         reduction: `mean` over the K + 1 predictions as in Eq. (6), or `sum` as in the code.
         batch_norm: mode of the ELN's BatchNorm on unlabeled images; `train` in the code.
@@ -38,6 +41,7 @@ class FilterConfig(Frozen):
     decoder: DeepLabV3PlusConfig | None = None
     threshold: float = Field(0.5, gt=0, lt=1)
     confidence_threshold: float = Field(0.9, gt=0, lt=1)
+    threshold_by_class: bool = False
     scores: Literal["logits", "probabilities"] = "logits"
     reduction: Literal["mean", "sum"] = "mean"
     batch_norm: Literal["eval", "train"] = "eval"
@@ -49,6 +53,17 @@ class ConfidenceFilter(nn.Module):
     def __init__(self, config: FilterConfig, network: NetworkConfig, *, pretrained: bool) -> None:  # noqa: ARG002
         super().__init__()
         self.config = config
+        self.class_confidence = ClassConfidence(network.num_classes) if config.threshold_by_class else None
+
+    def follow(self, logits: Tensor, inside: Tensor) -> None:
+        """Let thresholds by class follow a prediction.
+
+        Args:
+            logits: (B, K, h, w) float.
+            inside: (B, h, w) bool, False in padding.
+        """
+        if self.class_confidence is not None:
+            self.class_confidence.update(*logits.softmax(dim=1).max(dim=1), inside)
 
     def trusted(self, image: Tensor, logits: Tensor) -> Tensor:  # noqa: ARG002
         """Return where the classes of a prediction are accepted, (B, h, w) bool.
@@ -57,7 +72,11 @@ class ConfidenceFilter(nn.Module):
             image: (B, 3, H, W) float, normalized.
             logits: (B, K, h, w) float.
         """
-        return most_likely(logits) > self.config.confidence_threshold
+        threshold: float | Tensor = self.config.confidence_threshold
+        if self.class_confidence is not None:
+            common = self.config.confidence_threshold
+            threshold = self.class_confidence.thresholds(logits.argmax(dim=1), common)
+        return most_likely(logits) > threshold
 
 
 class ErrorLocalizationFilter(nn.Module):

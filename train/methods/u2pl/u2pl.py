@@ -50,7 +50,8 @@ from zoo.models.deployable import Student
 from zoo.models.segmentation import SegmentationNetwork
 from zoo.train.blocks.ema import copy_state, evaluating, teacher_of, update_teacher
 from zoo.train.blocks.gather import gathered
-from zoo.train.blocks.losses import cross_entropy, entropy, labeled_loss
+from zoo.train.blocks.label_loss import LabelLoss
+from zoo.train.blocks.losses import cross_entropy, entropy
 from zoo.train.blocks.mixing import half_area_box, mixed
 from zoo.train.method import Batch, LabelsOnlySteps, Method, MethodConfig, Phase, Progress, PseudoLabels
 from zoo.train.methods.u2pl.contrast import ClassContrast, ClassContrastConfig, Taught
@@ -133,6 +134,7 @@ class U2pl(Method):
         super().__init__()
         self.config = config
         self.num_classes = network.num_classes
+        self.label_loss = LabelLoss()
         self.student = SegmentationNetwork(
             network.model_copy(update={"embedding_channels": config.contrast.embedding_channels}),
             pretrained=pretrained,
@@ -224,10 +226,11 @@ class U2pl(Method):
         """
         c = self.config
         size = label.shape[-2:]
-        main, *others = (
-            labeled_loss(resize_logits(logits, size), label, c.ohem_threshold, c.ohem_min_kept)
+        losses: list[Tensor] = [
+            self.label_loss(resize_logits(logits, size), label, c.ohem_threshold, c.ohem_min_kept)
             for logits in maps
-        )
+        ]
+        main, *others = losses
         return main + c.auxiliary_weight * others[0] if others else main
 
     def unsupervised(self, logits: Tensor, output: TeacherOutput) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from zoo.commands.arguments import CropOption, PartitionOption, data_changes
+from zoo.commands.arguments import CropOption, PartitionOption, parse_size
 from zoo.commands.console import AsJson, emit, table
 from zoo.progress import Progress
 
@@ -53,9 +53,10 @@ def bench(
 
     from zoo.data.open import open_source
     from zoo.train.profile.loader_bench import bench as measure
+    from zoo.train.recipe.options import data_changes
     from zoo.train.recipe.read import default_recipe, load_recipe
 
-    given = data_changes(spec, partition, imgsz, batch)
+    given = data_changes(spec, partition, None if imgsz is None else parse_size(imgsz), batch)
     changes = {key: value for key, value in given.items() if value is not None}
     name = recipe or default_recipe(DEFAULT_METHOD, spec)
     source = open_source(spec)

@@ -124,6 +124,7 @@ def _shown(inspection: Inspection, value: dict[str, Any], page: Path | None) -> 
     columns = ("split", "images", "masks", "sizes", "mask modes")
     is_labeled = any(row["train_images"] or row["val_images"] for row in value["classes"])
     shown: list[Any] = [
+        *([f"{inspection.spec}: recognized as {inspection.tool}"] if inspection.tool else []),
         *([table(f"Images of {inspection.spec}", columns, counts)] if inspection.items else []),
         *([table("Classes", heads, classes)] if is_labeled else []),
         *(line for group in groups for line in _group(group)),

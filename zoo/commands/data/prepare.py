@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -145,5 +146,5 @@ def _shown(value: dict[str, Any], data_set: DataSet) -> list[str]:
     if (value["train"], value["val"]) != data_set.counts:
         expected = " and ".join(f"{number:,}" for number in data_set.counts)
         shown.append(f"the official numbers are {expected}: results are not comparable with published ones")
-    shown.append(f"use it: zoo train eln --data {value['data']} --partition 1/8")
+    shown.append(f"use it: zoo train eln --data {quote(value['data'])} --partition 1/8")
     return shown

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -163,7 +164,8 @@ def _shown(value: dict[str, Any], *, is_val: bool) -> list[Any]:
             f'use it: val_list = "{file}" in the data.toml of {value["data"]}, or a path relative to it'
         )
     else:
-        shown.append(f"use one: zoo train eln --data {value['data']} --partition {lists[-1]['file']}")
+        data, file = quote(value["data"]), quote(lists[-1]["file"])
+        shown.append(f"use one: zoo train eln --data {data} --partition {file}")
     return shown
 
 

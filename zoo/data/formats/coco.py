@@ -1,7 +1,8 @@
 """COCO instance annotations as semantic masks.
 
-Label 0 is the background; the categories follow in the order of their ids. Crowd regions become `IGNORE`.
-Where objects overlap, the smaller one is on top. Format: https://cocodataset.org/#format-data
+Label 0 is the background; the categories follow in the order of their ids, without unused supercategories.
+Crowd regions become `IGNORE`. Where objects overlap, the smaller one is on top, or the later one if
+`data.toml` says so. Format: https://cocodataset.org/#format-data
 """
 
 from __future__ import annotations
@@ -9,23 +10,32 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict
+from contextlib import suppress
 from importlib.util import find_spec
+from itertools import takewhile
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple
+from unicodedata import normalize
 
 import numpy as np
 
 from zoo.classes import IGNORE
+from zoo.data.data_file import CocoOptions
+from zoo.data.formats.polygons import trace
+from zoo.data.formats.regions import BACKGROUND, IGNORED, Annotated, Labels
 from zoo.errors import DatasetError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable, Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
 
+    from zoo.data.data_file import Order
+
 ANNOTATIONS = "annotations.json"
-BACKGROUND = "background"
+MOST_LISTED = 6
+"""Number of annotations that an error lists."""
 FARTHEST = 1e6
 """Largest valid coordinate, in pixels."""
 
@@ -37,6 +47,8 @@ class Region(NamedTuple):
     """Polygons, or run-length encoding as pycocotools reads it."""
     label: int
     """1..K-1, `IGNORE` for a crowd, 0 for a category named background."""
+    area: float | None = None
+    """Number of pixels according to the file."""
 
 
 class Drawing(NamedTuple):
@@ -47,6 +59,7 @@ class Drawing(NamedTuple):
     height: int
     width: int
     regions: tuple[Region, ...]
+    order: Order = "area"
 
     def draw(self) -> NDArray[np.uint8]:
         """Return the mask, (H, W) uint8, 0..K-1 or `IGNORE`.
@@ -54,9 +67,17 @@ class Drawing(NamedTuple):
         Raises:
             DatasetError: a run-length encoding that does not fit the image.
         """
+        return self.draw_counted().mask
+
+    def draw_counted(self) -> Drawn:
+        """Return the mask, and in how far it differs from the regions.
+
+        Raises:
+            DatasetError: a run-length encoding that does not fit the image.
+        """
         from pycocotools.mask import area, decode, frPyObjects, merge
 
-        mask = np.zeros((self.height, self.width), np.uint8)
+        mask, overlap = np.zeros((self.height, self.width), np.uint8), 0
         try:
             runs = []
             for region in self.regions:
@@ -65,18 +86,38 @@ class Drawing(NamedTuple):
                     found = frPyObjects(found, self.height, self.width)
                 runs.append(merge(found) if isinstance(found, list) else found)
             sizes = [int(area(run)) for run in runs]
-            # crowds lowest, then the larger objects
+            weights = [-size if self.order == "area" else 0 for size in sizes]
+            # crowds lowest, then the larger objects, or else the earlier ones
             order = sorted(
-                range(len(runs)), key=lambda index: (self.regions[index].label != IGNORE, -sizes[index])
+                range(len(runs)), key=lambda index: (self.regions[index].label != IGNORE, weights[index])
             )
             for index in order:
-                mask[decode(runs[index]).astype(bool)] = self.regions[index].label
+                inside, label = decode(runs[index]).astype(bool), self.regions[index].label
+                overlap += int(np.count_nonzero(~np.isin(mask[inside], (0, label, IGNORE))))
+                mask[inside] = label
         except (ValueError, TypeError, IndexError) as error:
             raise DatasetError(
                 f"{self.where}: got a segmentation that cannot be drawn ({error}), expected polygons or runs "
                 f"of {self.width}x{self.height} pixels: correct or remove it"
             ) from error
-        return mask
+        areas = [region.area for region in self.regions]
+        differ = sum(_differs(size, area) for size, area in zip(sizes, areas, strict=True))
+        return Drawn(mask, overlap, differ)
+
+
+class Drawn(NamedTuple):
+    """A mask drawn from regions."""
+
+    mask: NDArray[np.uint8]
+    overlap: int
+    """Number of pixels that objects of several classes cover."""
+    areas: int
+    """Number of regions whose area is not the one in the file."""
+
+
+def _differs(size: int, area: float | None) -> bool:
+    """Return whether the drawn size of a region is not its area in the file, up to pixels of its outline."""
+    return area is not None and abs(size - area) > 0.1 * size + 2 * math.sqrt(size)
 
 
 class Annotations(NamedTuple):
@@ -85,28 +126,95 @@ class Annotations(NamedTuple):
     names: tuple[str, ...]
     """Class names, the background first."""
     drawings: dict[str, Drawing]
-    """Drawing of each image by its relative path without suffix."""
+    """Drawing of each image by its path in the file without suffix."""
+    unused: tuple[str, ...] = ()
+    """Supercategories without annotations, which are no classes."""
+    skipped: tuple[str, ...] = ()
+    """Annotations that are skipped, as `data.toml` says."""
 
-    def find(self, stem: str) -> Drawing | None:
-        """Return the drawing of an image by its relative path, or else by its name alone."""
-        return self.drawings.get(stem) or self.drawings.get(PurePosixPath(stem).name)
+    def match(self, stems: Iterable[str]) -> Matches:
+        """Return the drawings of images, matched by the longest common end of their paths.
+
+        Args:
+            stems: relative paths of the images without suffix.
+        """
+        entries = _by_name(self.drawings)
+        found: dict[str, Drawing] = {}
+        unclear: dict[str, str] = {}
+        for name, images in _by_name(stems).items():
+            for stem in images:
+                near = _nearest(stem, entries.get(name, []))
+                rivals = _nearest(near[0], images) if near else []
+                if len(near) > 1:
+                    unclear[stem] = f"the entries {near[0]} and {near[1]}, each of which may be it"
+                elif stem in rivals and len(rivals) > 1:
+                    unclear[stem] = f"the entry {near[0]}, which may be {rivals[0]} or {rivals[1]}"
+                elif stem in rivals:
+                    found[stem] = self.drawings[near[0]]
+        return Matches(found, unclear)
 
 
-def read_annotations(path: Path) -> Annotations:
+class Matches(NamedTuple):
+    """Drawings of images."""
+
+    found: dict[str, Drawing]
+    unclear: dict[str, str]
+    """Why it is not clear which drawing is that of an image."""
+
+
+def _by_name(stems: Iterable[str]) -> dict[str, list[str]]:
+    """Return paths by their last part."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for stem in stems:
+        found[_parts(stem)[-1]].append(stem)
+    return found
+
+
+def _parts(stem: str) -> list[str]:
+    """Return the parts of a path, with letters and their accents composed."""
+    return normalize("NFC", stem).split("/")
+
+
+def _nearest(stem: str, others: Iterable[str]) -> list[str]:
+    """Return the paths with the longest common end with a path."""
+    shared: dict[int, list[str]] = defaultdict(list)
+    for other in others:
+        pairs = zip(reversed(_parts(stem)), reversed(_parts(other)), strict=False)
+        shared[sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))].append(other)
+    return shared[max(shared)] if shared else []
+
+
+def check_can_draw(path: Path) -> None:
+    """Raise unless the library that draws regions is installed.
+
+    Raises:
+        DatasetError: pycocotools is not installed.
+    """
+    if find_spec("pycocotools") is None:
+        raise DatasetError(
+            f"{path}: got COCO annotations or polygons, expected pycocotools to draw them: "
+            f"pip install 'semiseg-zoo[coco]'"
+        )
+
+
+def read_annotations(path: Path, options: CocoOptions | None = None, *beside: Path) -> Annotations:
     """Return the contents of a COCO instance file.
+
+    Args:
+        path: path of the file.
+        options: how to read it; None for the defaults.
+        beside: annotations of other splits, whose categories are used too.
 
     Raises:
         DatasetError: the file is not COCO JSON, or pycocotools is not installed.
     """
-    if find_spec("pycocotools") is None:
-        raise DatasetError(
-            f"{path}: got COCO annotations, expected pycocotools to draw them: "
-            f"pip install 'semiseg-zoo[coco]'"
-        )
+    options = options or CocoOptions()
+    check_can_draw(path)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        names, label_of = _categories(content["categories"])
-        regions = _regions(content["annotations"], label_of)
+        categories, unused = _without_parents(content["categories"], _used(content) | _used_beside(beside))
+        names, label_of = _categories(categories)
+        regions, skipped = _regions(content["annotations"], label_of, options)
         drawings: dict[str, Drawing] = {}
         for image in content["images"]:
             stem = PurePosixPath(image["file_name"].replace("\\", "/")).with_suffix("").as_posix()
@@ -114,7 +222,7 @@ def read_annotations(path: Path) -> Annotations:
             if stem in drawings:
                 raise ValueError(f"the image {stem} is listed twice")
             found = tuple(regions.pop(image["id"], ()))
-            drawings[stem] = Drawing(where, int(image["height"]), int(image["width"]), found)
+            drawings[stem] = Drawing(where, int(image["height"]), int(image["width"]), found, options.order)
         if regions:
             raise ValueError(f"annotations of the image id {next(iter(regions))}, which is not listed")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -123,7 +231,105 @@ def read_annotations(path: Path) -> Annotations:
             f"{path}: got a file that cannot be used ({reason}), expected COCO instance annotations with "
             f"images, annotations and categories: export it again"
         ) from error
-    return Annotations(names, drawings)
+    return Annotations(names, drawings, unused, skipped)
+
+
+def _used(content: dict[str, Any]) -> set[Any]:
+    """Return the ids of the categories with annotations."""
+    return {annotation.get("category_id") for annotation in content["annotations"]}
+
+
+def _used_beside(paths: Iterable[Path]) -> set[Any]:
+    """Return the ids of the categories with annotations in other files; of broken ones none."""
+    found: set[Any] = set()
+    for path in paths:
+        with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+            found |= _used(json.loads(path.read_text(encoding="utf-8")))
+    return found
+
+
+def _without_parents(
+    categories: list[dict[str, Any]], used: Collection[Any]
+) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
+    """Return the categories without supercategories of others that have no annotations, and the latter."""
+    parents = [
+        one
+        for one in categories
+        if one["id"] not in used
+        and any(other.get("supercategory") == one["name"] for other in categories if other is not one)
+    ]
+    return [one for one in categories if one not in parents], tuple(one["name"] for one in parents)
+
+
+def read_coco(path: Path, labels: Labels) -> Iterator[Annotated]:
+    """Yield the images of a COCO instance file.
+
+    Raises:
+        DatasetError: the file is not COCO JSON, a category is no class, or pycocotools is not installed.
+    """
+    names, drawings, *_ = read_annotations(path)
+    table = np.full(IGNORE + 1, IGNORE, np.uint8)
+    table[0] = labels.blank
+    try:
+        table[1 : len(names)] = [labels[name] for name in names[1:]]
+    except ValueError as error:
+        raise DatasetError(f"{path}: got {error}: rename the category, and export it again") from error
+    for stem, drawing in drawings.items():
+        yield Annotated(stem, table[drawing.draw()])
+
+
+class CocoWriter:
+    """COCO annotations of images, each connected part of a class as polygons along the edges of pixels.
+
+    Args:
+        labels: labels of the masks.
+    """
+
+    def __init__(self, labels: Labels) -> None:
+        self.labels = labels
+        names = [name for label, name in enumerate(labels.names) if label != labels.blank]
+        self.ids = {name: number for number, name in enumerate(names, start=1)}
+        self.images: list[dict[str, Any]] = []
+        self.annotations: list[dict[str, Any]] = []
+
+    def add(self, name: str, mask: NDArray[np.uint8]) -> None:
+        """Add an image.
+
+        Args:
+            name: name of its file.
+            mask: (H, W) uint8, 0..K-1 or `IGNORE`.
+        """
+        height, width = mask.shape
+        image = len(self.images) + 1
+        self.images.append({"id": image, "file_name": name, "height": height, "width": width})
+        for label, region in self.labels.regions(mask):
+            is_crowd = label == IGNORED and label not in self.ids
+            for polygons in trace(region):
+                corners = np.concatenate([np.reshape(points, (-1, 2)) for points in polygons])
+                (left, top), (right, bottom) = corners.min(axis=0).tolist(), corners.max(axis=0).tolist()
+                self.annotations.append(
+                    {
+                        "id": len(self.annotations) + 1,
+                        "image_id": image,
+                        "category_id": self.ids.get(label, 1),
+                        "segmentation": polygons,
+                        "bbox": [left, top, right - left, bottom - top],
+                        "area": sum(map(_area, polygons)),
+                        "iscrowd": int(is_crowd),
+                    }
+                )
+
+    def text(self) -> str:
+        """Return the content of the file."""
+        categories = [{"id": number, "name": name} for name, number in self.ids.items()]
+        content = {"images": self.images, "annotations": self.annotations, "categories": categories}
+        return json.dumps(content) + "\n"
+
+
+def _area(points: list[int]) -> int:
+    """Return the number of pixels in a polygon along their edges."""
+    x, y = np.reshape(points, (-1, 2)).T
+    return abs(int(np.sum(x * np.roll(y, -1) - np.roll(x, -1) * y))) // 2
 
 
 def _categories(categories: Iterable[dict[str, Any]]) -> tuple[tuple[str, ...], dict[int, int]]:
@@ -140,9 +346,12 @@ def _categories(categories: Iterable[dict[str, Any]]) -> tuple[tuple[str, ...], 
     return names, label_of
 
 
-def _regions(annotations: Iterable[dict[str, Any]], label_of: dict[int, int]) -> dict[int, list[Region]]:
-    """Return the regions of each image id, in the order of the file."""
+def _regions(
+    annotations: Iterable[dict[str, Any]], label_of: dict[int, int], options: CocoOptions
+) -> tuple[dict[int, list[Region]], tuple[str, ...]]:
+    """Return the regions of each image id, in the order of the file, and the annotations that are skipped."""
     found: dict[int, list[Region]] = defaultdict(list)
+    bad: dict[str, str] = {}
     for annotation in annotations:
         name = f"annotation {annotation['id']}"
         if annotation["category_id"] not in label_of:
@@ -150,9 +359,19 @@ def _regions(annotations: Iterable[dict[str, Any]], label_of: dict[int, int]) ->
         label = IGNORE if annotation.get("iscrowd") else label_of[annotation["category_id"]]
         segmentation = annotation.get("segmentation")
         if not _is_drawable(segmentation):
-            raise ValueError(f"{name} without a usable segmentation: {str(segmentation)[:60]}")
-        found[annotation["image_id"]].append(Region(segmentation, label))  # type: ignore[arg-type]
-    return dict(found)
+            bad[name] = str(segmentation)[:60]
+        else:
+            area = annotation.get("area")
+            found[annotation["image_id"]].append(Region(segmentation, label, area))  # type: ignore[arg-type]
+    if bad and options.unusable == "error":
+        first = next(iter(bad))
+        more = f", and {len(bad) - 1} more ({', '.join(list(bad)[1:MOST_LISTED])}" if len(bad) > 1 else ""
+        more += ", ...)" if len(bad) > MOST_LISTED else ")" if more else ""
+        raise ValueError(
+            f'{first} without a usable segmentation: {bad[first]}{more}; [coco] unusable = "skip" in '
+            f"data.toml leaves such annotations out"
+        )
+    return dict(found), tuple(bad)
 
 
 def _is_drawable(segmentation: object) -> bool:

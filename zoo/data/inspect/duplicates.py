@@ -69,10 +69,7 @@ def _near(thumbs: Sequence[NDArray[np.uint8] | None]) -> list[list[int]]:
     if not thumbs:
         return []
     gray = np.asarray(thumbs, np.float32).reshape(-1, THUMB_PX, THUMB_PX)
-    mean, deviation = gray.mean((1, 2), keepdims=True), gray.std((1, 2), keepdims=True)
-    is_flat = deviation[:, 0, 0] < LEAST_CONTRAST
-    normal = (gray - mean) * (CONTRAST / np.maximum(deviation, LEAST_CONTRAST))
-    coarse = normal.reshape(-1, 8, 4, 8, 4).mean(axis=(2, 4))
+    views, is_flat = _views(gray)
     hashes = _hashes(gray)
     group = np.arange(len(gray))
     step = max(1, CELLS // len(hashes))
@@ -85,8 +82,8 @@ def _near(thumbs: Sequence[NDArray[np.uint8] | None]) -> list[list[int]]:
             first, second = pairs[start : start + BATCH].T
             apart = group[first] != group[second]  # the others are in one group already
             first, second = first[apart], second[apart]
-            for views in (coarse, normal):  # if block means differ, so do pixels
-                is_near = np.abs(views[first] - views[second]).max(axis=(1, 2), initial=0) <= MOST_DIFFERENCE
+            for view in views:
+                is_near = np.abs(view[first] - view[second]).max(axis=(1, 2), initial=0) <= MOST_DIFFERENCE
                 first, second = first[is_near], second[is_near]
             for one, other in zip(first, second, strict=True):
                 group[group == group[other]] = group[one]
@@ -94,6 +91,52 @@ def _near(thumbs: Sequence[NDArray[np.uint8] | None]) -> list[list[int]]:
     for index, number in enumerate(group.tolist()):
         members[number].append(index)
     return list(members.values())
+
+
+class Seen:
+    """Images among which duplicates of others are found."""
+
+    def __init__(self) -> None:
+        self._of_digest: dict[bytes, int] = {}
+        self._thumbs: list[NDArray[np.uint8]] = []
+        self._hashes = np.zeros((0, 4), np.uint64)
+        self._numbers: list[int] = []
+
+    def add(self, thumb: NDArray[np.uint8], digest: bytes, number: int) -> None:
+        """Add an image.
+
+        Args:
+            thumb: (32, 32) uint8 gray thumbnail.
+            digest: digest of the image, by which an identical one is found.
+            number: number by which `find` names it.
+        """
+        self._of_digest.setdefault(digest, number)
+        self._thumbs.append(thumb)
+        self._numbers.append(number)
+
+    def find(self, thumb: NDArray[np.uint8], digest: bytes) -> int | None:
+        """Return the number of an image that is identical or a near-duplicate; None if none is."""
+        if digest in self._of_digest or not self._thumbs:
+            return self._of_digest.get(digest)
+        if new := self._thumbs[len(self._hashes) :]:
+            self._hashes = np.concatenate([self._hashes, _hashes(np.asarray(new, np.float32))])
+        bits = np.bitwise_count(self._hashes ^ _hashes(np.asarray([thumb], np.float32))).sum(axis=-1)
+        candidates = np.flatnonzero(bits <= MOST_BITS).tolist()
+        gray = np.asarray([thumb, *(self._thumbs[index] for index in candidates)], np.float32)
+        (_, normal), is_flat = _views(gray)
+        differences = np.abs(normal[1:] - normal[0]).max(axis=(1, 2), initial=0)
+        near = np.flatnonzero((differences <= MOST_DIFFERENCE) & ~is_flat[1:] & ~is_flat[0])
+        return self._numbers[candidates[near[0]]] if near.size else None
+
+
+def _views(gray: NDArray[np.float32]) -> tuple[tuple[NDArray[np.float32], ...], NDArray[np.bool_]]:
+    """Return block means and pixels of normalized thumbnails, and which of them are too flat to compare.
+
+    If block means differ, so do pixels.
+    """
+    mean, deviation = gray.mean((1, 2), keepdims=True), gray.std((1, 2), keepdims=True)
+    normal = (gray - mean) * (CONTRAST / np.maximum(deviation, LEAST_CONTRAST))
+    return (normal.reshape(-1, 8, 4, 8, 4).mean(axis=(2, 4)), normal), deviation[:, 0, 0] < LEAST_CONTRAST
 
 
 def _hashes(thumbs: NDArray[np.float32]) -> NDArray[np.uint64]:

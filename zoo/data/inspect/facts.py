@@ -13,14 +13,14 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from zoo.data.files import stored_mode
 from zoo.data.masks import MaskFacts, drawn_facts, read_mask_facts
 from zoo.errors import DatasetError
-from zoo.images import READ_ERRORS
+from zoo.images import READ_ERRORS, pages_of, reason_of
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
 
-    from zoo.data.formats.coco import Drawing
+    from zoo.data.formats.per_label import AnyDrawing
 
 READABLE = ("1", "L", "P", "RGB")
 THUMB_PX = 32
@@ -32,7 +32,7 @@ class Job(NamedTuple):
 
     image: Path | None
     mask: Path | None
-    drawing: Drawing | None
+    drawing: AnyDrawing | None
 
 
 class ImageFacts(NamedTuple):
@@ -49,6 +49,8 @@ class ImageFacts(NamedTuple):
     is_blank: bool = False
     thumb: NDArray[np.uint8] | None = None
     """(32, 32) uint8 gray."""
+    pages: int = 1
+    """Number of its pages or frames."""
 
 
 class Facts(NamedTuple):
@@ -73,9 +75,11 @@ def _image(path: Path) -> ImageFacts:
         content = path.read_bytes()
         digest = hashlib.sha256(content).digest()
         with Image.open(io.BytesIO(content)) as image:
-            mode = stored_mode(image)
+            mode, pages = stored_mode(image), pages_of(image)
             if mode not in READABLE:
-                return ImageFacts(mode=mode, size=image.size, stored_size=image.size, sha256=digest)
+                return ImageFacts(
+                    mode=mode, size=image.size, stored_size=image.size, sha256=digest, pages=pages
+                )
             stored_size = image.size
             orientation = image.getexif().get(ORIENTATION, 1)
             gray = image.convert("L")
@@ -86,7 +90,7 @@ def _image(path: Path) -> ImageFacts:
             thumb = gray.resize((THUMB_PX, THUMB_PX), Image.Resampling.HAMMING)
             is_blank = all(low == high for low, high in np.reshape(lows_and_highs, (-1, 2)).tolist())
             return ImageFacts(
-                "", mode, upright.size, stored_size, orientation, digest, is_blank, np.asarray(thumb)
+                "", mode, upright.size, stored_size, orientation, digest, is_blank, np.asarray(thumb), pages
             )
     except READ_ERRORS as error:
         return ImageFacts(error=_reason(error, path))
@@ -102,10 +106,10 @@ def _mask(path: Path) -> MaskFacts:
 def _reason(error: Exception, path: Path) -> str:
     if isinstance(error, UnidentifiedImageError):
         return "not an image" if path.stat().st_size else "an empty file"
-    return str(error).replace(str(path), path.name) or type(error).__name__
+    return reason_of(error).replace(str(path), path.name) or type(error).__name__
 
 
-def _drawn(drawing: Drawing) -> MaskFacts:
+def _drawn(drawing: AnyDrawing) -> MaskFacts:
     try:
         return drawn_facts(drawing)
     except DatasetError as error:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from pathlib import Path
 
 Severity = Literal["fault", "warning"]
 
@@ -44,6 +45,11 @@ KINDS: dict[str, Kind] = {
         "fault", "a split without images", "add images and masks, or name their folder in data.toml"
     ),
     "annotations": Kind("fault", "COCO annotations that cannot be used", "export them again"),
+    "unclear-entry": Kind(
+        "fault",
+        "images that several entries of the annotations may mean",
+        "write the whole path into file_name, or rename the images",
+    ),
     "unreadable-image": Kind("fault", "images that cannot be read", "copy them again or remove them"),
     "unreadable-mask": Kind("fault", "masks that cannot be read", "export them again"),
     "missing-mask": Kind("fault", "images without a mask", "draw one, or move the image to unlabeled/"),
@@ -128,6 +134,25 @@ KINDS: dict[str, Kind] = {
     "orphan-mask": Kind(
         "warning", "masks without an image, which are not used", "add the image or remove the mask"
     ),
+    "more-pages": Kind(
+        "warning",
+        "files of several pages or frames, of which only the first is used",
+        "save the others as files of their own",
+    ),
+    "unused-parents": Kind(
+        "warning", "supercategories without annotations, which are no classes", "annotate some if they are"
+    ),
+    "skipped": Kind("warning", "annotations without a usable segmentation, which are skipped", "draw them"),
+    "overlaps": Kind(
+        "warning",
+        "annotated objects of several classes that overlap",
+        'look at them; the smaller is on top, with order = "file" under [coco] in data.toml the later',
+    ),
+    "area-differs": Kind(
+        "warning",
+        "annotations whose drawn area is not the one in the file, as of holes that are polygons of their own",
+        "look at them; export such regions as run lengths",
+    ),
     "other-file": Kind("warning", "files that are not used", "convert or remove them"),
     "hidden-folder": Kind(
         "warning", "hidden folders, which are not entered", "move their images, or remove them"
@@ -171,8 +196,24 @@ UNKNOWN_CLASSES = frozenset(
     }
 )
 """Kinds that leave the classes of the masks undetermined."""
-OF_FILES = frozenset({"mask-mode", "unknown-value", "unknown-color", "soft-masks"})
-"""Kinds that concern a single mask."""
+OF_FILES = frozenset(
+    {
+        "mask-mode",
+        "unknown-value",
+        "unknown-color",
+        "soft-masks",
+        "unreadable-image",
+        "unreadable-mask",
+        "image-mode",
+        "size-mismatch",
+        "exif-rotated",
+    }
+)
+"""Kinds that concern a single file."""
+OF_LISTING = frozenset({"other-file", "hidden-folder", "linked-again"})
+"""Kinds about files that are skipped."""
+MOST_NAMED = 3
+"""Number of files named in a message."""
 
 
 def severity(finding: Finding) -> Severity:
@@ -185,20 +226,29 @@ def faults(findings: Iterable[Finding]) -> Iterator[Finding]:
     return (finding for finding in findings if severity(finding) == "fault")
 
 
-def message(finding: Finding, spec: str, *, has_proposal: bool = False) -> str:
+def message(
+    finding: Finding, spec: str, *, root: Path | None = None, has_proposal: bool = False, others: int = 0
+) -> str:
     """Return a finding as one line: what was got, what to do.
 
     Args:
-        finding: finding whose files are named as in the line.
+        finding: finding to describe.
         spec: spec of the data set.
+        root: folder that its files are relative to; None if they are named as in the line.
         has_proposal: whether `zoo data check` can propose a `data.toml`.
+        others: number of further findings of this kind.
     """
-    place = finding.files[0] if finding.kind in OF_FILES else spec
-    kind, more = KINDS[finding.kind], " and proposes a data.toml" if has_proposal else ""
-    return (
-        f"{place}: got {finding.detail or kind.title}: {kind.remedy} "
-        f"(zoo data check {quote(spec)} shows all{more})"
-    )
+    place = spec
+    if finding.kind in OF_FILES:
+        place = finding.files[0] if root is None else str(root / finding.files[0])
+    kind, proposes = KINDS[finding.kind], " and proposes a data.toml" if has_proposal else ""
+    files = finding.files
+    named = ", ".join(files if len(files) <= MOST_NAMED else (*files[: MOST_NAMED - 1], "...", files[-1]))
+    got = finding.detail or (f"{kind.title} ({named})" if named else kind.title)
+    if finding.kind not in OF_FILES and finding.kind not in OF_MANY and named and named not in got:
+        got = f"{kind.title} ({named}: {finding.detail})"
+    more = f", and {others} more" if others else ""
+    return f"{place}: got {got}{more}: {kind.remedy} (zoo data check {quote(spec)} shows all{proposes})"
 
 
 def grouped(findings: list[Finding]) -> list[dict[str, Any]]:

@@ -17,6 +17,7 @@ from zoo.data.inspect.facts import READABLE, Facts, Job, read_facts
 from zoo.data.inspect.findings import Finding, grouped, severity
 from zoo.data.inspect.interpretation import find_meaning
 from zoo.data.inspect.judge import (
+    judge_drawn,
     judge_image,
     judge_mask,
     judge_pair,
@@ -51,6 +52,7 @@ class Inspection:
         facts: facts about the files, in the same order.
         meaning: interpretation of the masks.
         findings: all findings.
+        tool: name of another tool's layout.
     """
 
     spec: str
@@ -60,6 +62,7 @@ class Inspection:
     facts: list[Facts]
     meaning: Meaning
     findings: list[Finding]
+    tool: str | None = None
 
     @property
     def has_faults(self) -> bool:
@@ -132,7 +135,9 @@ def inspect(spec: str, on_file: Callable[[int, int], None] | None = None) -> Ins
         DatasetError: a missing folder or file, or a published data set with missing files.
     """
     if is_published(spec):
-        return _inspect_published(spec, on_file)
+        source = open_source(spec)
+        assert isinstance(source, FileSource)
+        return _inspect_published(source, on_file)
     path = Path(spec)
     if not path.exists():
         raise DatasetError(
@@ -144,19 +149,31 @@ def inspect(spec: str, on_file: Callable[[int, int], None] | None = None) -> Ins
     data = _data(toml, findings) if toml.is_file() else DataFile()
     root = folder / data.root
     layout = FolderLayout(root, data, toml)
+    data = layout.data
     findings += _refused(spec, layout, data, toml)
     facts = _read(layout.items, on_file)
     meaning = _meaning(data, toml, layout, facts, findings)
-    findings += [*layout.findings, *meaning.findings, *_judged(layout, facts, meaning, data)]
-    inspection = Inspection(spec, toml, root, layout.items, facts, meaning, findings)
+    findings += [
+        *layout.findings,
+        *_judged(layout, facts, meaning, data),
+        *meaning.findings,
+        *_judged_together(layout, facts, meaning),
+    ]
+    inspection = Inspection(spec, toml, root, layout.items, facts, meaning, findings, layout.tool)
     findings += _absent(inspection)
     return inspection
 
 
-def _inspect_published(spec: str, on_file: Callable[[int, int], None] | None) -> Inspection:
+def inspect_source(source: FileSource, on_file: Callable[[int, int], None] | None = None) -> Inspection:
+    """Return the inspection of an open source."""
+    if isinstance(source, FolderSource):
+        return inspect(source.spec, on_file)
+    return _inspect_published(source, on_file)
+
+
+def _inspect_published(source: FileSource, on_file: Callable[[int, int], None] | None) -> Inspection:
     """Return the inspection of a published data set, whose classes and layout are known."""
-    source = open_source(spec)
-    assert isinstance(source, FileSource)
+    spec = source.spec
     root = Path(spec.partition(":")[2]).expanduser()
     pairs = [(split, source.files[id_]) for split in SPLITS for id_ in source.ids(split)]
     layout = Layout(root, [Item(split, *pair) for split, pair in pairs])
@@ -165,6 +182,7 @@ def _inspect_published(spec: str, on_file: Callable[[int, int], None] | None) ->
     findings = [
         *_judged(layout, facts, meaning, data),
         *judge_published(_masks(layout, facts), meaning, data),
+        *_judged_together(layout, facts, meaning),
     ]
     inspection = Inspection(spec, root / DATA_FILE, root, layout.items, facts, meaning, findings)
     findings += _absent(inspection)
@@ -184,7 +202,7 @@ def _refused(spec: str, layout: Layout, data: DataFile, toml: Path) -> Iterator[
     """Yield a finding if training rejects the description as a whole."""
     try:
         check_named_folders(data, layout.root, toml)
-        if layout.annotated and not layout.findings:
+        if layout.drawn_names is not None and not layout.findings:
             FolderSource(spec)
     except DatasetError as error:
         yield Finding("data-file", (), str(error))
@@ -206,9 +224,8 @@ def _meaning(
     data: DataFile, toml: Path, layout: Layout, facts: list[Facts], findings: list[Finding]
 ) -> Meaning:
     """Return the interpretation of the masks; an inconsistent `data.toml` is a finding and is ignored."""
-    if layout.annotated:
-        names = next(iter(layout.annotated.values())).names
-        return Meaning(Classes.of(names), None, is_color=False)
+    if layout.drawn_names is not None:
+        return Meaning(Classes.of(layout.drawn_names), None, is_color=False)
     masks = _masks(layout, facts)
     try:
         return find_meaning(data, toml, masks)
@@ -230,18 +247,16 @@ def _masks(layout: Layout, facts: list[Facts]) -> list[NamedMask]:
 def _mask_name(layout: Layout, item: Item) -> str:
     """Return the name of a mask in findings."""
     if item.drawing is not None:
-        return item.drawing.where
+        return item.drawing.where.removeprefix(f"{layout.root}/")
     return "" if item.mask is None else layout.name(item.mask)
 
 
 def _judged(layout: Layout, facts: list[Facts], meaning: Meaning, data: DataFile) -> Iterator[Finding]:
-    """Yield the findings about single files, pairs and the whole data set."""
-    images, masks = [], _masks(layout, facts)
+    """Yield the findings about single files and pairs."""
+    masks = _masks(layout, facts)
     for item, (image, mask) in zip(layout.items, facts, strict=True):
-        name = layout.name(item.image)
         if image is not None:
-            images.append((item.split, name, image))
-            yield from judge_image(name, image)
+            yield from judge_image(layout.name(item.image), image)
         if mask is None or item.mask is None:
             continue
         mask_name = _mask_name(layout, item)
@@ -249,8 +264,17 @@ def _judged(layout: Layout, facts: list[Facts], meaning: Meaning, data: DataFile
             yield from judge_pair(mask_name, image, mask)
         for finding in judge_mask(mask_name, mask, meaning, data):
             yield with_example(finding, masks, meaning)
-    yield from find_duplicates(images)
+
+
+def _judged_together(layout: Layout, facts: list[Facts], meaning: Meaning) -> Iterator[Finding]:
+    """Yield the findings about all files together."""
+    both = zip(layout.items, facts, strict=True)
+    masks = _masks(layout, facts)
     yield from judge_together(masks, meaning)
+    yield from judge_drawn(masks)
+    yield from find_duplicates(
+        [(item.split, layout.name(item.image), found.image) for item, found in both if found.image]
+    )
 
 
 def _absent(inspection: Inspection) -> Iterator[Finding]:

@@ -38,12 +38,13 @@ def judge_image(name: str, facts: ImageFacts) -> Iterator[Finding]:
         facts: facts about the file.
     """
     if facts.error:
-        yield Finding("unreadable-image", (name,), facts.error)
+        yield Finding("unreadable-image", (name,), f"a file that cannot be read ({facts.error})")
         return
+    yield from _of_pages(name, facts.pages)
     width, height = facts.size
     size = f"{width}x{height} pixels"
     if facts.mode not in READABLE:
-        yield Finding("image-mode", (name,), f"mode {facts.mode}")
+        yield Finding("image-mode", (name,), f"an image of mode {facts.mode}")
     if facts.is_blank:
         yield Finding("blank-image", (name,))
     if min(width, height) < TINY_PX:
@@ -66,13 +67,13 @@ def judge_pair(name: str, image: ImageFacts, mask: MaskFacts) -> Iterator[Findin
     if is_turned and image.size == image.stored_size == mask.size:
         yield Finding("exif-unclear", (name,), f"EXIF orientation {image.orientation}")
     elif is_turned and image.size != mask.size == image.stored_size:
-        got = f"{mask.size[0]}x{mask.size[1]} pixels"
+        got = f"a mask of {mask.size[0]}x{mask.size[1]} pixels"
         yield Finding(
-            "exif-rotated", (name,), f"{got}, its image is {image.size[0]}x{image.size[1]} when upright"
+            "exif-rotated", (name,), f"{got}, expected {image.size[0]}x{image.size[1]} as its upright image"
         )
     elif image.size != mask.size:
-        sizes = [f"{width}x{height}" for width, height in (mask.size, image.size)]
-        yield Finding("size-mismatch", (name,), f"{sizes[0]} pixels, its image has {sizes[1]}")
+        got, expected = (f"{width}x{height}" for width, height in (mask.size, image.size))
+        yield Finding("size-mismatch", (name,), f"a mask of {got} pixels, expected {expected} as its image")
 
 
 def judge_mask(name: str, mask: MaskFacts, meaning: Meaning, data: DataFile) -> Iterator[Finding]:
@@ -85,8 +86,9 @@ def judge_mask(name: str, mask: MaskFacts, meaning: Meaning, data: DataFile) -> 
         data: contents of `data.toml`.
     """
     if mask.error:
-        yield Finding("unreadable-mask", (name,), mask.error)
+        yield Finding("unreadable-mask", (name,), f"a file that cannot be read ({mask.error})")
         return
+    yield from _of_pages(name, mask.pages)
     if is_soft(mask, data):
         many = f"{len(mask.pixels)} values" if mask.pixels else f"more than {MOST_COLORS} colors"
         yield Finding("soft-masks", (name,), f"a mask of mode {mask.mode} with {many}")
@@ -131,6 +133,18 @@ def judge_together(masks: Sequence[NamedMask], meaning: Meaning) -> Iterator[Fin
         yield Finding("one-class", (), f"masks of {got}")
 
 
+def judge_drawn(masks: Sequence[NamedMask]) -> Iterator[Finding]:
+    """Yield the findings about what annotations say and their masks do not show."""
+    overlaps = {mask.name: mask.facts.overlap for mask in masks if mask.facts.overlap}
+    areas = {mask.name: mask.facts.areas for mask in masks if mask.facts.areas}
+    if overlaps:
+        yield Finding(
+            "overlaps", tuple(overlaps), f"{sum(overlaps.values())} pixels in {len(overlaps)} images"
+        )
+    if areas:
+        yield Finding("area-differs", tuple(areas), f"{sum(areas.values())} regions in {len(areas)} images")
+
+
 def with_example(finding: Finding, masks: Iterable[NamedMask], meaning: Meaning) -> Finding:
     """Return a finding, with an example of a readable mask if it is about the mode of a mask."""
     for mask in masks if finding.kind == "mask-mode" else ():
@@ -139,6 +153,11 @@ def with_example(finding: Finding, masks: Iterable[NamedMask], meaning: Meaning)
             example = mask.in_words(seen.codes, is_color=seen.is_color)
             return replace(finding, detail=f"{finding.detail}, as {example}")
     return finding
+
+
+def _of_pages(name: str, pages: int) -> Iterator[Finding]:
+    if pages > 1:
+        yield Finding("more-pages", (name,), f"{pages} pages")
 
 
 def _of_mode(mask: MaskFacts, meaning: Meaning) -> str:

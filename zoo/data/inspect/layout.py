@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from typing import TYPE_CHECKING, NamedTuple
 
 from zoo.data.files import IMAGE_SUFFIXES, MASK_SUFFIXES
-from zoo.data.folder import hold_out, inner
+from zoo.data.folder import MASKED, hold_out, inner, recognized_in
 from zoo.data.formats.coco import ANNOTATIONS, read_annotations
 from zoo.data.inspect.findings import Finding
+from zoo.data.names import alike, match_masks, near
 from zoo.data.walk import by_stem, walk
 from zoo.errors import DatasetError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection, Iterable, Sequence
     from pathlib import Path
 
     from zoo.data.data_file import DataFile
-    from zoo.data.formats.coco import Annotations, Drawing
+    from zoo.data.formats.coco import Annotations
+    from zoo.data.formats.layouts import Recognized
+    from zoo.data.formats.per_label import AnyDrawing
     from zoo.data.source import Split
+
+
+MOST_SHOWN = 6
+"""Number of names in a finding."""
 
 
 class Item(NamedTuple):
@@ -27,7 +33,7 @@ class Item(NamedTuple):
     split: Split
     image: Path
     mask: Path | None = None
-    drawing: Drawing | None = None
+    drawing: AnyDrawing | None = None
 
 
 class Layout:
@@ -42,7 +48,10 @@ class Layout:
         self.root = root
         self.items = list(items)
         self.findings: list[Finding] = []
-        self.annotated: dict[Split, Annotations] = {}
+        self.tool: str | None = None
+        """Name of another tool's layout."""
+        self.drawn_names: tuple[str, ...] | None = None
+        """Class names of drawn masks, the background first."""
 
     def name(self, path: Path) -> str:
         """Return the name of a file in findings: its path relative to the folder."""
@@ -60,13 +69,41 @@ class FolderLayout(Layout):
 
     def __init__(self, root: Path, data: DataFile, toml: Path) -> None:
         super().__init__(root)
+        self.data = data
         self._is_held_out = data.val_list is not None
-        self._add_pairs("train", root / data.train)
+        recognized = self._recognized(root, data)
+        if recognized is None:
+            self._add_pairs("train", root / data.train)
         unlabeled = self._images(inner(root / data.unlabeled))
         self.items += [Item("unlabeled", image) for image in unlabeled.values()]
-        self._add_pairs("val", root / data.val)
-        if data.val_list is not None:
+        if recognized is None:
+            self._add_pairs("val", root / data.val)
+        else:
+            self._add_recognized(recognized, toml)
+        if data.val_list is not None and recognized is None:
             self._hold_out(toml, toml.parent / data.val_list, data)
+
+    def _recognized(self, root: Path, data: DataFile) -> Recognized | None:
+        try:
+            return recognized_in(root, data)
+        except DatasetError as error:
+            self.findings.append(Finding("annotations", (), str(error)))
+            return None
+
+    def _add_recognized(self, recognized: Recognized, toml: Path) -> None:
+        """Add the images of another tool's layout."""
+        self.data, self.tool, self.drawn_names = recognized.data, recognized.tool, recognized.names
+        files = recognized.files
+        if self.data.val_list is not None:
+            try:
+                files = files | hold_out(toml.parent / self.data.val_list, files["train"], files["val"])
+            except DatasetError as error:
+                self._find("data-file", toml, detail=str(error))
+        for split in MASKED:
+            if not files[split]:
+                how = f"; zoo data split {self.root} --val 1/5 chooses some" if split == "val" else ""
+                self._find("no-images", detail=f"{split}: recognized as {self.tool}{how}")
+        self.items += [Item(split, *pair) for split, pairs in files.items() for pair in pairs.values()]
 
     def _hold_out(self, toml: Path, path: Path, data: DataFile) -> None:
         """Let `val` be the images of a list, as training does."""
@@ -102,12 +139,12 @@ class FolderLayout(Layout):
         files = self._files(folder, IMAGE_SUFFIXES)
         masks = self._by_stem(folder, [path for path in files if path.suffix.lower() in MASK_SUFFIXES])
         lossy = self._by_stem(folder, [path for path in files if path.suffix.lower() not in MASK_SUFFIXES])
-        found = {stem: masks.pop(stem) for stem in images if stem in masks}
-        alike = _alike(masks)
+        found = {stem: masks.pop(mask) for stem, mask in match_masks(images, masks).items()}
+        by_name = alike(masks)
         for stem, image in images.items():
             if stem in found:
                 continue
-            others = alike[stem.casefold()]
+            others = near(stem, by_name)
             if len(others) == 1 and others[0] in masks:
                 found[stem] = masks.pop(others[0])
                 self._find("mask-name", image, found[stem])
@@ -122,16 +159,29 @@ class FolderLayout(Layout):
     def _add_drawn(self, split: Split, path: Path, images: dict[str, Path]) -> None:
         """Add images with their regions in COCO annotations."""
         try:
-            annotations = read_annotations(path)
+            beside = (self.root / getattr(self.data, key) / ANNOTATIONS for key in ("train", "val"))
+            annotations = read_annotations(path, self.data.coco, *beside)
         except DatasetError as error:
             self._find("annotations", path, detail=str(error).removeprefix(f"{path}: "))
             self.items += [Item(split, image) for image in images.values()]
             return
-        self.annotated[split] = annotations
+        self.drawn_names = self.drawn_names or annotations.names
+        for kind, names in (("unused-parents", annotations.unused), ("skipped", annotations.skipped)):
+            if names:
+                self._find(kind, path, detail=_first(names))
+        self._match_drawn(split, path, images, annotations)
+
+    def _match_drawn(
+        self, split: Split, path: Path, images: dict[str, Path], annotations: Annotations
+    ) -> None:
+        """Add images with their regions, and find those without and regions without an image."""
         used = set()
+        found, unclear = annotations.match(images)
         for stem, image in images.items():
-            drawing = annotations.find(stem)
-            if drawing is None:
+            drawing = found.get(stem)
+            if stem in unclear:
+                self._find("unclear-entry", image, detail=f"{unclear[stem]}, in {path.name}")
+            elif drawing is None:
                 self._find("missing-mask", image, detail=f"not listed in {path.name}")
             else:
                 used.add(drawing.where)
@@ -169,13 +219,5 @@ def relative_name(path: Path, root: Path) -> str:
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
 
 
-def _alike(masks: Collection[str]) -> dict[str, list[str]]:
-    """Return masks by lower-case name, with and without prefixes and suffixes as in `a_mask` or `label-a`."""
-    found: dict[str, list[str]] = defaultdict(list)
-    for stem in masks:
-        folder, slash, name = stem.casefold().rpartition("/")
-        cuts = [index for index, letter in enumerate(name) if index and not letter.isalnum()]
-        shorter = (part for cut in cuts for part in (name[:cut], name[cut + 1 :]))
-        for part in {name, *shorter}:
-            found[f"{folder}{slash}{part}"].append(stem)
-    return found
+def _first(names: Sequence[str]) -> str:
+    return ", ".join(names[:MOST_SHOWN]) + f" and {len(names) - MOST_SHOWN} more" * (len(names) > MOST_SHOWN)

@@ -34,13 +34,13 @@ SHOWN = ("1", "L", "P", "RGB", "RGBA", "LA", "PA", "CMYK", "YCbCr")
 def image_picture(item: Item) -> str | None:
     """Return a thumbnail of an image; None if it cannot be read."""
     image = _image(item)
-    return None if image is None else _encoded(image)
+    return None if image is None else encoded(image)
 
 
 def file_picture(path: Path) -> str | None:
     """Return a thumbnail of any image file; None if it cannot be shown."""
     pixels = _any(path)
-    return None if pixels is None else _encoded(pixels)
+    return None if pixels is None else encoded(pixels)
 
 
 def mask_picture(item: Item, meaning: Meaning) -> str | None:
@@ -48,7 +48,7 @@ def mask_picture(item: Item, meaning: Meaning) -> str | None:
     mask = _mask(item, meaning)
     if mask is None:
         return None
-    return _encoded(mask if mask.ndim == 3 else meaning.classes.colorize(mask))
+    return encoded(mask if mask.ndim == 3 else meaning.classes.colorize(mask))
 
 
 def overlay_picture(item: Item, meaning: Meaning) -> str | None:
@@ -56,10 +56,10 @@ def overlay_picture(item: Item, meaning: Meaning) -> str | None:
     image, mask = _image(item), _mask(item, meaning)
     if image is None or mask is None or mask.shape != image.shape[:2]:
         return None
-    width, height = _fitting(image.shape[1], image.shape[0])
+    width, height = fitting(image.shape[1], image.shape[0])
     small = Image.fromarray(image).resize((width, height))
     labels = Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST)
-    return _encoded(overlay(np.array(small), np.array(labels), meaning.classes))
+    return encoded(overlay(np.array(small), np.array(labels), meaning.classes))
 
 
 def _image(item: Item) -> NDArray[np.uint8] | None:
@@ -96,13 +96,15 @@ def _mask(item: Item, meaning: Meaning) -> NDArray[np.uint8] | None:
     return mask
 
 
-def _encoded(pixels: NDArray[np.uint8]) -> str:
+def encoded(pixels: NDArray[np.uint8]) -> str:
+    """Return a picture as a data URI, fitted into `WIDTH` and `HEIGHT`."""
     image = Image.fromarray(pixels)
     buffer = io.BytesIO()
-    image.resize(_fitting(*image.size)).save(buffer, "JPEG", quality=QUALITY)
+    image.resize(fitting(*image.size)).save(buffer, "JPEG", quality=QUALITY)
     return data_uri(buffer.getvalue(), "jpeg")
 
 
-def _fitting(width: int, height: int) -> tuple[int, int]:
+def fitting(width: int, height: int) -> tuple[int, int]:
+    """Return the width and height at which a picture just fits into `WIDTH` and `HEIGHT`."""
     factor = min(WIDTH / width, HEIGHT / height)
     return max(1, round(width * factor)), max(1, round(height * factor))

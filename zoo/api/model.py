@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -124,7 +125,7 @@ class Model:
 
 
 def load(
-    model: str | Path,
+    model: str | os.PathLike[str],
     *,
     backend: str | None = None,
     device: str | None = None,
@@ -149,7 +150,8 @@ def load(
     Raises:
         ZooError: a model that does not exist, or that does not support this backend, device or precision.
     """
-    path = model if isinstance(model, str) and is_url(model) else find_model(str(model), offline=offline)
+    text = os.fspath(model)
+    path = text if is_url(text) else find_model(text, offline=offline)
     predictor = load_predictor(
         path, backend=backend, device=choose_device(device), threads=threads, precision=precision
     )

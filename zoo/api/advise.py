@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 CANDIDATES: dict[str, tuple[Precision, ...]] = {"cpu": ("fp32", "int8"), "cuda": ("fp32", "fp16", "int8")}
 """Precisions to try by device; half precision gains nothing on a CPU."""
 
+KEPT = "kept: the fastest within its tolerance"
+
 COLUMNS = ("candidate", "p50 ms", "over eager", "agreement", "mIoU change", "")
 
 
@@ -38,13 +40,15 @@ class Candidate(NamedTuple):
         """Return the cells of `COLUMNS`."""
         parity = None if self.artifact is None else self.artifact.parity
         accuracy = None if parity is None else parity.accuracy
+        weakness = "" if parity is None else parity.weakness
+        remarks = KEPT if chosen else "", weakness, self.remark
         return (
             self.name,
             "-" if self.p50_ms is None else f"{self.p50_ms:.2f}",
             "-" if self.speedup is None else f"{self.speedup:.2f}x",
             "-" if parity is None else f"{parity.agreement:.5f}",
             "-" if accuracy is None else str(accuracy.miou),
-            "kept: the fastest within its tolerance" if chosen else self.remark,
+            "; ".join(filter(None, remarks)),
         )
 
 

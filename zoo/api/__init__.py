@@ -1,0 +1,1 @@
+"""Python API: what `import zoo` offers, one module a function; commands call the same functions."""

@@ -1,0 +1,308 @@
+"""Regions of YOLO, LabelMe and Supervisely, from which masks are drawn; the later ones are on top."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import math
+import zlib
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import yaml  # type: ignore[import-untyped]
+from PIL import Image
+
+from zoo.classes import IGNORE
+from zoo.data.files import IMAGE_SUFFIXES, Pair
+from zoo.data.formats.coco import Drawing, Region, check_can_draw
+from zoo.data.formats.regions import BACKGROUND
+from zoo.data.walk import by_stem, walk
+from zoo.errors import DatasetError
+from zoo.images import READ_ERRORS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from zoo.data.source import Split
+
+    Polygons = list[list[float]] | dict[str, Any]
+    Size = tuple[int, int]
+
+SPLITS: dict[str, Split] = {"train": "train", "val": "val", "valid": "val", "validation": "val"}
+"""Splits by the names of their folders."""
+UNUSED = "test"
+BACKGROUNDS = (BACKGROUND, "_background_")
+IGNORED = ("__ignore__", "ignore")
+"""Names of regions that are ignored."""
+CORNERS = 64
+"""Number of corners of a circle."""
+ORIENTATION, FIRST_TURNED = 0x0112, 5
+"""EXIF tag, and the first of its values that exchange width and height."""
+
+
+class Found(NamedTuple):
+    """Images with their regions, and the class names, the background first."""
+
+    files: dict[Split, dict[str, Pair]]
+    names: tuple[str, ...]
+
+
+class Shape(NamedTuple):
+    """A region and the name of its class."""
+
+    name: str
+    region: Polygons
+
+
+class Entry(NamedTuple):
+    """An image with its annotation file, None for an unlabeled image."""
+
+    split: Split
+    stem: str
+    image: Path
+    path: Path | None
+    shapes: list[Shape]
+
+
+def images_of(folder: Path) -> dict[str, Path]:
+    """Return the images in a folder tree by their relative path without suffix."""
+    return {stem: paths[0] for stem, paths in by_stem(folder, walk(folder, IMAGE_SUFFIXES).files).items()}
+
+
+def size_of(path: Path) -> Size:
+    """Return width and height of an upright image; of a broken one 1 x 1."""
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            return (height, width) if image.getexif().get(ORIENTATION, 1) >= FIRST_TURNED else (width, height)
+    except READ_ERRORS:
+        return 1, 1
+
+
+def _if_file(path: Path) -> Path | None:
+    return path if path.is_file() else None
+
+
+def _build(entries: Iterable[Entry], names: Iterable[str]) -> Found:
+    """Return images with drawings of their shapes.
+
+    Args:
+        entries: images with their shapes.
+        names: class names, with or without a background.
+    """
+    known = (BACKGROUND, *(name for name in names if name.lower() not in BACKGROUNDS))
+    label_of = {name: label for label, name in enumerate(known)} | dict.fromkeys(IGNORED, IGNORE)
+    files: dict[Split, dict[str, Pair]] = {"train": {}, "val": {}, "unlabeled": {}}
+    for split, stem, image, path, shapes in entries:
+        if path is None:
+            files["unlabeled"][f"unlabeled/{stem}"] = Pair(image, None)
+            continue
+        regions = tuple(Region(shape.region, label_of.get(shape.name, 0)) for shape in shapes)
+        width, height = size_of(image)
+        drawing = Drawing(str(path), height, width, regions, "file")
+        files[split][f"{split}/{stem}"] = Pair(image, path, drawing)
+    return Found(files, known)
+
+
+def _parsed(path: Path, what: str) -> dict[str, Any]:
+    """Return the object in a JSON or YAML file.
+
+    Raises:
+        DatasetError: the file cannot be read.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        content = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+        if isinstance(content, dict):
+            return content
+        reason = "no object"
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+    raise DatasetError(f"{path}: got a file that cannot be read ({reason}), expected {what}: export it again")
+
+
+def read_yolo(root: Path) -> Found | None:
+    """Return a data set of YOLO's polygons; None if the folder has another layout."""
+    nested = [(folder, root / "labels" / folder.name) for folder in sorted(root.glob("images/*/"))]
+    nested += [(folder, folder.parent / "labels") for folder in sorted(root.glob("*/images/"))]
+    folders = [
+        (SPLITS[name], images, labels)
+        for images, labels in nested
+        if (name := images.name if images.name in SPLITS else images.parent.name) in SPLITS
+        and any(labels.rglob("*.txt"))
+    ]
+    if not folders:
+        return None
+    check_can_draw(folders[0][2])
+    names = _yolo_names(root, [labels for _, _, labels in folders])
+    entries = (
+        Entry(split, stem, image, path, list(_yolo_shapes(path, image, names)) if path else [])
+        for split, images, labels in folders
+        for stem, image in images_of(images).items()
+        for path in [_if_file(labels / f"{stem}.txt")]
+    )
+    return _build(entries, names)
+
+
+def _yolo_names(root: Path, folders: list[Path]) -> list[str]:
+    """Return the class names of `data.yaml`, or else numbers as far as the labels need them."""
+    for name in ("data.yaml", "dataset.yaml"):
+        if (root / name).is_file():
+            names = _parsed(root / name, "names as in YOLO's data.yaml").get("names", [])
+            return [str(one) for one in (names.values() if isinstance(names, dict) else names)]
+    texts = (path.read_text(encoding="utf-8") for folder in folders for path in folder.rglob("*.txt"))
+    first = (line.split()[0] for text in texts for line in text.splitlines() if line.strip())
+    highest = max((int(word) for word in first if word.isdecimal()), default=0)
+    return [f"class_{number}" for number in range(1 + highest)]
+
+
+def _yolo_shapes(path: Path, image: Path, names: list[str]) -> Iterator[Shape]:
+    size = size_of(image)
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        words = line.split()
+        if not words:
+            continue
+        try:
+            index, values = int(words[0]), np.array(words[1:], float)
+        except ValueError:
+            index, values = -1, np.zeros(0)
+        if not 0 <= index < len(names):
+            raise DatasetError(
+                f"{path}:{number}: got {line[:40]!r}, expected a class 0..{len(names) - 1} and a polygon "
+                f"x y x y ...: correct it, or the names in data.yaml"
+            )
+        if len(values) < 6 or len(values) % 2:
+            raise DatasetError(
+                f"{path}:{number}: got {len(values)} numbers after the class, expected a polygon x y x y "
+                f"..., not a box: export polygons, as for YOLO's segmentation"
+            )
+        yield Shape(names[index], [(values.reshape(-1, 2) * size).ravel().tolist()])
+
+
+def read_labelme(root: Path) -> Found | None:
+    """Return a data set of LabelMe's polygons; None if the folder has another layout."""
+    folders = [root / name for name in SPLITS if (root / name).is_dir()] or [root]
+    images = [(folder, stem, image) for folder in folders for stem, image in images_of(folder).items()]
+    paths = {image: path for _, _, image in images if (path := image.with_suffix(".json")).is_file()}
+    if not any('"shapes"' in path.read_text(encoding="utf-8") for path in paths.values()):
+        return None
+    check_can_draw(next(iter(paths.values())))
+    parsed = {image: _parsed(path, "LabelMe's shapes") for image, path in paths.items()}
+    shapes = {
+        image: [_labelme_shape(one, paths[image]) for one in found.get("shapes", [])]
+        for image, found in parsed.items()
+    }
+    names = sorted({shape.name for found in shapes.values() for shape in found} - set(IGNORED))
+    entries = (
+        Entry(SPLITS.get(folder.name, "train"), stem, image, paths.get(image), shapes.get(image, []))
+        for folder, stem, image in images
+    )
+    return _build(entries, names)
+
+
+def _labelme_shape(shape: dict[str, Any], path: Path) -> Shape:
+    try:
+        name, kind = str(shape["label"]), shape.get("shape_type", "polygon")
+        points = np.array(shape["points"], float).reshape(-1, 2)
+    except (KeyError, ValueError, TypeError) as error:
+        raise DatasetError(
+            f"{path}: got a shape that cannot be read ({error}), expected label and points: export it again"
+        ) from error
+    corners = {"rectangle": 2, "circle": 2, "polygon": 3}
+    if len(points) < corners.get(kind, len(points) + 1):
+        raise DatasetError(
+            f"{path}: got the shape {name} of type {kind} with {len(points)} points, expected a polygon, "
+            f"rectangle or circle: draw it again, or remove it"
+        )
+    if kind == "rectangle":
+        (left, top), (right, bottom) = points.min(axis=0), points.max(axis=0)
+        points = np.array([(left, top), (right, top), (right, bottom), (left, bottom)])
+    elif kind == "circle":
+        angles = np.linspace(0, 2 * math.pi, CORNERS, endpoint=False)
+        points = points[0] + math.dist(*points[:2]) * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    return Shape(name, [points.ravel().tolist()])
+
+
+def read_supervisely(root: Path) -> Found | None:
+    """Return a project of Supervisely; None if the folder has another layout."""
+    folders = [
+        folder.parent
+        for folder in sorted(root.glob("*/ann/"))
+        if (folder.parent / "img").is_dir() and folder.parent.name != UNUSED
+    ]
+    if not (root / "meta.json").is_file() or not folders:
+        return None
+    check_can_draw(root / "meta.json")
+    classes = _parsed(root / "meta.json", "Supervisely's classes").get("classes", [])
+    entries = (
+        Entry(SPLITS.get(folder.name, "train"), stem, image, path, _supervisely_shapes(path, image))
+        for folder in folders
+        for stem, image in images_of(folder / "img").items()
+        for path in [_if_file(folder / "ann" / f"{image.name}.json")]
+    )
+    return _build(entries, [str(one["title"]) for one in classes])
+
+
+def _supervisely_shapes(path: Path | None, image: Path) -> list[Shape]:
+    """Return the objects of an image, polygons with holes or bitmaps."""
+    from pycocotools.mask import encode
+
+    if path is None:
+        return []
+    size, shapes = size_of(image), []
+    for one in _parsed(path, "Supervisely's objects").get("objects", []):
+        name, kind = str(one.get("classTitle")), one.get("geometryType")
+        try:
+            region = _SUPERVISELY[kind](one, size)
+        except (KeyError, ValueError, TypeError, zlib.error, *READ_ERRORS) as error:
+            raise DatasetError(
+                f"{path}: got an object {name} of type {kind} that cannot be drawn ({error}), expected a "
+                f"polygon or bitmap: export it again"
+            ) from error
+        shapes.append(Shape(name, encode(np.asfortranarray(region))))
+    return shapes
+
+
+def _filled(one: dict[str, Any], size: Size) -> NDArray[np.uint8]:
+    """Return the pixels of a polygon with holes."""
+    from pycocotools.mask import decode, frPyObjects, merge
+
+    width, height = size
+    rings = (one["points"]["exterior"], *one["points"]["interior"])
+    outer, *holes = (
+        decode(merge(frPyObjects([np.ravel(ring).astype(float).tolist()], height, width))) for ring in rings
+    )
+    for hole in holes:
+        outer[hole > 0] = 0
+    return np.asarray(outer, np.uint8)
+
+
+def _unpacked(one: dict[str, Any], size: Size) -> NDArray[np.uint8]:
+    """Return the pixels of a bitmap."""
+    width, height = size
+    region = np.zeros((height, width), np.uint8)
+    with Image.open(io.BytesIO(zlib.decompress(base64.b64decode(one["bitmap"]["data"])))) as picture:
+        is_transparent = "A" in picture.mode or "transparency" in picture.info
+        gray = picture.convert("RGBA").getchannel("A") if is_transparent else picture.convert("L")
+        bits = np.asarray(gray) > 0
+    left, top = one["bitmap"]["origin"]
+    part = region[top : top + bits.shape[0], left : left + bits.shape[1]]
+    part[bits[: part.shape[0], : part.shape[1]]] = 1
+    return region
+
+
+_SUPERVISELY: dict[str | None, Callable[[dict[str, Any], Size], NDArray[np.uint8]]] = {
+    "polygon": _filled,
+    "bitmap": _unpacked,
+}
+
+READERS: dict[str, Callable[[Path], Found | None]] = {
+    "YOLO polygons": read_yolo,
+    "Supervisely": read_supervisely,
+    "LabelMe": read_labelme,
+}
+"""Readers by the name of the tool."""

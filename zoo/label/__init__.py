@@ -1,0 +1,1 @@
+"""Choice of the images to label next, and their pre-annotations."""

@@ -1,0 +1,165 @@
+"""Images that may be labeled next, and images that are labeled."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, NamedTuple
+
+from zoo.data.data_file import DATA_FILE
+from zoo.data.files import FileSource
+from zoo.data.open import open_source
+from zoo.data.partition import FULL, Partition, make_partition
+from zoo.errors import DatasetError, ZooError
+from zoo.predict.inputs import find_inputs, is_source
+from zoo.train.runs.folder import RunFolder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from zoo.data.source import Source
+
+log = logging.getLogger(__name__)
+
+SPLITS = ("train", "unlabeled")
+
+
+class Item(NamedTuple):
+    """An image.
+
+    Args:
+        name: id in a data set, or path.
+        relative: path of its file in the folder of images to label.
+        path: path of its file; None if it is drawn.
+        read: function that returns the image, (H, W, 3) uint8 RGB.
+        train_id: id once it has a mask.
+    """
+
+    name: str
+    relative: str
+    path: Path | None
+    read: Callable[[], NDArray[np.uint8]]
+    train_id: str
+
+
+class Pool(NamedTuple):
+    """Candidates and labeled images.
+
+    Args:
+        candidates: images without a mask that is used.
+        labeled: images with one.
+    """
+
+    candidates: list[Item]
+    labeled: list[Item]
+
+
+class Known(NamedTuple):
+    """What is labeled.
+
+    Args:
+        run: folder of the run that trained the model; None if it is not known.
+        spec: data set whose masks are the labels; None for a pool that is a data set, or that of the run.
+        partition: training images that count as labeled; None for those of the run, or else all.
+    """
+
+    run: Path | None = None
+    spec: str | None = None
+    partition: str | None = None
+
+
+def open_pool(text: str, known: Known, out: Path) -> Pool:
+    """Return the images of a pool.
+
+    Args:
+        text: data set whose images without masks are the candidates, or a folder or pattern of images.
+        known: what is labeled.
+        out: output folder, which is not searched.
+
+    Raises:
+        ZooError: a pool without candidates.
+    """
+    if _is_data(text):
+        if known.spec is not None:
+            raise ZooError(
+                f"--labeled {known.spec}: got it beside the data set {text}, expected it for a folder of "
+                f"images alone: leave it out, the masks of the data set are its labels"
+            )
+        source = open_source(text)
+        used, others = _divided(source, known)
+        if not others:
+            raise DatasetError(
+                f"{text}: got masks for all {len(used)} images, expected some without: add them in "
+                f"unlabeled/, or say with --partition which masks count as labels"
+            )
+        return Pool(_items(source, others), _items(source, used))
+    candidates = []
+    for one in find_inputs([text], sys.maxsize, out):
+        relative = PurePosixPath(one.outputs[2])
+        train_id = f"train/{relative.with_suffix('')}"
+        candidates.append(Item(one.name, str(relative), Path(one.path or one.name), one.read, train_id))
+    return Pool(candidates, _labeled(known))
+
+
+def _labeled(known: Known) -> list[Item]:
+    """Return the labeled images beside a pool that is a folder of images."""
+    spec = known.spec
+    if spec is None and known.run is not None:
+        recipe, _ = RunFolder(known.run).read_recipe()
+        spec = recipe.data.spec
+    if spec is None:
+        log.warning(
+            "no labeled images are known: the choice may contain some of them; name them with --labeled DATA"
+        )
+        return []
+    source = open_source(spec)
+    labeled, _ = _divided(source, known)
+    return _items(source, labeled)
+
+
+def _divided(source: Source, known: Known) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the ids of the labeled and of the unlabeled images of a data set."""
+    if known.partition is None and known.run is not None:
+        recipe, _ = RunFolder(known.run).read_recipe()
+        recorded = Partition.read(RunFolder(known.run).partition)
+        is_same = Path(recipe.data.spec).resolve() == Path(source.spec).resolve()
+        if is_same and recorded.spec != FULL:  # masks that were added since are hidden too
+            used = set(recorded.labeled)
+            ids = [id_ for split in SPLITS for id_ in source.ids(split)]  # type: ignore[arg-type]
+            return tuple(id_ for id_ in ids if id_ in used), tuple(id_ for id_ in ids if id_ not in used)
+    partition = make_partition(source, known.partition or FULL, seed=0)
+    return partition.labeled, partition.unlabeled
+
+
+def _is_data(text: str) -> bool:
+    """Return whether a pool is a data set rather than images."""
+    return is_source(text) or (Path(text) / DATA_FILE).is_file() or (Path(text) / "train").is_dir()
+
+
+def _items(source: Source, ids: Sequence[str]) -> list[Item]:
+    """Return images of a data set, named without the folder of their split where that is unique."""
+    paths = {id_: source.files[id_].image if isinstance(source, FileSource) else None for id_ in ids}
+    suffixes = {id_: ".png" if path is None else path.suffix for id_, path in paths.items()}
+    short = {id_: _without_split(id_) + suffixes[id_] for id_ in ids}
+    seen: set[str] = set()
+    again = {name for name in short.values() if name in seen or seen.add(name)}  # type: ignore[func-returns-value]
+    return [
+        Item(
+            id_,
+            f"{id_}{suffixes[id_]}" if short[id_] in again else short[id_],
+            paths[id_],
+            partial(source.read_image, id_),
+            f"train/{short_id}" if id_ != (short_id := _without_split(id_)) else id_,
+        )
+        for id_ in ids
+    ]
+
+
+def _without_split(id_: str) -> str:
+    split, slash, rest = id_.partition("/")
+    return rest if slash and split in SPLITS else id_
