@@ -131,7 +131,9 @@ def compose(
         warn_of_other_labels(config, other, on_event)
     kept = sum(parameter.numel() for parameter in deployable.parameters())
     provenance = {**config.provenance, "parameters": {"kept": kept}, "parts": parts}
-    config = _updated(config, deployable=deployable.config, provenance=provenance, metrics={})
+    config = _updated(
+        config, deployable=deployable.config, provenance=provenance, metrics={}, reliability=None
+    )
     save_bundle(folder, deployable, config, model_card(config))
     on_event(f"composed {folder} from {' and '.join(map(str, sources))}")
     return folder

@@ -59,7 +59,7 @@ class ExportGraph(nn.Module):
         images = normalize(pixels, self.metadata.preprocessing).to(self.dtype)
         logits = resize_logits(self.deployable.decoder_logits(images).float(), image.shape[1:3])
         names = [output.name for output in self.metadata.outputs]
-        return tuple(derive({LOGITS: logits}, names).values())
+        return tuple(derive({LOGITS: logits}, names, self.metadata.calibration).values())
 
 
 class HardSwish(nn.Module):

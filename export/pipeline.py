@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from zoo.bundle.bundle import WEIGHTS_NAME, replacing, write_json
+from zoo.bundle.bundle import WEIGHTS_NAME, load_config, replacing, write_json
 from zoo.bundle.manifest import MANIFEST_NAME, read_manifest, sha256
 from zoo.bundle.weights import load_bundle
 from zoo.card.card import refresh_card
-from zoo.errors import ParityError
+from zoo.errors import ExportError, ParityError
 from zoo.export.calibrate import calibration_pool, choose
 from zoo.export.check import Checker, find_runtime
 from zoo.export.compose import copy_bundle
@@ -41,6 +41,7 @@ from zoo.predictors.artifact import (
     read_engine_info,
 )
 from zoo.predictors.backends import ENGINES
+from zoo.predictors.outputs import LOGITS, OUTPUTS, parse_outputs, uncalibrated
 from zoo.predictors.runtimes.ort import OrtPredictor
 from zoo.predictors.runtimes.trt import TrtPredictor, why_not_here
 from zoo.preprocess import normalize, resize_image
@@ -48,6 +49,8 @@ from zoo.preprocess import normalize, resize_image
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from zoo.bundle.bundle import BundleConfig
+    from zoo.bundle.reliability import Calibration
     from zoo.export.options import ExportOptions
     from zoo.export.parity import Parity
     from zoo.export.quantize import Flavor
@@ -75,6 +78,7 @@ def export_bundle(
         ExportError: the export is not possible for another reason.
     """
     options.check()
+    check_calibrated(bundle, options.output)
     api = load_builder(options.sm) if options.trt else None
     targets = build_targets(api, options.sm) if api else ()
     if options.out is not None:
@@ -93,6 +97,23 @@ def export_bundle(
     finally:
         export.record()
     return export.report()
+
+
+def check_calibrated(bundle: Path, output: str) -> None:
+    """Raise unless a bundle has the calibration that its outputs need.
+
+    Raises:
+        ExportError: an output needs it.
+    """
+    for name in parse_outputs(output):
+        if OUTPUTS[name].calibrated and load_config(bundle).calibration is None:
+            raise ExportError(f"--output {output}: {uncalibrated(name).replace('MODEL', str(bundle))}")
+
+
+def kept_calibration(config: BundleConfig, output: str) -> Calibration | None:
+    """Return the calibration of a model for files that need it; others do not change with it."""
+    needed = any(name == LOGITS or OUTPUTS[name].calibrated for name in parse_outputs(output))
+    return config.calibration if needed else None
 
 
 class Export:
@@ -278,6 +299,7 @@ class Export:
             output=self.options.output,
             weights_sha256=self.weights_sha256,
             smallest=self.checker.reference.limits.low[1:],
+            calibration=kept_calibration(self.config, self.options.output),
         )
 
     def _compare_onnx(self, path: Path, runtime: ExportedPredictor, precision: Precision) -> Parity:

@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 
 from zoo import __version__
 from zoo.commands.benchmark import benchmark
+from zoo.commands.calibrate import calibrate
 from zoo.commands.catalog import info, list_models
 from zoo.commands.compare import compare
 from zoo.commands.console import log_to_stderr
@@ -56,6 +57,7 @@ app.command()(compare)
 app.command()(runs)
 app.command()(report)
 app.command()(evaluate)
+app.command()(calibrate)
 app.command()(predict)
 app.command()(label)
 app.command()(export)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from zoo.classes import Classes, Mask
+    from zoo.classes import Classes, Color, Mask
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +35,9 @@ PAGED = ("TIFF", "GIF", "WEBP", "PNG")
 """Formats of several pages or frames; those of a photo from a phone (MPO) are previews."""
 
 TRANSPARENT = ("RGBA", "RGBa", "LA", "La", "PA")
+
+UNKNOWN: Color = (224, 224, 192)
+"""Color of pixels without a class, as in PASCAL VOC."""
 
 DEFLATE: dict[str, Any] = {"compress_level": 1, "compress_type": zlib.Z_RLE}
 """PNG settings for masks: run-length encoding takes a third of the time of the defaults, and less space."""
@@ -111,12 +114,15 @@ def mask_png(mask: Mask, classes: Classes) -> bytes:
     """Return a PNG of class ids: indexed, in the colors of the classes, or 16-bit gray above 255 classes.
 
     Args:
-        mask: (H, W) uint8, or int32 above 255 classes; class ids 0..K-1.
+        mask: (H, W) uint8, or int32 above 255 classes; class ids 0..K-1, or, in uint8, `IGNORE`.
         classes: names and colors of the classes, at most 65,536.
     """
     if mask.dtype == np.uint8:
         image = Image.fromarray(mask)
-        image.putpalette([channel for color in classes.palette for channel in color])
+        colors = list(classes.palette)
+        if mask.max(initial=0) >= len(colors):  # Pillow stores as many bits as the palette needs
+            colors += [UNKNOWN] * (256 - len(colors))
+        image.putpalette([channel for color in colors for channel in color])
     else:
         image = Image.fromarray(mask.astype(np.uint16))
     file = io.BytesIO()

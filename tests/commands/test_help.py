@@ -37,7 +37,7 @@ def test_the_default_device_is_told_in_the_same_words(command: str, zoo: Zoo) ->
 def test_export_takes_no_artifacts(zoo: Zoo) -> None:
     text = help_of(zoo, "export")
     assert "A run or bundle folder, owner/name on the Hub, or file:DIR/name;" in text
-    assert ".onnx" not in text
+    assert ".onnx or .engine" not in text
     assert "0.005 for half a point, in place of the" in text
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from zoo.bundle.bundle import BundleConfig
 from zoo.bundle.weights import save_bundle
@@ -15,8 +15,8 @@ from zoo.card.card import model_card
 from zoo.classes import Classes
 from zoo.data.shapes import NAMES, ShapesSource
 from zoo.models.classifier import ImageClassifier
-from zoo.models.config import ClassifierConfig, EnsembleConfig, NetworkConfig
-from zoo.models.deployable import FusedEnsemble, Student
+from zoo.models.config import ClassifierConfig, EnsembleConfig, NetworkConfig, StudentConfig
+from zoo.models.deployable import Deployable, FusedEnsemble, Student
 from zoo.models.segmentation import SegmentationNetwork
 from zoo.preprocess import Preprocessing, normalize, resize_image
 
@@ -31,6 +31,20 @@ if TYPE_CHECKING:
 
 ENCODER = "test_resnet"
 PREPROCESSING = Preprocessing(imgsz=(64, 64))
+
+
+class Network(Deployable):
+    """As little as can be exported."""
+
+    config = StudentConfig(network=NetworkConfig())
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, num_classes, 3, stride=4, padding=1)
+
+    def decoder_logits(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.conv(images)
+        return logits
 
 
 def shapes_images(count: int, size: tuple[int, int] = (64, 64)) -> NDArray[np.uint8]:

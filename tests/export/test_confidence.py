@@ -8,8 +8,8 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from torch import Tensor, nn
 
+from tests.export.conftest import Network
 from zoo.bundle.weights import load_bundle
 from zoo.classes import Classes
 from zoo.errors import ExportError
@@ -17,8 +17,6 @@ from zoo.export.compose import Composition, compose
 from zoo.export.fold import prepare
 from zoo.export.to_onnx import check_onnx, export_onnx
 from zoo.export.to_tensorrt import Target, build_engine, load_builder, make_profile, plan_engine
-from zoo.models.config import NetworkConfig, StudentConfig
-from zoo.models.deployable import Deployable
 from zoo.predictors.artifact import ArtifactMetadata
 from zoo.predictors.base import Prediction
 from zoo.predictors.eager import EagerPredictor
@@ -46,20 +44,6 @@ class Exported(NamedTuple):
     path: Path
     metadata: ArtifactMetadata
     reference: EagerPredictor
-
-
-class Network(Deployable):
-    """As little as can be exported."""
-
-    config = StudentConfig(network=NetworkConfig())
-
-    def __init__(self, num_classes: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(3, num_classes, 3, stride=4, padding=1)
-
-    def decoder_logits(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.conv(images)
-        return logits
 
 
 def metadata_of(bundle: Path, precision: Precision, output: OutputKind) -> ArtifactMetadata:

@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from zoo.bundle.bundle import load_config
+from zoo.bundle.bundle import load_config, update_config
+from zoo.bundle.reliability import Calibration, FittedOn, Reliability
 from zoo.cli import app
 from zoo.data.folder import FolderSource
 from zoo.data.partition import make_partition
@@ -24,8 +25,6 @@ from zoo.train.runs.folder import RunFolder
 
 if TYPE_CHECKING:
     from typer.testing import Result
-
-    from tests.conftest import Install
 
 
 def zoo(*arguments: object) -> Result:
@@ -125,19 +124,16 @@ def test_unreliability_is_one_minus_the_mean_of_the_score(
         assert one["unreliability"] == pytest.approx(1 - confidence.mean() / 255, abs=1e-4)
 
 
-def test_a_calibrated_score_is_used_by_its_name_where_the_model_has_it(
-    data: Path, tiny_bundle: Path, tmp_path: Path, install: Install, monkeypatch: pytest.MonkeyPatch
+def test_the_calibrated_reliability_is_used_where_the_model_has_it(
+    data: Path, bundle_copy: Path, tmp_path: Path
 ) -> None:
-    code = (
-        "from zoo.predictors.outputs import OutputRow\n"
-        "def sure(logits):\n    return (logits[:, 0] * 0 + 51).byte()\n"
-        "ROW = OutputRow('half', sure)\n"
-    )
-    install(code, outputs={"surely": "ROW"})
-    monkeypatch.setattr("zoo.label.scan.CALIBRATED", "surely")
-    value = chosen(tiny_bundle, data, "--count", 1, "--out", tmp_path / "out")
-    assert (value["score"], value["images"][0]["unreliability"]) == ("surely", 0.8)
-    value = chosen(tiny_bundle, data, "--count", 1, "--out", tmp_path / "o", "--score", "confidence")
+    calibration = Calibration(score="softmax", knots=((0.0, 0.2), (1.0, 0.2)))
+    fitted = FittedOn(data="shapes", split="val", images={}, pixels=1)
+    reliability = Reliability(score="softmax", calibrations={"softmax": calibration}, fitted=fitted)
+    update_config(bundle_copy, reliability=reliability)
+    value = chosen(bundle_copy, data, "--count", 1, "--out", tmp_path / "out")
+    assert (value["score"], value["images"][0]["unreliability"]) == ("reliability", 0.8)
+    value = chosen(bundle_copy, data, "--count", 1, "--out", tmp_path / "o", "--score", "confidence")
     assert value["score"] == "confidence"
 
 

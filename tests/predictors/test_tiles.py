@@ -10,7 +10,7 @@ from zoo.classes import Classes
 from zoo.errors import BundleError, InvalidImageError
 from zoo.predictors.base import Predictor
 from zoo.predictors.limits import Limits
-from zoo.predictors.outputs import CONFIDENCE, LOGITS, MASK
+from zoo.predictors.outputs import CONFIDENCE, LOGITS, MASK, RELIABILITY
 from zoo.predictors.tiles import Axis, Tiling, blended, predict_tiles
 from zoo.preprocess import Preprocessing
 
@@ -127,5 +127,7 @@ def test_what_tiles_cannot_do_is_one_line() -> None:
     ) as caught:
         predict_tiles(Local(outputs=(MASK,)), image_of(20, 20), Tiling(16, 0.25))
     assert "\n" not in str(caught.value)
+    with pytest.raises(BundleError, match="got reliability with tiles, expected one of both"):
+        predict_tiles(Local(), image_of(20, 20), Tiling(16, 0.25), (MASK, RELIABILITY))
     with pytest.raises(InvalidImageError, match=r"got an image of 20 x 20 \(4 x 4 at the network\)"):
         predict_tiles(Local(), image_of(20, 20), Tiling(4, 0.25))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from zoo.errors import BundleError
 from zoo.machine import choose_device
@@ -12,10 +12,13 @@ from zoo.predictors.limits import OVERLAP
 from zoo.resolve import ModelLike, model_text, resolve_predictor
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from zoo.bundle.bundle import BundleConfig
+    from zoo.bundle.reliability import Reliability
+    from zoo.data.source import Source, Split
     from zoo.evaluation.evaluate import Progress, Scores
+    from zoo.predictors.base import Predictor
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +36,8 @@ def evaluate(
     protocol: str | None = None,
     tile: int | None = None,
     overlap: float = OVERLAP,
+    reliability: bool = False,
+    corrupt: str | None = None,
     report: str | Path | None = None,
     overwrite: bool = False,
     device: str | None = None,
@@ -49,14 +54,17 @@ def evaluate(
             else `whole`.
         tile: side in pixels of tiles that the image is cut into at its original size; None for no tiles.
         overlap: share of a tile's side that it shares with the next one, in [0, 0.9].
-        report: folder for the metrics and the confusion matrix; None writes nothing.
+        reliability: whether to also measure how well scores of pixels tell right from wrong, on images that
+            the model's calibration was not fitted on.
+        corrupt: corruption of the images and its strength, e.g. `noise:3`; None for none.
+        report: folder for the metrics, the confusion matrix and other plots; None writes nothing.
         overwrite: whether to replace files in `report` that zoo did not write.
         device: `cpu` or `cuda`; None for a GPU if PyTorch finds one.
         on_progress: called with the numbers of images done and in all.
 
     Returns:
         `miou`, `iou` by class, `pixel_accuracy`, and the conditions (`data`, `protocol`, `backend`, ...), as
-        `zoo evaluate --json`.
+        `zoo evaluate --json`; with `reliability` also the metrics of each score.
 
     Raises:
         ZooError: a model or data that cannot be used, or classes that differ.
@@ -71,6 +79,8 @@ def evaluate(
         (str(tiling or protocol or WHOLE),),
         data=data,
         split=split,
+        reliability=reliability,
+        corrupt=corrupt,
         report=report,
         overwrite=overwrite,
         device=device,
@@ -84,6 +94,8 @@ def evaluate_all(
     *,
     data: str | Path | None = None,
     split: Literal["train", "val"] = "val",
+    reliability: bool = False,
+    corrupt: str | None = None,
     report: str | Path | None = None,
     overwrite: bool = False,
     device: str | None = None,
@@ -93,32 +105,132 @@ def evaluate_all(
     check_protocols(protocols)
     path = resolve_predictor(model_text(model))
 
-    from zoo.data.open import open_source
-    from zoo.evaluation.evaluate import evaluate_tags, score
+    from zoo.evaluation.evaluate import evaluate_tags
     from zoo.outputs import Outputs
     from zoo.predictors.load import load_predictor
     from zoo.predictors.tags import load_tag_predictor
 
     tells_tags = isinstance(path, Path) and is_classifier(path, protocols)
-    files = (REPORT_NAME, *(() if tells_tags else map(confusion_name, protocols)))
+    plots = [] if tells_tags else [confusion_name, *[plot_name] * reliability]
+    files = (REPORT_NAME, *(plot(name) for plot in plots for name in protocols))
     outputs = None if report is None else Outputs(Path(report), files, "--report", overwrite=overwrite)
-    source = open_source(training_data(path) if data is None else str(data))
+    config = _config(path)
+    spec = training_data(path) if data is None else str(data)
+    sources = _sources(config, spec, split, protocols if reliability else (), corrupt)
     where = choose_device(device)
     facts = {"model": str(path), **model_facts(path)}
     scores: list[Scores] = []
     if isinstance(path, Path) and tells_tags:
-        results = [facts | evaluate_tags(load_tag_predictor(path, where), source, split, on_progress)]
+        results = [facts | evaluate_tags(load_tag_predictor(path, where), sources.scored, split, on_progress)]
     else:
         predictor = load_predictor(path, device=where)
-        for name in protocols:
-            if len(protocols) > 1:
-                log.info("protocol %s", name)
-            scores.append(score(predictor, source, split, name, on_progress, with_boundary=True))
-        results = [facts | each.as_dict(predictor.classes) for each in scores]
+        fitted = _reliability_of(config)
+        scores, found = _masks(predictor, sources, split, protocols, fitted, on_progress)
+        results = [facts | each for each in found]
     if outputs is not None:
         with outputs.writing():
-            _write(outputs.folder, results, scores, source.classes.names)
+            _write(outputs.folder, results, scores, sources.scored.classes.names)
     return results
+
+
+class Sources(NamedTuple):
+    """Images to evaluate on."""
+
+    scored: Source
+    held_out: Source | None
+    """Images for the reliability, without those that it was fitted on; None if it is not requested."""
+
+
+def _sources(
+    config: BundleConfig | None, spec: str, split: Split, protocols: Sequence[str], corrupt: str | None
+) -> Sources:
+    """Return the images to evaluate on; `protocols` are those of the reliability, empty if not requested."""
+    from zoo.data.open import open_source
+    from zoo.evaluation.corruptions import Corrupted
+
+    source = open_source(spec)
+    held_out = _images_for_reliability(config, source, split, protocols) if protocols else None
+    if corrupt is None:
+        return Sources(source, held_out)
+    return Sources(Corrupted(source, corrupt), held_out and Corrupted(held_out, corrupt))
+
+
+def _images_for_reliability(
+    config: BundleConfig | None, source: Source, split: Split, protocols: Sequence[str]
+) -> Source:
+    """Return the images of a split that the calibration of a model was not fitted on.
+
+    Raises:
+        BundleError: a classifier.
+        ZooError: it was fitted on all of them, or a protocol resizes or averages logits.
+    """
+    from zoo.evaluation.scored import check_protocol, unseen
+
+    if config is not None and config.deployable.kind == "classifier":
+        raise BundleError("--reliability is for masks, got a classifier of whole images: leave it out")
+    for name in protocols:
+        check_protocol(name)
+    fitted = _reliability_of(config)
+    return source if fitted is None else unseen(source, split, fitted.fitted)
+
+
+def _reliability_of(config: BundleConfig | None) -> Reliability | None:
+    """Return the calibrations of a model; None if it has none."""
+    return None if config is None else config.reliability
+
+
+def _masks(
+    predictor: Predictor,
+    sources: Sources,
+    split: Split,
+    protocols: Sequence[str],
+    fitted: Reliability | None,
+    on_progress: Progress | None,
+) -> tuple[list[Scores], list[dict[str, Any]]]:
+    """Return the scores and all metrics under each protocol."""
+    from zoo.evaluation.evaluate import score
+    from zoo.evaluation.scored import check_logits
+
+    if sources.held_out is not None:
+        check_logits(predictor)
+    scores = []
+    for name in protocols:
+        if len(protocols) > 1:
+            log.info("protocol %s", name)
+        scores.append(score(predictor, sources.scored, split, name, on_progress, with_boundary=True))
+    results = [each.as_dict(predictor.classes) for each in scores]
+    if sources.held_out is not None:
+        results = [
+            _with_reliability(each, predictor, sources.held_out, fitted, on_progress) for each in results
+        ]
+    return scores, results
+
+
+def _with_reliability(
+    result: Mapping[str, Any],
+    predictor: Predictor,
+    source: Source,
+    fitted: Reliability | None,
+    on_progress: Progress | None,
+) -> dict[str, Any]:
+    """Return a result with the reliability under its protocol.
+
+    Args:
+        result: result, with its split, protocol and number of images.
+        predictor: predictor with logits.
+        source: images that the calibration was not fitted on (`zoo.evaluation.scored.unseen`).
+        fitted: calibrations of the model; None if it has none.
+        on_progress: called after every image.
+    """
+    from zoo.evaluation.reliability import measure_reliability
+
+    split: Split = result["split"]
+    found = measure_reliability(predictor, source, split, result["protocol"], fitted, on_progress)
+    facts = {
+        "calibrated": None if fitted is None else fitted.about,
+        "left_out": result["images"] - found["images"],
+    }
+    return {**result, "reliability": facts | found}
 
 
 def check_protocols(names: Sequence[str]) -> None:
@@ -194,17 +306,27 @@ def confusion_name(protocol: str) -> str:
     return f"confusion.{protocol}.png"
 
 
+def plot_name(protocol: str) -> str:
+    """Return the file name of the plot of the reliability under a protocol."""
+    return f"reliability.{protocol}.png"
+
+
 def _write(
     folder: Path, results: Sequence[dict[str, Any]], scores: Sequence[Scores], names: tuple[str, ...]
 ) -> None:
-    """Write the figures, and the confusion matrix of each of `scores` (empty for a classifier)."""
+    """Write the figures, and the plots of each of `scores` (empty for a classifier)."""
     from zoo.bundle.bundle import write_json
     from zoo.pages.confusion import write_confusion
+    from zoo.pages.reliability import write_reliability
 
     for result, each in zip(results, scores, strict=False):
         path = folder / confusion_name(result["protocol"])
         title = f"{result['model']} on {result['data']} {result['split']}, protocol {result['protocol']}"
         write_confusion(each.confusion.counts.cpu().numpy(), names, title, path)
         log.info("wrote %s", path)
+        if "reliability" in result:
+            path = folder / plot_name(result["protocol"])
+            write_reliability(result["reliability"]["scores"], path)
+            log.info("wrote %s", path)
     write_json(folder / REPORT_NAME, list(results))
     log.info("wrote %s", folder / REPORT_NAME)

@@ -16,8 +16,10 @@ from zoo.errors import BundleError
 from zoo.machine import choose_device
 from zoo.predict.folder import DEFAULT_LIMIT, FolderOptions, Predictions, predict_to
 from zoo.predict.inputs import find_inputs
+from zoo.predict.outputs import check_unknown, without_unsure
 from zoo.predict.stream import Failed, Options, stream
 from zoo.predictors.limits import OVERLAP
+from zoo.predictors.outputs import MASK, RELIABILITY, check_given
 from zoo.predictors.tiles import Tiling, check_tiling
 from zoo.resolve import ModelLike, model_text, resolve_predictor
 
@@ -39,6 +41,7 @@ def predict(
     batch: int | None = None,
     tile: int | None = None,
     overlap: float = OVERLAP,
+    unknown_below: float | None = None,
     device: str | None = None,
     on_progress: Callable[[int, int], object] | None = None,
 ) -> list[Mask]: ...
@@ -56,6 +59,7 @@ def predict(
     batch: int | None = None,
     tile: int | None = None,
     overlap: float = OVERLAP,
+    unknown_below: float | None = None,
     overwrite: bool = False,
     device: str | None = None,
 ) -> Predictions: ...
@@ -72,6 +76,7 @@ def predict(
     batch: int | None = None,
     tile: int | None = None,
     overlap: float = OVERLAP,
+    unknown_below: float | None = None,
     overwrite: bool = False,
     device: str | None = None,
     on_progress: Callable[[int, int], object] | None = None,
@@ -93,6 +98,8 @@ def predict(
         tile: side in pixels of tiles that images are cut into at their original size, with blended logits;
             None for no tiles.
         overlap: share of a tile's side that it shares with the next one, in [0, 0.9].
+        unknown_below: reliability, 0 to 1, below which a pixel of a mask is class 255, of a calibrated model;
+            None for no such pixel.
         overwrite: whether to predict images again whose results are there, and to replace other files.
         device: `cpu` or `cuda`; None for a GPU if PyTorch finds one.
         on_progress: called with the numbers of images done and in all.
@@ -107,12 +114,21 @@ def predict(
             raise BundleError(
                 f"got out={str(out)!r} with a loaded model, expected its path: its journal names it"
             )
-        options = FolderOptions(overlay, tuple(outputs), limit, batch, overwrite, device, tiling=tiling)
+        options = FolderOptions(
+            overlay,
+            tuple(outputs),
+            limit,
+            batch,
+            overwrite,
+            device,
+            tiling=tiling,
+            unknown_below=unknown_below,
+        )
         texts = [str(each) for each in _listed(images)]
         return predict_to(resolve_predictor(model_text(model)), texts, Path(out), options)
     predictor = model.predictor if isinstance(model, Model) else _load(model, device)
     readers = _readers(_listed(images), limit)
-    return _masks(predictor, readers, Options(batch=batch, tiling=tiling), on_progress)
+    return _masks(predictor, readers, Options(batch=batch, tiling=tiling), unknown_below, on_progress)
 
 
 def _load(model: ModelLike, device: str | None) -> Predictor:
@@ -149,18 +165,26 @@ def _masks(
     predictor: Predictor,
     readers: Sequence[Reader],
     options: Options,
+    unknown_below: float | None,
     on_progress: Callable[[int, int], object] | None,
 ) -> list[Mask]:
     """Return the masks of images in their order."""
+    if unknown_below is not None:
+        check_unknown(unknown_below, predictor.classes)
+        options = options._replace(outputs=(MASK, RELIABILITY))
+        check_given(predictor.available, options.outputs, predictor.calibration)
     if options.tiling is not None:
-        check_tiling(predictor)
+        check_tiling(predictor, options.outputs)
     low, high = predictor.limits
     options = options._replace(least=low[0], most=high[0])
     masks: dict[int, Mask] = {}
     for result in stream(predictor, range(len(readers)), lambda index: readers[index](), options):
         if isinstance(result, Failed):
             raise result.error
-        masks[result.item] = result.prediction().mask
+        found = result.prediction()
+        masks[result.item] = (
+            found.mask if unknown_below is None else without_unsure(found.outputs, unknown_below)
+        )
         if on_progress is not None:
             on_progress(len(masks), len(readers))
     return [masks[index] for index in range(len(readers))]

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
+from zoo.bundle.reliability import Reliability
 from zoo.classes import Classes, Color
 from zoo.errors import BundleError, ZooError
 from zoo.frozen import Frozen, first_fault
@@ -28,6 +29,8 @@ from zoo.preprocess import Preprocessing
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from zoo.bundle.reliability import Calibration
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
@@ -50,6 +53,7 @@ class BundleConfig(Frozen):
         recipe: resolved recipe of the run.
         provenance: versions, steps, partition id, and the stripped parts.
         metrics: measured metrics with split and protocol.
+        reliability: calibration by `zoo calibrate`; None before it.
     """
 
     format: Literal[2] = 2
@@ -62,6 +66,7 @@ class BundleConfig(Frozen):
     recipe: dict[str, Any] = Field(default_factory=dict)
     provenance: dict[str, Any] = Field(default_factory=dict)
     metrics: dict[str, Any] = Field(default_factory=dict)
+    reliability: Reliability | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -86,6 +91,11 @@ class BundleConfig(Frozen):
         return Classes(self.names, self.palette)
 
     @property
+    def calibration(self) -> Calibration | None:
+        """Return the calibration of the output `reliability`; None before `zoo calibrate`."""
+        return None if self.reliability is None else self.reliability.chosen
+
+    @property
     def data_spec(self) -> str | None:
         """Return the spec of the training data; None if the recipe names none."""
         spec: str | None = self.recipe.get("data", {}).get("spec")
@@ -107,6 +117,17 @@ def load_config(folder: Path) -> BundleConfig:
         raise BundleError(
             f"{path}: {first_fault(error)}: export the bundle again with this version"
         ) from error
+
+
+def update_config(folder: Path, **changes: object) -> BundleConfig:
+    """Replace values in the `config.json` of a bundle atomically and return the new configuration.
+
+    Raises:
+        BundleError: the folder is not a bundle of this version.
+    """
+    config = load_config(folder).model_copy(update=changes)
+    write_text(folder / CONFIG_NAME, config.model_dump_json(indent=2) + "\n")
+    return config
 
 
 def find_bundle(path: Path) -> Path | None:

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from zoo.bundle.bundle import CARD_NAME, load_config, replacing, write_json
+from zoo.bundle.bundle import CARD_NAME, CONFIG_NAME, load_config, replacing, write_json
 from zoo.bundle.manifest import MANIFEST_NAME, FileEntry, read_manifest
 from zoo.card.licenses import license_table, stated_license
 from zoo.card.metadata import metadata, title
-from zoo.card.tables import BENCHMARK_NAME, agreement_section, latency_section, markdown_table
+from zoo.card.tables import (
+    BENCHMARK_NAME,
+    agreement_section,
+    latency_section,
+    markdown_table,
+    reliability_section,
+)
 from zoo.card.text import facts, introduction, limits, measured
 
 if TYPE_CHECKING:
@@ -65,6 +71,7 @@ def model_card(config: BundleConfig, folder: Path | None = None) -> str:
         "## Measured",
         "",
         *measured(config),
+        *reliability_section(config),
         *(() if folder is None else (*agreement_section(folder), *latency_section(folder))),
         "",
         "## License",
@@ -92,7 +99,8 @@ def refresh_card(bundle: Path) -> None:
     card = model_card(load_config(bundle), bundle)
     with replacing(bundle / CARD_NAME) as path:
         path.write_text(card, encoding="utf-8")
-    _rehash(bundle, [bundle / CARD_NAME, *(bundle / BENCHMARK_NAME).parent.glob("benchmark.*")])
+    files = [bundle / CARD_NAME, bundle / CONFIG_NAME]
+    _rehash(bundle, [*files, *(bundle / BENCHMARK_NAME).parent.glob("benchmark.*")])
 
 
 def _picture(folder: Path | None) -> list[str]:

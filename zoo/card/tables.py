@@ -13,13 +13,20 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from zoo.bundle.bundle import BundleConfig
+
 BENCHMARK_NAME = "benchmark/benchmark.json"
 
 NONE = "\N{EN DASH}"
 
 EXPORTED = ("file", "precision", "MB", "agreement", "change of mIoU, points")
 TIMED = ("backend", "precision", "batch", "size", "p50 ms", "p90 ms", "images/s", "over eager")
-
+RELIABLE = {
+    "ece": "ECE",
+    "aurc": "AURC",
+    "miou_at_100": "mIoU",
+    "miou_at_90": "mIoU of the surest 90 % of pixels",
+}
 
 READING = (
     "Agreement: share of pixels with the same class as PyTorch in fp32, at the worst of several shapes. "
@@ -63,6 +70,33 @@ def agreement_section(folder: Path) -> list[str]:
         "",
         READING,
     ]
+
+
+def reliability_section(config: BundleConfig) -> list[str]:
+    """Return the section on the calibrated reliability; empty if the model is not calibrated."""
+    if config.reliability is None:
+        return []
+    about, measured = config.reliability.about, config.reliability.measured
+    head = ["", "## Reliability", ""]
+    fitted = (
+        f"The probability that the class of a pixel is right, by `{about['score']}`, fitted on "
+        f"{about['images']} `{about['split']}` images of {about['data']}."
+    )
+    if not measured:
+        return [*head, f"{fitted} Not measured on other images."]
+    others = (
+        f"Measured on {measured['images']} other `{measured['split']}` images of {measured['data']}, with "
+        f"95 % intervals over images:"
+    )
+    scores = measured["scores"].items()
+    rows = [(score, *(_with_interval(found[key]) for key in RELIABLE)) for score, found in scores]
+    return [*head, f"{fitted} {others}", "", *markdown_table(("score", *RELIABLE.values()), rows)]
+
+
+def _with_interval(metric: dict[str, float | None]) -> str:
+    if metric["value"] is None:
+        return NONE
+    return f"{metric['value']:.4f} ({metric['low']:.4f} to {metric['high']:.4f})"
 
 
 def latency_section(folder: Path) -> list[str]:

@@ -16,6 +16,7 @@ from zoo.commands.arguments import (
     tiling_of,
 )
 from zoo.commands.console import AsJson, Overwrite, emit, remarks, table
+from zoo.commands.reliability import reliability_lines
 from zoo.errors import ZooError
 from zoo.predictors.limits import OVERLAP
 
@@ -48,9 +49,23 @@ def evaluate(
     ] = None,
     tile: TileOption = None,
     overlap: OverlapOption = OVERLAP,
+    reliability: Annotated[
+        bool,
+        typer.Option(
+            "--reliability",
+            help="Also measure how well scores of pixels tell right from wrong, before and after zoo "
+            "calibrate, on images that it was not fitted on.",
+        ),
+    ] = False,
+    corrupt: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KIND:1-5", help="Corrupt the images: noise, blur, dark, contrast or jpeg, e.g. noise:3."
+        ),
+    ] = None,
     report: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Also write metrics.json and the confusion matrices."),
+        typer.Option(metavar="DIR", help="Also write metrics.json, the confusion matrices and other plots."),
     ] = None,
     overwrite: Overwrite = False,
     device: DeviceOption = None,
@@ -67,12 +82,15 @@ def evaluate(
             names,
             data=data,
             split=split,
+            reliability=reliability,
+            corrupt=corrupt,
             report=report,
             overwrite=overwrite,
             device=device,
             on_progress=lambda done, total: status.update(f"evaluated {done} of {total} images"),
         )
     shown = _report(results[0]) if len(results) == 1 else [*_side_by_side(results)]
+    shown += [line for each in results if "reliability" in each for line in reliability_lines(each)]
     emit(results[0] if len(results) == 1 else results, *shown, as_json=as_json)
 
 

@@ -53,6 +53,15 @@ def predict(
             metavar="NAME", help="Also write these outputs, joined by +; --confidence is --output confidence."
         ),
     ] = "",
+    unknown_below: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            metavar="P",
+            help="Write class 255 where the reliability is below P (0 to 1); needs zoo calibrate.",
+        ),
+    ] = None,
     limit: Annotated[
         int, typer.Option(min=1, help="Number of images to take from built-in data or a data.toml.")
     ] = DEFAULT_LIMIT,
@@ -86,6 +95,8 @@ def predict(
     listed, or that were edited since, are not replaced.
     """
     tiling = _tiling(tile, overlap, ray=ray)
+    if unknown_below is not None and ray:
+        raise typer.BadParameter("got --ray too, expected one of both", param_hint="--unknown-below")
     model, texts = split_arguments(arguments)
     options = FolderOptions(
         overlay,
@@ -96,6 +107,7 @@ def predict(
         device,
         listed=None if as_json else SHOWN,
         tiling=tiling,
+        unknown_below=unknown_below,
     )
     try:
         found = predict_to(model, texts, out, options, *([_on_ray] if ray else []))

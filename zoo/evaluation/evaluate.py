@@ -96,7 +96,7 @@ def score(
     confusion = ConfusionMatrix(len(predictor.classes))
     boundary = BoundaryIou(len(predictor.classes)) if with_boundary else None
     scoring = protocol_of(protocol)
-    for image, label in _labeled_images(predictor, source, split, on_progress):
+    for image, label in labeled_images(predictor, source, split, on_progress):
         scored = scoring.score(predictor, image, label)
         confusion.update(*(torch.from_numpy(np.array(each)) for each in scored))
         if boundary is not None:
@@ -123,13 +123,13 @@ def evaluate_tags(
     """
     pairs = [
         (predictor.predict(image), tags_of_mask(label, len(predictor.classes)))
-        for image, label in _labeled_images(predictor, source, split, on_progress)
+        for image, label in labeled_images(predictor, source, split, on_progress)
     ]
     prob, tags = (np.stack(column) for column in zip(*pairs, strict=True))
     return tag_metrics(prob, tags, predictor.classes) | _how(predictor, source, split, "whole")
 
 
-def _labeled_images(
+def labeled_images(
     predictor: Predictor | TagPredictor, source: Source, split: Split, on_progress: Progress | None
 ) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
     """Yield image and mask of each id of a split, and report progress."""

@@ -48,6 +48,11 @@ class Scored(NamedTuple):
 class Protocol(ABC):
     """Prediction and scoring of one image."""
 
+    @property
+    def combines_logits(self) -> bool:
+        """Return whether masks come from resized or averaged logits, not from the pixels of one pass."""
+        return False
+
     @abstractmethod
     def score(self, predictor: Predictor, image: Image, label: NDArray[np.uint8]) -> Scored:
         """Return label and prediction to be compared.
@@ -86,6 +91,7 @@ class Slide(Protocol):
     """
 
     fuse: Literal["softmax", "logits"] = "softmax"
+    combines_logits = True
 
     def score(self, predictor: Predictor, image: Image, label: NDArray[np.uint8]) -> Scored:
         return Scored(label, _choose(self.scores(predictor, image)))
@@ -118,6 +124,10 @@ class Resize(Protocol):
     """
 
     scored: Literal["resized", "original"] = "resized"
+
+    @property
+    def combines_logits(self) -> bool:
+        return self.scored == "original"
 
     def score(self, predictor: Predictor, image: Image, label: NDArray[np.uint8]) -> Scored:
         size = predictor.preprocessing.imgsz
@@ -173,6 +183,8 @@ class Half(Protocol):
 class MultiScale(Protocol):
     """Softmax summed over six scales of the production size, with flips, scored at the label's size."""
 
+    combines_logits = True
+
     def score(self, predictor: Predictor, image: Image, label: NDArray[np.uint8]) -> Scored:
         total = np.zeros((len(predictor.classes), *label.shape), np.float32)
         size = predictor.preprocessing.model_size(*image.shape[:2])
@@ -189,6 +201,7 @@ class Tiles(Protocol):
     """The image at its original size, in overlapping tiles whose logits are blended."""
 
     tiling: Tiling
+    combines_logits = True
 
     def score(self, predictor: Predictor, image: Image, label: NDArray[np.uint8]) -> Scored:
         return Scored(label, predict_tiles(predictor, image, self.tiling).mask)

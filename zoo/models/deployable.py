@@ -91,13 +91,22 @@ class FusedEnsemble(Deployable):
         Args:
             images: (B, 3, H, W) float, normalized.
         """
-        first, second = (self._logits(branch, images) for branch in self.branches)
+        first, second = self.branch_logits(images)
         weight = self.config.weight_1
         if self.config.average == "logits":
             return weight * first + (1 - weight) * second
         return log_add_exp(
             first.log_softmax(dim=1) + math.log(weight), second.log_softmax(dim=1) + math.log1p(-weight)
         )
+
+    def branch_logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the logits of both branches, each (B, K, h, w).
+
+        Args:
+            images: (B, 3, H, W) float, normalized.
+        """
+        first, second = (self._logits(branch, images) for branch in self.branches)
+        return first, second
 
     def _logits(self, branch: nn.Module, images: Tensor) -> Tensor:
         logits: Tensor = branch(images).logits

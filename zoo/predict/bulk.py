@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from zoo.errors import BundleError, InvalidImageError, ZooError
 from zoo.predict.outputs import OVERLAY, Job, Result, describe, outputs_of, write_result
-from zoo.predictors.outputs import MASK
+from zoo.predictors.outputs import LOGITS, MASK, OUTPUTS, RELIABILITY, uncalibrated
 from zoo.progress import Progress
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ class Bulk:
         suffixes: suffixes of the result files.
         journal: journal of the output folder.
         tiling: tiles in which images are predicted; None for whole images.
+        unknown_below: reliability below which a pixel of a mask is `IGNORE`; None for no such pixel.
     """
 
     def __init__(
@@ -48,12 +49,14 @@ class Bulk:
         suffixes: Sequence[str],
         journal: Journal,
         tiling: Tiling | None = None,
+        unknown_below: float | None = None,
     ) -> None:
         self.predictor = predictor
         self.out = out
         self.suffixes = suffixes
         self.journal = journal
         self.tiling = tiling
+        self.unknown_below = unknown_below
         self.done = 0
         """Number of images whose results are written."""
         self.failures: list[dict[str, str]] = []
@@ -98,7 +101,11 @@ class Bulk:
         from zoo.predictors.tiles import check_tiling
 
         outputs, available = outputs_of(self.suffixes), self.predictor.available
+        if self.unknown_below is not None:
+            outputs = tuple(dict.fromkeys((*outputs, RELIABILITY)))
         for name in outputs:
+            if OUTPUTS[name].calibrated and LOGITS in available and name not in available:
+                raise BundleError(uncalibrated(name))
             if name not in available:
                 given = "masks" if available == (MASK,) else " and ".join(available)
                 raise BundleError(
@@ -106,7 +113,7 @@ class Bulk:
                     f"predict with the bundle, or export again with --output {MASK}+{name}"
                 )
         if self.tiling is not None:
-            check_tiling(self.predictor)
+            check_tiling(self.predictor, outputs)
         low, high = self.predictor.limits
         return Options(
             batch=batch,
@@ -133,7 +140,7 @@ class Bulk:
 
         if isinstance(result, Failed):
             return _failure(result.item, result.error)
-        return write_result(result, self.out, self.suffixes, self.predictor.classes)
+        return write_result(result, self.out, self.suffixes, self.predictor.classes, self.unknown_below)
 
     def _note(self, writing: Writing) -> None:
         """Add the first result to the journal once its files are written; it stays queued on an interrupt."""

@@ -14,7 +14,7 @@ from zoo.machine import choose_device
 from zoo.predict.bulk import Bulk
 from zoo.predict.inputs import find_inputs
 from zoo.predict.journal import Journal
-from zoo.predict.outputs import MASK, OVERLAY, Job, files, foreign_outputs, is_done, make_jobs
+from zoo.predict.outputs import MASK, OVERLAY, Job, check_unknown, files, foreign_outputs, is_done, make_jobs
 from zoo.predictors.outputs import written_outputs
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ class FolderOptions(NamedTuple):
         device: `cpu` or `cuda`; None for a GPU if PyTorch finds one.
         listed: largest number of images in the result; None for all.
         tiling: tiles in which images are predicted at their original size; None for whole images.
+        unknown_below: reliability below which a pixel of a mask is class 255; None for no such pixel.
     """
 
     overlay: bool = False
@@ -76,6 +77,7 @@ class FolderOptions(NamedTuple):
     device: str | None = None
     listed: int | None = None
     tiling: Tiling | None = None
+    unknown_below: float | None = None
 
     @property
     def suffixes(self) -> tuple[str, ...]:
@@ -125,11 +127,14 @@ def predict_to(
     jobs = make_jobs(find_inputs(texts, options.limit, out), out, suffixes)
     device = choose_device(options.device)
     predictor = load_predictor(model, device=device)
+    check_unknown(options.unknown_below, predictor.classes)
     _remark_scale(predictor, options.tiling)
-    header = {"model": str(model), "sha256": fingerprint(model, predictor, options.tiling)}
+    header = {"model": str(model), "sha256": fingerprint(model, predictor, options)}
     with Journal(out, header, fresh=options.overwrite) as journal:
         waiting = _not_yet(jobs, journal, out, suffixes)
-        bulk = spread(model, device, Bulk(predictor, out, suffixes, journal, options.tiling))
+        bulk = spread(
+            model, device, Bulk(predictor, out, suffixes, journal, options.tiling, options.unknown_below)
+        )
         try:
             bulk.run(waiting, options.batch)
         except KeyboardInterrupt:
@@ -161,10 +166,14 @@ def _remark_scale(predictor: Predictor, tiling: Tiling | None) -> None:
         )  # fmt: skip
 
 
-def fingerprint(model: Path | str, predictor: Predictor, tiling: Tiling | None = None) -> str:
-    """Return the SHA-256 of what determines a model's predictions; for a server, of its model info."""
+def fingerprint(model: Path | str, predictor: Predictor, options: FolderOptions) -> str:
+    """Return the SHA-256 of what determines a model's masks; for a server, of its model info."""
     found = _fingerprint(model, predictor)
-    return found if tiling is None else hashlib.sha256(f"{found}\n{tiling}".encode()).hexdigest()
+    if options.tiling is not None:
+        found = hashlib.sha256(f"{found}\n{options.tiling}".encode()).hexdigest()
+    if options.unknown_below is not None:
+        found = hashlib.sha256(f"{found}\nunknown below {options.unknown_below}".encode()).hexdigest()
+    return found
 
 
 def _fingerprint(model: Path | str, predictor: Predictor) -> str:
@@ -180,6 +189,8 @@ def _fingerprint(model: Path | str, predictor: Predictor) -> str:
         return sha256(model)
     config = load_config(model)
     used = config.model_dump_json(include={"names", "palette", "preprocessing"})
+    if config.calibration is not None:
+        used += config.calibration.model_dump_json()
     return hashlib.sha256(f"{sha256(model / WEIGHTS_NAME)}\n{used}".encode()).hexdigest()
 
 

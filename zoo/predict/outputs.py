@@ -7,20 +7,24 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from zoo.errors import ZooError
+from zoo.errors import BundleError, ZooError
 from zoo.predict.journal import NAME, listed, written_of
 from zoo.predictors import outputs
 from zoo.predictors.outputs import OUTPUTS, draw_output, written_outputs
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
+    import numpy as np
     from numpy.typing import NDArray
     from PIL import Image
 
-    from zoo.classes import Classes
+    from zoo.classes import Classes, Mask
     from zoo.predict.inputs import Input
     from zoo.predict.stream import Streamed
+
+UNKNOWN = "unknown"
+"""Name of the pixels without a class, in the journal."""
 
 log = logging.getLogger(__name__)
 
@@ -116,7 +120,13 @@ class Result(NamedTuple):
             Path(temporary).unlink(missing_ok=True)
 
 
-def write_result(result: Streamed[Job], out: Path, suffixes: Sequence[str], classes: Classes) -> Result:
+def write_result(
+    result: Streamed[Job],
+    out: Path,
+    suffixes: Sequence[str],
+    classes: Classes,
+    unknown_below: float | None = None,
+) -> Result:
     """Return the result of an image, with its outputs written to temporary files in their final folder.
 
     Args:
@@ -124,6 +134,7 @@ def write_result(result: Streamed[Job], out: Path, suffixes: Sequence[str], clas
         out: output folder.
         suffixes: suffixes of the result files, including `MASK`.
         classes: classes of the mask.
+        unknown_below: reliability below which a pixel of the mask is `IGNORE`; None for no such pixel.
 
     Raises:
         OSError: a file cannot be written; no temporary file is left.
@@ -136,13 +147,16 @@ def write_result(result: Streamed[Job], out: Path, suffixes: Sequence[str], clas
 
     job = result.item
     found = dict(result.prediction().outputs)
+    facts = _reliability(found.get(outputs.RELIABILITY))
+    if unknown_below is not None:
+        found[outputs.MASK] = without_unsure(found, unknown_below)
     mask = found[outputs.MASK]
     names = {kind: f"{job.name}{suffix}" for kind, suffix in files().items() if suffix in suffixes}
     paths = {kind: temporary_name(out / name) for kind, name in names.items()}
     paths[outputs.MASK].parent.mkdir(parents=True, exist_ok=True)
     try:
-        for name, values in found.items():
-            write_output(paths[name], name, values, classes)
+        for name in paths.keys() & found.keys():
+            write_output(paths[name], name, found[name], classes)
         if result.image is not None:
             write_png(paths["overlay"], Image.fromarray(picture(result.image, mask, classes)))
         written = {kind: (str(path), sha256(path)) for kind, path in paths.items()}
@@ -153,11 +167,64 @@ def write_result(result: Streamed[Job], out: Path, suffixes: Sequence[str], clas
     record = {
         **describe(job),
         "size": list(mask.shape),
-        "areas": {classes.names[label]: share for label, share in areas(mask).items()},
+        "areas": {_label_name(label, classes): share for label, share in areas(mask).items()},
+        **facts,
         "ms": result.seconds * 1000,
         **{kind: names.get(kind) for kind in files()},
     }
     return Result(record, written)
+
+
+def check_unknown(unknown_below: float | None, classes: Classes) -> None:
+    """Raise unless masks can have unknown pixels, if they are requested.
+
+    Raises:
+        BundleError: a reliability out of range, or more than 255 classes, so that 255 is one of them.
+    """
+    if unknown_below is None:
+        return
+    from zoo.classes import IGNORE
+
+    if not 0 <= unknown_below <= 1:
+        raise BundleError(f"got unknown_below {unknown_below:g}, expected a reliability from 0 to 1")
+    if len(classes) > IGNORE:
+        raise BundleError(
+            f"unknown pixels are class {IGNORE}, which is one of the model's {len(classes)} classes: write "
+            f"the output reliability instead"
+        )
+
+
+def without_unsure(found: Mapping[str, NDArray[Any]], unknown_below: float) -> Mask:
+    """Return the mask with `IGNORE` where the reliability is below a value.
+
+    Args:
+        found: `mask` and `reliability` by name, (H, W).
+        unknown_below: reliability, 0..1.
+    """
+    import numpy as np
+
+    from zoo.classes import IGNORE
+
+    unsure = found[outputs.RELIABILITY] < outputs.MAX_VALUE * unknown_below
+    mask: Mask = np.where(unsure, IGNORE, found[outputs.MASK]).astype(found[outputs.MASK].dtype)
+    return mask
+
+
+def _reliability(values: NDArray[np.uint8] | None) -> dict[str, float]:
+    """Return mean and lowest decile of a reliability, 0..1, for the journal; empty without one."""
+    if values is None:
+        return {}
+    import numpy as np
+
+    mean, low = values.mean(), np.percentile(values, 10)
+    return {
+        "reliability_mean": round(float(mean) / outputs.MAX_VALUE, 4),
+        "reliability_lowest_decile": round(float(low) / outputs.MAX_VALUE, 4),
+    }
+
+
+def _label_name(label: int, classes: Classes) -> str:
+    return classes.names[label] if label < len(classes) else UNKNOWN
 
 
 def describe(job: Job) -> dict[str, Any]:

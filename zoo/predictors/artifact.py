@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
 
+from zoo.bundle.reliability import Calibration
 from zoo.classes import Classes, Color
 from zoo.errors import BundleError
 from zoo.predictors.outputs import Output, mask_dtype, output_of, parse_outputs
@@ -59,6 +67,8 @@ class ArtifactMetadata(BaseModel):
             (B, H, W), `logits` (B, K, H, W), `mask+confidence`, ...
         weights_sha256: SHA-256 of the bundle's `model.safetensors`.
         smallest: smallest (height, width) that the network accepts; None in files of version 0.1.
+        calibration: calibration of the output `reliability`, in a file that returns it or logits; None if the
+            model is not calibrated.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -71,6 +81,15 @@ class ArtifactMetadata(BaseModel):
     output: OutputKind = "mask"
     weights_sha256: str
     smallest: tuple[int, int] | None = None
+    calibration: Calibration | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_none(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out a missing calibration, so that earlier versions can read the file."""
+        found: dict[str, Any] = handler(self)
+        if self.calibration is None:
+            found.pop("calibration", None)
+        return found
 
     @property
     def classes(self) -> Classes:

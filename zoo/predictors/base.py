@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from zoo.bundle.reliability import Calibration
     from zoo.classes import Classes, Mask
 
 
@@ -73,6 +74,8 @@ class Predictor(ABC):
     def __init__(self, classes: Classes, preprocessing: Preprocessing) -> None:
         self.classes = classes
         self.preprocessing = preprocessing
+        self.calibration: Calibration | None = None
+        """Calibration of the output `reliability`; None if the model has none, or returns it itself."""
         self.loader: Callable[[], Predictor] | None = None
         """Loads this model again; None if it was not loaded from a path."""
 

@@ -131,7 +131,7 @@ class BoundPredictor(ExportedPredictor):
         Raises:
             BundleError: a shape that the file does not accept, or an output that it does not have.
         """
-        found = derive(self._execute(self.upload(images)), outputs)
+        found = derive(self._execute(self.upload(images)), outputs, self.calibration)
         return {name: self.download(values) for name, values in found.items()}
 
     def outputs(self, images: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:

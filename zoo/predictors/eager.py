@@ -16,7 +16,7 @@ from zoo.errors import BundleError
 from zoo.faults import is_full_memory
 from zoo.predictors.base import Predictor
 from zoo.predictors.limits import Limits, smallest
-from zoo.predictors.outputs import LOGITS, MASK, OUTPUTS, derive
+from zoo.predictors.outputs import LOGITS, MASK, derivable, derive
 from zoo.predictors.session import forked, renew_after_fork
 from zoo.predictors.upload import upload
 from zoo.preprocess import Preprocessing, normalize
@@ -54,6 +54,7 @@ class EagerPredictor(Predictor):
         channels_last: bool = False,
     ) -> None:
         super().__init__(config.classes, config.preprocessing)
+        self.calibration = config.calibration
         self.device = torch.device(device)
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.model: nn.Module = Normalized(deployable, config.preprocessing).eval()
@@ -141,8 +142,8 @@ class EagerPredictor(Predictor):
 
     @property
     def available(self) -> tuple[str, ...]:
-        """Return the names of all outputs, which are computed from logits."""
-        return tuple(OUTPUTS)
+        """Return the names of all outputs, which are computed from logits and the calibration."""
+        return derivable((LOGITS,), self.calibration)
 
     def infer(self, images: NDArray[np.uint8], outputs: Sequence[str] = (MASK,)) -> dict[str, NDArray[Any]]:
         """Return outputs of a batch by name, without resizing."""
@@ -156,7 +157,7 @@ class EagerPredictor(Predictor):
     @torch.inference_mode()
     def _derived(self, batch: Tensor, outputs: Sequence[str]) -> dict[str, Tensor]:
         scores = self.scores(batch)
-        return derive({LOGITS: scores.float() if LOGITS in outputs else scores}, outputs)
+        return derive({LOGITS: scores.float() if LOGITS in outputs else scores}, outputs, self.calibration)
 
 
 class CompiledPredictor(EagerPredictor):

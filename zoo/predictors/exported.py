@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from zoo.bundle.reliability import Calibration
     from zoo.predictors.artifact import ArtifactMetadata
 
 
@@ -30,6 +31,7 @@ class ExportedPredictor(Predictor):
         super().__init__(metadata.classes, metadata.preprocessing)
         self.path = path
         self.metadata = metadata
+        self.calibration = metadata.calibration
 
     @abstractmethod
     def outputs(self, images: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
@@ -45,7 +47,7 @@ class ExportedPredictor(Predictor):
     @property
     def available(self) -> tuple[str, ...]:
         """Return the names of the file's outputs; with logits, of all outputs computed from them."""
-        return derivable([output.name for output in self.metadata.outputs])
+        return derivable([output.name for output in self.metadata.outputs], self.calibration)
 
     @property
     def precision(self) -> str:
@@ -58,16 +60,18 @@ class ExportedPredictor(Predictor):
         Raises:
             BundleError: a shape that the file does not accept, or an output that it does not have.
         """
-        check_given([output.name for output in self.metadata.outputs], outputs)
+        check_given([output.name for output in self.metadata.outputs], outputs, self.calibration)
         found = self.outputs(images)
         if missing := [name for name in outputs if name not in found]:
-            found |= from_logits(found[LOGITS], missing)
+            found |= from_logits(found[LOGITS], missing, self.calibration)
         return {name: found[name] for name in outputs}
 
 
-def from_logits(logits: NDArray[np.float32], names: Sequence[str]) -> dict[str, NDArray[Any]]:
+def from_logits(
+    logits: NDArray[np.float32], names: Sequence[str], calibration: Calibration | None = None
+) -> dict[str, NDArray[Any]]:
     """Return outputs computed from (B, K, H, W) logits, the only step that needs PyTorch."""
     import torch
 
-    derived = derive({LOGITS: torch.from_numpy(logits)}, names)
+    derived = derive({LOGITS: torch.from_numpy(logits)}, names, calibration)
     return {name: values.numpy() for name, values in derived.items()}

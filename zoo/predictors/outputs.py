@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from zoo.bundle.reliability import Calibration
     from zoo.classes import Classes, Mask
 
 Dim = TypeVar("Dim", int, str)
@@ -27,10 +28,13 @@ Dtype = Literal["uint8", "int32", "float32"]
 Format = Literal["png", "npy", "json", "overlay"]
 """Response formats of `POST /predict`."""
 
-MASK, LOGITS, CONFIDENCE = "mask", "logits", "confidence"
+MASK, LOGITS, CONFIDENCE, RELIABILITY = "mask", "logits", "confidence", "reliability"
 """Names of the built-in outputs."""
 
 MAX_UINT8_CLASSES = 255
+
+MAX_VALUE = 255
+"""Value of a probability of 1 in `confidence` and `reliability`."""
 
 
 def mask_dtype(num_classes: int) -> Literal["uint8", "int32"]:
@@ -57,7 +61,7 @@ class OutputRow:
         title: description for help texts.
         compute: function from (B, K, H, W) logits, which may be in half precision, to (B, H, W), or
             (B, K, H, W) with `channels`, by PyTorch operators that can be exported to ONNX; a cast to uint8
-            must come last, or TensorRT rejects it.
+            must come last, or TensorRT rejects it. With `calibrated`, it takes the model's calibration too.
         dtype: element type, or a function that returns it for a number of classes.
         channels: whether the output has one plane for each class.
         resize: interpolation to the size of the image: `nearest`, or `bilinear` as the networks resize logits
@@ -65,16 +69,18 @@ class OutputRow:
         suffix: suffix of the file that `zoo predict` writes beside the mask; empty if it writes none.
         formats: formats in which the server returns it; empty if it is not served.
         draw: function that returns (H, W) values as PNG, for files and the server.
+        calibrated: whether only models that `zoo calibrate` calibrated have it.
     """
 
     title: str
-    compute: Callable[[Tensor], Tensor]
+    compute: Callable[..., Tensor]
     dtype: Dtype | Callable[[int], Dtype] = "uint8"
     channels: bool = False
     resize: Literal["nearest", "bilinear"] = "nearest"
     suffix: str = ""
     formats: tuple[Format, ...] = ()
     draw: Callable[[NDArray[Any], Classes], bytes] = gray_png
+    calibrated: bool = False
 
 
 def _mask(logits: Tensor) -> Tensor:
@@ -87,6 +93,12 @@ def _confidence(logits: Tensor) -> Tensor:
     from zoo.predictors.decision import confidence
 
     return confidence(logits)
+
+
+def _reliability(logits: Tensor, calibration: Calibration) -> Tensor:
+    from zoo.predictors.scores import reliability
+
+    return reliability(logits, calibration)
 
 
 def _draw_mask(mask: Mask, classes: Classes) -> bytes:
@@ -115,6 +127,13 @@ OUTPUTS = Table(
             _confidence,
             suffix=".confidence.png",
             formats=("png", "npy"),
+        ),
+        RELIABILITY: OutputRow(
+            "calibrated probability that each pixel's class is right, 0 to 255",
+            _reliability,
+            suffix=".reliability.png",
+            formats=("png", "npy"),
+            calibrated=True,
         ),
     },
 )
@@ -157,38 +176,59 @@ def parse_outputs(text: str) -> tuple[str, ...]:
     return names
 
 
-def derive(given: Mapping[str, Tensor], names: Sequence[str]) -> dict[str, Tensor]:
+def derive(
+    given: Mapping[str, Tensor], names: Sequence[str], calibration: Calibration | None = None
+) -> dict[str, Tensor]:
     """Return outputs by name: those of a model, and others computed from its logits.
 
     Args:
         given: outputs of the model by name.
         names: names of the requested outputs.
+        calibration: calibration of the model; None if it has none.
 
     Raises:
-        BundleError: an output that the model does not have, without logits to compute it from.
+        BundleError: an output that the model does not have, without logits or calibration to compute it from.
     """
-    check_given(tuple(given), names)
-    return {name: given[name] if name in given else OUTPUTS[name].compute(given[LOGITS]) for name in names}
+    check_given(tuple(given), names, calibration)
+    found = {}
+    for name in names:
+        row = OUTPUTS[name]
+        if name in given:
+            found[name] = given[name]
+        elif row.calibrated:
+            found[name] = row.compute(given[LOGITS], calibration)
+        else:
+            found[name] = row.compute(given[LOGITS])
+    return found
 
 
-def check_given(given: Sequence[str], names: Sequence[str]) -> None:
+def check_given(given: Sequence[str], names: Sequence[str], calibration: Calibration | None = None) -> None:
     """Raise unless all outputs are given or can be computed.
 
     Raises:
-        BundleError: an output that is not given, without logits to compute it from.
+        BundleError: an output that is not given, without logits or calibration to compute it from.
     """
-    known = derivable(given)
+    known = derivable(given, calibration)
     for name in names:
         if name not in known:
+            if LOGITS in given and name in OUTPUTS:
+                raise BundleError(uncalibrated(name))
             raise BundleError(
                 f"the model returns {', '.join(known)}, got a request for {name!r}: use the bundle, or "
                 f"export again with --output {MASK}+{name}"
             )
 
 
-def derivable(given: Sequence[str]) -> tuple[str, ...]:
+def derivable(given: Sequence[str], calibration: Calibration | None = None) -> tuple[str, ...]:
     """Return the names of the outputs that are given or can be computed."""
-    return tuple(OUTPUTS) if LOGITS in given else tuple(given)
+    if LOGITS not in given:
+        return tuple(given)
+    return tuple(name for name, row in OUTPUTS.items() if name in given or calibration or not row.calibrated)
+
+
+def uncalibrated(name: str) -> str:
+    """Return the message for an output that a model without calibration does not have."""
+    return f"{name} needs a calibrated model, got one without: run zoo calibrate MODEL --data SPEC first"
 
 
 def resize_output(name: str, values: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:

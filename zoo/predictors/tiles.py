@@ -127,12 +127,18 @@ class Axis(NamedTuple):
         return self.starts[index + 1] if index + 1 < len(self.starts) else len(self.total)
 
 
-def check_tiling(predictor: Predictor) -> None:
-    """Raise unless a model returns the logits that tiles are blended by.
+def check_tiling(predictor: Predictor, outputs: Sequence[str] = ()) -> None:
+    """Raise unless a model returns the logits that tiles are blended by, and outputs are computed from them.
 
     Raises:
-        BundleError: it returns only masks.
+        BundleError: it returns only masks, or an output is calibrated for the logits of one forward pass.
     """
+    for name in outputs:
+        if OUTPUTS[name].calibrated:
+            raise BundleError(
+                f"got {name} with tiles, expected one of both: it is calibrated for whole images, not for "
+                f"the blended logits of tiles"
+            )
     if LOGITS not in predictor.available:
         raise BundleError(
             f"tiles are blended by logits, but this {predictor.backend} artifact returns only "
@@ -162,7 +168,7 @@ def predict_tiles(
     """
     import torch
 
-    check_tiling(predictor)
+    check_tiling(predictor, outputs)
     check_image(image)
     size = image.shape[0], image.shape[1]
     predictor.limits.check(tiling.tile_of(size), size)

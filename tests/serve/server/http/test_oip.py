@@ -12,6 +12,8 @@ import pytest
 from tritonclient import http as triton
 from tritonclient.utils import InferenceServerException
 
+from zoo.bundle.bundle import update_config
+from zoo.bundle.reliability import Calibration, FittedOn, Reliability
 from zoo.predictors.load import load_predictor
 from zoo.predictors.remote.oip import Message, infer_request, tensors_of
 from zoo.predictors.runtimes.ort import OrtPredictor
@@ -292,3 +294,22 @@ def test_a_model_of_a_bundle_lists_and_gives_its_confidence(serve_app: ServeApp,
     assert np.array_equal(result.as_numpy("mask"), expected["mask"])
     assert np.array_equal(result.as_numpy("confidence"), expected["confidence"])
     client.close()
+
+
+def test_a_calibrated_model_lists_and_gives_its_reliability(serve_app: ServeApp, bundle_copy: Path) -> None:
+    calibration = Calibration(score="temperature", temperature=0.1)
+    fitted = FittedOn(data="shapes", split="val", images={}, pixels=1)
+    reliability = Reliability(score="temperature", calibrations={"temperature": calibration}, fitted=fitted)
+    update_config(bundle_copy, reliability=reliability)
+    predictor = load_predictor(bundle_copy)
+    server = serve_app({"tiny": predictor})
+    client = triton.InferenceServerClient(f"127.0.0.1:{server.port}")
+    wanted = [triton.InferRequestedOutput("reliability")]
+    result = client.infer("tiny", inputs(IMAGES[:1]), outputs=wanted).as_numpy("reliability")
+    client.close()
+    remote = load_predictor(f"http://127.0.0.1:{server.port}")
+    assert remote.available == ("mask", "confidence", "reliability")
+    expected = predictor.infer(IMAGES[:1], ("reliability",))["reliability"]
+    assert len(np.unique(expected)) > 10
+    assert np.array_equal(result, expected)
+    assert np.array_equal(remote.infer(IMAGES[:1], ("reliability",))["reliability"], expected)

@@ -143,4 +143,4 @@ def test_an_unknown_output_is_a_usage_error_that_lists_it(bundle_copy: Path, pho
         assert result.exit_code == 2
         assert "'energy', expected some of" in " ".join(result.stderr.split())
         assert "entropy" in result.stderr
-    assert set(OUTPUTS) == {"mask", "logits", "confidence", "entropy"}
+    assert set(OUTPUTS) == {"mask", "logits", "confidence", "reliability", "entropy"}

@@ -1,0 +1,88 @@
+"""Calibration of a model's reliability, the probability that the predicted class of a pixel is right.
+
+Part of a bundle's `config.json` and of the metadata of exported files; does not need PyTorch.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from zoo.frozen import Frozen
+
+Score = Literal["temperature", "softmax", "entropy", "agreement"]
+"""Scores of a pixel, 0 to 1: the largest softmax probability at a fitted temperature, or at temperature 1;
+one minus the entropy over its maximum; the smaller probability that two branches give the predicted class."""
+
+DEFAULT_SCORE: Score = "temperature"
+
+
+class Calibration(Frozen):
+    """Function from logits to reliability.
+
+    Args:
+        score: score that is computed from the logits.
+        temperature: divisor of the logits; 1 for all scores but `temperature`.
+        knots: (score, reliability) pairs, interpolated linearly; empty if the score is the reliability.
+    """
+
+    score: Score = DEFAULT_SCORE
+    temperature: float = Field(1.0, gt=0)
+    knots: tuple[tuple[float, float], ...] = ()
+
+
+class FittedOn(Frozen):
+    """Images that a calibration was fitted on.
+
+    Args:
+        data: spec of the source.
+        split: split of the source.
+        images: SHA-256 of the pixels of each image, shortened, by its id.
+        pixels: number of labeled pixels.
+    """
+
+    data: str
+    split: str
+    images: dict[str, str]
+    pixels: int
+
+
+class Reliability(Frozen):
+    """Fitted calibrations of a model.
+
+    Args:
+        score: score of the output `reliability`.
+        calibrations: calibration of each score.
+        fitted: images that they were fitted on.
+        measured: metrics by score on other images, with their `data`, `split` and number; empty if
+            they were not measured.
+    """
+
+    score: Score
+    calibrations: dict[Score, Calibration]
+    fitted: FittedOn
+    measured: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _check_score(self) -> Reliability:
+        if self.score not in self.calibrations:
+            raise ValueError(f"score {self.score} has no calibration, expected one of {self.calibrations}")
+        return self
+
+    @property
+    def chosen(self) -> Calibration:
+        """Return the calibration of the output `reliability`."""
+        return self.calibrations[self.score]
+
+    @property
+    def about(self) -> dict[str, str | int]:
+        """Return the chosen score and what the calibrations were fitted on, ready for JSON."""
+        fitted = self.fitted
+        return {
+            "score": self.score,
+            "data": fitted.data,
+            "split": fitted.split,
+            "images": len(fitted.images),
+            "pixels": fitted.pixels,
+        }

@@ -1,0 +1,95 @@
+"""`zoo calibrate`: the reliability of a model, fitted on held-out labeled images and stored in its bundle."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from zoo.commands.arguments import BundleArgument, DeviceOption
+from zoo.commands.console import AsJson, emit, remarks, table
+from zoo.commands.reliability import scores_table
+from zoo.machine import choose_device
+from zoo.resolve import resolve_bundle
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from zoo.bundle.reliability import Reliability
+
+log = logging.getLogger(__name__)
+
+
+def calibrate(
+    model: BundleArgument = None,
+    data: Annotated[
+        str | None,
+        typer.Option(metavar="SPEC", help="Labeled images; default: the model's training data."),
+    ] = None,
+    split: Annotated[
+        Literal["train", "val"], typer.Option(help="Split to fit on; never the images of the training.")
+    ] = "val",
+    half: Annotated[
+        bool,
+        typer.Option("--half", help="Fit on every second image, and measure the reliability on the others."),
+    ] = False,
+    score: Annotated[
+        Literal["temperature", "softmax", "entropy"],
+        typer.Option(help="Score of the output reliability; all scores are fitted."),
+    ] = "temperature",
+    device: DeviceOption = None,
+    as_json: AsJson = False,
+) -> None:
+    """Fit the reliability of MODEL on labeled images and store it in its bundle.
+
+    The reliability of a pixel is the probability that its predicted class is right.
+    """
+    bundle = resolve_bundle(model)
+
+    from zoo.api.evaluate import training_data
+    from zoo.bundle.bundle import load_config, update_config
+    from zoo.card.card import refresh_card
+    from zoo.data.open import open_source
+    from zoo.evaluation.calibration import calibrate as fit
+    from zoo.evaluation.reliability import measure_reliability, without_curves
+    from zoo.evaluation.scored import halves
+    from zoo.predictors.eager import load_eager
+
+    source = open_source(data or training_data(bundle))
+    if split == "train" and source.spec == load_config(bundle).data_spec:
+        log.warning("the model may have learned these images: on others its reliability would be too high")
+    fitted_on, others = halves(source, split) if half else (source, None)
+    predictor = load_eager(bundle, choose_device(device))
+    with remarks.status("calibrating") as status:
+
+        def on_progress(done: int, total: int) -> None:
+            status.update(f"predicted {done} of {total} images")
+
+        found = fit(predictor, fitted_on, split, score, on_progress)
+        if others is not None and others.kept:
+            measured = measure_reliability(predictor, others, split, fitted=found, on_progress=on_progress)
+            facts = {"data": source.spec, "split": split, **without_curves(measured)}
+            found = found.model_copy(update={"measured": facts})
+    update_config(bundle, reliability=found)
+    refresh_card(bundle)
+    emit({"model": str(bundle), **found.model_dump(mode="json")}, *_report(bundle, found), as_json=as_json)
+
+
+def _report(bundle: Path, found: Reliability) -> list[Any]:
+    """Return the terminal output for a calibration."""
+    rows = [
+        (name, f"{each.temperature:.3f}", str(len(each.knots)) if each.knots else "-")
+        for name, each in found.calibrations.items()
+    ]
+    fitted = found.fitted
+    title = f"Calibration of {bundle}, output reliability: {found.score}"
+    lines: list[Any] = [
+        table(title, ("score", "temperature", "knots"), rows),
+        f"fitted on {fitted.pixels:,} pixels of {len(fitted.images)} {fitted.split} images of {fitted.data}",
+    ]
+    measured = found.measured
+    if measured:
+        others = f"{measured['images']} other {measured['split']} images of {measured['data']}"
+        return [*lines, scores_table(f"Reliability on the {others}", measured["scores"])]
+    return [*lines, f"measure it on other images: zoo evaluate {bundle} --data SPEC --reliability"]

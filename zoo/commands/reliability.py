@@ -1,0 +1,69 @@
+"""Tables of the reliability of a model, for `zoo evaluate` and `zoo calibrate`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from zoo.commands.console import table
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from rich.table import Table
+
+COLUMNS = {
+    "ece": "ECE",
+    "class_ece": "ECE by class",
+    "brier": "Brier",
+    "auroc": "AUROC",
+    "aurc": "AURC",
+    "miou_at_100": "mIoU at 100 %",
+    "miou_at_95": "95 %",
+    "miou_at_90": "90 %",
+    "miou_at_80": "80 %",
+}
+"""Metrics in the table, by key."""
+
+
+def reliability_lines(result: Mapping[str, Any]) -> list[Any]:
+    """Return the terminal output for the reliability in a result."""
+    found = result["reliability"]
+    protocol = f", protocol {result['protocol']}" if "protocol" in result else ""
+    title = f"Reliability on {found['images']} {result['split']} images of {result['data']}{protocol}"
+    return [scores_table(title, found["scores"]), *_remarks(found)]
+
+
+def scores_table(title: str, scores: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Return the table of metrics by score."""
+    rows = [(name, *(_shown(each[key]["value"]) for key in COLUMNS)) for name, each in scores.items()]
+    return table(title, ("score", *COLUMNS.values()), rows)
+
+
+def _remarks(found: Mapping[str, Any]) -> list[str]:
+    """Return lines on the intervals of the chosen score and on the images of the calibration."""
+    calibrated = found["calibrated"]
+    name = "uncalibrated" if calibrated is None else calibrated["score"]
+    score = found["scores"][name]
+    first = (
+        f"{name}: ECE {_shown(score['ece']['value'])} ({_interval(score['ece'])}), AURC "
+        f"{_shown(score['aurc']['value'])} ({_interval(score['aurc'])}), mIoU of the surest 90 % of pixels "
+        f"{_points(score['gain_at_90']['value'])} points ({_points(score['gain_at_90']['low'])} to "
+        f"{_points(score['gain_at_90']['high'])}) over that of all; 95 % intervals over images"
+    )
+    if calibrated is None:
+        return [first, "not calibrated: zoo calibrate fits the reliability on held-out images"]
+    left = f"; {found['left_out']} images that it was fitted on are left out" if found["left_out"] else ""
+    where = f"{calibrated['images']} {calibrated['split']} images of {calibrated['data']}"
+    return [first, f"calibrated on {where}{left}"]
+
+
+def _interval(metric: Mapping[str, float | None]) -> str:
+    return f"{_shown(metric['low'])} to {_shown(metric['high'])}"
+
+
+def _points(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:+.1f}"
+
+
+def _shown(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"

@@ -1,0 +1,163 @@
+"""Calibration of scores on held-out labeled pixels: a temperature for softmax, else isotonic regression.
+
+The temperature T minimizes the negative log-likelihood of softmax(logits / T) (Guo et al., ICML 2017).
+Isotonic regression is the non-decreasing function of a score with the least squared error from being right
+(Zadrozny & Elkan, KDD 2002), by pool-adjacent-violators on a histogram of the score.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from zoo.bundle.reliability import Calibration, FittedOn, Reliability
+from zoo.errors import BundleError, DatasetError
+from zoo.evaluation.scored import BINS, CENTERS, bin_of, scored_images
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from zoo.bundle.reliability import Score
+    from zoo.data.source import Source, Split
+    from zoo.evaluation.evaluate import Progress
+    from zoo.predictors.base import Predictor
+
+HISTOGRAMS: tuple[Score, ...] = "softmax", "entropy", "agreement"
+"""Scores that are calibrated by isotonic regression of a histogram."""
+LOGIT_PIXELS = 200_000
+"""Number of pixels, spread evenly over the images, that the temperature is fitted on."""
+TEMPERATURES = 0.02, 50.0
+"""Range of temperatures."""
+HALVINGS = 40
+
+
+def calibrate(
+    predictor: Predictor,
+    source: Source,
+    split: Split = "val",
+    score: Score = "temperature",
+    on_progress: Progress | None = None,
+) -> Reliability:
+    """Return the calibrations of all scores of a model, fitted on the labeled images of a split.
+
+    Args:
+        predictor: eager predictor of a bundle.
+        source: source with the same classes, of images that the model was not trained on.
+        split: split of the source.
+        score: score of the output `reliability`.
+        on_progress: called after every image.
+
+    Raises:
+        DatasetError: no labeled pixels, or classes that differ from the predictor's.
+        BundleError: a score that the output cannot be computed from.
+    """
+    if score == "agreement":
+        raise BundleError(
+            "got score agreement, which needs both branches and is only evaluated, expected temperature, "
+            "softmax or entropy for the output reliability"
+        )
+    sample = max(1, LOGIT_PIXELS // max(1, len(source.ids(split))))
+    generator = np.random.default_rng(0)
+    counts: dict[Score, NDArray[np.int64]] = {}
+    images: dict[str, str] = {}
+    logits, labels = [], []
+    for each in scored_images(predictor, source, split, on_progress=on_progress):
+        images[each.id] = each.digest
+        for name in HISTOGRAMS:
+            raw = each.score(Calibration(score=name))
+            if raw is not None:
+                counts[name] = counts.get(name, 0) + count_right(raw, each.prediction == each.label)
+        kept = generator.permutation(len(each.label))[:sample]
+        logits.append(each.logits.flatten(1)[:, each.place[kept]].T)
+        labels.append(torch.from_numpy(each.label[kept]))
+    pixels = int(counts["softmax"].sum())
+    if not pixels:
+        raise DatasetError(f"{source.spec} has no labeled pixels in split {split}: calibrate on other images")
+    temperature = fit_temperature(torch.cat(logits), torch.cat(labels))
+    calibrations: dict[Score, Calibration] = {
+        "temperature": Calibration(score="temperature", temperature=temperature)
+    }
+    for name, found in counts.items():
+        calibrations[name] = Calibration(score=name, knots=fit_isotonic(found))
+    fitted = FittedOn(data=source.spec, split=split, images=images, pixels=pixels)
+    return Reliability(score=score, calibrations=calibrations, fitted=fitted)
+
+
+def count_right(score: NDArray[np.float32], right: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Return (BINS, 2) counts of wrong and right pixels by bin of their score.
+
+    Args:
+        score: (P,) float in 0..1.
+        right: (P,) whether the prediction is right.
+    """
+    return np.bincount(2 * bin_of(score) + right, minlength=2 * BINS).reshape(BINS, 2)
+
+
+def fit_temperature(logits: Tensor, labels: Tensor) -> float:
+    """Return the temperature in `TEMPERATURES` that minimizes the negative log-likelihood.
+
+    With b = 1 / T, NLL(b) = mean(logsumexp(b z) - b z_y) is convex: its derivative, mean(E[z] - z_y) under
+    softmax(b z), is increasing, and its root is found by bisection.
+
+    Args:
+        logits: (P, K) float.
+        labels: (P,) int64.
+    """
+    z = logits.float()
+    right = z.gather(1, labels[:, None]).double().mean()
+    low, high = (1 / each for each in reversed(TEMPERATURES))
+    for _ in range(HALVINGS):
+        middle = (low * high) ** 0.5
+        expected = ((middle * z).softmax(dim=1) * z).sum(dim=1).double().mean()
+        if expected > right:
+            high = middle
+        else:
+            low = middle
+    return float(1 / (low * high) ** 0.5)
+
+
+def fit_isotonic(
+    counts: NDArray[np.int64], centers: NDArray[np.float64] = CENTERS
+) -> tuple[tuple[float, float], ...]:
+    """Return the knots of isotonic regression: (score, share of right pixels), both non-decreasing.
+
+    A block of pooled bins keeps its first and last bin, so that it stays flat.
+
+    Args:
+        counts: (B, 2) counts of wrong and right pixels by bin of the score.
+        centers: (B,) score of each bin, increasing.
+    """
+    filled = np.flatnonzero(counts.sum(axis=1))
+    values, sizes = pool_adjacent_violators(
+        counts[filled, 1] / counts[filled].sum(axis=1), counts[filled].sum(axis=1)
+    )
+    at = centers[filled]
+    knots: list[tuple[float, float]] = []
+    start = 0
+    for value, size in zip(values, sizes, strict=True):
+        ends = dict.fromkeys((float(at[start]), float(at[start + size - 1])))
+        knots += [(end, float(value)) for end in ends]
+        start += size
+    return tuple(knots)
+
+
+def pool_adjacent_violators(
+    means: NDArray[np.float64], weights: NDArray[np.int64]
+) -> tuple[list[float], list[int]]:
+    """Return value and length of the blocks of weighted isotonic regression.
+
+    Args:
+        means: (N,) values, in the order of their scores.
+        weights: (N,) positive weights.
+    """
+    blocks: list[tuple[float, float, int]] = []  # sum of values, weight, length
+    for mean, weight in zip(means.tolist(), weights.tolist(), strict=True):
+        total, mass, length = mean * weight, float(weight), 1
+        while blocks and blocks[-1][0] / blocks[-1][1] >= total / mass:
+            before = blocks.pop()
+            total, mass, length = total + before[0], mass + before[1], length + before[2]
+        blocks.append((total, mass, length))
+    return [total / mass for total, mass, _ in blocks], [length for *_, length in blocks]

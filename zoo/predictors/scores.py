@@ -1,0 +1,93 @@
+"""Scores of pixels and their calibration, shared by evaluation, PyTorch and exported graphs."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from zoo.bundle.reliability import Calibration
+
+LEVELS = 1024
+"""Entries of the table by which a graph interpolates between knots."""
+
+
+def max_softmax(logits: Tensor, temperature: float = 1.0) -> Tensor:
+    """Return the largest softmax probability, (B, H, W) float.
+
+    Args:
+        logits: (B, K, H, W) float.
+        temperature: divisor of the logits.
+    """
+    logits = logits.float()
+    return 1 / ((logits - logits.amax(dim=1, keepdim=True)) / temperature).exp().sum(dim=1)
+
+
+def certainty(logits: Tensor) -> Tensor:
+    """Return one minus the entropy over its maximum log K, (B, H, W) float in 0..1.
+
+    Args:
+        logits: (B, K, H, W) float; a class that a gate removed counts as probability 0.
+    """
+    log_prob = logits.float().log_softmax(dim=1)
+    entropy = -(log_prob.exp() * log_prob).sum(dim=1)
+    return (1 - entropy / math.log(logits.shape[1])).clamp(0, 1)
+
+
+def agreement(branches: Sequence[Tensor], mask: Tensor) -> Tensor:
+    """Return the smallest probability that a branch gives the predicted class, (B, H, W) float.
+
+    Args:
+        branches: (B, K, H, W) logits of each branch.
+        mask: (B, H, W) int64, class that the fused model predicts.
+    """
+    probs = [logits.float().softmax(dim=1).gather(1, mask[:, None]).squeeze(1) for logits in branches]
+    return torch.stack(probs).amin(dim=0)
+
+
+def raw_score(logits: Tensor, calibration: Calibration) -> Tensor:
+    """Return the score of a calibration before its knots, (B, H, W) float.
+
+    Args:
+        logits: (B, K, H, W) float.
+        calibration: calibration of a score that is computed from logits.
+    """
+    if calibration.score == "entropy":
+        return certainty(logits)
+    return max_softmax(logits, calibration.temperature)
+
+
+def calibrated(score: Tensor, calibration: Calibration) -> Tensor:
+    """Return the reliability of raw scores, of the same shape.
+
+    The interpolation is a look-up in a table of `LEVELS` entries, one Gather in an exported graph.
+
+    Args:
+        score: float in 0..1.
+        calibration: calibration of this score.
+    """
+    if not calibration.knots:
+        return score
+    x, y = np.array(calibration.knots).T
+    values = np.interp(np.linspace(0, 1, LEVELS), x, y)
+    table = torch.tensor(values, dtype=torch.float32, device=score.device)
+    level = (score * (LEVELS - 1)).round().long()
+    return functional.embedding(level, table[:, None]).squeeze(-1)
+
+
+def reliability(logits: Tensor, calibration: Calibration) -> Tensor:
+    """Return the reliability of each pixel, (B, H, W) uint8: 0..1 as 0..255, rounded.
+
+    Args:
+        logits: (B, K, H, W) float.
+        calibration: calibration of the model.
+    """
+    value = calibrated(raw_score(logits, calibration), calibration)
+    return (255 * value).round().to(torch.uint8)  # the cast comes last, or TensorRT refuses it
