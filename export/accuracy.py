@@ -91,7 +91,7 @@ class Accuracy(Frozen):
         return tuple(sorted(lost, key=lambda change: change.artifact - change.reference))
 
 
-class Judge:
+class ReferenceMasks:
     """Masks of the eager model on labeled images, to compare artifacts with.
 
     Args:

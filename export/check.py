@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from zoo.errors import BundleError
-from zoo.export.accuracy import Judge
+from zoo.export.accuracy import ReferenceMasks
 from zoo.export.layers import TOLERANCES, find_departure, layer_errors
 from zoo.export.parity import Difference, Parity, compare, describe, next_batch, parity_shapes, weakness
 from zoo.export.parity_images import labeled_images, parity_images
-from zoo.export.tolerance import GATES, Gate
+from zoo.export.tolerance import GATES, Tolerance
 from zoo.predictors.eager import EagerPredictor
 from zoo.predictors.runtimes.openvino import OpenVinoPredictor
 from zoo.predictors.runtimes.ort import OrtPredictor
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 ENLARGED = 3
 """Factor by which photos are enlarged, so that they are resized with antialiasing."""
 
-PHOTO_GATE = Gate(min_agreement=0.999)
+PHOTO_GATE = Tolerance(min_agreement=0.999)
 """Tolerance of files that resize photos themselves: at every photo."""
 
 
@@ -62,16 +62,16 @@ class Checker:
         self._warned: set[str] = set()
 
     @cached_property
-    def judge(self) -> Judge | None:
+    def judge(self) -> ReferenceMasks | None:
         """Return the judge on labeled images, None if there are no labeled images."""
         labeled = labeled_images(self.options.images, self.config.recipe, self.config.classes)
         if labeled is None:
             self.say("accuracy was not compared: no labeled images")
             return None
         self.say(f"eager model: predicting {labeled.origin}")
-        return Judge(self.reference, labeled)
+        return ReferenceMasks(self.reference, labeled)
 
-    def gate(self, precision: Precision) -> Gate:
+    def gate(self, precision: Precision) -> Tolerance:
         """Return the tolerance of a precision."""
         changes = {"min_agreement": self.options.min_agreement, "max_drop": self.options.max_drop}
         changes = {name: value for name, value in changes.items() if value is not None}
@@ -92,7 +92,7 @@ class Checker:
             parity if self.judge is None else self._judged(name, artifact, parity, self.judge)
         )
 
-    def _judged(self, name: str, artifact: Predictor, parity: Parity, judge: Judge) -> Parity:
+    def _judged(self, name: str, artifact: Predictor, parity: Parity, judge: ReferenceMasks) -> Parity:
         """Return a parity with the change of accuracy on labeled images."""
         accuracy = judge.judge(artifact)
         parity = parity.model_copy(update={"accuracy": accuracy})

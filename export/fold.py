@@ -23,7 +23,7 @@ from zoo.export.tolerance import GATES
 if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
 
-    from zoo.export.tolerance import Gate
+    from zoo.export.tolerance import Tolerance
     from zoo.models.deployable import Deployable
 
 
@@ -61,7 +61,7 @@ class Affine(nn.Module):
 
 
 @torch.no_grad()
-def prepare(deployable: Deployable, sample: Tensor, gate: Gate = GATES["fp32"]) -> Prepared:
+def prepare(deployable: Deployable, sample: Tensor, gate: Tolerance = GATES["fp32"]) -> Prepared:
     """Return a copy without BatchNorms, after comparing it with the original.
 
     Args:

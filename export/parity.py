@@ -11,7 +11,7 @@ from pydantic import Field
 
 from zoo.errors import BundleError, InvalidImageError, ParityError
 from zoo.export.accuracy import Accuracy
-from zoo.export.tolerance import Gate
+from zoo.export.tolerance import Tolerance
 from zoo.frozen import Frozen
 from zoo.models.deployable import REMOVED
 from zoo.predictors.artifact import Shape
@@ -64,7 +64,7 @@ class Difference(Frozen):
     errors: dict[str, float] = Field(default_factory=dict)
     error: str = ""
 
-    def passes(self, gate: Gate) -> bool:
+    def passes(self, gate: Tolerance) -> bool:
         """Return whether the difference is within the tolerance."""
         masks = not self.error and gate.allows(self.agreement, self.margin)
         return masks and all(error <= gate.max_error for error in self.errors.values())
@@ -83,7 +83,7 @@ class Parity(Frozen):
         weakness: why the agreement proves nothing, e.g. masks of one class alone; empty if it does.
     """
 
-    gate: Gate
+    gate: Tolerance
     images: str
     runtime: str
     differences: tuple[Difference, ...]
@@ -153,7 +153,7 @@ def parity_shapes(imgsz: tuple[int, int], max_batch: int) -> tuple[Shape, ...]:
 
 
 def compare(
-    artifact: Predictor, reference: EagerPredictor, images: Images, shapes: Sequence[Shape], gate: Gate
+    artifact: Predictor, reference: EagerPredictor, images: Images, shapes: Sequence[Shape], gate: Tolerance
 ) -> Parity:
     """Return the parity of an artifact with the reference.
 

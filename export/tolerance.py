@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from zoo.predictors.artifact import Precision
 
 
-class Gate(Frozen):
+class Tolerance(Frozen):
     """Tolerance of an artifact at every shape, and on labeled images if there are any.
 
     Args:
@@ -46,10 +46,10 @@ class Gate(Frozen):
         return self.max_drop is None or -accuracy.low <= self.max_drop
 
 
-GATES: dict[Precision, Gate] = {
-    "fp32": Gate(min_agreement=0.9999, max_margin=1e-3, max_drop=1e-3, max_error=1e-4),
-    "fp16": Gate(min_agreement=0.999, max_drop=2e-3, max_error=5e-3),
-    "bf16": Gate(min_agreement=0.998, max_drop=5e-3, max_error=2e-2),
-    "int8": Gate(min_agreement=0.98, max_drop=5e-3, max_error=5e-2),
+GATES: dict[Precision, Tolerance] = {
+    "fp32": Tolerance(min_agreement=0.9999, max_margin=1e-3, max_drop=1e-3, max_error=1e-4),
+    "fp16": Tolerance(min_agreement=0.999, max_drop=2e-3, max_error=5e-3),
+    "bf16": Tolerance(min_agreement=0.998, max_drop=5e-3, max_error=2e-2),
+    "int8": Tolerance(min_agreement=0.98, max_drop=5e-3, max_error=5e-2),
 }
 """A hardly trained model has so many near ties that fp16 can miss its gate: `--min-agreement` is for that."""

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from zoo.export.parity import Parity
-    from zoo.export.tolerance import Gate
+    from zoo.export.tolerance import Tolerance
     from zoo.models.deployable import Deployable
     from zoo.predictors.eager import EagerPredictor
 
@@ -36,7 +36,7 @@ SHAPES = ((2, 64, 96), (1, 97, 131))
 """Shapes to compare at: small, since an export of the trained network compares at all others."""
 
 
-def untrained_gate() -> Gate:
+def untrained_gate() -> Tolerance:
     """Return the tolerance: equal logits, and any number of near ties, which are common before training."""
     return GATES["fp32"].model_copy(update={"min_agreement": 0.0, "max_drop": None})
 

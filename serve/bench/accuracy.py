@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from zoo.predictors.base import Predictor
 
 
-class Excerpt(Source):
+class EvenSubset(Source):
     """Evenly spaced `val` images of a source.
 
     Args:
@@ -55,7 +55,7 @@ def measure_accuracy(predictor: Predictor, source: Source, count: int) -> Accura
     """
     if not count:
         raise ZooError("not measured: --images 0")
-    excerpt = Excerpt(source, count)
+    excerpt = EvenSubset(source, count)
     if isinstance(predictor, CompiledPredictor):
         _check_sizes(predictor, excerpt)
     metrics = evaluate(predictor, excerpt)
@@ -67,7 +67,7 @@ def measure_accuracy(predictor: Predictor, source: Source, count: int) -> Accura
     )
 
 
-def _check_sizes(predictor: Predictor, source: Excerpt) -> None:
+def _check_sizes(predictor: Predictor, source: EvenSubset) -> None:
     sizes = {predictor.preprocessing.model_size(*source.read_image(id_).shape[:2]) for id_ in source.val}
     if len(sizes) > 1:
         raise ZooError(

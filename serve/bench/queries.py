@@ -73,7 +73,7 @@ class Streams(NamedTuple):
     download: torch.cuda.Stream
 
 
-class Lane:
+class QueryBuffers:
     """Buffers of a query that may overlap with another one.
 
     Args:
@@ -146,7 +146,7 @@ class GpuTurn:
         masks = predictor.compute(predictor.upload(images))
         device = masks.device
         streams = None if resident else Streams(torch.cuda.Stream(device), torch.cuda.Stream(device))
-        self.lanes = [Lane(predictor, images, masks, streams) for _ in range(2)]
+        self.lanes = [QueryBuffers(predictor, images, masks, streams) for _ in range(2)]
         self.bytes_h2d = 0 if resident else images.nbytes
         self.bytes_d2h = 0 if resident else masks.nbytes
 
@@ -158,7 +158,7 @@ class GpuTurn:
         return Slice(end_to_end, pipelined if self.resident else queries, (len(pipelined), seconds))
 
 
-def alone(lane: Lane, budget: Budget) -> list[Query]:
+def alone(lane: QueryBuffers, budget: Budget) -> list[Query]:
     """Return the parts of queries that run one at a time; the first is not counted."""
     queries: list[Query] = []
 
@@ -170,10 +170,10 @@ def alone(lane: Lane, budget: Budget) -> list[Query]:
     return queries[1:]
 
 
-def ahead(lanes: Sequence[Lane], budget: Budget) -> tuple[list[Query], float]:
+def ahead(lanes: Sequence[QueryBuffers], budget: Budget) -> tuple[list[Query], float]:
     """Return the parts of queries with all lanes but one enqueued ahead, and their total seconds."""
     queries: list[Query] = []
-    under_way: deque[Lane] = deque()
+    under_way: deque[QueryBuffers] = deque()
     begin = time.perf_counter()
     while len(queries) + len(under_way) < budget.runs or time.perf_counter() - begin < budget.seconds:
         if len(under_way) == len(lanes):

@@ -15,7 +15,16 @@ from torch.nn import functional
 from zoo.catalog import reported_protocols
 from zoo.classes import IGNORE, Classes
 from zoo.errors import ZooError
-from zoo.evaluation.protocols import ABOUT, COMMON, PROTOCOLS, SCALES, Slide, softmax, users, window_starts
+from zoo.evaluation.protocols import (
+    ABOUT,
+    COMMON,
+    PROTOCOLS,
+    SCALES,
+    SlidingWindows,
+    softmax,
+    users,
+    window_starts,
+)
 from zoo.predictors.base import Predictor
 from zoo.predictors.eager import load_eager
 from zoo.preprocess import Preprocessing
@@ -129,7 +138,7 @@ def test_slide_equals_literal_loops_over_windows(
 ) -> None:
     expected = literal_slide(eager, pair[0], probabilities=probabilities)
     protocol = PROTOCOLS[name]
-    assert isinstance(protocol, Slide)
+    assert isinstance(protocol, SlidingWindows)
     assert protocol.scores(eager, pair[0]) == pytest.approx(expected, rel=1e-4, abs=1e-4)
     label, prediction = scored(name, eager, pair)
     assert np.array_equal(label, pair[1])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from zoo.classes import IGNORE, Classes
-from zoo.export.accuracy import Accuracy, Change, Judge, LabeledImages, changes, count, ious
+from zoo.export.accuracy import Accuracy, Change, LabeledImages, ReferenceMasks, changes, count, ious
 from zoo.export.tolerance import GATES
 from zoo.predictors.base import Predictor
 from zoo.preprocess import Preprocessing
@@ -102,7 +102,7 @@ def test_the_judge_counts_labeled_pixels_alone() -> None:
     label = np.zeros((40, 30), np.uint8)
     label[:10] = IGNORE
     labeled = LabeledImages((np.zeros((40, 30, 3), np.uint8),), (label,), "one image")
-    judge = Judge(Constant(0), labeled)
+    judge = ReferenceMasks(Constant(0), labeled)
     same, other = judge.judge(Constant(0)), judge.judge(Constant(1))
     assert (same.agreement, same.miou.reference, same.miou.artifact) == (1, 1, 1)
     assert (other.agreement, other.miou.artifact, other.low) == (0, 0, -1)

@@ -23,7 +23,7 @@ from zoo.export.parity import (
     parity_shapes,
     weakness,
 )
-from zoo.export.tolerance import GATES, Gate
+from zoo.export.tolerance import GATES, Tolerance
 from zoo.predictors.base import Predictor
 from zoo.predictors.eager import EagerPredictor
 from zoo.predictors.runtimes.ort import OrtPredictor
@@ -65,7 +65,7 @@ def images() -> Images:
     return Images(tuple(random.integers(0, 256, (40, 50, 3), np.uint8) for _ in range(8)), "noise")
 
 
-def parity(agreement: float, margin: float, gate: Gate = GATES["fp32"]) -> Parity:
+def parity(agreement: float, margin: float, gate: Tolerance = GATES["fp32"]) -> Parity:
     difference = Difference(shape=(1, 64, 64), agreement=agreement, differing=1, margin=margin)
     return Parity(gate=gate, images="noise", runtime="test", differences=(difference,))
 
@@ -101,7 +101,7 @@ def test_fp16_needs_agreement(agreement: float, margin: float, passes: bool) -> 
 
 def test_a_gate_reads_as_a_sentence() -> None:
     assert str(GATES["fp32"]) == ">= 0.9999, margin < 0.001, drop <= 0.1 points"
-    assert str(Gate(min_agreement=0.98)) == ">= 0.98"
+    assert str(Tolerance(min_agreement=0.98)) == ">= 0.98"
 
 
 @pytest.mark.parametrize("imgsz", [(64, 64), (512, 512), (512, 1024), (1024, 512), (96, 33), (769, 769)])

@@ -16,7 +16,7 @@ from zoo.errors import ExportError
 from zoo.export.fold import prepare
 from zoo.export.parity import Difference, Images, compare, compare_masks, parity_shapes
 from zoo.export.to_onnx import AttentionOverFour, check_onnx, export_onnx
-from zoo.export.tolerance import GATES, Gate
+from zoo.export.tolerance import GATES, Tolerance
 from zoo.models.config import NetworkConfig, StudentConfig
 from zoo.models.deployable import Deployable, Student
 from zoo.models.segmentation import SegmentationNetwork
@@ -42,8 +42,8 @@ SHAPES = [
 
 # random weights leave many pixels undecided, more than the gates of trained models allow in half precision
 NEAR = {  # fp16 of random weights: many near ties
-    "fp32": Gate(min_agreement=0.9999, max_margin=1e-3),
-    "fp16": Gate(min_agreement=0.99, max_margin=5e-3),
+    "fp32": Tolerance(min_agreement=0.9999, max_margin=1e-3),
+    "fp16": Tolerance(min_agreement=0.99, max_margin=5e-3),
 }
 
 

@@ -17,7 +17,7 @@ from zoo.machine import cores
 from zoo.train.compare.intervals import planned_looks
 from zoo.train.compare.plan import find_entrants, write_recipe
 from zoo.train.compare.record import COMPARISON_NAME, Comparison, ComparisonFolder, Run
-from zoo.train.compare.run_one import Crew, planned_runs, run_one
+from zoo.train.compare.run_one import SharedResources, planned_runs, run_one
 from zoo.train.compare.shared import Request, compared_methods, shared_plan, with_partition
 from zoo.train.compare.stats import is_clear, summary
 from zoo.train.data.streams import TrainingData
@@ -117,7 +117,7 @@ def run_all(
     """
     folder.read()  # says so if there is no comparison to lock
     with folder.lock() as lock, StopRequests() as stop:
-        crew = Crew(stop, lock, None if jobs == 1 else max(1, cores() // jobs))
+        crew = SharedResources(stop, lock, None if jobs == 1 else max(1, cores() // jobs))
         while True:
             comparison = _run_pending(folder, crew, jobs, on_run)
             more = _seeds_to_add(comparison)
@@ -142,7 +142,7 @@ def _seeds_to_add(comparison: Comparison) -> tuple[int, ...]:
 
 
 def _run_pending(
-    folder: ComparisonFolder, crew: Crew, jobs: int, on_run: Callable[[Comparison], object]
+    folder: ComparisonFolder, crew: SharedResources, jobs: int, on_run: Callable[[Comparison], object]
 ) -> Comparison:
     """Run what is not finished, seed by seed, warm starts first, and return what is known then.
 

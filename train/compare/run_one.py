@@ -31,7 +31,7 @@ OTHER_SEEDS = {START: 1_000_000, SECOND_START: 2_000_000}
 and two networks must differ."""
 
 
-class Crew(NamedTuple):
+class SharedResources(NamedTuple):
     """Resources that the processes of a comparison share.
 
     Args:
@@ -75,7 +75,7 @@ def command(folder: ComparisonFolder, run: Run, device: str, *, resume: bool = F
     return ["train", run.method, *how, "--out", str(folder.run(run)), "--device", device]
 
 
-def run_one(folder: ComparisonFolder, run: Run, device: str, crew: Crew) -> Run:
+def run_one(folder: ComparisonFolder, run: Run, device: str, crew: SharedResources) -> Run:
     """Train a run to its end, from its checkpoint if it has one, and return its state then.
 
     Args:
@@ -103,7 +103,7 @@ def run_one(folder: ComparisonFolder, run: Run, device: str, crew: Crew) -> Run:
     return run.model_copy(update={"state": "finished", "reason": None, "metrics": metrics})
 
 
-def _train(folder: ComparisonFolder, run: Run, device: str, crew: Crew) -> tuple[int, str]:
+def _train(folder: ComparisonFolder, run: Run, device: str, crew: SharedResources) -> tuple[int, str]:
     """Run the process of a run; return its exit status and the last line that it wrote."""
     path = RunFolder(folder.run(run))
     resume = path.checkpoint.is_file()
@@ -132,7 +132,7 @@ def _train(folder: ComparisonFolder, run: Run, device: str, crew: Crew) -> tuple
     return process.returncode, last_words
 
 
-def _environment(crew: Crew) -> dict[str, str]:
+def _environment(crew: SharedResources) -> dict[str, str]:
     """Return the environment of a run."""
     found = os.environ | {"COLUMNS": LOG_COLUMNS}  # else remarks are wrapped at 80
     if crew.threads is not None:

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 DATA, LOSSES, BACKWARD, OPTIMIZER, UPDATE = "data", "losses", "backward", "optimizer", "update"
 
 
-class Watch:
-    """Stopwatch that attributes time and peak memory to parts; does nothing while it is not running.
+class PartTimer:
+    """Attributes time and peak memory to parts; does nothing while it is not running.
 
     Args:
         device: device of the step; a GPU is synchronized at every cut.
@@ -86,7 +86,7 @@ class Passes:
     part too.
     """
 
-    def __init__(self, method: Method, watch: Watch) -> None:
+    def __init__(self, method: Method, watch: PartTimer) -> None:
         self.watch = watch
         self.depth = 0
         self.outermost: set[nn.Module] = set()

@@ -23,7 +23,7 @@ from zoo.train.data.streams import TrainingData
 from zoo.train.loop.step import TrainingStep
 from zoo.train.method import Phase, progress_at
 from zoo.train.methods.table import build_method
-from zoo.train.profile.parts import BACKWARD, DATA, LOSSES, OPTIMIZER, UPDATE, Passes, Watch
+from zoo.train.profile.parts import BACKWARD, DATA, LOSSES, OPTIMIZER, UPDATE, PartTimer, Passes
 from zoo.train.runs.folder import new_run
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class ProfiledStep(TrainingStep):
 
     def __init__(self, fabric: Fabric, method: Method, recipe: Recipe) -> None:
         super().__init__(fabric, method, recipe)
-        self.watch = Watch(fabric.device)
+        self.watch = PartTimer(fabric.device)
         self.method.register_forward_hook(lambda *_: self._after_forward())
         for optimizer in self.optimizers:
             optimizer.register_step_post_hook(lambda *_: self.watch.cut(OPTIMIZER))

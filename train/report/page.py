@@ -13,7 +13,7 @@ from zoo.evaluation.figures import duration, shown
 from zoo.pages.html import data_uri, render
 from zoo.pages.plots import new_figure, svg
 from zoo.train.report.pictures import draw, panels
-from zoo.train.report.story import Story, class_table, facts, read_story, warnings
+from zoo.train.report.story import RunContents, class_table, facts, read_story, warnings
 from zoo.train.runs.folder import RunFolder
 from zoo.train.runs.log import BY_CONFIDENCE, FILTER, last_figures
 
@@ -40,7 +40,7 @@ def write_report(folder: Path) -> Path:
     return path
 
 
-def html(story: Story) -> str:
+def html(story: RunContents) -> str:
     """Return the report as an HTML page."""
     run = story.run
     attempts = [] if story.record is None else story.record.attempts
@@ -64,12 +64,12 @@ def html(story: Story) -> str:
     )
 
 
-def _subtitle(story: Story) -> str:
+def _subtitle(story: RunContents) -> str:
     run = story.run
     return f"{run.path}, begun {run.begun.replace('T', ' ').removesuffix('+00:00')} UTC"
 
 
-def _cards(story: Story) -> Iterator[tuple[str, str, str]]:
+def _cards(story: RunContents) -> Iterator[tuple[str, str, str]]:
     """Yield title, value and remark of each card."""
     run = story.run
     when = "before the first evaluation" if run.evaluated is None else f"after step {run.evaluated:,}"
@@ -90,7 +90,7 @@ def _cards(story: Story) -> Iterator[tuple[str, str, str]]:
         yield "step", f"{times[slowest]:,.0f} ms", f"median in {slowest}"
 
 
-def _curves(story: Story) -> Iterator[Markup]:
+def _curves(story: RunContents) -> Iterator[Markup]:
     """Yield the plots: metrics on val, loss terms, learning rate, speed."""
     for panel in panels(story.rows, story.figures, story.run.protocol.rpartition(" ")[2]):
         figure = new_figure(2.9)
@@ -98,7 +98,7 @@ def _curves(story: Story) -> Iterator[Markup]:
         yield svg(figure)
 
 
-def _classes(story: Story) -> Iterator[tuple[str, Color, list[tuple[float, str]]]]:
+def _classes(story: RunContents) -> Iterator[tuple[str, Color, list[tuple[float, str]]]]:
     """Yield name, color and metrics (share, text) of each class; none before the end of the run."""
     tables = [class_table(story, number) for number in range(len(story.figures.by_class))]
     for name, color in story.classes if story.metrics else ():
@@ -122,7 +122,7 @@ BY_CLASS = {
 """Columns of the table of pseudo-labels by class."""
 
 
-def _quality(story: Story) -> dict[str, Any] | None:
+def _quality(story: RunContents) -> dict[str, Any] | None:
     """Return the last metrics of pseudo-labels and of a plain threshold; None if there are none."""
     last = last_figures(story.rows, FILTER)
     if last is None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-class Story(NamedTuple):
+class RunContents(NamedTuple):
     """Parsed contents of a run folder."""
 
     folder: Path
@@ -45,7 +45,7 @@ class Story(NamedTuple):
         return self.record.phases if self.record else {"train": self.run.steps}
 
 
-def read_story(folder: Path) -> Story:
+def read_story(folder: Path) -> RunContents:
     """Return the parsed contents of a run folder.
 
     Raises:
@@ -66,10 +66,10 @@ def read_story(folder: Path) -> Story:
             f"{folder} holds files that are not those of a run ({error!r}): train again"
         ) from error
     rows = read_log(files.log)
-    return Story(folder, run, value["recipe"], classes, read_record(folder), rows, figures)
+    return RunContents(folder, run, value["recipe"], classes, read_record(folder), rows, figures)
 
 
-def warnings(story: Story) -> Iterator[tuple[str, str]]:
+def warnings(story: RunContents) -> Iterator[tuple[str, str]]:
     """Yield the warnings at the top of a report: `bad` or `warning`, and a sentence."""
     run = story.run
     if run.state in ("failed", "stopped"):
@@ -89,7 +89,7 @@ def warnings(story: Story) -> Iterator[tuple[str, str]]:
     yield from _partition(story)
 
 
-def _partition(story: Story) -> Iterator[tuple[str, str]]:
+def _partition(story: RunContents) -> Iterator[tuple[str, str]]:
     """Yield warnings about broken lists of images, and about masks hidden by default."""
     try:
         note = Partition.read(story.folder / "partition").hidden_note(story.run.data)
@@ -100,7 +100,7 @@ def _partition(story: Story) -> Iterator[tuple[str, str]]:
         yield "warning", note
 
 
-def _changes(story: Story) -> Iterator[tuple[str, str]]:
+def _changes(story: RunContents) -> Iterator[tuple[str, str]]:
     """Yield warnings about reproducibility: changed files, and attempts on other versions or machines."""
     attempts = story.record.attempts if story.record else ()
     dirty = max((each.git["changed"] for each in attempts if each.git), default=0)
@@ -114,7 +114,7 @@ def _changes(story: Story) -> Iterator[tuple[str, str]]:
                 yield "warning", f"Attempts differ in {key}: {', then '.join(seen)}."
 
 
-def facts(story: Story) -> list[tuple[str, str]]:
+def facts(story: RunContents) -> list[tuple[str, str]]:
     """Return the facts of a run by name: data, network, training, machine, versions."""
     run, recipe = story.run, story.recipe
     data, network = recipe["data"], nest_decoder(recipe["network"])
@@ -161,14 +161,14 @@ def label_loss(settings: dict[str, Any], rare: float) -> str:
     return ", ".join(words)
 
 
-def _which(story: Story) -> str:
+def _which(story: RunContents) -> str:
     """Return a description of the step that is kept."""
     if not story.recipe.get("select_on"):
         return "the last step"
     return f"the step that is best on {story.recipe['select_on']} of the labeled images, which are held out"
 
 
-def _weights(story: Story) -> str:
+def _weights(story: RunContents) -> str:
     """Return the network of the method that is scored, if it is known."""
     weights = story.metrics.get("weights") or story.recipe.get("score")
     return f", {weights}" if weights else ""
@@ -187,7 +187,7 @@ def names_of(rows: Iterable[Row], prefix: str) -> list[str]:
     return list(dict.fromkeys(key for row in rows for key in row if key.startswith(prefix)))
 
 
-def class_table(story: Story, number: int) -> dict[str, float | None]:
+def class_table(story: RunContents, number: int) -> dict[str, float | None]:
     """Return one of the metrics by class; empty for an unfinished run."""
     if not story.metrics:
         return {}

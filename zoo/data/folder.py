@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from zoo.classes import Classes
     from zoo.data.formats.coco import Annotations
-    from zoo.data.inspect.meaning import Meaning
+    from zoo.data.inspect.meaning import Interpretation
     from zoo.data.labels import Palettes
     from zoo.data.masks import NamedMask
     from zoo.data.source import Split
@@ -342,7 +342,7 @@ def _read_meaning(
     return build_classes(data, toml, names), palettes
 
 
-def _shown_meaning(spec: str, data: DataFile, toml: Path, masks: Sequence[NamedMask]) -> Meaning:
+def _shown_meaning(spec: str, data: DataFile, toml: Path, masks: Sequence[NamedMask]) -> Interpretation:
     """Return the interpretation of masks whose classes `data.toml` does not name.
 
     Raises:

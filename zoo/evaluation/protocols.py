@@ -82,7 +82,7 @@ class Original(Protocol):
 
 
 @dataclass(frozen=True)
-class Slide(Protocol):
+class SlidingWindows(Protocol):
     """Sliding windows of the training size, with a stride of 2/3, on the image at its original size.
 
     Args:
@@ -172,7 +172,7 @@ class Padded(Protocol):
         return Scored(label, mask[: image.shape[0], : image.shape[1]])
 
 
-class Half(Protocol):
+class HalfSize(Protocol):
     """Image and label at half their size, scored at that size."""
 
     def score(self, predictor: Predictor, image: Image, label: NDArray[np.uint8]) -> Scored:
@@ -210,15 +210,15 @@ class Tiles(Protocol):
 PROTOCOLS: dict[str, Protocol] = {
     "whole": Whole(),
     "original": Original(),
-    "slide": Slide(),
-    "slide-logits": Slide("logits"),
+    "slide": SlidingWindows(),
+    "slide-logits": SlidingWindows("logits"),
     "resize": Resize(),
     "resize-original": Resize("original"),
     "center-crop": CenterCrop(),
     "center-crop-background": CenterCrop(pad_label=BACKGROUND),
     "short-side-crop": CenterCrop(short_side=True),
     "padded": Padded(),
-    "half": Half(),
+    "half": HalfSize(),
     "multi-scale": MultiScale(),
 }
 

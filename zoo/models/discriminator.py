@@ -36,7 +36,7 @@ class DiscriminatorConfig(Frozen):
     dropout: float = Field(0.5, ge=0, lt=1)
 
 
-class Judgment(NamedTuple):
+class DiscriminatorOutput(NamedTuple):
     """Output of a discriminator."""
 
     score: Tensor
@@ -72,7 +72,7 @@ class Discriminator(nn.Module):
             "pixel": nn.Conv2d(last, 1, 4, stride=2, padding=1),
         }[config.level]
 
-    def forward(self, pairs: Tensor, valid: Tensor | None = None) -> Judgment:
+    def forward(self, pairs: Tensor, valid: Tensor | None = None) -> DiscriminatorOutput:
         """Return the logits of being real and the features of each pair; means exclude padding.
 
         Args:
@@ -100,7 +100,7 @@ class Discriminator(nn.Module):
             weight = F.avg_pool2d(self._at_least_one_patch(share), self.config.cell)
         else:
             score, weight = resize_logits(self.head(grid), size), inside
-        return Judgment(score.squeeze(1), features, weight.squeeze(1))
+        return DiscriminatorOutput(score.squeeze(1), features, weight.squeeze(1))
 
     def _at_least_one_patch(self, grid: Tensor) -> Tensor:
         """Return the feature map, zero-padded to at least one patch."""

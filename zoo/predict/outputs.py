@@ -42,7 +42,7 @@ def outputs_of(suffixes: Sequence[str]) -> tuple[str, ...]:
     return tuple(name for name, suffix in written_outputs().items() if suffix in suffixes)
 
 
-class Stamp(NamedTuple):
+class FileStamp(NamedTuple):
     """Size and modification time of a file, to detect changes."""
 
     bytes: int
@@ -60,7 +60,7 @@ class Job(NamedTuple):
 
     input: Input
     name: str
-    stamp: Stamp | None
+    stamp: FileStamp | None
 
 
 def make_jobs(inputs: Sequence[Input], out: Path, suffixes: Sequence[str]) -> list[Job]:
@@ -92,7 +92,7 @@ def make_jobs(inputs: Sequence[Input], out: Path, suffixes: Sequence[str]) -> li
             raise ZooError(
                 f"the result {Path(target)} would replace an input: choose another folder with --out"
             )
-    stamps = [None if stat is None else Stamp(stat.st_size, stat.st_mtime_ns) for stat in found]
+    stamps = [None if stat is None else FileStamp(stat.st_size, stat.st_mtime_ns) for stat in found]
     return [Job(*parts) for parts in zip(inputs, names, stamps, strict=True)]
 
 

@@ -120,17 +120,17 @@ def forked(what: str) -> BundleError:
     )
 
 
-class Renewed(Protocol):
+class ForkAware(Protocol):
     """An object that must be renewed in a forked process."""
 
     def renew(self) -> None:
         """Replace locks, threads and sockets of the parent; called before anything else in the child."""
 
 
-_renewed: weakref.WeakSet[Renewed] = weakref.WeakSet()
+_renewed: weakref.WeakSet[ForkAware] = weakref.WeakSet()
 
 
-def renew_after_fork(owner: Renewed) -> None:
+def renew_after_fork(owner: ForkAware) -> None:
     """Call `renew` of an object in each process that is forked from this one."""
     _renewed.add(owner)
 

@@ -57,7 +57,7 @@ async def answer(
         ZooError: an invalid request, overload, timeout or failure of the backend.
     """
     await context.start()  # for apps that run without their lifespan
-    stopwatch = Stopwatch(context)
+    stopwatch = RequestTimer(context)
     with model.admit():  # do not read the body of a request that would be refused
         pass
     body = await read(request)
@@ -76,7 +76,7 @@ async def answer(
     return response
 
 
-class Stopwatch:
+class RequestTimer:
     """Runs and times parts of a request in the codec pool.
 
     Args:

@@ -11,7 +11,7 @@ from PIL import Image
 from zoo.images import DEFLATE
 from zoo.pages.overlay import overlay
 from zoo.predictors.outputs import MASK, Format, draw_output
-from zoo.serve.server.http.schemas import Area, MaskAnswer, Runs
+from zoo.serve.server.http.schemas import ClassArea, MaskAnswer, Runs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,11 +54,11 @@ def as_json(mask: Mask, classes: Classes, model: str, version: str) -> bytes:
     return answer.model_dump_json().encode()
 
 
-def areas(mask: Mask, classes: Classes) -> list[Area]:
+def areas(mask: Mask, classes: Classes) -> list[ClassArea]:
     """Return the share of each class that appears in a (H, W) mask, in label order."""
     counts = np.bincount(mask.ravel(), minlength=len(classes))
     return [
-        Area(
+        ClassArea(
             label=label,
             name=classes.names[label],
             color=hex_color(classes.palette[label]),

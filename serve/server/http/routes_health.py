@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from zoo.errors import ZooError
 from zoo.serve.server.core.errors import NotReadyError
 from zoo.serve.server.http.problems import responses
-from zoo.serve.server.http.schemas import Alive, Ready
+from zoo.serve.server.http.schemas import Liveness, Ready
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -82,8 +82,8 @@ def add_health_routes(app: FastAPI, readiness: Readiness) -> None:
     """Add the routes of probes."""
 
     @app.get("/healthz", tags=["health"], summary="The process is alive")
-    async def healthz() -> Alive:
-        return Alive()
+    async def healthz() -> Liveness:
+        return Liveness()
 
     @app.get(
         "/readyz",

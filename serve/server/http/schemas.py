@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import BaseModel, Field
 
 
-class Area(BaseModel):
+class ClassArea(BaseModel):
     """Area of a class in an image."""
 
     label: int = Field(ge=0, examples=[1])
@@ -30,7 +30,7 @@ class MaskAnswer(BaseModel):
     model: str
     version: str
     size: tuple[int, int] = Field(description="Height and width of image and mask, in pixels.")
-    areas: list[Area] = Field(description="Areas of the classes in the mask, in label order.")
+    areas: list[ClassArea] = Field(description="Areas of the classes in the mask, in label order.")
     rle: Runs
 
 
@@ -61,7 +61,7 @@ class ModelInfo(BaseModel):
     ready: bool
 
 
-class Alive(BaseModel):
+class Liveness(BaseModel):
     """Response of a live process."""
 
     alive: bool = True

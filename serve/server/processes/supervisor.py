@@ -63,7 +63,7 @@ class Worker:
 
 
 @dataclass
-class Gap:
+class PendingWorker:
     """Worker to be started."""
 
     number: int
@@ -86,7 +86,7 @@ class Supervisor:
         self._port = port
         self._gpus = gpus
         self._workers: list[Worker] = []
-        self._gaps = [Gap(number, 0.0) for number in range(workers)]
+        self._gaps = [PendingWorker(number, 0.0) for number in range(workers)]
         self._deaths = [0] * workers  # consecutive
         self._served: tuple[Served, ...] = ()
         self._wanted = workers
@@ -213,7 +213,7 @@ class Supervisor:
             self._deaths[number] = 0
         pause = min(MAX_PAUSE_S, 2.0 ** (self._deaths[number] - 1)) if self._deaths[number] else 0.0
         self._deaths[number] += 1
-        self._gaps.append(Gap(number, time.monotonic() + pause))
+        self._gaps.append(PendingWorker(number, time.monotonic() + pause))
         log.error("worker %d %s: starting another %s", number, how, f"in {pause:.0f} s" if pause else "now")
 
     def _close(self, worker: Worker) -> None:

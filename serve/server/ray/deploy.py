@@ -145,12 +145,14 @@ def application(job: Job, cluster: Cluster) -> Application:
     from ray import serve
 
     from zoo.serve.server.ray.options import door_options, replica_options
-    from zoo.serve.server.ray.proxy import Door
+    from zoo.serve.server.ray.proxy import AccessProxy
 
     sources = (source._replace(threads=source.threads or cluster.threads) for source in job.models)
     versions = {source.name: fingerprint(source.path) for source in job.models}
     replicas = serve.deployment(Replica, name="Replica", **replica_options(cluster, job.settings))
-    door = serve.deployment(serve.ingress()(Door), name="Door", **door_options(cluster, job.settings))
+    door = serve.deployment(
+        serve.ingress()(AccessProxy), name="AccessProxy", **door_options(cluster, job.settings)
+    )
     bound: Application = door.bind(job.settings, replicas.bind(job._replace(models=tuple(sources)), versions))
     return bound
 

@@ -64,7 +64,7 @@ class Answer(NamedTuple):
     body: bytes
 
 
-class Door:
+class AccessProxy:
     """Proxy that checks access and body limits before forwarding; replicas check the decoded images.
 
     Args:

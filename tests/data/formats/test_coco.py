@@ -7,7 +7,7 @@ from PIL import Image, ImageDraw
 from zoo.classes import IGNORE
 from zoo.data.check import check_source
 from zoo.data.folder import FolderSource
-from zoo.data.formats.coco import Annotations, Drawing
+from zoo.data.formats.coco import Annotations, ImageRegions
 from zoo.data.inspect.inspection import inspect
 from zoo.errors import DatasetError
 
@@ -199,7 +199,7 @@ def test_train_and_val_have_the_same_categories(tmp_path):
 
 def entries(*names):
     """Return annotations of images of these file names, by which they are matched."""
-    return Annotations(("background", "car"), {name: Drawing(name, 1, 1, ()) for name in names})
+    return Annotations(("background", "car"), {name: ImageRegions(name, 1, 1, ()) for name in names})
 
 
 @pytest.mark.parametrize("prefix", ["", "images/", "/mnt/disk/data/", "../../upload/1/", "C:\\data\\"])

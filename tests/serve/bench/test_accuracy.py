@@ -10,7 +10,7 @@ from zoo.data.shapes import ShapesSource
 from zoo.errors import DatasetError, ZooError
 from zoo.evaluation.evaluate import evaluate
 from zoo.predictors.load import load_predictor
-from zoo.serve.bench.accuracy import Excerpt, measure_accuracy
+from zoo.serve.bench.accuracy import EvenSubset, measure_accuracy
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
 def test_an_excerpt_is_spread_evenly_over_val_and_has_no_other_split() -> None:
     source = ShapesSource()
     val = source.ids("val")
-    excerpt = Excerpt(source, 4)
+    excerpt = EvenSubset(source, 4)
     assert excerpt.ids("val") == tuple(val[len(val) // 8 :: len(val) // 4])
     assert excerpt.ids("train") == ()
     assert np.array_equal(excerpt.read_mask(excerpt.ids("val")[1]), source.read_mask(excerpt.ids("val")[1]))
-    assert Excerpt(source, 10_000).ids("val") == val
+    assert EvenSubset(source, 10_000).ids("val") == val
 
 
 def test_the_accuracy_is_that_of_the_evaluation_of_the_same_images(shapes_bundle: Path) -> None:
     predictor = load_predictor(shapes_bundle)
-    expected = evaluate(predictor, Excerpt(ShapesSource(), 3))
+    expected = evaluate(predictor, EvenSubset(ShapesSource(), 3))
     found = measure_accuracy(predictor, ShapesSource(), 3)
     assert (found.miou, found.pixel_accuracy) == (expected["miou"], expected["pixel_accuracy"])
     assert (found.images, found.available) == (3, 96)

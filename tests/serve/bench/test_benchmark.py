@@ -14,7 +14,7 @@ from zoo.errors import DatasetError, ZooError
 from zoo.evaluation.evaluate import evaluate
 from zoo.predictors.eager import has_bf16_instructions
 from zoo.predictors.load import load_predictor
-from zoo.serve.bench.accuracy import Excerpt
+from zoo.serve.bench.accuracy import EvenSubset
 from zoo.serve.bench.contender import left_out, read_images, reason
 from zoo.serve.bench.measurement import Report, Row, Settings, Speedup
 
@@ -115,7 +115,7 @@ def test_a_row_says_which_file_was_run_and_how_large_it_is(onnx_bundle: Path, me
 
 def test_the_miou_is_that_of_the_file_that_is_timed(shapes_onnx_bundle: Path, measure: Measure) -> None:
     rows = rows_of(measure(shapes_onnx_bundle, backends=("ort",), images=3))
-    excerpt = Excerpt(ShapesSource(), 3)
+    excerpt = EvenSubset(ShapesSource(), 3)
     expected = {
         "eager": evaluate(load_predictor(shapes_onnx_bundle), excerpt)["miou"],
         "ort:fp32": evaluate(load_predictor(shapes_onnx_bundle, backend="ort"), excerpt)["miou"],
@@ -131,7 +131,7 @@ def test_the_miou_is_measured_at_the_size_that_is_timed(shapes_bundle: Path, mea
     row = rows_of(measure(shapes_bundle, images=3, imgsz=(32, 32)))["eager"]
     smaller = load_predictor(shapes_bundle)
     smaller.preprocessing = smaller.preprocessing.model_copy(update={"imgsz": (32, 32)})
-    excerpt = Excerpt(ShapesSource(), 3)
+    excerpt = EvenSubset(ShapesSource(), 3)
     assert row.accuracy is not None
     assert row.accuracy.miou == evaluate(smaller, excerpt)["miou"]
     assert row.accuracy.miou != evaluate(load_predictor(shapes_bundle), excerpt)["miou"]

@@ -18,7 +18,7 @@ from zoo.train.loop.step import TrainingStep
 from zoo.train.method import DRAWS, Batch, progress_at
 from zoo.train.methods.table import build_method
 from zoo.train.profile import parts as module
-from zoo.train.profile.parts import Passes, Watch
+from zoo.train.profile.parts import PartTimer, Passes
 from zoo.train.profile.profile import ProfiledStep, profile
 
 if TYPE_CHECKING:
@@ -52,8 +52,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 @pytest.fixture
-def watch(clock: Clock) -> Watch:  # noqa: ARG001
-    watch = Watch(torch.device("cpu"))
+def watch(clock: Clock) -> PartTimer:  # noqa: ARG001
+    watch = PartTimer(torch.device("cpu"))
     watch.running = True
     watch.begin()
     return watch
@@ -65,7 +65,7 @@ def found(load_tiny: Load, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     return profile(load_tiny(), tmp_path_factory.mktemp("runs") / "run", CPU, steps=STEPS)
 
 
-def test_every_stretch_of_time_belongs_to_the_part_that_ends_it(clock: Clock, watch: Watch) -> None:
+def test_every_stretch_of_time_belongs_to_the_part_that_ends_it(clock: Clock, watch: PartTimer) -> None:
     for seconds, part in (
         (1.0, "data"),
         (2.0, "student"),
@@ -85,7 +85,7 @@ def test_every_stretch_of_time_belongs_to_the_part_that_ends_it(clock: Clock, wa
     assert sum(part["share"] or 0 for part in parts.values()) == pytest.approx(1)
 
 
-def test_a_watch_that_does_not_run_counts_nothing(clock: Clock, watch: Watch) -> None:
+def test_a_watch_that_does_not_run_counts_nothing(clock: Clock, watch: PartTimer) -> None:
     watch.running = False
     clock.time += 1
     watch.cut("data")
@@ -136,7 +136,7 @@ def test_a_run_is_not_overwritten(load_tiny: Load, tmp_path: Path) -> None:
 
 
 def test_the_outermost_calls_are_the_passes_and_hooks_can_be_removed(
-    method: Method, make_batch: Callable[..., Batch], watch: Watch
+    method: Method, make_batch: Callable[..., Batch], watch: PartTimer
 ) -> None:
     phase, progress = method.phases(20)[-1], progress_at(19, method.phases(20))
     batch = make_batch(phase.labeled, phase.unlabeled, strong=phase.strong)
@@ -228,7 +228,7 @@ def make_uint8_batch() -> Callable[[], Batch]:
     return make
 
 
-class Cuts(Watch):
+class Cuts(PartTimer):
     """Notes which part each cut ends."""
 
     def __init__(self) -> None:

@@ -80,7 +80,7 @@ class ClassContrastConfig(Frozen):
         return MemoryBank([first] + [other] * (num_classes - 1), self.embedding_channels)
 
 
-class Taught(NamedTuple):
+class TeacherTargets(NamedTuple):
     """Teacher outputs and labels of a step on the decoder's grid: B_l labeled images, then B_u unlabeled."""
 
     embedding: Tensor
@@ -102,7 +102,7 @@ class ClassContrast(nn.Module):
         self.num_classes = num_classes
         self.bank = config.build_bank(num_classes)
 
-    def forward(self, embedding: Tensor, taught: Taught) -> Tensor:
+    def forward(self, embedding: Tensor, taught: TeacherTargets) -> Tensor:
         """Return the loss, Eq. (4) or (A1), after adding the step's negatives to the queues (Algorithm 1).
 
         Args:
@@ -123,7 +123,7 @@ class ClassContrast(nn.Module):
         counted = has_anchor & has_negative
         return losses.where(counted, 0).sum() / counted.sum().clamp(min=1)
 
-    def draw_negatives(self, taught: Taught) -> tuple[Tensor, Tensor]:
+    def draw_negatives(self, taught: TeacherTargets) -> tuple[Tensor, Tensor]:
         """Queue the step's negatives; return whether a class has any, (K,) bool, and N samples, (K, N, D)."""
         member = self.is_negative(taught).transpose(0, 1).flatten(1)  # (K, B * h * w)
         place, drawn = sample_members(member, self.config.pushes)
@@ -133,7 +133,7 @@ class ClassContrast(nn.Module):
         negatives, filled = self.bank.sample(self.config.negatives_per_class)
         return filled, negatives
 
-    def is_negative(self, taught: Taught) -> Tensor:
+    def is_negative(self, taught: TeacherTargets) -> Tensor:
         """Return whether each pixel is a negative of each class, Eq. (13) to (15), (B, K, h, w) bool."""
         rank = ranks(taught.prob)
         rank_l, rank_u = rank.tensor_split([len(rank) - len(taught.uncertain)])

@@ -54,7 +54,7 @@ from zoo.train.blocks.label_loss import LabelLoss
 from zoo.train.blocks.losses import cross_entropy, entropy
 from zoo.train.blocks.mixing import half_area_box, mixed
 from zoo.train.method import Batch, LabelsOnlySteps, Method, MethodConfig, Phase, Progress, PseudoLabels
-from zoo.train.methods.u2pl.contrast import ClassContrast, ClassContrastConfig, Taught
+from zoo.train.methods.u2pl.contrast import ClassContrast, ClassContrastConfig, TeacherTargets
 from zoo.train.methods.u2pl.sampling import on_grid, quantiles
 from zoo.train.optim import OptimizerConfig, Schedule
 
@@ -245,7 +245,7 @@ class U2pl(Method):
         pixels = output.valid.sum() if self.config.weight_over == "valid" else output.valid.numel()
         return self.config.eta * loss * pixels / output.reliable.sum().clamp(min=1)
 
-    def taught(self, label_l: Tensor, output: TeacherOutput) -> Taught:
+    def taught(self, label_l: Tensor, output: TeacherOutput) -> TeacherTargets:
         """Return labels and teacher outputs in the form that the contrastive loss needs.
 
         Args:
@@ -257,7 +257,7 @@ class U2pl(Method):
         unreliable = output.valid & ~output.reliable
         negative = {"unreliable": unreliable, "reliable": output.lowest, "all": output.valid}[c.negatives]
         label = on_grid(torch.cat([label_l, label_u]), size)
-        return Taught(output.embedding, output.prob, label, on_grid(negative, size))
+        return TeacherTargets(output.embedding, output.prob, label, on_grid(negative, size))
 
     def phases(self, steps: int) -> tuple[Phase, ...]:
         """Return `sup`, if it has a step, and `semi` for the rest of the run.

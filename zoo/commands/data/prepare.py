@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.status import Status
 
     from zoo.data.prepare.archives import DataSet
-    from zoo.data.prepare.prepare import Made, Origin
+    from zoo.data.prepare.prepare import Origin, UnpackedArchive
 
 UPDATE_SECONDS = 0.2
 
@@ -51,7 +51,7 @@ def prepare(
 
     data_set, source = DATA_SETS[name], _origin(origin)
     archives = todo(data_set, folder, source)
-    made: list[Made] = []
+    made: list[UnpackedArchive] = []
     if archives:
         _accept(data_set, accepted=accept_license)
         with remarks.status(f"preparing {name}") as status:

@@ -51,7 +51,7 @@ class Region(NamedTuple):
     """Number of pixels according to the file."""
 
 
-class Drawing(NamedTuple):
+class ImageRegions(NamedTuple):
     """The regions of an image, from which its mask is drawn."""
 
     where: str
@@ -125,7 +125,7 @@ class Annotations(NamedTuple):
 
     names: tuple[str, ...]
     """Class names, the background first."""
-    drawings: dict[str, Drawing]
+    drawings: dict[str, ImageRegions]
     """Drawing of each image by its path in the file without suffix."""
     unused: tuple[str, ...] = ()
     """Supercategories without annotations, which are no classes."""
@@ -139,7 +139,7 @@ class Annotations(NamedTuple):
             stems: relative paths of the images without suffix.
         """
         entries = _by_name(self.drawings)
-        found: dict[str, Drawing] = {}
+        found: dict[str, ImageRegions] = {}
         unclear: dict[str, str] = {}
         for name, images in _by_name(stems).items():
             for stem in images:
@@ -157,7 +157,7 @@ class Annotations(NamedTuple):
 class Matches(NamedTuple):
     """Drawings of images."""
 
-    found: dict[str, Drawing]
+    found: dict[str, ImageRegions]
     unclear: dict[str, str]
     """Why it is not clear which drawing is that of an image."""
 
@@ -215,14 +215,16 @@ def read_annotations(path: Path, options: CocoOptions | None = None, *beside: Pa
         categories, unused = _without_parents(content["categories"], _used(content) | _used_beside(beside))
         names, label_of = _categories(categories)
         regions, skipped = _regions(content["annotations"], label_of, options)
-        drawings: dict[str, Drawing] = {}
+        drawings: dict[str, ImageRegions] = {}
         for image in content["images"]:
             stem = PurePosixPath(image["file_name"].replace("\\", "/")).with_suffix("").as_posix()
             where = f"{path}: image {image['file_name']}"
             if stem in drawings:
                 raise ValueError(f"the image {stem} is listed twice")
             found = tuple(regions.pop(image["id"], ()))
-            drawings[stem] = Drawing(where, int(image["height"]), int(image["width"]), found, options.order)
+            drawings[stem] = ImageRegions(
+                where, int(image["height"]), int(image["width"]), found, options.order
+            )
         if regions:
             raise ValueError(f"annotations of the image id {next(iter(regions))}, which is not listed")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from zoo.data.files import IMAGE_SUFFIXES, MASK_SUFFIXES, Pair, unreadable
-from zoo.data.formats.coco import Drawing, Drawn
+from zoo.data.formats.coco import Drawn, ImageRegions
 from zoo.data.formats.regions import BACKGROUND
 from zoo.data.formats.tools import Found, images_of, size_of
 from zoo.data.names import match_masks
@@ -67,7 +67,7 @@ class Layers(NamedTuple):
         return Drawn(mask, overlap, 0)
 
 
-AnyDrawing = Drawing | Layers
+AnyDrawing = ImageRegions | Layers
 """What masks are drawn from."""
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from zoo.classes import IGNORE
 from zoo.data.files import IMAGE_SUFFIXES, Pair
-from zoo.data.formats.coco import Drawing, Region, check_can_draw
+from zoo.data.formats.coco import ImageRegions, Region, check_can_draw
 from zoo.data.formats.regions import BACKGROUND
 from zoo.data.walk import by_stem, walk
 from zoo.errors import DatasetError
@@ -103,7 +103,7 @@ def _build(entries: Iterable[Entry], names: Iterable[str]) -> Found:
             continue
         regions = tuple(Region(shape.region, label_of.get(shape.name, 0)) for shape in shapes)
         width, height = size_of(image)
-        drawing = Drawing(str(path), height, width, regions, "file")
+        drawing = ImageRegions(str(path), height, width, regions, "file")
         files[split][f"{split}/{stem}"] = Pair(image, path, drawing)
     return Found(files, known)
 

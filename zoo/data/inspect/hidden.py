@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from zoo.data.data_file import DataFile
-    from zoo.data.inspect.meaning import Meaning
+    from zoo.data.inspect.meaning import Interpretation
     from zoo.data.masks import NamedMask
 
 MOST = 0.5
@@ -56,7 +56,7 @@ class _Shown(NamedTuple):
         return self.mask.in_words(self.values)
 
 
-def find_hidden(masks: Sequence[NamedMask], meaning: Meaning, data: DataFile) -> Iterator[Finding]:
+def find_hidden(masks: Sequence[NamedMask], meaning: Interpretation, data: DataFile) -> Iterator[Finding]:
     """Yield findings that a class is stored as 255, or that white is ambiguous in 1-bit masks.
 
     Args:
@@ -80,7 +80,7 @@ def find_hidden(masks: Sequence[NamedMask], meaning: Meaning, data: DataFile) ->
         yield from _find_covered(split, [one for one in shown if one.mask.split == split], limit)
 
 
-def _show(mask: NamedMask, meaning: Meaning) -> _Shown | None:
+def _show(mask: NamedMask, meaning: Interpretation) -> _Shown | None:
     seen = meaning.see(mask.facts)
     if seen is None or seen.is_color:
         return None
@@ -127,13 +127,13 @@ def _find_outlier(shown: Sequence[_Shown]) -> Iterator[Finding]:
         yield Finding("wide-void", (widest.mask.name,), detail)
 
 
-def _misses_one(masks: Sequence[NamedMask], meaning: Meaning) -> bool:
+def _misses_one(masks: Sequence[NamedMask], meaning: Interpretation) -> bool:
     """Return whether exactly one class is absent from all masks."""
     labels = {label for mask in masks if (seen := meaning.see(mask.facts)) for label in seen.labels}
     return len(set(range(len(meaning.classes))) - labels) == 1
 
 
-def _find_ambiguous_white(shown: Sequence[_Shown], meaning: Meaning) -> Iterator[Finding]:
+def _find_ambiguous_white(shown: Sequence[_Shown], meaning: Interpretation) -> Iterator[Finding]:
     """Yield a finding if white in 1-bit masks may be 1 or 255, because other masks have more values."""
     white = next((one for one in shown if one.mask.facts.mode == ONE_BIT and max(one.values)), None)
     others = [one for one in shown if one.mask.facts.mode != ONE_BIT]

@@ -26,7 +26,7 @@ from zoo.data.inspect.judge import (
     with_example,
 )
 from zoo.data.inspect.layout import FolderLayout, Item, Layout, relative_name
-from zoo.data.inspect.meaning import Meaning, meaning_of
+from zoo.data.inspect.meaning import Interpretation, meaning_of
 from zoo.data.masks import NamedMask
 from zoo.data.open import is_published, open_source
 from zoo.errors import DatasetError
@@ -60,7 +60,7 @@ class Inspection:
     root: Path
     items: list[Item]
     facts: list[Facts]
-    meaning: Meaning
+    meaning: Interpretation
     findings: list[Finding]
     tool: str | None = None
 
@@ -222,10 +222,10 @@ def _read(items: list[Item], on_file: Callable[[int, int], None] | None) -> list
 
 def _meaning(
     data: DataFile, toml: Path, layout: Layout, facts: list[Facts], findings: list[Finding]
-) -> Meaning:
+) -> Interpretation:
     """Return the interpretation of the masks; an inconsistent `data.toml` is a finding and is ignored."""
     if layout.drawn_names is not None:
-        return Meaning(Classes.of(layout.drawn_names), None, is_color=False)
+        return Interpretation(Classes.of(layout.drawn_names), None, is_color=False)
     masks = _masks(layout, facts)
     try:
         return find_meaning(data, toml, masks)
@@ -251,7 +251,7 @@ def _mask_name(layout: Layout, item: Item) -> str:
     return "" if item.mask is None else layout.name(item.mask)
 
 
-def _judged(layout: Layout, facts: list[Facts], meaning: Meaning, data: DataFile) -> Iterator[Finding]:
+def _judged(layout: Layout, facts: list[Facts], meaning: Interpretation, data: DataFile) -> Iterator[Finding]:
     """Yield the findings about single files and pairs."""
     masks = _masks(layout, facts)
     for item, (image, mask) in zip(layout.items, facts, strict=True):
@@ -266,7 +266,7 @@ def _judged(layout: Layout, facts: list[Facts], meaning: Meaning, data: DataFile
             yield with_example(finding, masks, meaning)
 
 
-def _judged_together(layout: Layout, facts: list[Facts], meaning: Meaning) -> Iterator[Finding]:
+def _judged_together(layout: Layout, facts: list[Facts], meaning: Interpretation) -> Iterator[Finding]:
     """Yield the findings about all files together."""
     both = zip(layout.items, facts, strict=True)
     masks = _masks(layout, facts)

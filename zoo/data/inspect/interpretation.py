@@ -10,7 +10,7 @@ from zoo.data.data_file import DataFile, build_classes, class_names, label_map
 from zoo.data.formats.palettes import find_palettes, is_plain
 from zoo.data.inspect.findings import Finding, faults
 from zoo.data.inspect.hidden import find_hidden
-from zoo.data.inspect.meaning import Meaning, is_soft, values_of
+from zoo.data.inspect.meaning import Interpretation, is_soft, values_of
 from zoo.data.labels import VALUES, VOID, LabelMap, pack, unpack, white_of
 from zoo.data.masks import BLACK, WHITE
 
@@ -29,7 +29,7 @@ MOST_LISTED, MOST_SHOWN, MOST_KINDS = 20, 12, 4
 """Numbers of values, colors and kinds of masks shown in a finding."""
 
 
-def find_meaning(data: DataFile, toml: Path, masks: Sequence[NamedMask]) -> Meaning:
+def find_meaning(data: DataFile, toml: Path, masks: Sequence[NamedMask]) -> Interpretation:
     """Return the interpretation of mask files.
 
     Args:
@@ -42,7 +42,7 @@ def find_meaning(data: DataFile, toml: Path, masks: Sequence[NamedMask]) -> Mean
     """
     labels, names = label_map(data, toml), class_names(data, toml)
     if labels is not None and names is not None and labels.kind == "color":
-        return Meaning(build_classes(data, toml, names), labels, is_color=True)
+        return Interpretation(build_classes(data, toml, names), labels, is_color=True)
     hard = [mask for mask in masks if mask.facts.pixels and not is_soft(mask.facts, data)]
     colored = [mask for mask in hard if mask.facts.is_color]
     if 2 * len(colored) > len(hard) and (labels is None or names is None):
@@ -54,7 +54,9 @@ def find_meaning(data: DataFile, toml: Path, masks: Sequence[NamedMask]) -> Mean
     return meaning
 
 
-def _of_values(data: DataFile, toml: Path, masks: Sequence[NamedMask], labels: LabelMap | None) -> Meaning:
+def _of_values(
+    data: DataFile, toml: Path, masks: Sequence[NamedMask], labels: LabelMap | None
+) -> Interpretation:
     """Return the interpretation of masks of values."""
     palettes, conflict = find_palettes(masks, data)
     values, names = _count_values(masks, palettes, data, labels), class_names(data, toml)
@@ -65,7 +67,7 @@ def _of_values(data: DataFile, toml: Path, masks: Sequence[NamedMask], labels: L
     listed = len(data.palette or ()) if isinstance(palettes, LabelMap) else 2
     count = max([*(value + 1 for value in values if value != IGNORE), listed, 2])
     known = names or tuple(f"class_{label}" for label in range(count))
-    meaning = Meaning(build_classes(data, toml, known), labels, False, palettes)
+    meaning = Interpretation(build_classes(data, toml, known), labels, False, palettes)
     if conflict is not None:
         return meaning._replace(findings=(conflict,))
     renumbered = _renumbered(data, values, len(masks))
@@ -96,7 +98,7 @@ def _are_sparse(values: Iterable[int]) -> bool:
     return bool(numbers) and max(numbers) + 1 > SPARSE * len(numbers)
 
 
-def _of_binary(data: DataFile, toml: Path, masks: Sequence[NamedMask], palettes: Palettes) -> Meaning:
+def _of_binary(data: DataFile, toml: Path, masks: Sequence[NamedMask], palettes: Palettes) -> Interpretation:
     """Return the interpretation of masks of 0 and 255, with a proposed table of labels."""
     names = class_names(data, toml)
     chosen = names if names and len(names) == 2 else ("background", "foreground")
@@ -108,7 +110,7 @@ def _of_binary(data: DataFile, toml: Path, masks: Sequence[NamedMask], palettes:
     return meaning._replace(findings=(Finding("binary-masks", files, detail),))
 
 
-def _of_sparse(data: DataFile, toml: Path, masks: Sequence[NamedMask], palettes: Palettes) -> Meaning:
+def _of_sparse(data: DataFile, toml: Path, masks: Sequence[NamedMask], palettes: Palettes) -> Interpretation:
     """Return the interpretation of masks with sparse values, with a proposed table of labels."""
     values = _count_values(masks, palettes, data, None)
     held = [(mask, values_of(mask.facts, palettes, 1 if 1 in values else IGNORE)) for mask in masks]
@@ -155,8 +157,8 @@ def _of_each_kind(masks: Iterable[tuple[NamedMask, dict[int, int]]]) -> str:
 
 
 def _unhidden(
-    meaning: Meaning, data: DataFile, toml: Path, values: Iterable[int], findings: tuple[Finding, ...]
-) -> Meaning:
+    meaning: Interpretation, data: DataFile, toml: Path, values: Iterable[int], findings: tuple[Finding, ...]
+) -> Interpretation:
     """Return the interpretation with its faults and, if it can be inferred, a table with a class for 255."""
     names = class_names(data, toml)
     is_mixed = any(finding.kind == "mixed-values" for finding in findings)
@@ -196,7 +198,7 @@ def _share_colors(masks: Sequence[NamedMask]) -> bool:
     return colors[True] <= colors[False] or colors[False] <= colors[True]
 
 
-def _of_colors(data: DataFile, toml: Path, masks: Sequence[NamedMask]) -> Meaning:
+def _of_colors(data: DataFile, toml: Path, masks: Sequence[NamedMask]) -> Interpretation:
     """Return the interpretation of color masks, with a proposed table of colors.
 
     Black is the background; the others follow by their index in palettes, then by area. If the colors are
@@ -219,7 +221,7 @@ def _of_colors(data: DataFile, toml: Path, masks: Sequence[NamedMask]) -> Meanin
     finding = Finding("color-masks", files, f"masks in colors: {shown}")
     if not 2 <= len(listed) < IGNORE:
         classes = Classes.of(tuple(f"class_{label}" for label in range(2)))
-        return Meaning(classes, None, is_color=True, findings=(finding,))
+        return Interpretation(classes, None, is_color=True, findings=(finding,))
     names = data.names or ["background" if color == BLACK else f"class_{k}" for k, color in enumerate(listed)]
     if len(names) != len(listed):
         names = [f"class_{label}" for label in range(len(listed))]
@@ -232,16 +234,16 @@ def _of_colors(data: DataFile, toml: Path, masks: Sequence[NamedMask]) -> Meanin
     return _meaning_of(data.model_copy(update=update), toml)._replace(findings=(finding,))
 
 
-def _proposed(data: DataFile, toml: Path, table: dict[int, str], palettes: Palettes) -> Meaning:
+def _proposed(data: DataFile, toml: Path, table: dict[int, str], palettes: Palettes) -> Interpretation:
     labels = {str(value): name for value, name in table.items()}
     return _meaning_of(data.model_copy(update={"names": None, "labels": labels}), toml, palettes)
 
 
-def _meaning_of(proposal: DataFile, toml: Path, palettes: Palettes = "index") -> Meaning:
+def _meaning_of(proposal: DataFile, toml: Path, palettes: Palettes = "index") -> Interpretation:
     """Return the interpretation of masks by a proposed description."""
     if proposal.palette is not None and len(proposal.palette) != len(class_names(proposal, toml) or ()):
         proposal = proposal.model_copy(update={"palette": None})
     names, labels = class_names(proposal, toml), label_map(proposal, toml)
     assert names is not None
     classes = build_classes(proposal, toml, names)
-    return Meaning(classes, labels, proposal.colors is not None, palettes, proposal)
+    return Interpretation(classes, labels, proposal.colors is not None, palettes, proposal)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from zoo.data.data_file import DataFile
     from zoo.data.inspect.facts import ImageFacts
-    from zoo.data.inspect.meaning import Meaning, Seen
+    from zoo.data.inspect.meaning import Interpretation, Seen
     from zoo.data.masks import MaskFacts, NamedMask
 
 TINY_PX = 32
@@ -76,7 +76,7 @@ def judge_pair(name: str, image: ImageFacts, mask: MaskFacts) -> Iterator[Findin
         yield Finding("size-mismatch", (name,), f"a mask of {got} pixels, expected {expected} as its image")
 
 
-def judge_mask(name: str, mask: MaskFacts, meaning: Meaning, data: DataFile) -> Iterator[Finding]:
+def judge_mask(name: str, mask: MaskFacts, meaning: Interpretation, data: DataFile) -> Iterator[Finding]:
     """Yield the findings about a single mask.
 
     Args:
@@ -108,7 +108,7 @@ def judge_mask(name: str, mask: MaskFacts, meaning: Meaning, data: DataFile) -> 
         yield Finding("all-background", (name,))
 
 
-def judge_published(masks: Sequence[NamedMask], meaning: Meaning, data: DataFile) -> Iterator[Finding]:
+def judge_published(masks: Sequence[NamedMask], meaning: Interpretation, data: DataFile) -> Iterator[Finding]:
     """Yield the findings about the masks of a published data set, which are read by value or index.
 
     Args:
@@ -124,7 +124,7 @@ def judge_published(masks: Sequence[NamedMask], meaning: Meaning, data: DataFile
     yield from find_hidden(masks, meaning, data)
 
 
-def judge_together(masks: Sequence[NamedMask], meaning: Meaning) -> Iterator[Finding]:
+def judge_together(masks: Sequence[NamedMask], meaning: Interpretation) -> Iterator[Finding]:
     """Yield a finding if the masks have fewer than two classes."""
     seen = [found.labels for mask in masks if (found := meaning.see(mask.facts))]
     labels = set().union(*seen) - {IGNORE}
@@ -145,7 +145,7 @@ def judge_drawn(masks: Sequence[NamedMask]) -> Iterator[Finding]:
         yield Finding("area-differs", tuple(areas), f"{sum(areas.values())} regions in {len(areas)} images")
 
 
-def with_example(finding: Finding, masks: Iterable[NamedMask], meaning: Meaning) -> Finding:
+def with_example(finding: Finding, masks: Iterable[NamedMask], meaning: Interpretation) -> Finding:
     """Return a finding, with an example of a readable mask if it is about the mode of a mask."""
     for mask in masks if finding.kind == "mask-mode" else ():
         seen = meaning.see(mask.facts)
@@ -160,13 +160,13 @@ def _of_pages(name: str, pages: int) -> Iterator[Finding]:
         yield Finding("more-pages", (name,), f"{pages} pages")
 
 
-def _of_mode(mask: MaskFacts, meaning: Meaning) -> str:
+def _of_mode(mask: MaskFacts, meaning: Interpretation) -> str:
     held = f" with the {in_words(mask.pixels or mask.others, is_color=mask.is_color)}"
     expected = "RGB, RGBA, LA, L, P or 1" if meaning.is_color else "L, P or 1"
     return f"a mask of mode {mask.mode}{held if mask.pixels or mask.others else ''}, expected {expected}"
 
 
-def _of_unknown(name: str, seen: Seen, meaning: Meaning) -> Finding:
+def _of_unknown(name: str, seen: Seen, meaning: Interpretation) -> Finding:
     if seen.is_color:
         shown = ", ".join(str(list(unpack(code))) for code in seen.unknown[:MOST_SHOWN])
         return Finding("unknown-color", (name,), f"the color {shown}")

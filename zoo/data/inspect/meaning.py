@@ -32,7 +32,7 @@ class Seen(NamedTuple):
     """Codes that have no label."""
 
 
-class Meaning(NamedTuple):
+class Interpretation(NamedTuple):
     """An interpretation of masks."""
 
     classes: Classes
@@ -64,10 +64,10 @@ class Meaning(NamedTuple):
         return Seen(codes, is_color, labels, tuple(code for code in codes if code not in label_of))
 
 
-def meaning_of(source: FileSource) -> Meaning:
+def meaning_of(source: FileSource) -> Interpretation:
     """Return the interpretation by which a source reads its masks."""
     is_color = source.labels is not None and source.labels.kind == "color"
-    return Meaning(source.classes, source.labels, is_color, source.palettes)
+    return Interpretation(source.classes, source.labels, is_color, source.palettes)
 
 
 def values_of(mask: MaskFacts, palettes: Palettes, white: int = 1) -> dict[int, int]:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from zoo.data.inspect.layout import Item
-    from zoo.data.inspect.meaning import Meaning
+    from zoo.data.inspect.meaning import Interpretation
 
 WIDTH, HEIGHT = 256, 192
 """Largest size of a picture, in pixels."""
@@ -43,7 +43,7 @@ def file_picture(path: Path) -> str | None:
     return None if pixels is None else encoded(pixels)
 
 
-def mask_picture(item: Item, meaning: Meaning) -> str | None:
+def mask_picture(item: Item, meaning: Interpretation) -> str | None:
     """Return a thumbnail of a mask in the colors of its classes; None if it cannot be read."""
     mask = _mask(item, meaning)
     if mask is None:
@@ -51,7 +51,7 @@ def mask_picture(item: Item, meaning: Meaning) -> str | None:
     return encoded(mask if mask.ndim == 3 else meaning.classes.colorize(mask))
 
 
-def overlay_picture(item: Item, meaning: Meaning) -> str | None:
+def overlay_picture(item: Item, meaning: Interpretation) -> str | None:
     """Return a thumbnail of a mask over its image; None if one cannot be read or their sizes differ."""
     image, mask = _image(item), _mask(item, meaning)
     if image is None or mask is None or mask.shape != image.shape[:2]:
@@ -78,7 +78,7 @@ def _any(path: Path) -> NDArray[np.uint8] | None:
         return None
 
 
-def _mask(item: Item, meaning: Meaning) -> NDArray[np.uint8] | None:
+def _mask(item: Item, meaning: Interpretation) -> NDArray[np.uint8] | None:
     """Return the labels of a mask, or its own colors, (H, W, 3), if the labels are unknown."""
     if item.mask is None:
         return None

@@ -28,7 +28,7 @@ PAUSE_S = 2.0
 """Pause after the first attempt without progress; it doubles each time."""
 
 
-class Sums(NamedTuple):
+class Checksums(NamedTuple):
     """Checksums of a file, hexadecimal."""
 
     md5: str
@@ -78,7 +78,7 @@ def download(url: str, path: Path, report: Report, *, pause_s: float = PAUSE_S) 
     part.replace(path)
 
 
-def sums_of(path: Path, report: Report) -> Sums:
+def sums_of(path: Path, report: Report) -> Checksums:
     """Return the checksums of a file."""
     md5, sha256 = hashlib.md5(usedforsecurity=False), hashlib.sha256()
     size, done = path.stat().st_size, 0
@@ -88,7 +88,7 @@ def sums_of(path: Path, report: Report) -> Sums:
             sha256.update(chunk)
             done += len(chunk)
             report(f"checking {path.name}", done, size)
-    return Sums(md5.hexdigest(), sha256.hexdigest())
+    return Checksums(md5.hexdigest(), sha256.hexdigest())
 
 
 def _size(path: Path) -> int:

@@ -12,17 +12,17 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from zoo.data.prepare.archives import Archive, DataSet
-    from zoo.data.prepare.download import Report, Sums
+    from zoo.data.prepare.download import Checksums, Report
 
 DOWNLOADS = "downloads"
 LOGIN = "https://www.cityscapes-dataset.com/login/"
 
 
-class Made(NamedTuple):
+class UnpackedArchive(NamedTuple):
     """An archive that was unpacked."""
 
     name: str
-    sums: Sums
+    sums: Checksums
     is_official: bool
     """Whether the MD5 sum is the official one; False if none is known."""
 
@@ -42,7 +42,7 @@ def todo(data_set: DataSet, folder: Path, origin: Origin) -> list[Archive]:
     return [archive for archive in wanted if not archive.is_applied(folder)]
 
 
-def prepare(archives: list[Archive], folder: Path, origin: Origin, report: Report) -> list[Made]:
+def prepare(archives: list[Archive], folder: Path, origin: Origin, report: Report) -> list[UnpackedArchive]:
     """Unpack archives to a folder, downloading those that are missing.
 
     Args:
@@ -75,7 +75,7 @@ def count(data_set: DataSet, folder: Path) -> tuple[int, int]:
     return len(source.ids("train")), len(source.ids("val"))
 
 
-def _make(archive: Archive, folder: Path, origin: Origin, report: Report) -> Made:
+def _make(archive: Archive, folder: Path, origin: Origin, report: Report) -> UnpackedArchive:
     """Unpack one archive, and remove it if it was downloaded."""
     path = _find(archive, folder, origin, report)
     is_ours = origin.folder is None
@@ -87,7 +87,7 @@ def _make(archive: Archive, folder: Path, origin: Origin, report: Report) -> Mad
         path.unlink()
         if not any(path.parent.iterdir()):
             path.parent.rmdir()
-    return Made(archive.name, sums, is_official=archive.md5 is not None)
+    return UnpackedArchive(archive.name, sums, is_official=archive.md5 is not None)
 
 
 def _is_at(archive: Archive, origin: Origin) -> bool:
@@ -120,7 +120,7 @@ def _remedy(archive: Archive) -> str:
     return f"download it from {archive.url or LOGIN}"
 
 
-def _wrong_sum(archive: Archive, path: Path, sums: Sums, *, is_ours: bool) -> DatasetError:
+def _wrong_sum(archive: Archive, path: Path, sums: Checksums, *, is_ours: bool) -> DatasetError:
     if is_ours:
         path.unlink()
     remedy = "it was removed, run the command again" if is_ours else "download it again"

@@ -10,7 +10,7 @@ from fastapi.testclient import TestClient
 from pydantic import SecretStr
 
 from zoo.serve.server.core.settings import ServerSettings
-from zoo.serve.server.ray.proxy import TRIES, Answer, Door, Request
+from zoo.serve.server.ray.proxy import TRIES, AccessProxy, Answer, Request
 
 exceptions = pytest.importorskip("ray.exceptions")
 serve_exceptions = pytest.importorskip("ray.serve.exceptions")
@@ -60,7 +60,7 @@ OK = Answer(200, [(b"content-type", b"text/plain"), (b"x-zoo-model", b"eln")], b
 
 
 def client_of(replicas: Replicas, **settings: Any) -> TestClient:
-    door: Any = Door(ServerSettings(**settings), replicas)  # type: ignore[arg-type]
+    door: Any = AccessProxy(ServerSettings(**settings), replicas)  # type: ignore[arg-type]
     return TestClient(door.__serve_build_asgi_app__(), "http://localhost", client=("127.0.0.1", 1))
 
 

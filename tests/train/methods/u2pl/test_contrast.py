@@ -10,7 +10,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from zoo.classes import IGNORE
-from zoo.train.methods.u2pl.contrast import ClassContrast, ClassContrastConfig, Taught, binary, info_nce
+from zoo.train.methods.u2pl.contrast import (
+    ClassContrast,
+    ClassContrastConfig,
+    TeacherTargets,
+    binary,
+    info_nce,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,14 +29,14 @@ def build(num_classes: int = K, **settings: Any) -> ClassContrast:
     return ClassContrast(ClassContrastConfig.model_validate(tiny | settings), num_classes)
 
 
-def teach(num_classes: int = K, size: int = 8) -> Taught:
+def teach(num_classes: int = K, size: int = 8) -> TeacherTargets:
     """Return two labeled and two unlabeled images at random, unlabeled pixels reliable or not."""
     prob = (3 * torch.randn(4, num_classes, size, size)).softmax(dim=1)
     uncertain = torch.rand(2, size, size) < 0.4
     label = torch.randint(num_classes, (2, size, size))
     label[0, :2] = IGNORE
     pseudo_label = prob[2:].argmax(dim=1).where(~uncertain, IGNORE)
-    return Taught(torch.randn(4, D, size, size), prob, torch.cat([label, pseudo_label]), uncertain)
+    return TeacherTargets(torch.randn(4, D, size, size), prob, torch.cat([label, pseudo_label]), uncertain)
 
 
 def literal_similarities(anchor: Tensor, positive: Tensor, negatives: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -79,7 +85,7 @@ def test_the_losses_equal_their_formulas(
     assert_same(lambda *x: (weight * fast(*x)).sum(), lambda *x: (weight * slow(*x)).sum(), *tensors)
 
 
-def literal_negatives(taught: Taught, ranks: tuple[int, int]) -> Tensor:
+def literal_negatives(taught: TeacherTargets, ranks: tuple[int, int]) -> Tensor:
     """Eq. (13) to (15), one pixel and class at a time; void labels are no negatives."""
     result = torch.zeros_like(taught.prob, dtype=torch.bool)
     count = len(taught.prob) - len(taught.uncertain)
@@ -146,7 +152,9 @@ def test_without_the_bank_there_are_only_the_negatives_of_the_step() -> None:
         assert contrast.bank.count.tolist() == [7] * K
 
 
-def literal_contrast(student: Tensor, taught: Taught, contrast: ClassContrast, threshold: float) -> Tensor:
+def literal_contrast(
+    student: Tensor, taught: TeacherTargets, contrast: ClassContrast, threshold: float
+) -> Tensor:
     """Eq. (4), (9) to (12) where all keys of a queue are alike, over all anchors, so that no draw matters."""
     losses = []
     for c in range(contrast.num_classes):
@@ -161,7 +169,7 @@ def literal_contrast(student: Tensor, taught: Taught, contrast: ClassContrast, t
     return torch.stack(losses).mean()
 
 
-def drawless(present: tuple[int, ...] = (0, 2, 4)) -> tuple[Tensor, Taught]:
+def drawless(present: tuple[int, ...] = (0, 2, 4)) -> tuple[Tensor, TeacherTargets]:
     """Return pixels such that every draw gives the same loss: one negative a class, alike anchors of a class.
 
     The classes present are not the first ones, and class 1 has negatives but no anchors.
@@ -180,7 +188,7 @@ def drawless(present: tuple[int, ...] = (0, 2, 4)) -> tuple[Tensor, Taught]:
         uncertain[0, 0, x] = True
         others = [each for each in range(K) if each != c]
         prob[2, [*others, c], 0, x] = torch.tensor([0.4, 0.3, 0.2, 0.08, 0.02])
-    return student, Taught(torch.randn(4, D, 4, 4, generator=generator), prob, label, uncertain)
+    return student, TeacherTargets(torch.randn(4, D, 4, 4, generator=generator), prob, label, uncertain)
 
 
 def test_the_loss_equals_its_formula() -> None:
