@@ -4,13 +4,15 @@ import html
 import json
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import huggingface_hub.constants
 import pytest
+from torch import Tensor, nn
 
 from zoo.bundle.bundle import load_config
 from zoo.errors import BundleError, DatasetError, ExportError, RecipeError, ZooError
+from zoo.models.encoder import ENCODERS, Encoder
 from zoo.train.methods.table import METHODS
 from zoo.train.runs.folder import CONTENTS
 
@@ -325,13 +327,32 @@ def test_the_untrained_network_is_exported_first_which_changes_no_weights(
     assert first == second
 
 
+class Branching(Encoder):
+    """Features that depend on a value of the image, which no graph can express."""
+
+    channels = (4, 8)
+    strides = (4, 8)
+    size_multiple = 8
+    mean = std = (0.5, 0.5, 0.5)
+
+    def __init__(self, name: str, *, in_channels: int = 3, **_: Any) -> None:
+        super().__init__(name)
+        self.fine = nn.Sequential(nn.Conv2d(in_channels, 4, 4, stride=4), nn.BatchNorm2d(4))
+        self.coarse = nn.Conv2d(4, 8, 2, stride=2)
+
+    def encode(self, images: Tensor) -> list[Tensor]:
+        fine = self.fine(images)
+        return [fine, self.coarse(fine if images.mean().item() > 0 else -fine)]
+
+
 def test_a_network_that_cannot_be_exported_is_refused_before_its_run_is_written(
-    zoo: Zoo, tiny_folder: Path
+    zoo: Zoo, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    swin = ("--encoder", "swin_s3_tiny_224", "--set=network.output_stride=32", "--no-pretrained")
+    monkeypatch.setitem(ENCODERS, "branching", Branching)
+    encoder = ("--encoder", "branching", "--no-pretrained")
     small = ("--imgsz", "32", "--batch", "2", "--steps", "1", "--set=data.workers=0", "--device", "cpu")
-    result = zoo("train", "supervised", "--data", tiny_folder, *swin, *small, "--out", "run")
+    result = zoo("train", "supervised", "--data", tiny_folder, *encoder, *small, "--out", "run")
     message = error_of(result, ExportError)
-    assert message.startswith("the network has a Swin encoder")
+    assert message.startswith("the network cannot be exported to ONNX")
     assert message.endswith("; --no-export-check trains the network all the same")
     assert not Path("run").exists()

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from zoo.memory import peak_mib, reset_peak
+from zoo.train.blocks.label_loss import LabelLoss
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -83,7 +84,7 @@ class Passes:
 
     A pass is the outermost call of any module in a child of the method: a whole network, its encoder, or one
     of several decoders. A child without weights is a loss (`loss_modules`), whose gradient belongs to its
-    part too.
+    part too; the loss of labeled images, which is called in every method, stays in the part `losses`.
     """
 
     def __init__(self, method: Method, watch: PartTimer) -> None:
@@ -92,7 +93,8 @@ class Passes:
         self.outermost: set[nn.Module] = set()
         self.undo: dict[nn.Module, list[Callable[[], None]]] = {}
         for name, child in method.named_children():
-            self._follow(name, child)
+            if not isinstance(child, LabelLoss):
+                self._follow(name, child)
         for name in loss_modules(method):
             self._follow_gradient(name, method.get_submodule(name))
 
@@ -166,4 +168,8 @@ def _in_backward() -> bool:
 
 def loss_modules(method: Method) -> list[str]:
     """Return the names of a method's children without weights, which compute losses."""
-    return [name for name, child in method.named_children() if next(child.parameters(), None) is None]
+    return [
+        name
+        for name, child in method.named_children()
+        if next(child.parameters(), None) is None and not isinstance(child, LabelLoss)
+    ]
