@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from zoo import __version__
-from zoo.bundle.bundle import BundleConfig, replacing
+from zoo.bundle.bundle import CONFIG_NAME, BundleConfig, load_config, replacing
 from zoo.bundle.weights import save_bundle
 from zoo.card.card import PREVIEW_NAME, model_card, refresh_card
 from zoo.card.licenses import DRAWN
@@ -24,6 +24,7 @@ from zoo.train.runs.folder import RunFolder
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from zoo.bundle.reliability import Reliability
     from zoo.models.origin import Origin
     from zoo.train.recipe.schema import Recipe
 
@@ -82,12 +83,27 @@ def strip(path: Path, weights: str | None = None) -> Path:
         metrics=_read_metrics(run) if is_final else {},
     )
     folder = run.bundle if is_default else run.path / f"bundle-{weights}"
+    config = config.model_copy(update={"reliability": _kept_reliability(folder, config)})
     save_bundle(folder, deployable, config, model_card(config))
     if is_final and recipe.data.spec in DRAWN and run.preview.is_file():  # others may be private
         with replacing(folder / PREVIEW_NAME) as path:
             shutil.copyfile(run.preview, path)
     refresh_card(folder)
     return folder
+
+
+def _kept_reliability(folder: Path, config: BundleConfig) -> Reliability | None:
+    """Return the calibration of a bundle that holds the same network of the same step already."""
+    if not (folder / CONFIG_NAME).is_file():
+        return None
+    try:
+        before = load_config(folder)
+    except BundleError:  # of another version, or broken: it is replaced
+        return None
+    same = (before.weights, before.recipe, before.provenance.get("step")) == (
+        config.weights, config.recipe, config.provenance["step"],
+    )  # fmt: skip
+    return before.reliability if same else None
 
 
 def _origins(run: RunFolder, recipe: Recipe) -> tuple[Origin, ...]:

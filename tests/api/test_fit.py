@@ -126,12 +126,14 @@ def test_what_follows_a_run_of_two_processes_happens_once(tiny_recipe: Path, tmp
         "import zoo\n"
         f"run = zoo.fit('eln', recipe={str(tiny_recipe)!r}, out='run', device='cpu', devices=2)\n"
         "print('after', run.metrics['steps'])\n"
+        "try:\n    run.resume(device='cpu')\nexcept zoo.errors.ZooError as error:\n    print(error)\n"
     )
     result = subprocess.run(
         [sys.executable, script], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines().count("after 10") == 1
+    assert "got a second run in a process that has trained on several devices" in result.stdout
 
 
 SMALL: dict[str, Any] = {

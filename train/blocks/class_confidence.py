@@ -39,10 +39,9 @@ class ClassConfidence(nn.Module):
             label: (B, H, W) int64, predicted class.
             valid: (B, H, W) bool, whether a pixel counts.
         """
-        classes = torch.arange(len(self.mean), device=label.device)[:, None, None]
-        chosen = ((label.unsqueeze(1) == classes) & valid.unsqueeze(1)).to(self.mean.dtype)
-        sums = torch.stack([(chosen * confidence.unsqueeze(1)).sum((0, 2, 3)), chosen.sum((0, 2, 3))])
-        total, count = gathered(sums).sum(dim=0)
+        counted = torch.stack([confidence * valid, valid.to(confidence.dtype)]).double().flatten(1)
+        sums = counted.new_zeros(2, len(self.mean)).index_add_(1, label.flatten(), counted)
+        total, count = gathered(sums).sum(dim=0).to(self.mean.dtype)
         now = total / count.clamp(min=1)
         moved = now.where(self.mean == 0, DECAY * self.mean + (1 - DECAY) * now)
         self.mean.copy_(moved.where(count > 0, self.mean))

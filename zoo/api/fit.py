@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from zoo.api.bundle import Bundle, Trained
-from zoo.errors import BundleError
+from zoo.errors import BundleError, RecipeError
 from zoo.resolve import model_text, newest_run, resolve_bundle
 
 if TYPE_CHECKING:
@@ -90,6 +90,7 @@ class Run(Trained):
         from zoo.train.loop.hardware import Hardware
         from zoo.train.session import resume
 
+        _check_alone()
         recipe, _ = self._files.read_recipe()
         spec = None if data is None else str(data)
         with _watched(callbacks, live):
@@ -207,6 +208,7 @@ def fit(
         score=score,
         seed=seed,
     )
+    _check_alone()
     recipe_of_run, hardware = options.read(), Hardware(device, devices)
     check = _export_check() if export_check else None
     with _watched(callbacks, live):
@@ -220,6 +222,21 @@ def _export_check() -> Callable[[EagerPredictor], None]:
     from zoo.export.untrained import check_untrained
 
     return check_untrained
+
+
+def _check_alone() -> None:
+    """Raise in a process that has trained on several devices, whose other processes have ended.
+
+    Raises:
+        RecipeError: it has.
+    """
+    from torch import distributed
+
+    if distributed.is_available() and distributed.is_initialized():
+        raise RecipeError(
+            "got a second run in a process that has trained on several devices, expected one: start each run "
+            "in a process of its own, e.g. by zoo train --devices 2"
+        )
 
 
 def _end_unless_first(metrics: dict[str, Any]) -> None:

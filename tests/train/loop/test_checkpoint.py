@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from zoo.bundle.bundle import load_config
+from zoo.bundle.reliability import Calibration, FittedOn, Reliability
 from zoo.bundle.weights import load_bundle
 from zoo.errors import BundleError
 from zoo.predictors.load import load_predictor
@@ -166,6 +167,26 @@ def test_a_bundle_of_the_same_step_stays_though_its_run_was_copied(run: Path, tm
     os.utime(config, (0, 0))
     assert resolve_bundle(str(copied)) == copied / "bundle"
     assert config.stat().st_mtime == 0
+
+
+def test_the_calibration_of_the_same_network_and_step_is_kept(run: Path, tmp_path: Path) -> None:
+    copied = tmp_path / "run"
+    shutil.copytree(run, copied)
+    path = strip(copied) / "config.json"
+    calibrations: dict[Any, Calibration] = {
+        "softmax": Calibration(score="softmax", knots=((0.0, 0.2), (1.0, 0.9)))
+    }
+    fitted = FittedOn(data="shapes", split="val", images={}, pixels=1)
+    reliability = Reliability(score="softmax", calibrations=calibrations, fitted=fitted)
+    stored = json.loads(path.read_text())
+    stored["reliability"] = reliability.model_dump(mode="json")
+    path.write_text(json.dumps(stored))
+    strip(copied, "student")
+    assert load_config(path.parent).reliability == reliability
+    stored["provenance"]["step"] = 6
+    path.write_text(json.dumps(stored))
+    strip(copied)
+    assert load_config(path.parent).reliability is None
 
 
 def test_student_and_teacher_differ(run: Path) -> None:
