@@ -32,7 +32,7 @@ from zoo.faults import fault_line
 
 
 class Commands(TyperGroup):
-    """Command group that removes pydantic's prefix from usage errors."""
+    """Command group whose usage errors say what was got, without pydantic's prefix."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
@@ -40,6 +40,8 @@ class Commands(TyperGroup):
             return super().invoke(ctx)
         except typer.BadParameter as error:
             error.message = without_library(error.message)
+            if errors := getattr(error.__cause__ or error.__context__, "errors", None):  # of pydantic
+                error.message = f"got {errors()[0]['input']!r}: {error.message}"
             raise
 
 

@@ -136,7 +136,10 @@ def test_another_model_makes_all_anew(
     again()
     result = zoo("predict", shapes_bundle, "in", "--json")
     assert json.loads(result.stdout)["kept"] == 0
-    assert "predictions has predictions of another model: recomputing them" in result.stderr
+    assert (
+        "predictions has predictions of another model, or with other options: recomputing them"
+        in result.stderr
+    )
     expected = load_predictor(shapes_bundle).predict(read_rgb(path))
     assert np.array_equal(pixels(Path("predictions/0000.png")), expected)
     assert len(lines()) == 2

@@ -49,13 +49,12 @@ def test_the_calibration_is_stored_with_the_images_it_was_fitted_on(
 
 
 def test_the_table_names_what_it_was_fitted_on(
-    zoo: Zoo, shapes_bundle: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    zoo: Zoo, shapes_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     few_shapes(monkeypatch)
-    output = zoo("calibrate", shapes_bundle, "--split", "train").stdout
+    output = zoo("calibrate", shapes_bundle).stdout
     assert "output reliability: temperature" in output
-    assert "pixels of 4 train images of shapes" in output
-    assert "may have learned these images" in caplog.text
+    assert "pixels of 4 val images of shapes" in output
     assert "Not measured on other images" in (shapes_bundle / "README.md").read_text()
 
 
@@ -143,3 +142,11 @@ def test_a_calibration_on_all_scored_images_is_refused(
     assert isinstance(result.exception, ZooError)
     assert "fitted on all 4 images of split val of shapes" in str(result.exception)
     assert "uncalibrated" not in result.stdout
+
+
+def test_images_that_the_model_has_learned_are_refused(zoo: Zoo, shapes_bundle: Path) -> None:
+    before = (shapes_bundle / "config.json").read_bytes()
+    result = zoo("calibrate", shapes_bundle, "--split", "train")
+    assert isinstance(result.exception, BundleError)
+    assert "got the train split of shapes, which the model has learned" in str(result.exception)
+    assert (shapes_bundle / "config.json").read_bytes() == before

@@ -254,3 +254,15 @@ def test_options_of_tiles_that_do_not_fit_are_usage_errors(zoo: Zoo, shapes_bund
         result = zoo("predict", shapes_bundle, image, *arguments)
         assert result.exit_code == 2
         assert message in result.output
+
+
+def test_outputs_that_are_not_asked_for_again_do_not_outlive_the_mask_that_they_show(
+    zoo: Zoo, shapes_bundle: Path
+) -> None:
+    image = photo(Path("photo.png"), size=(150, 100))
+    zoo("predict", shapes_bundle, image, "--overlay", "--confidence", "--out", "out")
+    edited = Path("out/photo.confidence.png")
+    edited.write_bytes(b"edited since")
+    assert zoo("predict", shapes_bundle, image, "--tile", "64", "--out", "out").exit_code == 0
+    assert not Path("out/photo.overlay.png").exists()
+    assert edited.read_bytes() == b"edited since"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -10,6 +10,7 @@ import typer
 from zoo.commands.arguments import BundleArgument, DeviceOption
 from zoo.commands.console import AsJson, emit, remarks, table
 from zoo.commands.reliability import scores_table
+from zoo.errors import BundleError
 from zoo.machine import choose_device
 from zoo.resolve import resolve_bundle
 
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from zoo.bundle.reliability import Reliability
-
-log = logging.getLogger(__name__)
 
 
 def calibrate(
@@ -57,8 +56,12 @@ def calibrate(
     from zoo.predictors.eager import load_eager
 
     source = open_source(data or training_data(bundle))
-    if split == "train" and source.spec == load_config(bundle).data_spec:
-        log.warning("the model may have learned these images: on others its reliability would be too high")
+    learned = load_config(bundle).data_spec
+    if split == "train" and learned is not None and Path(source.spec).resolve() == Path(learned).resolve():
+        raise BundleError(
+            f"got the train split of {source.spec}, which the model has learned, expected labeled images "
+            f"that it has not seen: leave --split out, or name other data with --data"
+        )
     fitted_on, others = halves(source, split) if half else (source, None)
     predictor = load_eager(bundle, choose_device(device))
     with remarks.status("calibrating") as status:

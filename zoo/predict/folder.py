@@ -14,7 +14,17 @@ from zoo.machine import choose_device
 from zoo.predict.bulk import Bulk
 from zoo.predict.inputs import find_inputs
 from zoo.predict.journal import Journal
-from zoo.predict.outputs import MASK, OVERLAY, Job, check_unknown, files, foreign_outputs, is_done, make_jobs
+from zoo.predict.outputs import (
+    MASK,
+    OVERLAY,
+    Job,
+    check_unknown,
+    files,
+    foreign_outputs,
+    further_outputs,
+    is_done,
+    make_jobs,
+)
 from zoo.predictors.outputs import written_outputs
 
 if TYPE_CHECKING:
@@ -203,6 +213,7 @@ def _not_yet(jobs: Sequence[Job], journal: Journal, out: Path, suffixes: Sequenc
     from zoo.outputs import MOVE, OVERWRITE, refusal
 
     waiting: list[Job] = []
+    outdated: list[Path] = []
     foreign: list[str] = []
     others = 0
     for job in jobs:
@@ -212,26 +223,34 @@ def _not_yet(jobs: Sequence[Job], journal: Journal, out: Path, suffixes: Sequenc
             journal.keep(mask)
             continue
         waiting.append(job)
+        outdated += further_outputs(job, record, out, suffixes)
         foreign += foreign_outputs(job, record, out, suffixes)
         others += record is not None and record.get("input") not in (job.input.path, job.input.name, None)
     if journal.fresh:  # anything but a folder can be replaced
         foreign = [name for name in foreign if (out / name).is_dir()]
     if foreign:
         raise refusal(out, foreign, "--out", MOVE if journal.fresh else OVERWRITE)
-    if kept := len(jobs) - len(waiting):
+    for path in outdated:
+        path.unlink(missing_ok=True)
+    _log_kept(len(jobs), len(waiting), others, out, other_model=journal.other_model)
+    return waiting
+
+
+def _log_kept(count: int, waiting: int, others: int, out: Path, *, other_model: bool) -> None:
+    """Log how many images are kept, and why others are predicted anew."""
+    if kept := count - waiting:
         log.info(
             "kept %s of %s images: this model predicted the same files (size and time); "
             "--overwrite predicts them again",
             f"{kept:,}",
-            f"{len(jobs):,}",
+            f"{count:,}",
         )
-    if journal.other_model:
-        log.info("%s has predictions of another model: recomputing them", out)
+    if other_model:
+        log.info("%s has predictions of another model, or with other options: recomputing them", out)
     if others:
         log.info(
             "%s has %s predictions of other images with the same names: replacing them", out, f"{others:,}"
         )
-    return waiting
 
 
 def _shown(job: Job, journal: Journal, out: Path) -> dict[str, Any] | None:

@@ -276,6 +276,28 @@ def foreign_outputs(job: Job, record: dict[str, Any] | None, out: Path, suffixes
     ]
 
 
+def further_outputs(
+    job: Job, record: dict[str, Any] | None, out: Path, suffixes: Sequence[str]
+) -> list[Path]:
+    """Return the results of an earlier prediction of a job that this one will not replace, as it wrote them.
+
+    Args:
+        job: image to predict.
+        record: last line of its mask in the journal; None if there is none.
+        out: output folder.
+        suffixes: suffixes of the result files.
+    """
+    from zoo.outputs import exists, is_unchanged
+
+    written = written_of(record)
+    paths = {kind: out / f"{job.name}{suffix}" for kind, suffix in files().items() if suffix not in suffixes}
+    return [
+        path
+        for kind, path in paths.items()
+        if written.get(kind) and exists(path) and is_unchanged(path, written[kind])
+    ]
+
+
 def results_in(out: Path) -> frozenset[str]:
     """Return the files that `zoo predict` wrote to a folder: its journal and the results listed in it."""
     suffix_of = files()
