@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from zoo.data.check import check_source
+from zoo.data.files import paths_of
 from zoo.data.folder import FolderSource
 from zoo.data.inspect.inspection import inspect
 from zoo.errors import DatasetError
@@ -243,6 +244,131 @@ def test_files_of_one_label_each_are_merged(export):
     export.mask("train/masks/b_dog.png", pixels=LABELS[:20])
     with pytest.raises(DatasetError, match=r"b_dog\.png: got a mask of 64x20 pixels, expected 64x48"):
         check_source(FolderSource(str(export.root)))
+
+
+COLORS = np.array([[0, 0, 0], [250, 50, 83], [51, 221, 255]], np.uint8)[LABELS]
+
+
+@pytest.mark.parametrize(
+    "kinds",
+    [
+        {"gt": LABELS},
+        {"labelIds": LABELS},
+        {"gt": np.minimum(LABELS, 1)},
+        {"gt": LABELS, "seg": LABELS},
+        {"gt": LABELS, "color": COLORS},
+        {"cat": np.minimum(LABELS, 1) * 255, "color": COLORS},
+        {f"{number:03}": np.minimum(LABELS, 1) for number in range(4)},
+        {f"item{number:03}": np.zeros((2, 2), np.uint8) for number in range(260)},
+    ],
+    ids=lambda kinds: f"{len(kinds)} of {next(iter(kinds))}",
+)
+def test_masks_with_an_addition_to_their_names_are_not_those_of_labels(export, kinds):
+    for name in "ab":
+        export.image(f"train/images/{name}.png")
+        for kind, pixels in kinds.items():
+            export.mask(f"train/masks/{name}_{kind}.png", pixels=pixels)
+    with pytest.raises(
+        DatasetError, match=r"got no mask a\.png in .* but a_.*: rename it as its image"
+    ) as caught:
+        FolderSource(str(export.root))
+    assert len(str(caught.value)) < 500
+
+
+def test_a_file_of_a_label_with_more_values_is_named_when_it_is_drawn(export):
+    for name in "abcdefg":
+        export.image(f"train/images/{name}.png", f"val/images/{name}.png")
+        for split in ("train", "val"):
+            for label, number in (("cat", 1), ("dog", 2)):
+                export.mask(f"{split}/masks/{name}_{label}.png", pixels=(number == LABELS).astype(np.uint8))
+    export.mask("train/masks/b_dog.png", pixels=LABELS)
+    source = FolderSource(str(export.root))
+    assert np.array_equal(source.read_mask("train/a"), LABELS)
+    with pytest.raises(DatasetError, match=r"b_dog\.png: got a mask of several values .*: export it again"):
+        source.read_mask("train/b")
+
+
+def test_every_file_of_a_mask_in_parts_is_listed(export):
+    per_label(export)
+    pair = FolderSource(str(export.root)).files["train/a"]
+    assert [path.rpartition("/")[2] for path in paths_of([pair])] == ["a.jpg", "a_cat.png", "a_dog.png"]
+
+
+def coco_with_test(export):
+    cvat_coco(export)
+    export.image("images/e.jpg")
+    export.write("annotations/instances_Test.json", {"images": [{"file_name": "e.jpg"}]})
+
+
+def voc_with_test(export):
+    voc(export)
+    export.image("JPEGImages/e.jpg")
+    export.mask("SegmentationClass/e.png")
+    export.write("ImageSets/Segmentation/test.txt", "e\n")
+
+
+def voc_without_train(export):
+    voc_with_test(export)
+    (export.root / "ImageSets/Segmentation/train.txt").rename(
+        export.root / "ImageSets/Segmentation/default.txt"
+    )
+
+
+@pytest.mark.parametrize("make", [coco_with_test, voc_with_test, voc_without_train])
+def test_images_of_a_test_are_left_out_and_counted(export, make):
+    make(export)
+    source = FolderSource(str(export.root))
+    assert [source.ids(split) for split in ("train", "val", "unlabeled")] == [
+        ("train/a", "train/b"),
+        ("val/c",),
+        ("unlabeled/d",),
+    ]
+    name = "instances_Test.json" if make is coco_with_test else "test.txt"
+    assert source.skipped == {export.root: f"1 images of {name}"}
+
+
+def test_a_test_list_takes_an_image_from_training(export):
+    coco_with_test(export)
+    export.write("annotations/instances_Test.json", coco("b", "images/"))
+    assert FolderSource(str(export.root)).ids("train") == ("train/a",)
+
+
+def test_latest_is_no_test(export):
+    cvat_coco(export)
+    (export.root / "annotations/instances_train.json").rename(
+        export.root / "annotations/instances_latest.json"
+    )
+    assert FolderSource(str(export.root)).ids("train") == ("train/a", "train/b")
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (voc, "ImageSets/Segmentation/train.txt"),
+        (cvat_masks, "labelmap.txt"),
+        (roboflow_masks, "train/_classes.csv"),
+        (cvat_coco, "annotations/instances_train.json"),
+        (coco_with_test, "annotations/instances_Test.json"),
+        (yolo, "labels/train/a.txt"),
+        (yolo, "data.yaml"),
+        (labelme, "train/a.json"),
+        (supervisely, "meta.json"),
+    ],
+)
+def test_text_in_another_encoding_is_named_in_one_line(export, make, name):
+    make(export)
+    (export.root / name).write_bytes((export.root / name).read_bytes() + "\n# é".encode("latin-1"))
+    with pytest.raises(DatasetError, match=rf"{name.rpartition('/')[2]}: got .*(?i:utf-8)") as caught:
+        FolderSource(str(export.root))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_of_another_tool_beside_an_image_may_have_any_encoding(export):
+    export.image("images/a.jpg")
+    export.mask("masks/a.png")
+    (export.root / "images/a.json").write_bytes('{"author": "é"}'.encode("latin-1"))
+    (export.root / "data.toml").write_text("")
+    assert FolderSource(str(export.root)).ids("train") == ("train/a",)
 
 
 def test_images_that_a_layout_leaves_out_are_counted(export):
