@@ -11,7 +11,6 @@ import pytest
 from PIL import Image
 
 from zoo.data.check import check_source
-from zoo.data.files import paths_of
 from zoo.data.folder import FolderSource
 from zoo.data.inspect.inspection import inspect
 from zoo.errors import DatasetError
@@ -170,16 +169,6 @@ def cityscapes(export):
     export.image("leftImg8bit/train/ulm/d_leftImg8bit.png")
 
 
-def per_label(export):
-    for split, names in (("train", "ab"), ("val", "c")):
-        for name in names:
-            export.image(f"{split}/images/{name}.jpg", f"{split}/images/{name}_1.jpg")
-            for label, number in (("cat", 1), ("dog", 2)):
-                pixels = np.where(number == LABELS, 255, 0).astype(np.uint8)
-                for stem in (name, f"{name}_1"):
-                    export.mask(f"{split}/masks/{stem}_{label}.png", pixels=pixels)
-
-
 EXPORTS = (
     voc,
     cvat_masks,
@@ -230,68 +219,6 @@ def test_an_export_without_val_says_how_to_choose_one_and_takes_the_list(export)
     assert (source.ids("train"), source.ids("val")) == (("train/a", "train/c"), ("val/b",))
     check_source(source)
     assert not inspect(str(export.root)).has_faults
-
-
-def test_files_of_one_label_each_are_merged(export):
-    per_label(export)
-    source = FolderSource(str(export.root))
-    assert source.tool == "one mask for each label"
-    assert source.classes.names == ("background", "cat", "dog")
-    assert source.ids("train") == ("train/a", "train/a_1", "train/b", "train/b_1")
-    assert np.array_equal(source.read_mask("train/a_1"), LABELS)
-    check_source(source)
-    assert not inspect(str(export.root)).has_faults
-    export.mask("train/masks/b_dog.png", pixels=LABELS[:20])
-    with pytest.raises(DatasetError, match=r"b_dog\.png: got a mask of 64x20 pixels, expected 64x48"):
-        check_source(FolderSource(str(export.root)))
-
-
-COLORS = np.array([[0, 0, 0], [250, 50, 83], [51, 221, 255]], np.uint8)[LABELS]
-
-
-@pytest.mark.parametrize(
-    "kinds",
-    [
-        {"gt": LABELS},
-        {"labelIds": LABELS},
-        {"gt": np.minimum(LABELS, 1)},
-        {"gt": LABELS, "seg": LABELS},
-        {"gt": LABELS, "color": COLORS},
-        {"cat": np.minimum(LABELS, 1) * 255, "color": COLORS},
-        {f"{number:03}": np.minimum(LABELS, 1) for number in range(4)},
-        {f"item{number:03}": np.zeros((2, 2), np.uint8) for number in range(260)},
-    ],
-    ids=lambda kinds: f"{len(kinds)} of {next(iter(kinds))}",
-)
-def test_masks_with_an_addition_to_their_names_are_not_those_of_labels(export, kinds):
-    for name in "ab":
-        export.image(f"train/images/{name}.png")
-        for kind, pixels in kinds.items():
-            export.mask(f"train/masks/{name}_{kind}.png", pixels=pixels)
-    with pytest.raises(
-        DatasetError, match=r"got no mask a\.png in .* but a_.*: rename it as its image"
-    ) as caught:
-        FolderSource(str(export.root))
-    assert len(str(caught.value)) < 500
-
-
-def test_a_file_of_a_label_with_more_values_is_named_when_it_is_drawn(export):
-    for name in "abcdefg":
-        export.image(f"train/images/{name}.png", f"val/images/{name}.png")
-        for split in ("train", "val"):
-            for label, number in (("cat", 1), ("dog", 2)):
-                export.mask(f"{split}/masks/{name}_{label}.png", pixels=(number == LABELS).astype(np.uint8))
-    export.mask("train/masks/b_dog.png", pixels=LABELS)
-    source = FolderSource(str(export.root))
-    assert np.array_equal(source.read_mask("train/a"), LABELS)
-    with pytest.raises(DatasetError, match=r"b_dog\.png: got a mask of several values .*: export it again"):
-        source.read_mask("train/b")
-
-
-def test_every_file_of_a_mask_in_parts_is_listed(export):
-    per_label(export)
-    pair = FolderSource(str(export.root)).files["train/a"]
-    assert [path.rpartition("/")[2] for path in paths_of([pair])] == ["a.jpg", "a_cat.png", "a_dog.png"]
 
 
 def coco_with_test(export):
