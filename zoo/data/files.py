@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -71,7 +72,8 @@ class FileSource(Source):
     def memo(self) -> Memo:
         """Return results of earlier commands about these files."""
         if self._memo is None:
-            self._memo = Memo(self.spec, "", paths_of(self.files.values()))
+            files = {split: {id_: self.files[id_] for id_ in ids} for split, ids in self._ids.items()}
+            self._memo = Memo(self.spec, digest_of(files), paths_of(self.files.values()))
         return self._memo
 
     def ids(self, split: Split) -> tuple[str, ...]:
@@ -90,11 +92,20 @@ class FileSource(Source):
 
 
 def paths_of(pairs: Iterable[Pair]) -> Iterator[str]:
-    """Yield the paths of images and masks."""
+    """Yield the paths of images and masks, of masks drawn from several files all of them."""
     for pair in pairs:
         yield str(pair.image)
-        if pair.mask is not None:
+        layers = getattr(pair.drawing, "files", ())  # of `Layers`
+        if layers:
+            yield from (str(path) for path, _ in layers)
+        elif pair.mask is not None:
             yield str(pair.mask)
+
+
+def digest_of(files: Mapping[Split, Mapping[str, Pair]]) -> str:
+    """Return a hash of the ids of each split and their images."""
+    ids = {split: [(id_, str(pair.image)) for id_, pair in pairs.items()] for split, pairs in files.items()}
+    return hashlib.blake2b(repr(ids).encode(errors="surrogateescape"), digest_size=16).hexdigest()
 
 
 def read_image_file(path: Path) -> NDArray[np.uint8]:

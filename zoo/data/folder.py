@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from zoo.data.cache.memo import Memo
 from zoo.data.data_file import DATA_FILE, DataFile, build_classes, class_names, label_map, read_data_file
-from zoo.data.files import IMAGE_SUFFIXES, MASK_SUFFIXES, FileSource, Pair, paths_of
+from zoo.data.files import IMAGE_SUFFIXES, MASK_SUFFIXES, FileSource, Pair, digest_of, paths_of
 from zoo.data.formats.coco import ANNOTATIONS, read_annotations
 from zoo.data.formats.layouts import Recognized, recognize
 from zoo.data.formats.palettes import find_palettes, read_indexed
@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 ANNOTATION_SUFFIXES = frozenset({".json", ".txt", ".csv", ".xml", ".yaml", ".toml", ".md"})
 """Suffixes of files that tools write beside images."""
 PER_LABEL = "one mask for each label"
+MOST_SHOWN = 6
+"""Number of masks that an error lists."""
 MASKED: tuple[Split, ...] = ("train", "val")
 Files = TypeVar("Files")
 """Files of an image."""
@@ -95,7 +97,11 @@ class FolderSource(FileSource):
                 f"{DATA_FILE}"
             )
         used = paths_of(pair for pairs in files.values() for pair in pairs.values())
-        memo = Memo(spec, data.model_dump_json(), sorted({*listing.paths, *used}))
+        memo = Memo(
+            spec,
+            f"{data.model_dump_json()} {drawn_names} {digest_of(files)}",
+            sorted({*listing.paths, *used}),
+        )
         if drawn_names is not None:
             super().__init__(spec, build_classes(data, toml, drawn_names), files, memo=memo)
             return
@@ -179,10 +185,12 @@ class _Listing:
         """Note what the layout of another tool leaves out."""
         if recognized.tool == PER_LABEL:
             return
-        used = {Path(path) for pairs in recognized.files.values() for path in paths_of(pairs.values())}
+        pairs = [pair for found in recognized.files.values() for pair in found.values()]
+        used = {Path(path) for path in paths_of([*pairs, *(pair for _, pair in recognized.left)])}
         tree = walk(root, IMAGE_SUFFIXES | ANNOTATION_SUFFIXES)
         left = [path for path in tree.files if path.suffix.lower() in IMAGE_SUFFIXES and path not in used]
         inner = Counter(f"{path.relative_to(root).parts[0]}/" for path in left)
+        inner.update(name for name, _ in recognized.left)
         reasons = [tree.skipped(), *(f"{count} images of {name}" for name, count in inner.items())]
         if words := ", ".join(filter(None, reasons)):
             self.skipped[root] = words
@@ -285,8 +293,8 @@ def _no_mask(image: Path, stem: str, folder: Path, split: Split, others: list[st
             )
     if others:
         return DatasetError(
-            f"{image}: got no mask {stem}.png in {folder} but {', '.join(others)}, expected one for each "
-            f"image: rename it as its image"
+            f"{image}: got no mask {stem}.png in {folder} but {', '.join(others[:MOST_SHOWN])}"
+            f"{', ...' * (len(others) > MOST_SHOWN)}, expected one for each image: rename it as its image"
         )
     instead = "move the image to unlabeled/" if split == "train" else "remove the image"
     return DatasetError(

@@ -169,16 +169,6 @@ def cityscapes(export):
     export.image("leftImg8bit/train/ulm/d_leftImg8bit.png")
 
 
-def per_label(export):
-    for split, names in (("train", "ab"), ("val", "c")):
-        for name in names:
-            export.image(f"{split}/images/{name}.jpg", f"{split}/images/{name}_1.jpg")
-            for label, number in (("cat", 1), ("dog", 2)):
-                pixels = np.where(number == LABELS, 255, 0).astype(np.uint8)
-                for stem in (name, f"{name}_1"):
-                    export.mask(f"{split}/masks/{stem}_{label}.png", pixels=pixels)
-
-
 EXPORTS = (
     voc,
     cvat_masks,
@@ -231,18 +221,81 @@ def test_an_export_without_val_says_how_to_choose_one_and_takes_the_list(export)
     assert not inspect(str(export.root)).has_faults
 
 
-def test_files_of_one_label_each_are_merged(export):
-    per_label(export)
+def coco_with_test(export):
+    cvat_coco(export)
+    export.image("images/e.jpg")
+    export.write("annotations/instances_Test.json", {"images": [{"file_name": "e.jpg"}]})
+
+
+def voc_with_test(export):
+    voc(export)
+    export.image("JPEGImages/e.jpg")
+    export.mask("SegmentationClass/e.png")
+    export.write("ImageSets/Segmentation/test.txt", "e\n")
+
+
+def voc_without_train(export):
+    voc_with_test(export)
+    (export.root / "ImageSets/Segmentation/train.txt").rename(
+        export.root / "ImageSets/Segmentation/default.txt"
+    )
+
+
+@pytest.mark.parametrize("make", [coco_with_test, voc_with_test, voc_without_train])
+def test_images_of_a_test_are_left_out_and_counted(export, make):
+    make(export)
     source = FolderSource(str(export.root))
-    assert source.tool == "one mask for each label"
-    assert source.classes.names == ("background", "cat", "dog")
-    assert source.ids("train") == ("train/a", "train/a_1", "train/b", "train/b_1")
-    assert np.array_equal(source.read_mask("train/a_1"), LABELS)
-    check_source(source)
-    assert not inspect(str(export.root)).has_faults
-    export.mask("train/masks/b_dog.png", pixels=LABELS[:20])
-    with pytest.raises(DatasetError, match=r"b_dog\.png: got a mask of 64x20 pixels, expected 64x48"):
-        check_source(FolderSource(str(export.root)))
+    assert [source.ids(split) for split in ("train", "val", "unlabeled")] == [
+        ("train/a", "train/b"),
+        ("val/c",),
+        ("unlabeled/d",),
+    ]
+    name = "instances_Test.json" if make is coco_with_test else "test.txt"
+    assert source.skipped == {export.root: f"1 images of {name}"}
+
+
+def test_a_test_list_takes_an_image_from_training(export):
+    coco_with_test(export)
+    export.write("annotations/instances_Test.json", coco("b", "images/"))
+    assert FolderSource(str(export.root)).ids("train") == ("train/a",)
+
+
+def test_latest_is_no_test(export):
+    cvat_coco(export)
+    (export.root / "annotations/instances_train.json").rename(
+        export.root / "annotations/instances_latest.json"
+    )
+    assert FolderSource(str(export.root)).ids("train") == ("train/a", "train/b")
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (voc, "ImageSets/Segmentation/train.txt"),
+        (cvat_masks, "labelmap.txt"),
+        (roboflow_masks, "train/_classes.csv"),
+        (cvat_coco, "annotations/instances_train.json"),
+        (coco_with_test, "annotations/instances_Test.json"),
+        (yolo, "labels/train/a.txt"),
+        (yolo, "data.yaml"),
+        (labelme, "train/a.json"),
+        (supervisely, "meta.json"),
+    ],
+)
+def test_text_in_another_encoding_is_named_in_one_line(export, make, name):
+    make(export)
+    (export.root / name).write_bytes((export.root / name).read_bytes() + "\n# é".encode("latin-1"))
+    with pytest.raises(DatasetError, match=rf"{name.rpartition('/')[2]}: got .*(?i:utf-8)") as caught:
+        FolderSource(str(export.root))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_of_another_tool_beside_an_image_may_have_any_encoding(export):
+    export.image("images/a.jpg")
+    export.mask("masks/a.png")
+    (export.root / "images/a.json").write_bytes('{"author": "é"}'.encode("latin-1"))
+    (export.root / "data.toml").write_text("")
+    assert FolderSource(str(export.root)).ids("train") == ("train/a",)
 
 
 def test_images_that_a_layout_leaves_out_are_counted(export):

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from zoo.data.cache import memo
 from zoo.data.folder import FolderSource
 from zoo.errors import DatasetError
-from zoo.train.data.identity import check_identity, write_identity
+from zoo.train.data.identity import check_identity, identity, write_identity
 
 NAMES = ("class_0", "class_1", "class_2")
 USED = ("train/0", "train/1", "train/2")
@@ -51,6 +52,23 @@ def shift(folder):
 
 def redraw(folder):
     write(folder / "val/images/0.png", np.zeros((8, 8, 3)))
+
+
+def test_kept_results_are_of_the_images_that_a_list_holds_out(folder, monkeypatch, tmp_path_factory):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+    monkeypatch.setattr(memo, "FEWEST", 1)
+    toml('val_list = "val.txt"')(folder)
+    for number in range(3):
+        for kind in ("images", "masks"):
+            path = folder / "val" / kind / f"{number}.png"
+            path.rename(path.with_stem(f"v{number}"))
+    for chosen in "01":
+        (folder / "val.txt").write_text(f"train/{chosen}\n")
+        source = FolderSource(str(folder))
+        ids = [id_ for split in ("train", "val") for id_ in source.ids(split)]
+        assert f"val/{chosen}" in ids
+        for _ in range(2):  # written, then read
+            assert sorted(identity(FolderSource(str(folder)))["files"]) == sorted(ids)
 
 
 def test_data_that_did_not_change_are_accepted_also_elsewhere(folder, tmp_path):

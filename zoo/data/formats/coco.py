@@ -217,7 +217,7 @@ def read_annotations(path: Path, options: CocoOptions | None = None, *beside: Pa
         regions, skipped = _regions(content["annotations"], label_of, options)
         drawings: dict[str, ImageRegions] = {}
         for image in content["images"]:
-            stem = PurePosixPath(image["file_name"].replace("\\", "/")).with_suffix("").as_posix()
+            stem = stem_of(image["file_name"])
             where = f"{path}: image {image['file_name']}"
             if stem in drawings:
                 raise ValueError(f"the image {stem} is listed twice")
@@ -234,6 +234,11 @@ def read_annotations(path: Path, options: CocoOptions | None = None, *beside: Pa
             f"images, annotations and categories: export it again"
         ) from error
     return Annotations(names, drawings, unused, skipped)
+
+
+def stem_of(name: str) -> str:
+    """Return the path of an image in a COCO file, without suffix."""
+    return PurePosixPath(name.replace("\\", "/")).with_suffix("").as_posix()
 
 
 def _used(content: dict[str, Any]) -> set[Any]:

@@ -13,25 +13,27 @@
 | Cityscapes | `leftImg8bit/train/`, `gtFine/train/` |
 | flat | `images/`, `masks/` without splits |
 
-Images without annotations are unlabeled. Folders `test/` are not used.
+Images without annotations are unlabeled. Folders `test/`, and the images of annotations or lists named as
+those of a test, are not used.
 """
 
 from __future__ import annotations
 
 import csv
+import re
 from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from zoo.data.files import MASK_SUFFIXES, Pair
-from zoo.data.formats.coco import read_annotations
-from zoo.data.formats.tools import READERS, SPLITS, images_of
+from zoo.data.formats.coco import Annotations, ImageRegions, read_annotations
+from zoo.data.formats.tools import READERS, SPLITS, images_of, stems_in, text_of
 from zoo.data.names import ENDING, match_masks
 from zoo.data.walk import by_stem, walk
 from zoo.errors import DatasetError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
-    from pathlib import Path
 
     from zoo.data.data_file import DataFile
     from zoo.data.source import Split
@@ -55,6 +57,8 @@ ENDINGS = (
 """Endings of an image and its mask."""
 CLASSES, LABEL_MAP = "_classes.csv", "labelmap.txt"
 COCO_NAME, RESULT = "_annotations.coco.json", "result.json"
+OF_TEST = re.compile("(?<![A-Za-z])test|Test|TEST")
+"""Word in the names of annotations and lists that are not used."""
 
 
 class Recognized(NamedTuple):
@@ -66,6 +70,8 @@ class Recognized(NamedTuple):
     """Description of the data set, with the classes that the files of the tool give."""
     names: tuple[str, ...] | None = None
     """Class names of drawn masks, the background first."""
+    left: tuple[tuple[str, Pair], ...] = ()
+    """Images of a test, which are not used, each with the name of the file that lists it."""
 
 
 def recognize(root: Path, data: DataFile) -> Recognized | None:
@@ -142,8 +148,13 @@ def _voc(root: Path, data: DataFile) -> Recognized | None:
     if not all(folder.is_dir() for folder in folders):
         return None
     images, masks = images_of(folders[0]), _files_of(folders[1], MASK_SUFFIXES)
-    found = (root / "ImageSets" / "Segmentation").glob("*.txt")
-    lists = {path.stem: set(path.read_text(encoding="utf-8").split()) for path in found}
+    found = sorted((root / "ImageSets" / "Segmentation").glob("*.txt"))
+    lists = {path.stem: set(text_of(path).split()) for path in found}
+    tests = {stem: f"{name}.txt" for name in lists if OF_TEST.search(name) for stem in lists[name]}
+    pairs = {stem: Pair(path, masks.get(stem)) for stem, path in images.items() if stem in tests}
+    left = tuple((tests[stem], pair) for stem, pair in pairs.items())
+    images = {stem: path for stem, path in images.items() if stem not in tests}
+    lists = {name: stems for name, stems in lists.items() if not OF_TEST.search(name)}
     val = lists.get("val", set())
     train = (lists.get("train") or set().union(*lists.values()) or set(images)) - val
     chosen = {split: {stem: path for stem, path in images.items() if stem in names}
@@ -158,13 +169,13 @@ def _voc(root: Path, data: DataFile) -> Recognized | None:
     )
     path = root / LABEL_MAP
     if not path.is_file():
-        return Recognized("PASCAL VOC", files, data)
-    return Recognized("CVAT masks", files, _with_classes(data, colors=_label_map(path)))
+        return Recognized("PASCAL VOC", files, data, left=left)
+    return Recognized("CVAT masks", files, _with_classes(data, colors=_label_map(path)), left=left)
 
 
 def _label_map(path: Path) -> dict[str, list[int]]:
     """Return the colors in a `labelmap.txt` of CVAT by class."""
-    lines = [line.split(":") for line in path.read_text(encoding="utf-8").splitlines()]
+    lines = [line.split(":") for line in text_of(path).splitlines()]
     try:
         return {
             name: [int(part) for part in color.split(",")]
@@ -190,8 +201,8 @@ def _roboflow_masks(root: Path, data: DataFile) -> Recognized | None:
     files = _joined(
         _paired(split, _photos(folder), _files_of(folder, MASK_SUFFIXES)) for split, folder in folders
     )
-    with (folders[0][1] / CLASSES).open(encoding="utf-8-sig", newline="") as file:
-        rows = [row for row in csv.reader(file, skipinitialspace=True) if len(row) == 2]
+    lines = text_of(folders[0][1] / CLASSES).splitlines()
+    rows = [row for row in csv.reader(lines, skipinitialspace=True) if len(row) == 2]
     labels = {value.strip(): name.strip() for value, name in rows if value.strip().isdecimal()}
     return Recognized("Roboflow masks", files, _with_classes(data, labels=labels))
 
@@ -199,9 +210,14 @@ def _roboflow_masks(root: Path, data: DataFile) -> Recognized | None:
 def _coco(root: Path, data: DataFile) -> Recognized | None:
     """Return an export of COCO annotations by Roboflow, Label Studio or CVAT."""
     folders = [(split, folder / COCO_NAME, folder) for split, folder in _split_folders(root, COCO_NAME)]
+    tests: dict[Path, str] = {}
     if not folders and (root / "images").is_dir():
         whole = [root / RESULT, *sorted((root / "annotations").glob("instances_*.json"))]
-        folders = [(_split_in(path.stem), path, root / "images") for path in whole if path.is_file()]
+        for path in filter(Path.is_file, whole):
+            if OF_TEST.search(path.stem):
+                tests |= dict.fromkeys(_listed_in(path, root / "images"), path.name)
+            else:
+                folders.append((_split_in(path.stem), path, root / "images"))
     if not folders:
         return None
     paths = [path for _, path, _ in folders]
@@ -215,15 +231,37 @@ def _coco(root: Path, data: DataFile) -> Recognized | None:
                 f"{paths[0]}: export both with the same categories"
             )
         names, (found, unclear) = annotations.names, annotations.match(images)
-        for stem, words in unclear.items():
-            raise DatasetError(f"{images[stem]}: got {words} in {path}, expected one: rename the images")
-        drawn = {f"{split}/{stem}": Pair(images[stem], path, drawing) for stem, drawing in found.items()}
+        _check_clear(path, images, unclear)
+        drawn = {
+            f"{split}/{stem}": Pair(images[stem], path, drawing)
+            for stem, drawing in found.items()
+            if images[stem] not in tests
+        }
         parts.append({split: drawn})
     files = _joined(parts)
-    used = {pair.image for pairs in files.values() for pair in pairs.values()}
+    used = tests.keys() | {pair.image for pairs in files.values() for pair in pairs.values()}
     every = chain.from_iterable(images_of(folder).items() for folder in {folder for _, _, folder in folders})
     files["unlabeled"] = {f"unlabeled/{stem}": Pair(path, None) for stem, path in every if path not in used}
-    return Recognized("COCO annotations", files, data, names)
+    left = tuple((name, Pair(path, None)) for path, name in tests.items())
+    return Recognized("COCO annotations", files, data, names, left)
+
+
+def _listed_in(path: Path, folder: Path) -> list[Path]:
+    """Return the images of a folder that a COCO file lists.
+
+    Raises:
+        DatasetError: a file that cannot be read, or an image that may be one of several.
+    """
+    images = images_of(folder)
+    listed = Annotations((), dict.fromkeys(stems_in(path), ImageRegions(str(path), 1, 1, ())))
+    found, unclear = listed.match(images)
+    _check_clear(path, images, unclear)
+    return [images[stem] for stem in found]
+
+
+def _check_clear(path: Path, images: dict[str, Path], unclear: dict[str, str]) -> None:
+    for stem, words in unclear.items():
+        raise DatasetError(f"{images[stem]}: got {words} in {path}, expected one: rename the images")
 
 
 def _split_in(name: str) -> Split:

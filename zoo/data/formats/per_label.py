@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -18,7 +20,7 @@ from zoo.errors import DatasetError
 from zoo.images import READ_ERRORS
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterable
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -28,6 +30,10 @@ if TYPE_CHECKING:
 SEPARATORS = "_-."
 FEWEST_SHARED = 2
 """Number of images that must share a label."""
+FEWEST, MOST = 2, 254
+"""Numbers of labels; 255 is `IGNORE`."""
+SAMPLED = 3
+"""Number of files of each label that are looked into before the masks are taken for those of labels."""
 
 
 class Layers(NamedTuple):
@@ -48,15 +54,19 @@ class Layers(NamedTuple):
         """Return the mask, and the number of pixels that several labels cover.
 
         Raises:
-            DatasetError: a file that cannot be read or has another size.
+            DatasetError: a file that cannot be read, has another size or more than two values.
         """
         mask, overlap = np.zeros((self.height, self.width), np.uint8), 0
         for path, label in self.files:
             try:
-                with Image.open(path) as image:
-                    inside = np.asarray(image.convert("L")) > 0
+                inside = _inside(path)
             except READ_ERRORS as error:
                 raise unreadable(path, "a mask", error) from error
+            if inside is None:
+                raise DatasetError(
+                    f"{path}: got a mask of several values or colors, expected 0 and one other value in the "
+                    f"file of one label: export it again, or save one index mask named as its image"
+                )
             if inside.shape != mask.shape:
                 got, expected = (f"{shape[1]}x{shape[0]}" for shape in (inside.shape, mask.shape))
                 raise DatasetError(
@@ -74,6 +84,9 @@ AnyDrawing = ImageRegions | Layers
 def read_per_label(folders: dict[Split, Path]) -> Found | None:
     """Return images with one mask file for each label; None if the folders hold other masks.
 
+    Several labels are required, which are not all numbers as those of instances are, and files of 0 and one
+    other value, of which some are looked into here and the rest when they are drawn.
+
     Args:
         folders: folder of each split, with `images` and `masks`.
     """
@@ -84,12 +97,12 @@ def read_per_label(folders: dict[Split, Path]) -> Found | None:
     if any(match_masks(images[split], masks[split]) for split in folders):
         return None
     layers = {split: _layers(images[split], masks[split]) for split in folders}
-    every = [label for found in layers.values() for one in found.values() for label in one]
-    names = (BACKGROUND, *(name for name in sorted(set(every)) if name.lower() != BACKGROUND))
-    if any(images[split].keys() - layers[split].keys() for split in folders) or not every:
+    if any(images[split].keys() - layers[split].keys() for split in folders):
         return None
-    if max(map(every.count, set(every))) < FEWEST_SHARED:
+    labels = _labels(one for found in layers.values() for one in found.values())
+    if not labels:
         return None
+    names = (BACKGROUND, *(name for name in labels if name.lower() != BACKGROUND))
     label_of = {name: label for label, name in enumerate(names)}
     files: dict[Split, dict[str, Pair]] = {"train": {}, "val": {}, "unlabeled": {}}
     for split, folder in folders.items():
@@ -110,6 +123,42 @@ def _may_be(folder: Path) -> bool:
         first = next((stem for stem, suffix in names if suffix.lower() in IMAGE_SUFFIXES), None)
     ends = (f"{first}{end}" for end in MASK_SUFFIXES)
     return first is not None and not any((folder / "masks" / end).exists() for end in ends)
+
+
+def _labels(layers: Iterable[dict[str, Path]]) -> list[str]:
+    """Return the labels of the masks of each image, sorted; none if these are other masks."""
+    paths: dict[str, list[Path]] = defaultdict(list)
+    for label, mask in (item for found in layers for item in found.items()):
+        paths[label].append(mask)
+    if not FEWEST <= len(paths) <= MOST or all(map(str.isdecimal, paths)):
+        return []
+    if max(map(len, paths.values())) < FEWEST_SHARED:
+        return []
+    some = [mask for found in paths.values() for mask in found[:: max(1, len(found) // SAMPLED)][:SAMPLED]]
+    with ThreadPoolExecutor() as pool:
+        return sorted(paths) if all(pool.map(_may_be_of_label, some)) else []
+
+
+def _may_be_of_label(path: Path) -> bool:
+    """Return whether a file holds 0 and one other value, or is broken, which is reported when it is drawn."""
+    try:
+        return _inside(path) is not None
+    except READ_ERRORS:
+        return True
+
+
+def _inside(path: Path) -> NDArray[np.bool_] | None:
+    """Return the pixels above 0 of a gray mask of 0 and one other value; None for any other image.
+
+    Raises:
+        READ_ERRORS: errors of Pillow for a file that it cannot read.
+    """
+    with Image.open(path) as image:
+        found = image.convert("RGB").getcolors(2)
+        colors = sorted(color for _, color in found or () if isinstance(color, tuple))
+        if not colors or any(len(set(color)) > 1 for color in colors) or (len(colors) > 1 and any(colors[0])):
+            return None
+        return np.asarray(image.convert("L")) > 0
 
 
 def _masks(folder: Path) -> dict[str, Path]:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from zoo.classes import IGNORE
 from zoo.data.files import IMAGE_SUFFIXES, Pair
-from zoo.data.formats.coco import ImageRegions, Region, check_can_draw
+from zoo.data.formats.coco import ImageRegions, Region, check_can_draw, stem_of
 from zoo.data.formats.regions import BACKGROUND
 from zoo.data.walk import by_stem, walk
 from zoo.errors import DatasetError
@@ -83,6 +83,20 @@ def size_of(path: Path) -> Size:
         return 1, 1
 
 
+def text_of(path: Path) -> str:
+    """Return the text of a file.
+
+    Raises:
+        DatasetError: the file is not in UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DatasetError(
+            f"{path}: got a file in another encoding ({error}), expected text in UTF-8: save it as UTF-8"
+        ) from error
+
+
 def _if_file(path: Path) -> Path | None:
     return path if path.is_file() else None
 
@@ -115,7 +129,7 @@ def _parsed(path: Path, what: str) -> dict[str, Any]:
         DatasetError: the file cannot be read.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = text_of(path)
         content = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
         if isinstance(content, dict):
             return content
@@ -123,6 +137,19 @@ def _parsed(path: Path, what: str) -> dict[str, Any]:
     except (OSError, ValueError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
     raise DatasetError(f"{path}: got a file that cannot be read ({reason}), expected {what}: export it again")
+
+
+def stems_in(path: Path) -> list[str]:
+    """Return the paths without suffix of the images that a COCO file lists, with or without annotations.
+
+    Raises:
+        DatasetError: the file cannot be read.
+    """
+    what = "COCO annotations with images"
+    try:
+        return [stem_of(image["file_name"]) for image in _parsed(path, what)["images"]]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DatasetError(f"{path}: got no list of images, expected {what}: export it again") from error
 
 
 def read_yolo(root: Path) -> Found | None:
@@ -154,7 +181,7 @@ def _yolo_names(root: Path, folders: list[Path]) -> list[str]:
         if (root / name).is_file():
             names = _parsed(root / name, "names as in YOLO's data.yaml").get("names", [])
             return [str(one) for one in (names.values() if isinstance(names, dict) else names)]
-    texts = (path.read_text(encoding="utf-8") for folder in folders for path in folder.rglob("*.txt"))
+    texts = (text_of(path) for folder in folders for path in folder.rglob("*.txt"))
     first = (line.split()[0] for text in texts for line in text.splitlines() if line.strip())
     highest = max((int(word) for word in first if word.isdecimal()), default=0)
     return [f"class_{number}" for number in range(1 + highest)]
@@ -162,7 +189,7 @@ def _yolo_names(root: Path, folders: list[Path]) -> list[str]:
 
 def _yolo_shapes(path: Path, image: Path, names: list[str]) -> Iterator[Shape]:
     size = size_of(image)
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(text_of(path).splitlines(), start=1):
         words = line.split()
         if not words:
             continue
@@ -188,7 +215,7 @@ def read_labelme(root: Path) -> Found | None:
     folders = [root / name for name in SPLITS if (root / name).is_dir()] or [root]
     images = [(folder, stem, image) for folder in folders for stem, image in images_of(folder).items()]
     paths = {image: path for _, _, image in images if (path := image.with_suffix(".json")).is_file()}
-    if not any('"shapes"' in path.read_text(encoding="utf-8") for path in paths.values()):
+    if not any('"shapes"' in path.read_text("utf-8", errors="replace") for path in paths.values()):
         return None
     check_can_draw(next(iter(paths.values())))
     parsed = {image: _parsed(path, "LabelMe's shapes") for image, path in paths.items()}
