@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from zoo.data.cache.disk import DiskCache
 from zoo.data.check import check_source
 from zoo.data.files import paths_of
 from zoo.data.folder import FolderSource
@@ -99,3 +100,12 @@ def test_every_file_of_a_mask_in_parts_is_listed(root):
     per_label(root)
     pair = FolderSource(str(root)).files["train/a"]
     assert [path.rpartition("/")[2] for path in paths_of([pair])] == ["a.jpg", "a_cat.png", "a_dog.png"]
+
+
+def test_a_change_of_any_file_of_a_mask_is_another_entry_of_the_disk_cache(root, tmp_path):
+    per_label(root)
+    cache = DiskCache(FolderSource(root), tmp_path / "pixels", None)
+    cache.put("mask", "train/a", LABELS)
+    assert np.array_equal(cache.get("mask", "train/a"), LABELS)
+    mask(root, "train/masks/a_dog.png", np.zeros((HEIGHT, WIDTH), np.uint8))
+    assert cache.get("mask", "train/a") is None

@@ -111,8 +111,11 @@ class DiskCache:
         image, mask, drawing = self.source.files[id_]
         original = image if kind == "image" or mask is None else mask
         meaning = "" if kind == "image" else repr((self.source.labels, self.source.palettes, drawing))
-        found = original.stat()
-        parts = (DECODER, kind, os.fspath(original.resolve()), found.st_size, found.st_mtime_ns, meaning)
+        layers = [] if kind == "image" else [path for path, _ in getattr(drawing, "files", ())]
+        stats = [
+            (found.st_size, found.st_mtime_ns) for found in (path.stat() for path in (original, *layers))
+        ]
+        parts = (DECODER, kind, os.fspath(original.resolve()), *stats[0], *stats[1:], meaning)
         return self.folder / (hashlib.sha256(repr(parts).encode()).hexdigest()[:32] + SUFFIX)
 
     def _say_full(self, why: str = "") -> None:
