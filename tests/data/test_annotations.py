@@ -167,3 +167,33 @@ def test_the_command_counts_the_images_of_each_class(data: Path, tmp_path: Path)
     value = json.loads(result.stdout)
     assert value["classes"] == {"background": 2, "car": 1, "tree": 1}
     assert [Path(one["image"]).name for one in value["images"]] == ["a.png", "b.png"]
+
+
+def test_a_copy_of_an_image_of_val_is_refused_before_anything_is_written(data: Path, tmp_path: Path) -> None:
+    picture(data / "val/images/v.png", 30)  # as unlabeled/b
+    before = sorted(data.rglob("*"))
+    file = annotations(tmp_path / "a.xml", s__a=mask(1), b=mask(1))
+    with pytest.raises(DatasetError, match=r"unlabeled/b\.png: got a copy of .*val/images/v\.png, an image"):
+        import_annotations(file, str(data), Options())
+    assert sorted(data.rglob("*")) == before
+
+
+def test_a_list_says_which_images_of_train_are_of_val(data: Path, tmp_path: Path) -> None:
+    toml(data, "val_list = 'val.txt'\n")
+    (data / "val.txt").write_text("train/old\n")
+    import_annotations(annotations(tmp_path / "a.xml", old=mask(1)), str(data), Options(overwrite=True))
+    picture(data / "unlabeled/b.png", 10)  # as train/images/old
+    with pytest.raises(DatasetError, match=r"b\.png: got a copy of .*old\.png, an image of val"):
+        import_annotations(annotations(tmp_path / "b.xml", b=mask(1)), str(data), Options())
+
+
+def test_a_missing_data_set_is_said_to_be_missing(tmp_path: Path) -> None:
+    file = annotations(tmp_path / "a.xml", b=mask(1))
+    with pytest.raises(DatasetError, match=r"nodata: got a path that does not exist, expected the folder"):
+        import_annotations(file, str(tmp_path / "nodata"), Options())
+
+
+def test_one_image_is_counted_as_one(data: Path, tmp_path: Path) -> None:
+    file = annotations(tmp_path / "a.xml", b=mask(2))
+    result = CliRunner().invoke(app, ["data", "import", str(file), str(data)])
+    assert "1 image: 1 moved" in result.output

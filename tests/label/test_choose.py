@@ -10,7 +10,7 @@ import pytest
 from zoo.data.inspect.duplicates import Seen
 from zoo.label import choose as module
 from zoo.label.choose import Choice, Rules, choose
-from zoo.label.scan import Scan
+from zoo.label.scan import Looks, Scan
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -117,3 +117,14 @@ def test_an_image_of_one_gray_is_a_duplicate_of_an_identical_one_alone() -> None
     seen.add(flat, b"a", 5)
     assert seen.find(flat, b"a") == 5
     assert seen.find(flat, b"b") is None
+
+
+def test_copies_of_held_out_images_are_left_out_but_these_are_no_centers() -> None:
+    labeled, pool = scan_of([[0.0]], first=100), scan_of([[1.0], [2.0], [3.0]])
+    held_out = Looks(pool.thumbs[[2, 1]], [b"other", pool.digests[1]], {})
+    choice = choose(pool, labeled, ["a", "b", "c"], rules(count=3)._replace(groups=range(3)), held_out)
+    assert order(choice) == [0]
+    assert set(choice.duplicates) == {(2, 1), (1, 2)}
+    broken = Looks(pool.thumbs[[2]], [pool.digests[2]], {0: "broken"})
+    choice = choose(pool, labeled, ["a", "b", "c"], rules(count=3)._replace(groups=range(3)), broken)
+    assert len(choice.picks) == 3

@@ -227,3 +227,81 @@ def test_an_image_that_vanishes_before_it_is_copied_leaves_nothing_behind(
     before = set(tmp_path.iterdir())
     assert zoo("label", tiny_bundle, data, "--count", 2, "--out", tmp_path / "out").exit_code == 1
     assert set(tmp_path.iterdir()) == before
+
+
+def held_out(data: Path) -> Path:
+    """Add an image of val, and return it."""
+    image = picture(data / "val/images/v.png", ord("v"))
+    (data / "val/masks").mkdir()
+    Image.new("L", (64, 48)).save(data / "val/masks/v.png")
+    return image
+
+
+@pytest.mark.parametrize("is_data", [True, False])
+def test_copies_of_images_of_val_are_left_out(
+    data: Path, tiny_bundle: Path, tmp_path: Path, *, is_data: bool
+) -> None:
+    image = held_out(data)
+    pool = data / "unlabeled"
+    shutil.copy(image, pool / "same.png")
+    with Image.open(image) as opened:
+        opened.save(pool / "alike.jpg", quality=90)
+    options = [data] if is_data else [pool, "--labeled", data]
+    value = chosen(tiny_bundle, *options, "--count", 8, "--out", tmp_path / "out")
+    assert {Path(one["file"]).name for one in value["images"]} == {"c.png", "d.png", "e.png", "f.png"}
+    of_val = {Path(one["image"]).stem for one in value["near_duplicates"] if one["of"] == "val/v"}
+    assert of_val == {"same", "alike"}
+    assert value["held_out"] == 1
+    assert "val/v" not in (tmp_path / "out/partition.txt").read_text()
+
+
+def test_a_pool_of_which_nothing_is_left_is_an_error_with_the_counts(
+    data: Path, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    pool = tmp_path / "pool"
+    pool.mkdir()
+    shutil.copy(data / "train/images/a.png", pool / "1.png")
+    shutil.copy(held_out(data), pool / "2.png")
+    (pool / "3.png").write_bytes(b"broken")
+    result = zoo("label", tiny_bundle, pool, "--labeled", data, "--count", 2, "--out", tmp_path / "out")
+    assert result.exit_code == 1
+    assert str(result.exception) == (
+        "no image is left to label: got 3 candidates, 1 identical or nearly so to labeled images and 1 "
+        "identical or nearly so to val images and 1 unreadable, expected at least one other image: add new "
+        "images to the pool"
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_partition_names_images_as_they_are_after_the_import(
+    data: Path, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    pool, out = tmp_path / "pool", tmp_path / "out"
+    pool.mkdir()
+    shutil.copy(data / "unlabeled/s/d.png", pool / "d.png")
+    picture(pool / "c.png", 99)  # another image than unlabeled/c
+    chosen(tiny_bundle, pool, "--labeled", data, "--count", 2, "--out", out)
+    assert set((out / "partition.txt").read_text().split()) == {"train/a", "train/b", "train/c", "train/s/d"}
+    result = zoo("data", "import", out / "cvat.xml", data, "--images", out / "images")
+    assert result.exit_code == 0, result.output
+    source = FolderSource(str(data))
+    assert make_partition(source, str(out / "partition.txt"), 0).labeled == source.ids("train")
+
+
+def test_the_page_has_a_legend_and_messages_count_and_warn(
+    data: Path, tiny_bundle: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (data / "unlabeled/x.png").write_bytes(b"broken")
+    result = zoo("label", tiny_bundle, data, "--count", 1, "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert "1 image could not be read" in result.output
+    assert [one.levelname for one in caplog.records if one.getMessage().startswith("warning: ")] == [
+        "WARNING"
+    ]
+    page = (tmp_path / "out/report.html").read_text()
+    classes = load_predictor(tiny_bundle).classes
+    for name, color in zip(classes.names, classes.palette, strict=True):
+        assert f'style="background:rgb{color}"></i>{name}</span>' in page
+    assert "the redder, the more" in page
+    assert "reliability by reliability" not in page
+    assert "<h1>1 image to label" in page

@@ -105,8 +105,8 @@ def label(
 ) -> None:
     """Choose the images of POOL to label next, and write pre-annotations for CVAT, Label Studio and COCO.
 
-    Labeled images and near-duplicates are never chosen. `zoo data import` adds the corrected annotations to a
-    data set.
+    Labeled images, those of val, and near-duplicates are never chosen. `zoo data import` adds the corrected
+    annotations to a data set.
     """
     if len(arguments) > 2:
         raise typer.BadParameter(f"got {' '.join(arguments)}, expected [MODEL] POOL", param_hint="MODEL")
@@ -208,12 +208,18 @@ def _shown(record: dict[str, Any], report: Path) -> list[Any]:
     if more := len(record["images"]) - len(rows):
         shown.append(f"and {more:,} more: {report}")
     if record["near_duplicates"]:
-        shown.append(f"left out {len(record['near_duplicates']):,} near-duplicates")
+        shown.append(f"left out {_counted(len(record['near_duplicates']), 'near-duplicate')}")
     if record["unreadable"]:
-        shown.append(f"{len(record['unreadable']):,} images could not be read")
+        shown.append(f"{_counted(len(record['unreadable']), 'image')} could not be read")
     if len(record["images"]) < record["count"]:
-        shown.append(f"only {len(record['images']):,} of {record['count']:,} images are worth labeling")
+        shown.append(
+            f"chose only {_counted(len(record['images']), 'image')} of {record['count']:,}: none is left"
+        )
     return [
         *shown,
         f"see {report}; once they are annotated: zoo data import FILE DATA --images {report.parent}/images",
     ]
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'s' * (count != 1)}"

@@ -16,13 +16,14 @@ import numpy as np
 from PIL import Image
 
 from zoo.bundle.bundle import replacing
-from zoo.data.data_file import class_names, label_map
+from zoo.data.data_file import DATA_FILE, class_names, label_map
 from zoo.data.files import IMAGE_SUFFIXES, read_image_file, read_mask_file
 from zoo.data.folder import FolderSource, describe_folder, inner
 from zoo.data.formats.coco import ANNOTATIONS, read_coco
 from zoo.data.formats.cvat import read_cvat
 from zoo.data.formats.label_studio import read_label_studio
 from zoo.data.formats.regions import Labels
+from zoo.data.lists import IdFinder, read_list
 from zoo.data.tags import tags_of_mask
 from zoo.data.walk import by_stem, walk
 from zoo.errors import DatasetError
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from zoo.data.data_file import DataFile
     from zoo.data.formats.regions import Annotated
     from zoo.data.labels import LabelMap
 
@@ -126,6 +128,11 @@ class _Target:
     """The training images of a plain folder, and where their files come from."""
 
     def __init__(self, spec: str, options: Options) -> None:
+        if not Path(spec).exists():
+            raise DatasetError(
+                f"{spec}: got a path that does not exist, expected the folder of a data set or its "
+                f"{DATA_FILE}: correct it, or make the folder with a {DATA_FILE} that names the classes"
+            )
         root, data, toml = describe_folder(spec)
         if not root.is_dir():
             raise DatasetError(f"{toml}: got root = {data.root!r}, expected an existing folder: correct it")
@@ -143,15 +150,20 @@ class _Target:
                 f"write it, with the classes of the annotations"
             )
         self.names = FolderSource(spec).classes.names if names is None else names
-        self._images = _Images(self.train / "images")
-        self._unlabeled = _Images(inner(root / data.unlabeled))
-        self._others = None if options.images is None else _Images(options.images)
+        self._images = Images(self.train / "images")
+        self._unlabeled = Images(inner(root / data.unlabeled))
+        self._others = None if options.images is None else Images(options.images)
+        self._val: dict[int, list[Path]] = {}
+        """Images of val by the size of their files."""
+        for image in _val_images(root, data, toml, self._images):
+            self._val.setdefault(image.stat().st_size, []).append(image)
 
     def place(self, annotated: Annotated, path: Path) -> Imported:
         """Return where an image comes from and where it goes.
 
         Raises:
-            DatasetError: an image that is not found, or another one of this name in `train`.
+            DatasetError: an image that is not found, a copy of one of `val`, or another one of this name in
+                `train`.
         """
         image, action = self._find(annotated.name, path)
         shape = read_image_file(image[0]).shape[:2]
@@ -170,6 +182,7 @@ class _Target:
                     f"{image[0]}: got another image than {there}, expected different names: rename one"
                 )
             relative, action = there.relative_to(self._images.folder), "kept"
+        self._check_held_out(image[0], self.train / "images" / relative)
         labels = tags_of_mask(annotated.mask, len(self.names))
         return Imported(
             image[0],
@@ -178,6 +191,19 @@ class _Target:
             action,
             tuple(np.flatnonzero(labels).tolist()),
         )
+
+    def _check_held_out(self, image: Path, goal: Path) -> None:
+        """Raise if an image is a copy of one of `val`, other than itself where `val` is a list.
+
+        Raises:
+            DatasetError: a copy.
+        """
+        for other in self._val.get(image.stat().st_size, []):
+            if other != goal and filecmp.cmp(image, other, shallow=False):
+                raise DatasetError(
+                    f"{image}: got a copy of {other}, an image of val, expected images that are not in val: "
+                    f"leave it out of the annotations, or remove the one of val"
+                )
 
     def _find(self, name: str, path: Path) -> tuple[tuple[Path, Path], Action]:
         """Return the file and the folder of an image, and what is done with it."""
@@ -222,7 +248,22 @@ class _Target:
         Image.fromarray(codes.astype(np.uint8)).save(path)
 
 
-class _Images:
+def _val_images(root: Path, data: DataFile, toml: Path, train: Images) -> list[Path]:
+    """Return the images of `val`: those in its folder, or those that its list names."""
+    val = Images(root / data.val / "images")
+    if data.val_list is None:
+        return list(val.by_path.values())
+    named = {f"train/{stem}": path for stem, path in train.by_path.items()}
+    named |= {f"val/{stem}": path for stem, path in val.by_path.items()}
+    path = toml.parent / data.val_list
+    if not path.is_file():
+        raise DatasetError(
+            f"{path}: got no such file, expected the list of val_list in {toml}: zoo data split makes one"
+        )
+    return [named[line.id_] for line in read_list(path, IdFinder(tuple(named), (), "image"))]
+
+
+class Images:
     """The images in a folder tree, by their paths in it without suffix.
 
     Args:

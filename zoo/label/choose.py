@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from zoo.label.scan import Scan
+    from zoo.label.scan import Looks, Scan
 
 Strategy = Literal["reliability", "random", "entropy", "core-set"]
 ROWS, CENTERS = 4096, 512
@@ -33,7 +33,8 @@ class Pick(NamedTuple):
         candidate: index among the candidates.
         distance: distance of its features to those of the nearest center before it was chosen; None without
             any center.
-        nearest: index of this center: labeled images first, then chosen ones in their order.
+        nearest: index of this center: labeled images first, then held-out ones, which are never the nearest,
+            then chosen ones in their order.
     """
 
     candidate: int
@@ -46,7 +47,8 @@ class Choice(NamedTuple):
 
     Args:
         picks: chosen images in their order.
-        duplicates: indices of near-duplicates that were left out, with that of the labeled or chosen image.
+        duplicates: indices of near-duplicates that were left out, with that of the labeled, held-out or
+            chosen image.
         distances: (N,) distances to the nearest labeled image; infinite without labeled images.
     """
 
@@ -71,7 +73,9 @@ class Rules(NamedTuple):
     groups: Sequence[int]
 
 
-def choose(pool: Scan, labeled: Scan, names: Sequence[str], rules: Rules) -> Choice:
+def choose(
+    pool: Scan, labeled: Scan, names: Sequence[str], rules: Rules, held_out: Looks | None = None
+) -> Choice:
     """Return the images to label next.
 
     Args:
@@ -79,14 +83,13 @@ def choose(pool: Scan, labeled: Scan, names: Sequence[str], rules: Rules) -> Cho
         labeled: measurements of the labeled images.
         names: name of each candidate.
         rules: rules of the choice.
+        held_out: looks of images outside of training, whose near-duplicates are left out too.
     """
     nearness = _Distances(pool.features)
     readable = [index for index in range(len(labeled.digests)) if index not in labeled.failures]
     nearness.add(labeled.features[readable], np.array(readable, int))
     first = nearness.values.copy()
-    seen = Seen()
-    for index in readable:
-        seen.add(labeled.thumbs[index], labeled.digests[index], index)
+    seen, known = _seen(labeled, held_out)
     groups = np.asarray(rules.groups)
     taken = np.zeros(groups.max(initial=-1) + 1, int)
     is_open = np.ones(len(names), bool)
@@ -103,12 +106,25 @@ def choose(pool: Scan, labeled: Scan, names: Sequence[str], rules: Rules) -> Cho
         if other is not None:
             duplicates.append((best, other))
             continue
-        center = len(labeled.digests) + len(picks)
+        center = known + len(picks)
         picks.append(Pick(best, *nearness.at(best)))
         taken[groups[best]] += 1
         seen.add(pool.thumbs[best], pool.digests[best], center)
         nearness.add(pool.features[best : best + 1], np.array([center]))
     return Choice(picks, duplicates, first)
+
+
+def _seen(*groups: Scan | Looks | None) -> tuple[Seen, int]:
+    """Return the images of some groups that could be read, numbered one after another, and their number."""
+    seen, start = Seen(), 0
+    for group in groups:
+        if group is None:
+            continue
+        for index, (thumb, digest) in enumerate(zip(group.thumbs, group.digests, strict=True), start):
+            if index - start not in group.failures:
+                seen.add(thumb, digest, index)
+        start += len(group.digests)
+    return seen, start
 
 
 def _fixed(pool: Scan, names: Sequence[str], rules: Rules) -> NDArray[np.float64]:

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from zoo.classes import Classes
     from zoo.label.choose import Choice, Pick
     from zoo.label.pool import Item, Pool
     from zoo.label.scan import Scan
@@ -75,11 +76,11 @@ class Labeling:
     header: dict[str, Any]
 
     def name(self, center: int) -> str:
-        """Return the name of a center: a labeled image, or one that was chosen before."""
-        labeled = self.pool.labeled
-        if center < len(labeled):
-            return labeled[center].name
-        return self.pool.candidates[self.choice.picks[center - len(labeled)].candidate].name
+        """Return the name of a center: a labeled or held-out image, or one that was chosen before."""
+        known = [*self.pool.labeled, *self.pool.held_out]
+        if center < len(known):
+            return known[center].name
+        return self.pool.candidates[self.choice.picks[center - len(known)].candidate].name
 
     def entry(self, rank: int, pick: Pick, unsure: str) -> dict[str, Any]:
         """Return the record of a chosen image.
@@ -129,7 +130,11 @@ class Labeling:
             for index, center in self.choice.duplicates
         ]
         failures = {self.pool.candidates[index].name: text for index, text in self.scan.failures.items()}
-        counts = {"candidates": len(self.pool.candidates), "labeled": len(self.pool.labeled)}
+        counts = {
+            "candidates": len(self.pool.candidates),
+            "labeled": len(self.pool.labeled),
+            "held_out": len(self.pool.held_out),
+        }
         return (
             self.header
             | counts
@@ -209,7 +214,7 @@ def _write(folder: Path, labeling: Labeling, predictor: Predictor) -> dict[str, 
         CHOSEN: _lines(item.name for item in items),
         PARTITION: _lines(labeled),
         RECORD: json.dumps(record, indent=2) + "\n",
-        REPORT: _page(record, shown),
+        REPORT: _page(record, shown, classes),
         "cvat_labels.json": json.dumps(label_constructor(classes, labels), indent=2) + "\n",
         "label_studio.xml": labeling_interface(classes, labels),
     }
@@ -262,10 +267,12 @@ def _lines(names: Any) -> str:
     return "".join(f"{name}\n" for name in names)
 
 
-def _page(record: dict[str, Any], shown: Sequence[Shown]) -> str:
+def _page(record: dict[str, Any], shown: Sequence[Shown], classes: Classes) -> str:
     return render(
         "label/report.html",
-        title=f"{len(shown)} images to label",
+        title=f"{len(shown)} image{'s' * (len(shown) != 1)} to label",
         record=record,
         shown=shown,
+        classes=list(zip(classes.names, classes.palette, strict=True)),
+        red=RED,
     )

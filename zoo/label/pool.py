@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import filecmp
 import logging
 import sys
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
 
+from zoo.data.annotations import Images
 from zoo.data.data_file import DATA_FILE
 from zoo.data.files import FileSource
+from zoo.data.folder import FolderSource, describe_folder, inner
 from zoo.data.open import open_source
 from zoo.data.partition import FULL, Partition, make_partition
 from zoo.errors import DatasetError, ZooError
@@ -48,15 +51,17 @@ class Item(NamedTuple):
 
 
 class Pool(NamedTuple):
-    """Candidates and labeled images.
+    """Candidates, and images whose copies are not to be chosen.
 
     Args:
         candidates: images without a mask that is used.
         labeled: images with one.
+        held_out: images of `val`.
     """
 
     candidates: list[Item]
     labeled: list[Item]
+    held_out: Sequence[Item] = ()
 
 
 class Known(NamedTuple):
@@ -97,17 +102,43 @@ def open_pool(text: str, known: Known, out: Path) -> Pool:
                 f"{text}: got masks for all {len(used)} images, expected some without: add them in "
                 f"unlabeled/, or say with --partition which masks count as labels"
             )
-        return Pool(_items(source, others), _items(source, used))
+        return Pool(_items(source, others), _items(source, used), _items(source, source.ids("val")))
+    known_source = _known_source(known)
+    unlabeled = _unlabeled(known_source)
     candidates = []
     for one in find_inputs([text], sys.maxsize, out):
         relative = PurePosixPath(one.outputs[2])
-        train_id = f"train/{relative.with_suffix('')}"
-        candidates.append(Item(one.name, str(relative), Path(one.path or one.name), one.read, train_id))
-    return Pool(candidates, _labeled(known))
+        path = Path(one.path or one.name)
+        train_id = f"train/{_place(relative, path, unlabeled)}"
+        candidates.append(Item(one.name, str(relative), path, one.read, train_id))
+    if known_source is None:
+        return Pool(candidates, [])
+    used, _ = _divided(known_source, known)
+    return Pool(candidates, _items(known_source, used), _items(known_source, known_source.ids("val")))
 
 
-def _labeled(known: Known) -> list[Item]:
-    """Return the labeled images beside a pool that is a folder of images."""
+def _unlabeled(source: Source | None) -> Images | None:
+    """Return the images in the folder `unlabeled` of a data set; None if it has no such folder."""
+    if not isinstance(source, FolderSource):
+        return None
+    root, data, _ = describe_folder(source.spec)
+    return Images(inner(root / data.unlabeled))
+
+
+def _place(relative: PurePosixPath, path: Path, unlabeled: Images | None) -> str:
+    """Return the id of an image in `train` after its import, which moves its copy in `unlabeled`, if any."""
+    if unlabeled is not None:
+        try:
+            other = unlabeled.find(str(relative), path)
+        except DatasetError:  # several of this name: the import names them
+            other = None
+        if other is not None and filecmp.cmp(other, path, shallow=False):
+            return other.relative_to(unlabeled.folder).with_suffix("").as_posix()
+    return str(relative.with_suffix(""))
+
+
+def _known_source(known: Known) -> Source | None:
+    """Return the data set with the labeled images beside a pool that is a folder of images."""
     spec = known.spec
     if spec is None and known.run is not None:
         recipe, _ = RunFolder(known.run).read_recipe()
@@ -116,10 +147,8 @@ def _labeled(known: Known) -> list[Item]:
         log.warning(
             "no labeled images are known: the choice may contain some of them; name them with --labeled DATA"
         )
-        return []
-    source = open_source(spec)
-    labeled, _ = _divided(source, known)
-    return _items(source, labeled)
+        return None
+    return open_source(spec)
 
 
 def _divided(source: Source, known: Known) -> tuple[tuple[str, ...], tuple[str, ...]]:

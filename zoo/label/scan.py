@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -53,6 +54,14 @@ class Scan(NamedTuple):
     unreliability: NDArray[np.float32]
     entropy: NDArray[np.float32]
     features: NDArray[np.float32]
+    thumbs: NDArray[np.uint8]
+    digests: list[bytes]
+    failures: dict[int, str]
+
+
+class Looks(NamedTuple):
+    """How N images look, by which their copies are found; fields as in `Scan`."""
+
     thumbs: NDArray[np.uint8]
     digests: list[bytes]
     failures: dict[int, str]
@@ -142,9 +151,7 @@ def scan(scorer: Scorer, items: Sequence[Item], batch: int | None = None) -> Sca
             image = items[index].read()
         except DatasetError as error:
             raise InvalidImageError(str(error)) from error  # one image of many
-        gray = Image.fromarray(image).convert("L")
-        thumbs[index] = np.asarray(gray.resize((THUMB_PX, THUMB_PX), Image.Resampling.HAMMING))
-        digests[index] = hashlib.blake2b(image.tobytes(), digest_size=16).digest()
+        thumbs[index], digests[index] = _look(image)
         return image
 
     results = stream(scorer, range(count), read, Options(batch=batch))
@@ -163,9 +170,40 @@ def scan(scorer: Scorer, items: Sequence[Item], batch: int | None = None) -> Sca
     return Scan(values[0], values[1], features, thumbs, digests, failures)
 
 
+def look(items: Sequence[Item]) -> Looks:
+    """Return how images look, without a model; those that cannot be read are logged."""
+    thumbs = np.zeros((len(items), THUMB_PX, THUMB_PX), np.uint8)
+    digests = [b""] * len(items)
+    failures: dict[int, str] = {}
+
+    def read(index: int) -> None:
+        try:
+            thumbs[index], digests[index] = _look(items[index].read())
+        except ZooError as error:
+            failures[index] = str(error)
+
+    with ThreadPoolExecutor() as executor, Progress(len(items)) as progress:
+        for _ in executor.map(read, range(len(items))):
+            progress.advance()
+    _warn(failures)
+    return Looks(thumbs, digests, failures)
+
+
+def _look(image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], bytes]:
+    """Return the gray thumbnail of an image and the digest of its pixels."""
+    gray = Image.fromarray(image).convert("L")
+    thumb = np.asarray(gray.resize((THUMB_PX, THUMB_PX), Image.Resampling.HAMMING))
+    return thumb, hashlib.blake2b(image.tobytes(), digest_size=16).digest()
+
+
+def _warn(failures: dict[int, str]) -> None:
+    """Log images that could not be read."""
+    for message in list(failures.values())[:SHOWN]:
+        log.warning("warning: %s", message)
+
+
 def _report(failures: dict[int, str], count: int) -> None:
     """Log images that could not be read; raise if none could be."""
-    for message in list(failures.values())[:SHOWN]:
-        log.error("error: %s", message)
+    _warn(failures)
     if failures and len(failures) == count:
         raise ZooError(f"none of {count:,} images can be scored, the first: {next(iter(failures.values()))}")

@@ -10,15 +10,16 @@ from zoo.data.split import SEQUENCE, make_groups
 from zoo.errors import ZooError
 from zoo.label.choose import Rules, choose
 from zoo.label.folder import Labeling
-from zoo.label.scan import Scorer, scan, score_of
+from zoo.label.scan import Scorer, look, scan, score_of
 from zoo.predictors.eager import load_eager
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from zoo.label.choose import Strategy
+    from zoo.label.choose import Choice, Strategy
     from zoo.label.pool import Pool
+    from zoo.label.scan import Scan
     from zoo.predictors.eager import EagerPredictor
 
 log = logging.getLogger(__name__)
@@ -60,13 +61,14 @@ def choose_images(
         header: what the record says besides.
 
     Raises:
-        ZooError: more images are requested than there are, or the model lacks the score.
+        ZooError: more images are requested than there are, none is left to choose, or the model lacks the
+            score.
     """
     names = [item.name for item in pool.candidates]
     if request.count > len(names):
         raise ZooError(
             f"--count {request.count}: got more images than the {len(names):,} candidates, expected 1.."
-            f"{len(names)}: ask for fewer"
+            f"{len(names)}, unreadable images and near-duplicates among these are left out too: ask for fewer"
         )
     groups = _groups([item.train_id for item in pool.candidates], request.groups)
     predictor = load_eager(model, device)
@@ -75,9 +77,28 @@ def choose_images(
     scorer = Scorer(predictor, score, entropy=request.strategy == "entropy")
     found = scan(scorer, pool.candidates, request.batch)
     labeled = scan(scorer, pool.labeled, request.batch)
-    choice = choose(found, labeled, names, Rules(request.strategy, request.count, request.seed, groups))
+    rules = Rules(request.strategy, request.count, request.seed, groups)
+    choice = choose(found, labeled, names, rules, look(pool.held_out))
+    if not choice.picks:
+        raise _nothing_left(pool, found, choice)
     used = header | asdict(request) | {"score": score}
     return Labeling(pool, found, choice, score, used), predictor
+
+
+def _nothing_left(pool: Pool, found: Scan, choice: Choice) -> ZooError:
+    """Return the error for a pool of which all images are left out, with the number of each reason."""
+    of_labeled = sum(center < len(pool.labeled) for _, center in choice.duplicates)
+    counts = {
+        "identical or nearly so to labeled images": of_labeled,
+        "identical or nearly so to val images": len(choice.duplicates) - of_labeled,
+        "unreadable": len(found.failures),
+    }
+    reasons = " and ".join(f"{count:,} {reason}" for reason, count in counts.items() if count)
+    count = len(pool.candidates)
+    return ZooError(
+        f"no image is left to label: got {count:,} candidate{'s' * (count != 1)}, {reasons}, expected at "
+        f"least one other image: add new images to the pool"
+    )
 
 
 def _groups(ids: Sequence[str], pattern: str | None) -> list[int]:

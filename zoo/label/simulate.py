@@ -18,7 +18,7 @@ from zoo.data.open import open_source
 from zoo.data.partition import Partition
 from zoo.errors import ZooError
 from zoo.evaluation.figures import figures_of
-from zoo.label.pool import Known, Pool, open_pool
+from zoo.label.pool import Known, open_pool
 from zoo.label.session import Request, choose_images
 from zoo.pages.html import render
 from zoo.pages.plots import SERIES, finish, legend, new_figure, svg
@@ -151,7 +151,7 @@ def _chosen(plan: Plan, run: Path, strategy: Strategy, seed: int, hardware: Hard
     """Return the list of the labeled images of a run and those that it chooses."""
     found = open_pool(plan.spec, Known(run), run)
     masked = set(open_source(plan.spec).ids("train"))
-    pool = Pool([item for item in found.candidates if item.name in masked], found.labeled)
+    pool = found._replace(candidates=[item for item in found.candidates if item.name in masked])
     request = Request(plan.count, strategy, plan.score, plan.groups, seed)
     device = hardware.accelerator("fp32")
     labeling, _ = choose_images(pool, RunFolder(run).bundle, device, request, {"model": str(run)})

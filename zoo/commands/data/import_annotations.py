@@ -72,7 +72,7 @@ def import_annotations(
     emit(
         value,
         table(f"Masks added to {spec}", ("class", "images"), rows),
-        f"{len(found)} images: {done}",
+        f"{len(found)} image{'s' * (len(found) != 1)}: {done}",
         f"use them: zoo train eln --from RUN --data {spec}",
         as_json=as_json,
     )
