@@ -83,7 +83,7 @@ def write_out_of_place(model: nn.Module) -> None:
 
 
 def spell_out_attention(model: nn.Module) -> None:
-    """Let attention with relative positions multiply matrices: the exporter mistakes strides of the fused one."""
+    """Let attention with relative positions multiply matrices: the exporter gets the fused one wrong."""
     for module in model.modules():
         if hasattr(module, "fused_attn") and (hasattr(module, "rel_pos") or hasattr(module, "rel_pos_cls")):
             module.fused_attn = False  # type: ignore[assignment]
