@@ -1,17 +1,27 @@
-"""An ONNX file of a linear classifier of pixels, with every kind of output."""
+"""ONNX files: a linear classifier of pixels with every kind of output, and exported networks."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, numpy_helper
 from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor_value_info
 
+from zoo.bundle.bundle import WEIGHTS_NAME
+from zoo.bundle.manifest import sha256
+from zoo.bundle.weights import load_bundle
 from zoo.classes import Classes
+from zoo.export.fold import prepare
+from zoo.export.parity import NEAR_TIE, compare_masks
+from zoo.export.to_onnx import export_onnx
 from zoo.predictors.artifact import METADATA_KEY, ArtifactMetadata
+from zoo.predictors.runtimes.openvino import OpenVinoPredictor
+from zoo.predictors.runtimes.ort import OrtPredictor
+from zoo.predictors.runtimes.ort_cuda import OrtCudaPredictor
 from zoo.preprocess import Preprocessing
 
 if TYPE_CHECKING:
@@ -21,6 +31,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from zoo.predictors.artifact import OutputKind, Precision
+    from zoo.predictors.eager import EagerPredictor
+
+    Images = NDArray[np.uint8]
 
     WriteLinear = Callable[..., Path]
 
@@ -124,3 +137,52 @@ def linear() -> Callable[..., NDArray[np.float32]]:
 def noise() -> NDArray[np.uint8]:
     """Return (2, 33, 47, 3) random images."""
     return np.random.default_rng(0).integers(0, 256, (2, 33, 47, 3), np.uint8)
+
+
+# --- a network and its exported file, and what runs it ---
+
+STRIDES = {"test_resnet": 8, "convnext_atto": 16}
+"""Output stride by encoder."""
+
+FILES: dict[str, Callable[[Path], Any]] = {
+    "ort": lambda path: OrtPredictor(path, threads=1),
+    "ort bound": lambda path: OrtCudaPredictor(path, "cpu"),
+    "openvino": lambda path: OpenVinoPredictor(path, threads=1),
+    "openvino, 2 threads": lambda path: OpenVinoPredictor(path, threads=2),
+}
+
+
+class Made(NamedTuple):
+    """A bundle and an exported file of a network."""
+
+    encoder: str
+    bundle: Path
+    onnx: Path
+
+
+@pytest.fixture(scope="session", params=STRIDES)
+def made(
+    request: pytest.FixtureRequest,
+    make_bundle: Callable[..., Path],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Made:
+    """Return a network with its file, one for each of `STRIDES`."""
+    folder = tmp_path_factory.mktemp("made")
+    bundle = make_bundle(folder / "bundle", encoder=request.param, output_stride=STRIDES[request.param])
+    deployable, config = load_bundle(bundle)
+    metadata = ArtifactMetadata(
+        names=config.names,
+        palette=config.palette,
+        preprocessing=config.preprocessing,
+        precision="fp32",
+        weights_sha256=sha256(bundle / WEIGHTS_NAME),
+    )
+    export_onnx(prepare(deployable, torch.randn(1, 3, 64, 64)).deployable, metadata, folder / "model.onnx")
+    return Made(request.param, bundle, folder / "model.onnx")
+
+
+def assert_same(reference: EagerPredictor, batch: Images, mask: NDArray[Any]) -> None:
+    """Check that a mask is the reference's, up to near ties."""
+    assert mask.shape == batch.shape[:3]
+    difference = compare_masks(reference.logits(batch), mask)
+    assert difference.margin < NEAR_TIE, (batch.shape, difference)

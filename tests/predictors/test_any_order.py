@@ -7,28 +7,20 @@ one would differ by far more than near ties do.
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import torch
 
-from zoo.bundle.bundle import WEIGHTS_NAME
-from zoo.bundle.manifest import sha256
+from tests.predictors.conftest import FILES, Made, assert_same
 from zoo.bundle.weights import load_bundle
 from zoo.errors import BundleError, InvalidImageError
-from zoo.export.fold import prepare
-from zoo.export.parity import NEAR_TIE, compare_masks
-from zoo.export.to_onnx import export_onnx
 from zoo.models.classifier import ImageClassifier
 from zoo.models.config import ClassifierConfig, GatedConfig
 from zoo.models.deployable import Gated
-from zoo.predictors.artifact import ArtifactMetadata
 from zoo.predictors.eager import CompiledPredictor, EagerPredictor, load_eager
 from zoo.predictors.limits import Limits
-from zoo.predictors.runtimes.openvino import OpenVinoPredictor
-from zoo.predictors.runtimes.ort import OrtPredictor
-from zoo.predictors.runtimes.ort_cuda import OrtCudaPredictor
 from zoo.predictors.tags import TagPredictor
 
 if TYPE_CHECKING:
@@ -52,41 +44,9 @@ SMALLEST = {
 """Pixels a side; OpenVINO lacks windows of pooling that reach over the edge."""
 
 
-class Made(NamedTuple):
-    """A bundle and an exported file of a network."""
-
-    encoder: str
-    bundle: Path
-    onnx: Path
-
-
-@pytest.fixture(scope="session", params=SMALLEST)
-def made(
-    request: pytest.FixtureRequest,
-    make_bundle: Callable[..., Path],
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Made:
-    folder = tmp_path_factory.mktemp("made")
-    stride = {"test_resnet": 8, "convnext_atto": 16}[request.param]
-    bundle = make_bundle(folder / "bundle", encoder=request.param, output_stride=stride)
-    deployable, config = load_bundle(bundle)
-    metadata = ArtifactMetadata(
-        names=config.names,
-        palette=config.palette,
-        preprocessing=config.preprocessing,
-        precision="fp32",
-        weights_sha256=sha256(bundle / WEIGHTS_NAME),
-    )
-    export_onnx(prepare(deployable, torch.randn(1, 3, 64, 64)).deployable, metadata, folder / "model.onnx")
-    return Made(request.param, bundle, folder / "model.onnx")
-
-
 LOADERS: dict[str, Callable[[Made], Any]] = {
     "eager": lambda made: load_eager(made.bundle),
-    "ort": lambda made: OrtPredictor(made.onnx, threads=1),
-    "ort bound": lambda made: OrtCudaPredictor(made.onnx, "cpu"),
-    "openvino": lambda made: OpenVinoPredictor(made.onnx, threads=1),
-    "openvino, 2 threads": lambda made: OpenVinoPredictor(made.onnx, threads=2),
+    **{name: lambda made, load=load: load(made.onnx) for name, load in FILES.items()},
 }
 
 
@@ -139,13 +99,6 @@ def run_all(run: Callable[[Images], Any], batches: list[Images], threads: int) -
 
     with ThreadPoolExecutor(threads) as pool:
         return list(pool.map(outcome, batches))
-
-
-def assert_same(reference: EagerPredictor, batch: Images, mask: NDArray[Any]) -> None:
-    """Check that a mask is the reference's, up to near ties."""
-    assert mask.shape == batch.shape[:3]
-    difference = compare_masks(reference.logits(batch), mask)
-    assert difference.margin < NEAR_TIE, (batch.shape, difference)
 
 
 @pytest.mark.slow

@@ -9,25 +9,18 @@ from __future__ import annotations
 import os
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-from zoo.bundle.weights import load_bundle
+from tests.predictors.conftest import FILES, Made, assert_same
 from zoo.errors import BundleError, InvalidImageError
-from zoo.export.fold import prepare
-from zoo.export.parity import NEAR_TIE, compare_masks
-from zoo.export.to_onnx import export_onnx
-from zoo.predictors.artifact import ArtifactMetadata
 from zoo.predictors.eager import load_eager
 from zoo.predictors.limits import Limits
-from zoo.predictors.runtimes.openvino import OpenVinoPredictor
-from zoo.predictors.runtimes.ort import OrtPredictor
-from zoo.predictors.runtimes.ort_cuda import OrtCudaPredictor
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,14 +34,6 @@ if TYPE_CHECKING:
 WANTED = int(os.environ.get("ZOO_SEQUENCES", "5000"))
 SIDES = (1, 2, 3, 5, 7, 8, 9, 16, 17, 31, 33, 47, 64, 64, 64, 65, 90, 128, 321)
 """Tiny, thin, odd and huge; a third are the size that the networks are trained for."""
-
-FILES: dict[str, Callable[[Path], Any]] = {
-    "ort": lambda path: OrtPredictor(path, threads=1),
-    "ort bound": lambda path: OrtCudaPredictor(path, "cpu"),
-    "openvino": lambda path: OpenVinoPredictor(path, threads=1),
-    "openvino, 2 threads": lambda path: OpenVinoPredictor(path, threads=2),
-}
-
 
 QUICK = {
     "deadline": None,
@@ -165,37 +150,11 @@ def test_a_sequence_of_any_sizes_and_calls_returns_the_right_masks(
     assert set(counts) == {"images", "refused", "alone", "pool", "cancelled", "after an exception"}
 
 
-@pytest.fixture(scope="module", params=["test_resnet", "convnext_atto"])
-def exported(
-    request: pytest.FixtureRequest, make_bundle: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, Path]:
-    """Return a bundle and its ONNX file."""
-    folder = tmp_path_factory.mktemp("exported")
-    stride = {"test_resnet": 8, "convnext_atto": 16}[request.param]
-    bundle = make_bundle(folder / "bundle", encoder=request.param, output_stride=stride)
-    deployable, config = load_bundle(bundle)
-    metadata = ArtifactMetadata(
-        names=config.names,
-        palette=config.palette,
-        preprocessing=config.preprocessing,
-        precision="fp32",
-        weights_sha256="0" * 64,
-    )
-    export_onnx(prepare(deployable, torch.randn(1, 3, 64, 64)).deployable, metadata, folder / "model.onnx")
-    return bundle, folder / "model.onnx"
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["eager", *FILES])
-def test_sequences_return_the_masks_of_pytorch(exported: tuple[Path, Path], name: str) -> None:
+def test_sequences_return_the_masks_of_pytorch(made: Made, name: str) -> None:
     if name.startswith("openvino"):
         pytest.importorskip("openvino")
-    bundle, onnx = exported
-    reference = load_eager(bundle)
-
-    def check(image: Images, mask: NDArray[Any]) -> None:
-        assert mask.shape == image.shape[:3]
-        difference = compare_masks(reference.logits(image), mask)
-        assert difference.margin < NEAR_TIE, (image.shape, difference)
-
-    check_sequences(name, load_eager(bundle) if name == "eager" else FILES[name](onnx), check, WANTED)
+    reference = load_eager(made.bundle)
+    predictor = load_eager(made.bundle) if name == "eager" else FILES[name](made.onnx)
+    check_sequences(name, predictor, partial(assert_same, reference), WANTED)

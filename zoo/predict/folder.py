@@ -19,9 +19,8 @@ from zoo.predict.outputs import (
     OVERLAY,
     Job,
     check_unknown,
+    earlier_outputs,
     files,
-    foreign_outputs,
-    further_outputs,
     is_done,
     make_jobs,
 )
@@ -223,8 +222,9 @@ def _not_yet(jobs: Sequence[Job], journal: Journal, out: Path, suffixes: Sequenc
             journal.keep(mask)
             continue
         waiting.append(job)
-        outdated += further_outputs(job, record, out, suffixes)
-        foreign += foreign_outputs(job, record, out, suffixes)
+        in_the_way, left_over = earlier_outputs(job, record, out, suffixes)
+        foreign += in_the_way
+        outdated += left_over
         others += record is not None and record.get("input") not in (job.input.path, job.input.name, None)
     if journal.fresh:  # anything but a folder can be replaced
         foreign = [name for name in foreign if (out / name).is_dir()]

@@ -256,46 +256,36 @@ def _is_there(out: Path, name: str, hashes: list[str] | None) -> bool:
     return stat is not None and stat.st_size > 0 and not is_unchanged(out / name, (hashes or [])[1:])
 
 
-def foreign_outputs(job: Job, record: dict[str, Any] | None, out: Path, suffixes: Sequence[str]) -> list[str]:
-    """Return the results of a job that would overwrite files that `zoo predict` did not write.
-
-    Args:
-        job: image to predict.
-        record: last line of its mask in the journal; None if there is none.
-        out: output folder.
-        suffixes: suffixes of the result files.
-    """
-    from zoo.outputs import exists, is_unchanged
-
-    written = written_of(record)
-    names = {kind: f"{job.name}{suffix}" for kind, suffix in files().items() if suffix in suffixes}
-    return [
-        name
-        for kind, name in names.items()
-        if exists(out / name) and not is_unchanged(out / name, written.get(kind, ()))
-    ]
-
-
-def further_outputs(
+def earlier_outputs(
     job: Job, record: dict[str, Any] | None, out: Path, suffixes: Sequence[str]
-) -> list[Path]:
-    """Return the results of an earlier prediction of a job that this one will not replace, as it wrote them.
+) -> tuple[list[str], list[Path]]:
+    """Return the results in the way of a job.
 
     Args:
         job: image to predict.
         record: last line of its mask in the journal; None if there is none.
         out: output folder.
         suffixes: suffixes of the result files.
+
+    Returns:
+        foreign: names of files that the job would overwrite and `zoo predict` did not write.
+        outdated: paths of results of an earlier prediction, as it wrote them, that the job does not replace.
     """
     from zoo.outputs import exists, is_unchanged
 
     written = written_of(record)
-    paths = {kind: out / f"{job.name}{suffix}" for kind, suffix in files().items() if suffix not in suffixes}
-    return [
-        path
-        for kind, path in paths.items()
-        if written.get(kind) and exists(path) and is_unchanged(path, written[kind])
-    ]
+    foreign: list[str] = []
+    outdated: list[Path] = []
+    for kind, suffix in files().items():
+        name = f"{job.name}{suffix}"
+        if not exists(out / name):
+            continue
+        is_ours = is_unchanged(out / name, written.get(kind, ()))
+        if suffix in suffixes and not is_ours:
+            foreign.append(name)
+        elif suffix not in suffixes and is_ours:
+            outdated.append(out / name)
+    return foreign, outdated
 
 
 def results_in(out: Path) -> frozenset[str]:
