@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import zoo
+from tests.api.conftest import SMALL
 from zoo.api.compare import compare
 from zoo.errors import RecipeError
 
@@ -30,14 +31,6 @@ def test_resume_takes_no_other_options(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_comparison_shows_its_table_after_each_run(tiny_folder: Path, tmp_path: Path) -> None:
     seen: list[zoo.CompareResult] = []
-    settings = {
-        "network.encoder": "test_resnet",
-        "pretrained": False,
-        "data.imgsz": [32, 32],
-        "data.batch_l": 2,
-        "data.batch_u": 2,
-        "data.workers": 0,
-    }
     result = zoo.compare(
         tiny_folder,
         methods=["supervised", "eln"],
@@ -45,7 +38,7 @@ def test_a_comparison_shows_its_table_after_each_run(tiny_folder: Path, tmp_path
         warm_steps=0,
         controls=False,
         device="cpu",
-        settings=settings,
+        settings=SMALL,
         out=tmp_path / "c",
         on_run=seen.append,
     )

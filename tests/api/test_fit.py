@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 import zoo
+from tests.api.conftest import SMALL
 from zoo.cli import app
 from zoo.errors import BundleError, RecipeError, ZooError
 from zoo.train.recipe.options import TrainingOptions, setting_texts
@@ -134,16 +135,6 @@ def test_what_follows_a_run_of_two_processes_happens_once(tiny_recipe: Path, tmp
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines().count("after 10") == 1
     assert "got a second run in a process that has trained on several devices" in result.stdout
-
-
-SMALL: dict[str, Any] = {
-    "network.encoder": "test_resnet",
-    "pretrained": False,
-    "data.imgsz": [32, 32],
-    "data.batch_l": 2,
-    "data.batch_u": 2,
-    "data.workers": 0,
-}
 
 
 def test_a_run_evaluates_exports_and_predicts(trained: Trained, tiny_folder: Path, tmp_path: Path) -> None:
