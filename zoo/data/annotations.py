@@ -25,7 +25,7 @@ from zoo.data.formats.label_studio import read_label_studio
 from zoo.data.formats.regions import Labels
 from zoo.data.lists import IdFinder, read_list
 from zoo.data.tags import tags_of_mask
-from zoo.data.walk import by_stem, walk
+from zoo.data.walk import files_by_stem
 from zoo.errors import DatasetError
 
 if TYPE_CHECKING:
@@ -272,8 +272,7 @@ class Images:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        found = by_stem(folder, walk(folder, IMAGE_SUFFIXES).files)
-        self.by_path = {stem: paths[0] for stem, paths in found.items()}
+        self.by_path = files_by_stem(folder, IMAGE_SUFFIXES)
         self.by_name: dict[str, list[Path]] = {}
         for stem, image in self.by_path.items():
             self.by_name.setdefault(PurePosixPath(stem).name, []).append(image)

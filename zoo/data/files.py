@@ -95,9 +95,8 @@ def paths_of(pairs: Iterable[Pair]) -> Iterator[str]:
     """Yield the paths of images and masks, of masks drawn from several files all of them."""
     for pair in pairs:
         yield str(pair.image)
-        layers = getattr(pair.drawing, "files", ())  # of `Layers`
-        if layers:
-            yield from (str(path) for path, _ in layers)
+        if pair.drawing is not None and pair.drawing.paths:
+            yield from map(str, pair.drawing.paths)
         elif pair.mask is not None:
             yield str(pair.mask)
 

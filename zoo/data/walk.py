@@ -126,6 +126,11 @@ def by_stem(root: Path, paths: Collection[Path]) -> dict[str, list[Path]]:
     return dict(sorted(found.items()))
 
 
+def files_by_stem(folder: Path, suffixes: Collection[str]) -> dict[str, Path]:
+    """Return the files in a folder tree by relative path without suffix, sorted; of several the first."""
+    return {stem: paths[0] for stem, paths in by_stem(folder, walk(folder, suffixes).files).items()}
+
+
 def _plural(what: str, count: int) -> str:
     head, space, rest = what.partition(" of " if " of " in what else " to ")
     return f"{head}{'s' * (count > 1)}{space}{rest}"

@@ -111,7 +111,7 @@ class DiskCache:
         image, mask, drawing = self.source.files[id_]
         original = image if kind == "image" or mask is None else mask
         meaning = "" if kind == "image" else repr((self.source.labels, self.source.palettes, drawing))
-        layers = [] if kind == "image" else [path for path, _ in getattr(drawing, "files", ())]
+        layers = () if kind == "image" or drawing is None else drawing.paths
         stats = [
             (found.st_size, found.st_mtime_ns) for found in (path.stat() for path in (original, *layers))
         ]

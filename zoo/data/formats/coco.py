@@ -61,6 +61,11 @@ class ImageRegions(NamedTuple):
     regions: tuple[Region, ...]
     order: Order = "area"
 
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """Return no files: the regions are in memory."""
+        return ()
+
     def draw(self) -> NDArray[np.uint8]:
         """Return the mask, (H, W) uint8, 0..K-1 or `IGNORE`.
 
@@ -212,7 +217,8 @@ def read_annotations(path: Path, options: CocoOptions | None = None, *beside: Pa
     check_can_draw(path)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        categories, unused = _without_parents(content["categories"], _used(content) | _used_beside(beside))
+        used = _used(content) | _used_beside(other for other in beside if other != path)
+        categories, unused = _without_parents(content["categories"], used)
         names, label_of = _categories(categories)
         regions, skipped = _regions(content["annotations"], label_of, options)
         drawings: dict[str, ImageRegions] = {}

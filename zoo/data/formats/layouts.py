@@ -29,11 +29,11 @@ from zoo.data.files import MASK_SUFFIXES, Pair
 from zoo.data.formats.coco import Annotations, ImageRegions, read_annotations
 from zoo.data.formats.tools import READERS, SPLITS, images_of, stems_in, text_of
 from zoo.data.names import ENDING, match_masks
-from zoo.data.walk import by_stem, walk
+from zoo.data.walk import files_by_stem
 from zoo.errors import DatasetError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Iterable
 
     from zoo.data.data_file import DataFile
     from zoo.data.source import Split
@@ -91,10 +91,6 @@ def recognize(root: Path, data: DataFile) -> Recognized | None:
     return None
 
 
-def _files_of(folder: Path, suffixes: Collection[str]) -> dict[str, Path]:
-    return {stem: paths[0] for stem, paths in by_stem(folder, walk(folder, suffixes).files).items()}
-
-
 def _photos(folder: Path) -> dict[str, Path]:
     """Return the images in a folder tree, without masks beside them."""
     found = images_of(folder)
@@ -147,7 +143,7 @@ def _voc(root: Path, data: DataFile) -> Recognized | None:
     folders = root / "JPEGImages", root / "SegmentationClass"
     if not all(folder.is_dir() for folder in folders):
         return None
-    images, masks = images_of(folders[0]), _files_of(folders[1], MASK_SUFFIXES)
+    images, masks = images_of(folders[0]), files_by_stem(folders[1], MASK_SUFFIXES)
     found = sorted((root / "ImageSets" / "Segmentation").glob("*.txt"))
     lists = {path.stem: set(text_of(path).split()) for path in found}
     tests = {stem: f"{name}.txt" for name in lists if OF_TEST.search(name) for stem in lists[name]}
@@ -199,7 +195,7 @@ def _roboflow_masks(root: Path, data: DataFile) -> Recognized | None:
     if not folders:
         return None
     files = _joined(
-        _paired(split, _photos(folder), _files_of(folder, MASK_SUFFIXES)) for split, folder in folders
+        _paired(split, _photos(folder), files_by_stem(folder, MASK_SUFFIXES)) for split, folder in folders
     )
     lines = text_of(folders[0][1] / CLASSES).splitlines()
     rows = [row for row in csv.reader(lines, skipinitialspace=True) if len(row) == 2]
@@ -287,7 +283,7 @@ def _trees(root: Path, data: DataFile) -> Recognized | None:
         inner = [(split, folder) for folder, split in SPLITS.items() if (above / folder).is_dir()]
         pairs = [(split, above / folder, beside / folder) for split, folder in inner]
         parts = [
-            _paired(split, images_of(photos), _files_of(labels, MASK_SUFFIXES))
+            _paired(split, images_of(photos), files_by_stem(labels, MASK_SUFFIXES))
             for split, photos, labels in pairs or [("train", above, beside)]
         ]
         where = f"{images}/, {masks}/{'' if pairs else ' without splits'}"

@@ -15,7 +15,7 @@ from zoo.data.formats.coco import Drawn, ImageRegions
 from zoo.data.formats.regions import BACKGROUND
 from zoo.data.formats.tools import Found, images_of, size_of
 from zoo.data.names import match_masks
-from zoo.data.walk import by_stem, walk
+from zoo.data.walk import files_by_stem
 from zoo.errors import DatasetError
 from zoo.images import READ_ERRORS
 
@@ -45,6 +45,11 @@ class Layers(NamedTuple):
     width: int
     files: tuple[tuple[Path, int], ...]
     """Each file with its label, whose pixels are those above 0."""
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """Return the files that the mask is merged from."""
+        return tuple(path for path, _ in self.files)
 
     def draw(self) -> NDArray[np.uint8]:
         """Return the mask, (H, W) uint8, 0..K-1."""
@@ -93,7 +98,7 @@ def read_per_label(folders: dict[Split, Path]) -> Found | None:
     if not any(_may_be(folder) for folder in folders.values()):
         return None
     images = {split: images_of(folder / "images") for split, folder in folders.items()}
-    masks = {split: _masks(folder / "masks") for split, folder in folders.items()}
+    masks = {split: files_by_stem(folder / "masks", MASK_SUFFIXES) for split, folder in folders.items()}
     if any(match_masks(images[split], masks[split]) for split in folders):
         return None
     layers = {split: _layers(images[split], masks[split]) for split in folders}
@@ -159,10 +164,6 @@ def _inside(path: Path) -> NDArray[np.bool_] | None:
         if not colors or any(len(set(color)) > 1 for color in colors) or (len(colors) > 1 and any(colors[0])):
             return None
         return np.asarray(image.convert("L")) > 0
-
-
-def _masks(folder: Path) -> dict[str, Path]:
-    return {stem: paths[0] for stem, paths in by_stem(folder, walk(folder, MASK_SUFFIXES).files).items()}
 
 
 def _layers(images: Collection[str], masks: dict[str, Path]) -> dict[str, dict[str, Path]]:

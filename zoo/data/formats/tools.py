@@ -17,7 +17,7 @@ from zoo.classes import IGNORE
 from zoo.data.files import IMAGE_SUFFIXES, Pair
 from zoo.data.formats.coco import ImageRegions, Region, check_can_draw, stem_of
 from zoo.data.formats.regions import BACKGROUND
-from zoo.data.walk import by_stem, walk
+from zoo.data.walk import files_by_stem
 from zoo.errors import DatasetError
 from zoo.images import READ_ERRORS
 
@@ -70,7 +70,7 @@ class Entry(NamedTuple):
 
 def images_of(folder: Path) -> dict[str, Path]:
     """Return the images in a folder tree by their relative path without suffix."""
-    return {stem: paths[0] for stem, paths in by_stem(folder, walk(folder, IMAGE_SUFFIXES).files).items()}
+    return files_by_stem(folder, IMAGE_SUFFIXES)
 
 
 def size_of(path: Path) -> Size:

@@ -124,12 +124,15 @@ class Inspection:
         }
 
 
-def inspect(spec: str, on_file: Callable[[int, int], None] | None = None) -> Inspection:
+def inspect(
+    spec: str, on_file: Callable[[int, int], None] | None = None, *, is_open: bool = False
+) -> Inspection:
     """Return the inspection of a data set, including a folder that training rejects.
 
     Args:
         spec: a folder, a `data.toml`, or a published data set in its official layout (`voc:folder`).
         on_file: called with the number of images read and their total.
+        is_open: whether training has accepted the folder as a whole, which then is not opened again.
 
     Raises:
         DatasetError: a missing folder or file, or a published data set with missing files.
@@ -150,7 +153,7 @@ def inspect(spec: str, on_file: Callable[[int, int], None] | None = None) -> Ins
     root = folder / data.root
     layout = FolderLayout(root, data, toml)
     data = layout.data
-    findings += _refused(spec, layout, data, toml)
+    findings += _refused(spec, layout, data, toml, is_open=is_open)
     facts = _read(layout.items, on_file)
     meaning = _meaning(data, toml, layout, facts, findings)
     findings += [
@@ -167,7 +170,7 @@ def inspect(spec: str, on_file: Callable[[int, int], None] | None = None) -> Ins
 def inspect_source(source: FileSource, on_file: Callable[[int, int], None] | None = None) -> Inspection:
     """Return the inspection of an open source."""
     if isinstance(source, FolderSource):
-        return inspect(source.spec, on_file)
+        return inspect(source.spec, on_file, is_open=True)
     return _inspect_published(source, on_file)
 
 
@@ -198,11 +201,11 @@ def _data(toml: Path, findings: list[Finding]) -> DataFile:
         return DataFile()
 
 
-def _refused(spec: str, layout: Layout, data: DataFile, toml: Path) -> Iterator[Finding]:
+def _refused(spec: str, layout: Layout, data: DataFile, toml: Path, *, is_open: bool) -> Iterator[Finding]:
     """Yield a finding if training rejects the description as a whole."""
     try:
         check_named_folders(data, layout.root, toml)
-        if layout.drawn_names is not None and not layout.findings:
+        if layout.drawn_names is not None and not layout.findings and not is_open:
             FolderSource(spec)
     except DatasetError as error:
         yield Finding("data-file", (), str(error))
