@@ -21,7 +21,6 @@ from zoo.models.encoder import ENCODERS, Encoder, build_encoder, without_pretrai
 from zoo.models.origin import Origin, origins_of
 from zoo.models.pretrained import check_same, fitting_state, read_state
 from zoo.models.segmentation import SegmentationNetwork, segmentation_networks
-from zoo.train.methods.table import build_method
 from zoo.train.runs.folder import RunFolder
 from zoo.train.strip import strip
 
@@ -99,9 +98,7 @@ def initialized_method(
     """
     own = nullcontext() if not models and recipe.encoder_weights is None else without_pretrained()
     with own:
-        method = build_method(
-            recipe.method, recipe.network, pretrained=recipe.pretrained, label_loss=recipe.label_loss
-        )
+        method = recipe.new_method(pretrained=recipe.pretrained)
     if models:
         _load_models(method, recipe, models, names)
     if recipe.encoder_weights is not None:

@@ -27,7 +27,6 @@ from zoo.train.loop.checkpoint import load_checkpoint
 from zoo.train.loop.engine import Engine
 from zoo.train.loop.validation import Selection, Validation, predictor_of, score
 from zoo.train.method import phase_at, progress_at
-from zoo.train.methods.table import build_method
 from zoo.train.report.page import write_report
 from zoo.train.report.pictures import write_curves, write_preview
 from zoo.train.runs.folder import RunFolder, claimed_run, clear_run, new_run
@@ -165,7 +164,7 @@ def resume(
     used = (*partition.labeled, *partition.unlabeled, *partition.tags, *data.held_out)
     added = check_identity(path, data.source, classes.names, used)
     fabric = hardware.fabric(recipe.precision)
-    method = build_method(recipe.method, recipe.network, pretrained=False, label_loss=recipe.label_loss)
+    method = recipe.new_method()
     validate = Validation(recipe, data.source, partition)
     engine = _engine(fabric, method, data, run, validate)
     engine.resume()

@@ -18,7 +18,7 @@ from zoo.models.encoder import timm_origin
 from zoo.models.lora import add_lora, merge_lora
 from zoo.train.loop.checkpoint import load_checkpoint
 from zoo.train.method import phase_at
-from zoo.train.methods.table import METHODS, build_method
+from zoo.train.methods.table import METHODS
 from zoo.train.runs.folder import RunFolder
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def strip(path: Path, weights: str | None = None) -> Path:
         )
     selected = run.kept_checkpoint == run.best
     state = load_checkpoint(run.kept_checkpoint)
-    method = build_method(recipe.method, recipe.network, pretrained=False, label_loss=recipe.label_loss)
+    method = recipe.new_method()
     if recipe.lora:
         add_lora(method, recipe.lora)
     method.load_state_dict(state["method"])

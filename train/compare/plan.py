@@ -17,7 +17,7 @@ from zoo.train.compare.record import BASELINE, SECOND_START, START, Candidate
 from zoo.train.compare.shared import OPTIMIZER, UNREMARKABLE, flat, head, is_below, start_recipe
 from zoo.train.data.streams import check_streams
 from zoo.train.method import labels_only_settings
-from zoo.train.methods.table import METHODS, build_method
+from zoo.train.methods.table import METHODS
 from zoo.train.optim import OptimizerConfig
 from zoo.train.recipe.read import default_recipe, load_recipe
 
@@ -114,7 +114,7 @@ def find_entrants(
         return entrants
     recipe = start_recipe(request, shared)
     whole = recipe.for_classes(len(source.classes))
-    method = build_method(whole.method, whole.network, pretrained=False, label_loss=whole.label_loss)
+    method = whole.new_method()
     plain = Candidate(
         name=START,
         method=BASELINE,
@@ -139,7 +139,7 @@ def _entrant(
     common = shared.settings_of(name)
     alone, recipe = load(request.wanted), load({**request.wanted, **common, "reported": None})
     whole = recipe.for_classes(len(source.classes))
-    method = build_method(whole.method, whole.network, pretrained=False, label_loss=whole.label_loss)
+    method = whole.new_method()
     if shared.warm_steps:  # which brings the weights of the encoder
         recipe = recipe.model_copy(update={"encoder_weights": None})
     is_method = chosen.name == name

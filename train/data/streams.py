@@ -16,15 +16,12 @@ from zoo.data.check import check_source
 from zoo.data.files import FileSource
 from zoo.data.open import is_published, open_source
 from zoo.data.partition import Partition, count_of, make_partition
-from zoo.data.source import Source
+from zoo.data.source import Source, Subset
 from zoo.data.tags import with_tags
 from zoo.errors import DatasetError, RecipeError
 from zoo.train.methods.table import METHODS
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from zoo.data.source import Split
     from zoo.train.method import Phase
     from zoo.train.recipe.schema import Recipe
@@ -139,24 +136,15 @@ class TrainingData:
         return HeldOut(self.source, self.held_out) if self.held_out else None
 
 
-class HeldOut(Source):
+class HeldOut(Subset):
     """Held-out images of a source as its split `val`, the only one."""
 
     def __init__(self, source: Source, held_out: tuple[str, ...]) -> None:
-        super().__init__(source.spec, source.classes)
-        self.source, self.held_out = source, held_out
+        super().__init__(source, "val", held_out)
 
     def ids(self, split: Split) -> tuple[str, ...]:
         """Return the held-out ids as `val`."""
-        return self.held_out if split == "val" else ()
-
-    def read_image(self, id_: str) -> NDArray[np.uint8]:
-        """Return the image of an id."""
-        return self.source.read_image(id_)
-
-    def read_mask(self, id_: str) -> NDArray[np.uint8]:
-        """Return the mask of an id."""
-        return self.source.read_mask(id_)
+        return self.kept if split == "val" else ()
 
 
 def hold_out(recipe: Recipe, partition: Partition) -> tuple[Partition, tuple[str, ...]]:

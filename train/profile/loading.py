@@ -15,7 +15,6 @@ from torch import Tensor
 
 from zoo.machine import cores
 from zoo.train.data.loaders import BatchStream, batches
-from zoo.train.methods.table import build_method
 from zoo.train.profile.memory_fit import images_of
 
 if TYPE_CHECKING:
@@ -55,7 +54,7 @@ class Rate(NamedTuple):
 def widest_phase(recipe: Recipe) -> Phase:
     """Return the phase of a run whose batches have the most images and views, made endless."""
     with torch.device("meta"):  # networks without memory: only the phases are needed
-        method = build_method(recipe.method, recipe.network, pretrained=False, label_loss=recipe.label_loss)
+        method = recipe.new_method()
     phases = method.phases(recipe.steps)
     widest = max(phases, key=lambda phase: (phase.unlabeled, phase.strong, phase.labeled))
     return widest._replace(steps=ENDLESS)

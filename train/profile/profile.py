@@ -22,7 +22,6 @@ from zoo.train.data.loaders import BatchStream, batches
 from zoo.train.data.streams import TrainingData
 from zoo.train.loop.step import TrainingStep
 from zoo.train.method import Phase, progress_at
-from zoo.train.methods.table import build_method
 from zoo.train.profile.parts import BACKWARD, DATA, LOSSES, OPTIMIZER, UPDATE, PartTimer, Passes
 from zoo.train.runs.folder import new_run
 
@@ -126,9 +125,7 @@ class Profiler:
     def __init__(self, fabric: Fabric, data: TrainingData) -> None:
         fabric.seed_everything(data.recipe.seed, verbose=False)
         self.fabric, self.recipe = fabric, data.recipe
-        self.method = build_method(
-            self.recipe.method, self.recipe.network, pretrained=False, label_loss=self.recipe.label_loss
-        )
+        self.method = self.recipe.new_method()
         self.phases = self.method.phases(self.recipe.steps)
         self.data = data.for_phases(self.phases)
         self.train_step = ProfiledStep(fabric, self.method, self.recipe)

@@ -21,8 +21,8 @@ from zoo.models.config import NetworkConfig
 from zoo.models.encoder import normalization_of, size_for
 from zoo.preprocess import MIN_IMGSZ, Channels, Preprocessing, Resize
 from zoo.train.blocks.label_loss import LabelLossConfig, parsed_terms
-from zoo.train.method import Steps, labels_only_settings, scaled
-from zoo.train.methods.table import METHODS, AnyMethodConfig
+from zoo.train.method import Method, Steps, labels_only_settings, scaled
+from zoo.train.methods.table import METHODS, AnyMethodConfig, build_method
 
 ClassWeighting = Literal["none", "inverse", "median_frequency", "effective_number"]
 
@@ -286,6 +286,14 @@ class Recipe(Frozen):
     def label_loss(self) -> LabelLossConfig:
         """Return the settings of the loss on labeled pixels."""
         return LabelLossConfig(parsed_terms(self.loss), self.focal_gamma, self.class_weights != "none")
+
+    def new_method(self, *, pretrained: bool = False) -> Method:
+        """Return a new method of the recipe.
+
+        Raises:
+            RecipeError: a loss that the method does not have.
+        """
+        return build_method(self.method, self.network, pretrained=pretrained, label_loss=self.label_loss)
 
     def for_classes(self, num_classes: int) -> Recipe:
         """Return the recipe with the settings that depend on data and encoder, such as classes and sizes.

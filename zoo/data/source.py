@@ -6,6 +6,8 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -42,3 +44,26 @@ class Source(ABC):
     def precise_ids(self) -> frozenset[str] | None:
         """Return the training ids with high-quality masks; None if all masks are of one quality."""
         return None
+
+
+class Subset(Source):
+    """Some images of a split of another source.
+
+    Args:
+        source: source of the images.
+        split: split that is reduced; others are unchanged.
+        kept: ids of the images in that split.
+    """
+
+    def __init__(self, source: Source, split: Split, kept: Sequence[str]) -> None:
+        super().__init__(source.spec, source.classes)
+        self.source, self.split, self.kept = source, split, tuple(kept)
+
+    def ids(self, split: Split) -> tuple[str, ...]:
+        return self.kept if split == self.split else self.source.ids(split)
+
+    def read_image(self, id_: str) -> NDArray[np.uint8]:
+        return self.source.read_image(id_)
+
+    def read_mask(self, id_: str) -> NDArray[np.uint8]:
+        return self.source.read_mask(id_)

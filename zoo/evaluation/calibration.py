@@ -66,10 +66,11 @@ def calibrate(
     logits, labels = [], []
     for each in scored_images(predictor, source, split, on_progress=on_progress):
         images[each.id] = each.digest
+        right = each.prediction == each.label
         for name in HISTOGRAMS:
             raw = each.score(Calibration(score=name))
             if raw is not None:
-                counts[name] = counts.get(name, 0) + count_right(raw, each.prediction == each.label)
+                counts[name] = counts.get(name, 0) + count_right(raw, right)
         kept = generator.permutation(len(each.label))[:sample]
         logits.append(each.logits.flatten(1)[:, each.place[kept]].T)
         labels.append(torch.from_numpy(each.label[kept]))

@@ -78,25 +78,25 @@ def measure_reliability(
     if fitted is not None:
         calibrations.update(fitted.calibrations.items())
     classes = len(predictor.classes)
-    counts = {name: Counts(classes) for name in calibrations}
+    raw = {name: each.model_copy(update={"knots": ()}) for name, each in calibrations.items()}
+    counts = {each: Counts(classes) for each in raw.values()}  # calibrations of one score share theirs
     for pixels in scored_images(predictor, source, split, protocol, on_progress):
         prediction = pixels.prediction
-        for name, calibration in calibrations.items():
-            score = pixels.score(calibration)
+        for each in tuple(counts):
+            score = pixels.score(each)
             if score is None:
-                del counts[name]  # of the branches of an ensemble, which only PyTorch has
+                del counts[each]  # of the branches of an ensemble, which only PyTorch has
                 continue
-            counts[name].update(pixels.label, prediction, score)
-        calibrations = {name: calibrations[name] for name in counts}
-    first = counts[UNCALIBRATED].pooled()
+            counts[each].update(pixels.label, prediction, score)
+    pooled = {each: count.pooled() for each, count in counts.items()}
+    first = pooled[raw[UNCALIBRATED]]
     return {
         "images": first.images,
         "pixels": int(first.total.sum()),
         "scores": {
-            name: metrics_with_intervals(
-                counts[name].pooled(), values_of(calibration), predictor.classes.names
-            )
+            name: metrics_with_intervals(pooled[raw[name]], values_of(calibration), predictor.classes.names)
             for name, calibration in calibrations.items()
+            if raw[name] in pooled
         },
     }
 

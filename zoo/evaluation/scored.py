@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from zoo.classes import IGNORE
-from zoo.data.source import Source
+from zoo.data.source import Source, Subset
 from zoo.errors import ZooError
 from zoo.evaluation.evaluate import labeled_images
 from zoo.evaluation.protocols import PROTOCOLS, protocol_of
@@ -177,29 +177,6 @@ def _agreement(predictor: Predictor, batch: NDArray[np.uint8], logits: Tensor) -
 def image_digest(image: NDArray[np.uint8]) -> str:
     """Return the shortened SHA-256 of the pixels of an image."""
     return hashlib.sha256(np.ascontiguousarray(image).tobytes()).hexdigest()[:16]
-
-
-class Subset(Source):
-    """Some images of a split of another source.
-
-    Args:
-        source: source of the images.
-        split: split that is reduced; others are unchanged.
-        kept: ids of the images in that split.
-    """
-
-    def __init__(self, source: Source, split: Split, kept: Sequence[str]) -> None:
-        super().__init__(source.spec, source.classes)
-        self.source, self.split, self.kept = source, split, tuple(kept)
-
-    def ids(self, split: Split) -> tuple[str, ...]:
-        return self.kept if split == self.split else self.source.ids(split)
-
-    def read_image(self, id_: str) -> NDArray[np.uint8]:
-        return self.source.read_image(id_)
-
-    def read_mask(self, id_: str) -> NDArray[np.uint8]:
-        return self.source.read_mask(id_)
 
 
 def halves(source: Source, split: Split) -> tuple[Subset, Subset]:

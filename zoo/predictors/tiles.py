@@ -15,6 +15,7 @@ import numpy as np
 
 from zoo.errors import BundleError
 from zoo.predictors.base import Prediction
+from zoo.predictors.exported import from_logits
 from zoo.predictors.limits import OVERLAP
 from zoo.predictors.outputs import LOGITS, MASK, OUTPUTS
 from zoo.preprocess import check_image
@@ -166,17 +167,13 @@ def predict_tiles(
         InvalidImageError: an array that is not (H, W, 3) uint8, or tiles of a size that the model refuses.
         BundleError: the model returns no logits.
     """
-    import torch
-
     check_tiling(predictor, outputs)
     check_image(image)
     size = image.shape[0], image.shape[1]
     predictor.limits.check(tiling.tile_of(size), size)
     found: dict[str, NDArray[Any]] = {}
     for top, left, logits in blended(predictor, image, tiling, batch):
-        part = torch.from_numpy(logits)[None]
-        for name in outputs:
-            values = OUTPUTS[name].compute(part)[0].numpy()
+        for name, (values,) in from_logits(logits[None], outputs).items():
             if name not in found:
                 found[name] = np.empty((*values.shape[:-2], *size), values.dtype)
             found[name][..., top : top + values.shape[-2], left : left + values.shape[-1]] = values
