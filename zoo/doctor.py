@@ -285,9 +285,9 @@ def _device(found: dict[str, Any]) -> Choice:
 
 def _precision(facts: dict[str, Any]) -> Choice:
     topic = "precision of training"
-    for device in facts["gpu"]["devices"]:
-        capability = tuple(map(int, device["capability"].split(".")))
-        name = f"compute capability {device['capability']}"
+    if devices := facts["gpu"]["devices"]:
+        capability = tuple(map(int, devices[0]["capability"].split(".")))
+        name = f"compute capability {devices[0]['capability']}"
         if capability >= BF16_CAPABILITY:
             return Choice(topic, "--precision bf16", f"tensor cores, {name}")
         if capability >= FP16_CAPABILITY:
@@ -308,30 +308,20 @@ def _backend(facts: dict[str, Any]) -> list[Choice]:
     reason = "the first that has a file in the bundle"
     if absent:
         reason += f"; not installed: {', '.join(absent)}"
-    trt = device == "cuda" and "trt" in here
-    return [
-        Choice("backends of zoo serve", ", ".join(here) or "none", reason),
-        Choice(
-            "export",
-            "zoo export --onnx --trt" if trt else "zoo export --onnx",
-            "a GPU and TensorRT"
-            if trt
-            else "TensorRT needs an NVIDIA GPU"
-            if device == "cpu"
-            else "no TensorRT",
-        ),
-    ]
+    export = Choice("export", "zoo export --onnx", "no TensorRT")
+    if device == "cpu":
+        export = export._replace(reason="TensorRT needs an NVIDIA GPU")
+    elif "trt" in here:
+        export = Choice("export", "zoo export --onnx --trt", "a GPU and TensorRT")
+    return [Choice("backends of zoo serve", ", ".join(here) or "none", reason), export]
 
 
 def _int8(facts: dict[str, Any]) -> Choice:
     measure = "zoo export --precision auto measures it"
     if facts["gpu"]["devices"]:
-        worth = "trt" if facts["tensorrt"] else ""
-        return Choice(
-            "int8",
-            "worth trying with TensorRT" if worth else "not worth it without TensorRT",
-            measure if worth else "ONNX Runtime's CUDA provider gains nothing",
-        )
+        if facts["tensorrt"]:
+            return Choice("int8", "worth trying with TensorRT", measure)
+        return Choice("int8", "not worth it without TensorRT", "ONNX Runtime's CUDA provider gains nothing")
     fast = _of(facts, INT8)
     if fast:
         return Choice("int8", "worth it", f"the processor has {', '.join(fast)}; {measure}")

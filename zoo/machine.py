@@ -7,7 +7,10 @@ import math
 import os
 import sys
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 GIT_SECONDS = 10.0
 """Time limit of `git status`, which may hang on a slow network disk."""
@@ -30,18 +33,19 @@ def cpu_model() -> str:
     """Return the model name of the processor, or its architecture where the system reports no name."""
     import platform
 
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, "") or platform.processor() or platform.machine()
+    return next(_cpu_info("model name"), "") or platform.processor() or platform.machine()
 
 
 def cpu_flags() -> frozenset[str]:
     """Return the instruction sets of the processor as Linux names them, none on other systems."""
+    return frozenset(next(_cpu_info("flags", "features"), "").split())
+
+
+def _cpu_info(*names: str) -> Iterator[str]:
+    """Yield the values of Linux's description of the processors whose names begin so, in lower case."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
-    found = (line.partition(":")[2] for line in lines if line.lower().startswith(("flags", "features")))
-    return frozenset(next(found, "").split())
+    return (line.partition(":")[2].strip() for line in lines if line.lower().startswith(names))
 
 
 def cores() -> int:

@@ -75,7 +75,7 @@ def held_mib(device: torch.device) -> float | None:
         import torch
 
         return torch.cuda.memory_allocated(device) / MIB
-    return _of_status("VmRSS:")
+    return _value_in(STATUS, "VmRSS:")
 
 
 def free_mib(device: torch.device) -> float | None:
@@ -89,28 +89,20 @@ def free_mib(device: torch.device) -> float | None:
 
 def free_ram_mib() -> float | None:
     """Return the smaller of the machine's available memory and what the control group leaves, in MiB."""
-    found = [value for value in (_of_machine("MemAvailable"), _of_group()) if value is not None]
+    found = [value for value in (_value_in(MACHINE, "MemAvailable"), _of_group()) if value is not None]
     return min(found, default=None)
 
 
 def total_ram_mib() -> float | None:
     """Return the memory of the machine in MiB, without a limit of the control group."""
-    return _of_machine("MemTotal")
+    return _value_in(MACHINE, "MemTotal")
 
 
-def _of_status(name: str) -> float | None:
-    """Return a value of `STATUS` in MiB."""
-    if not STATUS.is_file():
+def _value_in(file: Path, name: str) -> float | None:
+    """Return a value of `STATUS` or `MACHINE` in MiB; None on other systems than Linux."""
+    if not file.is_file():
         return None
-    lines = STATUS.read_text(encoding="ascii", errors="replace").splitlines()
-    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith(name)), None)
-
-
-def _of_machine(name: str) -> float | None:
-    """Return a value of `MACHINE` in MiB."""
-    if not MACHINE.is_file():
-        return None
-    lines = MACHINE.read_text(encoding="ascii").splitlines()
+    lines = file.read_text(encoding="ascii", errors="replace").splitlines()
     return next((int(line.split()[1]) / 1024 for line in lines if line.startswith(name)), None)
 
 
@@ -131,7 +123,7 @@ def _of_group() -> float | None:
 
 def _peak_resident_bytes() -> int | None:
     if STATUS.is_file():  # unlike getrusage, it does not start from what the parent process held
-        peak_of_status = _of_status("VmHWM:")
+        peak_of_status = _value_in(STATUS, "VmHWM:")
         return None if peak_of_status is None else round(peak_of_status * MIB)
     try:
         import resource

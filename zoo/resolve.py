@@ -27,18 +27,19 @@ def model_text(model: ModelLike) -> str | None:
     return None if model is None else os.fspath(model)
 
 
-def resolve_model(text: str | None, weights: str | None = None) -> Path:
+def resolve_model(text: str | None, weights: str | None = None, *, writable: bool = False) -> Path:
     """Return the bundle folder or artifact file that MODEL names; a name in a registry is pulled.
 
     Args:
         text: MODEL as given; None for the newest run.
         weights: network of a run to strip from its checkpoint; None for the one in its bundle.
+        writable: whether to copy a pulled bundle out of the cache or registry.
 
     Raises:
         BundleError: the path does not exist, or is neither a run, a bundle nor an artifact.
     """
     if text is not None and weights is None and is_name(text):
-        return _pull(text)
+        return _pull(text, writable=writable)
     from zoo.train.runs.folder import RunFolder
 
     path = newest_run() if text is None else Path(text)
@@ -86,19 +87,18 @@ def is_url(text: str) -> bool:
     return text.lower().startswith(SCHEMES)
 
 
-def resolve_bundle(text: str | None, weights: str | None = None) -> Path:
-    """Return the writable bundle folder that MODEL names; a pulled bundle is copied.
+def resolve_bundle(text: str | None, weights: str | None = None, *, writable: bool = True) -> Path:
+    """Return the bundle folder that MODEL names.
 
     Args:
         text: MODEL as given; None for the newest run.
         weights: network of a run to strip from its checkpoint; None for the one in its bundle.
+        writable: whether to copy a pulled bundle out of the cache or registry.
 
     Raises:
         BundleError: the path does not exist, or is an artifact.
     """
-    if text is not None and weights is None and is_name(text):
-        return _pull(text, writable=True)
-    path = resolve_model(text, weights)
+    path = resolve_model(text, weights, writable=writable)
     if path.is_file():
         raise BundleError(
             f"{path} is an artifact, expected a run or bundle folder: choose the one that it was exported "

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from zoo.api.tables import Shown, Table
 from zoo.errors import ZooError
 from zoo.machine import choose_device, cores
-from zoo.resolve import ModelLike, is_name, is_url, model_text, resolve_bundle, resolve_model
+from zoo.resolve import ModelLike, is_url, model_text, resolve_model
 
 if TYPE_CHECKING:
     from zoo.serve.bench.measurement import Report, Settings
@@ -87,7 +87,7 @@ def benchmark(
     texts = [model_text(each) for each in models]
     if url := next((text for text in texts if text is not None and is_url(text)), None):
         raise ZooError(f"{url} is a server, expected a model: zoo load-test {url} measures servers")
-    paths = [_resolve(text, writable=report is None) for text in texts]
+    paths = [resolve_model(text, writable=report is None) for text in texts]
 
     from zoo.serve.bench.choices import parse_choice
     from zoo.serve.bench.measurement import Settings
@@ -141,13 +141,6 @@ def _measured(
     if has_card:  # the card shows the figures
         refresh_card(folder.parent)
     return BenchmarkResult(result, tuple(files))
-
-
-def _resolve(model: str | None, *, writable: bool) -> Path:
-    """Return the path of a model; for a pulled model, that of a copy if files are written to it."""
-    return (
-        resolve_bundle(model) if writable and model is not None and is_name(model) else resolve_model(model)
-    )
 
 
 def default_folder(paths: list[Path]) -> Path:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import sys
 import time
-from base64 import b64encode
 from collections.abc import Callable
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -113,7 +112,9 @@ def _headline(event: Event) -> str:
 
 
 def _image(png: bytes) -> str:
-    return f'<img src="data:image/png;base64,{b64encode(png).decode("ascii")}" style="max-width: 100%">'
+    from zoo.pages.html import data_uri
+
+    return f'<img src="{data_uri(png, "png")}" style="max-width: 100%">'
 
 
 def run_page(files: RunFolder) -> str:

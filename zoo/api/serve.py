@@ -161,16 +161,13 @@ def _name_model(text: str | None) -> tuple[str, Path]:
     path = resolve_model(text)
     if text is not None and is_name(text):
         return _as_name(text.partition("@")[0].rpartition("/")[2]), path
-    folder = path if path.is_dir() else _bundle_of(path)
+    from zoo.bundle.bundle import find_bundle
+
+    folder = find_bundle(path)
     if folder is None:
         return _as_name(path.stem), path
     folder = folder.resolve()
     return _as_name(folder.parent.name if folder.name == "bundle" else folder.name), path
-
-
-def _bundle_of(artifact: Path) -> Path | None:
-    folders = (artifact.parent, artifact.parent.parent)
-    return next((folder for folder in folders if (folder / "config.json").is_file()), None)
 
 
 def _as_name(text: str) -> str:

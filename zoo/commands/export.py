@@ -12,7 +12,7 @@ from zoo.api.export import export as export_model
 from zoo.commands.arguments import BundleArgument, parse_size
 from zoo.commands.console import AsJson, emit, remarks, table
 from zoo.errors import ZooError
-from zoo.resolve import is_name, resolve_bundle, resolve_model
+from zoo.resolve import resolve_bundle
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -163,7 +163,7 @@ def export(
     export it.
     """
     if verify:
-        _verify(_to_read(model, weights), as_json=as_json)
+        _verify(resolve_bundle(model, weights, writable=False), as_json=as_json)
         return
     batches = _numbers(batch or "", "--batch")
     if batch is not None and len(batches) != 3:
@@ -244,13 +244,6 @@ def _show_advice(advice: Advice, *, as_json: bool) -> None:
         "candidates": [dict(zip(ADVICE, row, strict=True)) for row in rows],
     }
     emit(result, table("Timed in turns on this machine", ADVICE, rows), as_json=as_json)
-
-
-def _to_read(model: str | None, weights: str | None) -> Path:
-    """Return the bundle folder of MODEL; that of a pulled model is not copied."""
-    if model is not None and weights is None and is_name(model):
-        return resolve_model(model)
-    return resolve_bundle(model, weights)
 
 
 def _verify(bundle: Path, *, as_json: bool) -> None:
