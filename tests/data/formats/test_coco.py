@@ -7,7 +7,8 @@ from PIL import Image, ImageDraw
 from zoo.classes import IGNORE
 from zoo.data.check import check_source
 from zoo.data.folder import FolderSource
-from zoo.data.formats.coco import Annotations, ImageRegions
+from zoo.data.formats.coco import Annotations
+from zoo.data.formats.drawing import ImageRegions
 from zoo.data.inspect.inspection import inspect
 from zoo.errors import DatasetError
 

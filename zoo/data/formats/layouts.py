@@ -26,7 +26,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from zoo.data.files import MASK_SUFFIXES, Pair
-from zoo.data.formats.coco import Annotations, ImageRegions, read_annotations
+from zoo.data.formats.coco import Annotations, read_annotations
+from zoo.data.formats.drawing import ImageRegions
 from zoo.data.formats.tools import READERS, SPLITS, images_of, stems_in, text_of
 from zoo.data.names import ENDING, match_masks
 from zoo.data.walk import files_by_stem

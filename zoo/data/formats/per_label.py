@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from zoo.data.files import IMAGE_SUFFIXES, MASK_SUFFIXES, Pair, unreadable
-from zoo.data.formats.coco import Drawn, ImageRegions
+from zoo.data.formats.drawing import Drawn, ImageRegions
 from zoo.data.formats.regions import BACKGROUND
 from zoo.data.formats.tools import Found, images_of, size_of
 from zoo.data.names import match_masks

@@ -15,7 +15,8 @@ from PIL import Image
 
 from zoo.classes import IGNORE
 from zoo.data.files import IMAGE_SUFFIXES, Pair
-from zoo.data.formats.coco import ImageRegions, Region, check_can_draw, stem_of
+from zoo.data.formats.coco import stem_of
+from zoo.data.formats.drawing import ImageRegions, Region, check_can_draw
 from zoo.data.formats.regions import BACKGROUND
 from zoo.data.walk import files_by_stem
 from zoo.errors import DatasetError
