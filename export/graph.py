@@ -1,7 +1,8 @@
-"""Exported graph: uint8 images in, uint8 masks out, with pre- and postprocessing inside.
+"""Exported graph: images in, uint8 masks out, with pre- and postprocessing inside.
 
-uint8 inputs and outputs are a fraction of the bytes of float images and logits. TensorRT can only cast uint8:
-the cast to float is the first operation, the cast to uint8 the last.
+Images have the element type that the model was trained on, uint8 by default. uint8 inputs and outputs are a
+fraction of the bytes of float images and logits. TensorRT can only cast uint8: the cast to float is the first
+operation, the cast to uint8 the last.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ DTYPES: dict[Precision, torch.dtype] = {
 
 
 class ExportGraph(nn.Module):
-    """Deployable that takes uint8 images and returns the outputs in the metadata.
+    """Deployable that takes images as they are read and returns the outputs in the metadata.
 
     The network runs in the artifact's precision; normalization and the final resize run in float32.
 
@@ -54,9 +55,9 @@ class ExportGraph(nn.Module):
         """Return the outputs in the order of the metadata.
 
         Args:
-            image: (B, H, W, 3) uint8 RGB images.
+            image: (B, H, W, C) images of the format of the preprocessing.
         """
-        pixels = image.float().permute(0, 3, 1, 2)  # (B, 3, H, W); float first for TensorRT
+        pixels = image.float().permute(0, 3, 1, 2)  # (B, C, H, W); float first for TensorRT
         images = normalize(pixels, self.metadata.preprocessing).to(self.dtype)
         logits = resize_logits(self.deployable.decoder_logits(images).float(), image.shape[1:3])
         names = [output.name for output in self.metadata.outputs]

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 OPSET = 18  # later opsets give the same graph, but ONNX Runtime's CUDA provider supported their Resize late
 BF16_OPSET = 22  # first opset with bfloat16 convolutions
-SAMPLE_SHAPE = (2, 97, 131, 3)  # different, not 1 and not round, so that none is specialized
+SAMPLE_SHAPE = (2, 97, 131)  # different, not 1 and not round, so that none is specialized
 DYNAMIC_DIMS = {0: "b", 1: "h", 2: "w"}
 REASON_LENGTH = 300
 CHATTY_LOGGERS = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
@@ -64,7 +64,7 @@ def export_onnx(deployable: Deployable, metadata: ArtifactMetadata, path: Path) 
     _check_windows(deployable)
     graph = ExportGraph(deployable, metadata)
     same_padding_as_attribute(graph)
-    sample = torch.zeros(SAMPLE_SHAPE, dtype=torch.uint8)
+    sample = torch.from_numpy(metadata.blank(SAMPLE_SHAPE))
     with _silent(), ResampleByProducts(), AttentionOverFour():
         try:
             program = torch.onnx.export(
@@ -155,9 +155,10 @@ def check_onnx(path: Path, metadata: ArtifactMetadata) -> OnnxFacts:
     norms = [node.name for node in graph.node if node.op_type == "BatchNormalization"]
     if norms:
         raise ExportError(f"the exported graph holds BatchNormalization {norms[0]}, expected it folded")
+    format_ = metadata.preprocessing.format
     expected = OnnxFacts(
         opset=opset_of(metadata.precision),
-        input=_signature(INPUT_NAME, "uint8", ("b", "h", "w", 3)),
+        input=_signature(INPUT_NAME, format_.dtype, ("b", "h", "w", format_.channels)),
         output=" and ".join(
             _signature(output.name, output.dtype, output.size("b", "h", "w")) for output in metadata.outputs
         ),

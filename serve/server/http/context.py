@@ -42,7 +42,8 @@ class Context:
                 f"got models {[model.name for model in models]}, expected some of different names"
             )
         self.settings = settings
-        self.budget = Budget(LARGEST_AT_ONCE * (settings.max_body_bytes + 3 * settings.max_pixels))
+        pixel = max(model.preprocessing.format.pixel_bytes for model in models)
+        self.budget = Budget(LARGEST_AT_ONCE * (settings.max_body_bytes + pixel * settings.max_pixels))
         self._pool = ThreadPoolExecutor(max_workers=cores(), thread_name_prefix="codec")
         self._starting: asyncio.Task[None] | None = None
         self._started = self._stopped = False

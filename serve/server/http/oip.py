@@ -10,15 +10,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from zoo.image_format import FULL, RGB, check_finite
 from zoo.predictors.artifact import INPUT_NAME
 from zoo.predictors.outputs import MASK
-from zoo.predictors.remote.oip import JSON_LENGTH, described
+from zoo.predictors.remote.oip import DATATYPES, DTYPES, JSON_LENGTH, described
 from zoo.serve.server.core.errors import BadRequestError, TooLargeError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
+
+    from zoo.image_format import ImageFormat
 
 MAX_JSON_BYTES = 16_000_000
 """Room for the numbers of 1024 x 1024 pixels; reading more would hold up all other requests."""
@@ -94,8 +97,8 @@ class InferAnswer(BaseModel):
 class Asked(NamedTuple):
     """A request that was understood."""
 
-    images: NDArray[np.uint8]
-    """(B, H, W, 3)"""
+    images: NDArray[Any]
+    """(B, H, W, C) of the format of the model."""
     id: str | None
     binary: dict[str, bool]
     """Whether an output is binary in the answer, by the names of those that are asked for."""
@@ -109,13 +112,19 @@ class Rendered(NamedTuple):
     """None if there is nothing after the JSON."""
 
 
-def parse(body: bytes, json_length: int | None, outputs: Sequence[str] = (MASK,)) -> Asked:
+def parse(
+    body: bytes,
+    json_length: int | None,
+    outputs: Sequence[str] = (MASK,),
+    format_: ImageFormat = RGB,
+) -> Asked:
     """Return a parsed inference request.
 
     Args:
         body: JSON, and binary tensors after it.
         json_length: bytes of JSON; None if it is all.
         outputs: outputs of the model; a request that names none gets the mask.
+        format_: format of the images that the model takes.
 
     Raises:
         BadRequestError: not such a request, not of one input `image`, or of an unknown output.
@@ -136,8 +145,13 @@ def parse(body: bytes, json_length: int | None, outputs: Sequence[str] = (MASK,)
         raise BadRequestError(_first(error)) from error
     tensor = _only_input(request)
     _check_outputs(request, outputs)
-    _check_shape(tensor)
-    images = _from_binary(tensor, body[end:]) if tensor.data is None else _from_json(tensor, len(body) - end)
+    _check_shape(tensor, format_)
+    images = (
+        _from_binary(tensor, body[end:], format_)
+        if tensor.data is None
+        else _from_json(tensor, len(body) - end, format_)
+    )
+    check_finite(images, INPUT_NAME)
     return Asked(images, request.id, _wants_binary(request))
 
 
@@ -172,21 +186,24 @@ def _check_outputs(request: InferRequest, outputs: Sequence[str]) -> None:
             )
 
 
-def _check_shape(tensor: InputTensor) -> None:
-    if (tensor.name, tensor.datatype) != (INPUT_NAME, "UINT8"):
+def _check_shape(tensor: InputTensor, format_: ImageFormat) -> None:
+    datatype, channels = DATATYPES[format_.dtype], format_.channels
+    if (tensor.name, tensor.datatype) != (INPUT_NAME, datatype):
         raise BadRequestError(
             f"got input {tensor.name[:50]!r} of {tensor.datatype[:20]!r}, expected {INPUT_NAME!r} of "
-            f"'UINT8': see the metadata of the model"
+            f"{datatype!r}: see the metadata of the model"
         )
-    if len(tensor.shape) != 4 or tensor.shape[3] != 3 or min(tensor.shape) < 1:
+    if len(tensor.shape) != 4 or tensor.shape[3] != channels or min(tensor.shape) < 1:
+        images = "RGB images" if format_.is_rgb else f"images of {format_}"
         raise BadRequestError(
-            f"got shape {tensor.shape}, expected [batch, height, width, 3], all at least 1: send RGB images"
+            f"got shape {tensor.shape}, expected [batch, height, width, {channels}], all at least 1: send "
+            f"{images}"
         )
 
 
-def _from_binary(tensor: InputTensor, data: bytes) -> NDArray[np.uint8]:
+def _from_binary(tensor: InputTensor, data: bytes, format_: ImageFormat) -> NDArray[Any]:
     size = tensor.parameters.binary_data_size
-    expected = _count(tensor)
+    expected = _count(tensor) * format_.numpy.itemsize
     if size is None:
         raise BadRequestError(
             f"input {tensor.name!r} has neither data nor parameters.binary_data_size: send either"
@@ -194,26 +211,32 @@ def _from_binary(tensor: InputTensor, data: bytes) -> NDArray[np.uint8]:
     if not size == expected == len(data):
         raise BadRequestError(
             f"got binary_data_size {size} and {len(data)} bytes after the JSON, expected {expected} of shape "
-            f"{tensor.shape}: send uint8 values, row by row"
+            f"{tensor.shape}: send {format_.dtype} values, row by row"
         )
-    return np.frombuffer(data, np.uint8).reshape(tensor.shape)
+    values = np.frombuffer(data, DTYPES[tensor.datatype]).reshape(tensor.shape)
+    return values.astype(format_.dtype, copy=False)
 
 
-def _from_json(tensor: InputTensor, rest: int) -> NDArray[np.uint8]:
+def _from_json(tensor: InputTensor, rest: int, format_: ImageFormat) -> NDArray[Any]:
     if rest or tensor.parameters.binary_data_size is not None:
         raise BadRequestError(f"input {tensor.name!r} has data and binary data: send one of them")
     try:
         values = np.asarray(tensor.data)
     except ValueError as error:
         raise BadRequestError("data are nested unevenly: send them flat, or in the shape") from error
-    if values.dtype.kind not in "iu" or values.size != _count(tensor):
+    whole = FULL.get(format_.dtype)
+    words = "numbers" if whole is None else "integers"
+    bounds = "them" if whole is None else f"{whole[0]:g}..{whole[1]:g}"
+    if values.dtype.kind not in ("iuf" if whole is None else "iu") or values.size != _count(tensor):
         raise BadRequestError(
-            f"got {values.size} values of {values.dtype.name}, expected {_count(tensor)} integers of shape "
-            f"{tensor.shape}: send 0..255, row by row"
+            f"got {values.size} values of {values.dtype.name}, expected {_count(tensor)} {words} of shape "
+            f"{tensor.shape}: send {bounds}, row by row"
         )
-    if values.min() < 0 or values.max() > 255:
-        raise BadRequestError(f"got values {values.min()}..{values.max()}, expected 0..255: send UINT8")
-    return values.astype(np.uint8).reshape(tensor.shape)
+    if whole is not None and (values.min() < whole[0] or values.max() > whole[1]):
+        raise BadRequestError(
+            f"got values {values.min()}..{values.max()}, expected {bounds}: send {tensor.datatype}"
+        )
+    return values.astype(format_.dtype).reshape(tensor.shape)
 
 
 def _count(tensor: InputTensor) -> int:

@@ -116,11 +116,14 @@ def _add_model(app: FastAPI, path: str, context: Context) -> None:
 def model_metadata(model: Model) -> OipModel:
     """Return what the protocol says of a model."""
     outputs = [output_of(name, len(model.classes)) for name in model.outputs]
+    format_ = model.preprocessing.format
     return OipModel(
         name=model.name,
         versions=[model.version],
         platform=f"zoo_{model.backend}",
-        inputs=[Tensor(name=INPUT_NAME, datatype="UINT8", shape=[-1, -1, -1, 3])],
+        inputs=[
+            Tensor(name=INPUT_NAME, datatype=DATATYPES[format_.dtype], shape=[-1, -1, -1, format_.channels])
+        ],
         outputs=[
             Tensor(name=each.name, datatype=DATATYPES[each.dtype], shape=list(each.size(-1, -1, -1)))
             for each in outputs
@@ -140,7 +143,9 @@ def decoder(model: Model, request: Request) -> Callable[[bytes], Decoded]:
     accepted = _accepted(request)
 
     def decoded(body: bytes) -> Decoded:
-        asked = oip.parse(body, None if text is None else int(text), model.outputs)
+        asked = oip.parse(
+            body, None if text is None else int(text), model.outputs, model.preprocessing.format
+        )
 
         def encoded(found: Sequence[Values]) -> Response:
             return _response(asked, found, model, accepted)

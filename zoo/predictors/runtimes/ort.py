@@ -68,7 +68,7 @@ class OrtPredictor(ExportedPredictor):
         """Return the shapes that the file accepts."""
         return self._limits
 
-    def outputs(self, images: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
+    def outputs(self, images: NDArray[Any]) -> dict[str, NDArray[Any]]:
         """Return all outputs of the file for a batch, by name."""
         self.limits.check((images.shape[1], images.shape[2]))
         names = [output.name for output in self.metadata.outputs]
@@ -156,7 +156,7 @@ def limits_of(
 
     def takes(size: tuple[int, int]) -> bool:
         try:
-            session.run(None, {INPUT_NAME: np.zeros((limits.low[0], *size, 3), np.uint8)}, options)
+            session.run(None, {INPUT_NAME: metadata.blank((limits.low[0], *size))}, options)
         except ORT_ERRORS:
             return False
         return True
