@@ -238,8 +238,8 @@ def with_images(recipe: Recipe, source: Source, partition: Partition) -> Recipe:
         return recipe
     if (data.mean or data.std) and not data.format.fits(format_):
         raise RecipeError(
-            f"data.mean and data.std: got {data.mean} and {data.std}, but those of {format_} are measured on the "
-            f"images: leave them out"
+            f"data.mean and data.std: got {data.mean} and {data.std}, but those of {format_} are measured "
+            f"on the images: leave them out"
         )
     if data.mean is not None and data.std is not None:
         measured = Measured(data.format, data.mean, data.std, 0)

@@ -163,7 +163,7 @@ def model_info(model: Model) -> ModelInfo:
         std=pre.std,
         channels=pre.format.channels,
         dtype=pre.format.dtype,
-        ranges=None if pre.format.is_rgb else list(pre.format.bounds),
+        ranges=pre.format.ranges,
         classes=[
             ClassInfo(label=label, name=name, color=hex_color(color))
             for label, (name, color) in enumerate(zip(classes.names, classes.palette, strict=True))

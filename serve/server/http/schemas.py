@@ -56,8 +56,8 @@ class ModelInfo(BaseModel):
     std: list[float]
     channels: int = Field(description="Channels of the images, 3 for RGB.", examples=[3])
     dtype: str = Field(description="Element type of the images.", examples=["uint8"])
-    ranges: list[tuple[float, float]] | None = Field(
-        description="Values of each channel that are 0 and 1 for `mean` and `std`; null for 8-bit RGB."
+    ranges: tuple[tuple[float, float], ...] | None = Field(
+        description="Values of each channel that are 0 and 1 for `mean` and `std`; null: those of `dtype`."
     )
     classes: list[ClassInfo]
     output: str = Field(description="Element type of a mask: uint8 or int32.", examples=["uint8"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -12,11 +13,14 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from zoo.cli import app
+from zoo.predictors.load import load_predictor
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
+
+    from tests.serve.server.conftest import ServeApp
 
 SIZE = 36, 40
 
@@ -81,8 +85,8 @@ def zoo(*arguments: object) -> Any:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
-def test_a_model_goes_from_training_to_predictions_of_its_onnx_file(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_model_goes_from_training_to_a_server_of_its_onnx_file(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, serve_app: ServeApp
 ) -> None:
     case = CASES[name]
     monkeypatch.chdir(tmp_path)
@@ -92,7 +96,17 @@ def test_a_model_goes_from_training_to_predictions_of_its_onnx_file(
     network = [("encoder", "test_resnet"), ("output_stride", "8"), ("decoder_channels", "16")]
     options += [part for key, value in network for part in ("--set", f"network.{key}={value}")]
     metrics = zoo(
-        "train", "supervised", "--data", "data", "--steps", 6, "--no-pretrained", "--out", "run", *options
+        "train",
+        "supervised",
+        "--data",
+        "data",
+        "--steps",
+        6,
+        "--no-pretrained",
+        "--no-export-check",
+        "--out",
+        "run",
+        *options,
     )
     bundle = tmp_path / "run" / "bundle"
     format_ = json.loads((bundle / "config.json").read_text())["preprocessing"]["format"]
@@ -110,3 +124,11 @@ def test_a_model_goes_from_training_to_predictions_of_its_onnx_file(
         zoo("predict", model, "data/val/images", "--out", out, "--overlay")
         assert np.asarray(Image.open(tmp_path / out / "0.png")).shape == SIZE
         assert np.asarray(Image.open(tmp_path / out / "0.overlay.png")).shape == (*SIZE, 3)
+
+    server = serve_app({"bands": load_predictor(bundle / "model.onnx")})
+    body = (tmp_path / "data" / "val" / "images" / f"0{case.suffix}").read_bytes()
+    answer = server.client.post("/predict", content=body)
+    assert answer.status_code == 200, answer.text
+    np.testing.assert_array_equal(
+        np.asarray(Image.open(io.BytesIO(answer.content))), np.asarray(Image.open(tmp_path / "ort" / "0.png"))
+    )
