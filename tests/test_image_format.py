@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import pickle
+import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,21 +13,30 @@ import tifffile
 import torch
 from PIL import Image
 
+from zoo.data.cache.cached import CachedSource
+from zoo.data.cache.disk import DiskCache
 from zoo.data.channels import measure
 from zoo.data.data_file import DATA_FILE
+from zoo.data.datasets import UnlabeledImages
 from zoo.data.files import read_image_file
 from zoo.data.folder import FolderSource
 from zoo.data.inspect.inspection import inspect
-from zoo.errors import DatasetError, InvalidImageError
+from zoo.errors import DatasetError, InvalidImageError, RecipeError, ZooError
+from zoo.evaluation.corruptions import Corrupted
 from zoo.image_format import RGB, ImageFormat, displayed
 from zoo.models.config import ClassifierConfig, NetworkConfig
 from zoo.models.encoder import TimmEncoder
 from zoo.models.timm_models import create_timm
+from zoo.predict.inputs import find_inputs
 from zoo.predictors.artifact import ArtifactMetadata
 from zoo.preprocess import Preprocessing, check_image, normalize, resize_image
 from zoo.rasters import ImageFormatError, decode_raster, read_raster
 from zoo.train.data.augment import skipped_augmentations, strong_view
-from zoo.train.recipe.schema import AugmentConfig
+from zoo.train.data.streams import TrainingData
+from zoo.train.recipe.schema import AugmentConfig, Recipe
+
+if sys.platform == "linux":
+    from zoo.data.cache.memory import MemoryCache
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -300,3 +311,75 @@ def test_what_is_not_defined_for_other_channels_is_named() -> None:
     assert skipped_augmentations(config, FOUR) == ("saturation", "hue", "grayscale")
     assert skipped_augmentations(config, RGB) == ()
     assert skipped_augmentations(config, ImageFormat(channels=3, dtype="uint16")) == ()
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+def test_caches_keep_the_pixels_of_any_format(tmp_path: Path, dtype: str) -> None:
+    images = [RANDOM.integers(0, 250, (9, 8, 4)).astype(dtype) for _ in range(3)]
+    toml = f'channels = 4\ndtype = "{dtype}"'
+    source = FolderSource(str(folder_of(tmp_path / "data", toml, images)))
+    ids = (*source.ids("train"), *source.ids("val"))
+    caches = [DiskCache(source, tmp_path / "cache", None)]
+    if sys.platform == "linux":
+        memory = MemoryCache(ids, 10**6, dtype)
+        caches.append(pickle.loads(pickle.dumps(memory)))
+    for cache in caches:
+        cached = CachedSource(source, cache)
+        assert cached.format == source.format
+        for id_, image in zip(ids, images, strict=True):
+            cached.read_image(id_)
+            found = cache.get("image", id_)
+            assert found is not None
+            assert found.dtype.name == dtype
+            np.testing.assert_array_equal(cached.read_image(id_), image)
+            np.testing.assert_array_equal(cached.read_mask(id_), source.read_mask(id_))
+
+
+def test_training_sees_all_values_of_16_bits(tmp_path: Path) -> None:
+    images = [np.arange(60_000, 60_000 + 64, dtype=np.uint16).reshape(8, 8, 1)] * 2
+    source = FolderSource(str(folder_of(tmp_path, 'channels = 1\ndtype = "uint16"', images)))
+    [image] = UnlabeledImages(source, source.ids("val"))
+    assert (image.shape, image.dtype) == ((1, 8, 8), torch.float32)
+    np.testing.assert_array_equal(image[0].numpy(), images[0][..., 0])
+
+
+def with_statistics(**data: Any) -> Recipe:
+    """Return a recipe of labels only."""
+    settings = {"recipe": "x", "steps": 3, "method": {"name": "supervised"}, "pretrained": False}
+    return Recipe.model_validate({**settings, "network": {"encoder": "test_resnet"}, "data": data})
+
+
+def test_a_new_run_takes_format_and_statistics_from_its_images_and_a_resumed_one_keeps_them(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    images = [RANDOM.integers(0, 250, (32, 32, 4)).astype(np.uint8) for _ in range(4)]
+    source = FolderSource(str(folder_of(tmp_path, "channels = 4", images)))
+    caplog.set_level("INFO")
+    recipe = TrainingData.draw(with_statistics(spec=source.spec), source).recipe
+    assert recipe.network.in_channels == 4
+    found = measure(source, source.ids("train"))
+    assert (recipe.preprocessing.mean, recipe.preprocessing.format) == (found.mean, source.format)
+    assert "images: 4 channels of uint8, ranges 0..255" in caplog.text
+    assert "without saturation, hue, grayscale" in caplog.text
+
+    again = Recipe.model_validate_json(recipe.model_dump_json())
+    kept = again.model_copy(update={"data": again.data.model_copy(update={"mean": (0.5,) * 4})})
+    assert TrainingData.draw(kept, source).recipe.preprocessing.mean == (0.5,) * 4
+
+
+def test_statistics_for_rgb_are_refused_for_other_images(tmp_path: Path) -> None:
+    images = [RANDOM.integers(0, 250, (32, 32, 4)).astype(np.uint8) for _ in range(4)]
+    source = FolderSource(str(folder_of(tmp_path, "channels = 4", images)))
+    recipe = with_statistics(spec=source.spec, mean=[0.1, 0.2, 0.3])
+    with pytest.raises(RecipeError, match="measured on the images: leave them out"):
+        TrainingData.draw(recipe, source)
+
+
+def test_data_of_another_format_than_the_model_is_one_line(tmp_path: Path) -> None:
+    source = FolderSource(str(folder_of(tmp_path, "channels = 4", [np.zeros((8, 8, 4), np.uint8)] * 2)))
+    with pytest.raises(DatasetError, match="has images of 4 channels of uint8, expected 3 channels of uint8"):
+        source.check_format(RGB)
+    with pytest.raises(ZooError, match="--corrupt noise:1 is defined for 8-bit RGB"):
+        Corrupted(source, "noise:1")
+    with pytest.raises(DatasetError, match="expected 3 channels of uint8"):
+        find_inputs([str(tmp_path / DATA_FILE)], 8, tmp_path / "out")

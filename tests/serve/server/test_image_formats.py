@@ -95,19 +95,8 @@ def test_a_model_goes_from_training_to_a_server_of_its_onnx_file(
     options = [part for setting in settings for part in ("--set", f"data.{setting}")]
     network = [("encoder", "test_resnet"), ("output_stride", "8"), ("decoder_channels", "16")]
     options += [part for key, value in network for part in ("--set", f"network.{key}={value}")]
-    metrics = zoo(
-        "train",
-        "supervised",
-        "--data",
-        "data",
-        "--steps",
-        6,
-        "--no-pretrained",
-        "--no-export-check",
-        "--out",
-        "run",
-        *options,
-    )
+    options += ["--steps", "6", "--no-pretrained", "--no-export-check"]
+    metrics = zoo("train", "supervised", "--data", "data", "--out", "run", *options)
     bundle = tmp_path / "run" / "bundle"
     format_ = json.loads((bundle / "config.json").read_text())["preprocessing"]["format"]
     assert (format_["channels"], format_["dtype"]) == (case.channels, case.dtype)
