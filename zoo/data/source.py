@@ -30,6 +30,9 @@ class Source(ABC):
         format_: format of the images.
     """
 
+    format: ImageFormat = RGB
+    """Format of the images, also of a source that does not call this constructor."""
+
     def __init__(self, spec: str, classes: Classes, format_: ImageFormat = RGB) -> None:
         self.spec = spec
         self.classes = classes

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from zoo.errors import DatasetError, ZooError
-from zoo.image_format import RGB
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -39,18 +38,23 @@ class Input(NamedTuple):
     read: Callable[[], NDArray[Any]]
 
 
-def find_inputs(texts: Sequence[str], limit: int, out: Path, format_: ImageFormat = RGB) -> list[Input]:
+def find_inputs(
+    texts: Sequence[str], limit: int, out: Path, format_: ImageFormat | None = None
+) -> list[Input]:
     """Return the images that INPUTs name, without duplicates.
 
     Args:
         texts: files, folders (searched recursively), patterns, or data sources such as `shapes`.
         limit: largest number of images from a data source.
         out: output folder, which is not searched.
-        format_: format of the images that the model takes.
+        format_: format of the images that the model takes; None for 8-bit RGB.
 
     Raises:
         ZooError: an INPUT that names no images, or a data source of images of another format.
     """
+    from zoo.image_format import RGB
+
+    format_ = format_ or RGB
     sources = [text for text in dict.fromkeys(texts) if is_source(text)]
     files: dict[str, tuple[str, str]] = {}
     working = Path.cwd()
