@@ -155,6 +155,11 @@ class DataConfig(Frozen):
             raise ValueError(f"expected {channels} values, one for each channel")
         return value
 
+    @field_validator("partition", mode="before")
+    @classmethod
+    def _count_as_text(cls, value: object) -> object:
+        return str(value) if type(value) is int else value
+
     @field_validator("imgsz")
     @classmethod
     def _check_size(cls, value: tuple[int, int]) -> tuple[int, int]:

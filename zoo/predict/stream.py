@@ -58,7 +58,7 @@ class Streamed(NamedTuple, Generic[T]):
     seconds: float
     """Time of the batch divided by its number of images."""
     image: Image | None
-    """(H, W, 3) uint8 RGB, with `keep_images`."""
+    """Picture of the image, (H, W, 3) uint8 RGB, with `keep_images`."""
 
     def prediction(self) -> Prediction:
         """Return the requested outputs at the image's size, (H, W)."""
@@ -78,7 +78,7 @@ class Loaded(NamedTuple, Generic[T]):
     item: T
     size: Size
     pixels: Image
-    """(h, w, 3) uint8 RGB, at the network's size."""
+    """(h, w, C) of the model's format, at the network's size."""
     image: Image | None
 
 
