@@ -96,9 +96,9 @@ def is_source(text: str) -> bool:
 
 def is_image_name(path: Path) -> bool:
     """Return whether the suffix of a file in a folder is that of an image."""
-    from zoo.data.files import IMAGE_SUFFIXES
+    from zoo.data.files import ARRAY_SUFFIX, IMAGE_SUFFIXES
 
-    return path.suffix.lower() in IMAGE_SUFFIXES
+    return path.suffix.lower() in {*IMAGE_SUFFIXES, ARRAY_SUFFIX}
 
 
 def _of_source(spec: str, limit: int, format_: ImageFormat) -> list[Input]:
