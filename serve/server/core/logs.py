@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from zoo.serve.server.http.request import Trace
+    from zoo.serve.server.core.timing import Trace
 
 log = logging.getLogger("zoo.serve.access")
 
