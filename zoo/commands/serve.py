@@ -227,5 +227,6 @@ def _say_ready(
 ) -> None:
     lines = [f"{model.name}: {model.description} ({model.reason}), {model.path}" for model in served]
     value = {"url": url, "grpc": grpc, "workers": pids, "models": [model._asdict() for model in served]}
-    also = "" if grpc is None else f", gRPC at {grpc}"
-    emit(value, *lines, f"ready at {url}{also}", as_json=as_json)
+    if grpc is not None:
+        lines.append(f"gRPC at {grpc}")
+    emit(value, *lines, f"ready at {url}", as_json=as_json)

@@ -191,33 +191,32 @@ def test_many_clients_at_once_get_their_own_masks(serve_app: ServeApp, stand_in:
     assert max(shape[0] for shape in predictor.shapes) > 1  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize(
-    ("message", "code", "words"),
-    [
-        (request(model="dim"), "NOT_FOUND", "got model 'dim', expected one of stand-in"),
-        (request(IMAGES[0]), "INVALID_ARGUMENT", "expected [batch, height, width, 3]"),
-        (request(name="pixels"), "INVALID_ARGUMENT", "expected 'image' of 'UINT8'"),
-        (request(datatype="FP32"), "INVALID_ARGUMENT", "got input 'image' of 'FP32'"),
-        (request(shape=[1] * 9), "INVALID_ARGUMENT", "at most 8"),
-        (request(shape=[1, 1, 1, 3]), "INVALID_ARGUMENT", "expected 3 integers of shape [1, 1, 1, 3]"),
-        (request(contents=None), "INVALID_ARGUMENT", "got 0 values"),
-        (request(contents={"int_contents": [1]}), "INVALID_ARGUMENT", "got int_contents of UINT8"),
-        (request(IMAGES[:1, :1, :1], contents={"uint_contents": [1, 2, 256]}), "INVALID_ARGUMENT", "1..256"),
-        (raw(b"12345"), "INVALID_ARGUMENT", "got 5 bytes of 'image', expected 6 of shape [1, 1, 2, 3]"),
-        (raw(b"123456", b"1"), "INVALID_ARGUMENT", "got 2 raw_input_contents"),
-        (pb.ModelInferRequest(model_name="stand-in"), "INVALID_ARGUMENT", "inputs: "),
-        (b"\xff\xff", "INVALID_ARGUMENT", "got 2 bytes, expected a ModelInferRequest"),
-        (raw(bytes([255, 0, 0] * 2)), "INTERNAL", "stand-in failed on this image"),
-    ],
-)
-def test_a_wrong_request_gets_the_words_of_http(
-    stand_in_server: Running, message: Any, code: str, words: str
-) -> None:
-    found = refusal(stand_in_server, "ModelInfer", message)
-    assert found[0] == code
-    assert words in found[1]
-    assert "\n" not in found[1]
-    assert "/srv" not in found[1]
+WRONG: list[tuple[Any, str, str]] = [
+    (request(model="dim"), "NOT_FOUND", "got model 'dim', expected one of stand-in"),
+    (request(IMAGES[0]), "INVALID_ARGUMENT", "expected [batch, height, width, 3]"),
+    (request(name="pixels"), "INVALID_ARGUMENT", "expected 'image' of 'UINT8'"),
+    (request(datatype="FP32"), "INVALID_ARGUMENT", "got input 'image' of 'FP32'"),
+    (request(shape=[1] * 9), "INVALID_ARGUMENT", "at most 8"),
+    (request(shape=[1, 1, 1, 3]), "INVALID_ARGUMENT", "expected 3 integers of shape [1, 1, 1, 3]"),
+    (request(contents=None), "INVALID_ARGUMENT", "got 0 values"),
+    (request(contents={"int_contents": [1]}), "INVALID_ARGUMENT", "got int_contents of UINT8"),
+    (request(IMAGES[:1, :1, :1], contents={"uint_contents": [1, 2, 256]}), "INVALID_ARGUMENT", "1..256"),
+    (raw(b"12345"), "INVALID_ARGUMENT", "got 5 bytes of 'image', expected 6 of shape [1, 1, 2, 3]"),
+    (raw(b"123456", b"1"), "INVALID_ARGUMENT", "got 2 raw_input_contents"),
+    (pb.ModelInferRequest(model_name="stand-in"), "INVALID_ARGUMENT", "inputs: "),
+    (b"\xff\xff", "INVALID_ARGUMENT", "got 2 bytes, expected a ModelInferRequest"),
+    (raw(bytes([255, 0, 0] * 2)), "INTERNAL", "stand-in failed on this image"),
+]
+"""Messages, and code and words of their errors."""
+
+
+def test_a_wrong_request_gets_the_words_of_http(stand_in_server: Running) -> None:
+    for message, code, words in WRONG:
+        found = refusal(stand_in_server, "ModelInfer", message)
+        assert found[0] == code, found
+        assert words in found[1]
+        assert "\n" not in found[1]
+        assert "/srv" not in found[1]
 
 
 @pytest.fixture
@@ -270,7 +269,7 @@ def test_too_many_numbers_and_too_many_images_are_refused(serve_app: ServeApp) -
 def test_more_than_the_queue_holds_is_unavailable_with_a_time_to_come_back(
     serve_app: ServeApp, stand_in: StandIn
 ) -> None:
-    server = serve_app({"stand-in": stand_in(base_s=0.5)}, grpc=True, queue=1, max_batch=1)
+    server = serve_app({"stand-in": stand_in(base_s=0.3)}, grpc=True, queue=1, max_batch=1)
     message = raw(b"123456").SerializeToString()
     with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
         infer = channel.unary_unary(METHODS + "ModelInfer")
