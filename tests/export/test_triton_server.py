@@ -1,9 +1,9 @@
 """A repository that the real Triton server serves on the CPU, asked over HTTP and gRPC.
 
 The server is the one that ZOO_TRITON_SERVER names, such as /opt/tritonserver in NVIDIA's container, where its
-Python needs numpy and onnxruntime. Without it, it is that of the nvidia-pytriton package, which has no backend
-but the python one. That gets an environment of its own, made once: `~/.cache/zoo-tests/triton`, or where
-ZOO_TRITON_ENV says. Every wait has an end.
+Python needs numpy and onnxruntime. Without it, it is that of the nvidia-pytriton package, with the python
+backend only, in an environment of its own, made once: `~/.cache/zoo-tests/triton`, or where ZOO_TRITON_ENV
+says. Every wait has an end.
 """
 
 from __future__ import annotations
