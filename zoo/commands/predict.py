@@ -187,7 +187,7 @@ def _is_model(text: str) -> bool:
 def _report(result: dict[str, Any]) -> list[Any]:
     """Return the terminal output for the predictions."""
     rows = [
-        (image["input"], "x".join(map(str, image["size"])), f"{image['ms']:.0f}", _areas(image["areas"]))
+        (image["input"], "{1}x{0}".format(*image["size"]), f"{image['ms']:.0f}", _areas(image["areas"]))
         for image in result["images"]
     ]
     masks = table(f"Masks in {result['out']}", ("image", "size", "ms", "classes"), rows)
