@@ -106,6 +106,7 @@ class Server(uvicorn.Server):
                 ) from error
         await super().startup(sockets)
         if self._job.grpc is not None:
+            os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # the lines of its C++ part are no JSON
             from zoo.serve.server.grpc.server import GrpcServer
 
             self._grpc = GrpcServer(self._context, self._job.grpc, *(self._job.certificate or ()))
