@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 import socket
 import subprocess
 import sys
@@ -24,6 +25,8 @@ import tritonclient.grpc
 import tritonclient.http
 from tritonclient.utils import InferenceServerException
 
+from zoo.bundle.bundle import update_config
+from zoo.bundle.reliability import Calibration, FittedOn, Reliability
 from zoo.export.options import ExportOptions
 from zoo.export.pipeline import export_bundle
 from zoo.export.triton.repository import write_repository
@@ -51,7 +54,7 @@ PACKAGES = (("--no-deps", "nvidia-pytriton==0.7.0"), ("numpy<2", "onnxruntime"))
 READY_SECONDS = 60
 LARGEST = 4
 ROUNDS = 10
-OUTPUTS = ("mask", "confidence")
+OUTPUTS = ("mask", "confidence", "reliability")
 APIS: dict[str, Any] = {"http": tritonclient.http, "grpc": tritonclient.grpc}
 
 
@@ -81,8 +84,13 @@ def served(student_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> It
     folder = tmp_path_factory.mktemp("triton")
     packages = site_packages()
     backends = link_backend(packages, folder)
-    options = ExportOptions(precision=("fp32",), output="mask+confidence", out=folder / "shapes")
-    report = export_bundle(student_bundle, options)
+    bundle = shutil.copytree(student_bundle, folder / "calibrated")
+    calibration = Calibration(score="entropy", knots=((0.0, 0.2), (0.5, 0.6), (1.0, 1.0)))
+    fitted = FittedOn(data="shapes", split="val", images={}, pixels=1)
+    reliability = Reliability(score="entropy", calibrations={"entropy": calibration}, fitted=fitted)
+    update_config(bundle, reliability=reliability)
+    options = ExportOptions(precision=("fp32",), output="+".join(OUTPUTS), out=folder / "shapes")
+    report = export_bundle(bundle, options)
     repository = folder / "repository"
     _, python = write_repository(report, (1, 1, LARGEST), repository, lambda _: None)
     ports = dict(zip(APIS, free_ports(len(APIS)), strict=True))
@@ -166,7 +174,7 @@ def wait_until_ready(server: subprocess.Popen[bytes], served: Served, log: Path)
 
 @pytest.mark.parametrize("api", APIS)
 @pytest.mark.parametrize("shape", [(1, 64, 64), (LARGEST, 64, 48), (3, 41, 77)])
-def test_masks_and_confidence_are_those_of_onnx_runtime(
+def test_all_outputs_are_those_of_onnx_runtime(
     served: Served, photos: Any, api: str, shape: tuple[int, int, int]
 ) -> None:
     images = photos(shape[0], shape[1:])
@@ -230,6 +238,5 @@ def test_the_server_tells_classes_and_sizes(served: Served, api: str) -> None:
     assert told["classes"].startswith('["background", "disc"')
     assert (told["imgsz"], told["resize"]) == ("[64, 64]", "fit")
     assert [(output["name"], output["datatype"]) for output in metadata["outputs"]] == [
-        ("mask", "UINT8"),
-        ("confidence", "UINT8"),
+        (name, "UINT8") for name in OUTPUTS
     ]
