@@ -284,7 +284,7 @@ def open_page(browser: Browser) -> Iterator[OpenPage]:
 
     def show(url: str, expected: tuple[str, ...] = (), **options: Any) -> Page:
         page = browser.new_context(**options).new_page()
-        page.set_default_timeout(5000)
+        page.set_default_timeout(30_000)  # for a busy machine
         opened.append((page, unexpected := set()))
 
         def note(text: str) -> None:
