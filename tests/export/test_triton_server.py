@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 import socket
 import subprocess
 import sys
@@ -27,6 +28,8 @@ import tritonclient.http
 from filelock import FileLock
 from tritonclient.utils import InferenceServerException
 
+from zoo.bundle.bundle import update_config
+from zoo.bundle.reliability import Calibration, FittedOn, Reliability
 from zoo.export.options import ExportOptions
 from zoo.export.pipeline import export_bundle
 from zoo.export.triton.repository import write_repository
@@ -56,7 +59,7 @@ READY_SECONDS = 60
 ASK_SECONDS = 30
 LARGEST = 4
 ROUNDS = 10
-OUTPUTS = ("mask", "confidence")
+OUTPUTS = ("mask", "confidence", "reliability")
 APIS: dict[str, Any] = {"http": tritonclient.http, "grpc": tritonclient.grpc}
 
 
@@ -94,8 +97,13 @@ class Served(NamedTuple):
 def served(student_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     folder = tmp_path_factory.mktemp("triton")
     server_files = installation(folder)
-    options = ExportOptions(precision=("fp32",), output="mask+confidence", out=folder / "shapes")
-    report = export_bundle(student_bundle, options)
+    bundle = shutil.copytree(student_bundle, folder / "calibrated")
+    calibration = Calibration(score="entropy", knots=((0.0, 0.2), (0.5, 0.6), (1.0, 1.0)))
+    fitted = FittedOn(data="shapes", split="val", images={}, pixels=1)
+    reliability = Reliability(score="entropy", calibrations={"entropy": calibration}, fitted=fitted)
+    update_config(bundle, reliability=reliability)
+    options = ExportOptions(precision=("fp32",), output="+".join(OUTPUTS), out=folder / "shapes")
+    report = export_bundle(bundle, options)
     repository = folder / "repository"
     _, python = write_repository(report, (1, 1, LARGEST), repository, lambda _: None)
     ports = dict(zip(APIS, free_ports(len(APIS)), strict=True))
@@ -199,7 +207,7 @@ def wait_until_ready(server: subprocess.Popen[bytes], served: Served, log: Path)
 
 @pytest.mark.parametrize("api", APIS)
 @pytest.mark.parametrize("shape", [(1, 64, 64), (LARGEST, 64, 48), (3, 41, 77)])
-def test_masks_and_confidence_are_those_of_onnx_runtime(
+def test_all_outputs_are_those_of_onnx_runtime(
     served: Served, photos: Any, api: str, shape: tuple[int, int, int]
 ) -> None:
     images = photos(shape[0], shape[1:])
@@ -263,6 +271,5 @@ def test_the_server_tells_classes_and_sizes(served: Served, api: str) -> None:
     assert told["classes"].startswith('["background", "disc"')
     assert (told["imgsz"], told["resize"]) == ("[64, 64]", "fit")
     assert [(output["name"], output["datatype"]) for output in metadata["outputs"]] == [
-        ("mask", "UINT8"),
-        ("confidence", "UINT8"),
+        (name, "UINT8") for name in OUTPUTS
     ]
