@@ -1,4 +1,4 @@
-"""Requests and answers of the Open Inference Protocol, checked: JSON or binary tensors; knows no HTTP.
+"""Requests and answers of the Open Inference Protocol, checked; knows neither HTTP nor gRPC.
 
 Binary tensors: `zoo.predictors.remote.oip`.
 """
@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from zoo.image_format import FULL, RGB, check_finite
+from zoo.image_format import RGB, check_finite
 from zoo.predictors.artifact import INPUT_NAME
-from zoo.predictors.outputs import MASK
+from zoo.predictors.outputs import MASK, output_of
 from zoo.predictors.remote.oip import DATATYPES, DTYPES, JSON_LENGTH, described
 from zoo.serve.server.core.errors import BadRequestError, TooLargeError
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from zoo.image_format import ImageFormat
+    from zoo.serve.server.core.model import Model
 
 MAX_JSON_BYTES = 16_000_000
 """Room for the numbers of 1024 x 1024 pixels; reading more would hold up all other requests."""
@@ -94,11 +95,29 @@ class InferAnswer(BaseModel):
     outputs: list[OutputTensor]
 
 
+class TensorInfo(BaseModel):
+    """Name, type and shape of an input or output; -1 stands for any size."""
+
+    name: str
+    datatype: str = Field(examples=["UINT8"])
+    shape: list[int]
+
+
+class ModelMetadata(BaseModel):
+    """What the protocol says of a model."""
+
+    name: str
+    versions: list[str]
+    platform: str
+    inputs: list[TensorInfo]
+    outputs: list[TensorInfo]
+
+
 class Asked(NamedTuple):
     """A request that was understood."""
 
     images: NDArray[Any]
-    """(B, H, W, C) of the format of the model."""
+    """(B, H, W, 3)"""
     id: str | None
     binary: dict[str, bool]
     """Whether an output is binary in the answer, by the names of those that are asked for."""
@@ -110,6 +129,26 @@ class Rendered(NamedTuple):
     body: bytes
     json_length: int | None
     """None if there is nothing after the JSON."""
+
+
+def metadata(model: Model) -> ModelMetadata:
+    """Return what the protocol says of a model."""
+    outputs = [output_of(name, len(model.classes)) for name in model.outputs]
+    format_ = model.preprocessing.format
+    return ModelMetadata(
+        name=model.name,
+        versions=[model.version],
+        platform=f"zoo_{model.backend}",
+        inputs=[
+            TensorInfo(
+                name=INPUT_NAME, datatype=DATATYPES[format_.dtype], shape=[-1, -1, -1, format_.channels]
+            )
+        ],
+        outputs=[
+            TensorInfo(name=each.name, datatype=DATATYPES[each.dtype], shape=list(each.size(-1, -1, -1)))
+            for each in outputs
+        ],
+    )
 
 
 def parse(
@@ -139,20 +178,88 @@ def parse(
         raise TooLargeError(
             f"got {end} bytes of JSON, expected at most {MAX_JSON_BYTES}: send a binary tensor"
         )
+    request = request_of(body[:end])
+    tensor = only_input(request, outputs, format_)
+    images = _from_binary(tensor, body[end:]) if tensor.data is None else _from_json(tensor, len(body) - end)
+    return Asked(images, request.id, wants_binary(request))
+
+
+def request_of(content: bytes | dict[str, Any]) -> InferRequest:
+    """Return a request from its JSON or its fields.
+
+    Raises:
+        BadRequestError: not such a request.
+    """
     try:
-        request = InferRequest.model_validate_json(body[:end])
+        if isinstance(content, bytes):
+            return InferRequest.model_validate_json(content)
+        return InferRequest.model_validate(content)
     except ValidationError as error:
         raise BadRequestError(_first(error)) from error
-    tensor = _only_input(request)
+
+
+def only_input(request: InferRequest, outputs: Sequence[str], format_: ImageFormat = RGB) -> InputTensor:
+    """Return the input of a request, after a check of its name, type and shape, and of the requested outputs.
+
+    Raises:
+        BadRequestError: not one input `image`, or an unknown output.
+    """
+    if len(request.inputs) != 1:
+        raise BadRequestError(f"got {len(request.inputs)} inputs, expected one, {INPUT_NAME!r}: send that")
     _check_outputs(request, outputs)
-    _check_shape(tensor, format_)
-    images = (
-        _from_binary(tensor, body[end:], format_)
-        if tensor.data is None
-        else _from_json(tensor, len(body) - end, format_)
-    )
+    _check_shape(request.inputs[0], format_)
+    return request.inputs[0]
+
+
+def images_of_bytes(tensor: InputTensor, data: bytes) -> NDArray[Any]:
+    """Return the images of an input, (B, H, W, C) of its type, from its bytes.
+
+    Raises:
+        BadRequestError: another number of bytes.
+        InvalidImageError: values that are not finite.
+    """
+    dtype = DTYPES[tensor.datatype]
+    if len(data) != (expected := _count(tensor) * dtype.itemsize):
+        raise BadRequestError(
+            f"got {len(data)} bytes of {tensor.name!r}, expected {expected} of shape {tensor.shape}: send "
+            f"{dtype.name} values, row by row"
+        )
+    images = np.frombuffer(data, dtype).astype(dtype.newbyteorder("="), copy=False).reshape(tensor.shape)
     check_finite(images, INPUT_NAME)
-    return Asked(images, request.id, _wants_binary(request))
+    return images
+
+
+def images_of_values(tensor: InputTensor, values: NDArray[Any]) -> NDArray[Any]:
+    """Return the images of an input, (B, H, W, C) of its type, from numbers.
+
+    Raises:
+        BadRequestError: numbers that the type does not have, or another number of them.
+        InvalidImageError: values that are not finite.
+    """
+    dtype = DTYPES[tensor.datatype].newbyteorder("=")
+    whole = None if dtype.kind == "f" else np.iinfo(dtype)
+    words, span = ("numbers", "them") if whole is None else ("integers", f"{whole.min}..{whole.max}")
+    if values.dtype.kind not in ("iuf" if whole is None else "iu") or values.size != _count(tensor):
+        raise BadRequestError(
+            f"got {values.size} values of {values.dtype.name}, expected {_count(tensor)} {words} of shape "
+            f"{tensor.shape}: send {span}, row by row"
+        )
+    if whole is not None and (values.min() < whole.min or values.max() > whole.max):
+        raise BadRequestError(
+            f"got values {values.min()}..{values.max()}, expected {span}: send {tensor.datatype}"
+        )
+    images = values.astype(dtype).reshape(tensor.shape)
+    check_finite(images, INPUT_NAME)
+    return images
+
+
+def wants_binary(request: InferRequest) -> dict[str, bool]:
+    """Return whether each output is asked for in binary, by itself or for all of them."""
+    default = request.parameters.binary_data_output
+    if not request.outputs:
+        return {MASK: default}
+    own = {output.name: output.parameters.binary_data for output in request.outputs}
+    return {name: default if binary is None else binary for name, binary in own.items()}
 
 
 def render(asked: Asked, outputs: Mapping[str, NDArray[Any]], model: str, version: str) -> Rendered:
@@ -169,12 +276,6 @@ def render(asked: Asked, outputs: Mapping[str, NDArray[Any]], model: str, versio
     answer = InferAnswer(model_name=model, model_version=version, id=asked.id, outputs=tensors)
     text = answer.model_dump_json(exclude_none=True).encode()
     return Rendered(text + binary, len(text) if any(asked.binary.values()) else None)
-
-
-def _only_input(request: InferRequest) -> InputTensor:
-    if len(request.inputs) != 1:
-        raise BadRequestError(f"got {len(request.inputs)} inputs, expected one, {INPUT_NAME!r}: send that")
-    return request.inputs[0]
 
 
 def _check_outputs(request: InferRequest, outputs: Sequence[str]) -> None:
@@ -201,42 +302,27 @@ def _check_shape(tensor: InputTensor, format_: ImageFormat) -> None:
         )
 
 
-def _from_binary(tensor: InputTensor, data: bytes, format_: ImageFormat) -> NDArray[Any]:
+def _from_binary(tensor: InputTensor, data: bytes) -> NDArray[Any]:
     size = tensor.parameters.binary_data_size
-    expected = _count(tensor) * format_.numpy.itemsize
     if size is None:
         raise BadRequestError(
             f"input {tensor.name!r} has neither data nor parameters.binary_data_size: send either"
         )
-    if not size == expected == len(data):
+    if size != len(data):
         raise BadRequestError(
-            f"got binary_data_size {size} and {len(data)} bytes after the JSON, expected {expected} of shape "
-            f"{tensor.shape}: send {format_.dtype} values, row by row"
+            f"got binary_data_size {size} and {len(data)} bytes after the JSON, expected as many: count them"
         )
-    values = np.frombuffer(data, DTYPES[tensor.datatype]).reshape(tensor.shape)
-    return values.astype(format_.dtype, copy=False)
+    return images_of_bytes(tensor, data)
 
 
-def _from_json(tensor: InputTensor, rest: int, format_: ImageFormat) -> NDArray[Any]:
+def _from_json(tensor: InputTensor, rest: int) -> NDArray[Any]:
     if rest or tensor.parameters.binary_data_size is not None:
         raise BadRequestError(f"input {tensor.name!r} has data and binary data: send one of them")
     try:
         values = np.asarray(tensor.data)
     except ValueError as error:
         raise BadRequestError("data are nested unevenly: send them flat, or in the shape") from error
-    whole = FULL.get(format_.dtype)
-    words = "numbers" if whole is None else "integers"
-    bounds = "them" if whole is None else f"{whole[0]:g}..{whole[1]:g}"
-    if values.dtype.kind not in ("iuf" if whole is None else "iu") or values.size != _count(tensor):
-        raise BadRequestError(
-            f"got {values.size} values of {values.dtype.name}, expected {_count(tensor)} {words} of shape "
-            f"{tensor.shape}: send {bounds}, row by row"
-        )
-    if whole is not None and (values.min() < whole[0] or values.max() > whole[1]):
-        raise BadRequestError(
-            f"got values {values.min()}..{values.max()}, expected {bounds}: send {tensor.datatype}"
-        )
-    return values.astype(format_.dtype).reshape(tensor.shape)
+    return images_of_values(tensor, values)
 
 
 def _count(tensor: InputTensor) -> int:
@@ -244,15 +330,6 @@ def _count(tensor: InputTensor) -> int:
     for size in tensor.shape:
         count *= size  # of Python: a product of sizes from outside overflows int64
     return count
-
-
-def _wants_binary(request: InferRequest) -> dict[str, bool]:
-    """Return whether each output is asked for in binary, by itself or for all of them."""
-    default = request.parameters.binary_data_output
-    if not request.outputs:
-        return {MASK: default}
-    own = {output.name: output.parameters.binary_data for output in request.outputs}
-    return {name: default if binary is None else binary for name, binary in own.items()}
 
 
 def _first(error: ValidationError) -> str:
