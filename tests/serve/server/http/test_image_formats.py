@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import tifffile
+import tritonclient.grpc
 from PIL import Image
 from tritonclient import http as triton
+from tritonclient.grpc import service_pb2
 
 from zoo.classes import Classes
 from zoo.image_format import ImageFormat
@@ -29,6 +31,7 @@ FORMATS = [
     ImageFormat(channels=1, dtype="uint16", ranges=((0, 4000),)),
     ImageFormat(channels=5, dtype="float32", ranges=((-1, 1),) * 5),
 ]
+CONTENTS = {"UINT8": "uint_contents", "UINT16": "uint_contents", "FP32": "fp32_contents"}
 TYPES = {"uint8": "UINT8", "uint16": "UINT16", "float32": "FP32"}
 
 each_format = pytest.mark.parametrize("format_", FORMATS, ids=str)
@@ -142,3 +145,24 @@ def test_a_remote_predictor_equals_that_of_the_server(format_: ImageFormat, serv
     small = image_of(format_, (30, 30))[None]
     np.testing.assert_array_equal(remote.run(small), predictor.run(small))
     remote.close()
+
+
+@each_format
+def test_grpc_takes_tensors_of_the_format_as_bytes_and_as_numbers(
+    format_: ImageFormat, serve_app: ServeApp
+) -> None:
+    predictor, image = LastChannel(format_), image_of(format_, (30, 30))[None]
+    server = serve_app({"bands": predictor}, grpc=True)
+    with tritonclient.grpc.InferenceServerClient(f"127.0.0.1:{server.grpc_port}") as client:
+        [described] = client.get_model_metadata("bands").inputs
+        assert described.datatype == TYPES[format_.dtype]
+        tensor = tritonclient.grpc.InferInput("image", list(image.shape), described.datatype)
+        tensor.set_data_from_numpy(image)
+        mask = client.infer("bands", [tensor]).as_numpy("mask")
+        np.testing.assert_array_equal(mask, predictor.run(image))
+        numbers = service_pb2.InferTensorContents(**{CONTENTS[described.datatype]: image.ravel().tolist()})
+        fields = {"name": "image", "datatype": described.datatype, "shape": image.shape, "contents": numbers}
+        answer = client._client_stub.ModelInfer(
+            service_pb2.ModelInferRequest(model_name="bands", inputs=[fields])
+        )
+    assert list(answer.outputs[0].contents.uint_contents) == mask.ravel().tolist()
