@@ -133,6 +133,7 @@ def test_a_gate_changes_the_predictions_so_that_the_localizer_is_left_out(
     bundle: Path, classifier_bundle: Path, tmp_path: Path
 ) -> None:
     said: list[str] = []
+    update_config(bundle, provenance=load_config(classifier_bundle).provenance)
     gate = Composition(gate=classifier_bundle)
     gated, config = load_bundle(compose(bundle, gate, tmp_path / "gated", said.append))
     assert isinstance(gated, Gated)
