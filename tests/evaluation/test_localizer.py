@@ -96,6 +96,7 @@ def test_the_cheaper_score_is_recommended_unless_the_localizer_is_better(
 ) -> None:
     generator = np.random.default_rng(0)
     found = {"temperature": pooled(generator, rival), "localizer": pooled(generator, localizer)}
+    found["entropy"] = pooled(generator, 0.5)  # the best of the cheaper scores counts
     said = advice(found, {"temperature": 1.01, "localizer": 2.0})
     assert said is not None
     assert said["score"] == recommended

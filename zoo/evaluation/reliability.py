@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 
-from zoo.bundle.reliability import DEFAULT_SCORE, LOCALIZER, Calibration
+from zoo.bundle.reliability import FROM_LOGITS, LOCALIZER, Calibration
 from zoo.evaluation.cost import output_costs
 from zoo.evaluation.metrics import ConfusionMatrix
 from zoo.evaluation.scored import BINS, CENTERS, bin_of, scored_images
@@ -109,7 +109,7 @@ def measure_reliability(
 
 
 def advice(found: Mapping[str, Pooled], costs: Mapping[str, float]) -> dict[str, Any] | None:
-    """Return whether ELN's localizer is better than the largest softmax probability, which costs less.
+    """Return whether ELN's localizer is better than the best score from the logits, which costs less.
 
     Args:
         found: counts by score.
@@ -119,17 +119,19 @@ def advice(found: Mapping[str, Pooled], costs: Mapping[str, float]) -> dict[str,
         `score`, the one to use; `rival`, the cheaper one; `difference`, the localizer's AURC minus the
         rival's, with its interval over images; `costs` of both. None for a model without a localizer.
     """
-    if LOCALIZER not in found or DEFAULT_SCORE not in found:
+    cheaper = [name for name in FROM_LOGITS if name in found]
+    if LOCALIZER not in found or not cheaper:
         return None
-    localizer, rival = found[LOCALIZER], found[DEFAULT_SCORE]
+    best = min(cheaper, key=lambda name: found[name].aurc())
+    localizer, rival = found[LOCALIZER], found[best]
     resampled = [localizer.aurc(each) - rival.aurc(each) for each in resampled_images(localizer.images)]
     difference = _with_interval(localizer.aurc() - rival.aurc(), resampled)
     is_better = difference["high"] is not None and difference["high"] < 0
     return {
-        "score": LOCALIZER if is_better else DEFAULT_SCORE,
-        "rival": DEFAULT_SCORE,
+        "score": LOCALIZER if is_better else best,
+        "rival": best,
         "difference": difference,
-        "costs": {name: costs.get(name) for name in (LOCALIZER, DEFAULT_SCORE)},
+        "costs": {name: costs.get(name) for name in (LOCALIZER, best)},
     }
 
 
