@@ -16,7 +16,7 @@ from zoo.card.card import model_card
 from zoo.errors import BundleError, ExportError
 from zoo.frozen import Frozen
 from zoo.models.config import GatedConfig
-from zoo.models.deployable import Deployable, FusedEnsemble, Gated, Student
+from zoo.models.deployable import Deployable, FusedEnsemble, Gated, Localized, Student
 from zoo.outputs import MOVE, exists, is_unchanged, refusal
 from zoo.preprocess import MIN_IMGSZ
 
@@ -123,6 +123,9 @@ def compose(
     deployable, config = _changed(deployable, config, composition)
     if composition.gate is not None:
         classifier, other = load_classifier(composition.gate)
+        if isinstance(deployable, Localized):
+            deployable = deployable.segmentation
+            on_event("the error localizer is left out: it judges predictions without a gate")
         check_fit(config, other, composition.gate)
         deployable = under_gate(deployable, classifier, composition, config.names)
         parts["classifier"] = origin(composition.gate, other)

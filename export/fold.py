@@ -19,6 +19,8 @@ from torch.utils._pytree import tree_leaves
 from zoo.errors import ExportError
 from zoo.export.parity import compare_masks
 from zoo.export.tolerance import GATES
+from zoo.models.decoders.decoder import entropy
+from zoo.models.deployable import Localized
 
 if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
@@ -75,6 +77,9 @@ def prepare(deployable: Deployable, sample: Tensor, gate: Tolerance = GATES["fp3
     original = copy.deepcopy(deployable).cpu().eval()
     fused = copy.deepcopy(original)
     count = fuse_batch_norms(fused, sample)
+    if isinstance(fused, Localized):
+        logits = original(sample)
+        count += fuse_batch_norms(fused.localizer, sample, entropy(logits), logits)
     left = [name for name, module in fused.named_modules() if _is_norm(module)]
     if left:
         raise ExportError(f"BatchNorm {left[0]} could not be folded, expected one that the forward pass uses")
@@ -89,12 +94,12 @@ def prepare(deployable: Deployable, sample: Tensor, gate: Tolerance = GATES["fp3
     return Prepared(fused, count, float((expected - got).abs().max()))
 
 
-def fuse_batch_norms(model: nn.Module, sample: Tensor) -> int:
+def fuse_batch_norms(model: nn.Module, *sample: Tensor) -> int:
     """Replace each BatchNorm by identity, its activation or a scale and shift; return the number folded.
 
     Args:
         model: model in evaluation mode; changed in place.
-        sample: (B, 3, H, W) float input of the one run.
+        sample: float inputs of the one run, e.g. (B, 3, H, W).
     """
     sources = _trace(model, sample)
     names = {module: name for name, module in model.named_modules()}
@@ -110,7 +115,7 @@ def fuse_batch_norms(model: nn.Module, sample: Tensor) -> int:
     return sum(conv is not None for conv in sources.values())
 
 
-def _trace(model: nn.Module, sample: Tensor) -> dict[nn.BatchNorm2d, nn.Conv2d | None]:
+def _trace(model: nn.Module, sample: tuple[Tensor, ...]) -> dict[nn.BatchNorm2d, nn.Conv2d | None]:
     """Return the convolution whose output only a BatchNorm takes, None if there is none, for each in use."""
     outputs: dict[int, tuple[nn.Conv2d, Tensor, int]] = {}  # holding the tensors keeps ids unique
     sources: dict[nn.BatchNorm2d, nn.Conv2d | None] = {}
@@ -136,7 +141,7 @@ def _trace(model: nn.Module, sample: Tensor) -> dict[nn.BatchNorm2d, nn.Conv2d |
         if isinstance(module, nn.BatchNorm2d):
             handles.append(module.register_forward_pre_hook(before_norm))
     with uses:
-        model(sample)
+        model(*sample)
     for handle in handles:
         handle.remove()
     # a shortcut that takes the same output must not be scaled

@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from zoo.models.decoders.decoder import resize_logits
-from zoo.predictors.outputs import LOGITS, derive
+from zoo.models.deployable import Deployable, Localized
+from zoo.predictors.outputs import LOGITS, RELIABILITY, derive
+from zoo.predictors.scores import reliability_by_localizer
 from zoo.preprocess import normalize
 
 if TYPE_CHECKING:
-    from zoo.models.deployable import Deployable
     from zoo.predictors.artifact import ArtifactMetadata, Precision
 
 DTYPES: dict[Precision, torch.dtype] = {
@@ -61,7 +62,11 @@ class ExportGraph(nn.Module):
         images = normalize(pixels, self.metadata.preprocessing).to(self.dtype)
         logits = resize_logits(self.deployable.decoder_logits(images).float(), image.shape[1:3])
         names = [output.name for output in self.metadata.outputs]
-        return tuple(derive({LOGITS: logits}, names, self.metadata.calibration).values())
+        given, calibration = {LOGITS: logits}, self.metadata.calibration
+        if RELIABILITY in names and calibration is not None and not calibration.is_from_logits:
+            assert isinstance(self.deployable, Localized)
+            given[RELIABILITY] = reliability_by_localizer(self.deployable.judge(images, logits), calibration)
+        return tuple(derive(given, names, calibration).values())
 
 
 class HardSwish(nn.Module):

@@ -32,6 +32,9 @@ PREFIX = "deployable."
 ROOT = "graph"
 """Module name of nodes that belong to no module: normalization, final resize, arg-max."""
 
+LOCALIZER = "localizer."
+"""Beginning of the names of the modules of `Localized.localizer`."""
+
 NORMALIZED, LOGITS = "normalization", "final resize"
 BOOKKEEPING = {"Shape", "Squeeze", "Unsqueeze", "Reshape", "Gather", "Cast", "Identity", "Range"}
 
@@ -150,6 +153,8 @@ def _values(model: onnx.ModelProto) -> list[_Value]:
         module, slash, _ = node.name.rpartition("/")
         if not slash:
             continue  # inserted by the quantizer
+        if module.startswith(LOCALIZER):
+            break  # judges the logits, which are complete
         if module != ROOT:
             if node.op_type not in BOOKKEEPING:
                 last.setdefault(NORMALIZED, node.input[0])

@@ -129,8 +129,9 @@ def check_calibrated(bundle: Path, output: str) -> None:
 
 def kept_calibration(config: BundleConfig, output: str) -> Calibration | None:
     """Return the calibration of a model for files that need it; others do not change with it."""
-    needed = any(name == LOGITS or OUTPUTS[name].calibrated for name in parse_outputs(output))
-    return config.calibration if needed else None
+    names, found = parse_outputs(output), config.calibration
+    is_used = found is not None and LOGITS in names and found.is_from_logits
+    return found if is_used or any(OUTPUTS[name].calibrated for name in names) else None
 
 
 class Export:

@@ -387,3 +387,11 @@ def tiny_recipe(tiny_folder: Path) -> Path:
     path = tiny_folder.parent / "tiny.toml"
     path.write_text(TINY_RECIPE.replace("FOLDER", tiny_folder.as_posix()))
     return path
+
+
+@pytest.fixture(scope="session")
+def localized_bundle(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a bundle with an error localizer and the classes of `shapes`; read it only."""
+    from tests.localized import write_localized
+
+    return write_localized(tmp_path_factory.mktemp("localized") / "bundle", tiny_bundle)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from zoo.models.classifier import ImageClassifier
-    from zoo.models.deployable import Deployable
+    from zoo.models.deployable import Deployable, Localized, Student
 
 
 DRAWS = 12
@@ -90,6 +90,10 @@ class Batch(NamedTuple):
         return self.image_u_s
 
 
+LOCALIZER = "localizer"
+"""Network of `Method.with_localizer` in `Phase.untrained`."""
+
+
 class Phase(NamedTuple):
     """A part of training in which a method returns the same loss terms."""
 
@@ -104,7 +108,8 @@ class Phase(NamedTuple):
     tags: bool = False
     """Whether labeled images come with their classes, which requires views of the whole image."""
     untrained: tuple[str, ...] = ()
-    """Members of the method's `weights` that are not trained yet, such as a teacher before it starts."""
+    """Members of the method's `weights` that are not trained yet, such as a teacher before it starts, and
+    `LOCALIZER`."""
 
 
 class PseudoLabels(NamedTuple):
@@ -248,6 +253,14 @@ class Method(nn.Module, ABC):
     @abstractmethod
     def deployable(self, weights: str | None = None) -> Deployable | ImageClassifier:
         """Return a copy of the model to keep after training, for one of `weights`; None for the default."""
+
+    def with_localizer(self, student: Student) -> Localized | None:  # noqa: ARG002
+        """Return a model with a copy of the network that localizes its errors; None, the default, without.
+
+        Args:
+            student: model from `deployable`, which is used in place.
+        """
+        return None
 
     def pseudo_labels(self, batch: Batch, progress: Progress) -> PseudoLabels | None:  # noqa: ARG002
         """Return the pseudo-labels of weak unlabeled views, unmixed, as training makes and filters them.

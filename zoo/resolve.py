@@ -107,6 +107,25 @@ def resolve_bundle(text: str | None, weights: str | None = None, *, writable: bo
     return path
 
 
+def bundle_with_localizer(text: str | None) -> Path:
+    """Return the bundle of a run with its error localizer (ELN), stripped from the checkpoint.
+
+    Args:
+        text: folder of the run; None for the newest one.
+
+    Raises:
+        BundleError: it is not a run, or its method trains no localizer.
+    """
+    from zoo.train.runs.folder import RunFolder
+
+    path = newest_run() if text is None else Path(text)
+    if not RunFolder(path).is_run:
+        raise BundleError(
+            f"--keep-localizer needs the folder of a run, got {path}: only runs keep all networks"
+        )
+    return _stripped(path, keep_localizer=True)
+
+
 def is_name(text: str) -> bool:
     """Return whether MODEL is the name of a bundle in a registry, not a path or a misspelled one."""
     path = Path(text)
@@ -149,12 +168,20 @@ def _bundle_of_run(run: Path, weights: str | None) -> Path:
     files = RunFolder(run)
     if weights is None and (files.bundle / "config.json").is_file() and not _is_outdated(files):
         return files.bundle
-    if not files.checkpoint.is_file():
-        raise BundleError(f"{run} has no checkpoint yet, expected {files.checkpoint.name}: train it longer")
+    return _stripped(run, weights)
+
+
+def _stripped(run: Path, weights: str | None = None, *, keep_localizer: bool = False) -> Path:
+    """Return a new bundle of a run's checkpoint."""
+    from zoo.train.runs.folder import RunFolder
+
+    checkpoint = RunFolder(run).checkpoint
+    if not checkpoint.is_file():
+        raise BundleError(f"{run} has no checkpoint yet, expected {checkpoint.name}: train it longer")
     from zoo.train.strip import strip
 
-    bundle = strip(run, weights)
-    log.info("stripped %s to %s", files.checkpoint, bundle)
+    bundle = strip(run, weights, keep_localizer=keep_localizer)
+    log.info("stripped %s to %s", checkpoint, bundle)
     return bundle
 
 

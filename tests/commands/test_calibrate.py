@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -149,4 +151,33 @@ def test_images_that_the_model_has_learned_are_refused(zoo: Zoo, shapes_bundle: 
     result = zoo("calibrate", shapes_bundle, "--split", "train")
     assert isinstance(result.exception, BundleError)
     assert "got the train split of shapes, which the model has learned" in str(result.exception)
+    assert (shapes_bundle / "config.json").read_bytes() == before
+
+
+def test_a_localizer_is_compared_with_the_cheaper_score_in_words(
+    zoo: Zoo, localized_bundle: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    few_shapes(monkeypatch)
+    bundle = shutil.copytree(localized_bundle, tmp_path / "bundle")
+    shown = " ".join(zoo("calibrate", bundle, "--half", "--score", "localizer").stdout.split())
+    assert re.search(
+        r"ELN's localizer is (not )?better than (temperature|softmax|entropy), AURC [+-]0\.\d{4} \(", shown
+    )
+    assert re.search(r"it takes \d+\.\d\dx the time of the plain mask, \w+ \d+\.\d\dx", shown)
+    assert re.search(r"zoo calibrate \S+ --score (temperature|softmax|entropy|localizer)", shown)
+    result = zoo("evaluate", bundle, "--reliability", "--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)["reliability"]
+    assert list(found["scores"]) == ["uncalibrated", "temperature", "softmax", "entropy", "localizer"]
+    assert found["advice"]["rival"] in {"temperature", "softmax", "entropy"}
+    Image.fromarray(ShapesSource().read_image("val/0000")).save("photo.png")
+    zoo("predict", bundle, "photo.png", "--output", "reliability")
+    assert len(np.unique(np.array(Image.open("predictions/photo.reliability.png")))) > 10
+
+
+def test_only_a_run_has_a_localizer_to_keep(zoo: Zoo, shapes_bundle: Path) -> None:
+    before = (shapes_bundle / "config.json").read_bytes()
+    result = zoo("calibrate", shapes_bundle, "--keep-localizer")
+    assert isinstance(result.exception, BundleError)
+    assert "--keep-localizer needs the folder of a run" in str(result.exception)
     assert (shapes_bundle / "config.json").read_bytes() == before

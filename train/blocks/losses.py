@@ -98,16 +98,6 @@ def labeled_loss(
     return ohem_cross_entropy(logits, label, threshold, min_kept, class_weights)
 
 
-def entropy(logits: Tensor) -> Tensor:
-    """Return the entropy of the predicted distribution, (B, 1, H, W), in nats.
-
-    Args:
-        logits: (B, K, H, W) float.
-    """
-    log_prob = F.log_softmax(logits, dim=1)
-    return -(log_prob.exp() * log_prob).sum(dim=1, keepdim=True)
-
-
 def most_likely(logits: Tensor) -> Tensor:
     """Return the probability of the most likely class, (B, H, W).
 

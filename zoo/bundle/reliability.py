@@ -11,25 +11,38 @@ from pydantic import Field, model_validator
 
 from zoo.frozen import Frozen
 
-Score = Literal["temperature", "softmax", "entropy", "agreement"]
+Score = Literal["temperature", "softmax", "entropy", "agreement", "localizer"]
 """Scores of a pixel, 0 to 1: the largest softmax probability at a fitted temperature, or at temperature 1;
-one minus the entropy over its maximum; the smaller probability that two branches give the predicted class."""
+one minus the entropy over its maximum; the smaller probability that two branches give the predicted class;
+ELN's probability that the predicted class is right."""
+
+LOCALIZER: Score = "localizer"
+FROM_LOGITS: tuple[Score, ...] = "temperature", "softmax", "entropy"
+"""Scores that are computed from the logits alone."""
 
 DEFAULT_SCORE: Score = "temperature"
 
 
 class Calibration(Frozen):
-    """Function from logits to reliability.
+    """Function from logits, or those of ELN's localizer, to reliability.
 
     Args:
-        score: score that is computed from the logits.
+        score: score that is computed from them.
         temperature: divisor of the logits; 1 for all scores but `temperature`.
+        shift: sum with the localizer's logits, the logarithm of the number of right pixels over that of wrong
+            ones, since training weights both alike; 0 for all scores but `localizer`.
         knots: (score, reliability) pairs, interpolated linearly; empty if the score is the reliability.
     """
 
     score: Score = DEFAULT_SCORE
     temperature: float = Field(1.0, gt=0)
+    shift: float = 0.0
     knots: tuple[tuple[float, float], ...] = ()
+
+    @property
+    def is_from_logits(self) -> bool:
+        """Return whether the score is computed from the logits alone."""
+        return self.score in FROM_LOGITS
 
 
 class FittedOn(Frozen):

@@ -52,6 +52,9 @@ def describe(deployable: DeployableConfig | ClassifierConfig) -> str:
         return f"{deployable.encoder}, a classifier that gives the probability of each class in the image"
     if deployable.kind == "gated":
         return describe(deployable.segmentation)
+    if deployable.kind == "localized":
+        localizer = f"its error localizer with {deployable.localizer.encoder}"
+        return f"{describe(deployable.segmentation)}, and {localizer}"
     if deployable.kind == "ensemble":
         return _describe_ensemble(deployable)
     return f"{deployable.network.decoder.name} with {deployable.network.encoder}"

@@ -9,10 +9,10 @@ import typer
 
 from zoo.commands.arguments import BundleArgument, DeviceOption
 from zoo.commands.console import AsJson, emit, remarks, table
-from zoo.commands.reliability import scores_table
+from zoo.commands.reliability import advice_lines, scores_table
 from zoo.errors import BundleError
 from zoo.machine import choose_device
-from zoo.resolve import resolve_bundle
+from zoo.resolve import bundle_with_localizer, resolve_bundle
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,9 +34,17 @@ def calibrate(
         typer.Option("--half", help="Fit on every second image, and measure the reliability on the others."),
     ] = False,
     score: Annotated[
-        Literal["temperature", "softmax", "entropy"],
+        Literal["temperature", "softmax", "entropy", "localizer"],
         typer.Option(help="Score of the output reliability; all scores are fitted."),
     ] = "temperature",
+    keep_localizer: Annotated[
+        bool,
+        typer.Option(
+            "--keep-localizer",
+            help="Calibrate a new bundle of the run MODEL, bundle-localizer/, that keeps the error localizer "
+            "of eln, and fit its score too.",
+        ),
+    ] = False,
     device: DeviceOption = None,
     as_json: AsJson = False,
 ) -> None:
@@ -44,7 +52,7 @@ def calibrate(
 
     The reliability of a pixel is the probability that its predicted class is right.
     """
-    bundle = resolve_bundle(model)
+    bundle = bundle_with_localizer(model) if keep_localizer else resolve_bundle(model)
 
     from zoo.api.evaluate import training_data
     from zoo.bundle.bundle import load_config, update_config
@@ -94,5 +102,6 @@ def _report(bundle: Path, found: Reliability) -> list[Any]:
     measured = found.measured
     if measured:
         others = f"{measured['images']} other {measured['split']} images of {measured['data']}"
-        return [*lines, scores_table(f"Reliability on the {others}", measured["scores"])]
+        title = f"Reliability on the {others}"
+        return [*lines, scores_table(title, measured), *advice_lines(measured, str(bundle))]
     return [*lines, f"measure it on other images: zoo evaluate {bundle} --data SPEC --reliability"]

@@ -25,18 +25,47 @@ COLUMNS = {
 """Metrics in the table, by key."""
 
 
+COST = "time"
+"""Column of the time of mask and reliability over that of the plain mask."""
+
+
 def reliability_lines(result: Mapping[str, Any]) -> list[Any]:
     """Return the terminal output for the reliability in a result."""
     found = result["reliability"]
     protocol = f", protocol {result['protocol']}" if "protocol" in result else ""
     title = f"Reliability on {found['images']} {result['split']} images of {result['data']}{protocol}"
-    return [scores_table(title, found["scores"]), *_remarks(found)]
+    return [scores_table(title, found), *_remarks(found), *advice_lines(found, result["model"])]
 
 
-def scores_table(title: str, scores: Mapping[str, Mapping[str, Any]]) -> Table:
-    """Return the table of metrics by score."""
-    rows = [(name, *(_shown(each[key]["value"]) for key in COLUMNS)) for name, each in scores.items()]
-    return table(title, ("score", *COLUMNS.values()), rows)
+def scores_table(title: str, found: Mapping[str, Any]) -> Table:
+    """Return the table of metrics by score, and of the time of the output over that of the plain mask."""
+    scores, costs = found["scores"], found["costs"]
+    rows = [
+        (
+            name,
+            *(_shown(each[key]["value"]) for key in COLUMNS),
+            *([_times(costs.get(name))] if costs else []),
+        )
+        for name, each in scores.items()
+    ]
+    return table(title, ("score", *COLUMNS.values(), *([COST] if costs else [])), rows)
+
+
+def advice_lines(found: Mapping[str, Any], model: str) -> list[str]:
+    """Return which score to use, in words; empty without ELN's localizer."""
+    advice = found["advice"]
+    if advice is None:
+        return []
+    difference, rival, costs = advice["difference"], advice["rival"], advice["costs"]
+    change = "AURC {:+.4f} ({:+.4f} to {:+.4f}, 95 % interval)".format(
+        *(difference[key] for key in ("value", "low", "high"))
+    )
+    cost = f"it takes {_times(costs['localizer'])} the time of the plain mask, {rival} {_times(costs[rival])}"
+    if advice["score"] == rival:
+        said = f"ELN's localizer is not better than {rival}, {change}, and {cost}: use the cheaper score"
+    else:
+        said = f"ELN's localizer is better than {rival}, {change}, but {cost}: use it if it is worth that"
+    return [f"{said}, zoo calibrate {model} --score {advice['score']}"]
 
 
 def _remarks(found: Mapping[str, Any]) -> list[str]:
@@ -63,6 +92,10 @@ def _interval(metric: Mapping[str, float | None]) -> str:
 
 def _points(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:+.1f}"
+
+
+def _times(ratio: float | None) -> str:
+    return "-" if ratio is None else f"{ratio:.2f}x"
 
 
 def _shown(value: float | None) -> str:

@@ -2,7 +2,9 @@
 
 The temperature T minimizes the negative log-likelihood of softmax(logits / T) (Guo et al., ICML 2017).
 Isotonic regression is the non-decreasing function of a score with the least squared error from being right
-(Zadrozny & Elkan, KDD 2002), by pool-adjacent-violators on a histogram of the score.
+(Zadrozny & Elkan, KDD 2002), by pool-adjacent-violators on a histogram of the score. The score of ELN's
+localizer is first shifted by the prior: its loss counts right and wrong pixels as if there were as many of
+both.
 """
 
 from __future__ import annotations
@@ -12,9 +14,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from zoo.bundle.reliability import Calibration, FittedOn, Reliability
+from zoo.bundle.reliability import LOCALIZER, Calibration, FittedOn, Reliability
 from zoo.errors import BundleError, DatasetError
 from zoo.evaluation.scored import BINS, CENTERS, bin_of, scored_images
+from zoo.predictors.eager import EagerPredictor
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,7 +28,7 @@ if TYPE_CHECKING:
     from zoo.evaluation.evaluate import Progress
     from zoo.predictors.base import Predictor
 
-HISTOGRAMS: tuple[Score, ...] = "softmax", "entropy", "agreement"
+HISTOGRAMS: tuple[Score, ...] = "softmax", "entropy", "agreement", "localizer"
 """Scores that are calibrated by isotonic regression of a histogram."""
 LOGIT_PIXELS = 200_000
 """Number of pixels, spread evenly over the images, that the temperature is fitted on."""
@@ -54,6 +57,11 @@ def calibrate(
         DatasetError: no labeled pixels, or classes that differ from the predictor's.
         BundleError: a score that the output cannot be computed from.
     """
+    if score == LOCALIZER and not (isinstance(predictor, EagerPredictor) and predictor.has_localizer):
+        raise BundleError(
+            "got score localizer, which this model does not have, expected temperature, softmax or entropy: "
+            "zoo calibrate RUN --keep-localizer keeps that of a run of eln"
+        )
     if score == "agreement":
         raise BundleError(
             "got score agreement, which needs both branches and is only evaluated, expected temperature, "
@@ -82,7 +90,9 @@ def calibrate(
         "temperature": Calibration(score="temperature", temperature=temperature)
     }
     for name, found in counts.items():
-        calibrations[name] = Calibration(score=name, knots=fit_isotonic(found))
+        shift = prior_shift(found) if name == LOCALIZER else 0.0
+        knots = fit_isotonic(found, shifted(CENTERS, shift))
+        calibrations[name] = Calibration(score=name, shift=shift, knots=knots)
     fitted = FittedOn(data=source.spec, split=split, images=images, pixels=pixels)
     return Reliability(score=score, calibrations=calibrations, fitted=fitted)
 
@@ -95,6 +105,27 @@ def count_right(score: NDArray[np.float32], right: NDArray[np.bool_]) -> NDArray
         right: (P,) whether the prediction is right.
     """
     return np.bincount(2 * bin_of(score) + right, minlength=2 * BINS).reshape(BINS, 2)
+
+
+def prior_shift(counts: NDArray[np.int64]) -> float:
+    """Return the logarithm of the number of right pixels over that of wrong ones.
+
+    ELN's loss weights the wrong pixels as if there were as many as right ones, so that the odds of its
+    probability are too small by that ratio.
+
+    Args:
+        counts: (B, 2) counts of wrong and right pixels.
+    """
+    wrong, right = counts.sum(axis=0).clip(min=1)
+    return float(np.log(right / wrong))
+
+
+def shifted(probability: NDArray[np.float64], shift: float) -> NDArray[np.float64]:
+    """Return probabilities whose logits are larger by a shift."""
+    if shift == 0:
+        return probability
+    moved: NDArray[np.float64] = probability / (probability + (1 - probability) * np.exp(-shift))
+    return moved
 
 
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:

@@ -20,12 +20,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 
-from zoo.bundle.reliability import Calibration
+from zoo.bundle.reliability import FROM_LOGITS, LOCALIZER, Calibration
+from zoo.evaluation.cost import output_costs
 from zoo.evaluation.metrics import ConfusionMatrix
 from zoo.evaluation.scored import BINS, CENTERS, bin_of, scored_images
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -68,7 +69,9 @@ def measure_reliability(
         on_progress: called after every image.
 
     Returns:
-        The number of images and pixels, and `scores`: metrics by score, `UNCALIBRATED` first.
+        The number of images and pixels; `scores`: metrics by score, `UNCALIBRATED` first; `costs`: time of
+        mask and reliability over that of the mask alone, by score; `advice`: whether a costlier score is
+        better, None if there is none.
 
     Raises:
         DatasetError: a split without labeled images, or classes that differ from the predictor's.
@@ -90,14 +93,45 @@ def measure_reliability(
             counts[each].update(pixels.label, prediction, score)
     pooled = {each: count.pooled() for each, count in counts.items()}
     first = pooled[raw[UNCALIBRATED]]
+    found = {name: pooled[each] for name, each in raw.items() if each in pooled}
+    costs = {} if fitted is None else output_costs(predictor, fitted, source, split)
     return {
         "images": first.images,
         "pixels": int(first.total.sum()),
         "scores": {
-            name: metrics_with_intervals(pooled[raw[name]], values_of(calibration), predictor.classes.names)
+            name: metrics_with_intervals(found[name], values_of(calibration), predictor.classes.names)
             for name, calibration in calibrations.items()
-            if raw[name] in pooled
+            if name in found
         },
+        "costs": costs,
+        "advice": advice(found, costs),
+    }
+
+
+def advice(found: Mapping[str, Pooled], costs: Mapping[str, float]) -> dict[str, Any] | None:
+    """Return whether ELN's localizer is better than the best score from the logits, which costs less.
+
+    Args:
+        found: counts by score.
+        costs: time of the output by score, relative to the plain mask.
+
+    Returns:
+        `score`, the one to use; `rival`, the cheaper one; `difference`, the localizer's AURC minus the
+        rival's, with its interval over images; `costs` of both. None for a model without a localizer.
+    """
+    cheaper = [name for name in FROM_LOGITS if name in found]
+    if LOCALIZER not in found or not cheaper:
+        return None
+    best = min(cheaper, key=lambda name: found[name].aurc())
+    localizer, rival = found[LOCALIZER], found[best]
+    resampled = [localizer.aurc(each) - rival.aurc(each) for each in resampled_images(localizer.images)]
+    difference = _with_interval(localizer.aurc() - rival.aurc(), resampled)
+    is_better = difference["high"] is not None and difference["high"] < 0
+    return {
+        "score": LOCALIZER if is_better else best,
+        "rival": best,
+        "difference": difference,
+        "costs": {name: costs.get(name) for name in (LOCALIZER, best)},
     }
 
 
@@ -192,6 +226,11 @@ class Pooled(NamedTuple):
         code = 2 * (self.prediction * BINS + self.bin) + (self.label == self.prediction)
         return np.bincount(code, total, 2 * BINS * self.num_classes).astype(float).reshape(-1, BINS, 2)
 
+    def aurc(self, weight: NDArray[np.int64] | None = None) -> float:
+        """Return the AURC, of the images as they are or if each counts `weight` times."""
+        total = self.total if weight is None else self.weighted(weight)
+        return aurc(self.by_class(total).sum(axis=0))
+
     def miou(self, total: Floats) -> float:
         """Return the mIoU of the pixels.
 
@@ -213,11 +252,8 @@ def metrics_with_intervals(pooled: Pooled, value: Floats, names: Sequence[str]) 
         value: (BINS,) reliability of each bin.
         names: names of the classes.
     """
-    generator = np.random.default_rng(0)
-    share = np.full(pooled.images, 1 / pooled.images)
     resampled = [
-        metrics(pooled, pooled.weighted(generator.multinomial(pooled.images, share)), value)
-        for _ in range(RESAMPLES)
+        metrics(pooled, pooled.weighted(weight), value) for weight in resampled_images(pooled.images)
     ]
     total = pooled.total
     found: dict[str, Any] = {
@@ -234,6 +270,14 @@ def metrics_with_intervals(pooled: Pooled, value: Floats, names: Sequence[str]) 
         "diagram": diagram(hist, value),
         "risk_coverage": [[coverage, risk_at(hist, coverage)] for coverage in CURVE],
     }
+
+
+def resampled_images(images: int) -> Iterator[NDArray[np.int64]]:
+    """Yield how often each image counts, (images,) int, in each resample: the same for all scores."""
+    generator = np.random.default_rng(0)
+    share = np.full(images, 1 / images)
+    for _ in range(RESAMPLES):
+        yield generator.multinomial(images, share)
 
 
 def _with_interval(number: float, resampled: list[float]) -> dict[str, float | None]:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from zoo.bundle.reliability import LOCALIZER
 from zoo.classes import IGNORE
 from zoo.data.source import Source, Subset
 from zoo.errors import ZooError
@@ -19,7 +20,7 @@ from zoo.models.deployable import FusedEnsemble
 from zoo.predictors.base import Predictor
 from zoo.predictors.eager import EagerPredictor
 from zoo.predictors.outputs import LOGITS, MASK
-from zoo.predictors.scores import agreement, raw_score
+from zoo.predictors.scores import agreement, localized, raw_score
 from zoo.preprocess import normalize
 
 if TYPE_CHECKING:
@@ -58,6 +59,8 @@ class Pixels(NamedTuple):
     """(K, h, w) float."""
     agreement: Tensor | None
     """(h, w) float; None if the model is not an ensemble of two networks."""
+    judged: Tensor | None
+    """(h, w) float, logits of ELN's localizer; None if the model does not have it."""
 
     @property
     def prediction(self) -> NDArray[np.int64]:
@@ -68,6 +71,8 @@ class Pixels(NamedTuple):
         """Return the (P,) scores of a calibration before its knots; None if the model does not have it."""
         if calibration.score == "agreement":
             return None if self.agreement is None else self._at(self.agreement)
+        if calibration.score == LOCALIZER:
+            return None if self.judged is None else self._at(localized(self.judged, calibration.shift))
         return self._at(raw_score(self.logits[None], calibration)[0])
 
     def _at(self, values: Tensor) -> NDArray[Any]:
@@ -131,6 +136,7 @@ def scored_images(
             scored.prediction[known].astype(np.int64),
             indexed.last,
             _agreement(predictor, indexed.batch, indexed.last),
+            _judged(predictor, indexed.batch, indexed.last),
         )
 
 
@@ -172,6 +178,13 @@ def _agreement(predictor: Predictor, batch: NDArray[Any], logits: Tensor) -> Ten
     images = normalize(predictor.upload(batch).permute(0, 3, 1, 2), predictor.preprocessing)
     branches = [resize_logits(each, batch.shape[1:3]) for each in deployable.branch_logits(images)]
     return agreement(branches, logits.argmax(dim=0)[None].to(images.device))[0].cpu()
+
+
+def _judged(predictor: Predictor, batch: NDArray[Any], logits: Tensor) -> Tensor | None:
+    """Return the (h, w) logits of the error localizer; None for models without one."""
+    if not isinstance(predictor, EagerPredictor) or not predictor.has_localizer:
+        return None
+    return predictor.judge(predictor.upload(batch), logits[None].to(predictor.device))[0].cpu()
 
 
 def image_digest(image: NDArray[Any]) -> str:

@@ -288,6 +288,35 @@ class EnsembleConfig(_Config):
         return self.branches
 
 
+class LocalizerConfig(BaseModel):
+    """Everything needed to rebuild the error localization network of a model (ELN).
+
+    Args:
+        encoder: name of a timm model.
+        decoder: decoder; None for the settings of the model's decoder that DeepLabv3+ has.
+        scores: form of the predictions in its input.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    encoder: str
+    decoder: DeepLabV3PlusConfig | None = None
+    scores: Literal["logits", "probabilities"] = "logits"
+
+
+class LocalizedConfig(_Config):
+    """A segmentation network with the network that judges its predictions (ELN)."""
+
+    kind: Literal["localized"] = "localized"
+    segmentation: StudentConfig
+    localizer: LocalizerConfig
+
+    @property
+    def networks(self) -> tuple[NetworkConfig, ...]:
+        """Return the configuration of each segmentation network."""
+        return self.segmentation.networks
+
+
 class GatedConfig(_Config):
     """Any segmentation model gated by an image classifier (s4GAN + MLMT).
 
@@ -321,4 +350,6 @@ class GatedConfig(_Config):
         return *super().num_classes, self.classifier.num_classes
 
 
-DeployableConfig = Annotated[StudentConfig | EnsembleConfig | GatedConfig, Field(discriminator="kind")]
+DeployableConfig = Annotated[
+    StudentConfig | EnsembleConfig | LocalizedConfig | GatedConfig, Field(discriminator="kind")
+]

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from zoo.models.classifier import ImageClassifier
-from zoo.models.config import EnsembleConfig, StudentConfig
+from zoo.models.config import EnsembleConfig, LocalizedConfig, StudentConfig
 from zoo.models.decoders.decoder import resize_logits
+from zoo.models.error_localizer import ErrorLocalizer
 from zoo.models.segmentation import SegmentationNetwork
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ REMOVED = -1e4
 class Deployable(nn.Module, ABC):
     """A stripped model; a bundle stores its state dict and `config`."""
 
-    config: StudentConfig | EnsembleConfig | GatedConfig
+    config: StudentConfig | EnsembleConfig | LocalizedConfig | GatedConfig
 
     @abstractmethod
     def decoder_logits(self, images: Tensor) -> Tensor:
@@ -113,6 +114,46 @@ class FusedEnsemble(Deployable):
         return logits if self.config.resolution == "decoder" else resize_logits(logits, images.shape[-2:])
 
 
+class Localized(Deployable):
+    """A segmentation model with the network that judges its predictions (ELN).
+
+    The logits are those of the model; the localizer runs only in `judge`.
+
+    Args:
+        segmentation: segmentation model, which is used in place, not copied.
+        localizer: localizer of its errors, which is used in place.
+        config: configurations of the two.
+    """
+
+    config: LocalizedConfig
+
+    def __init__(self, segmentation: Student, localizer: ErrorLocalizer, config: LocalizedConfig) -> None:
+        super().__init__()
+        self.segmentation = segmentation
+        self.localizer = localizer
+        self.config = config
+
+    def decoder_logits(self, images: Tensor) -> Tensor:
+        """Return (B, K, h, w) logits at the decoder's resolution.
+
+        Args:
+            images: (B, 3, H, W) float, normalized.
+        """
+        return self.segmentation.decoder_logits(images)
+
+    def judge(self, images: Tensor, logits: Tensor) -> Tensor:
+        """Return the logit of "the predicted class is right" of each pixel, (B, H, W).
+
+        Training weights right and wrong pixels as if there were as many of both.
+
+        Args:
+            images: (B, 3, H, W) float, normalized.
+            logits: (B, K, H, W) float, from `forward`.
+        """
+        judged = self.localizer.judge(images, logits, self.config.localizer.scores)
+        return resize_logits(judged, images.shape[-2:]).squeeze(1)
+
+
 class Gated(Deployable):
     """A segmentation model without the classes that a classifier does not find (s4GAN, section III-C).
 
@@ -166,4 +207,14 @@ def build_deployable(config: DeployableConfig) -> Deployable:
     if isinstance(config, EnsembleConfig):
         first, second = (SegmentationNetwork(network) for network in config.branches)
         return FusedEnsemble((first, second), config)
+    if isinstance(config, LocalizedConfig):
+        student = Student(SegmentationNetwork(config.segmentation.network))
+        return Localized(student, new_localizer(config), config)
     return Gated(build_deployable(config.segmentation), ImageClassifier(config.classifier), config)
+
+
+def new_localizer(config: LocalizedConfig) -> ErrorLocalizer:
+    """Return a new error localization network with random weights."""
+    network, wanted = config.segmentation.network, config.localizer
+    network = network.model_copy(update={"decoder": wanted.decoder or network.decoder})
+    return ErrorLocalizer(wanted.encoder, network, pretrained=False)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
 
 from zoo.models.config import DeepLabV2Config, DeepLabV3PlusConfig
-from zoo.models.decoders.decoder import mlp_head
+from zoo.models.decoders.decoder import entropy, mlp_head
 from zoo.models.decoders.deeplabv3plus import DeepLabV3Plus
 from zoo.models.encoder import TimmEncoder, build_encoder, renew_first_conv
 
@@ -55,6 +55,18 @@ class ErrorLocalizer(nn.Module):
         features = self.encoder(torch.cat([images, entropy, scores], dim=1))
         logits: Tensor = self.decoder(features).logits
         return logits
+
+    def judge(self, images: Tensor, logits: Tensor, scores: Literal["logits", "probabilities"]) -> Tensor:
+        """Return (B, outputs, h, w) logits for a prediction, at stride 4 (Eq. 4).
+
+        Args:
+            images: (B, 3, H, W) float, normalized.
+            logits: (B, K, H, W) float, logits of the prediction.
+            scores: form of the prediction in the input.
+        """
+        given = logits if scores == "logits" else logits.softmax(dim=1)
+        judged: Tensor = self(images, entropy(logits).to(images.dtype), given.to(images.dtype))
+        return judged
 
 
 def _decoder_like(student: DecoderConfig) -> DeepLabV3PlusConfig:

@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
+from zoo.bundle.reliability import LOCALIZER
 from zoo.bundle.weights import load_bundle
 from zoo.errors import BundleError
 from zoo.faults import is_full_memory
+from zoo.models.deployable import Localized
 from zoo.predictors.base import Predictor
 from zoo.predictors.limits import Limits, smallest
-from zoo.predictors.outputs import LOGITS, MASK, derivable, derive
+from zoo.predictors.outputs import LOGITS, MASK, RELIABILITY, derivable, derive
+from zoo.predictors.scores import reliability_by_localizer
 from zoo.predictors.session import forked, renew_after_fork
 from zoo.predictors.upload import upload
 from zoo.preprocess import Preprocessing, normalize
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from zoo.bundle.bundle import BundleConfig
+    from zoo.bundle.reliability import Calibration
     from zoo.models.deployable import Deployable
 
 
@@ -111,6 +115,23 @@ class EagerPredictor(Predictor):
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise BundleError(f"PyTorch failed on images of shape {tuple(batch.shape)}: {reason}") from error
 
+    @property
+    def has_localizer(self) -> bool:
+        """Return whether the model has ELN's error localizer."""
+        return isinstance(self.model.deployable, Localized)
+
+    @torch.inference_mode()
+    def judge(self, batch: Tensor, logits: Tensor) -> Tensor:
+        """Return the localizer's logits of a prediction, (B, H, W), on the device; needs `has_localizer`.
+
+        Args:
+            batch: (B, H, W, 3) uint8 RGB, on the device.
+            logits: (B, K, H, W) from `scores`.
+        """
+        assert isinstance(self.model.deployable, Localized)
+        images = normalize(batch.permute(0, 3, 1, 2), self.preprocessing)
+        return self.model.deployable.judge(images.contiguous(memory_format=self.memory_format), logits)
+
     def compile(self) -> None:
         """Compile on the first run of each shape; threads take turns, since compiling is not thread-safe."""
         self.model.compile(dynamic=False)
@@ -136,7 +157,7 @@ class EagerPredictor(Predictor):
 
     def compute(self, batch: Tensor) -> Tensor:
         """Return the (B, H, W) masks of a batch, on the device."""
-        return self._derived(batch, (MASK,))[MASK]
+        return self.derived(batch, (MASK,), None)[MASK]
 
     def download(self, values: Tensor) -> NDArray[Any]:
         """Return an output in host memory."""
@@ -146,11 +167,12 @@ class EagerPredictor(Predictor):
     @property
     def available(self) -> tuple[str, ...]:
         """Return the names of all outputs, which are computed from logits and the calibration."""
-        return derivable((LOGITS,), self.calibration)
+        given = (LOGITS, RELIABILITY) if self._is_judged(self.calibration) else (LOGITS,)
+        return derivable(given, self.calibration)
 
     def infer(self, images: NDArray[Any], outputs: Sequence[str] = (MASK,)) -> dict[str, NDArray[Any]]:
         """Return outputs of a batch by name, without resizing."""
-        found = self._derived(self.upload(images), outputs)
+        found = self.derived(self.upload(images), outputs, self.calibration)
         return {name: self.download(values) for name, values in found.items()}
 
     def logits(self, images: NDArray[Any]) -> NDArray[np.float32]:
@@ -158,9 +180,28 @@ class EagerPredictor(Predictor):
         return self.infer(images, (LOGITS,))[LOGITS]
 
     @torch.inference_mode()
-    def _derived(self, batch: Tensor, outputs: Sequence[str]) -> dict[str, Tensor]:
+    def derived(
+        self, batch: Tensor, outputs: Sequence[str], calibration: Calibration | None
+    ) -> dict[str, Tensor]:
+        """Return outputs of a batch by name, on the device, with any calibration of the model.
+
+        Args:
+            batch: (B, H, W, 3) uint8 RGB, on the device.
+            outputs: names of outputs.
+            calibration: calibration of the output `reliability`; None for none.
+
+        Raises:
+            BundleError: an output that the model does not have, or one that needs a calibration, without it.
+        """
         scores = self.scores(batch)
-        return derive({LOGITS: scores.float() if LOGITS in outputs else scores}, outputs, self.calibration)
+        given = {LOGITS: scores.float() if LOGITS in outputs else scores}
+        if RELIABILITY in outputs and calibration is not None and self._is_judged(calibration):
+            given[RELIABILITY] = reliability_by_localizer(self.judge(batch, scores), calibration)
+        return derive(given, outputs, calibration)
+
+    def _is_judged(self, calibration: Calibration | None) -> bool:
+        """Return whether the localizer computes the reliability of a calibration."""
+        return self.has_localizer and calibration is not None and calibration.score == LOCALIZER
 
 
 class CompiledPredictor(EagerPredictor):
@@ -200,6 +241,11 @@ class AmpPredictor(EagerPredictor):
         """Return (B, K, H, W) logits on the device, in half precision."""
         with torch.autocast(self.device.type, self.dtype):
             return super().scores(batch)
+
+    def judge(self, batch: Tensor, logits: Tensor) -> Tensor:
+        """Return the localizer's logits of a prediction, (B, H, W), on the device, in half precision."""
+        with torch.autocast(self.device.type, self.dtype):
+            return super().judge(batch, logits)
 
 
 class CompiledAmpPredictor(AmpPredictor):

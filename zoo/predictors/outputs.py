@@ -211,7 +211,7 @@ def check_given(given: Sequence[str], names: Sequence[str], calibration: Calibra
     known = derivable(given, calibration)
     for name in names:
         if name not in known:
-            if LOGITS in given and name in OUTPUTS:
+            if LOGITS in given and name in OUTPUTS and calibration is None:
                 raise BundleError(uncalibrated(name))
             raise BundleError(
                 f"the model returns {', '.join(known)}, got a request for {name!r}: use the bundle, or "
@@ -223,7 +223,8 @@ def derivable(given: Sequence[str], calibration: Calibration | None = None) -> t
     """Return the names of the outputs that are given or can be computed."""
     if LOGITS not in given:
         return tuple(given)
-    return tuple(name for name, row in OUTPUTS.items() if name in given or calibration or not row.calibrated)
+    is_known = calibration is not None and calibration.is_from_logits
+    return tuple(name for name, row in OUTPUTS.items() if name in given or is_known or not row.calibrated)
 
 
 def uncalibrated(name: str) -> str:

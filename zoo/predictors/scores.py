@@ -82,12 +82,36 @@ def calibrated(score: Tensor, calibration: Calibration) -> Tensor:
     return functional.embedding(level, table[:, None]).squeeze(-1)
 
 
+def localized(judged: Tensor, shift: float = 0.0) -> Tensor:
+    """Return ELN's probability that the predicted class is right, of the shape of `judged`.
+
+    Args:
+        judged: float logits of the localizer.
+        shift: logarithm of the number of right pixels over that of wrong ones.
+    """
+    return (judged.float() + shift).sigmoid()
+
+
 def reliability(logits: Tensor, calibration: Calibration) -> Tensor:
     """Return the reliability of each pixel, (B, H, W) uint8: 0..1 as 0..255, rounded.
 
     Args:
         logits: (B, K, H, W) float.
-        calibration: calibration of the model.
+        calibration: calibration of a score that is computed from logits.
     """
-    value = calibrated(raw_score(logits, calibration), calibration)
+    return as_uint8(calibrated(raw_score(logits, calibration), calibration))
+
+
+def reliability_by_localizer(judged: Tensor, calibration: Calibration) -> Tensor:
+    """Return the reliability of each pixel, (B, H, W) uint8: 0..1 as 0..255, rounded.
+
+    Args:
+        judged: (B, H, W) float logits of the localizer.
+        calibration: calibration of its score.
+    """
+    return as_uint8(calibrated(localized(judged, calibration.shift), calibration))
+
+
+def as_uint8(value: Tensor) -> Tensor:
+    """Return probabilities as uint8: 0..1 as 0..255, rounded."""
     return (255 * value).round().to(torch.uint8)  # the cast comes last, or TensorRT refuses it

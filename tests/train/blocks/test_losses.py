@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from zoo.classes import IGNORE
-from zoo.train.blocks.losses import balanced_binary_cross_entropy, cross_entropy, entropy, ohem_cross_entropy
+from zoo.models.decoders.decoder import entropy
+from zoo.train.blocks.losses import balanced_binary_cross_entropy, cross_entropy, ohem_cross_entropy
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -34,6 +34,7 @@ self-training but the last, `reset_every` steps (confirmed by the authors, issue
 
 from __future__ import annotations
 
+import copy
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -44,14 +45,16 @@ from torch.nn import functional as F
 
 from zoo.classes import IGNORE
 from zoo.errors import RecipeError
+from zoo.models.config import LocalizedConfig, LocalizerConfig
 from zoo.models.decoders.decoder import resize_logits
-from zoo.models.deployable import Student
+from zoo.models.deployable import Localized, Student
 from zoo.models.encoder import freeze_batch_norm_affine
 from zoo.models.segmentation import SegmentationNetwork
 from zoo.train.blocks.ema import copy_state, set_dropout, teacher_of, update_teacher, without_dropout
 from zoo.train.blocks.label_loss import LabelLoss
 from zoo.train.blocks.losses import cross_entropy, most_likely
 from zoo.train.method import (
+    LOCALIZER,
     Batch,
     LabelsOnlySteps,
     Method,
@@ -243,7 +246,7 @@ class Eln(Method):
                 f"{steps} steps of the run: shorten the phases, or give --steps N, which keeps their shares"
             )
         phases = (
-            Phase("pretrain", first, unlabeled=0, untrained=("teacher",)),
+            Phase("pretrain", first, unlabeled=0, untrained=("teacher", LOCALIZER)),
             Phase("localize", second, unlabeled=0, untrained=("teacher",)),
             Phase("semi", steps - first - second, strong=1),
         )
@@ -287,3 +290,13 @@ class Eln(Method):
     def deployable(self, weights: str | None = None) -> Student:
         """Return a copy of the student (section 3.2, last sentence) or the teacher."""
         return Student(self.copy_of(weights))
+
+    def with_localizer(self, student: Student) -> Localized | None:
+        """Return a model with a copy of the localizer; None with another filter, also with s-ECN's."""
+        kept = self.config.filter
+        if kept.kind != "eln":
+            return None
+        assert isinstance(self.filter, ErrorLocalizationFilter)
+        localizer = LocalizerConfig(encoder=kept.encoder, decoder=kept.decoder, scores=kept.scores)
+        config = LocalizedConfig(segmentation=student.config, localizer=localizer)
+        return Localized(student, copy.deepcopy(self.filter.localizer), config)

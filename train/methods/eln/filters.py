@@ -14,7 +14,7 @@ from zoo.models.decoders.decoder import resize_logits
 from zoo.models.error_localizer import ErrorLocalizer
 from zoo.train.blocks.class_confidence import ClassConfidence
 from zoo.train.blocks.ema import evaluating, without_dropout
-from zoo.train.blocks.losses import balanced_binary_cross_entropy, cross_entropy, entropy, most_likely
+from zoo.train.blocks.losses import balanced_binary_cross_entropy, cross_entropy, most_likely
 
 if TYPE_CHECKING:
     from zoo.models.config import NetworkConfig
@@ -128,9 +128,7 @@ class ErrorLocalizationFilter(nn.Module):
             image: (B, 3, H, W) float, normalized.
             logits: (B, K, H, W) float.
         """
-        scores = logits if self.config.scores == "logits" else logits.softmax(dim=1)
-        judged: Tensor = self.localizer(image, entropy(logits), scores)
-        return judged
+        return self.localizer.judge(image, logits, self.config.scores)
 
     def trusted(self, image: Tensor, logits: Tensor) -> Tensor:
         """Return where the classes of a prediction are accepted, (B, h, w) bool.

@@ -45,13 +45,13 @@ from torch import Tensor, nn
 
 from zoo.classes import IGNORE
 from zoo.errors import RecipeError
-from zoo.models.decoders.decoder import conv_bn_relu, resize_logits
+from zoo.models.decoders.decoder import conv_bn_relu, entropy, resize_logits
 from zoo.models.deployable import Student
 from zoo.models.segmentation import SegmentationNetwork
 from zoo.train.blocks.ema import copy_state, evaluating, teacher_of, update_teacher
 from zoo.train.blocks.gather import gathered
 from zoo.train.blocks.label_loss import LabelLoss
-from zoo.train.blocks.losses import cross_entropy, entropy
+from zoo.train.blocks.losses import cross_entropy
 from zoo.train.blocks.mixing import half_area_box, mixed
 from zoo.train.method import Batch, LabelsOnlySteps, Method, MethodConfig, Phase, Progress, PseudoLabels
 from zoo.train.methods.u2pl.contrast import ClassContrast, ClassContrastConfig, TeacherTargets

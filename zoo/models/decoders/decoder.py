@@ -58,6 +58,16 @@ class Decoder(nn.Module, ABC):
         """
 
 
+def entropy(logits: Tensor) -> Tensor:
+    """Return the entropy of the predicted distribution, (B, 1, H, W), in nats.
+
+    Args:
+        logits: (B, K, H, W) float.
+    """
+    log_prob = F.log_softmax(logits, dim=1)
+    return -(log_prob.exp() * log_prob).sum(dim=1, keepdim=True)
+
+
 def resize_logits(logits: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
     """Return logits resized to (height, width) `size`, bilinear with aligned corners, as in all methods."""
     return F.interpolate(logits, size=size, mode="bilinear", align_corners=True)

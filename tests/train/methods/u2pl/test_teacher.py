@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from zoo.train.blocks.losses import entropy
+from zoo.models.decoders.decoder import entropy
 
 if TYPE_CHECKING:
     from collections.abc import Callable
