@@ -1,6 +1,6 @@
 """Survey of encoders: training, resume, export, agreement and latency of each, with random weights.
 
-    python tests/survey/encoders.py                    # every encoder in NAMES that is not yet in the table
+    python tests/survey/encoders.py                    # those in NAMES that the table lacks
     python tests/survey/encoders.py hiera_tiny_224     # one, again
 
 Each encoder has a process of its own with a limit on its processor time. The results are
@@ -71,6 +71,7 @@ COLUMNS = (
         "one size",
         "decoder",
         "steps",
+        "size",
         "agreement",
         "error",
         "export s",
@@ -162,7 +163,7 @@ def examine_and_send(name: str, imgsz: tuple[int, int], to: Connection) -> None:
     """Send the record of an encoder, which says how far it got."""
     resource.setrlimit(resource.RLIMIT_CPU, (LIMIT_S, LIMIT_S))
     logging.disable(logging.INFO)
-    record: Record = {"name": name}
+    record: Record = {"name": name, "imgsz": f"{imgsz[0]},{imgsz[1]}"}
     try:
         with tempfile.TemporaryDirectory(prefix="zoo-survey-") as folder:
             examine(name, imgsz, Path(folder), record)
@@ -204,6 +205,11 @@ def family(name: str) -> str:
     return timm.models._registry._model_to_module[name]  # type: ignore[attr-defined,no-any-return]
 
 
+def is_current(record: Record) -> bool:
+    """Return whether a record has processor times, and not those of the clock, as earlier ones."""
+    return "clock" not in record
+
+
 def stage(record: Record) -> str:
     """Return the stage at which an encoder did not get through."""
     return "export" if "steps" in record else "training" if "decoder" in record else "recipe"
@@ -214,30 +220,32 @@ def reason(record: Record) -> str:
     return (record.get("refused") or record["failed"]).replace("|", "\\|")
 
 
-def table(records: Sequence[Record], size: str) -> str:
+def table(records: Sequence[Record]) -> str:
     """Return the page of results."""
     good = [record for record in records if "ms" in record]
     bad = [record for record in records if "ms" not in record]
     families = {family(record["name"]) for record in good}
     head = f"""# Encoders
 
-`python tests/survey/encoders.py --imgsz {size}`: {len(good)} encoders of {len(families)} families with
+`python tests/survey/encoders.py`: {len(good)} encoders of {len(families)} families with
 random weights, each through two training steps of `supervised` on `shapes` with a resume after the first,
 strip, export to ONNX in fp32 and comparison with the bundle; {len(bad)} did not get through. {cpu_model()}.
 **The machine was shared with other work**: the times are processor time of one thread, in which waiting does
 not count, and their ratios come from one run that alternates the backends. [JSON](encoders.json)
 
 *One size*: images are resized inside to the size of the training crop. *Steps*: training steps, the second
-after a resume. *Agreement*: share of pixels with the class of the bundle, at the worst of the sizes and
-batches that `zoo export` compares, with a batch of 2. *Error*: largest difference of a logit, as a share of
-their range, at the worse of {size.replace(",", "x")} and a size that no stride or patch divides. *Export s*:
-processor time of `zoo export`. *ORT* and *OpenVINO*: speed-up over eager PyTorch at {size.replace(",", "x")},
-batch 1, medians of {ROUNDS} runs.
+after a resume. *Size*: of the images. *Agreement*: share of pixels with the class of the bundle, at the worst
+of the sizes and batches that `zoo export` compares, with a batch of 2. *Error*: largest difference of a
+logit, as a share of their range, at the worse of the size and one that no stride or patch divides. *Export
+s*: processor time of `zoo export`. *ORT* and *OpenVINO*: speed-up over eager PyTorch at batch 1, medians of
+{ROUNDS} runs. *(wall)*: earlier rows, timed by the clock while other work ran and not all compared at a batch
+of 2; the command above measures them again.
 """
     rule = ["---" if name in LEFT else "--:" for name in COLUMNS]
     lines = [head, f"| {' | '.join(COLUMNS)} |", f"|{'|'.join(rule)}|"]
     for each in good:
         eager, ort, openvino = (each["ms"][key] for key in ("eager", "ort", "openvino"))
+        mark = "" if is_current(each) else " (wall)"
         cells = (
             each["name"],
             family(each["name"]),
@@ -246,12 +254,13 @@ batch 1, medians of {ROUNDS} runs.
             "yes" if each["one_size"] else "",
             each["decoder"],
             f"{each['steps']}",
+            each["imgsz"].replace(",", "x"),
             f"{each['agreement']:.3%}",
             f"{max(each['error'], each['error_odd']):.0e}",
             f"{each['export_seconds']:.0f}",
             f"{eager:.0f}",
-            f"{eager / ort:.2f}x",
-            f"{eager / openvino:.2f}x",
+            f"{eager / ort:.2f}x{mark}",
+            f"{eager / openvino:.2f}x{mark}",
         )
         lines.append(f"| {' | '.join(cells)} |")
     if remarks := [f"- `{each['name']}`: {remark}" for each in good for remark in each["remarks"]]:
@@ -275,12 +284,14 @@ def main() -> None:
     path = asked.out / "encoders.json"
     found = json.loads(path.read_text())["encoders"] if path.is_file() else []
     records = {record["name"]: record for record in found}
-    for name in asked.names or [name for name in NAMES if name not in records]:
+    for name in asked.names or [
+        name for name in NAMES if name not in records or not is_current(records[name])
+    ]:
         records[name] = survey(name, (height, width))
         sys.stdout.write(f"{records[name]}\n")
         rows = sorted(records.values(), key=lambda record: (family(record["name"]), record["name"]))
-        write_json(path, {"imgsz": asked.imgsz, "versions": versions(), "encoders": rows})
-        (asked.out / "encoders.md").write_text(table(rows, asked.imgsz))
+        write_json(path, {"versions": versions(), "encoders": rows})
+        (asked.out / "encoders.md").write_text(table(rows))
 
 
 if __name__ == "__main__":
