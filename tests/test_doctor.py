@@ -57,12 +57,31 @@ def test_the_facts_are_those_of_this_machine() -> None:
     assert found["requirements"] == []
 
 
+@pytest.mark.parametrize(
+    ("variable", "value", "expected"),
+    [
+        ("HF_HUB_CACHE", "h", "h"),
+        ("HUGGINGFACE_HUB_CACHE", "h", "h"),
+        ("HF_HOME", "h", "h/hub"),
+        ("XDG_CACHE_HOME", "h", "h/huggingface/hub"),
+    ],
+)
+def test_the_cache_is_where_the_client_of_the_hub_keeps_it(variable: str, value: str, expected: str) -> None:
+    code = "from zoo.doctor import folders; print(*list(folders().values())[:1])"
+    others = ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME")
+    environment = {name: text for name, text in os.environ.items() if name not in others} | {variable: value}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.strip() == expected, done.stderr
+
+
 def test_a_machine_without_a_driver_does_not_import_pytorch() -> None:
     program = (
         "import sys; from zoo import doctor; doctor.cuda_driver = lambda: None; doctor.diagnose(); "
         "print('torch' in sys.modules)"
     )
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert result.stdout.split() == ["False"]
 
 

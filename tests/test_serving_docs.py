@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "serving.md"
 TEXT = PAGE.read_text(encoding="utf-8")
-SHOWN = "localhost:8000"
+SHOWN, SHOWN_GRPC = "localhost:8000", "localhost:8001"
 BIN = Path(sys.executable).parent
 
 
@@ -36,11 +36,12 @@ class Place(NamedTuple):
 
     folder: Path
     address: str
+    grpc: str
 
     def run(self, *command: str, text: str) -> subprocess.CompletedProcess[str]:
         path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
         return subprocess.run(
-            [*command, text.replace(SHOWN, self.address)],
+            [*command, text.replace(SHOWN, self.address).replace(SHOWN_GRPC, self.grpc)],
             cwd=self.folder,
             env=os.environ | {"PATH": path},
             capture_output=True,
@@ -60,11 +61,17 @@ def place(write_onnx: WriteOnnx, tmp_path_factory: pytest.TempPathFactory) -> It
     write_onnx(folder / "model.onnx")
     pixels = np.random.default_rng(0).integers(256, size=(48, 64, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(folder / "image.jpg")
-    command = [str(BIN / "zoo"), "serve", "model=model.onnx", "--port", "0", "--threads", "1"]
+    ports = ["--port", "0", "--grpc-port", "0"]
+    command = [str(BIN / "zoo"), "serve", "model=model.onnx", *ports, "--threads", "1"]
     with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
-        ready = next((line for line in server.stdout if line.startswith("ready at")), "")
-        yield Place(folder, ready.strip().rpartition("//")[2])
+        lines = {}
+        for line in server.stdout:
+            kind, _, address = line.strip().partition(" at ")
+            lines[kind] = address.removeprefix("http://")
+            if kind == "ready":
+                break
+        yield Place(folder, lines["ready"], lines["gRPC"])
         server.send_signal(signal.SIGTERM)
         assert server.wait(timeout=20) == 0
 

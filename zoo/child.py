@@ -1,4 +1,4 @@
-"""Child processes: forwarding of stop signals, and the reason why a process ended."""
+"""Stop signals, child processes that receive them, and the reason why a process ended."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 from contextlib import contextmanager
+from threading import current_thread, main_thread
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -15,6 +16,31 @@ if TYPE_CHECKING:
 REASON_LENGTH = 300
 
 STOPS = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+
+
+@contextmanager
+def stop_requests() -> Iterator[list[int]]:
+    """Collect Ctrl-C and SIGTERM in a list instead of dying at once; a second signal acts as usual.
+
+    Only the main thread of a process may handle signals; in another one, the list stays empty.
+    """
+    received: list[int] = []
+    if current_thread() is not main_thread():
+        yield received
+        return
+    previous: dict[int, Any] = {}
+
+    def note(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+        received.append(number)
+        signal.signal(number, previous[number])
+
+    for stop in (signal.SIGINT, signal.SIGTERM):
+        previous[stop] = signal.signal(stop, note)
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 class StopRequests:

@@ -18,6 +18,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from huggingface_hub import constants
+
 from zoo.machine import (
     cores,
     cpu_flags,
@@ -234,9 +236,8 @@ def _is_satisfied(requirement: Requirement) -> bool:
 
 def folders() -> dict[str, Path]:
     """Return the folders that `zoo` fills, by name."""
-    hub = os.environ.get("HF_HUB_CACHE") or Path(os.environ.get("HF_HOME") or "~/.cache/huggingface") / "hub"
     return {
-        "models and encoders of the Hub (HF_HOME)": Path(hub).expanduser(),
+        "models and encoders of the Hub (HF_HOME)": Path(constants.HF_HUB_CACHE),
         "decoded images (data.cache_dir)": pixel_cache(),
         "runs of this folder": Path("runs"),
     }

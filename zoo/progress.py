@@ -29,17 +29,17 @@ class Progress:
     """Context that reports on standard error how many images are done.
 
     Args:
-        total: number of images.
+        total: number of images; None if unknown.
     """
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, total: int | None) -> None:
         self.total = total
         self.done = 0
         self._begin = self._said = time.monotonic()
         self._bar: Bar | None = None
 
     def __enter__(self) -> Self:
-        if stderr_console().is_terminal and self.total > 1:
+        if stderr_console().is_terminal and self.total != 1:
             from rich.progress import BarColumn, TextColumn
             from rich.progress import Progress as Bar
 
@@ -65,12 +65,12 @@ class Progress:
             log.info("%s", text)
 
 
-def pace(done: int, total: int, seconds: float) -> str:
+def pace(done: int, total: int | None, seconds: float) -> str:
     """Return images done, images per second and time left as text.
 
     Args:
         done: number of images done.
-        total: number of all images.
+        total: number of all images; None if unknown.
         seconds: time since the start.
 
     Example:
@@ -78,6 +78,8 @@ def pace(done: int, total: int, seconds: float) -> str:
         '1,000 of 4,000 images, 20.0 images/s, 2:30 left'
     """
     rate = done / max(seconds, 1e-9)
+    if total is None:
+        return f"{done:,} images, {rate:.1f} images/s"
     left = round((total - done) / rate) if done else 0
     clock = (
         f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02}"

@@ -37,6 +37,7 @@ ONLY_COMMANDS = {
     "ray",
     "host",
     "port",
+    "grpc_port",
     "workers",
     "ssl_certfile",
     "ssl_keyfile",

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 from PIL import Image
+from tritonclient import grpc as triton
 
 from zoo.api.serve import name_models
 from zoo.errors import ZooError
@@ -211,13 +212,21 @@ def test_tls(start: Start, write_onnx: WriteOnnx, tmp_path: Path) -> None:
     files = ["-keyout", str(key), "-out", str(certificate)]
     subprocess.run(["openssl", "req", *words, *subject, *files], check=True, capture_output=True)
     model = write_onnx(tmp_path / "m.onnx")
-    command = start(model, "--port", 0, "--ssl-certfile", certificate, "--ssl-keyfile", key)
-    line = command.lines_until("^ready at")[-1]
+    both = tmp_path / "both.pem"
+    both.write_bytes(key.read_bytes() + certificate.read_bytes())
+    command = start(model, "--port", 0, "--grpc-port", 0, "--ssl-certfile", both)
+    *_, grpc_line, line = command.lines_until("^ready at")
     assert line.startswith("ready at https://127.0.0.1:")
     context = ssl.create_default_context(cafile=str(certificate))
     port = int(line.rpartition(":")[2])
     connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=10, context=context)
     assert ask(connection, "POST", "/predict", bright())[0] == 200
+    credentials = {"ssl": True, "root_certificates": str(certificate)}
+    with triton.InferenceServerClient(grpc_line.removeprefix("gRPC at "), **credentials) as client:
+        assert client.is_model_ready("m")
+    assert command.end()[0] == 0
+    command = start(model, "--port", 0, "--ssl-certfile", certificate, "--ssl-keyfile", key)
+    command.lines_until("^ready at https")
     code, error = start(model, "--port", 0, "--ssl-certfile", model).exit()
     assert code == 1
     assert error.startswith("error: the certificate cannot be used")
@@ -229,6 +238,14 @@ def test_a_port_in_use_is_one_line(zoo: Zoo, write_onnx: WriteOnnx, tmp_path: Pa
     result = zoo("serve", write_onnx(tmp_path / "m.onnx"), "--port", port.number)
     assert isinstance(result.exception, ZooError)
     assert re.match(rf"cannot listen on 127.0.0.1:{port.number} \(.*in use\)", str(result.exception))
+
+
+def test_a_port_of_grpc_in_use_is_one_line(zoo: Zoo, write_onnx: WriteOnnx, tmp_path: Path) -> None:
+    port = Port("127.0.0.1", 0)
+    result = zoo("serve", write_onnx(tmp_path / "m.onnx"), "--port", 0, "--grpc-port", port.number)
+    assert isinstance(result.exception, ZooError)
+    assert str(result.exception).startswith(f"cannot listen on 127.0.0.1:{port.number} ")
+    assert "choose another with --grpc-port" in str(result.exception)
 
 
 def test_a_host_that_does_not_exist_is_one_line(zoo: Zoo, write_onnx: WriteOnnx, tmp_path: Path) -> None:
@@ -264,6 +281,7 @@ def test_listening_for_other_machines_without_a_key_is_warned_of(
         (["--queue", "0"], "--queue"),
         (["--precision", "fp64"], "--precision"),
         (["--cors", "maps.example.com"], "got origin 'maps.example.com', expected 'https://host'"),
+        (["--grpc-port", "0", "--ray"], "got --grpc-port with --ray, which serves HTTP only"),
         (["--root-path", "seg"], "got path prefix 'seg', expected one like"),
     ],
 )

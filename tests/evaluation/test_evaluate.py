@@ -128,7 +128,7 @@ def test_a_mask_of_another_size_than_its_image_is_an_error() -> None:
         def read_image(self, id_: str) -> Images:
             return super().read_image(id_)[:-1]
 
-    with pytest.raises(DatasetError, match="0 in checkers has an image of 8x12 pixels and a mask of 9x12"):
+    with pytest.raises(DatasetError, match="0 in checkers has an image of 12x8 pixels and a mask of 12x9"):
         evaluate(Brightness(), Cropped())
 
 

@@ -10,6 +10,7 @@ from tritonclient.grpc import model_config_pb2
 
 from zoo import __version__
 from zoo.bundle.manifest import sha256
+from zoo.bundle.reliability import Calibration
 from zoo.classes import Classes
 from zoo.errors import ExportError
 from zoo.export.triton.config import FLAVORS, LABELS_NAME, Served, check_protobuf, config_text, parse_config
@@ -110,6 +111,10 @@ MASK = ("mask", "TYPE_UINT8", [-1, -1], LABELS_NAME)
     [
         ({}, [MASK]),
         ({"output": "mask+confidence"}, [MASK, ("confidence", "TYPE_UINT8", [-1, -1], "")]),
+        (
+            {"output": "mask+reliability", "calibration": Calibration(temperature=2.0)},
+            [MASK, ("reliability", "TYPE_UINT8", [-1, -1], "")],
+        ),
         ({"output": "logits"}, [("logits", "TYPE_FP32", [2, -1, -1], LABELS_NAME)]),
         (
             {"names": ("a",) * 300, "palette": ((0, 0, 0),) * 300},

@@ -1,13 +1,16 @@
 """A repository that the real Triton server serves on the CPU, asked over HTTP and gRPC.
 
-The server is that of the nvidia-pytriton package, which has no backend but the python one. It gets an
-environment of its own, made once: `~/.cache/zoo-tests/triton`, or where ZOO_TRITON_ENV says.
+The server is the one that ZOO_TRITON_SERVER names, such as /opt/tritonserver in NVIDIA's container, where its
+Python needs numpy and onnxruntime. Without it, it is that of the nvidia-pytriton package, with the python
+backend only, in an environment of its own, made once: `~/.cache/zoo-tests/triton`, or where ZOO_TRITON_ENV
+says. Every wait has an end.
 """
 
 from __future__ import annotations
 
 import os
 import platform
+import shutil
 import socket
 import subprocess
 import sys
@@ -22,8 +25,11 @@ import numpy as np
 import pytest
 import tritonclient.grpc
 import tritonclient.http
+from filelock import FileLock
 from tritonclient.utils import InferenceServerException
 
+from zoo.bundle.bundle import update_config
+from zoo.bundle.reliability import Calibration, FittedOn, Reliability
 from zoo.export.options import ExportOptions
 from zoo.export.pipeline import export_bundle
 from zoo.export.triton.repository import write_repository
@@ -48,11 +54,21 @@ ENVIRONMENT = Path(os.environ.get("ZOO_TRITON_ENV") or Path.home() / ".cache" / 
 PACKAGES = (("--no-deps", "nvidia-pytriton==0.7.0"), ("numpy<2", "onnxruntime"))
 """The server without the Python API around it, and what the model needs."""
 
+INSTALL_SECONDS = 300
 READY_SECONDS = 60
+ASK_SECONDS = 30
 LARGEST = 4
 ROUNDS = 10
-OUTPUTS = ("mask", "confidence")
+OUTPUTS = ("mask", "confidence", "reliability")
 APIS: dict[str, Any] = {"http": tritonclient.http, "grpc": tritonclient.grpc}
+
+
+class Installation(NamedTuple):
+    """Files of a server, and its environment variables."""
+
+    binary: Path
+    backends: Path
+    environment: dict[str, str]
 
 
 class Served(NamedTuple):
@@ -71,41 +87,61 @@ class Served(NamedTuple):
         image = APIS[api].InferInput("image", images.shape, "UINT8")
         image.set_data_from_numpy(images)
         wanted = [APIS[api].InferRequestedOutput(name) for name in OUTPUTS]
+        how = {"client_timeout": ASK_SECONDS} if api == "grpc" else {}  # of HTTP it is 60 s
         with self.client(api) as client:
-            result = client.infer(self.model, [image], outputs=wanted)
+            result = client.infer(self.model, [image], outputs=wanted, **how)
         return {name: result.as_numpy(name) for name in OUTPUTS}
 
 
 @pytest.fixture(scope="module")
 def served(student_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     folder = tmp_path_factory.mktemp("triton")
-    packages = site_packages()
-    backends = link_backend(packages, folder)
-    options = ExportOptions(precision=("fp32",), output="mask+confidence", out=folder / "shapes")
-    report = export_bundle(student_bundle, options)
+    server_files = installation(folder)
+    bundle = shutil.copytree(student_bundle, folder / "calibrated")
+    calibration = Calibration(score="entropy", knots=((0.0, 0.2), (0.5, 0.6), (1.0, 1.0)))
+    fitted = FittedOn(data="shapes", split="val", images={}, pixels=1)
+    reliability = Reliability(score="entropy", calibrations={"entropy": calibration}, fitted=fitted)
+    update_config(bundle, reliability=reliability)
+    options = ExportOptions(precision=("fp32",), output="+".join(OUTPUTS), out=folder / "shapes")
+    report = export_bundle(bundle, options)
     repository = folder / "repository"
     _, python = write_repository(report, (1, 1, LARGEST), repository, lambda _: None)
     ports = dict(zip(APIS, free_ports(len(APIS)), strict=True))
     command = [
-        str(packages / "pytriton" / "tritonserver" / "bin" / "tritonserver"),
+        str(server_files.binary),
         f"--model-repository={repository}",
         "--model-control-mode=explicit",
         f"--load-model={python.name}",
-        f"--backend-directory={backends}",
+        f"--backend-directory={server_files.backends}",
         *(f"--{api}-port={port}" for api, port in ports.items()),
         *(f"--{api}-address=127.0.0.1" for api in ports),
         "--allow-metrics=false",
     ]
     log = folder / "server.log"
     with log.open("w") as output:
-        server = subprocess.Popen(command, env=environment(packages), stdout=output, stderr=output)
+        server = subprocess.Popen(command, env=server_files.environment, stdout=output, stderr=output)
     try:
         served = Served(ports, python.name, folder / "shapes" / "model.onnx")
         wait_until_ready(server, served, log)
         yield served
     finally:
         server.terminate()
-        server.wait(READY_SECONDS)
+        try:
+            server.wait(READY_SECONDS)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            raise
+
+
+def installation(folder: Path) -> Installation:
+    """Return the server to test; a folder takes what must be made for it."""
+    if named := os.environ.get("ZOO_TRITON_SERVER"):
+        return Installation(Path(named, "bin", "tritonserver"), Path(named, "backends"), dict(os.environ))
+    ENVIRONMENT.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{ENVIRONMENT}.lock", timeout=INSTALL_SECONDS * len(PACKAGES)):
+        packages = site_packages()
+    binary = packages / "pytriton" / "tritonserver" / "bin" / "tritonserver"
+    return Installation(binary, link_backend(packages, folder), environment(packages))
 
 
 def site_packages() -> Path:
@@ -116,7 +152,12 @@ def site_packages() -> Path:
         venv.create(ENVIRONMENT, clear=True, with_pip=True, symlinks=True)
         pip = [str(ENVIRONMENT / "bin" / "python"), "-m", "pip", "install", "--quiet", "--retries=1"]
         for names in PACKAGES:
-            result = subprocess.run([*pip, *names], capture_output=True, text=True, check=False)
+            try:
+                result = subprocess.run(
+                    [*pip, *names], capture_output=True, text=True, check=False, timeout=INSTALL_SECONDS
+                )
+            except subprocess.TimeoutExpired:
+                pytest.skip(f"cannot install {' '.join(names)} within {INSTALL_SECONDS} s")
             if result.returncode != 0:
                 pytest.skip(f"cannot install {' '.join(names)}: {result.stderr.strip().splitlines()[-1]}")
         complete.touch()
@@ -166,7 +207,7 @@ def wait_until_ready(server: subprocess.Popen[bytes], served: Served, log: Path)
 
 @pytest.mark.parametrize("api", APIS)
 @pytest.mark.parametrize("shape", [(1, 64, 64), (LARGEST, 64, 48), (3, 41, 77)])
-def test_masks_and_confidence_are_those_of_onnx_runtime(
+def test_all_outputs_are_those_of_onnx_runtime(
     served: Served, photos: Any, api: str, shape: tuple[int, int, int]
 ) -> None:
     images = photos(shape[0], shape[1:])
@@ -196,7 +237,7 @@ def test_requests_at_once_are_joined_by_size_and_each_gets_its_own_mask(served: 
 def counts(served: Served) -> tuple[int, int]:
     """Return how many requests were answered so far, and how often the model was run for them."""
     with served.client("grpc") as client:
-        model = client.get_inference_statistics(served.model).model_stats[0]
+        model = client.get_inference_statistics(served.model, client_timeout=ASK_SECONDS).model_stats[0]
     return model.inference_stats.success.count, model.execution_count
 
 
@@ -224,12 +265,11 @@ def test_the_server_tells_classes_and_sizes(served: Served, api: str) -> None:
         if api == "http":
             config, metadata = client.get_model_config(served.model), client.get_model_metadata(served.model)
         else:
-            config = client.get_model_config(served.model, as_json=True)["config"]
-            metadata = client.get_model_metadata(served.model, as_json=True)
+            config = client.get_model_config(served.model, as_json=True, client_timeout=ASK_SECONDS)["config"]
+            metadata = client.get_model_metadata(served.model, as_json=True, client_timeout=ASK_SECONDS)
     told = {key: value["string_value"] for key, value in config["parameters"].items()}
     assert told["classes"].startswith('["background", "disc"')
     assert (told["imgsz"], told["resize"]) == ("[64, 64]", "fit")
     assert [(output["name"], output["datatype"]) for output in metadata["outputs"]] == [
-        ("mask", "UINT8"),
-        ("confidence", "UINT8"),
+        (name, "UINT8") for name in OUTPUTS
     ]

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     Images = NDArray[np.uint8]
     Check = Callable[[Images, NDArray[Any]], None]
 
-WANTED = int(os.environ.get("ZOO_SEQUENCES", "5000"))
+WANTED = int(os.environ.get("ZOO_SEQUENCES", "300"))
 SIDES = (1, 2, 3, 5, 7, 8, 9, 16, 17, 31, 33, 47, 64, 64, 64, 65, 90, 128, 321)
 """Tiny, thin, odd and huge; a third are the size that the networks are trained for."""
 

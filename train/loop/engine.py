@@ -5,11 +5,9 @@ A checkpoint holds the whole state of a run: a resumed run takes the same steps 
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
 from collections import defaultdict
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, nullcontext
 from functools import partial
 from itertools import islice
 from shlex import quote
@@ -17,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from zoo.child import stop_requests
 from zoo.errors import ZooError
 from zoo.train.data.loaders import batches
 from zoo.train.loop.checkpoint import load_checkpoint, restore, save_checkpoint
@@ -28,9 +27,8 @@ from zoo.train.method import progress_at
 from zoo.train.runs.log import TrainLog
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
-    from types import FrameType
 
     from lightning.fabric import Fabric
     from torch import Tensor
@@ -126,7 +124,7 @@ class Engine:
         self.method.train()
         wait = DataWait(recipe.data)
         reporting = StepReporter(recipe.steps, self.step, shown=first)
-        with closing(data), logging as log, _stop_requests() as requests, reporting as reporter:
+        with closing(data), logging as log, stop_requests() as requests, reporting as reporter:
             while self.step < recipe.steps:
                 progress = progress_at(self.step, self.phases)
                 with wait.waiting():
@@ -213,28 +211,3 @@ class Engine:
                 self.save(self.run.best)
         self.method.train()
         return found
-
-
-@contextmanager
-def _stop_requests() -> Iterator[list[int]]:
-    """Collect Ctrl-C and SIGTERM in a list instead of dying at once; a second signal acts as usual.
-
-    Only the main thread of a process may handle signals; in another one, the list stays empty.
-    """
-    received: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield received
-        return
-    previous: dict[int, Any] = {}
-
-    def note(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
-        received.append(number)
-        signal.signal(number, previous[number])
-
-    for stop in (signal.SIGINT, signal.SIGTERM):
-        previous[stop] = signal.signal(stop, note)
-    try:
-        yield received
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

@@ -143,6 +143,11 @@ class DataConfig(Frozen):
     cache_dir: str | None = None
     augment: AugmentConfig = AugmentConfig()
 
+    @field_validator("partition", mode="before")
+    @classmethod
+    def _count_as_text(cls, value: object) -> object:
+        return str(value) if type(value) is int else value
+
     @field_validator("imgsz")
     @classmethod
     def _check_size(cls, value: tuple[int, int]) -> tuple[int, int]:

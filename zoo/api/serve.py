@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from zoo.serve.server.core.settings import ServerSettings
 
 NAMED = re.compile(r"([A-Za-z0-9._-]+)=(.+)")
+GRPC_NEEDED = ("grpc", "tritonclient", "google.protobuf")
 NEEDED = ("fastapi", "uvicorn", "prometheus_client", "python_multipart", "httptools", "fastapi_swagger")
 
 
@@ -174,14 +175,22 @@ def _as_name(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text) or "model"
 
 
-def check_extra() -> None:
-    """Raise if packages of the extra are missing.
+def check_extra(extra: str = "serve", needed: Sequence[str] = NEEDED) -> None:
+    """Raise if packages of an extra are missing.
 
     Raises:
         ZooError: they are.
     """
-    missing = [module for module in NEEDED if importlib.util.find_spec(module) is None]
+    missing = [module for module in needed if not _is_installed(module)]
     if missing:
         raise ZooError(
-            f"zoo serve needs {', '.join(missing)}, which is not installed: pip install 'semiseg-zoo[serve]'"
+            f"zoo serve needs {', '.join(missing)}, which is not installed: pip install "
+            f"'semiseg-zoo[{extra}]'"
         )
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # of its parent
+        return False

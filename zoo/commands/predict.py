@@ -1,4 +1,4 @@
-"""`zoo predict`: the masks of images."""
+"""`zoo predict`: the masks of images and videos."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ def predict(
         typer.Argument(
             metavar="[MODEL] INPUT",
             help="A run, bundle, .onnx or .engine file or http://HOST:PORT of zoo serve (default: the newest "
-            "run under runs/), then images, folders, patterns, or shapes for built-in images.",
+            "run under runs/), then images, videos, folders of images, patterns, addresses of streams, or "
+            "shapes for built-in images.",
         ),
     ],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the masks.")] = Path("predictions"),
@@ -88,9 +89,10 @@ def predict(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Predict the masks of images.
+    """Predict the masks of images and videos.
 
-    A mask is an indexed PNG: its pixel values are class ids, its palette the colors of the classes.
+    A mask is an indexed PNG: its pixel values are class ids, its palette the colors of the classes. That of a
+    video is a lossless gray video, NAME.mask.mkv, with the times of the frames.
     DIR/predictions.jsonl lists the outputs: an interrupted command resumes from it, and files that are not
     listed, or that were edited since, are not replaced.
     """
@@ -187,7 +189,7 @@ def _is_model(text: str) -> bool:
 def _report(result: dict[str, Any]) -> list[Any]:
     """Return the terminal output for the predictions."""
     rows = [
-        (image["input"], "x".join(map(str, image["size"])), f"{image['ms']:.0f}", _areas(image["areas"]))
+        (image["input"], _size(image), f"{image['ms']:.0f}", _areas(image["areas"]))
         for image in result["images"]
     ]
     masks = table(f"Masks in {result['out']}", ("image", "size", "ms", "classes"), rows)
@@ -199,6 +201,11 @@ def _report(result: dict[str, Any]) -> list[Any]:
         others = f" and {len(failed) - SHOWN:,} more" if len(failed) > SHOWN else ""
         shown.append(f"not predicted: {', '.join(failed[:SHOWN])}{others}")
     return [*shown, f"{result['model']}, {result['backend']}: {result['runtime']}"]
+
+
+def _size(image: dict[str, Any]) -> str:
+    height, width = image["size"]
+    return f"{width}x{height}" + (f", {image['frames']:,} frames" if "frames" in image else "")
 
 
 def _areas(areas: dict[str, float]) -> str:

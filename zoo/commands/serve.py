@@ -1,4 +1,4 @@
-"""`zoo serve`: models over HTTP."""
+"""`zoo serve`: models over HTTP and gRPC."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from zoo.api.serve import check_extra, model_sources, server_settings
+from zoo.api.serve import GRPC_NEEDED, check_extra, model_sources, server_settings
 from zoo.commands.arguments import DeviceOption
 from zoo.commands.console import AsJson, emit, remarks
 from zoo.commands.replicas import CpusOption, GpusOption, OnRay, ReplicasOption, check_replicas, cluster_of
@@ -49,6 +49,14 @@ def serve(
         str, typer.Option(help="Address to listen on; 0.0.0.0 accepts other machines.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: any free port.")] = 8000,
+    grpc_port: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=65535,
+            help="Also serve the Open Inference Protocol over gRPC, on this port; 0: any free port.",
+        ),
+    ] = None,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Worker processes; default: one per GPU, else one.")
     ] = None,
@@ -133,6 +141,7 @@ def serve(
     Prints "ready" once every model has passed a real inference. Workers that die or hang are replaced.
     """
     check_extra()
+    _check_grpc(grpc_port, ray=ray)
     _check_key(api_key, host, cors or [])
     if ssl_keyfile is not None and ssl_certfile is None:
         raise typer.BadParameter("got --ssl-keyfile alone, expected --ssl-certfile too")
@@ -169,9 +178,12 @@ def serve(
         _serve_on_ray(job, cluster_of(replicas, gpus, cpus, (host, port)), scheme, as_json=as_json)
         return
     opened = Port(host, port, count)
+    if grpc_port is not None:
+        for_grpc = Port(host, grpc_port, option="--grpc-port", bound_by_workers=True)  # held until the end
+        job = job._replace(grpc=for_grpc.address)
     url = f"{scheme}://{_bracketed(host)}:{opened.number}"
     supervisor = Supervisor(job, count, opened, present)
-    supervisor.run(lambda served: _say_ready(served, url, supervisor.pids, as_json=as_json))
+    supervisor.run(lambda served: _say_ready(served, url, supervisor.pids, grpc=job.grpc, as_json=as_json))
 
 
 def _serve_on_ray(job: Job, cluster: Cluster, scheme: str, *, as_json: bool) -> None:
@@ -183,6 +195,14 @@ def _serve_on_ray(job: Job, cluster: Cluster, scheme: str, *, as_json: bool) -> 
 
 def _bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
+
+
+def _check_grpc(port: int | None, *, ray: bool) -> None:
+    if port is None:
+        return
+    if ray:
+        raise typer.BadParameter("got --grpc-port with --ray, which serves HTTP only: leave one of them out")
+    check_extra("grpc", GRPC_NEEDED)
 
 
 def _check_key(api_key: str | None, host: str, cors: list[str]) -> None:
@@ -202,7 +222,11 @@ def _check_key(api_key: str | None, host: str, cors: list[str]) -> None:
         )
 
 
-def _say_ready(served: tuple[Served, ...], url: str, pids: list[int], *, as_json: bool) -> None:
+def _say_ready(
+    served: tuple[Served, ...], url: str, pids: list[int], *, grpc: str | None = None, as_json: bool
+) -> None:
     lines = [f"{model.name}: {model.description} ({model.reason}), {model.path}" for model in served]
-    value = {"url": url, "workers": pids, "models": [model._asdict() for model in served]}
+    value = {"url": url, "grpc": grpc, "workers": pids, "models": [model._asdict() for model in served]}
+    if grpc is not None:
+        lines.append(f"gRPC at {grpc}")
     emit(value, *lines, f"ready at {url}", as_json=as_json)

@@ -169,8 +169,8 @@ def _read_pair(source: Source, id_: str) -> tuple[NDArray[np.uint8], NDArray[np.
     image, label = source.read_image(id_), np.array(source.read_mask(id_))
     if image.shape[:2] != label.shape:
         raise DatasetError(
-            f"{id_} in {source.spec} has an image of {image.shape[0]}x{image.shape[1]} pixels and a mask of "
-            f"{label.shape[0]}x{label.shape[1]}, expected one size: correct one of them"
+            f"{id_} in {source.spec} has an image of {image.shape[1]}x{image.shape[0]} pixels and a mask of "
+            f"{label.shape[1]}x{label.shape[0]}, expected one size: correct one of them"
         )
     highest = int(label.max(initial=0, where=label != IGNORE))
     if highest >= len(source.classes):

@@ -75,12 +75,14 @@ class Bulk:
         """
         from zoo.predict.stream import THREADS, stream
 
-        results = stream(self.predictor, jobs, lambda job: job.input.read(), self._options(batch))
+        options = self._options(batch)
+        images = [job for job in jobs if job.input.video is None]
+        results = stream(self.predictor, images, lambda job: job.input.read(), options)
         writing: Writing = deque()
         waiting = 1 if self.tiling else 2 * THREADS  # results of large images in memory
         pool = ThreadPoolExecutor(THREADS, thread_name_prefix="zoo-write")
         try:
-            with Progress(len(jobs)) as progress, pool, closing(results):
+            with Progress(len(images)) as progress, pool, closing(results):
                 for result in results:
                     self._check(result)
                     self.journal.start()
@@ -90,11 +92,25 @@ class Bulk:
                     progress.advance()
                 while writing:
                     self._note(writing)
+            for job in jobs:
+                if job.input.video is not None:
+                    self._run_video(job, options)
         except BaseException as error:
             self._salvage(writing)
             if isinstance(error, OSError):
                 raise self._unwritable(error, len(jobs)) from error
             raise
+
+    def _run_video(self, job: Job, options: Options) -> None:
+        """Predict a video and add it to the journal."""
+        from zoo.predict.video import write_video
+
+        self.journal.start()
+        try:
+            result = write_video(job, self.predictor, options, self.out, self.suffixes, self.unknown_below)
+        except ZooError as error:
+            result = _failure(job, error)
+        self._add(job, result)
 
     def _options(self, batch: int | None) -> Options:
         from zoo.predict.stream import Options

@@ -216,7 +216,7 @@ def _not_yet(jobs: Sequence[Job], journal: Journal, out: Path, suffixes: Sequenc
     foreign: list[str] = []
     others = 0
     for job in jobs:
-        mask = f"{job.name}{MASK}"
+        mask = job.mask
         record = journal.latest(mask)
         if record is not None and journal.is_current(record) and is_done(job, record, out, suffixes):
             journal.keep(mask)
@@ -255,7 +255,7 @@ def _log_kept(count: int, waiting: int, others: int, out: Path, *, other_model: 
 
 def _shown(job: Job, journal: Journal, out: Path) -> dict[str, Any] | None:
     """Return the result of a job, None if it failed."""
-    record = journal.record(f"{job.name}{MASK}")
+    record = journal.record(job.mask)
     if record is None:
         return None
     paths = {kind: record.get(kind) and str(out / record[kind]) for kind in files()}

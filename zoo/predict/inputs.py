@@ -5,11 +5,12 @@ from __future__ import annotations
 import glob
 import logging
 import os
+import re
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from zoo.errors import DatasetError, ZooError
+from zoo.errors import DatasetError, InvalidImageError, ZooError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -20,28 +21,35 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+VIDEO_SUFFIXES = frozenset((".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv"))
+ADDRESS = re.compile(r"(rtsps?|rtmps?|srt|udp|rtp|tcp)://.")
+"""Start of the address of a live stream."""
+
 
 class Input(NamedTuple):
-    """One image to predict.
+    """One image or video to predict.
 
     Args:
         name: name in tables and messages.
         outputs: candidate names of its results, without suffix, from the shortest to a unique one.
-        path: absolute path of its file; None for an image of a data source.
+        path: absolute path of its file; None for an image of a data source, and for a live stream.
         read: function that returns the image, (H, W, 3) uint8 RGB.
+        video: path of a video, or address of a live stream; None for an image.
     """
 
     name: str
     outputs: tuple[str, str, str]
     path: str | None
     read: Callable[[], NDArray[np.uint8]]
+    video: str | None = None
 
 
 def find_inputs(texts: Sequence[str], limit: int, out: Path) -> list[Input]:
     """Return the images that INPUTs name, without duplicates.
 
     Args:
-        texts: files, folders (searched recursively), patterns, or data sources such as `shapes`.
+        texts: files, folders (searched recursively for images), patterns, data sources such as `shapes`, or
+            addresses of live streams.
         limit: largest number of images from a data source.
         out: output folder, which is not searched.
 
@@ -49,17 +57,18 @@ def find_inputs(texts: Sequence[str], limit: int, out: Path) -> list[Input]:
         ZooError: an INPUT that names no images.
     """
     sources = [text for text in dict.fromkeys(texts) if is_source(text)]
+    streams = [text for text in dict.fromkeys(texts) if is_address(text)]
     files: dict[str, tuple[str, str]] = {}
     working = Path.cwd()
     for text in texts:
-        if text not in sources:
+        if text not in (*sources, *streams):
             for name, short in _files(text, out):
                 files.setdefault(os.path.join(working, name), (name, short))  # noqa: PTH118 - of 100,000 names
     found = [input_ for text in sources for input_ in _of_source(text, limit)]
     if files:
         common = len(os.path.commonpath({os.path.dirname(path) for path in files}))  # noqa: PTH120
         found += [_of_file(path, *names, path[common:].lstrip(os.sep)) for path, names in files.items()]
-    return found
+    return found + [_of_stream(text) for text in streams]
 
 
 def is_source(text: str) -> bool:
@@ -90,10 +99,18 @@ def _of_source(spec: str, limit: int) -> list[Input]:
     ]
 
 
+def _of_stream(address: str) -> Input:
+    name = re.sub("(?<=//)[^/]*@", "", address)  # a password stays out of names and journals
+    short = re.sub(r"\W+", "_", name).strip("_")
+    return Input(name, (short, short, short), None, partial(_refuse, name), address)
+
+
 def _of_file(path: str, name: str, short: str, relative: str) -> Input:
     from zoo.images import read_rgb
 
     outputs = _stem(short), _stem(relative), relative
+    if is_video(name):
+        return Input(name, outputs, path, partial(_refuse, name), path)
     return Input(name, outputs, path, partial(read_rgb, Path(name)))
 
 
@@ -108,7 +125,7 @@ def _files(text: str, out: Path) -> Iterator[tuple[str, str]]:
         root = _root(path)
         found = [name for name in sorted(_match(path, root, out)) if os.path.isfile(name)]  # noqa: PTH113
     else:
-        raise ZooError(f"{text} does not exist, expected an image, a folder of images, a pattern or shapes")
+        raise ZooError(f"{text} does not exist, expected an image, a video, a folder, a pattern or shapes")
     if not path.is_file():
         found = _without_results(found, out)
     if not found:
@@ -170,3 +187,18 @@ def _stem(name: str) -> str:
 def _root(pattern: Path) -> Path:
     """Return the folder above the first wildcard of a pattern."""
     return next(parent for parent in pattern.parents if not glob.has_magic(str(parent)))
+
+
+def is_video(name: str) -> bool:
+    """Return whether a file is a video, by its suffix."""
+    return Path(name).suffix.lower() in VIDEO_SUFFIXES
+
+
+def is_address(name: str) -> bool:
+    """Return whether an INPUT is the address of a live stream."""
+    return ADDRESS.match(name) is not None
+
+
+def _refuse(name: str) -> NDArray[np.uint8]:
+    """Raise: a video is not read as one image."""
+    raise InvalidImageError(f"{name} is a video, expected an image: predict it without --ray")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -13,7 +14,7 @@ from zoo.predictors import outputs
 from zoo.predictors.outputs import OUTPUTS, draw_output, written_outputs
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -35,6 +36,12 @@ MASK, OVERLAY = OUTPUTS[outputs.MASK].suffix, ".overlay.png"
 def files() -> dict[str, str]:
     """Return the suffix of each kind of result: the mask, its overlay, then the other outputs."""
     return {outputs.MASK: MASK, "overlay": OVERLAY} | written_outputs()
+
+
+def of_videos() -> dict[str, str]:
+    """Return the suffix of each kind of result of a video."""
+    suffixes = {kind: f".{kind}.mkv" for kind in files()}
+    return suffixes | {"overlay": ".overlay.mp4"}
 
 
 def outputs_of(suffixes: Sequence[str]) -> tuple[str, ...]:
@@ -62,6 +69,25 @@ class Job(NamedTuple):
     name: str
     stamp: FileStamp | None
 
+    @property
+    def files(self) -> dict[str, str]:
+        """Return the name of each kind of result: the mask, its overlay, then the other outputs."""
+        suffixes = of_videos() if self.input.video else files()
+        return {kind: f"{self.name}{suffix}" for kind, suffix in suffixes.items()}
+
+    def wanted(self, suffixes: Sequence[str]) -> dict[str, str]:
+        """Return the name of each requested result by kind.
+
+        Args:
+            suffixes: suffixes of the requested results of an image.
+        """
+        return {kind: name for kind, name in self.files.items() if files()[kind] in suffixes}
+
+    @property
+    def mask(self) -> str:
+        """Return the name of the mask."""
+        return self.files[outputs.MASK]
+
 
 def make_jobs(inputs: Sequence[Input], out: Path, suffixes: Sequence[str]) -> list[Job]:
     """Return a job for each input, with names such that no result overwrites another or an input.
@@ -77,23 +103,25 @@ def make_jobs(inputs: Sequence[Input], out: Path, suffixes: Sequence[str]) -> li
     Raises:
         ZooError: a result would overwrite an input.
     """
+    found = [_stat(input_.path) for input_ in inputs]
+    stamps = [None if stat is None else FileStamp(stat.st_size, stat.st_mtime_ns) for stat in found]
     for level in range(3):
-        names = [input_.outputs[level] for input_ in inputs]
-        targets = {f"{name}{suffix}".casefold() for name in names for suffix in suffixes}
-        if len(targets) == len(names) * len(suffixes):
+        jobs = [Job(each, each.outputs[level], stamp) for each, stamp in zip(inputs, stamps, strict=True)]
+        targets = [name for job in jobs for name in job.wanted(suffixes).values()]
+        if len(set(map(str.casefold, targets))) == len(targets):
             break
     if level:
-        log.info("some images share a name: results are named by more of their path, as %s", out / names[0])
-    found = [_stat(input_.path) for input_ in inputs]
+        log.info(
+            "some images share a name: results are named by more of their path, as %s", out / jobs[0].name
+        )
     originals = {(stat.st_dev, stat.st_ino) for stat in found if stat is not None}
-    for target in (f"{out}{os.sep}{name}{suffix}" for name in names for suffix in suffixes):
+    for target in (f"{out}{os.sep}{name}" for name in targets):
         stat = _stat(target)
         if stat is not None and (stat.st_dev, stat.st_ino) in originals:
             raise ZooError(
                 f"the result {Path(target)} would replace an input: choose another folder with --out"
             )
-    stamps = [None if stat is None else FileStamp(stat.st_size, stat.st_mtime_ns) for stat in found]
-    return [Job(*parts) for parts in zip(inputs, names, stamps, strict=True)]
+    return jobs
 
 
 def _stat(path: str | None) -> os.stat_result | None:
@@ -141,8 +169,6 @@ def write_result(
     """
     from PIL import Image
 
-    from zoo.bundle.bundle import temporary_name
-    from zoo.bundle.manifest import sha256
     from zoo.pages.overlay import areas, picture
 
     job = result.item
@@ -151,28 +177,55 @@ def write_result(
     if unknown_below is not None:
         found[outputs.MASK] = without_unsure(found, unknown_below)
     mask = found[outputs.MASK]
-    names = {kind: f"{job.name}{suffix}" for kind, suffix in files().items() if suffix in suffixes}
-    paths = {kind: temporary_name(out / name) for kind, name in names.items()}
-    paths[outputs.MASK].parent.mkdir(parents=True, exist_ok=True)
-    try:
+    names = job.wanted(suffixes)
+    with new_files(names, out) as (paths, written):
         for name in paths.keys() & found.keys():
             write_output(paths[name], name, found[name], classes)
         if result.image is not None:
             write_png(paths["overlay"], Image.fromarray(picture(result.image, mask, classes)))
-        written = {kind: (str(path), sha256(path)) for kind, path in paths.items()}
-    except BaseException:
-        for path in paths.values():
-            path.unlink(missing_ok=True)
-        raise
     record = {
         **describe(job),
         "size": list(mask.shape),
-        "areas": {_label_name(label, classes): share for label, share in areas(mask).items()},
+        "areas": named_areas(areas(mask), classes),
         **facts,
         "ms": result.seconds * 1000,
         **{kind: names.get(kind) for kind in files()},
     }
     return Result(record, written)
+
+
+@contextmanager
+def new_files(
+    names: Mapping[str, str], out: Path
+) -> Iterator[tuple[dict[str, Path], dict[str, tuple[str, str]]]]:
+    """Provide temporary paths for the files of a result; after the block, also their SHA-256.
+
+    Args:
+        names: names of the files by kind.
+        out: output folder.
+
+    Yields:
+        paths: temporary path by kind.
+        written: path and SHA-256 by kind, once the block has written the files.
+    """
+    from zoo.bundle.bundle import temporary_name
+    from zoo.bundle.manifest import sha256
+
+    paths = {kind: temporary_name(out / name) for kind, name in names.items()}
+    paths[outputs.MASK].parent.mkdir(parents=True, exist_ok=True)
+    written: dict[str, tuple[str, str]] = {}
+    try:
+        yield paths, written
+        written |= {kind: (str(path), sha256(path)) for kind, path in paths.items()}
+    except BaseException:
+        for path in paths.values():
+            path.unlink(missing_ok=True)
+        raise
+
+
+def named_areas(shares: Mapping[int, float], classes: Classes) -> dict[str, float]:
+    """Return the shares of labels by the name of their class."""
+    return {_label_name(label, classes): share for label, share in shares.items()}
 
 
 def check_unknown(unknown_below: float | None, classes: Classes) -> None:
@@ -228,7 +281,7 @@ def _label_name(label: int, classes: Classes) -> str:
 
 
 def describe(job: Job) -> dict[str, Any]:
-    """Return path and stamp of the input of a job."""
+    """Return path and stamp of the input of a job; without them for data of a source, or a live stream."""
     stamp = job.stamp._asdict() if job.stamp else {"bytes": None, "mtime_ns": None}
     return {"input": job.input.path or job.input.name, **stamp}
 
@@ -243,10 +296,9 @@ def is_done(job: Job, record: dict[str, Any], out: Path, suffixes: Sequence[str]
     if not same:
         return False
     written = written_of(record)
-    for kind, suffix in files().items():
-        if suffix in suffixes and not (record.get(kind) and _is_there(out, record[kind], written.get(kind))):
-            return False
-    return True
+    return all(
+        record.get(kind) and _is_there(out, record[kind], written.get(kind)) for kind in job.wanted(suffixes)
+    )
 
 
 def _is_there(out: Path, name: str, hashes: list[str] | None) -> bool:
@@ -276,28 +328,28 @@ def earlier_outputs(
     written = written_of(record)
     foreign: list[str] = []
     outdated: list[Path] = []
-    for kind, suffix in files().items():
-        name = f"{job.name}{suffix}"
+    wanted = job.wanted(suffixes)
+    for kind, name in job.files.items():
         if not exists(out / name):
             continue
         is_ours = is_unchanged(out / name, written.get(kind, ()))
-        if suffix in suffixes and not is_ours:
+        if kind in wanted and not is_ours:
             foreign.append(name)
-        elif suffix not in suffixes and is_ours:
+        elif kind not in wanted and is_ours:
             outdated.append(out / name)
     return foreign, outdated
 
 
 def results_in(out: Path) -> frozenset[str]:
     """Return the files that `zoo predict` wrote to a folder: its journal and the results listed in it."""
-    suffix_of = files()
-    results = {
-        f"{record['mask'].removesuffix(MASK)}{suffix_of[kind]}"
-        for record in listed(out)
-        for kind in written_of(record)
-        if kind in suffix_of
-    }
-    return frozenset({NAME, *results})
+    results = {NAME}
+    for record in listed(out):
+        suffix_of = next(
+            each for each in (of_videos(), files()) if record["mask"].endswith(each[outputs.MASK])
+        )
+        name = record["mask"].removesuffix(suffix_of[outputs.MASK])
+        results |= {f"{name}{suffix_of[kind]}" for kind in written_of(record) if kind in suffix_of}
+    return frozenset(results)
 
 
 def write_output(path: Path, name: str, values: NDArray[Any], classes: Classes) -> None:

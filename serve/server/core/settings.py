@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import hmac
 import ipaddress
 import re
 from functools import lru_cache
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr
 
 from zoo.frozen import Frozen
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 API_KEY_VARIABLE = "ZOO_API_KEY"
 """Environment variable of the API key."""
@@ -23,6 +27,8 @@ LEAST_HANG_S = 10.0
 
 
 ANY_ORIGIN = "*"
+
+BEARER = b"bearer "
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
@@ -130,3 +136,11 @@ def is_loopback(host: str) -> bool:
     except ValueError:
         return False
     return (getattr(address, "ipv4_mapped", None) or address).is_loopback
+
+
+def has_key(headers: Mapping[bytes, bytes], key: bytes) -> bool:
+    """Return whether a request has the key, by its headers with lowercase names."""
+    authorization = headers.get(b"authorization", b"")
+    bearer = authorization[len(BEARER) :].strip() if authorization[: len(BEARER)].lower() == BEARER else b""
+    # always compare both, in constant time
+    return hmac.compare_digest(bearer, key) | hmac.compare_digest(headers.get(b"x-api-key", b""), key)

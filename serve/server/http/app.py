@@ -13,16 +13,15 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 
 from zoo.errors import ZooError
+from zoo.serve.server.core.context import Context
+from zoo.serve.server.core.oip import InferRequest
 from zoo.serve.server.http import problems
 from zoo.serve.server.http.compression import Inflate
-from zoo.serve.server.http.context import Context
 from zoo.serve.server.http.entry import Entry
 from zoo.serve.server.http.guards import Access, Body, check_parameters, cors_options
-from zoo.serve.server.http.metrics import Metrics
 from zoo.serve.server.http.observe import Observe
-from zoo.serve.server.http.oip import InferRequest
 from zoo.serve.server.http.request import route_path
-from zoo.serve.server.http.routes_health import Readiness, add_health_routes
+from zoo.serve.server.http.routes_health import add_health_routes
 from zoo.serve.server.http.routes_oip import add_oip_routes
 from zoo.serve.server.http.routes_page import add_docs_routes, add_page_routes, page_files
 from zoo.serve.server.http.routes_predict import add_predict_routes
@@ -59,10 +58,7 @@ def create_app(models: Sequence[Model], settings: ServerSettings) -> FastAPI:
         models: at least one model, with unique names; requests that name none get the first.
         settings: settings of the server.
     """
-    context, metrics = Context(models, settings), Metrics()
-    for model in models:
-        metrics.add(model)
-    readiness, files = Readiness(context), page_files()
+    context, files = Context(models, settings), page_files()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -89,28 +85,29 @@ def create_app(models: Sequence[Model], settings: ServerSettings) -> FastAPI:
     )
     app.state.context = context
     add_predict_routes(app, context)  # first: routes are tried in this order
-    add_oip_routes(app, context, readiness)
-    add_health_routes(app, readiness)
+    add_oip_routes(app, context)
+    add_health_routes(app, context.readiness)
     add_page_routes(app, files)
     add_docs_routes(app)
 
     @app.get("/metrics", tags=["health"], summary="Metrics for Prometheus", response_class=Response)
     async def figures() -> Response:
-        return Response(await context.in_pool(metrics.render), headers={"Content-Type": metrics.content_type})
+        text = await context.in_pool(context.metrics.render)
+        return Response(text, headers={"Content-Type": context.metrics.content_type})
 
     app.openapi = _completed(app.openapi)  # type: ignore[method-assign]
     _answer_errors(app)
-    _guard(app, context, metrics, frozenset([*ALWAYS_OPEN, *files]))
+    _guard(app, context, frozenset([*ALWAYS_OPEN, *files]))
     return app
 
 
-def _guard(app: FastAPI, context: Context, metrics: Metrics, open_paths: frozenset[str]) -> None:
+def _guard(app: FastAPI, context: Context, open_paths: frozenset[str]) -> None:
     """Add the middleware; the last one is the outermost."""
     settings = context.settings
     app.add_middleware(Inflate, context=context)
     app.add_middleware(Body, max_bytes=settings.max_body_bytes, budget=context.budget)
     app.add_middleware(Access, settings=settings, open_paths=open_paths)
-    app.add_middleware(Observe, metrics=metrics, timeout=settings.timeout)
+    app.add_middleware(Observe, metrics=context.metrics, timeout=settings.timeout)
     if settings.cors:
         app.add_middleware(CORSMiddleware, **cors_options(settings))
     app.add_middleware(Entry, root_path=settings.root_path)

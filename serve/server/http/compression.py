@@ -10,7 +10,7 @@ from zoo.serve.server.core.errors import BadRequestError, TooLargeError, Unsuppo
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-    from zoo.serve.server.http.context import Context
+    from zoo.serve.server.core.context import Context
 
 Encoding = Literal["gzip", "deflate"]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
 import time
 from difflib import get_close_matches
 from functools import lru_cache
@@ -13,8 +12,8 @@ from urllib.parse import urlsplit
 from starlette.requests import Request  # noqa: TC002 -- FastAPI evaluates annotations
 
 from zoo.predictors.remote.oip import JSON_LENGTH
-from zoo.serve.server.core.errors import BadRequestError, SlowBodyError, TooLargeError
-from zoo.serve.server.core.settings import ANY_ORIGIN, is_loopback
+from zoo.serve.server.core.errors import FOREIGN, BadRequestError, NoKeyError, SlowBodyError, TooLargeError
+from zoo.serve.server.core.settings import ANY_ORIGIN, has_key, is_loopback
 from zoo.serve.server.http.problems import problem, problem_of
 from zoo.serve.server.http.request import route_path, trace_of
 
@@ -28,8 +27,6 @@ if TYPE_CHECKING:
     from zoo.serve.server.core.settings import ServerSettings
 
     Headers = Mapping[bytes, bytes]
-
-BEARER = b"bearer "
 
 HEALTH = "/v2/health/"
 """Prefix of paths that need no key, besides those that an app names."""
@@ -60,14 +57,9 @@ class Access:
     def _refusal(self, scope: Scope) -> Response | None:
         path, headers = route_path(scope), dict(scope["headers"])
         if self.key is not None:
-            if path in self.open_paths or path.startswith(HEALTH) or _has_key(headers, self.key):
+            if path in self.open_paths or path.startswith(HEALTH) or has_key(headers, self.key):
                 return None
-            return problem(
-                401,
-                "got no key or a wrong one: send the header 'Authorization: Bearer KEY' or 'X-API-Key: KEY'",
-                path=path,
-                headers={"WWW-Authenticate": "Bearer"},
-            )
+            return problem(401, str(NoKeyError()), path=path, headers={"WWW-Authenticate": "Bearer"})
         reason = None if self.remote else _foreign(scope, headers, self.cors)
         return None if reason is None else problem(403, reason, path=path)
 
@@ -217,20 +209,11 @@ def cors_options(settings: ServerSettings) -> dict[str, Any]:
     }
 
 
-def _has_key(headers: Headers, key: bytes) -> bool:
-    authorization = headers.get(b"authorization", b"")
-    bearer = authorization[len(BEARER) :].strip() if authorization[: len(BEARER)].lower() == BEARER else b""
-    # always compare both, in constant time
-    return hmac.compare_digest(bearer, key) | hmac.compare_digest(headers.get(b"x-api-key", b""), key)
-
-
 def _foreign(scope: Scope, headers: Headers, cors: tuple[str, ...]) -> str | None:
     """Return the reason if a request is not from a program or page on this machine; None if it is."""
     client = scope.get("client")  # None: a Unix domain socket
     if client is not None and not is_loopback(client[0]):
-        return (
-            "requests from other machines need a key: start the server with --api-key, or with --host for all"
-        )
+        return FOREIGN
     host = headers.get(b"host", b"localhost").decode("latin-1")
     if not is_loopback(_host_name(f"//{host}")):
         return (

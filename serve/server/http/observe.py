@@ -5,15 +5,16 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from zoo.serve.server.http.logs import log_request
-from zoo.serve.server.http.problems import CLIENT_GONE, INTERNAL, problem
+from zoo.serve.server.core.errors import CLIENT_GONE, INTERNAL
+from zoo.serve.server.core.logs import log_request
+from zoo.serve.server.http.problems import problem
 from zoo.serve.server.http.request import route_of, route_path, start_trace
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-    from zoo.serve.server.http.metrics import Metrics
-    from zoo.serve.server.http.request import Trace
+    from zoo.serve.server.core.metrics import Metrics
+    from zoo.serve.server.core.timing import Trace
 
 log = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""Error responses: `application/problem+json` (RFC 9457), one status for each kind of error."""
+"""Error responses: `application/problem+json` (RFC 9457)."""
 
 from __future__ import annotations
 
@@ -8,18 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
-from zoo.errors import InvalidImageError, ZooError
-from zoo.serve.server.core.errors import (
-    BadRequestError,
-    DeadlineError,
-    ModelFailedError,
-    NotReadyError,
-    QueueFullError,
-    SlowBodyError,
-    TooLargeError,
-    UnknownNameError,
-    UnsupportedFormatError,
-)
+from zoo.serve.server.core.errors import fault_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,45 +16,13 @@ if TYPE_CHECKING:
     from fastapi.exceptions import RequestValidationError
     from starlette.exceptions import HTTPException
 
+    from zoo.errors import ZooError
+
 
 PROBLEM_TYPE = "application/problem+json"
 
 OIP_PREFIX = "/v2"
 """Path prefix of the Open Inference Protocol, whose clients read the member `error`."""
-
-CLIENT_GONE = 499
-"""Status in metrics and logs of a request whose client disconnected; it is never sent."""
-
-INTERNAL = "the server failed on this request: see its log; try again, then report it"
-
-KINDS: dict[int, str] = {
-    400: "invalid",
-    401: "key",
-    403: "remote",
-    404: "unknown",
-    405: "method",
-    408: "slow",
-    413: "too-large",
-    415: "format",
-    422: "parameters",
-    CLIENT_GONE: "gone",
-    500: "failed",
-    503: "full",
-    504: "deadline",
-}
-"""Short name of each status in metrics."""
-
-STATUS_OF: dict[type[ZooError], int] = {
-    InvalidImageError: 400,
-    TooLargeError: 413,
-    UnsupportedFormatError: 415,
-    ModelFailedError: 500,
-    QueueFullError: 503,
-    DeadlineError: 504,
-}
-
-
-STATUS_OF |= {UnknownNameError: 404, BadRequestError: 400, SlowBodyError: 408, NotReadyError: 503}
 
 
 class Problem(BaseModel):
@@ -104,11 +61,10 @@ def problem(
 
 def problem_of(error: ZooError, path: str = "") -> Response:
     """Return the response to a request that failed with this error."""
-    status = next((STATUS_OF[kind] for kind in type(error).__mro__ if kind in STATUS_OF), 500)
-    # errors without their own status are internal and may name files
-    detail = " ".join(str(error).split()) if type(error) in STATUS_OF or status != 500 else INTERNAL
-    wait = getattr(error, "retry_after_s", 1) if status == 503 else None
-    return problem(status, detail, path=path, headers=None if wait is None else {"Retry-After": str(wait)})
+    fault = fault_of(error)
+    wait = fault.retry_after_s
+    headers = None if wait is None else {"Retry-After": str(wait)}
+    return problem(fault.status, fault.detail, path=path, headers=headers)
 
 
 def problem_of_http(error: HTTPException, path: str, method: str) -> Response:

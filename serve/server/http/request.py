@@ -1,46 +1,25 @@
-"""Trace of one request, from its first byte to its last, for metrics, logs and deadlines."""
+"""A request: its trace, its route, and its response."""
 
 from __future__ import annotations
 
-import random
-import re
-import time
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from zoo.serve.server.core.answer import answer
+from zoo.serve.server.core.timing import UNMATCHED, Trace
+
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from starlette.requests import Request
+    from starlette.responses import Response
     from starlette.types import Scope
+
+    from zoo.serve.server.core.answer import Decoded
+    from zoo.serve.server.core.context import Context
+    from zoo.serve.server.core.model import Model
 
 KEY = "zoo.trace"
 """Key of the trace in the ASGI scope."""
-
-UNMATCHED = "other"
-"""Route name of requests that match no route."""
-
-REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
-
-
-@dataclass
-class Trace:
-    """Trace of one request.
-
-    Args:
-        id: request id, from the client's header `X-Request-ID` or new.
-        deadline: deadline, in the time of `time.monotonic()`.
-    """
-
-    id: str
-    deadline: float
-    began: float = field(default_factory=time.monotonic)
-    model: str = ""
-    status: int = 0
-    bytes_in: int = 0
-    bytes_out: int = 0
-
-    @property
-    def seconds(self) -> float:
-        """Return the seconds since the first byte."""
-        return time.monotonic() - self.began
 
 
 def start_trace(scope: Scope, timeout: float) -> Trace:
@@ -51,8 +30,7 @@ def start_trace(scope: Scope, timeout: float) -> Trace:
         timeout: seconds until the deadline.
     """
     given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
-    id_ = given.decode("ascii") if REQUEST_ID.fullmatch(given) else f"{random.getrandbits(64):016x}"
-    trace = Trace(id_, time.monotonic() + timeout)
+    trace = Trace.begin(given, timeout)
     scope[KEY] = trace
     return trace
 
@@ -72,3 +50,29 @@ def route_path(scope: Scope) -> str:
     """Return the path of a request below the app's mount point."""
     path: str = scope["path"]
     return path.removeprefix(scope.get("root_path", ""))
+
+
+async def respond(
+    context: Context,
+    model: Model,
+    request: Request,
+    read: Callable[[Request], Awaitable[bytes]],
+    decode: Callable[[bytes], Decoded[Response]],
+) -> Response:
+    """Return the response to a request for a prediction.
+
+    Args:
+        context: context of the app.
+        model: model to run.
+        request: HTTP request.
+        read: function that reads the body.
+        decode: argument of `answer`.
+
+    Raises:
+        ZooError: an invalid request, overload, timeout or failure of the backend.
+    """
+    response, server_timing = await answer(
+        context, model, trace_of(request.scope), lambda: read(request), decode
+    )
+    response.headers.update({"Server-Timing": server_timing, "X-Zoo-Model": model.name})
+    return response

@@ -9,17 +9,14 @@ import numpy as np
 from starlette.requests import Request
 from starlette.responses import Response
 
-from zoo.predictors.artifact import INPUT_NAME
-from zoo.predictors.outputs import output_of
-from zoo.predictors.remote.oip import DATATYPES, JSON_LENGTH
-from zoo.serve.server.core.errors import BadRequestError, NotReadyError
-from zoo.serve.server.http import oip
-from zoo.serve.server.http.answer import Decoded, answer
+from zoo.predictors.remote.oip import JSON_LENGTH
+from zoo.serve.server.core import oip
+from zoo.serve.server.core.answer import Decoded
+from zoo.serve.server.core.errors import BadRequestError
 from zoo.serve.server.http.compression import Encoding, compress
 from zoo.serve.server.http.problems import responses
-from zoo.serve.server.http.request import trace_of
-from zoo.serve.server.http.routes_health import why_not_ready
-from zoo.serve.server.http.schemas import OipLive, OipModel, OipModelReady, OipReady, OipServer, Tensor
+from zoo.serve.server.http.request import respond, trace_of
+from zoo.serve.server.http.schemas import OipLive, OipModelReady, OipReady, OipServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -27,10 +24,9 @@ if TYPE_CHECKING:
 
     from fastapi import FastAPI
 
+    from zoo.serve.server.core.context import Context
     from zoo.serve.server.core.model import Model
     from zoo.serve.server.core.runner import Values
-    from zoo.serve.server.http.context import Context
-    from zoo.serve.server.http.routes_health import Readiness
 
 BINARY: dict[str, Any] = {"schema": {"type": "string", "contentMediaType": "application/octet-stream"}}
 
@@ -57,7 +53,7 @@ NAMES = ANYWHERE | responses(404, 422, oip=True)
 ANSWERS = {**NAMES, **responses(408, 415, 503, 504, oip=True), 200: MASKS}
 
 
-def add_oip_routes(app: FastAPI, context: Context, readiness: Readiness) -> None:
+def add_oip_routes(app: FastAPI, context: Context) -> None:
     """Add the routes under `/v2`."""
 
     @app.get("/v2", tags=TAGS, summary="Describe the server", responses=ANYWHERE)
@@ -75,7 +71,7 @@ def add_oip_routes(app: FastAPI, context: Context, readiness: Readiness) -> None
         responses=ANYWHERE | responses(503, oip=True),
     )
     async def ready() -> OipReady:
-        await readiness.check()
+        await context.readiness.check()
         return OipReady(ready=True)
 
     for path in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
@@ -86,17 +82,15 @@ def _add_model(app: FastAPI, path: str, context: Context) -> None:
     """Add the routes of models; without a version in the path they take the one that there is."""
 
     @app.get(path, tags=TAGS, summary="Describe a model", responses=NAMES)
-    async def metadata(model: str, version: str | None = None) -> OipModel:
-        return model_metadata(context.model(model, version))
+    async def metadata(model: str, version: str | None = None) -> oip.ModelMetadata:
+        return oip.metadata(context.model(model, version))
 
     @app.get(
         f"{path}/ready", tags=TAGS, summary="A model is ready", responses=NAMES | responses(503, oip=True)
     )
     async def model_ready(model: str, version: str | None = None) -> OipModelReady:
         served = context.model(model, version)
-        await context.start()
-        if not served.ready:
-            raise NotReadyError(why_not_ready(served))
+        await context.readiness.check_started(served)
         return OipModelReady(name=served.name, ready=True)
 
     @app.post(
@@ -110,25 +104,10 @@ def _add_model(app: FastAPI, path: str, context: Context) -> None:
     async def infer(request: Request, model: str, version: str | None = None) -> Response:
         served = context.model(model, version)
         trace_of(request.scope).model = served.name
-        return await answer(context, served, request, Request.body, decoder(served, request))
+        return await respond(context, served, request, Request.body, decoder(served, request))
 
 
-def model_metadata(model: Model) -> OipModel:
-    """Return what the protocol says of a model."""
-    outputs = [output_of(name, len(model.classes)) for name in model.outputs]
-    return OipModel(
-        name=model.name,
-        versions=[model.version],
-        platform=f"zoo_{model.backend}",
-        inputs=[Tensor(name=INPUT_NAME, datatype="UINT8", shape=[-1, -1, -1, 3])],
-        outputs=[
-            Tensor(name=each.name, datatype=DATATYPES[each.dtype], shape=list(each.size(-1, -1, -1)))
-            for each in outputs
-        ],
-    )
-
-
-def decoder(model: Model, request: Request) -> Callable[[bytes], Decoded]:
+def decoder(model: Model, request: Request) -> Callable[[bytes], Decoded[Response]]:
     """Return the function that decodes the body of a request with these headers.
 
     Raises:
@@ -139,7 +118,7 @@ def decoder(model: Model, request: Request) -> Callable[[bytes], Decoded]:
         raise BadRequestError(f"{JSON_LENGTH} is {text[:30]!r}, expected the bytes of JSON: count them")
     accepted = _accepted(request)
 
-    def decoded(body: bytes) -> Decoded:
+    def decoded(body: bytes) -> Decoded[Response]:
         asked = oip.parse(body, None if text is None else int(text), model.outputs)
 
         def encoded(found: Sequence[Values]) -> Response:

@@ -10,12 +10,12 @@ from starlette.responses import Response
 
 from zoo.predictors import outputs
 from zoo.predictors.outputs import OUTPUTS, Format, mask_dtype, resize_output
+from zoo.serve.server.core.answer import Decoded
 from zoo.serve.server.core.errors import BadRequestError, UnknownNameError
-from zoo.serve.server.http.answer import Decoded, answer
 from zoo.serve.server.http.decode import decode, image_bytes
 from zoo.serve.server.http.encode import MEDIA_TYPES, encoder, hex_color
 from zoo.serve.server.http.problems import responses
-from zoo.serve.server.http.request import trace_of
+from zoo.serve.server.http.request import respond, trace_of
 from zoo.serve.server.http.schemas import ClassInfo, MaskAnswer, ModelInfo
 
 if TYPE_CHECKING:
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
     from fastapi import FastAPI
 
+    from zoo.serve.server.core.context import Context
     from zoo.serve.server.core.model import Model
     from zoo.serve.server.core.runner import Values
-    from zoo.serve.server.http.context import Context
 
 BINARY = {"schema": {"type": "string", "contentMediaType": "application/octet-stream"}}
 
@@ -92,7 +92,7 @@ def add_predict_routes(app: FastAPI, context: Context) -> None:
         served = context.model(model)
         trace_of(request.scope).model = served.name
         check_output(served, output, format)
-        return await answer(context, served, request, image_bytes, decoder(context, served, format, output))
+        return await respond(context, served, request, image_bytes, decoder(context, served, format, output))
 
     @app.get("/models", tags=["predict"], summary="List the models")
     async def models() -> list[ModelInfo]:
@@ -129,11 +129,13 @@ def check_output(model: Model, output: str, format_: Format) -> None:
         )
 
 
-def decoder(context: Context, model: Model, format_: Format, output: str) -> Callable[[bytes], Decoded]:
+def decoder(
+    context: Context, model: Model, format_: Format, output: str
+) -> Callable[[bytes], Decoded[Response]]:
     """Return the function that decodes the image of a request for an output."""
     encode = encoder(format_, model.classes, model.name, model.version, output)
 
-    def decoded(body: bytes) -> Decoded:
+    def decoded(body: bytes) -> Decoded[Response]:
         image = decode(body, context.settings.max_pixels)
 
         def encoded(found: Sequence[Values]) -> Response:

@@ -74,14 +74,6 @@ class Ready(BaseModel):
     models: list[str]
 
 
-class Tensor(BaseModel):
-    """Name, type and shape of an input or output; -1 stands for any size."""
-
-    name: str
-    datatype: str = Field(examples=["UINT8"])
-    shape: list[int]
-
-
 class OipServer(BaseModel):
     """Server metadata of the Open Inference Protocol."""
 
@@ -107,13 +99,3 @@ class OipModelReady(BaseModel):
 
     name: str
     ready: bool
-
-
-class OipModel(BaseModel):
-    """Model metadata of the Open Inference Protocol."""
-
-    name: str
-    versions: list[str]
-    platform: str
-    inputs: list[Tensor]
-    outputs: list[Tensor]

@@ -38,6 +38,8 @@ class Job(NamedTuple):
     models: tuple[ModelSource, ...]
     settings: ServerSettings
     certificate: Certificate | None = None
+    grpc: str | None = None
+    """`host:port` on which gRPC listens; None for no gRPC."""
     load: LoadModel | None = None
     """Importable function that loads each model; None for `zoo.serve.server.core.loading`."""
 

@@ -25,13 +25,23 @@ class Port:
         host: name or address of this machine.
         port: port number; 0 for any free port.
         workers: number of workers that will listen.
+        option: option of the command line that selects the port.
+        bound_by_workers: whether workers bind the port themselves, as gRPC does, rather than `open` it.
 
     Raises:
         ZooError: the port is not available.
     """
 
-    def __init__(self, host: str, port: int, workers: int = 1) -> None:
-        self._several = workers > 1 and sys.platform == "linux"
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        workers: int = 1,
+        *,
+        option: str = "--port",
+        bound_by_workers: bool = False,
+    ) -> None:
+        self._several = (workers > 1 or bound_by_workers) and sys.platform == "linux"
         try:
             self._family, self._address = _resolved(host, port)
             self._kept = self._bind()  # fails if anything listens there, even with SO_REUSEPORT
@@ -39,17 +49,25 @@ class Port:
             if self._several:
                 self._kept.close()
                 self._kept = self._bind(shared=True)  # holds the port while no worker is alive
+            elif bound_by_workers:
+                self._kept.close()
             else:
                 self._kept.listen(BACKLOG)  # connections wait while a worker is replaced
         except OSError as error:
             raise ZooError(
-                f"cannot listen on {host}:{port} ({error.strerror or error}), {_advice(error)}"
+                f"cannot listen on {host}:{port} ({error.strerror or error}), {_advice(error, option)}"
             ) from error
 
     @property
     def number(self) -> int:
         """Return the port number."""
         return int(self._address[1])
+
+    @property
+    def address(self) -> str:
+        """Return `host:port`, the host as a number."""
+        host = f"[{self._address[0]}]" if self._family == socket.AF_INET6 else self._address[0]
+        return f"{host}:{self.number}"
 
     def open(self) -> socket.socket:
         """Return a socket for one worker, which calls `listen` when it is ready; the caller closes it."""
@@ -87,12 +105,13 @@ def _resolved(host: str, port: int) -> tuple[socket.AddressFamily, tuple[Any, ..
     return found[0], found[4]
 
 
-def _advice(error: OSError) -> str:
+def _advice(error: OSError, option: str) -> str:
     """Return what was expected in place of an address or port that cannot be used, and what to do."""
     if isinstance(error, socket.gaierror) or error.errno in NO_ADDRESS:
         return "expected a name or address of this machine: choose 127.0.0.1, or 0.0.0.0 for all, with --host"
     if error.errno in (errno.EACCES, errno.EPERM):
-        return "expected a port that this user may open: choose one above 1023 with --port"
+        return f"expected a port that this user may open: choose one above 1023 with {option}"
     return (
-        "expected a free port of this machine: choose another with --port, or stop the program that uses it"
+        f"expected a free port of this machine: choose another with {option}, or stop the program that uses "
+        f"it"
     )

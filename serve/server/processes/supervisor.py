@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 from zoo.errors import ZooError
 from zoo.machine import gpu_of_worker
+from zoo.serve.server.core.logs import log_config
 from zoo.serve.server.core.settings import FIGURES_VARIABLE
-from zoo.serve.server.http.logs import log_config
 from zoo.serve.server.processes.job import GRACE_S, Job, Message
 
 if TYPE_CHECKING:

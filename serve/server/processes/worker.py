@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import gc
 import logging.config
@@ -17,8 +18,8 @@ from typing import TYPE_CHECKING
 import uvicorn
 
 from zoo.errors import ZooError
+from zoo.serve.server.core.logs import log_config
 from zoo.serve.server.core.settings import FIGURES_VARIABLE
-from zoo.serve.server.http.logs import log_config
 from zoo.serve.server.processes.job import BACKLOG, BEAT_S, GRACE_S, Message, Served
 
 if TYPE_CHECKING:
@@ -26,7 +27,9 @@ if TYPE_CHECKING:
     from multiprocessing.connection import Connection
     from socket import socket
 
+    from zoo.serve.server.core.context import Context
     from zoo.serve.server.core.model import Model
+    from zoo.serve.server.grpc.server import GrpcServer
     from zoo.serve.server.processes.job import Job
 
 log = logging.getLogger(__name__)
@@ -70,21 +73,24 @@ def load_models(job: Job) -> list[Model]:
 
 
 class Server(uvicorn.Server):
-    """uvicorn server that notifies the parent when all models have passed a real inference."""
+    """uvicorn server with gRPC beside it, which tells the parent when all models have passed an inference."""
 
     def __init__(self, job: Job, models: Sequence[Model], parent: Connection) -> None:
         from zoo.serve.server.http.app import create_app
 
-        super().__init__(configuration(create_app(models, job.settings), job))
+        app = create_app(models, job.settings)
+        super().__init__(configuration(app, job))
+        self._context: Context = app.state.context
+        self._grpc: GrpcServer | None = None
+        self._job = job
         self._models = models
         self._parent = parent
-        self._hang_s = job.settings.hang_s
 
     async def startup(self, sockets: list[socket] | None = None) -> None:
         """Start the models, then the application.
 
         Raises:
-            ZooError: a model fails on a blank image.
+            ZooError: a model fails on a blank image, or the port of gRPC cannot be used.
         """
         for model in self._models:
             try:
@@ -99,6 +105,12 @@ class Server(uvicorn.Server):
                     f"again, or use another --backend"
                 ) from error
         await super().startup(sockets)
+        if self._job.grpc is not None:
+            os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # the lines of its C++ part are no JSON
+            from zoo.serve.server.grpc.server import GrpcServer
+
+            self._grpc = GrpcServer(self._context, self._job.grpc, *(self._job.certificate or ()))
+            await self._grpc.start()
         # a full garbage collection scanned all imports for 80 ms, blocking batches; now 9 ms
         gc.collect()
         gc.freeze()
@@ -107,8 +119,15 @@ class Server(uvicorn.Server):
             for model in self._models
         )
         _tell(self._parent, Message("ready", models=served))
-        beat = (self._parent, self._models, self._hang_s)
+        beat = (self._parent, self._models, self._job.settings.hang_s)
         threading.Thread(target=tell_that_it_lives, args=beat, daemon=True).start()
+
+    async def shutdown(self, sockets: list[socket] | None = None) -> None:
+        """Finish the requests in flight, then stop the models."""
+        if self._grpc is not None:
+            timeout = self._job.settings.timeout
+            self._context.draining = asyncio.create_task(self._grpc.stop(timeout))
+        await super().shutdown(sockets)
 
 
 def configuration(app: object, job: Job) -> uvicorn.Config:

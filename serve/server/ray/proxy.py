@@ -14,9 +14,9 @@ from starlette.middleware.cors import CORSMiddleware
 
 from zoo.errors import ZooError
 from zoo.serve.server.core.admission import Budget
+from zoo.serve.server.core.context import LARGEST_AT_ONCE
 from zoo.serve.server.core.errors import DeadlineError, NotReadyError, QueueFullError
 from zoo.serve.server.http.app import ALWAYS_OPEN
-from zoo.serve.server.http.context import LARGEST_AT_ONCE
 from zoo.serve.server.http.entry import Entry
 from zoo.serve.server.http.guards import Access, Body, cors_options
 from zoo.serve.server.http.problems import problem_of

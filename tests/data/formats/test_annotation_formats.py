@@ -125,6 +125,17 @@ def test_a_literal_decoder_of_label_studio_reads_brush_regions_as_images_of_four
     assert np.array_equal(values, np.where(region, 255, 0)[..., None].repeat(4, axis=2))
 
 
+def test_label_studios_own_converter_packs_a_region_into_the_same_bytes() -> None:
+    """Its encoder's bytes: `label_studio_sdk.converter.brush.mask2rle` of label-studio-sdk 2.1.2."""
+    region = np.zeros((5, 7), bool)
+    region[1:4, 2:6] = True
+    region[2, 3] = False
+    packed = [0, 0, 0, 140, 57, 27, 254, 35, 0, 191, 255, 108, 2, 63, 248, 192, 39, 255, 182, 1, 127]
+    packed += [255, 15, 128, 0]
+    assert list(encode(region)) == packed
+    assert np.array_equal(decode(packed, region.shape), region)
+
+
 def test_values_that_label_studio_does_not_repeat_are_read() -> None:
     header = f"{12:032b}{7:05b}" + "".join(f"{bits - 1:04b}" for bits in (3, 4, 8, 16))
     literal = "0" + "01" + f"{11:04b}" + "".join(f"{value:08b}" for value in [0, 0, 0, 9] * 2 + [0] * 4)

@@ -227,6 +227,12 @@ def coco_with_test(export):
     export.write("annotations/instances_Test.json", {"images": [{"file_name": "e.jpg"}]})
 
 
+def coco_with_test_folder(export):
+    cvat_coco(export)
+    export.image("images/test2017/e.jpg")
+    export.image("images/contest/f.jpg")
+
+
 def voc_with_test(export):
     voc(export)
     export.image("JPEGImages/e.jpg")
@@ -252,6 +258,13 @@ def test_images_of_a_test_are_left_out_and_counted(export, make):
     ]
     name = "instances_Test.json" if make is coco_with_test else "test.txt"
     assert source.skipped == {export.root: f"1 images of {name}"}
+
+
+def test_images_of_a_test_folder_without_annotations_are_left_out(export):
+    coco_with_test_folder(export)
+    source = FolderSource(str(export.root))
+    assert source.ids("unlabeled") == ("unlabeled/contest/f", "unlabeled/d")
+    assert source.skipped == {export.root: "1 images of test2017/"}
 
 
 def test_a_test_list_takes_an_image_from_training(export):

@@ -18,11 +18,13 @@ from zoo.predictors.base import Predictor
 from zoo.preprocess import Preprocessing
 from zoo.serve.server.core.model import About, Model
 from zoo.serve.server.core.settings import ServerSettings
+from zoo.serve.server.grpc.server import GrpcServer
 from zoo.serve.server.http.app import create_app
 from zoo.serve.server.processes.port import Port
 from zoo.serve.server.processes.uvicorn_protocol import guarded_protocol
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable, Iterator, Sequence
 
     from fastapi import FastAPI
@@ -120,6 +122,8 @@ class Running(NamedTuple):
     client: httpx2.Client
     server: uvicorn.Server
     thread: threading.Thread
+    grpc_port: int = 0
+    """0 without gRPC."""
 
     def stop(self) -> None:
         self.client.close()
@@ -131,7 +135,8 @@ class Running(NamedTuple):
 def serve_app() -> Iterator[ServeApp]:
     """Return a function that serves predictors by name, a stand-in if there are none, with some settings.
 
-    It takes `about` with the `About` of each model, and `wrap` to put the app into another.
+    It takes `about` with the `About` of each model, `wrap` to put the app into another, and `grpc` to serve
+    over gRPC, too.
     """
     running: list[Running] = []
 
@@ -139,6 +144,7 @@ def serve_app() -> Iterator[ServeApp]:
         predictors: dict[str, Predictor] | None = None,
         about: dict[str, About] | None = None,
         wrap: Callable[[FastAPI], FastAPI] = lambda app: app,
+        grpc: bool = False,
         **changes: Any,
     ) -> Running:
         settings = ServerSettings(**changes)
@@ -146,7 +152,8 @@ def serve_app() -> Iterator[ServeApp]:
             Model(name, predictor, settings, (about or {}).get(name))
             for name, predictor in (predictors or {"stand-in": StandInPredictor(base_s=0, image_s=0)}).items()
         ]
-        running.append(run_app(wrap(create_app(models, settings)), models, settings))
+        app = wrap(create_app(models, settings))
+        running.append(run_app(app, models, settings, GrpcBeside if grpc else uvicorn.Server))
         return running[-1]
 
     yield start
@@ -154,12 +161,32 @@ def serve_app() -> Iterator[ServeApp]:
         each.stop()
 
 
-def run_app(app: FastAPI, models: list[Model], settings: ServerSettings) -> Running:
+class GrpcBeside(uvicorn.Server):
+    """uvicorn with gRPC on the same models, as in a worker."""
+
+    grpc: GrpcServer
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self.grpc = GrpcServer(self.config.app.state.context, "127.0.0.1:0")  # type: ignore[union-attr]
+        await self.grpc.start()
+        await super().startup(sockets)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await self.grpc.stop(5)
+        await super().shutdown(sockets)
+
+
+def run_app(
+    app: FastAPI,
+    models: list[Model],
+    settings: ServerSettings,
+    kind: type[uvicorn.Server] = uvicorn.Server,
+) -> Running:
     sock = Port("127.0.0.1", 0).open()
     config = uvicorn.Config(
         app, log_config=None, access_log=False, http=guarded_protocol(settings), server_header=False
     )
-    server = uvicorn.Server(config)
+    server = kind(config)
     thread = threading.Thread(target=server.run, args=([sock],), daemon=True)
     thread.start()
     until = time.monotonic() + 10
@@ -169,4 +196,5 @@ def run_app(app: FastAPI, models: list[Model], settings: ServerSettings) -> Runn
         time.sleep(0.005)
     port = sock.getsockname()[1]
     client = httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=20, trust_env=False)
-    return Running(app, {model.name: model for model in models}, port, client, server, thread)
+    grpc_port = server.grpc.port if isinstance(server, GrpcBeside) else 0
+    return Running(app, {model.name: model for model in models}, port, client, server, thread, grpc_port)

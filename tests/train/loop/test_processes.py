@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.slow
 
-PATIENCE_S = 150
+PATIENCE_S = 600
 
 SCRIPT = """
 import sys

@@ -77,14 +77,14 @@ def test_all_masks_of_a_folder_are_used_unless_a_method_needs_some_without(
         assert all("warning: 9 of 10 training masks" in text for text in caplog.messages)
 
 
-@pytest.mark.parametrize("partition", ["1/2", "5"])
+@pytest.mark.parametrize("partition", ["1/2", "5", 5])
 def test_a_partition_that_is_given_is_taken(
-    partition: str, folder: Path, caplog: pytest.LogCaptureFixture
+    partition: str | int, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     recipe = load_recipe("eln", changes={"data.partition": partition})
     drawn = TrainingData.draw(recipe, open_source(str(folder)))
     assert (len(drawn.partition.labeled), drawn.partition.hidden, caplog.messages) == (5, None, [])
-    assert drawn.recipe.data.partition == partition
+    assert drawn.recipe.data.partition == str(partition)
 
 
 def test_a_recipe_of_ones_own_decides_by_itself(write: Any, tiny_folder: Path) -> None:

@@ -238,9 +238,18 @@ def _coco(root: Path, data: DataFile) -> Recognized | None:
     files = _joined(parts)
     used = tests.keys() | {pair.image for pairs in files.values() for pair in pairs.values()}
     every = chain.from_iterable(images_of(folder).items() for folder in {folder for _, _, folder in folders})
-    files["unlabeled"] = {f"unlabeled/{stem}": Pair(path, None) for stem, path in every if path not in used}
+    rest = {stem: path for stem, path in every if path not in used}
+    tests |= {path: f"{stem.rpartition('/')[0]}/" for stem, path in rest.items() if _is_in_test(stem)}
+    files["unlabeled"] = {
+        f"unlabeled/{stem}": Pair(rest[stem], None) for stem in rest if not _is_in_test(stem)
+    }
     left = tuple((name, Pair(path, None)) for path, name in tests.items())
     return Recognized("COCO annotations", files, data, names, left)
+
+
+def _is_in_test(stem: str) -> bool:
+    """Return whether an image lies in a folder of a test, such as `test2017`."""
+    return any(map(OF_TEST.search, stem.split("/")[:-1]))
 
 
 def _listed_in(path: Path, folder: Path) -> list[Path]:

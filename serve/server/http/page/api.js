@@ -2,6 +2,7 @@
 
 const KEY = "zoo-api-key";
 const LARGE_BODY = 8e6;
+const NPY_START = 10; // of the header, whose length is in the two bytes before it
 
 export class Problem extends Error {
   constructor(title, detail, status = 0, { retryAfter = 0, tooLarge = false } = {}) {
@@ -44,9 +45,15 @@ export async function maskFile(image, model) {
   return (await post(image, model, "png")).blob();
 }
 
+/** The reliability of every pixel, 0 to 255, row by row. */
+export async function reliability(image, model, signal) {
+  const file = await (await post(image, model, "npy", signal, { output: "reliability" })).arrayBuffer();
+  return new Uint8Array(file, NPY_START + new DataView(file).getUint16(NPY_START - 2, true));
+}
+
 /** An empty name is the server's first model: an image may be faster than the list of models. */
-function post(image, model, format, signal) {
-  const query = new URLSearchParams(model === "" ? { format } : { format, model });
+function post(image, model, format, signal, output = {}) {
+  const query = new URLSearchParams({ format, ...(model === "" ? {} : { model }), ...output });
   return ask(`predict?${query}`, { method: "POST", body: image, signal });
 }
 

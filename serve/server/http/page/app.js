@@ -14,7 +14,10 @@ const JPEG_QUALITY = 0.92;
 
 const stage = new Stage(at);
 const camera = new Camera(at.video);
-const session = { models: [], image: null, name: "image", flight: null, live: false };
+const session = { models: [], image: null, name: "image", flight: null, shown: null, asked: null, live: false };
+const UNCALIBRATED =
+  "This model does not tell how sure it is, because it has no calibration or its file was exported without one: " +
+  "run zoo calibrate on labeled images, export again with --output mask+reliability, and serve it again.";
 
 /* Models */
 
@@ -43,6 +46,7 @@ async function showModel() {
   pill(model.ready ? "Ready" : "Warming up", model.ready ? "good" : "wait");
   at.facts.replaceChildren(...panels.facts(model));
   at.about.hidden = false;
+  at.below.disabled = !tellsReliability();
   stage.showAllClasses();
   if (stage.result === null) showClasses();
   const text = await api.card(model.name);
@@ -93,8 +97,15 @@ async function segment(image, bitmap, note = "") {
   session.flight = flight;
   at.busy.hidden = session.live;
   try {
-    const result = await api.predict(image, at.model.value, flight.signal);
-    if (session.flight === flight) show(result, bitmap, note);
+    const given = [image, at.model.value, flight.signal];
+    const [result, reliability] = await Promise.all([
+      api.predict(...given),
+      tellsReliability() && at.below.value > 0 ? api.reliability(...given) : null,
+    ]);
+    if (session.flight !== flight) return;
+    session.shown = flight;
+    show(result, reliability, bitmap, note);
+    await grayOut();
   } catch (error) {
     if (error.name === "AbortError") return;
     if (bitmap === null) showNothing();
@@ -104,15 +115,15 @@ async function segment(image, bitmap, note = "") {
   }
 }
 
-function show(result, bitmap, note) {
-  stage.showResult(bitmap, result);
+function show(result, reliability, bitmap, note) {
+  stage.showResult(bitmap, result, reliability);
   at["legend-title"].textContent = "Areas";
   at["legend-hint"].textContent = "Select a class to hide or show it.";
   at.legend.replaceChildren(...panels.areaList(result.areas, stage));
   at.total.textContent = panels.milliseconds(result.total);
   panels.showTimes(result, { bar: at.parts, table: at.times });
   at.problem.hidden = at.video.hidden = true;
-  at.photo.hidden = at.latency.hidden = at.downloads.hidden = at.slider.hidden = false;
+  at.photo.hidden = at.latency.hidden = at.downloads.hidden = at.slider.hidden = at.sureness.hidden = false;
   at.note.textContent = note;
   at.note.hidden = note === "";
   pill("Ready", "good");
@@ -121,6 +132,7 @@ function show(result, bitmap, note) {
 
 function hideResult() {
   at.problem.hidden = at.latency.hidden = at.downloads.hidden = at.slider.hidden = at.note.hidden = true;
+  at.sureness.hidden = at["below-note"].hidden = true;
   stage.showAllClasses();
   showClasses();
 }
@@ -141,6 +153,43 @@ async function sendSmaller() {
   const note = `A smaller copy was sent: JPEG, ${width} × ${height} px of ${bitmap.width} × ${bitmap.height}.`;
   at.problem.hidden = true;
   await segment(session.image, await bitmapOf(session.image), note);
+}
+
+/* Reliability */
+
+function tellsReliability() {
+  return chosen()?.outputs.includes("reliability") ?? false;
+}
+
+/** Gray out what is less reliable than the slider says; the server is asked once for an image, at the first move. */
+async function grayOut() {
+  const below = tellsReliability() ? at.below.value / 100 : 0;
+  at["below-percent"].textContent = below > 0 ? `${at.below.value}%` : "off";
+  stage.grayOut(below);
+  const { image, flight } = session;
+  if (below > 0 && !stage.hasReliability && session.shown === flight && session.asked !== flight) {
+    session.asked = flight;
+    try {
+      const reliability = await api.reliability(image, at.model.value, flight.signal);
+      if (session.flight === flight) stage.showReliability(reliability);
+    } catch (error) {
+      session.asked = null;
+      if (error.name !== "AbortError") throw error;
+    }
+  }
+  noteUnsure();
+}
+
+function noteUnsure() {
+  at["below-note"].hidden = stage.result === null;
+  at["below-note"].textContent = tellsReliability() ? unsureText(at.below.value) : UNCALIBRATED;
+}
+
+function unsureText(below) {
+  if (below > 0 && stage.hasReliability) {
+    return `${panels.percent(stage.unsure)} of the pixels are gray: their class is right with a probability below ${below}%.`;
+  }
+  return "Move the slider to gray out pixels whose class is less likely to be right.";
 }
 
 /* Camera */
@@ -260,6 +309,7 @@ on(document, "drop", (event) => {
 });
 on(document, "visibilitychange", () => document.hidden && camera.isOn && leaveCamera());
 on(at.opacity, "input", setOpacity);
+on(at.below, "input", guarded(grayOut));
 on(at.model, "change", guarded(changeModel));
 on(at.shot, "click", guarded(shoot));
 on(at.live, "click", guarded(goLive));

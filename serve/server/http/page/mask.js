@@ -2,6 +2,8 @@
 
 const PAPER = pack(255, 255, 255, 255);
 const INK = pack(32, 33, 36, 255);
+const UNSURE = pack(128, 128, 128, 254); // no class has this alpha; drawn as stripes of two grays
+const STRIPES = [pack(152, 152, 152, 255), pack(104, 104, 104, 255)];
 
 /** The label of every pixel, row by row. */
 export function expand({ labels, lengths }, count) {
@@ -27,23 +29,29 @@ export function colorTable(areas, hidden) {
   return table;
 }
 
-/** Fill a canvas with the colors of labels, nearest pixel, with a thin line around each area. */
-export function paint(canvas, labels, [height, width], colors) {
+/**
+ * Fill a canvas with the colors of labels, nearest pixel, with a thin line around each area, and with gray stripes
+ * where `isUnsure`, a function of the pixel's index, says so.
+ */
+export function paint(canvas, labels, [height, width], colors, isUnsure) {
   const context = canvas.getContext("2d");
   const image = context.createImageData(canvas.width, canvas.height);
-  const flat = resampled(labels, [height, width], [canvas.height, canvas.width], colors);
+  const colorOf = (index) => (isUnsure(index) ? UNSURE : colors[labels[index]]);
+  const flat = resampled([height, width], [canvas.height, canvas.width], colorOf);
   const out = new Uint32Array(image.data.buffer);
   out.set(flat);
-  outline(out, flat, canvas.width, Math.max(1, Math.round(Math.max(canvas.width, canvas.height) / 1000)));
+  const thickness = Math.max(1, Math.round(Math.max(canvas.width, canvas.height) / 1000));
+  outline(out, flat, canvas.width, thickness);
+  stripe(out, canvas.width, 4 * thickness);
   context.putImageData(image, 0, 0);
 }
 
-function resampled(labels, [height, width], [rows, columns], colors) {
+function resampled([height, width], [rows, columns], colorOf) {
   const flat = new Uint32Array(rows * columns);
   const sources = Uint32Array.from({ length: columns }, (_, x) => Math.floor(((x + 0.5) * width) / columns));
   for (let y = 0, at = 0; y < rows; y += 1) {
     const row = Math.floor(((y + 0.5) * height) / rows) * width;
-    for (let x = 0; x < columns; x += 1, at += 1) flat[at] = colors[labels[row + sources[x]]];
+    for (let x = 0; x < columns; x += 1, at += 1) flat[at] = colorOf(row + sources[x]);
   }
   return flat;
 }
@@ -65,6 +73,13 @@ function outline(out, flat, width, thickness) {
         }
       }
     }
+  }
+}
+
+/** Diagonal stripes in place of `UNSURE`. */
+function stripe(out, width, thickness) {
+  for (let at = 0; at < out.length; at += 1) {
+    if (out[at] === UNSURE) out[at] = STRIPES[Math.floor(((at % width) + Math.floor(at / width)) / thickness) % 2];
   }
 }
 

@@ -59,7 +59,7 @@ function areaButton(area, stage) {
 }
 
 /** Says 0 only of nothing. */
-function percent(share) {
+export function percent(share) {
   return share > 0 && share < 0.001 ? "<0.1%" : `${(100 * share).toFixed(1)}%`;
 }
 

@@ -4,12 +4,15 @@ import { Problem } from "./api.js";
 import { colorTable, expand, paint } from "./mask.js";
 
 const SHOWN_PX = 2048;
+const MAX_RELIABILITY = 255;
 
 export class Stage {
   #elements;
   #bitmap = null;
   #result = null;
   #labels = null;
+  #reliability = null;
+  #below = 0;
   #hidden = new Set();
 
   constructor(elements) {
@@ -30,10 +33,11 @@ export class Stage {
     if (bitmap !== null) this.#fit([bitmap.height, bitmap.width]);
   }
 
-  /** Show an image and its mask; classes that were hidden stay hidden. */
-  showResult(bitmap, result) {
+  /** Show an image and its mask; classes that were hidden stay hidden. Without a reliability nothing is gray. */
+  showResult(bitmap, result, reliability) {
     const [height, width] = result.size;
     this.#keep(bitmap);
+    this.#reliability = reliability;
     this.#labels = expand(result.rle, height * width);
     this.#result = result;
     this.#fit(result.size);
@@ -58,11 +62,33 @@ export class Stage {
     this.#elements.mask.style.opacity = opacity;
   }
 
+  get hasReliability() {
+    return this.#reliability !== null;
+  }
+
+  showReliability(reliability) {
+    this.#reliability = reliability;
+    this.#paint();
+  }
+
+  /** Gray out the pixels with a reliability below this share. */
+  grayOut(below) {
+    this.#below = below;
+    if (this.hasReliability) this.#paint();
+  }
+
+  /** The share of the pixels that are gray. */
+  get unsure() {
+    let count = 0;
+    for (let index = 0; index < this.#reliability.length; index += 1) count += this.#isUnsure(index);
+    return count / this.#reliability.length;
+  }
+
   /** The overlay as it is seen, at the image's size, as a PNG; a Problem where the browser has no canvas so large. */
   async overlay(opacity) {
     const [height, width] = this.#result.size;
     const [picture, mask] = [canvasOf(height, width), canvasOf(height, width)];
-    paint(mask, this.#labels, this.#result.size, this.#colors());
+    this.#paint(mask);
     const context = picture.getContext("2d");
     if (this.#bitmap !== null) context.drawImage(this.#bitmap, 0, 0, width, height);
     context.globalAlpha = opacity;
@@ -95,12 +121,13 @@ export class Stage {
     if (this.#bitmap !== null) context.drawImage(this.#bitmap, 0, 0, width, height);
   }
 
-  #paint() {
-    paint(this.#elements.mask, this.#labels, this.#result.size, this.#colors());
+  #paint(canvas = this.#elements.mask) {
+    const colors = colorTable(this.#result.areas, this.#hidden);
+    paint(canvas, this.#labels, this.#result.size, colors, (index) => this.#isUnsure(index));
   }
 
-  #colors() {
-    return colorTable(this.#result.areas, this.#hidden);
+  #isUnsure(index) {
+    return this.#reliability !== null && this.#reliability[index] < MAX_RELIABILITY * this.#below;
   }
 
   #tell(event) {
@@ -111,10 +138,11 @@ export class Stage {
     const box = frame.getBoundingClientRect();
     const x = within(((event.clientX - box.left) / box.width) * width, width);
     const y = within(((event.clientY - box.top) / box.height) * height, height);
-    const label = this.#labels[y * width + x];
-    const area = this.#result.areas.find((candidate) => candidate.label === label);
+    const pixel = y * width + x;
+    const area = this.#result.areas.find(({ label }) => label === this.#labels[pixel]);
+    const sure = this.hasReliability ? ` ${Math.round((100 * this.#reliability[pixel]) / MAX_RELIABILITY)}%` : "";
     under.firstElementChild.style.background = area.color;
-    under.lastElementChild.textContent = area.name;
+    under.lastElementChild.textContent = area.name + sure;
   }
 }
 

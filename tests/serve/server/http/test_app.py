@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from fastapi import FastAPI
 
-from zoo.serve.server.http.logs import JsonFormatter, log_config
+from zoo.serve.server.core.logs import JsonFormatter, log_config
 from zoo.serve.server.http.routes_page import FOLDER, page_files
 
 if TYPE_CHECKING:

@@ -93,15 +93,14 @@ def test_models_are_described(serve_app: ServeApp) -> None:
 
 WORKER = """
 import json, sys
-from zoo.serve.server.http.metrics import Metrics
-from zoo.serve.server.http.request import Trace
+from zoo.serve.server.core.metrics import Metrics
+from zoo.serve.server.core.timing import Trace
 
 class Model:
     name, version, backend, description = "m", "1", "ort", "somewhere"
     waiting, observer = int(sys.argv[1]), None
 
-metrics = Metrics()
-metrics.add(Model())
+metrics = Metrics([Model()])
 for _ in range(int(sys.argv[1])):
     metrics.request(Trace("id", 0.0, model="m", status=503), "/predict")
     metrics.batch("m", 4, 0.02)

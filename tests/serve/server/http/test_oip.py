@@ -17,8 +17,8 @@ from zoo.bundle.reliability import Calibration, FittedOn, Reliability
 from zoo.predictors.load import load_predictor
 from zoo.predictors.remote.oip import Message, infer_request, tensors_of
 from zoo.predictors.runtimes.ort import OrtPredictor
+from zoo.serve.server.core import oip
 from zoo.serve.server.core.errors import BadRequestError, TooLargeError
-from zoo.serve.server.http import oip
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -239,7 +239,7 @@ def test_more_json_than_can_be_read_quickly_is_refused() -> None:
 @pytest.mark.parametrize("size", [5, 7])
 def test_binary_data_of_another_size_than_the_shape_are_refused(size: int) -> None:
     head = request(data=None, parameters={"binary_data_size": size})
-    with pytest.raises(BadRequestError, match=f"got binary_data_size {size} and {size} bytes"):
+    with pytest.raises(BadRequestError, match=f"got {size} bytes of 'image', expected 6 of shape"):
         oip.parse(head + bytes(size), len(head))
 
 

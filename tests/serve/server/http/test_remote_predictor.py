@@ -11,6 +11,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import zoo
+from zoo.bundle.bundle import update_config
+from zoo.bundle.reliability import Calibration, FittedOn, Reliability
 from zoo.cli import app
 from zoo.errors import BundleError, InvalidImageError
 from zoo.predictors.load import load_predictor
@@ -65,6 +67,36 @@ def test_a_folder_is_predicted_by_the_app(
     result = CliRunner().invoke(app, ["predict", url, "in", "--out", "masks"])
     assert "1 file in masks would be overwritten" in str(result.exception)
     assert [path.name for path in (tmp_path / "masks").iterdir()] == ["0.png"]
+
+
+def test_unsure_pixels_and_reliability_of_a_server_are_those_of_its_bundle(
+    serve_app: ServeApp, tmp_path: Path, bundle_copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calibration = Calibration(score="temperature", temperature=0.1)
+    fitted = FittedOn(data="shapes", split="val", images={}, pixels=1)
+    update_config(
+        bundle_copy,
+        reliability=Reliability(
+            score="temperature", calibrations={"temperature": calibration}, fitted=fitted
+        ),
+    )
+    local = load_predictor(bundle_copy)
+    running = serve_app({"tiny": local})
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(IMAGES[0]).save("photo.png")
+    values = local.predict_outputs(IMAGES[0], ("reliability",)).outputs["reliability"]
+    below = float(np.median(values)) / 255
+    found = []
+    for number, model in enumerate((bundle_copy, f"http://127.0.0.1:{running.port}")):
+        options = ["--output", "reliability", "--unknown-below", str(below), "--out", str(number), "--json"]
+        result = CliRunner().invoke(app, ["predict", str(model), "photo.png", *options])
+        assert result.exit_code == 0, result.output
+        [image] = json.loads(result.stdout)["images"]
+        found.append([image["reliability_mean"], image["reliability_lowest_decile"], image["areas"]])
+    assert found[0] == found[1]
+    assert 0 < found[1][2]["unknown"] < 1
+    for name in ("photo.png", "photo.reliability.png"):
+        assert np.array_equal(*(np.asarray(Image.open(f"{number}/{name}")) for number in range(2)))
 
 
 def test_a_key_and_an_image_over_the_limit(serve_app: ServeApp, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,11 +58,17 @@ def quadrants(height: int, width: int) -> NDArray[np.uint8]:
     return mask
 
 
+def sureness(height: int, width: int) -> NDArray[np.uint8]:
+    """Return a reliability of 20 % of the disc of `quadrants`, and of 80 % elsewhere."""
+    return np.where(quadrants(height, width) == 1, 51, 204).astype(np.uint8)
+
+
 @dataclass
 class StandIn:
     """What the stand-in for a server does, and what it was asked."""
 
     models: tuple[str, ...] = ("eln",)
+    outputs: tuple[str, ...] = ("mask", "reliability")
     key: str | None = None
     max_body: int = 10**9
     full: int = 0
@@ -114,7 +120,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def answer_about_models(self) -> None:
         if self.path == "/models":
-            described = [describe(name) for name in self.stand_in.models]
+            described = [
+                {**describe(name), "outputs": self.stand_in.outputs} for name in self.stand_in.models
+            ]
             self.answer(200, "application/json", json.dumps(described).encode())
         elif self.path == "/models/eln/card":
             self.answer(200, "text/markdown", CARD.encode())
@@ -133,7 +141,11 @@ class Handler(BaseHTTPRequestHandler):
         self.stand_in.sizes.append((height, width))
         mask = quadrants(height, width)
         headers = {"Server-Timing": TIMING, "X-Zoo-Model": query.get("model", ["eln"])[0]}
-        if query["format"] == ["json"]:
+        if query.get("output") == ["reliability"]:
+            buffer = io.BytesIO()
+            np.save(buffer, sureness(height, width))
+            self.answer(200, "application/x-npy", buffer.getvalue(), headers)
+        elif query["format"] == ["json"]:
             found = json.dumps(found_in(mask, query.get("model", ["eln"])[0])).encode()
             self.answer(200, "application/json", found, headers)
         else:
@@ -272,7 +284,7 @@ def open_page(browser: Browser) -> Iterator[OpenPage]:
 
     def show(url: str, expected: tuple[str, ...] = (), **options: Any) -> Page:
         page = browser.new_context(**options).new_page()
-        page.set_default_timeout(5000)
+        page.set_default_timeout(30_000)  # for a busy machine
         opened.append((page, unexpected := set()))
 
         def note(text: str) -> None:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 import uvicorn
 from pydantic import SecretStr
 
+from zoo.bundle.bundle import update_config
+from zoo.bundle.reliability import Calibration, FittedOn, Reliability
+from zoo.predictors.load import load_predictor
 from zoo.serve.server.core.loading import ModelSource, load_model
 from zoo.serve.server.core.settings import ServerSettings
 from zoo.serve.server.http.app import create_app
@@ -26,20 +31,29 @@ if TYPE_CHECKING:
     WriteOnnx = Callable[..., Path]
 
 
-@pytest.fixture
-def address(write_onnx: WriteOnnx, tmp_path: Path) -> Iterator[str]:
-    """Return the address of a server with a key, whose model calls a pixel bright or dark."""
-    settings = ServerSettings(api_key=SecretStr("open sesame"), max_body_mb=0.1)
-    source = ModelSource("threshold", write_onnx(tmp_path / "threshold.onnx"), "ort")
+@contextmanager
+def serving(source: ModelSource, settings: ServerSettings) -> Iterator[str]:
+    """Serve a model, and return the address."""
     app = create_app([load_model(source, settings)], settings)
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
     thread = threading.Thread(target=server.run)
     thread.start()
     while not server.started:
         time.sleep(0.01)
-    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/"
-    server.should_exit = True
-    thread.join()
+    try:
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/"
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+@pytest.fixture
+def address(write_onnx: WriteOnnx, tmp_path: Path) -> Iterator[str]:
+    """Return the address of a server with a key, whose model calls a pixel bright or dark."""
+    settings = ServerSettings(api_key=SecretStr("open sesame"), max_body_mb=0.1)
+    source = ModelSource("threshold", write_onnx(tmp_path / "threshold.onnx"), "ort")
+    with serving(source, settings) as url:
+        yield url
 
 
 def test_the_page_works_on_the_server_with_a_key(
@@ -56,6 +70,7 @@ def test_the_page_works_on_the_server_with_a_key(
     names = page.locator("#times dt").all_inner_texts()
     assert names == ["network and browser", "decode", "queue", "compute", "encode"]
     assert page.is_hidden("#card")
+    assert page.is_disabled("#below")  # the file gives masks alone
     page.set_input_files("#file", file("large.bmp", size=(200, 300)))
     page.wait_for_selector("#shrink:not([hidden])")
     assert "send a smaller one" in page.inner_text("#problem")
@@ -63,3 +78,29 @@ def test_the_page_works_on_the_server_with_a_key(
         segment(page, file())
         page.click("#save-mask")
     assert waiting.value.suggested_filename == "gray-mask.png"
+
+
+def test_the_page_grays_out_what_a_calibrated_model_is_unsure_of(
+    bundle_copy: Path, open_page: OpenPage, file: MakeFile, segment: Segment
+) -> None:
+    calibration = Calibration(score="temperature", temperature=0.1)
+    fitted = FittedOn(data="shapes", split="val", images={}, pixels=1)
+    update_config(
+        bundle_copy,
+        reliability=Reliability(
+            score="temperature", calibrations={"temperature": calibration}, fitted=fitted
+        ),
+    )
+    image = file()
+    pixels = np.full((60, 80, 3), 120, np.uint8)
+    values = load_predictor(bundle_copy).predict_outputs(pixels, ("reliability",)).outputs["reliability"]
+    below = round(float(np.median(values)) / 2.55)
+    with serving(ModelSource("tiny", bundle_copy, "eager"), ServerSettings()) as url:
+        page = open_page(url)
+        segment(page, image)
+        page.locator("#below").fill(str(below))
+        page.locator("#below-note", has_text=f"below {below}%").wait_for()
+        note = page.inner_text("#below-note")
+    share = 100 * float((values < 2.55 * below).mean())
+    assert 0 < share < 100
+    assert note.startswith(f"{share:.1f}% of the pixels are gray")

@@ -95,6 +95,67 @@ def test_a_class_can_be_hidden_and_shown_with_the_keyboard(
     assert seen(page, 0.6, 0.8) != (GRAY, GRAY, GRAY)
 
 
+def reliability_requests(stand_in: StandIn) -> list[str]:
+    return [line for line in stand_in.asked if "output=reliability" in line]
+
+
+def test_a_slider_grays_out_what_is_unsure_and_asks_the_server_once_for_an_image(
+    stand_in: StandIn, open_page: OpenPage, tmp_path: Path, file: MakeFile, segment: Segment
+) -> None:
+    page = open_page(stand_in.url)
+    segment(page, file(size=(60, 2400)))  # wider than what is shown
+    page.locator("#opacity").fill("100")
+    assert (page.inner_text("#below-percent"), reliability_requests(stand_in)) == ("off", [])
+    page.locator("#below").fill("60")
+    page.locator("#below-note", has_text="below 60%").wait_for()
+    assert page.inner_text("#below-note") == (
+        "12.5% of the pixels are gray: their class is right with a probability below 60%."
+    )
+    assert seen(page, 0.1, 0.8) in {(152, 152, 152), (104, 104, 104)}
+    assert seen(page, 0.6, 0.8) == (0, 128, 0)
+    box = page.locator("#frame").bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + 0.1 * box["width"], box["y"] + 0.9 * box["height"])
+    assert page.inner_text("#under") == "disc 20%"
+    with page.expect_download() as waiting:
+        page.click("#save-overlay")
+    waiting.value.save_as(tmp_path / "overlay.png")
+    with Image.open(tmp_path / "overlay.png") as overlay:
+        colors = [overlay.convert("RGB").getpixel((x, 50)) for x in (300, 2000)]
+    assert colors[0] in {(152, 152, 152), (104, 104, 104)}
+    assert colors[1] == (0, 128, 0)
+    page.locator("#below").fill("90")
+    assert page.inner_text("#below-note").startswith("100.0% of the pixels")
+    page.locator("#below").fill("0")
+    assert page.inner_text("#below-percent") == "off"
+    assert seen(page, 0.1, 0.8) == (128, 0, 0)
+    assert len(reliability_requests(stand_in)) == 1
+
+
+def test_another_image_is_grayed_out_as_the_slider_stands(
+    stand_in: StandIn, open_page: OpenPage, file: MakeFile, segment: Segment
+) -> None:
+    page = open_page(stand_in.url)
+    segment(page, file())
+    page.locator("#below").fill("60")
+    page.locator("#below-note", has_text="below 60%").wait_for()
+    segment(page, file(size=(40, 200)))
+    assert page.inner_text("#below-note").startswith("12.5% of the pixels are gray")
+    assert len(reliability_requests(stand_in)) == 2
+
+
+def test_a_model_without_reliability_has_no_slider_and_the_page_says_why(
+    stand_in: StandIn, open_page: OpenPage, file: MakeFile, segment: Segment
+) -> None:
+    stand_in.outputs = ("mask", "confidence")
+    page = open_page(stand_in.url)
+    segment(page, file())
+    assert page.is_disabled("#below")
+    said = page.inner_text("#below-note")
+    assert said.startswith("This model does not tell how sure it is, because it has no calibration")
+    assert "zoo calibrate" in said
+
+
 def test_the_class_under_the_pointer_is_named(
     stand_in: StandIn, open_page: OpenPage, file: MakeFile, segment: Segment
 ) -> None:

@@ -1,5 +1,7 @@
 """A server of stand-ins in processes of their own: `python stand_in_server.py SECONDS_OF_A_BATCH`.
 
+It prints `ready`, its port, and the port of gRPC with `--grpc 1`.
+
 The models of the workers come from this file, which each of them loads as its main module.
 """
 
@@ -45,13 +47,21 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--queue", type=int, default=64)
     parser.add_argument("--timeout", type=float, default=30)
+    parser.add_argument("--grpc", type=int)
     arguments = parser.parse_args()
     settings = ServerSettings(queue=arguments.queue, timeout=arguments.timeout)
     job = Job((ModelSource("stand-in", Path(str(arguments.seconds))),), settings, load=load)
     port = Port("127.0.0.1", 0, arguments.workers)
+    ports = [port.number]
+    if arguments.grpc:
+        for_grpc = Port("127.0.0.1", 0, bound_by_workers=True)
+        job = job._replace(grpc=for_grpc.address)
+        ports.append(for_grpc.number)
     supervisor = Supervisor(job, arguments.workers, port)
     try:
-        supervisor.run(lambda _: sys.stdout.write(f"ready {port.number}\n") and sys.stdout.flush())
+        supervisor.run(
+            lambda _: sys.stdout.write(f"ready {' '.join(map(str, ports))}\n") and sys.stdout.flush()
+        )
     except ZooError as error:
         sys.exit(f"error: {error}")
 

@@ -16,10 +16,12 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import grpc
 import pytest
 from PIL import Image
+from tritonclient.grpc import service_pb2 as pb
 
 from zoo.errors import ZooError
 from zoo.serve.server.processes.port import Port
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
     Serve = Callable[..., "Serving"]
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+
+LOCAL_POOL = (("grpc.use_local_subchannel_pool", 1),)
+"""Option of a channel with a connection of its own."""
 
 LOST = 0
 """Status of a request whose connection broke."""
@@ -50,7 +55,7 @@ class Serving:
         assert process.stdout is not None
         line = process.stdout.readline().split()
         assert line[:1] == ["ready"], process.communicate()
-        self.port = int(line[1])
+        self.port, self.grpc_port = int(line[1]), int(line[-1])
 
     def workers(self) -> list[int]:
         return [pid for pid in children(self.process.pid) if "spawn_main" in command(pid)]
@@ -68,6 +73,11 @@ class Serving:
         finally:
             connection.close()
 
+    def infer(self, channel: grpc.Channel, **how: Any) -> Any:
+        """Return the future of a call."""
+        method = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+        return method.future(MESSAGE, timeout=20, **how)
+
     def end(self, number: int = signal.SIGTERM) -> int:
         self.process.send_signal(number)
         return self.process.wait(40)
@@ -78,6 +88,12 @@ def picture(color: tuple[int, int, int]) -> bytes:
     Image.new("RGB", (64, 64), color).save(stream, "PNG")
     return stream.getvalue()
 
+
+MESSAGE = pb.ModelInferRequest(
+    model_name="stand-in",
+    inputs=[{"name": "image", "datatype": "UINT8", "shape": [1, 1, 1, 3]}],
+    raw_input_contents=[b"123"],
+).SerializeToString()
 
 BODY, HANGS, BREAKS = picture((200, 10, 10)), picture((0, 255, 0)), picture((0, 0, 255))
 
@@ -234,6 +250,30 @@ def test_a_signal_lets_what_is_in_flight_finish_and_leaves_nothing_behind(serve:
 
 
 @pytest.mark.slow
+def test_calls_of_grpc_in_flight_finish_at_a_signal(serve: Serve) -> None:
+    serving = serve(0.2, workers=2, grpc=1)
+    channels = [grpc.insecure_channel(f"127.0.0.1:{serving.grpc_port}", LOCAL_POOL) for _ in range(8)]
+    for channel in channels:
+        serving.infer(channel, wait_for_ready=True).result()
+    calls = [serving.infer(channel) for channel in channels for _ in range(4)]
+    time.sleep(0.3)
+    assert serving.end() == 0
+    assert Counter(call.code() for call in calls) == {grpc.StatusCode.OK: len(calls)}
+    assert serving.infer(channels[0]).code() is grpc.StatusCode.UNAVAILABLE
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_is_back_on_the_port_of_grpc(serve: Serve) -> None:
+    serving = serve(grpc=1)
+    with grpc.insecure_channel(f"127.0.0.1:{serving.grpc_port}") as channel:
+        assert serving.infer(channel, wait_for_ready=True).result()
+        os.kill(serving.workers()[0], signal.SIGKILL)
+        wait_until(lambda: serving.infer(channel).code() is grpc.StatusCode.UNAVAILABLE)
+        wait_until(lambda: serving.infer(channel, wait_for_ready=True).code() is grpc.StatusCode.OK)
+    assert serving.end() == 0
+
+
+@pytest.mark.slow
 def test_a_second_signal_ends_at_once(serve: Serve) -> None:
     serving = serve(1.5)
     with ThreadPoolExecutor(1) as pool:
@@ -293,6 +333,17 @@ def test_the_sockets_of_several_workers_share_a_port_that_no_other_server_gets()
         Port("127.0.0.1", port.number, 2)
     for sock in sockets:
         sock.close()
+    port.close()
+
+
+def test_the_port_of_grpc_is_held_for_the_workers_and_named_by_its_option() -> None:
+    port = Port("127.0.0.1", 0, bound_by_workers=True)
+    assert port.address == f"127.0.0.1:{port.number}"
+    sock = port.open()  # as gRPC does
+    sock.listen()
+    with pytest.raises(ZooError, match="choose another with --grpc-port"):
+        Port("127.0.0.1", port.number, option="--grpc-port", bound_by_workers=True)
+    sock.close()
     port.close()
 
 

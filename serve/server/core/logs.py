@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from zoo.serve.server.http.request import Trace
+    from zoo.serve.server.core.timing import Trace
 
 log = logging.getLogger("zoo.serve.access")
 
@@ -61,6 +61,7 @@ def log_config(*, json_logs: bool) -> dict[str, Any]:
         "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
         "loggers": {
             "zoo": {"handlers": ["stderr"], "level": "INFO" if json_logs else "WARNING", "propagate": False},
+            "grpc": {"handlers": ["stderr"], "level": "WARNING", "propagate": False},
             "uvicorn": {"handlers": ["stderr"], "level": "WARNING", "propagate": False},
             "uvicorn.access": {"level": "CRITICAL", "propagate": False},  # replaced by our own line
         },

@@ -1,4 +1,4 @@
-"""What all routes share: the models, the settings, the threads that decode and encode, the memory in use."""
+"""What all routes share: models, settings, metrics, threads that decode and encode, the memory in use."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 from zoo.machine import cores
 from zoo.serve.server.core.admission import Budget
 from zoo.serve.server.core.errors import ModelFailedError, NotReadyError, UnknownNameError
+from zoo.serve.server.core.metrics import Metrics
+from zoo.serve.server.core.readiness import Readiness
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -42,7 +44,11 @@ class Context:
                 f"got models {[model.name for model in models]}, expected some of different names"
             )
         self.settings = settings
+        self.metrics = Metrics(models)
+        self.readiness = Readiness(self)
         self.budget = Budget(LARGEST_AT_ONCE * (settings.max_body_bytes + 3 * settings.max_pixels))
+        self.draining: asyncio.Task[None] | None = None
+        """Requests of another protocol, which end before the models stop."""
         self._pool = ThreadPoolExecutor(max_workers=cores(), thread_name_prefix="codec")
         self._starting: asyncio.Task[None] | None = None
         self._started = self._stopped = False
@@ -95,6 +101,8 @@ class Context:
 
     async def stop(self) -> None:
         """Let the models finish what they have."""
+        if self.draining is not None:
+            await self.draining
         self._started, self._stopped = False, True
         await asyncio.gather(*(model.stop() for model in self.models.values()))
         self._pool.shutdown(wait=False, cancel_futures=True)

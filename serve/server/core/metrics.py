@@ -19,23 +19,29 @@ from prometheus_client import (
 )
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from zoo.serve.server.core.errors import KINDS
 from zoo.serve.server.core.settings import FIGURES_VARIABLE
-from zoo.serve.server.http.problems import KINDS
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from zoo.serve.server.core.model import Model
-    from zoo.serve.server.http.request import Trace
+    from zoo.serve.server.core.timing import Trace
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 SIZES = (1, 2, 4, 8, 16, 32, 64)
 
 
 class Metrics:
-    """Metrics of one app, an `Observer` of its models. Labels never contain client input."""
+    """Metrics of one server, an `Observer` of its models. Labels never contain client input.
+
+    Args:
+        models: models of the server.
+    """
 
     content_type = CONTENT_TYPE_LATEST
 
-    def __init__(self) -> None:
+    def __init__(self, models: Iterable[Model]) -> None:
         self.registry = CollectorRegistry()
         self.requests = Counter(
             "zoo_requests",
@@ -68,14 +74,9 @@ class Metrics:
             registry=self.registry,
             multiprocess_mode="max",
         )
-        self._models: dict[str, Model] = {}
-
-    def add(self, model: Model) -> None:
-        """Add the metrics of a model."""
-        self._models[model.name] = model
-        self.model_info.labels(model.name, model.version, model.backend, model.description).set(1)
-        self.queue_length.labels(model.name).set(0)
-        model.observer = self
+        self._models = {model.name: model for model in models}
+        for model in self._models.values():
+            self._add(model)
 
     def batch(self, model: str, size: int, compute_s: float) -> None:
         """Count a batch."""
@@ -103,6 +104,11 @@ class Metrics:
         together = CollectorRegistry()
         MultiProcessCollector(together)  # type: ignore[no-untyped-call]
         return generate_latest(together)
+
+    def _add(self, model: Model) -> None:
+        self.model_info.labels(model.name, model.version, model.backend, model.description).set(1)
+        self.queue_length.labels(model.name).set(0)
+        model.observer = self
 
     def _look_at_queue(self, model: str) -> None:
         self.queue_length.labels(model).set(self._models[model].waiting)

@@ -3,53 +3,60 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, NamedTuple, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Generic, NamedTuple, ParamSpec, TypeVar
 
 from zoo.serve.server.core.timing import Timings
-from zoo.serve.server.http.request import trace_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
-    from starlette.requests import Request
-    from starlette.responses import Response
 
+    from zoo.serve.server.core.context import Context
     from zoo.serve.server.core.model import Model
     from zoo.serve.server.core.runner import Values
-    from zoo.serve.server.http.context import Context
+    from zoo.serve.server.core.timing import Trace
 
 P = ParamSpec("P")
 T = TypeVar("T")
+Body = TypeVar("Body")
 
 
-class Decoded(NamedTuple):
+class Decoded(NamedTuple, Generic[T]):
     """Decoded request."""
 
     images: NDArray[np.uint8]
     """(B, H, W, 3) at the network's size."""
     outputs: tuple[str, ...]
     """Names of the requested outputs."""
-    encode: Callable[[Sequence[Values]], Response]
+    encode: Callable[[Sequence[Values]], T]
     """Function that encodes the outputs of each image as a response; it runs in the codec pool."""
     held_bytes: int
     """Memory held by the images until the response is sent."""
 
 
+class Answer(NamedTuple, Generic[T]):
+    """Response and its timings."""
+
+    response: T
+    server_timing: str
+    """Value of the header `Server-Timing`."""
+
+
 async def answer(
     context: Context,
     model: Model,
-    request: Request,
-    read: Callable[[Request], Awaitable[bytes]],
-    decode: Callable[[bytes], Decoded],
-) -> Response:
+    trace: Trace,
+    read: Callable[[], Awaitable[Body]],
+    decode: Callable[[Body], Decoded[T]],
+) -> Answer[T]:
     """Return the response to a request for a prediction.
 
     Args:
-        context: context of the app.
+        context: context of the server.
         model: model to run.
-        request: HTTP request.
+        trace: trace of the request.
         read: function that reads the body.
         decode: function that decodes the body and resizes its images; it runs in the codec pool.
 
@@ -60,20 +67,19 @@ async def answer(
     stopwatch = RequestTimer(context)
     with model.admit():  # do not read the body of a request that would be refused
         pass
-    body = await read(request)
+    body = await read()
     with model.admit() as place:  # before anything is decoded
         decoded = await stopwatch.run("decode", decode, body)
         with context.budget.holding(decoded.held_bytes):
             found = await model.run(
                 decoded.images,
-                deadline=trace_of(request.scope).deadline,
+                deadline=trace.deadline,
                 timings=stopwatch.timings,
                 place=place,
                 outputs=decoded.outputs,
             )
             response = await stopwatch.run("encode", decoded.encode, found)
-    response.headers.update({**stopwatch.headers, "X-Zoo-Model": model.name})
-    return response
+    return Answer(response, stopwatch.server_timing)
 
 
 class RequestTimer:
@@ -104,13 +110,12 @@ class RequestTimer:
         return result
 
     @property
-    def headers(self) -> dict[str, str]:
-        """Return the header `Server-Timing`, in milliseconds and in the order of the parts."""
+    def server_timing(self) -> str:
+        """Return the value of the header `Server-Timing`, in milliseconds and in the order of the parts."""
         parts = {
             "decode": self._codec["decode"],
             "queue": self.timings.queue_s,
             "compute": self.timings.compute_s,
             "encode": self._codec["encode"],
         }
-        text = ", ".join(f"{part};dur={seconds * 1000:.2f}" for part, seconds in parts.items())
-        return {"Server-Timing": text}
+        return ", ".join(f"{part};dur={seconds * 1000:.2f}" for part, seconds in parts.items())

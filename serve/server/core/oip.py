@@ -1,4 +1,4 @@
-"""Requests and answers of the Open Inference Protocol, checked: JSON or binary tensors; knows no HTTP.
+"""Requests and answers of the Open Inference Protocol, checked; knows neither HTTP nor gRPC.
 
 Binary tensors: `zoo.predictors.remote.oip`.
 """
@@ -11,14 +11,16 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from zoo.predictors.artifact import INPUT_NAME
-from zoo.predictors.outputs import MASK
-from zoo.predictors.remote.oip import JSON_LENGTH, described
+from zoo.predictors.outputs import MASK, output_of
+from zoo.predictors.remote.oip import DATATYPES, JSON_LENGTH, described
 from zoo.serve.server.core.errors import BadRequestError, TooLargeError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
+
+    from zoo.serve.server.core.model import Model
 
 MAX_JSON_BYTES = 16_000_000
 """Room for the numbers of 1024 x 1024 pixels; reading more would hold up all other requests."""
@@ -91,6 +93,24 @@ class InferAnswer(BaseModel):
     outputs: list[OutputTensor]
 
 
+class TensorInfo(BaseModel):
+    """Name, type and shape of an input or output; -1 stands for any size."""
+
+    name: str
+    datatype: str = Field(examples=["UINT8"])
+    shape: list[int]
+
+
+class ModelMetadata(BaseModel):
+    """What the protocol says of a model."""
+
+    name: str
+    versions: list[str]
+    platform: str
+    inputs: list[TensorInfo]
+    outputs: list[TensorInfo]
+
+
 class Asked(NamedTuple):
     """A request that was understood."""
 
@@ -107,6 +127,21 @@ class Rendered(NamedTuple):
     body: bytes
     json_length: int | None
     """None if there is nothing after the JSON."""
+
+
+def metadata(model: Model) -> ModelMetadata:
+    """Return what the protocol says of a model."""
+    outputs = [output_of(name, len(model.classes)) for name in model.outputs]
+    return ModelMetadata(
+        name=model.name,
+        versions=[model.version],
+        platform=f"zoo_{model.backend}",
+        inputs=[TensorInfo(name=INPUT_NAME, datatype="UINT8", shape=[-1, -1, -1, 3])],
+        outputs=[
+            TensorInfo(name=each.name, datatype=DATATYPES[each.dtype], shape=list(each.size(-1, -1, -1)))
+            for each in outputs
+        ],
+    )
 
 
 def parse(body: bytes, json_length: int | None, outputs: Sequence[str] = (MASK,)) -> Asked:
@@ -130,15 +165,76 @@ def parse(body: bytes, json_length: int | None, outputs: Sequence[str] = (MASK,)
         raise TooLargeError(
             f"got {end} bytes of JSON, expected at most {MAX_JSON_BYTES}: send a binary tensor"
         )
+    request = request_of(body[:end])
+    tensor = only_input(request, outputs)
+    images = _from_binary(tensor, body[end:]) if tensor.data is None else _from_json(tensor, len(body) - end)
+    return Asked(images, request.id, wants_binary(request))
+
+
+def request_of(content: bytes | dict[str, Any]) -> InferRequest:
+    """Return a request from its JSON or its fields.
+
+    Raises:
+        BadRequestError: not such a request.
+    """
     try:
-        request = InferRequest.model_validate_json(body[:end])
+        if isinstance(content, bytes):
+            return InferRequest.model_validate_json(content)
+        return InferRequest.model_validate(content)
     except ValidationError as error:
         raise BadRequestError(_first(error)) from error
-    tensor = _only_input(request)
+
+
+def only_input(request: InferRequest, outputs: Sequence[str]) -> InputTensor:
+    """Return the input of a request, after a check of its name, type and shape, and of the requested outputs.
+
+    Raises:
+        BadRequestError: not one input `image`, or an unknown output.
+    """
+    if len(request.inputs) != 1:
+        raise BadRequestError(f"got {len(request.inputs)} inputs, expected one, {INPUT_NAME!r}: send that")
     _check_outputs(request, outputs)
-    _check_shape(tensor)
-    images = _from_binary(tensor, body[end:]) if tensor.data is None else _from_json(tensor, len(body) - end)
-    return Asked(images, request.id, _wants_binary(request))
+    _check_shape(request.inputs[0])
+    return request.inputs[0]
+
+
+def images_of_bytes(tensor: InputTensor, data: bytes) -> NDArray[np.uint8]:
+    """Return the images of an input, (B, H, W, 3), from its bytes.
+
+    Raises:
+        BadRequestError: another number of bytes.
+    """
+    if len(data) != (expected := _count(tensor)):
+        raise BadRequestError(
+            f"got {len(data)} bytes of {tensor.name!r}, expected {expected} of shape {tensor.shape}: send "
+            f"uint8 values, row by row"
+        )
+    return np.frombuffer(data, np.uint8).reshape(tensor.shape)
+
+
+def images_of_values(tensor: InputTensor, values: NDArray[Any]) -> NDArray[np.uint8]:
+    """Return the images of an input, (B, H, W, 3), from numbers.
+
+    Raises:
+        BadRequestError: not integers of 0..255, or another number of them.
+    """
+    if values.dtype.kind not in "iu" or values.size != _count(tensor):
+        raise BadRequestError(
+            f"got {values.size} values of {values.dtype.name}, expected {_count(tensor)} integers of shape "
+            f"{tensor.shape}: send 0..255, row by row"
+        )
+    if values.min() < 0 or values.max() > 255:
+        raise BadRequestError(f"got values {values.min()}..{values.max()}, expected 0..255: send UINT8")
+    return values.astype(np.uint8).reshape(tensor.shape)
+
+
+def wants_binary(request: InferRequest) -> dict[str, bool]:
+    """Return whether each output is asked for in binary, by itself or for all of them."""
+    default = request.parameters.binary_data_output
+    if not request.outputs:
+        return {MASK: default}
+    own = {output.name: output.parameters.binary_data for output in request.outputs}
+    return {name: default if binary is None else binary for name, binary in own.items()}
 
 
 def render(asked: Asked, outputs: Mapping[str, NDArray[Any]], model: str, version: str) -> Rendered:
@@ -155,12 +251,6 @@ def render(asked: Asked, outputs: Mapping[str, NDArray[Any]], model: str, versio
     answer = InferAnswer(model_name=model, model_version=version, id=asked.id, outputs=tensors)
     text = answer.model_dump_json(exclude_none=True).encode()
     return Rendered(text + binary, len(text) if any(asked.binary.values()) else None)
-
-
-def _only_input(request: InferRequest) -> InputTensor:
-    if len(request.inputs) != 1:
-        raise BadRequestError(f"got {len(request.inputs)} inputs, expected one, {INPUT_NAME!r}: send that")
-    return request.inputs[0]
 
 
 def _check_outputs(request: InferRequest, outputs: Sequence[str]) -> None:
@@ -186,17 +276,15 @@ def _check_shape(tensor: InputTensor) -> None:
 
 def _from_binary(tensor: InputTensor, data: bytes) -> NDArray[np.uint8]:
     size = tensor.parameters.binary_data_size
-    expected = _count(tensor)
     if size is None:
         raise BadRequestError(
             f"input {tensor.name!r} has neither data nor parameters.binary_data_size: send either"
         )
-    if not size == expected == len(data):
+    if size != len(data):
         raise BadRequestError(
-            f"got binary_data_size {size} and {len(data)} bytes after the JSON, expected {expected} of shape "
-            f"{tensor.shape}: send uint8 values, row by row"
+            f"got binary_data_size {size} and {len(data)} bytes after the JSON, expected as many: count them"
         )
-    return np.frombuffer(data, np.uint8).reshape(tensor.shape)
+    return images_of_bytes(tensor, data)
 
 
 def _from_json(tensor: InputTensor, rest: int) -> NDArray[np.uint8]:
@@ -206,14 +294,7 @@ def _from_json(tensor: InputTensor, rest: int) -> NDArray[np.uint8]:
         values = np.asarray(tensor.data)
     except ValueError as error:
         raise BadRequestError("data are nested unevenly: send them flat, or in the shape") from error
-    if values.dtype.kind not in "iu" or values.size != _count(tensor):
-        raise BadRequestError(
-            f"got {values.size} values of {values.dtype.name}, expected {_count(tensor)} integers of shape "
-            f"{tensor.shape}: send 0..255, row by row"
-        )
-    if values.min() < 0 or values.max() > 255:
-        raise BadRequestError(f"got values {values.min()}..{values.max()}, expected 0..255: send UINT8")
-    return values.astype(np.uint8).reshape(tensor.shape)
+    return images_of_values(tensor, values)
 
 
 def _count(tensor: InputTensor) -> int:
@@ -221,15 +302,6 @@ def _count(tensor: InputTensor) -> int:
     for size in tensor.shape:
         count *= size  # of Python: a product of sizes from outside overflows int64
     return count
-
-
-def _wants_binary(request: InferRequest) -> dict[str, bool]:
-    """Return whether each output is asked for in binary, by itself or for all of them."""
-    default = request.parameters.binary_data_output
-    if not request.outputs:
-        return {MASK: default}
-    own = {output.name: output.parameters.binary_data for output in request.outputs}
-    return {name: default if binary is None else binary for name, binary in own.items()}
 
 
 def _first(error: ValidationError) -> str:

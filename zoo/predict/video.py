@@ -1,0 +1,310 @@
+"""Prediction of videos: the masks as a lossless video, and a video of overlays, at the times of the frames.
+
+Frames are decoded, predicted and encoded one after the other, so memory does not grow with the length of a
+video. Needs PyAV (extra `video`).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from contextlib import closing, contextmanager, nullcontext
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from zoo.child import stop_requests
+from zoo.errors import InvalidImageError, ZooError
+from zoo.predict.outputs import Result, describe, files, named_areas, new_files, without_unsure
+from zoo.predictors.outputs import MASK
+from zoo.progress import Progress
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from av import VideoFrame
+    from numpy.typing import NDArray
+
+    from zoo.classes import Classes
+    from zoo.predict.inputs import Input
+    from zoo.predict.outputs import Job
+    from zoo.predict.stream import Options, Streamed
+    from zoo.predictors.base import Predictor
+
+log = logging.getLogger(__name__)
+
+WAIT_S = 30.0
+"""Time for which a live stream may stall before it has ended."""
+
+DEFAULT_RATE = Fraction(25)
+"""Frames per second of a stream that does not say it."""
+
+
+class Video(NamedTuple):
+    """What is known of a video after its prediction."""
+
+    frames: int
+    seconds: float
+    """Time that the model took for all frames."""
+    size: tuple[int, int]
+    """Height and width in pixels."""
+    areas: dict[int, float]
+    """Share of the pixels of all frames by label, the largest first."""
+
+
+class Written(NamedTuple):
+    """Where the videos of an input go.
+
+    Args:
+        paths: path of each video by kind: `overlay`, or the name of an output.
+        unknown_below: reliability below which a pixel of a mask is `IGNORE`; None for no such pixel.
+    """
+
+    paths: Mapping[str, Path]
+    unknown_below: float | None
+
+
+def write_video(
+    job: Job,
+    predictor: Predictor,
+    options: Options,
+    out: Path,
+    suffixes: Sequence[str],
+    unknown_below: float | None = None,
+) -> Result:
+    """Return the result of a video, with its outputs written to temporary files in their final folder.
+
+    Args:
+        job: a video.
+        predictor: model that predicts.
+        options: options of batches and outputs.
+        out: output folder.
+        suffixes: suffixes of the result files of an image, including the mask's.
+        unknown_below: reliability below which a pixel of a mask is `IGNORE`; None for no such pixel.
+
+    Raises:
+        InvalidImageError: a video that cannot be read.
+        ZooError: PyAV is not installed.
+        OSError: a file cannot be written; no temporary file is left.
+    """
+    names = job.wanted(suffixes)
+    with new_files(names, out) as (paths, written):
+        video = _predict(job, predictor, options, Written(paths, unknown_below))
+    record = {
+        **describe(job),
+        "size": list(video.size),
+        "frames": video.frames,
+        "areas": named_areas(video.areas, predictor.classes),
+        "ms": video.seconds * 1000 / video.frames,
+        **{kind: names.get(kind) for kind in files()},
+    }
+    return Result(record, written)
+
+
+def _predict(job: Job, predictor: Predictor, options: Options, written: Written) -> Video:
+    """Write the masks of a video, and the other videos that are requested.
+
+    Masks and other outputs are FFV1 in Matroska, lossless, gray levels = class ids (16 bits if there are more
+    than 256 classes); overlays are H.264. Frames keep their times and are turned upright. Ctrl-C ends a live
+    stream as if it had ended by itself, and so does a stall of `WAIT_S`.
+
+    Args:
+        job: a video.
+        predictor: model that predicts.
+        options: options of batches and outputs.
+        written: where the videos go.
+
+    Raises:
+        InvalidImageError: a video that cannot be decoded, has no frames, or frames of several sizes.
+        ZooError: PyAV is not installed.
+        OSError: a video cannot be written.
+    """
+    from zoo.predict.stream import Failed, stream
+
+    with _opened(job.input) as container:
+        source = container.streams.video[0]
+        rate = source.average_rate or DEFAULT_RATE
+        results = stream(predictor, _frames(container, job.input, rate), _upright, options)
+        total = _Total(job.input.name, predictor.classes, written.paths, rate)
+        with closing(total), closing(results), Progress(source.frames or None) as progress:
+            for result in results:
+                if isinstance(result, Failed):
+                    raise result.error
+                found = dict(result.prediction().outputs)
+                if written.unknown_below is not None:
+                    found[MASK] = without_unsure(found, written.unknown_below)
+                total.add(result, found)
+                progress.advance()
+    return total.video()
+
+
+class _Total:
+    """What the frames of a video add up to, and the files that are written of them.
+
+    Args:
+        name: name of the video.
+        classes: classes of the masks.
+        paths: path of each file by kind.
+        rate: frames per second.
+    """
+
+    def __init__(self, name: str, classes: Classes, paths: Mapping[str, Path], rate: Fraction) -> None:
+        self.name = name
+        self.classes = classes
+        self.paths = paths
+        self.rate = rate
+        self.frames, self.seconds, self.size = 0, 0.0, (0, 0)
+        self.counts: Counter[int] = Counter()
+        self.writers: dict[str, _Writer] = {}
+
+    def add(self, result: Streamed[VideoFrame], found: Mapping[str, NDArray[Any]]) -> None:
+        """Add the outputs of a frame.
+
+        Raises:
+            InvalidImageError: the frame has another size than those before.
+        """
+        from zoo.pages.overlay import overlay
+
+        mask = found[MASK]
+        if not self.frames:
+            self.size = mask.shape[0], mask.shape[1]
+            self.writers = {
+                kind: _Writer(path, kind, self.size, self.rate) for kind, path in self.paths.items()
+            }
+        if mask.shape != self.size:
+            raise _unreadable(self.name, f"frames of {self.size[1]}x{self.size[0]} and other pixels")
+        for kind, writer in self.writers.items():
+            image = result.image
+            pixels = found[kind] if kind in found or image is None else overlay(image, mask, self.classes)
+            writer.write(pixels, result.item)
+        labels, counts = np.unique(mask, return_counts=True)
+        self.counts.update(dict(zip(labels.tolist(), counts.tolist(), strict=True)))
+        self.frames += 1
+        self.seconds += result.seconds
+
+    def video(self) -> Video:
+        """Return what is known of the video.
+
+        Raises:
+            InvalidImageError: it has no frames.
+        """
+        if not self.frames:
+            raise _unreadable(self.name, "no frames")
+        areas = {label: pixels / self.counts.total() for label, pixels in self.counts.most_common()}
+        return Video(self.frames, self.seconds, self.size, areas)
+
+    def close(self) -> None:
+        """Finish the files."""
+        for writer in self.writers.values():
+            writer.close()
+
+
+@contextmanager
+def _opened(input_: Input) -> Iterator[Any]:
+    """Open a video.
+
+    Raises:
+        InvalidImageError: it cannot be opened or decoded, or has no images.
+        ZooError: PyAV is not installed.
+    """
+    try:
+        import av
+    except ImportError as error:
+        raise ZooError(
+            f"{input_.name}: got a video, expected PyAV to decode it: pip install 'semiseg-zoo[video]'"
+        ) from error
+    try:
+        container = av.open(input_.video, timeout=None if input_.path else (WAIT_S, WAIT_S))
+    except (av.FFmpegError, OSError) as error:
+        raise _unreadable(input_.name, _reason(error)) from error
+    with container:
+        if not container.streams.video:
+            raise _unreadable(input_.name, "no images")
+        container.streams.video[0].thread_type = "AUTO"
+        try:
+            yield container
+        except (av.InvalidDataError, av.EOFError) as error:
+            raise _unreadable(input_.name, _reason(error)) from error
+
+
+def _reason(error: Exception) -> str:
+    return str(getattr(error, "strerror", None) or error)
+
+
+def _unreadable(name: str, got: str) -> InvalidImageError:
+    return InvalidImageError(
+        f"{name}: got a video with {got}, expected one that FFmpeg decodes: play it, or convert it to MP4"
+    )
+
+
+def _frames(container: Any, input_: Input, rate: Fraction) -> Iterator[VideoFrame]:
+    """Yield frames with times that increase; those without get the next one by the rate.
+
+    Ctrl-C, or a stall, ends a live stream.
+    """
+    from av import ExitError, TimeoutError
+
+    last = -1
+    with stop_requests() if input_.path is None else nullcontext(()) as stops:
+        try:
+            for number, frame in enumerate(container.decode(video=0)):
+                if frame.pts is None or not frame.time_base:
+                    frame.pts, frame.time_base = number, 1 / rate
+                frame.pts = last = max(frame.pts, last + 1) if number else frame.pts
+                yield frame
+                if stops:
+                    return
+        except (ExitError, TimeoutError):
+            log.warning("%s: no frame for %g s: this is taken as its end", input_.name, WAIT_S)
+
+
+def _upright(frame: VideoFrame) -> NDArray[np.uint8]:
+    """Return a frame as (H, W, 3) uint8 RGB, turned as its display matrix says."""
+    image = np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90) % 4)
+    return np.ascontiguousarray(image, np.uint8)
+
+
+class _Writer:
+    """A video file that is being written.
+
+    Args:
+        path: its path; the name may have any suffix.
+        kind: `overlay`, or the name of an output.
+        size: height and width of the frames.
+        rate: frames per second.
+    """
+
+    def __init__(self, path: Path, kind: str, size: tuple[int, int], rate: Fraction) -> None:
+        import av
+
+        self.is_overlay = kind == "overlay"
+        self.container = av.open(str(path), "w", format="mp4" if self.is_overlay else "matroska")
+        self.stream: Any = self.container.add_stream("h264" if self.is_overlay else "ffv1", rate=rate)
+        height, width = size
+        self.padding = (height % 2, width % 2) if self.is_overlay else (0, 0)
+        self.stream.height, self.stream.width = height + self.padding[0], width + self.padding[1]
+        self.begun = False
+
+    def write(self, pixels: NDArray[Any], frame: VideoFrame) -> None:
+        """Write an image, (H, W) or (H, W, 3), at the time of a frame."""
+        from av import VideoFrame
+
+        wide = pixels.dtype != np.uint8
+        layout = "rgb24" if self.is_overlay else "gray16le" if wide else "gray"
+        if any(self.padding):  # H.264 halves the colors' size
+            pixels = np.pad(pixels, ((0, self.padding[0]), (0, self.padding[1]), (0, 0)), "edge")
+        new = VideoFrame.from_ndarray(np.ascontiguousarray(pixels, np.uint16 if wide else None), layout)
+        new.pts, new.time_base = frame.pts, frame.time_base
+        if not self.begun:
+            self.begun = True
+            self.stream.pix_fmt = "yuv420p" if self.is_overlay else layout
+            self.stream.codec_context.time_base = frame.time_base
+        self.container.mux(self.stream.encode(new))
+
+    def close(self) -> None:
+        """Write what the encoder still holds."""
+        if self.begun:
+            self.container.mux(self.stream.encode(None))
+        self.container.close()
