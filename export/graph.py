@@ -49,7 +49,6 @@ class ExportGraph(nn.Module):
         if metadata.precision == "bf16":
             split_hard_swish(self.deployable)
         write_out_of_place(self.deployable)
-        spell_out_attention(self.deployable)
         self.eval()
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
@@ -86,13 +85,6 @@ def write_out_of_place(model: nn.Module) -> None:
     for module in model.modules():
         if hasattr(module, "inplace"):
             module.inplace = False  # type: ignore[assignment]
-
-
-def spell_out_attention(model: nn.Module) -> None:
-    """Let attention with relative positions multiply matrices: the exporter gets the fused one wrong."""
-    for module in model.modules():
-        if hasattr(module, "fused_attn") and (hasattr(module, "rel_pos") or hasattr(module, "rel_pos_cls")):
-            module.fused_attn = False  # type: ignore[assignment]
 
 
 def split_hard_swish(model: nn.Module) -> None:

@@ -65,7 +65,7 @@ def export_onnx(deployable: Deployable, metadata: ArtifactMetadata, path: Path) 
     graph = ExportGraph(deployable, metadata)
     same_padding_as_attribute(graph)
     sample = torch.from_numpy(metadata.blank(SAMPLE_SHAPE))
-    with _silent(), ResampleByProducts(), AttentionOverFour():
+    with _silent(), ResampleByProducts(), PlainAttention():
         try:
             program = torch.onnx.export(
                 graph,
@@ -91,21 +91,40 @@ def export_onnx(deployable: Deployable, metadata: ArtifactMetadata, path: Path) 
     return check_onnx(path, metadata)
 
 
-class AttentionOverFour(TorchFunctionMode):
-    """While it is active, attention over more than four dimensions is computed over four, as ONNX has it."""
+class PlainAttention(TorchFunctionMode):
+    """While it is active, attention is computed in the forms that the exporter gets right.
+
+    It refuses attention over more than four dimensions, and gets relative positions, a mask, wrong.
+    """
 
     def __torch_function__(self, func: Any, _: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Return what `func` returns."""
         kwargs = kwargs or {}
-        if func is not F.scaled_dot_product_attention or args[0].ndim <= 4:
+        if func is not F.scaled_dot_product_attention:
             return func(*args, **kwargs)
-        query, _, value, *rest = args
-        masks = [each for each in (*rest, kwargs.get("attn_mask")) if isinstance(each, Tensor)]
-        if masks:
-            raise NotImplementedError(f"attention over {query.ndim} dimensions with a mask")
-        flat = (each.flatten(0, each.ndim - 4) for each in args[:3])
-        attended = func(*flat, *rest, **kwargs)
+        query, key, value, *rest = args
+        mask = rest[0] if rest else kwargs.get("attn_mask")
+        if mask is not None:
+            return _masked_attention(query, key, value, mask, kwargs.get("scale"))
+        if query.ndim <= 4:
+            return func(*args, **kwargs)
+        attended = func(*(each.flatten(0, each.ndim - 4) for each in args[:3]), *rest, **kwargs)
         return attended.reshape(*query.shape[:-1], value.shape[-1])
+
+
+def _masked_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float | None) -> Tensor:
+    """Return what `scaled_dot_product_attention` returns, without dropout, as two products of matrices.
+
+    Args:
+        query: (..., L, D) float.
+        key: (..., S, D) float.
+        value: (..., S, C) float.
+        mask: broadcast to (..., L, S): true where to attend, or float, added before the softmax.
+        scale: factor on the products; None for the usual one over the square root of D.
+    """
+    weights = query * (scale or query.shape[-1] ** -0.5) @ key.transpose(-2, -1)  # (..., L, S)
+    weights = weights.where(mask, -torch.inf) if mask.dtype == torch.bool else weights + mask
+    return weights.softmax(dim=-1) @ value
 
 
 def _check_windows(deployable: Deployable) -> None:

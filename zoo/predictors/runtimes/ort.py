@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 WARNING, FATAL = 2, 4  # log levels; FATAL: errors are raised, not logged
+EXACT_INT8 = "session.x64quantprecision", "1"
+"""Session option without which sums of int8 products overflow on x86 processors that lack VNNI."""
 
 ORT_ERRORS: tuple[type[Exception], ...] = tuple(  # they have no common base
     value
@@ -102,6 +104,7 @@ def open_session(
     provider = PROVIDERS[kind]
     options = onnxruntime.SessionOptions()
     options.log_severity_level = FATAL
+    options.add_session_config_entry(*EXACT_INT8)
     if threads := threads or fewer_cores():
         options.intra_op_num_threads = threads
     missing = _preload_cuda() if kind == "cuda" else ""
