@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Generic, NamedTuple, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, ParamSpec, TypeVar
 
 from zoo.serve.server.core.timing import Timings
 
@@ -26,7 +26,7 @@ class Decoded(NamedTuple, Generic[T]):
     """Decoded request."""
 
     images: NDArray[Any]
-    """(B, H, W, 3) at the network's size."""
+    """(B, H, W, C) at the network's size."""
     outputs: tuple[str, ...]
     """Names of the requested outputs."""
     encode: Callable[[Sequence[Values]], T]
