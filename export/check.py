@@ -9,11 +9,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from zoo.errors import BundleError
-from zoo.export.accuracy import ReferenceMasks
-from zoo.export.layers import TOLERANCES, find_departure, layer_errors
-from zoo.export.parity import Difference, Parity, compare, describe, next_batch, parity_shapes, weakness
-from zoo.export.parity_images import labeled_images, parity_images
-from zoo.export.tolerance import GATES, Tolerance
+from zoo.export.graph.layers import TOLERANCES, find_departure, layer_errors
+from zoo.export.parity.accuracy import ReferenceMasks
+from zoo.export.parity.compare import (
+    Difference,
+    Parity,
+    compare,
+    describe,
+    next_batch,
+    parity_shapes,
+    weakness,
+)
+from zoo.export.parity.images import labeled_images, parity_images
+from zoo.export.parity.tolerance import GATES, Tolerance
 from zoo.predictors.eager import EagerPredictor
 from zoo.predictors.runtimes.openvino import OpenVinoPredictor
 from zoo.predictors.runtimes.ort import OrtPredictor
@@ -26,7 +34,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from zoo.bundle.bundle import BundleConfig
-    from zoo.export.fold import Prepared
+    from zoo.export.graph.fold import Prepared
     from zoo.export.options import ExportOptions
     from zoo.models.deployable import Deployable
     from zoo.predictors.artifact import Precision

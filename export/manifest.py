@@ -14,7 +14,7 @@ import torch
 from zoo import __version__
 from zoo.bundle.bundle import write_json
 from zoo.bundle.manifest import MANIFEST_NAME, FileEntry, Manifest, listed_files, read_manifest
-from zoo.export.parity import Parity
+from zoo.export.parity.compare import Parity
 from zoo.frozen import Frozen
 from zoo.predictors.artifact import Precision
 

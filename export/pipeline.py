@@ -17,12 +17,12 @@ from zoo.errors import ExportError, ParityError
 from zoo.export.calibrate import calibration_pool, choose
 from zoo.export.check import Checker, find_runtime
 from zoo.export.compose import copy_bundle
-from zoo.export.fold import prepare
+from zoo.export.graph.fold import prepare
+from zoo.export.graph.photo import PHOTO_NAMES, check_photo, export_photo, photo_metadata
+from zoo.export.graph.to_onnx import check_onnx, export_onnx
 from zoo.export.manifest import Artifact, ExportReport, update_manifest, versions
-from zoo.export.parity import check_parity
-from zoo.export.photo import PHOTO_NAMES, check_photo, export_photo, photo_metadata
+from zoo.export.parity.compare import check_parity
 from zoo.export.quantize import INT8_NAMES, Quantizer, Ranges, more_excluded
-from zoo.export.to_onnx import check_onnx, export_onnx
 from zoo.export.to_tensorrt import (
     build_engine,
     build_targets,
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from zoo.bundle.bundle import BundleConfig
     from zoo.bundle.reliability import Calibration
     from zoo.export.options import ExportOptions
-    from zoo.export.parity import Parity
+    from zoo.export.parity.compare import Parity
     from zoo.export.quantize import Flavor
     from zoo.export.to_tensorrt import Target
     from zoo.predictors.base import Predictor

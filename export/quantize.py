@@ -28,7 +28,7 @@ from onnxruntime.quantization.calibrate import (  # type: ignore[import-untyped]
     save_tensors_data,
 )
 
-from zoo.export.layers import relative_error, run_model, with_outputs
+from zoo.export.graph.layers import relative_error, run_model, with_outputs
 from zoo.predictors.artifact import INPUT_NAME, METADATA_KEY, ONNX_NAMES, TRT_ONNX_NAMES
 
 if TYPE_CHECKING:

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 
 from zoo.errors import ExportError
-from zoo.export.fold import prepare
-from zoo.export.parity import Images, compare
-from zoo.export.to_onnx import export_onnx
-from zoo.export.tolerance import GATES
+from zoo.export.graph.fold import prepare
+from zoo.export.graph.to_onnx import export_onnx
+from zoo.export.parity.compare import Images, compare
+from zoo.export.parity.tolerance import GATES
 from zoo.predictors.artifact import ArtifactMetadata
 from zoo.predictors.outputs import LOGITS, MASK
 from zoo.predictors.runtimes.ort import OrtPredictor
@@ -24,8 +24,8 @@ from zoo.preprocess import normalize, resize_image
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from zoo.export.parity import Parity
-    from zoo.export.tolerance import Tolerance
+    from zoo.export.parity.compare import Parity
+    from zoo.export.parity.tolerance import Tolerance
     from zoo.image_format import ImageFormat
     from zoo.models.deployable import Deployable
     from zoo.predictors.eager import EagerPredictor

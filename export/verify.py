@@ -9,7 +9,7 @@ import onnx
 from zoo.bundle.bundle import WEIGHTS_NAME, load_config
 from zoo.bundle.manifest import MANIFEST_NAME, listed_files, read_manifest, sha256
 from zoo.errors import BundleError, ExportError
-from zoo.export.to_onnx import check_onnx
+from zoo.export.graph.to_onnx import check_onnx
 from zoo.predictors.artifact import read_engine_info
 from zoo.registry.checks import artifact_faults, changes, read_metadata
 

@@ -1,8 +1,9 @@
 """Preprocessing of images to the model's input, and resizing of masks to the image's size.
 
 Training, evaluation, every predictor and the exported graph use these functions, so that a model gets the
-same input in production as in training. Normalization is part of the exported graph (`zoo.export.graph`),
-which takes images of the format that the model was trained on (`zoo.image_format`).
+same input in production as in training. Normalization is part of the exported graph
+(`zoo.export.graph.network`), which takes images of the format that the model was trained on
+(`zoo.image_format`).
 """
 
 from __future__ import annotations

@@ -12,12 +12,12 @@ from zoo.bundle.manifest import read_manifest, sha256
 from zoo.card.card import refresh_card
 from zoo.cli import app
 from zoo.errors import BundleError
-from zoo.export.accuracy import Accuracy, Change
 from zoo.export.manifest import Artifact, update_manifest
 from zoo.export.options import ExportOptions
-from zoo.export.parity import Difference, Parity
+from zoo.export.parity.accuracy import Accuracy, Change
+from zoo.export.parity.compare import Difference, Parity
+from zoo.export.parity.tolerance import GATES
 from zoo.export.pipeline import export_bundle
-from zoo.export.tolerance import GATES
 from zoo.export.verify import verify_bundle
 from zoo.serve.bench.measurement import Report, Row, Settings, Speedup, Throughput, Times
 from zoo.serve.bench.report.page import write_report

@@ -16,7 +16,7 @@ from zoo.bundle.bundle import load_config
 from zoo.cli import app
 from zoo.errors import BundleError, ExportError, ParityError
 from zoo.export import pipeline
-from zoo.export.to_onnx import OnnxFacts
+from zoo.export.graph.to_onnx import OnnxFacts
 from zoo.predictors.load import load_predictor
 
 if TYPE_CHECKING:

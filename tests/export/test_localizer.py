@@ -15,11 +15,11 @@ from zoo.bundle.reliability import Calibration, FittedOn, Reliability
 from zoo.bundle.weights import load_bundle
 from zoo.errors import BundleError
 from zoo.export.compose import Composition, compose
-from zoo.export.fold import prepare
-from zoo.export.layers import LOGITS, find_departure, layer_errors
+from zoo.export.graph.fold import prepare
+from zoo.export.graph.layers import LOGITS, find_departure, layer_errors
+from zoo.export.graph.to_onnx import export_onnx
 from zoo.export.options import ExportOptions
 from zoo.export.pipeline import export_bundle, kept_calibration
-from zoo.export.to_onnx import export_onnx
 from zoo.models.deployable import Gated, Localized, Student
 from zoo.predictors.artifact import ArtifactMetadata
 from zoo.predictors.eager import load_eager

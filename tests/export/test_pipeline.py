@@ -14,12 +14,13 @@ from zoo.bundle.bundle import MODEL_FILES, load_config
 from zoo.bundle.manifest import MANIFEST_NAME, read_manifest, sha256
 from zoo.commands.export import export
 from zoo.errors import BundleError, ExportError, InvalidImageError, ParityError, ZooError
-from zoo.export import graph, pipeline
+from zoo.export import pipeline
 from zoo.export.compose import copy_bundle
+from zoo.export.graph import network as graph
+from zoo.export.graph.to_onnx import OnnxFacts
 from zoo.export.manifest import update_manifest
 from zoo.export.options import ExportOptions
 from zoo.export.pipeline import export_bundle
-from zoo.export.to_onnx import OnnxFacts
 from zoo.export.to_tensorrt import Target, build_engine, load_builder, make_profile, plan_engine
 from zoo.export.verify import verify_bundle
 from zoo.predictors.artifact import info_path, read_engine_info

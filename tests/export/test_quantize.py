@@ -8,10 +8,10 @@ import torch
 
 from zoo.bundle.weights import load_bundle
 from zoo.export.calibrate import CalibrationImages
-from zoo.export.fold import prepare
-from zoo.export.layers import ROOT
+from zoo.export.graph.fold import prepare
+from zoo.export.graph.layers import ROOT
+from zoo.export.graph.to_onnx import check_onnx, export_onnx
 from zoo.export.quantize import METHODS, Quantizer, body, more_excluded, sensitivities
-from zoo.export.to_onnx import check_onnx, export_onnx
 from zoo.export.to_tensorrt import Target, build_engine, load_builder, make_profile, plan_engine
 from zoo.predictors.artifact import ArtifactMetadata
 from zoo.predictors.runtimes.ort import OrtPredictor

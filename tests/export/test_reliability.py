@@ -12,9 +12,9 @@ from tests.export.conftest import Network
 from zoo.bundle.bundle import load_config
 from zoo.bundle.reliability import Calibration, FittedOn, Reliability
 from zoo.errors import BundleError, ExportError
+from zoo.export.graph.to_onnx import export_onnx
 from zoo.export.options import ExportOptions
 from zoo.export.pipeline import export_bundle, kept_calibration
-from zoo.export.to_onnx import export_onnx
 from zoo.export.to_tensorrt import Target, build_engine, load_builder, make_profile, plan_engine
 from zoo.predictors.artifact import ArtifactMetadata
 from zoo.predictors.eager import EagerPredictor, load_eager

@@ -14,8 +14,8 @@ from zoo.bundle.manifest import sha256
 from zoo.cli import app
 from zoo.errors import ExportError, ParityError, ZooError
 from zoo.export import pipeline
+from zoo.export.graph.to_onnx import OnnxFacts
 from zoo.export.manifest import Artifact, ExportReport
-from zoo.export.to_onnx import OnnxFacts
 from zoo.export.triton.config import CONFIG_NAME, parse_config
 from zoo.export.triton.repository import check_repository, model_name, write_repository
 from zoo.predictors.artifact import (

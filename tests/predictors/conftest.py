@@ -15,9 +15,9 @@ from zoo.bundle.bundle import WEIGHTS_NAME
 from zoo.bundle.manifest import sha256
 from zoo.bundle.weights import load_bundle
 from zoo.classes import Classes
-from zoo.export.fold import prepare
-from zoo.export.parity import NEAR_TIE, compare_masks
-from zoo.export.to_onnx import export_onnx
+from zoo.export.graph.fold import prepare
+from zoo.export.graph.to_onnx import export_onnx
+from zoo.export.parity.compare import NEAR_TIE, compare_masks
 from zoo.predictors.artifact import METADATA_KEY, ArtifactMetadata
 from zoo.predictors.runtimes.openvino import OpenVinoPredictor
 from zoo.predictors.runtimes.ort import OrtPredictor

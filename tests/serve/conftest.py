@@ -15,7 +15,7 @@ from zoo.bundle.bundle import CONFIG_NAME, WEIGHTS_NAME, BundleConfig, load_conf
 from zoo.bundle.manifest import sha256
 from zoo.classes import Classes
 from zoo.data.shapes import NAMES
-from zoo.export.to_onnx import export_onnx
+from zoo.export.graph.to_onnx import export_onnx
 from zoo.models.config import NetworkConfig, StudentConfig
 from zoo.models.deployable import Deployable
 from zoo.predictors.artifact import INPUT_NAME, METADATA_KEY, ArtifactMetadata

@@ -9,8 +9,8 @@ import pytest
 
 import zoo
 from zoo.errors import BundleError
-from zoo.export.parity import Images, compare
-from zoo.export.tolerance import GATES
+from zoo.export.parity.compare import Images, compare
+from zoo.export.parity.tolerance import GATES
 from zoo.predictors.load import load_predictor
 from zoo.serve.bench.choices import choices
 from zoo.serve.bench.report.page import html

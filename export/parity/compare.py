@@ -10,8 +10,8 @@ import numpy as np
 from pydantic import Field
 
 from zoo.errors import BundleError, InvalidImageError, ParityError
-from zoo.export.accuracy import Accuracy
-from zoo.export.tolerance import Tolerance
+from zoo.export.parity.accuracy import Accuracy
+from zoo.export.parity.tolerance import Tolerance
 from zoo.frozen import Frozen
 from zoo.models.deployable import REMOVED
 from zoo.predictors.artifact import Shape

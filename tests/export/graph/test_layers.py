@@ -9,9 +9,9 @@ import torch
 from onnx import numpy_helper
 
 from zoo.bundle.weights import load_bundle
-from zoo.export.fold import prepare
-from zoo.export.layers import LOGITS, NORMALIZED, find_departure, layer_errors
-from zoo.export.to_onnx import export_onnx
+from zoo.export.graph.fold import prepare
+from zoo.export.graph.layers import LOGITS, NORMALIZED, find_departure, layer_errors
+from zoo.export.graph.to_onnx import export_onnx
 from zoo.predictors.artifact import ArtifactMetadata
 
 if TYPE_CHECKING:

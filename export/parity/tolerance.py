@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from zoo.frozen import Frozen
 
 if TYPE_CHECKING:
-    from zoo.export.accuracy import Accuracy
+    from zoo.export.parity.accuracy import Accuracy
     from zoo.predictors.artifact import Precision
 
 

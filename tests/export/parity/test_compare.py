@@ -10,10 +10,10 @@ from PIL import Image
 from zoo.bundle.weights import load_bundle
 from zoo.classes import Classes
 from zoo.errors import ParityError
-from zoo.export.accuracy import Accuracy, Change
 from zoo.export.check import Checker
 from zoo.export.options import ExportOptions
-from zoo.export.parity import (
+from zoo.export.parity.accuracy import Accuracy, Change
+from zoo.export.parity.compare import (
     Difference,
     Images,
     Parity,
@@ -23,7 +23,7 @@ from zoo.export.parity import (
     parity_shapes,
     weakness,
 )
-from zoo.export.tolerance import GATES, Tolerance
+from zoo.export.parity.tolerance import GATES, Tolerance
 from zoo.predictors.base import Predictor
 from zoo.predictors.eager import EagerPredictor
 from zoo.predictors.runtimes.ort import OrtPredictor

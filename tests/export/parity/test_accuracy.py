@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from zoo.classes import IGNORE, Classes
-from zoo.export.accuracy import Accuracy, Change, LabeledImages, ReferenceMasks, changes, count, ious
-from zoo.export.tolerance import GATES
+from zoo.export.parity.accuracy import Accuracy, Change, LabeledImages, ReferenceMasks, changes, count, ious
+from zoo.export.parity.tolerance import GATES
 from zoo.predictors.base import Predictor
 from zoo.preprocess import Preprocessing
 

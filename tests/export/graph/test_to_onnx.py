@@ -13,10 +13,10 @@ from zoo.bundle.bundle import load_config
 from zoo.bundle.weights import load_bundle
 from zoo.classes import Classes
 from zoo.errors import ExportError
-from zoo.export.fold import prepare
-from zoo.export.parity import Difference, Images, compare, compare_masks, parity_shapes
-from zoo.export.to_onnx import PlainAttention, check_onnx, export_onnx
-from zoo.export.tolerance import GATES, Tolerance
+from zoo.export.graph.fold import prepare
+from zoo.export.graph.to_onnx import PlainAttention, check_onnx, export_onnx
+from zoo.export.parity.compare import Difference, Images, compare, compare_masks, parity_shapes
+from zoo.export.parity.tolerance import GATES, Tolerance
 from zoo.models.config import NetworkConfig, StudentConfig
 from zoo.models.deployable import Deployable, Student
 from zoo.models.segmentation import SegmentationNetwork

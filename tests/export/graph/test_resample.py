@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from zoo.export.resample import ResampleByProducts, resample
+from zoo.export.graph.resample import ResampleByProducts, resample
 
 
 @pytest.mark.parametrize("size", [(14, 11), (7, 31), (37, 9), (3, 5), (28, 22)])

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from zoo.errors import DatasetError
-from zoo.export.parity_images import COUNT, parity_images
+from zoo.export.parity.images import COUNT, parity_images
 
 if TYPE_CHECKING:
     from pathlib import Path

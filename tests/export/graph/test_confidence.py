@@ -14,8 +14,8 @@ from zoo.bundle.weights import load_bundle
 from zoo.classes import Classes
 from zoo.errors import ExportError
 from zoo.export.compose import Composition, compose
-from zoo.export.fold import prepare
-from zoo.export.to_onnx import check_onnx, export_onnx
+from zoo.export.graph.fold import prepare
+from zoo.export.graph.to_onnx import check_onnx, export_onnx
 from zoo.export.to_tensorrt import Target, build_engine, load_builder, make_profile, plan_engine
 from zoo.predictors.artifact import ArtifactMetadata
 from zoo.predictors.base import Prediction

@@ -37,7 +37,7 @@ class ExportGraph(nn.Module):
     The network runs in the artifact's precision; normalization and the final resize run in float32.
 
     Args:
-        deployable: model prepared by `zoo.export.fold`; copied.
+        deployable: model prepared by `zoo.export.graph.fold`; copied.
         metadata: preprocessing, precision and outputs of the artifact.
     """
 

@@ -17,15 +17,15 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from zoo.errors import ExportError
-from zoo.export.parity import compare_masks
-from zoo.export.tolerance import GATES
+from zoo.export.parity.compare import compare_masks
+from zoo.export.parity.tolerance import GATES
 from zoo.models.decoders.decoder import entropy
 from zoo.models.deployable import Localized
 
 if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
 
-    from zoo.export.tolerance import Tolerance
+    from zoo.export.parity.tolerance import Tolerance
     from zoo.models.deployable import Deployable
 
 

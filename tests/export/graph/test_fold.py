@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from zoo.bundle.weights import load_bundle
 from zoo.errors import ExportError
-from zoo.export.fold import fuse_batch_norms, prepare
+from zoo.export.graph.fold import fuse_batch_norms, prepare
 from zoo.models.config import NetworkConfig, StudentConfig
 from zoo.models.deployable import Deployable
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from zoo.export.graph import split_hard_swish, write_out_of_place
+from zoo.export.graph.network import split_hard_swish, write_out_of_place
 
 
 def test_hard_swish_in_two_operators_is_the_same_function() -> None:

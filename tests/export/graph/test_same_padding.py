@@ -8,7 +8,7 @@ import torch
 from timm.layers.conv2d_same import Conv2dSame
 from torch import nn
 
-from zoo.export.same_padding import same_padding_as_attribute
+from zoo.export.graph.same_padding import same_padding_as_attribute
 
 SIZES = [(1, 1), (2, 3), (7, 8), (16, 16), (17, 31), (64, 48), (65, 33)]
 

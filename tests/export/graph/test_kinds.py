@@ -15,11 +15,11 @@ from zoo.bundle.manifest import sha256
 from zoo.bundle.weights import load_bundle
 from zoo.errors import BundleError, ParityError
 from zoo.export.compose import Composition, compose
-from zoo.export.fold import prepare
+from zoo.export.graph.fold import prepare
 from zoo.export.options import ExportOptions
-from zoo.export.parity import compare_masks
+from zoo.export.parity.compare import compare_masks
+from zoo.export.parity.tolerance import GATES
 from zoo.export.pipeline import export_bundle
-from zoo.export.tolerance import GATES
 from zoo.models.deployable import REMOVED, Gated
 from zoo.predictors.artifact import ArtifactMetadata
 from zoo.predictors.load import load_predictor

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from zoo.bundle.manifest import read_manifest
 from zoo.cli import app
 from zoo.errors import ExportError
-from zoo.export.photo import export_photo
+from zoo.export.graph.photo import export_photo
 from zoo.predictors.artifact import ArtifactMetadata
 from zoo.predictors.runtimes.openvino import OpenVinoPredictor
 from zoo.predictors.runtimes.ort import OrtPredictor
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     Images = NDArray[np.uint8]
 
 SIZES = ((64, 64), (200, 300), (40, 50), (131, 700), (333, 297), (31, 900), (1, 1), (5, 3), (768, 1024))
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "export.md"
+PAGE = Path(__file__).resolve().parents[3] / "docs" / "export.md"
 
 
 def photo(size: tuple[int, int], noise: int = 30) -> Images:

@@ -13,7 +13,7 @@ import onnx
 from onnx import compose, numpy_helper, parser
 
 from zoo.errors import ExportError
-from zoo.export.to_onnx import check_onnx
+from zoo.export.graph.to_onnx import check_onnx
 from zoo.predictors.artifact import INPUT_NAME, METADATA_KEY, ArtifactMetadata
 from zoo.predictors.outputs import OUTPUTS
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from zoo.export.to_onnx import OnnxFacts
+    from zoo.export.graph.to_onnx import OnnxFacts
     from zoo.preprocess import Resize
 
 PHOTO_NAMES = {"fp32": "model.photo.onnx", "fp16": "model.fp16.photo.onnx"}

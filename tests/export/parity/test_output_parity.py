@@ -9,8 +9,8 @@ import pytest
 
 from zoo.bundle.weights import load_bundle
 from zoo.errors import ParityError
-from zoo.export.parity import Images, check_parity, compare, output_error
-from zoo.export.tolerance import GATES
+from zoo.export.parity.compare import Images, check_parity, compare, output_error
+from zoo.export.parity.tolerance import GATES
 from zoo.models.deployable import REMOVED
 from zoo.predictors.eager import EagerPredictor
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from zoo.export.parity import Parity
+    from zoo.export.parity.compare import Parity
 
 
 class Altered(EagerPredictor):

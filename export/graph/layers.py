@@ -92,7 +92,7 @@ def layer_errors(
 
     Args:
         path: ONNX file from `export_onnx`, or one quantized from it.
-        deployable: model prepared by `zoo.export.fold`, the reference.
+        deployable: model prepared by `zoo.export.graph.fold`, the reference.
         preprocessing: reference preprocessing.
         images: (B, H, W, C) images.
 

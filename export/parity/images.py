@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from zoo.data.files import image_suffixes, read_image_file
 from zoo.data.open import open_source
 from zoo.errors import DatasetError
-from zoo.export.accuracy import LabeledImages
-from zoo.export.parity import Images
+from zoo.export.parity.accuracy import LabeledImages
+from zoo.export.parity.compare import Images
 from zoo.image_format import RGB
 
 if TYPE_CHECKING:

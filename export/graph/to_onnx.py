@@ -16,10 +16,10 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from zoo.errors import ExportError
-from zoo.export.graph import ExportGraph
-from zoo.export.layers import name_nodes
-from zoo.export.resample import ResampleByProducts
-from zoo.export.same_padding import same_padding_as_attribute
+from zoo.export.graph.layers import name_nodes
+from zoo.export.graph.network import ExportGraph
+from zoo.export.graph.resample import ResampleByProducts
+from zoo.export.graph.same_padding import same_padding_as_attribute
 from zoo.models.encoder import SHIFTED_WINDOWS
 from zoo.predictors.artifact import INPUT_NAME, METADATA_KEY, ArtifactMetadata
 
@@ -54,7 +54,7 @@ def export_onnx(deployable: Deployable, metadata: ArtifactMetadata, path: Path) 
     """Write an ONNX file that is checked but not yet compared with the model, and return its facts.
 
     Args:
-        deployable: model prepared by `zoo.export.fold`.
+        deployable: model prepared by `zoo.export.graph.fold`.
         metadata: metadata to store in the file.
         path: output path.
 

@@ -1,0 +1,1 @@
+"""The network that is exported, and its ONNX file."""
