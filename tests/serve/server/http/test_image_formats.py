@@ -9,13 +9,16 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image
+from tritonclient import grpc as triton_grpc
 from tritonclient import http as triton
+from tritonclient.grpc import service_pb2 as pb
 
 from zoo.classes import Classes
 from zoo.image_format import ImageFormat
 from zoo.predictors.base import Predictor
 from zoo.predictors.remote.predictor import RemotePredictor
 from zoo.preprocess import Preprocessing
+from zoo.serve.server.grpc.codec import decoder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -142,3 +145,22 @@ def test_a_remote_predictor_equals_that_of_the_server(format_: ImageFormat, serv
     small = image_of(format_, (30, 30))[None]
     np.testing.assert_array_equal(remote.run(small), predictor.run(small))
     remote.close()
+
+
+@each_format
+def test_grpc_takes_tensors_of_the_format(format_: ImageFormat, serve_app: ServeApp) -> None:
+    predictor, image = LastChannel(format_), image_of(format_, (30, 30))
+    server = serve_app({"bands": predictor}, grpc=True)
+    tensor = triton_grpc.InferInput("image", [1, *image.shape], TYPES[format_.dtype])
+    tensor.set_data_from_numpy(image[None])
+    with triton_grpc.InferenceServerClient(f"127.0.0.1:{server.grpc_port}") as client:
+        mask = client.infer("bands", [tensor]).as_numpy("mask")
+    np.testing.assert_array_equal(mask, predictor.run(image[None]))
+
+    field = "fp32_contents" if format_.dtype == "float32" else "uint_contents"
+    contents = pb.InferTensorContents(**{field: image.ravel().tolist()})
+    shape = [1, *image.shape]
+    fields = {"name": "image", "datatype": TYPES[format_.dtype], "shape": shape, "contents": contents}
+    decoded = decoder(server.models["bands"])(pb.ModelInferRequest(model_name="bands", inputs=[fields]))
+    assert decoded.images.dtype.name == format_.dtype
+    np.testing.assert_array_equal(decoded.images, image[None])
