@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import tifffile
-import tritonclient.grpc
 from PIL import Image
+from tritonclient import grpc as triton_grpc
 from tritonclient import http as triton
-from tritonclient.grpc import service_pb2
+from tritonclient.grpc import service_pb2 as pb
 
 from zoo.classes import Classes
 from zoo.image_format import ImageFormat
 from zoo.predictors.base import Predictor
 from zoo.predictors.remote.predictor import RemotePredictor
 from zoo.preprocess import Preprocessing
+from zoo.serve.server.grpc.codec import decoder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,7 +32,6 @@ FORMATS = [
     ImageFormat(channels=1, dtype="uint16", ranges=((0, 4000),)),
     ImageFormat(channels=5, dtype="float32", ranges=((-1, 1),) * 5),
 ]
-CONTENTS = {"UINT8": "uint_contents", "UINT16": "uint_contents", "FP32": "fp32_contents"}
 TYPES = {"uint8": "UINT8", "uint16": "UINT16", "float32": "FP32"}
 
 each_format = pytest.mark.parametrize("format_", FORMATS, ids=str)
@@ -148,21 +148,19 @@ def test_a_remote_predictor_equals_that_of_the_server(format_: ImageFormat, serv
 
 
 @each_format
-def test_grpc_takes_tensors_of_the_format_as_bytes_and_as_numbers(
-    format_: ImageFormat, serve_app: ServeApp
-) -> None:
-    predictor, image = LastChannel(format_), image_of(format_, (30, 30))[None]
+def test_grpc_takes_tensors_of_the_format(format_: ImageFormat, serve_app: ServeApp) -> None:
+    predictor, image = LastChannel(format_), image_of(format_, (30, 30))
     server = serve_app({"bands": predictor}, grpc=True)
-    with tritonclient.grpc.InferenceServerClient(f"127.0.0.1:{server.grpc_port}") as client:
-        [described] = client.get_model_metadata("bands").inputs
-        assert described.datatype == TYPES[format_.dtype]
-        tensor = tritonclient.grpc.InferInput("image", list(image.shape), described.datatype)
-        tensor.set_data_from_numpy(image)
+    tensor = triton_grpc.InferInput("image", [1, *image.shape], TYPES[format_.dtype])
+    tensor.set_data_from_numpy(image[None])
+    with triton_grpc.InferenceServerClient(f"127.0.0.1:{server.grpc_port}") as client:
         mask = client.infer("bands", [tensor]).as_numpy("mask")
-        np.testing.assert_array_equal(mask, predictor.run(image))
-        numbers = service_pb2.InferTensorContents(**{CONTENTS[described.datatype]: image.ravel().tolist()})
-        fields = {"name": "image", "datatype": described.datatype, "shape": image.shape, "contents": numbers}
-        answer = client._client_stub.ModelInfer(
-            service_pb2.ModelInferRequest(model_name="bands", inputs=[fields])
-        )
-    assert list(answer.outputs[0].contents.uint_contents) == mask.ravel().tolist()
+    np.testing.assert_array_equal(mask, predictor.run(image[None]))
+
+    field = "fp32_contents" if format_.dtype == "float32" else "uint_contents"
+    contents = pb.InferTensorContents(**{field: image.ravel().tolist()})
+    shape = [1, *image.shape]
+    fields = {"name": "image", "datatype": TYPES[format_.dtype], "shape": shape, "contents": contents}
+    decoded = decoder(server.models["bands"])(pb.ModelInferRequest(model_name="bands", inputs=[fields]))
+    assert decoded.images.dtype.name == format_.dtype
+    np.testing.assert_array_equal(decoded.images, image[None])
