@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ INTERVAL = (2.5, 97.5)
 class LabeledImages(NamedTuple):
     """Labeled images that are not used for calibration."""
 
-    images: tuple[NDArray[np.uint8], ...]
+    images: tuple[NDArray[Any], ...]
     """Images, each (H, W, 3) uint8 RGB, of any size."""
     labels: tuple[NDArray[np.uint8], ...]
     """Labels, each (H, W) uint8, 0..K-1 or `IGNORE`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cached_property
 from itertools import cycle
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -57,14 +57,19 @@ class Checker:
         self.config = config
         self.options = options
         self.say = say
-        self.images = parity_images(options.images, config.recipe, say)
+        self.images = parity_images(options.images, config.recipe, say, config.preprocessing.format)
         self.reference = EagerPredictor(deployable, config)
         self._warned: set[str] = set()
 
     @cached_property
     def judge(self) -> ReferenceMasks | None:
         """Return the judge on labeled images, None if there are no labeled images."""
-        labeled = labeled_images(self.options.images, self.config.recipe, self.config.classes)
+        labeled = labeled_images(
+            self.options.images,
+            self.config.recipe,
+            self.config.classes,
+            self.config.preprocessing.format,
+        )
         if labeled is None:
             self.say("accuracy was not compared: no labeled images")
             return None
@@ -169,8 +174,8 @@ class Checker:
         largest = max(errors, key=lambda each: each.error)
         return f"no layer differs by more than {TOLERANCES[precision]:g}; the largest difference is {largest}"
 
-    def batch(self, count: int) -> NDArray[np.uint8]:
-        """Return (B, H, W, 3) images at the network's size."""
+    def batch(self, count: int) -> NDArray[Any]:
+        """Return (B, H, W, C) images at the network's size."""
         return next_batch(cycle(self.images.images), (count, *self.config.preprocessing.imgsz))
 
 

@@ -184,6 +184,11 @@ def check_fit(config: BundleConfig, classifier: BundleConfig, folder: Path) -> N
             f"same order, {', '.join(config.names)}: train it on the model's data"
         )
     got, expected = classifier.preprocessing, config.preprocessing
+    if got.format != expected.format:
+        raise ExportError(
+            f"--gate {folder} takes images of {got.format}, ranges {got.format.bounds}, expected the model's "
+            f"{expected.format}, ranges {expected.format.bounds}: train it on the model's data"
+        )
     if (got.mean, got.std) != (expected.mean, expected.std):
         raise ExportError(
             f"--gate {folder} takes images of mean {got.mean} and std {got.std}, expected the model's "

@@ -1,7 +1,8 @@
-"""Exported graph: uint8 images in, uint8 masks out, with pre- and postprocessing inside.
+"""Exported graph: images in, uint8 masks out, with pre- and postprocessing inside.
 
-uint8 inputs and outputs are a fraction of the bytes of float images and logits. TensorRT can only cast uint8:
-the cast to float is the first operation, the cast to uint8 the last.
+Images have the element type that the model was trained on, uint8 by default. uint8 inputs and outputs are a
+fraction of the bytes of float images and logits. TensorRT can only cast uint8: the cast to float is the first
+operation, the cast to uint8 the last.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ DTYPES: dict[Precision, torch.dtype] = {
 
 
 class ExportGraph(nn.Module):
-    """Deployable that takes uint8 images and returns the outputs in the metadata.
+    """Deployable that takes images as they are read and returns the outputs in the metadata.
 
     The network runs in the artifact's precision; normalization and the final resize run in float32.
 
@@ -48,16 +49,15 @@ class ExportGraph(nn.Module):
         if metadata.precision == "bf16":
             split_hard_swish(self.deployable)
         write_out_of_place(self.deployable)
-        spell_out_attention(self.deployable)
         self.eval()
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """Return the outputs in the order of the metadata.
 
         Args:
-            image: (B, H, W, 3) uint8 RGB images.
+            image: (B, H, W, C) images of the format of the preprocessing.
         """
-        pixels = image.float().permute(0, 3, 1, 2)  # (B, 3, H, W); float first for TensorRT
+        pixels = image.float().permute(0, 3, 1, 2)  # (B, C, H, W); float first for TensorRT
         images = normalize(pixels, self.metadata.preprocessing).to(self.dtype)
         logits = resize_logits(self.deployable.decoder_logits(images).float(), image.shape[1:3])
         names = [output.name for output in self.metadata.outputs]
@@ -85,13 +85,6 @@ def write_out_of_place(model: nn.Module) -> None:
     for module in model.modules():
         if hasattr(module, "inplace"):
             module.inplace = False  # type: ignore[assignment]
-
-
-def spell_out_attention(model: nn.Module) -> None:
-    """Let attention with relative positions multiply matrices: the exporter gets the fused one wrong."""
-    for module in model.modules():
-        if hasattr(module, "fused_attn") and (hasattr(module, "rel_pos") or hasattr(module, "rel_pos_cls")):
-            module.fused_attn = False  # type: ignore[assignment]
 
 
 def split_hard_swish(model: nn.Module) -> None:

@@ -12,6 +12,7 @@ import onnxruntime  # type: ignore[import-untyped]
 import torch
 
 from zoo.predictors.artifact import INPUT_NAME
+from zoo.predictors.runtimes.ort import EXACT_INT8
 from zoo.preprocess import normalize
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def find_departure(errors: list[LayerError], precision: Precision) -> LayerError
 
 
 def layer_errors(
-    path: Path, deployable: Deployable, preprocessing: Preprocessing, images: NDArray[np.uint8]
+    path: Path, deployable: Deployable, preprocessing: Preprocessing, images: NDArray[Any]
 ) -> list[LayerError]:
     """Return the error of each layer of a file, in order of execution, measured by ONNX Runtime on the CPU.
 
@@ -93,7 +94,7 @@ def layer_errors(
         path: ONNX file from `export_onnx`, or one quantized from it.
         deployable: model prepared by `zoo.export.fold`, the reference.
         preprocessing: reference preprocessing.
-        images: (B, H, W, 3) uint8 images.
+        images: (B, H, W, C) images.
 
     Returns:
         an empty list if the node names contain no module paths.
@@ -133,16 +134,17 @@ def with_outputs(model: onnx.ModelProto, names: list[str]) -> bytes:
     return serialized
 
 
-def run_model(model: bytes, images: NDArray[np.uint8]) -> list[NDArray[Any]]:
+def run_model(model: bytes, images: NDArray[Any]) -> list[NDArray[Any]]:
     """Return all outputs of a model on the CPU."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
+    options.add_session_config_entry(*EXACT_INT8)
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     outputs: list[NDArray[Any]] = session.run(None, {INPUT_NAME: images})
     return outputs
 
 
-def _run(model: onnx.ModelProto, names: list[str], images: NDArray[np.uint8]) -> list[NDArray[Any]]:
+def _run(model: onnx.ModelProto, names: list[str], images: NDArray[Any]) -> list[NDArray[Any]]:
     return run_model(with_outputs(model, names), images)
 
 
@@ -168,7 +170,7 @@ def _values(model: onnx.ModelProto) -> list[_Value]:
 
 @torch.no_grad()
 def _expected(
-    deployable: Deployable, preprocessing: Preprocessing, images: NDArray[np.uint8]
+    deployable: Deployable, preprocessing: Preprocessing, images: NDArray[Any]
 ) -> dict[str, NDArray[Any]]:
     """Return PyTorch's output of every leaf module that runs once, by its path."""
     outputs: dict[str, list[NDArray[Any]]] = {}

@@ -138,7 +138,7 @@ class Parity(Frozen):
 class Images(NamedTuple):
     """Real images to compare on."""
 
-    images: tuple[NDArray[np.uint8], ...]
+    images: tuple[NDArray[Any], ...]
     """Images, each (H, W, 3) uint8 RGB, of any size."""
     origin: str
     """Description of their source, for the report."""
@@ -278,12 +278,12 @@ def _merge(parts: Sequence[Difference]) -> Difference:
     )
 
 
-def next_batch(turn: cycle[NDArray[np.uint8]], shape: Shape) -> NDArray[np.uint8]:
+def next_batch(turn: cycle[NDArray[Any]], shape: Shape) -> NDArray[Any]:
     """Return the next images of the turn as (B, H, W, 3) uint8."""
     return np.stack([resize_image(image, shape[1:]) for image in islice(turn, shape[0])])
 
 
-def _compare_at(artifact: Predictor, reference: EagerPredictor, batch: NDArray[np.uint8]) -> Difference:
+def _compare_at(artifact: Predictor, reference: EagerPredictor, batch: NDArray[Any]) -> Difference:
     names = [name for name in artifact.available if name != MASK]
     try:
         found = artifact.infer(batch, (MASK, *names))

@@ -160,8 +160,13 @@ def check_photo(metadata: ArtifactMetadata) -> None:
     """Check that the resizing of a file can be part of its graph.
 
     Raises:
-        ExportError: the model does not resize images, or an output is not resized by nearest neighbor.
+        ExportError: the model does not resize 8-bit RGB, or an output is not resized by nearest neighbor.
     """
+    if not metadata.preprocessing.format.is_rgb:
+        raise ExportError(
+            f"--resize-in-graph resizes 8-bit RGB, the model takes {metadata.preprocessing.format}: leave "
+            f"the option out"
+        )
     if metadata.preprocessing.resize not in SCALED:
         raise ExportError(
             "--resize-in-graph: the model takes images at their own size (resize none): leave the option out"

@@ -79,6 +79,7 @@ def export_bundle(
     """
     options.check()
     check_calibrated(bundle, options.output)
+    check_format(bundle, options)
     api = load_builder(options.sm) if options.trt else None
     targets = build_targets(api, options.sm) if api else ()
     if options.out is not None:
@@ -97,6 +98,22 @@ def export_bundle(
     finally:
         export.record()
     return export.report()
+
+
+def check_format(bundle: Path, options: ExportOptions) -> None:
+    """Raise if an export supports only 8-bit RGB, and the model takes other images.
+
+    Raises:
+        ExportError: engines and int8 files are of RGB only.
+    """
+    format_ = load_config(bundle).preprocessing.format
+    asked = {"--trt": options.trt, "--precision int8": "int8" in options.precisions}
+    for option, is_asked in asked.items():
+        if is_asked and not format_.is_rgb:
+            raise ExportError(
+                f"{option} is supported for 8-bit RGB, {bundle} takes {format_}: export --onnx in fp32, fp16 "
+                f"or bf16"
+            )
 
 
 def check_calibrated(bundle: Path, output: str) -> None:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 OPSET = 18  # later opsets give the same graph, but ONNX Runtime's CUDA provider supported their Resize late
 BF16_OPSET = 22  # first opset with bfloat16 convolutions
-SAMPLE_SHAPE = (2, 97, 131, 3)  # different, not 1 and not round, so that none is specialized
+SAMPLE_SHAPE = (2, 97, 131)  # different, not 1 and not round, so that none is specialized
 DYNAMIC_DIMS = {0: "b", 1: "h", 2: "w"}
 REASON_LENGTH = 300
 CHATTY_LOGGERS = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
@@ -64,8 +64,8 @@ def export_onnx(deployable: Deployable, metadata: ArtifactMetadata, path: Path) 
     _check_windows(deployable)
     graph = ExportGraph(deployable, metadata)
     same_padding_as_attribute(graph)
-    sample = torch.zeros(SAMPLE_SHAPE, dtype=torch.uint8)
-    with _silent(), ResampleByProducts(), AttentionOverFour():
+    sample = torch.from_numpy(metadata.blank(SAMPLE_SHAPE))
+    with _silent(), ResampleByProducts(), PlainAttention():
         try:
             program = torch.onnx.export(
                 graph,
@@ -91,21 +91,40 @@ def export_onnx(deployable: Deployable, metadata: ArtifactMetadata, path: Path) 
     return check_onnx(path, metadata)
 
 
-class AttentionOverFour(TorchFunctionMode):
-    """While it is active, attention over more than four dimensions is computed over four, as ONNX has it."""
+class PlainAttention(TorchFunctionMode):
+    """While it is active, attention is computed in the forms that the exporter gets right.
+
+    It refuses attention over more than four dimensions, and gets relative positions, a mask, wrong.
+    """
 
     def __torch_function__(self, func: Any, _: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Return what `func` returns."""
         kwargs = kwargs or {}
-        if func is not F.scaled_dot_product_attention or args[0].ndim <= 4:
+        if func is not F.scaled_dot_product_attention:
             return func(*args, **kwargs)
-        query, _, value, *rest = args
-        masks = [each for each in (*rest, kwargs.get("attn_mask")) if isinstance(each, Tensor)]
-        if masks:
-            raise NotImplementedError(f"attention over {query.ndim} dimensions with a mask")
-        flat = (each.flatten(0, each.ndim - 4) for each in args[:3])
-        attended = func(*flat, *rest, **kwargs)
+        query, key, value, *rest = args
+        mask = rest[0] if rest else kwargs.get("attn_mask")
+        if mask is not None:
+            return _masked_attention(query, key, value, mask, kwargs.get("scale"))
+        if query.ndim <= 4:
+            return func(*args, **kwargs)
+        attended = func(*(each.flatten(0, each.ndim - 4) for each in args[:3]), *rest, **kwargs)
         return attended.reshape(*query.shape[:-1], value.shape[-1])
+
+
+def _masked_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float | None) -> Tensor:
+    """Return what `scaled_dot_product_attention` returns, without dropout, as two products of matrices.
+
+    Args:
+        query: (..., L, D) float.
+        key: (..., S, D) float.
+        value: (..., S, C) float.
+        mask: broadcast to (..., L, S): true where to attend, or float, added before the softmax.
+        scale: factor on the products; None for the usual one over the square root of D.
+    """
+    weights = query * (scale or query.shape[-1] ** -0.5) @ key.transpose(-2, -1)  # (..., L, S)
+    weights = weights.where(mask, -torch.inf) if mask.dtype == torch.bool else weights + mask
+    return weights.softmax(dim=-1) @ value
 
 
 def _check_windows(deployable: Deployable) -> None:
@@ -155,9 +174,10 @@ def check_onnx(path: Path, metadata: ArtifactMetadata) -> OnnxFacts:
     norms = [node.name for node in graph.node if node.op_type == "BatchNormalization"]
     if norms:
         raise ExportError(f"the exported graph holds BatchNormalization {norms[0]}, expected it folded")
+    format_ = metadata.preprocessing.format
     expected = OnnxFacts(
         opset=opset_of(metadata.precision),
-        input=_signature(INPUT_NAME, "uint8", ("b", "h", "w", 3)),
+        input=_signature(INPUT_NAME, format_.dtype, ("b", "h", "w", format_.channels)),
         output=" and ".join(
             _signature(output.name, output.dtype, output.size("b", "h", "w")) for output in metadata.outputs
         ),

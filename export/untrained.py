@@ -6,7 +6,7 @@ import logging
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from zoo.export.parity import Parity
     from zoo.export.tolerance import Tolerance
+    from zoo.image_format import ImageFormat
     from zoo.models.deployable import Deployable
     from zoo.predictors.eager import EagerPredictor
 
@@ -73,7 +74,7 @@ def _parity(reference: EagerPredictor, deployable: Deployable, path: Path) -> Pa
     classes, preprocessing = reference.classes, reference.preprocessing
     low = reference.limits.low[1:]
     shapes = tuple((batch, *reference.limits.clamp((high, wide))) for batch, high, wide in SHAPES)
-    images = Images(tuple(_noise(seed) for seed in range(2)), "noise")
+    images = Images(tuple(_noise(seed, preprocessing.format) for seed in range(2)), "noise")
     sample = torch.from_numpy(resize_image(images.images[0], shapes[0][1:]).copy()).permute(2, 0, 1)[None]
     prepared = prepare(deployable, normalize(sample, preprocessing), untrained_gate())
     metadata = ArtifactMetadata(
@@ -89,10 +90,13 @@ def _parity(reference: EagerPredictor, deployable: Deployable, path: Path) -> Pa
     return compare(OrtPredictor(path), reference, images, shapes, untrained_gate())
 
 
-def _noise(seed: int) -> NDArray[np.uint8]:
-    """Return an image of smooth noise."""
-    cells = np.random.default_rng(seed).integers(0, 256, (9, 13, 3), np.uint8)
-    return resize_image(cells, (97, 131))
+def _noise(seed: int, format_: ImageFormat) -> NDArray[Any]:
+    """Return an image of smooth noise, within the ranges of the format."""
+    random, shape = np.random.default_rng(seed), (9, 13, format_.channels)
+    if format_.is_rgb:
+        return resize_image(random.integers(0, 256, shape, np.uint8), (97, 131))
+    low, high = np.array(format_.bounds).T
+    return resize_image(random.uniform(low, high, shape).astype(format_.dtype), (97, 131))
 
 
 def _reason(parity: Parity) -> str:

@@ -16,6 +16,7 @@ from zoo.bundle.weights import load_bundle
 from zoo.card.licenses import UNKNOWN, data_name, stated_license
 from zoo.child import is_first
 from zoo.errors import BundleError, RecipeError
+from zoo.image_format import RGB
 from zoo.models.classifier import ImageClassifier
 from zoo.models.encoder import ENCODERS, Encoder, build_encoder, without_pretrained
 from zoo.models.origin import Origin, origins_of
@@ -65,15 +66,17 @@ def read_start(recipe: Recipe) -> tuple[Recipe, tuple[StartModel, ...]]:
     if not folders:
         return recipe, ()
     models = tuple(model for folder in folders for model in _models_of(folder))
-    normalizations = {(model.preprocessing.mean, model.preprocessing.std) for model in models}
+    normalizations = {
+        (model.preprocessing.mean, model.preprocessing.std, model.preprocessing.format) for model in models
+    }
     if len(normalizations) > 1:
-        listed = " and ".join(f"mean {mean}, std {std}" for mean, std in sorted(normalizations))
+        listed = " and ".join(f"mean {mean}, std {std}" for mean, std, _ in sorted(normalizations, key=str))
         raise RecipeError(
             f"start_from: got models that normalize images by {listed}, expected the same: start from models "
             f"whose encoders started from the same weights"
         )
-    [(mean, std)] = normalizations
-    given = {"mean": recipe.data.mean or mean, "std": recipe.data.std or std}
+    [(mean, std, format_)] = normalizations
+    given = {"mean": recipe.data.mean or mean, "std": recipe.data.std or std, "format": format_}
     if (given["mean"], given["std"]) != (mean, std):
         log.warning("data.mean and data.std differ from those of %s: %s, %s", folders[0], mean, std)
     update = {
@@ -102,7 +105,7 @@ def initialized_method(
     if models:
         _load_models(method, recipe, models, names)
     if recipe.encoder_weights is not None:
-        _load_file(method, Path(recipe.encoder_weights))
+        _load_file(method, recipe, Path(recipe.encoder_weights))
     started = [part for part in method.modules() if isinstance(part, Encoder | ImageClassifier)]
     for origin in dict.fromkeys(part.origin for part in started if part.origin is not None):
         if is_first():
@@ -132,13 +135,21 @@ def _check_frozen(recipe: Recipe, networks: list[Any], origins: tuple[Origin, ..
         log.warning("the encoder is frozen at random weights: start from others, or train it")
 
 
-def _load_file(method: Method, path: Path) -> None:
+def _load_file(method: Method, recipe: Recipe, path: Path) -> None:
     """Load a file into the encoders of segmentation networks, and into classifiers except their heads.
 
     Raises:
-        RecipeError: the file cannot be read, or its tensors are not those of the encoder.
+        RecipeError: the file cannot be read, its tensors are not those of the encoder, or the images of a
+            classifier do not have three channels.
     """
     origin = Origin(kind="file", name=path.name, path=str(path), sha256=sha256(path))
+    if recipe.network.in_channels != RGB.channels and any(
+        isinstance(part, ImageClassifier) for part in method.modules()
+    ):
+        raise RecipeError(
+            f"encoder_weights: {recipe.method.name} loads a file for images of 3 channels only, got "
+            f"{recipe.network.in_channels}: leave --encoder-weights out"
+        )
     states: dict[tuple[str, int], State] = {}  # student and teacher have the same encoder
     for part in method.modules():
         if isinstance(part, SegmentationNetwork):
@@ -165,7 +176,11 @@ def _encoder_state(network: SegmentationNetwork, path: Path) -> State:
     state = fitting_state(path, name)
     config = network.config
     return build_encoder(
-        name, output_stride=config.output_stride, size=config.encoder_size, pretrained=state
+        name,
+        output_stride=config.output_stride,
+        size=config.encoder_size,
+        pretrained=state,
+        in_channels=config.in_channels,
     ).state_dict()
 
 

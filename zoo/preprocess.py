@@ -1,21 +1,25 @@
-"""Preprocessing of uint8 images to the model's input, and resizing of masks to the image's size.
+"""Preprocessing of images to the model's input, and resizing of masks to the image's size.
 
 Training, evaluation, every predictor and the exported graph use these functions, so that a model gets the
 same input in production as in training. Normalization is part of the exported graph (`zoo.export.graph`),
-which takes uint8 images.
+which takes images of the format that the model was trained on (`zoo.image_format`).
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, TypeVar
 
 import numpy as np
 from PIL import Image
+from pydantic import SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from zoo.errors import InvalidImageError
 from zoo.frozen import Frozen
+from zoo.image_format import FULL, RGB, ImageFormat, check_finite
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from numpy.typing import NDArray
     from torch import Tensor
 
@@ -25,8 +29,8 @@ Label = TypeVar("Label", bound=np.integer)
 MIN_IMGSZ = 32
 """Side in pixels of the smallest images that a network can be trained or exported for."""
 
-Channels = tuple[float, float, float]
-"""One value for each RGB channel."""
+Channels = tuple[float, ...]
+"""One value for each channel."""
 
 IMAGENET_MEAN: Channels = (0.485, 0.456, 0.406)
 IMAGENET_STD: Channels = (0.229, 0.224, 0.225)
@@ -39,28 +43,50 @@ class Preprocessing(Frozen):
         imgsz: height and width of the training crop, in pixels.
         resize: `fit` scales an image, keeping its aspect ratio, to the largest size inside `imgsz`;
         `stretch` scales it to exactly `imgsz`; `none` keeps its size.
-        mean: mean of each RGB channel, images in [0, 1], as the encoder's weights expect it
-            (`zoo.models.encoder.normalization_of`).
-        std: standard deviation of each RGB channel, images in [0, 1].
+        mean: mean of each channel, images in [0, 1], as the encoder's weights expect it
+            (`zoo.models.encoder.normalization_of`), or as measured on images that are not 8-bit RGB.
+        std: standard deviation of each channel, images in [0, 1].
+        format: format of the images; files of earlier versions are for 8-bit RGB.
     """
 
     imgsz: tuple[int, int]
     resize: Resize = "fit"
     mean: Channels = IMAGENET_MEAN
     std: Channels = IMAGENET_STD
+    format: ImageFormat = RGB
+
+    @model_validator(mode="after")
+    def _check_channels(self) -> Self:
+        if not len(self.mean) == len(self.std) == self.format.channels:
+            raise ValueError(
+                f"got mean {self.mean} and std {self.std}, expected {self.format.channels} values"
+            )
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_default(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out the format of RGB, so that earlier versions can read the file."""
+        found: dict[str, Any] = handler(self)
+        if self.format.is_rgb:
+            found.pop("format", None)
+        return found
 
     @property
-    def color(self) -> tuple[int, int, int]:
-        """Return the mean color in 0..255, which pads images because normalization maps it to about zero."""
-        red, green, blue = (round(255 * mean) for mean in self.mean)
-        return red, green, blue
+    def color(self) -> tuple[float, ...]:
+        """Return the mean color, which pads images because normalization maps it to about zero."""
+        if self.format.is_rgb:
+            return tuple(round(255 * mean) for mean in self.mean)
+        values = [
+            low + mean * (high - low) for (low, high), mean in zip(self.format.bounds, self.mean, strict=True)
+        ]
+        return tuple(values if self.format.dtype == "float32" else map(round, values))
 
     def model_size(self, height: int, width: int) -> tuple[int, int]:
         """Return the (height, width) to which an image of this size is resized."""
         return resized_size((height, width), self.imgsz, self.resize)
 
     def as_transformers(self) -> dict[str, Any]:
-        """Return the settings in the format of transformers' `preprocessor_config.json`."""
+        """Return the settings in the format of transformers' `preprocessor_config.json`, of RGB images."""
         height, width = self.imgsz
         sizes: dict[Resize, dict[str, int]] = {
             "fit": {"max_height": height, "max_width": width},
@@ -71,12 +97,19 @@ class Preprocessing(Frozen):
             "do_resize": self.resize != "none",
             "size": sizes[self.resize],
             "resample": int(Image.Resampling.BILINEAR),
-            "do_rescale": True,
-            "rescale_factor": 1 / 255,
+            **self._as_transformers_scales(),
             "do_normalize": True,
-            "image_mean": list(self.mean),
-            "image_std": list(self.std),
         }
+
+    def _as_transformers_scales(self) -> dict[str, Any]:
+        """Return scaling and normalization, one step without clipping unless images are of uint8."""
+        rows = list(zip(self.format.bounds, self.mean, self.std, strict=True))
+        if all(bounds == FULL["uint8"] for bounds, _, _ in rows):
+            mean, std = list(self.mean), list(self.std)
+            return {"do_rescale": True, "rescale_factor": 1 / 255, "image_mean": mean, "image_std": std}
+        mean = [low + mean * (high - low) for (low, high), mean, _ in rows]
+        std = [std * (high - low) for (low, high), _, std in rows]
+        return {"do_rescale": False, "image_mean": mean, "image_std": std}
 
 
 def resized_size(size: tuple[int, int], imgsz: tuple[int, int], resize: Resize) -> tuple[int, int]:
@@ -89,16 +122,24 @@ def resized_size(size: tuple[int, int], imgsz: tuple[int, int], resize: Resize) 
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
-def resize_image(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+def resize_image(image: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
     """Return the image resized to `size`, bilinear with antialiasing.
 
     Args:
-        image: (H, W, 3) uint8.
+        image: (H, W, C) uint8, uint16 or float32.
         size: height and width in pixels.
     """
     if image.shape[:2] == size:
         return image
-    return np.asarray(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BILINEAR))
+    if image.dtype == np.uint8 and image.shape[2] == 3:
+        return _resized(image, size)
+    planes = [_resized(image[..., channel].astype(np.float32), size) for channel in range(image.shape[2])]
+    resized = np.stack(planes, axis=2)
+    return resized if image.dtype == np.float32 else np.rint(resized).astype(image.dtype)
+
+
+def _resized(pixels: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
+    return np.asarray(Image.fromarray(pixels).resize((size[1], size[0]), Image.Resampling.BILINEAR))
 
 
 def resize_mask(mask: NDArray[Label], size: tuple[int, int]) -> NDArray[Label]:
@@ -113,41 +154,74 @@ def resize_mask(mask: NDArray[Label], size: tuple[int, int]) -> NDArray[Label]:
     return np.array(Image.fromarray(mask).resize((size[1], size[0]), Image.Resampling.NEAREST))
 
 
-def check_image(image: NDArray[np.uint8]) -> None:
-    """Raise unless `image` is an RGB image.
+def check_image(image: NDArray[Any], format_: ImageFormat = RGB) -> None:
+    """Raise unless `image` is an image of a format.
 
     Raises:
-        InvalidImageError: not a (H, W, 3) uint8 array, or an empty one.
+        InvalidImageError: another shape or element type, an empty array, or values that are not finite.
     """
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+    if (
+        image.dtype.name != format_.dtype
+        or image.ndim != 3
+        or image.shape[2] != format_.channels
+        or not image.size
+    ):
+        remedy = "8-bit RGB" if format_.is_rgb else "the images that the model was trained on"
         raise InvalidImageError(
-            f"got an image of shape {tuple(image.shape)} and dtype {image.dtype}, "
-            f"expected (height, width, 3) uint8: convert it to 8-bit RGB"
+            f"got an image of shape {tuple(image.shape)} and dtype {image.dtype}, expected (height, width, "
+            f"{format_.channels}) {format_.dtype}: convert it to {remedy}"
         )
+    check_finite(image, "the image")
 
 
 def normalize(images: Tensor, preprocessing: Preprocessing) -> Tensor:
     """Return normalized images, the network's input.
 
     Args:
-        images: (B, 3, H, W) uint8 or float in 0..255.
+        images: (B, C, H, W), values as in the arrays of the format, of any type.
         preprocessing: preprocessing whose `mean` and `std` are applied.
 
     Returns:
-        (B, 3, H, W) float32.
+        (B, C, H, W) float32.
     """
     images = images.float()
-    mean, std = channel_statistics(preprocessing, images)
-    return (images - mean) / std
+    return channel_statistics(preprocessing, images).normalized(images)
 
 
-def channel_statistics(preprocessing: Preprocessing, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and standard deviation of each channel in 0..255, both (1, 3, 1, 1).
+class ChannelStatistics(NamedTuple):
+    """Mean, standard deviation and bounds of each channel, (1, C, 1, 1), on the scale of the images."""
+
+    mean: Tensor
+    std: Tensor
+    low: Tensor | None = None
+    """None if no image has values outside its bounds."""
+    high: Tensor | None = None
+
+    def normalized(self, images: Tensor) -> Tensor:
+        """Return images clipped to the bounds and normalized, (B, C, H, W) float32."""
+        images = images.float()
+        if self.low is not None and self.high is not None:
+            images = images.maximum(self.low).minimum(self.high)
+        return (images - self.mean) / self.std
+
+
+def channel_statistics(preprocessing: Preprocessing, like: Tensor) -> ChannelStatistics:
+    """Return mean, standard deviation and bounds of each channel on the scale of the images.
 
     Args:
         preprocessing: preprocessing whose `mean` and `std` (0..1) are scaled.
         like: float tensor that gives device and dtype; on a GPU, the call synchronizes.
     """
-    mean = like.new_tensor(preprocessing.mean).view(1, 3, 1, 1) * 255
-    std = like.new_tensor(preprocessing.std).view(1, 3, 1, 1) * 255
-    return mean, std
+    format_ = preprocessing.format
+
+    def planes(values: Iterable[float]) -> Tensor:
+        return like.new_tensor(list(values)).view(1, -1, 1, 1)
+
+    if format_.is_rgb:
+        return ChannelStatistics(planes(preprocessing.mean) * 255, planes(preprocessing.std) * 255)
+    rows = list(zip(format_.bounds, preprocessing.mean, preprocessing.std, strict=True))
+    mean = planes(low + mean * (high - low) for (low, high), mean, _ in rows)
+    std = planes(std * (high - low) for (low, high), _, std in rows)
+    if not format_.clips:
+        return ChannelStatistics(mean, std)
+    return ChannelStatistics(mean, std, *map(planes, zip(*format_.bounds, strict=True)))

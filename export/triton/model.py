@@ -38,7 +38,9 @@ class TritonPythonModel:
         provider = PROVIDERS[kind]
         options = {"device_id": args["model_instance_device_id"]} if kind == "GPU" else {}
         path = Path(args["model_repository"]) / args["model_version"] / "model.onnx"
-        self.session = onnxruntime.InferenceSession(path, providers=[(provider, options)])
+        session = onnxruntime.SessionOptions()
+        session.add_session_config_entry("session.x64quantprecision", "1")  # int8 sums overflow without VNNI
+        self.session = onnxruntime.InferenceSession(path, session, providers=[(provider, options)])
         if provider not in self.session.get_providers():  # it falls back to the CPU silently
             raise triton.TritonModelException(
                 f"ONNX Runtime {onnxruntime.__version__} cannot use {provider}, got "

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zoo.bundle.bundle import WEIGHTS_NAME
+from zoo.bundle.bundle import WEIGHTS_NAME, load_config
 from zoo.bundle.manifest import sha256
 from zoo.errors import ExportError
 from zoo.export.triton.config import (
@@ -58,9 +58,15 @@ def check_repository(repository: Path, bundle: Path) -> None:
     """Check that a bundle's models can be written to a folder.
 
     Raises:
-        ExportError: the folder has other contents, or Triton's protobuf is not installed.
+        ExportError: the folder has other contents, Triton's protobuf is not installed, or the model does not
+            take 8-bit RGB.
     """
     check_protobuf()
+    format_ = load_config(bundle).preprocessing.format
+    if not format_.is_rgb:
+        raise ExportError(
+            f"--triton is supported for 8-bit RGB, {bundle} takes {format_}: serve it with zoo serve"
+        )
     if repository.exists() and not repository.is_dir():
         raise ExportError(f"--triton {repository} is a file, expected a folder of models: choose another")
     for flavor in FLAVORS:

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from zoo.serve.bench.timing import Rounds
 
-    Images = NDArray[np.uint8]
+    Images = NDArray[Any]
 
 Say = Callable[[str], None]
 Turn = Callable[[Budget], Slice]

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from zoo.serve.bench.choices import Choice
     from zoo.serve.bench.measurement import Settings
 
-    Images = NDArray[np.uint8]
+    Images = NDArray[Any]
     Say = Callable[[str], None]
 
 log = getLogger(__name__)
@@ -52,7 +52,7 @@ REASON_LENGTH = 240
 class Samples(NamedTuple):
     """Images that all backends get, and eager PyTorch's masks."""
 
-    images: Images  # (N, H, W, 3) uint8
+    images: Images  # (N, H, W, C)
     truth: Mask | None  # (N, H, W)
 
     def batch(self, size: int) -> Images:
@@ -100,6 +100,7 @@ def load_contenders(model: Path, settings: Settings, say: Say) -> tuple[list[Con
     if not loaded:
         return [], failed
     source = image_source(model, settings.data)
+    source.check_format(loaded[0][0].format)
     images = read_images(source, loaded[0][0].preprocessing.imgsz)
     eager = next((predictor for predictor, _, row in loaded if row.backend == REFERENCE), None)
     truth = None if eager is None else np.concatenate([eager.run(image[None]) for image in images])
@@ -177,7 +178,7 @@ def image_source(model: Path, spec: str | None) -> Source:
 
 
 def read_images(source: Source, size: tuple[int, int]) -> Images:
-    """Return (N, H, W, 3) images of a source, resized to (height, width) `size`.
+    """Return (N, H, W, C) images of a source, resized to (height, width) `size`.
 
     Raises:
         DatasetError: the source has no images.

@@ -109,7 +109,16 @@ class Finder:
     async def requests(
         self, model: Mapping[str, Any], pictures: Sequence[Picture]
     ) -> tuple[list[bytes], tuple[NDArray[np.uint8], ...]]:
-        """Return the requests as sent over the wire, and the images in them."""
+        """Return the requests as sent over the wire, and the images in them.
+
+        Raises:
+            ZooError: the model does not take 8-bit RGB.
+        """
+        if (model.get("channels", 3), model.get("dtype", "uint8")) != (3, "uint8"):
+            raise ZooError(
+                f"{model['name']} takes images of {model['channels']} channels of {model['dtype']}, expected "
+                f"a model of 8-bit RGB: time others with zoo bench"
+            )
         name = quote(str(model["name"]), safe="")
         if self.asked.route == "predict":
             route = f"/predict?format=png&model={name}"

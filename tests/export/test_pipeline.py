@@ -151,7 +151,6 @@ def test_the_layer_that_departs_is_named(bundle_copy: Path, monkeypatch: pytest.
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("vnni")
 def test_int8_is_made_in_two_files_with_its_calibration_in_the_manifest(
     student_bundle: Path, tmp_path: Path
 ) -> None:

@@ -58,7 +58,6 @@ def quantized_convolutions(path: Path) -> set[str]:
     return {node.name for node in model.graph.node if node.op_type == "Conv" and node.input[0] in dequantized}
 
 
-@pytest.mark.usefixtures("vnni")
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("flavor", ["cpu", "trt"])
 def test_a_quantized_file_gives_almost_the_same_masks(given: Given, method: Any, flavor: Any) -> None:

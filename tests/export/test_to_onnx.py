@@ -15,7 +15,7 @@ from zoo.classes import Classes
 from zoo.errors import ExportError
 from zoo.export.fold import prepare
 from zoo.export.parity import Difference, Images, compare, compare_masks, parity_shapes
-from zoo.export.to_onnx import AttentionOverFour, check_onnx, export_onnx
+from zoo.export.to_onnx import PlainAttention, check_onnx, export_onnx
 from zoo.export.tolerance import GATES, Tolerance
 from zoo.models.config import NetworkConfig, StudentConfig
 from zoo.models.deployable import Deployable, Student
@@ -231,13 +231,15 @@ def test_a_graph_with_another_output_than_promised_is_refused(write_onnx: Any, t
         check_onnx(path, metadata_of(2, output="logits"))
 
 
-def test_attention_over_five_dimensions_is_that_over_four() -> None:
-    query, key, value = torch.randn(3, 2, 3, 4, 5, 6)
-    expected = scaled_dot_product_attention(query, key, value)
-    with AttentionOverFour():
-        assert torch.allclose(scaled_dot_product_attention(query, key, value), expected, atol=1e-6)
-        with pytest.raises(NotImplementedError, match="5 dimensions with a mask"):
-            scaled_dot_product_attention(query, key, value, attn_mask=torch.zeros(5, 5))
+@pytest.mark.parametrize("kind", ["none", "float", "bool"])
+@pytest.mark.parametrize("dimensions", [4, 5])
+def test_attention_is_computed_as_pytorch_does_it(dimensions: int, kind: str) -> None:
+    query, key, value = torch.randn(3, 2, 3, 4, 5, 6)[(slice(None), 0)[: 6 - dimensions]].unbind()
+    masks = {"none": None, "float": torch.randn(5, 5), "bool": torch.ones(5, 5).tril().bool()}
+    expected = scaled_dot_product_attention(query, key, value, masks[kind], scale=0.3)
+    with PlainAttention():
+        got = scaled_dot_product_attention(query, key, value, attn_mask=masks[kind], scale=0.3)
+        assert torch.allclose(got, expected, atol=1e-6)
 
 
 def test_a_swin_encoder_of_any_size_is_refused_at_once_with_the_ways_out(tmp_path: Path) -> None:

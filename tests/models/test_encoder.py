@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo.errors import RecipeError
+from zoo.models.config import NetworkConfig
 from zoo.models.decoders.decoder import kaiming_normal
 from zoo.models.encoder import (
     TimmEncoder,
@@ -19,6 +20,7 @@ from zoo.models.encoder import (
     normalization_of,
     size_for,
 )
+from zoo.models.error_localizer import ErrorLocalizer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -105,10 +107,20 @@ def test_a_pretrained_encoder_has_the_weights_of_the_cache(hub_cache: Path) -> N
         assert torch.equal(value, weights[name]), name
 
 
-def test_a_pretrained_encoder_of_other_channels_draws_its_first_convolution_anew(hub_cache: Path) -> None:
+def test_a_pretrained_encoder_of_other_channels_repeats_the_rgb_weights(hub_cache: Path) -> None:
+    weights = put_weights(hub_cache, SMALL)
+    state = build_encoder(SMALL, pretrained=True, in_channels=7).body.state_dict()
+    stem = state.pop("conv_stem.weight")
+    assert all(torch.equal(value, weights[name]) for name, value in state.items())
+    repeated = weights["conv_stem.weight"][:, [0, 1, 2, 0, 1, 2, 0]]
+    torch.testing.assert_close(stem, repeated * 3 / 7)
+
+
+def test_the_localizer_draws_its_first_convolution_anew(hub_cache: Path) -> None:
     weights = put_weights(hub_cache, SMALL)
     torch.manual_seed(0)
-    state = build_encoder(SMALL, pretrained=True, in_channels=7).body.state_dict()
+    network = NetworkConfig(encoder=SMALL, num_classes=3)
+    state = ErrorLocalizer(SMALL, network, pretrained=True).encoder.body.state_dict()
     stem = state.pop("conv_stem.weight")
     assert all(torch.equal(value, weights[name]) for name, value in state.items())
     bound = 1 / (7 * 3 * 3) ** 0.5  # the uniform default of PyTorch

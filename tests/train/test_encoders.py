@@ -97,7 +97,7 @@ def test_an_exported_file_of_each_kind_agrees_at_sizes_that_no_patch_divides(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("encoder", ["swin_s3_tiny_224", "hiera_tiny_224"])
+@pytest.mark.parametrize("encoder", ["swin_s3_tiny_224", "hiera_tiny_224", "test_maxvit"])
 def test_an_exported_file_of_a_pyramid_of_one_size_agrees_at_other_sizes(
     encoder: str, load_tiny: Load, tmp_path: Path
 ) -> None:

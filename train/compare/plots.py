@@ -11,6 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from zoo.bundle.bundle import replacing
+from zoo.image_format import displayed
 from zoo.pages.overlay import grid
 from zoo.pages.plots import INK, LIGHT, PAPER, SERIES, WIDTH, finish, legend, new_figure
 from zoo.predictors.load import load_predictor
@@ -162,7 +163,8 @@ def write_pictures(path: Path, folder: ComparisonFolder, comparison: Comparison,
     rows = []
     for id_ in evenly_spaced(source.ids("val"), IMAGES):
         image = source.read_image(id_)
-        rows.append((image, source.read_mask(id_), *(each.predict(image) for each in predictors)))
+        shown = displayed(image, source.format)
+        rows.append((shown, source.read_mask(id_), *(each.predict(image) for each in predictors)))
     picture = grid(("image", "truth", *(run.candidate for run in runs)), rows, source.classes)
     with replacing(path) as temporary:
         Image.fromarray(picture).save(temporary, format="PNG", optimize=True)

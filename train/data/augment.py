@@ -16,9 +16,11 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from zoo.classes import IGNORE
+from zoo.image_format import RGB
 from zoo.train.data.fast_transforms import Box, adjust_hue, image_part, mask_part
 
 if TYPE_CHECKING:
+    from zoo.image_format import ImageFormat
     from zoo.preprocess import Preprocessing
     from zoo.train.recipe.schema import AugmentConfig
 
@@ -26,6 +28,8 @@ RARE_TRIES = 10
 """Largest number of crops tried for one that shows a class, as in DAFormer's rare class sampling."""
 RARE_SHARE = 3000 / 512**2
 """Share of a crop that a class must have there."""
+BRIGHTNESS, CONTRAST = 0, 1
+"""Numbers of adjustments in torchvision's `ColorJitter`."""
 BLUR_REACH = 3
 """Radius of the blur kernel, in standard deviations."""
 
@@ -55,12 +59,13 @@ class WeakView:
         """Return the view of an image and its mask, and a mask of the pixels that are not padding.
 
         Args:
-            image: (3, H, W) uint8.
+            image: (C, H, W) uint8 or float32.
             mask: (H, W) uint8; None for an unlabeled image.
             wanted: class that the crop of a labeled image should show; None for any crop.
 
         Returns:
-            Image, (3, h, w) uint8; mask, (h, w) uint8, `IGNORE` in padding; (h, w) bool, False in padding.
+            Image, (C, h, w) of the same type; mask, (h, w) uint8, `IGNORE` in padding; (h, w) bool, False in
+            padding.
         """
         if mask is None or wanted is None:
             size, inside, place = self._draw(image)
@@ -132,21 +137,70 @@ class ColorJitter(v2.ColorJitter):  # type: ignore[misc] # torchvision has no ty
         return inpt
 
 
+class BandJitter(v2.ColorJitter):  # type: ignore[misc] # torchvision has no types
+    """Jitter of brightness and contrast for images of any number of channels, whose values are in 0..1.
+
+    Contrast is relative to the mean of each channel.
+    """
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """Adjust brightness and contrast, in the sampled order."""
+        for number in params["fn_idx"].tolist():
+            if number == BRIGHTNESS and params["brightness_factor"] is not None:
+                inpt = (inpt * params["brightness_factor"]).clamp(0, 1)
+            elif number == CONTRAST and params["contrast_factor"] is not None:
+                mean = inpt.mean(dim=(-2, -1), keepdim=True)
+                inpt = (mean + params["contrast_factor"] * (inpt - mean)).clamp(0, 1)
+        return inpt
+
+
+class InUnitRange:
+    """A transform of images on the scale on which their ranges are 0..1, and clipped there.
+
+    Args:
+        transform: transform of (C, H, W) float images.
+        format_: format with the ranges.
+    """
+
+    def __init__(self, transform: v2.Transform, format_: ImageFormat) -> None:
+        self.transform = transform
+        low, high = torch.tensor(format_.bounds, dtype=torch.float32).unbind(1)
+        self.low, self.span = low[:, None, None], (high - low)[:, None, None]
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """Return the transformed image, on the scale and of the type of the given one."""
+        unit = ((image.float() - self.low) / self.span).clamp(0, 1)
+        changed = self.transform(unit) * self.span + self.low
+        result: Tensor = changed if image.dtype == torch.float32 else changed.round().to(image.dtype)
+        return result
+
+
 def weak_view(preprocessing: Preprocessing, config: AugmentConfig) -> WeakView:
     """Return the transform of (image, mask) to the training size: scale, crop with padding, flip."""
     return WeakView(preprocessing, config)
 
 
-def strong_view(config: AugmentConfig) -> v2.Transform:
-    """Return the transform of a weak view to a strong one: color jitter, grayscale, blur."""
-    brightness, contrast, saturation, hue = config.jitter
-    jitter = ColorJitter(brightness, contrast, saturation, hue)
+def strong_view(config: AugmentConfig, format_: ImageFormat = RGB) -> v2.Transform:
+    """Return the transform of a weak view to a strong one: color jitter, grayscale, blur.
+
+    Images of another format than 8-bit RGB are jittered on the scale of their ranges, 0..1. Saturation, hue
+    and grayscale are defined for three channels only, which are taken for RGB.
+    """
     kernel_size = 2 * math.ceil(BLUR_REACH * config.blur_sigma[1]) + 1
-    blur = v2.GaussianBlur(kernel_size, config.blur_sigma)
-    return v2.Compose(
-        [
-            v2.RandomApply([jitter], config.jitter_probability),
-            v2.RandomGrayscale(config.grayscale),
-            v2.RandomApply([blur], config.blur),
-        ]
-    )
+    blur = v2.RandomApply([v2.GaussianBlur(kernel_size, config.blur_sigma)], config.blur)
+    has_color = format_.channels == 3
+    jitter = (ColorJitter if has_color else BandJitter)(*config.jitter)
+    color = [v2.RandomApply([jitter], config.jitter_probability)]
+    if has_color:
+        color.append(v2.RandomGrayscale(config.grayscale))
+    if not format_.is_rgb:
+        color = [InUnitRange(v2.Compose(color), format_)]
+    return v2.Compose([*color, blur])
+
+
+def skipped_augmentations(config: AugmentConfig, format_: ImageFormat) -> tuple[str, ...]:
+    """Return the names of augmentations of the strong view that are not defined for a format."""
+    if format_.channels == 3:
+        return ()
+    wanted = {"saturation": config.jitter[2], "hue": config.jitter[3], "grayscale": config.grayscale}
+    return tuple(name for name, amount in wanted.items() if amount)

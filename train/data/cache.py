@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from zoo.data.cache.cached import Cache
     from zoo.data.source import Source
+    from zoo.image_format import Dtype
     from zoo.train.recipe.schema import DataConfig
 
 DEFAULT_SHARE = 0.5
@@ -39,17 +40,19 @@ def with_cache(source: Source, ids: Sequence[str], data: DataConfig, world: int)
         return source
     limit = None if data.cache_gb is None else int(data.cache_gb * GB)
     cache = (
-        DiskCache(source, cache_folder(data), limit) if data.cache == "disk" else _memory(ids, limit, world)
+        DiskCache(source, cache_folder(data), limit)
+        if data.cache == "disk"
+        else _memory(ids, limit, world, source.format.dtype)
     )
     return CachedSource(source, cache)
 
 
-def _memory(ids: Sequence[str], limit: int | None, world: int) -> Cache:
+def _memory(ids: Sequence[str], limit: int | None, world: int, dtype: Dtype) -> Cache:
     if sys.platform != "linux":
         raise RecipeError(f"data.cache memory needs Linux, got {sys.platform}: take data.cache=disk")
     from zoo.data.cache.memory import MemoryCache  # imports modules that other systems lack
 
-    return MemoryCache(ids, _free_bytes(world) if limit is None else limit)
+    return MemoryCache(ids, _free_bytes(world) if limit is None else limit, dtype)
 
 
 def cache_folder(data: DataConfig) -> Path:

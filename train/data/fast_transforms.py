@@ -37,18 +37,18 @@ def image_part(image: Tensor, size: tuple[int, int], box: Box) -> Tensor:
     """Return a part of the image resized to `size`, bilinear with antialiasing.
 
     Args:
-        image: (3, H, W) uint8; fastest in channels-last memory.
+        image: (C, H, W) uint8 or float32; fastest as RGB of uint8 in channels-last memory.
         size: height and width of the whole resized image.
         box: part of the resized image.
 
     Returns:
-        (3, h, w) uint8.
+        (C, h, w), of the type of the image.
     """
     rows = slice(box.top, box.top + box.height)
     columns = slice(box.left, box.left + box.width)
     if size == image.shape[1:]:
         return image[:, rows, columns]
-    if image.dtype != torch.uint8 or not _passes_are_apart():
+    if image.dtype != torch.uint8 or len(image) != 3 or not _passes_are_apart():
         return _resized(image, *size)[:, rows, columns]
     return _in_two_passes(image, size, box)
 

@@ -44,7 +44,7 @@ WORKER = "DataLoader worker"
 
 
 class BatchStream(Dataset[Batch]):
-    """Data set of the batches of a run, `accumulate` for each step, on the CPU, with uint8 images.
+    """Data set of the batches of a run, `accumulate` for each step, on the CPU, not yet normalized.
 
     Each stream of a kind covers all images of that kind in its own order. Images with tags but no mask count
     as labeled for methods that learn tags.
@@ -88,7 +88,7 @@ class BatchStream(Dataset[Batch]):
             pixels = count_pixels(source, partition.labeled)
             self.rare = RareClasses(pixels, data.rare_class_temperature)
         self.weak = weak_view(recipe.preprocessing, data.augment)
-        self.strong = strong_view(data.augment)
+        self.strong = strong_view(data.augment, recipe.preprocessing.format)
 
     def __getitem__(self, number: int) -> Batch:
         """Return the batch of a number (0-based)."""

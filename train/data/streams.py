@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from zoo.bundle.bundle import replacing
 from zoo.child import is_first
 from zoo.classes import IGNORE
+from zoo.data.channels import Measured, measure
 from zoo.data.check import check_source
 from zoo.data.files import FileSource
 from zoo.data.open import is_published, open_source
@@ -19,6 +20,9 @@ from zoo.data.partition import Partition, count_of, make_partition
 from zoo.data.source import Source, Subset
 from zoo.data.tags import with_tags
 from zoo.errors import DatasetError, RecipeError
+from zoo.image_format import RGB
+from zoo.models.encoder import ENCODERS
+from zoo.train.data.augment import skipped_augmentations
 from zoo.train.methods.table import METHODS
 
 if TYPE_CHECKING:
@@ -69,7 +73,7 @@ class TrainingData:
             source, recipe.data.partition, recipe.partition_seed, needs_unlabeled=needs_unlabeled
         )
         warn_of_hidden(partition, source)
-        recipe = recipe.for_classes(len(source.classes))
+        recipe = with_images(recipe, source, partition).for_classes(len(source.classes))
         if (size := recipe.network.encoder_size) and is_first():
             name = recipe.network.encoder
             log.info("network.encoder_size %dx%d: %s resizes images to its one size inside", *size, name)
@@ -85,6 +89,11 @@ class TrainingData:
             ZooError: the lists cannot be read, or the images cannot be used.
         """
         source = checked_source(recipe)
+        if not source.format.fits(recipe.data.format):
+            raise DatasetError(
+                f"{source.spec}: got {source.format}, expected {recipe.data.format}, on which the run was "
+                f"started: correct channels and dtype, or train again"
+            )
         held_out = read_held_out(folder) if recipe.select_on else ()
         return cls(recipe, source, Partition.read(folder), held_out)
 
@@ -208,6 +217,51 @@ def read_held_out(folder: Path) -> tuple[str, ...]:
     if not found:
         raise DatasetError(f"{path}: got an empty list, expected the held-out images: train again")
     return found
+
+
+def with_images(recipe: Recipe, source: Source, partition: Partition) -> Recipe:
+    """Return the recipe for the images of its data; those that are not 8-bit RGB are measured on the pool.
+
+    A recipe with statistics, from a start that was interrupted or from the models that a run starts from,
+    keeps them.
+
+    Raises:
+        RecipeError: the models that a run starts from take other images, or statistics are set for RGB.
+    """
+    data, format_ = recipe.data, source.format
+    if recipe.start_from and not format_.fits(data.format):
+        raise RecipeError(
+            f"start_from: {recipe.start_from[0]} takes images of {data.format}, got data of {format_}: start "
+            f"from a model of such images, or leave it out"
+        )
+    if format_.is_rgb:
+        return recipe
+    if (data.mean or data.std) and not data.format.fits(format_):
+        raise RecipeError(
+            f"data.mean and data.std: got {data.mean} and {data.std}, but those of {format_} are measured "
+            f"on the images: leave them out"
+        )
+    if data.mean is not None and data.std is not None:
+        measured = Measured(data.format, data.mean, data.std, 0)
+    else:
+        measured = measure(source, (*partition.labeled, *partition.unlabeled))
+        if is_first():
+            log.info("images: %s", measured)
+    recipe = recipe.for_images(measured)
+    if is_first():
+        _say_adapted(recipe)
+    return recipe
+
+
+def _say_adapted(recipe: Recipe) -> None:
+    """Log how a run differs because its images are not 8-bit RGB."""
+    channels, augment = recipe.network.in_channels, recipe.data.augment
+    is_loaded = (recipe.pretrained or recipe.encoder_weights) and not recipe.start_from
+    if channels != RGB.channels and is_loaded and recipe.network.encoder not in ENCODERS:
+        how = "summed" if channels == 1 else f"repeated over the channels and scaled by 3/{channels}"
+        log.info("first convolution: RGB weights %s", how)
+    if skipped := skipped_augmentations(augment, recipe.data.format):
+        log.info("augmentation of %d channels: without %s", channels, ", ".join(skipped))
 
 
 def checked_source(recipe: Recipe) -> Source:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.optim import Optimizer
 
-    from zoo.preprocess import Preprocessing
+    from zoo.preprocess import ChannelStatistics, Preprocessing
     from zoo.train.method import Batch, Method, Progress
     from zoo.train.recipe.schema import Recipe
 
@@ -118,18 +118,17 @@ class TrainingStep:
 
 
 def normalized(
-    batch: Batch, statistics: tuple[Tensor, Tensor], layout: torch.memory_format = torch.contiguous_format
+    batch: Batch, statistics: ChannelStatistics, layout: torch.memory_format = torch.contiguous_format
 ) -> Batch:
     """Return a batch with normalized images.
 
     Args:
-        batch: batch with images of 0..255, on the device.
-        statistics: mean and standard deviation by channel (`zoo.preprocess.channel_statistics`).
+        batch: batch with images as they are read, on the device.
+        statistics: statistics by channel (`zoo.preprocess.channel_statistics`).
         layout: memory layout of the images.
     """
-    mean, std = statistics
     images = {
-        name: ((image.float() - mean) / std).contiguous(memory_format=layout)
+        name: statistics.normalized(image).contiguous(memory_format=layout)
         for name, image in batch._asdict().items()
         if name.startswith("image") and image is not None
     }

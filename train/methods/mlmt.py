@@ -89,6 +89,7 @@ class Mlmt(Method):
         classifier = ClassifierConfig(
             encoder=network.encoder,
             num_classes=network.num_classes,
+            in_channels=network.in_channels,
             imgsz=config.imgsz or ClassifierConfig().imgsz,
             activation=ACTIVATION[config.classification],
         )

@@ -138,7 +138,7 @@ class Rrn(Method):
         self.branch_1, self.branch_2 = (SegmentationNetwork(network, pretrained=pretrained) for _ in BRANCHES)
         judges = () if config.self_training == "none" else BRANCHES
         self.discriminators = nn.ModuleList(
-            Discriminator(network.num_classes, config.discriminator) for _ in judges
+            Discriminator(network.num_classes, config.discriminator, network.in_channels) for _ in judges
         )
 
     def forward(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
@@ -250,7 +250,7 @@ class Rrn(Method):
         Args:
             discriminator: discriminator that computed the score.
             score: (B, h, w) logits.
-            fake: (B, K + 3, H, W) float, scored pairs.
+            fake: (B, K + C, H, W) float, scored pairs.
             valid: (B, H, W) bool, False in padding.
         """
         if self.config.selection_dropout:

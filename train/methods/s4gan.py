@@ -116,7 +116,7 @@ class S4Gan(Method):
         self.num_classes = network.num_classes
         self.label_loss = LabelLoss()
         self.student = SegmentationNetwork(network, pretrained=pretrained)
-        self.discriminator = Discriminator(network.num_classes, config.discriminator)
+        self.discriminator = Discriminator(network.num_classes, config.discriminator, network.in_channels)
         if not config.train_bn_affine:
             freeze_batch_norm_affine(self.student)
 
@@ -156,7 +156,7 @@ class S4Gan(Method):
 
         Args:
             score: (B, 1, 1) logits, given with dropout.
-            fake: (B, K + 3, H, W) float, the pairs, scored anew if dropout must not select.
+            fake: (B, K + C, H, W) float, the pairs, scored anew if dropout must not select.
             valid: (B, H, W) bool, False in padding.
         """
         if not self.config.selection_dropout:

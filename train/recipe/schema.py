@@ -15,8 +15,10 @@ from pydantic import (
     model_validator,
 )
 
+from zoo.data.channels import Measured  # noqa: TC001 - Recipe is validated at run time
 from zoo.errors import RecipeError
 from zoo.frozen import Frozen
+from zoo.image_format import RGB, ImageFormat
 from zoo.models.config import NetworkConfig
 from zoo.models.encoder import normalization_of, size_for
 from zoo.preprocess import MIN_IMGSZ, Channels, Preprocessing, Resize
@@ -102,9 +104,10 @@ class DataConfig(Frozen):
         tags: file with the classes of unlabeled images, for methods that learn them (`zoo.data.tags`).
         imgsz: height and width of the training crop, at least `MIN_IMGSZ`.
         resize: kind of resizing (`zoo.preprocess.Preprocessing`).
-        mean: mean of each RGB channel, images in [0, 1]; None, until a run starts, for that of the encoder's
-            weights.
-        std: standard deviation of each RGB channel, images in [0, 1]; None as for `mean`.
+        format: format of the images, which a run takes from its data.
+        mean: mean of each channel, images in [0, 1]; None, until a run starts, for that of the encoder's
+            weights, or for that of the training pool if images are not 8-bit RGB.
+        std: standard deviation of each channel, images in [0, 1]; None as for `mean`.
         labeled_view: view of labeled images that a network learns: `weak`; `cutmix`, in which half of them
             get a box of the next one with its labels; or `strong`, which adds the photometric strong view of
             unlabeled images. A discriminator that has a labeled stream of its own gets the weak view.
@@ -130,6 +133,7 @@ class DataConfig(Frozen):
     tags: str | None = None
     imgsz: tuple[PositiveInt, PositiveInt] = (512, 512)
     resize: Resize = "fit"
+    format: ImageFormat = RGB
     mean: Channels | None = None
     std: Channels | None = None
     labeled_view: Literal["weak", "cutmix", "strong"] = "weak"
@@ -142,6 +146,14 @@ class DataConfig(Frozen):
     cache_gb: float | None = Field(None, gt=0)
     cache_dir: str | None = None
     augment: AugmentConfig = AugmentConfig()
+
+    @field_validator("mean", "std")
+    @classmethod
+    def _check_channels(cls, value: Channels | None, info: ValidationInfo) -> Channels | None:
+        channels = info.data["format"].channels if "format" in info.data else RGB.channels
+        if value is not None and len(value) != channels:
+            raise ValueError(f"expected {channels} values, one for each channel")
+        return value
 
     @field_validator("partition", mode="before")
     @classmethod
@@ -284,7 +296,11 @@ class Recipe(Frozen):
         data = self.data
         mean, std = normalization_of(self.network.encoder)
         return Preprocessing(
-            imgsz=data.imgsz, resize=data.resize, mean=data.mean or mean, std=data.std or std
+            imgsz=data.imgsz,
+            resize=data.resize,
+            mean=data.mean or mean,
+            std=data.std or std,
+            format=data.format,
         )
 
     @property
@@ -318,6 +334,15 @@ class Recipe(Frozen):
             "data": self.data.model_copy(update=normalization),
             "network": self.network.model_copy(update=network),
             "method": self.method.at_size(self.data.imgsz),
+        }
+        return self.model_copy(update=update)
+
+    def for_images(self, measured: Measured) -> Recipe:
+        """Return the recipe for images that are not 8-bit RGB, normalized by what was measured on them."""
+        normalization = {"format": measured.format, "mean": measured.mean, "std": measured.std}
+        update = {
+            "data": self.data.model_copy(update=normalization),
+            "network": self.network.model_copy(update={"in_channels": measured.format.channels}),
         }
         return self.model_copy(update=update)
 

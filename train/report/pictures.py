@@ -15,6 +15,7 @@ from zoo.bundle.bundle import replacing
 from zoo.data.tags import tags_of_mask
 from zoo.evaluation.figures import MASKS
 from zoo.evaluation.tag_metrics import THRESHOLD
+from zoo.image_format import displayed
 from zoo.pages.overlay import triptych
 from zoo.pages.plots import QUIET, SERIES, finish, legend, logarithmic, new_figure, png
 from zoo.predictors.tags import TagPredictor
@@ -54,7 +55,7 @@ def preview(predictor: Predictor | TagPredictor, source: Source, dpi: int = 180)
     rows = []
     for id_ in _preview_ids(source):
         image = source.read_image(id_)
-        rows.append((image, source.read_mask(id_), predictor.predict(image)))
+        rows.append((displayed(image, source.format), source.read_mask(id_), predictor.predict(image)))
     buffer = BytesIO()
     Image.fromarray(triptych(rows, source.classes)).save(buffer, format="PNG")
     return buffer.getvalue()
@@ -70,7 +71,7 @@ def _tag_preview(predictor: TagPredictor, source: Source, dpi: int) -> bytes:
         truth = tags_of_mask(source.read_mask(id_), len(names))
         rows = (("shows", truth), ("called seen", predictor.predict(image) > THRESHOLD))
         texts = [f"{title}: {', '.join(compress(names, tags)) or 'nothing'}" for title, tags in rows]
-        axes.imshow(image)
+        axes.imshow(displayed(image, source.format))
         axes.set_xlabel("\n".join(fill(text, 40) for text in texts), loc="left")
         axes.set(xticks=[], yticks=[], anchor="N")
     return png(figure, dpi)

@@ -10,11 +10,13 @@ import numpy as np
 from PIL import Image
 
 from zoo.errors import InvalidImageError
+from zoo.image_format import RGB, displayed
 from zoo.images import as_rgb, read_rgb
 from zoo.listing import find_model
 from zoo.machine import choose_device
 from zoo.pages.overlay import overlay
 from zoo.predictors.load import load_predictor
+from zoo.rasters import read_raster
 from zoo.resolve import is_url
 
 if TYPE_CHECKING:
@@ -23,11 +25,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from zoo.classes import Color, Mask
+    from zoo.image_format import ImageFormat
     from zoo.predictors.artifact import Precision
     from zoo.predictors.base import Prediction, Predictor
 
-    Picture = NDArray[np.uint8] | Image.Image | str | Path
-    """(H, W, 3) uint8 RGB, a Pillow image, or the path of a file."""
+    Picture = NDArray[Any] | Image.Image | str | Path
+    """(H, W, C) of the format of the model, a Pillow image, or the path of a file."""
 
 
 class Model:
@@ -63,8 +66,8 @@ class Model:
         """Return the mask of an image, or a list of masks for a list of images.
 
         Args:
-            image: (H, W, 3) uint8 RGB, a Pillow image, or the path of a file, whose EXIF orientation is
-                applied; or a list or tuple of these.
+            image: (H, W, C) of the format of the model, (H, W, 3) uint8 RGB by default, a Pillow image, or
+                the path of a file, whose EXIF orientation is applied; or a list or tuple of these.
 
         Returns:
             (H, W) uint8, or int32 above 255 classes: indices into `classes`.
@@ -73,8 +76,8 @@ class Model:
             InvalidImageError: an image of another type or shape, or a file that cannot be read.
         """
         if isinstance(image, list | tuple):
-            return [self.predictor.predict(read_image(each)) for each in image]
-        return self.predictor.predict(read_image(image))
+            return [self.predictor.predict(self._read(each)) for each in image]
+        return self.predictor.predict(self._read(image))
 
     def predict_with_confidence(self, image: Picture) -> Prediction:
         """Return `mask` and `confidence` of an image, both (H, W).
@@ -85,7 +88,7 @@ class Model:
         Raises:
             InvalidImageError: an image of another type or shape, or a file that cannot be read.
         """
-        return self.predictor.predict_with_confidence(read_image(image))
+        return self.predictor.predict_with_confidence(self._read(image))
 
     def predict_outputs(self, image: Picture, outputs: Sequence[str]) -> dict[str, NDArray[Any]]:
         """Return the named outputs of an image, e.g. `mask` and `confidence`, at the image's size.
@@ -98,7 +101,7 @@ class Model:
             InvalidImageError: an image of another type or shape, or a file that cannot be read.
             BundleError: an output that this model does not have.
         """
-        return self.predictor.predict_outputs(read_image(image), outputs).outputs
+        return self.predictor.predict_outputs(self._read(image), outputs).outputs
 
     def overlay(self, image: Picture, mask: Mask | None = None, alpha: float = 0.5) -> Image.Image:
         """Return the image blended with the colors of its mask, with lines between classes.
@@ -111,14 +114,18 @@ class Model:
         Raises:
             InvalidImageError: an image of another type or shape, or a mask of another size than the image.
         """
-        picture = read_image(image)
+        picture = self._read(image)
         mask = self.predictor.predict(picture) if mask is None else mask
         if mask.shape != picture.shape[:2]:
             raise InvalidImageError(
                 f"got a mask of shape {mask.shape}, expected that of the image, {picture.shape[:2]}: pass "
                 f"the mask of this image, or none"
             )
-        return Image.fromarray(overlay(picture, mask, self.predictor.classes, alpha))
+        shown = displayed(picture, self.predictor.format)
+        return Image.fromarray(overlay(shown, mask, self.predictor.classes, alpha))
+
+    def _read(self, image: Picture) -> NDArray[Any]:
+        return read_image(image, self.predictor.format)
 
     def __repr__(self) -> str:
         return f"Model({len(self.classes)} classes, {self.predictor.backend}: {self.predictor.description})"
@@ -158,23 +165,25 @@ def load(
     return Model(predictor)
 
 
-def read_image(image: Picture) -> NDArray[np.uint8]:
-    """Return an image as (H, W, 3) uint8 RGB.
+def read_image(image: Picture, format_: ImageFormat = RGB) -> NDArray[Any]:
+    """Return an image as (H, W, C) of a format.
 
     Args:
         image: image in any form that `Model` accepts when called; an array is returned unchanged.
+        format_: format of the images that the model takes.
 
     Raises:
-        InvalidImageError: an image of another type, or one that is unreadable, transparent or has more than
-            8 bits a channel.
+        InvalidImageError: an image of another type or format, or one that is unreadable; for RGB, one that is
+            transparent or has more than 8 bits a channel.
     """
     if isinstance(image, np.ndarray):
         return image  # the predictor checks it
-    if isinstance(image, Image.Image):
+    if isinstance(image, Image.Image) and format_.is_rgb:
         return as_rgb(image, "the image")
     if not isinstance(image, str | Path):
+        pillow = ", a Pillow image" if format_.is_rgb else ""
         raise InvalidImageError(
-            f"got a {type(image).__name__}, expected a (height, width, 3) uint8 array, a Pillow image or "
-            f"a file path: convert it"
+            f"got a {type(image).__name__}, expected a (height, width, {format_.channels}) {format_.dtype} "
+            f"array{pillow} or a file path: convert it"
         )
-    return read_rgb(Path(image))
+    return read_rgb(Path(image)) if format_.is_rgb else read_raster(Path(image), format_)

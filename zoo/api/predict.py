@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 from PIL import Image
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from zoo.api.model import Picture
     from zoo.classes import Mask
+    from zoo.image_format import ImageFormat
     from zoo.predictors.base import Predictor
 
 
@@ -127,7 +128,7 @@ def predict(
         texts = [str(each) for each in _listed(images)]
         return predict_to(resolve_predictor(model_text(model)), texts, Path(out), options)
     predictor = model.predictor if isinstance(model, Model) else _load(model, device)
-    readers = _readers(_listed(images), limit)
+    readers = _readers(_listed(images), limit, predictor.format)
     return _masks(predictor, readers, Options(batch=batch, tiling=tiling), unknown_below, on_progress)
 
 
@@ -146,18 +147,18 @@ def _listed(images: Picture | Sequence[Picture]) -> list[Picture]:
     return list(images)
 
 
-Reader = Callable[[], "NDArray[np.uint8]"]
+Reader = Callable[[], "NDArray[Any]"]
 
 
-def _readers(pictures: Sequence[Picture], limit: int) -> list[Reader]:
+def _readers(pictures: Sequence[Picture], limit: int, format_: ImageFormat) -> list[Reader]:
     """Return a function that reads each image; a name may stand for several."""
     readers: list[Reader] = []
     for picture in pictures:
         if isinstance(picture, str | os.PathLike):
-            found = find_inputs([os.fspath(picture)], limit, Path("predictions"))
+            found = find_inputs([os.fspath(picture)], limit, Path("predictions"), format_)
             readers += [each.read for each in found]
         else:
-            readers.append(partial(read_image, picture))
+            readers.append(partial(read_image, picture, format_))
     return readers
 
 

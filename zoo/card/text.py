@@ -11,6 +11,7 @@ from zoo.models.origin import origins_of
 if TYPE_CHECKING:
     from zoo.bundle.bundle import BundleConfig
     from zoo.models.config import ClassifierConfig, DeployableConfig, EnsembleConfig
+    from zoo.preprocess import Preprocessing
 
 UNKNOWN = "unknown"
 
@@ -87,17 +88,21 @@ def _gate(config: BundleConfig) -> list[str]:
 def facts(config: BundleConfig) -> list[str]:
     """Return a table of classes, training images, input and parameters."""
     preprocessing = config.preprocessing
-    height, width = preprocessing.imgsz
     parts: dict[str, dict[str, Any]] = config.provenance.get("parts", {})
     return [
         "| | |",
         "|---|---|",
         f"| classes | {', '.join(config.names)} |",
         *([] if parts else [f"| labeled / unlabeled images | {_images(config.provenance)} |"]),
-        f"| input | RGB image of any size, {RESIZED[preprocessing.resize].format(height, width)} |",
+        _input(preprocessing),
         f"| parameters | {_parameters(config.provenance)} |",
         *(f"| {role} | {_origin(part)} |" for role, part in parts.items()),
     ]
+
+
+def _input(preprocessing: Preprocessing) -> str:
+    kind = "RGB image" if preprocessing.format.is_rgb else f"image of {preprocessing.format}"
+    return f"| input | {kind} of any size, {RESIZED[preprocessing.resize].format(*preprocessing.imgsz)} |"
 
 
 def _origin(part: dict[str, Any]) -> str:

@@ -15,18 +15,26 @@ For color masks, `[colors]` gives one color or a list of colors for each class:
 `ignore = [7]` or `ignore = [[224, 224, 192]]` lists values or colors that are ignored. Unlisted values and
 colors are errors unless `unknown = "ignore"`. 255 in an index mask is ignored unless `[labels]` gives it a
 class; `ignore = [255]` confirms this where masks are ambiguous.
+
+Images other than 8-bit RGB are declared by `channels` and `dtype` (`zoo.image_format`):
+
+    channels = 4
+    dtype = "uint16"
+    percentiles = [1, 99]               # or range = [0, 4095], or one pair for each channel
+    rgb = [2, 1, 0]                     # channels displayed as red, green and blue
 """
 
 from __future__ import annotations
 
 import tomllib
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from zoo.classes import IGNORE, Classes, Color
 from zoo.data.labels import VALUES, LabelMap, pack, unpack
 from zoo.errors import DatasetError
+from zoo.image_format import MOST_CHANNELS, Dtype, ImageFormat
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -38,6 +46,12 @@ Order = Literal["area", "file"]
 """What decides which of overlapping objects is on top: their size, or their order."""
 Channel = Annotated[int, Field(ge=0, le=255)]
 Triple = Annotated[list[Channel], Field(min_length=3, max_length=3)]
+
+
+Range = Annotated[list[float], Field(min_length=2, max_length=2)]
+Percentile = Annotated[float, Field(ge=0, le=100)]
+WHOLE = (0.0, 100.0)
+"""Percentiles of the lowest and the highest value."""
 
 
 class CocoOptions(BaseModel):
@@ -72,6 +86,13 @@ class DataFile(BaseModel):
         ignore: values, or colors if `colors` is given, that become `IGNORE`.
         coco: how COCO annotations are read (`zoo.data.formats.coco`).
         unknown: whether unlisted values or colors are errors or become `IGNORE`.
+        channels: number of channels of the images.
+        dtype: element type of the images.
+        range: lowest and highest value, or those of each channel; by default those of uint8, or else the
+            `percentiles` of the training pool.
+        percentiles: percentiles of the training pool that `range` is measured as; by default its lowest and
+            highest value.
+        rgb: channels displayed as red, green and blue; by default the first three.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -88,6 +109,11 @@ class DataFile(BaseModel):
     ignore: list[Channel | Triple] = []
     coco: CocoOptions = CocoOptions()
     unknown: Literal["error", "ignore"] = "error"
+    channels: int = Field(3, ge=1, le=MOST_CHANNELS)
+    dtype: Dtype = "uint8"
+    range: Range | list[Range] | None = None
+    percentiles: Annotated[list[Percentile], Field(min_length=2, max_length=2)] | None = None
+    rgb: Annotated[list[int], Field(min_length=3, max_length=3)] | None = None
 
 
 def read_data_file(path: Path) -> DataFile:
@@ -114,6 +140,59 @@ def read_data_file(path: Path) -> DataFile:
         raise DatasetError(
             f"{path}: got {key} = {first['input']!r}, expected: {first['msg']}: correct it"
         ) from error
+
+
+def image_format(data: DataFile, toml: Path) -> ImageFormat:
+    """Return the format of the images that a `data.toml` declares; its ranges may have to be measured.
+
+    Raises:
+        DatasetError: settings that do not belong together.
+    """
+    declared = {"channels", "dtype"} & data.model_fields_set
+    if (data.channels, data.dtype) == (3, "uint8"):
+        for key in ("range", "percentiles", "rgb"):
+            if getattr(data, key) is not None:
+                raise DatasetError(
+                    f"{toml}: got {key} for 8-bit RGB, expected it for other images: remove it, or declare "
+                    f"channels and dtype{' otherwise' * bool(declared)}"
+                )
+        return ImageFormat()
+    if data.range is not None and data.percentiles is not None:
+        raise DatasetError(f"{toml}: got both range and percentiles, expected one of them: remove the other")
+    low, high = data.percentiles or WHOLE
+    ranges = _ranges(data, toml)
+    if not low < high:
+        raise DatasetError(
+            f"{toml}: got percentiles = {[low, high]}, expected the lower one first: swap them"
+        )
+    if data.rgb is not None and not all(0 <= channel < data.channels for channel in data.rgb):
+        raise DatasetError(
+            f"{toml}: got rgb = {data.rgb}, expected channels 0..{data.channels - 1}: correct it"
+        )
+    is_measured = ranges is None and (data.dtype != "uint8" or data.percentiles is not None)
+    return ImageFormat(
+        channels=data.channels,
+        dtype=data.dtype,
+        ranges=ranges,
+        percentiles=(low, high) if is_measured else None,
+        shown=None if data.rgb is None else (data.rgb[0], data.rgb[1], data.rgb[2]),
+    )
+
+
+def _ranges(data: DataFile, toml: Path) -> tuple[tuple[float, float], ...] | None:
+    """Return the range of each channel; None if they are not given."""
+    if data.range is None:
+        return None
+    given: list[Any] = data.range
+    pairs = given if isinstance(given[0], list) else [given] * data.channels
+    if len(pairs) != data.channels:
+        raise DatasetError(
+            f"{toml}: got {len(pairs)} ranges, expected one, or {data.channels}, one for each channel: "
+            f"correct range"
+        )
+    if not all(low < high for low, high in pairs):
+        raise DatasetError(f"{toml}: got range = {data.range}, expected the lower value first: swap them")
+    return tuple((float(low), float(high)) for low, high in pairs)
 
 
 def class_names(data: DataFile, toml: Path) -> tuple[str, ...] | None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -15,7 +16,6 @@ from zoo.data.tags import tags_of_mask
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from zoo.data.partition import Partition
@@ -41,13 +41,15 @@ class _Images(Dataset[Item]):
         return len(self.ids)
 
     def _image(self, index: int) -> tv_tensors.Image:
-        pixels = _tensor(self.source.read_image(self.ids[index]))  # (H, W, 3)
+        image = self.source.read_image(self.ids[index])  # (H, W, C)
+        # float32 holds all uint16 values, which torch cannot resize
+        pixels = _tensor(image.astype(np.float32) if image.dtype == np.uint16 else image)
         # channels-last memory: three times as fast to resize
         return tv_tensors.Image(pixels.permute(2, 0, 1))
 
 
 class LabeledImages(_Images[tuple[tv_tensors.Image, tv_tensors.Mask]]):
-    """Images with their masks: (3, H, W) uint8 and (H, W) uint8."""
+    """Images with their masks: (C, H, W) uint8 or float32 and (H, W) uint8."""
 
     def __getitem__(self, index: int) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
         return self._image(index), tv_tensors.Mask(_tensor(self.source.read_mask(self.ids[index])))
@@ -76,12 +78,12 @@ class TaggedImages(_Images[tuple[tv_tensors.Image, tv_tensors.Mask, Tensor]]):
 
 
 class UnlabeledImages(_Images[tv_tensors.Image]):
-    """Images alone, (3, H, W) uint8; masks are never read."""
+    """Images alone, (C, H, W) uint8 or float32; masks are never read."""
 
     def __getitem__(self, index: int) -> tv_tensors.Image:
         return self._image(index)
 
 
-def _tensor(pixels: NDArray[np.uint8]) -> Tensor:
+def _tensor(pixels: NDArray[Any]) -> Tensor:
     """Return an array as a tensor that shares its memory; read-only arrays, as from Pillow, are copied."""
     return torch.from_numpy(pixels) if pixels.flags.writeable else torch.tensor(pixels)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -11,8 +11,10 @@ from PIL import Image, ImageOps
 from zoo.data.cache.memo import Memo
 from zoo.data.labels import LabelMap, gray_levels, packed, white_of
 from zoo.data.source import Source, Split
-from zoo.errors import DatasetError
+from zoo.errors import DatasetError, InvalidImageError
+from zoo.image_format import RGB
 from zoo.images import READ_ERRORS, reason_of
+from zoo.rasters import read_raster
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -23,10 +25,19 @@ if TYPE_CHECKING:
     from zoo.classes import Classes
     from zoo.data.formats.per_label import AnyDrawing
     from zoo.data.labels import Palettes
+    from zoo.image_format import ImageFormat
 
+ARRAY_SUFFIX = ".npy"
+"""Suffix of images that are not 8-bit RGB, beside `IMAGE_SUFFIXES`."""
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")
 """Suffixes of lossless formats: JPEG changes the labels."""
+
+
+def image_suffixes(format_: ImageFormat) -> frozenset[str]:
+    """Return the suffixes of image files of a format."""
+    return IMAGE_SUFFIXES if format_.is_rgb else IMAGE_SUFFIXES | {ARRAY_SUFFIX}
+
 
 BMP_BITS = {"1": 1, "L": 8}
 """Bits per pixel of the modes that Pillow gives to gray BMP files."""
@@ -51,9 +62,10 @@ class FileSource(Source):
         labels: map from values or colors of the masks to labels; None if the values are the labels.
         palettes: reading of masks with a palette, unless `labels` maps colors.
         memo: results of earlier commands about the files; None to look for them when they are needed.
+        format_: format of the images.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self,
         spec: str,
         classes: Classes,
@@ -61,8 +73,9 @@ class FileSource(Source):
         labels: LabelMap | None = None,
         palettes: Palettes = "index",
         memo: Memo | None = None,
+        format_: ImageFormat = RGB,
     ) -> None:
-        super().__init__(spec, classes)
+        super().__init__(spec, classes, format_)
         self._memo = memo
         self.labels, self.palettes = labels, palettes
         self._ids: dict[Split, tuple[str, ...]] = {split: tuple(pairs) for split, pairs in files.items()}
@@ -79,8 +92,8 @@ class FileSource(Source):
     def ids(self, split: Split) -> tuple[str, ...]:
         return self._ids.get(split, ())
 
-    def read_image(self, id_: str) -> NDArray[np.uint8]:
-        return read_image_file(self.files[id_].image)
+    def read_image(self, id_: str) -> NDArray[Any]:
+        return read_image_file(self.files[id_].image, self.format)
 
     def read_mask(self, id_: str) -> NDArray[np.uint8]:
         _, path, drawing = self.files[id_]
@@ -107,12 +120,18 @@ def digest_of(files: Mapping[Split, Mapping[str, Pair]]) -> str:
     return hashlib.blake2b(repr(ids).encode(errors="surrogateescape"), digest_size=16).hexdigest()
 
 
-def read_image_file(path: Path) -> NDArray[np.uint8]:
-    """Return an image file as (H, W, 3) uint8 RGB, with its EXIF orientation applied.
+def read_image_file(path: Path, format_: ImageFormat = RGB) -> NDArray[Any]:
+    """Return an image file as (H, W, C) of a format, with its EXIF orientation applied.
 
     Raises:
-        DatasetError: a file that is unreadable, or neither RGB, gray nor palette at 8 bits.
+        DatasetError: a file that is unreadable or of another format; for RGB, neither RGB, gray nor palette
+            at 8 bits.
     """
+    if not format_.is_rgb:
+        try:
+            return read_raster(path, format_)
+        except InvalidImageError as error:
+            raise DatasetError(str(error)) from error
     try:
         with Image.open(path) as image:
             mode = stored_mode(image)

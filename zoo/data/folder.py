@@ -13,11 +13,27 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from zoo.data.cache.memo import Memo
-from zoo.data.data_file import DATA_FILE, DataFile, build_classes, class_names, label_map, read_data_file
-from zoo.data.files import IMAGE_SUFFIXES, MASK_SUFFIXES, FileSource, Pair, digest_of, paths_of
+from zoo.data.data_file import (
+    DATA_FILE,
+    DataFile,
+    build_classes,
+    class_names,
+    image_format,
+    label_map,
+    read_data_file,
+)
+from zoo.data.files import (
+    IMAGE_SUFFIXES,
+    MASK_SUFFIXES,
+    FileSource,
+    Pair,
+    digest_of,
+    image_suffixes,
+    paths_of,
+)
 from zoo.data.formats.coco import ANNOTATIONS, read_annotations
 from zoo.data.formats.layouts import Recognized, recognize
 from zoo.data.formats.palettes import find_palettes, read_indexed
@@ -26,7 +42,7 @@ from zoo.data.inspect.findings import UNKNOWN_CLASSES, message
 from zoo.data.inspect.interpretation import find_meaning
 from zoo.data.inspect.judge import judge_mask, judge_together, with_example
 from zoo.data.labels import LabelMap
-from zoo.data.lists import IdFinder, read_list
+from zoo.data.lists import hold_out
 from zoo.data.masks import read_mask
 from zoo.data.names import alike, match_masks, near
 from zoo.data.walk import by_stem, walk
@@ -41,6 +57,7 @@ if TYPE_CHECKING:
     from zoo.data.labels import Palettes
     from zoo.data.masks import NamedMask
     from zoo.data.source import Split
+    from zoo.image_format import ImageFormat
 
 ANNOTATION_SUFFIXES = frozenset({".json", ".txt", ".csv", ".xml", ".yaml", ".toml", ".md"})
 """Suffixes of files that tools write beside images."""
@@ -48,8 +65,6 @@ PER_LABEL = "one mask for each label"
 MOST_SHOWN = 6
 """Number of masks that an error lists."""
 MASKED: tuple[Split, ...] = ("train", "val")
-Files = TypeVar("Files")
-"""Files of an image."""
 
 
 class FolderSource(FileSource):
@@ -64,7 +79,7 @@ class FolderSource(FileSource):
 
     def __init__(self, spec: str) -> None:
         root, data, toml = describe_folder(spec)
-        self.toml, listing = toml, _Listing()
+        self.toml, listing = toml, _Listing(image_format(data, toml))
         self.skipped = listing.skipped
         """What was skipped in each folder, in words."""
         check_named_folders(data, root, toml)
@@ -96,17 +111,14 @@ class FolderSource(FileSource):
                 f"YOLO, LabelMe, Supervisely or mmseg: move the files there, or name their folders in "
                 f"{DATA_FILE}"
             )
-        used = paths_of(pair for pairs in files.values() for pair in pairs.values())
-        memo = Memo(
-            spec,
-            f"{data.model_dump_json()} {drawn_names} {digest_of(files)}",
-            sorted({*listing.paths, *used}),
+        paths = {*listing.paths, *paths_of(pair for pairs in files.values() for pair in pairs.values())}
+        memo = Memo(spec, f"{data.model_dump_json()} {drawn_names} {digest_of(files)}", sorted(paths))
+        classes, labels, palettes = (
+            _meaning(self, spec, files, memo)
+            if drawn_names is None
+            else (build_classes(data, toml, drawn_names), None, "index")
         )
-        if drawn_names is not None:
-            super().__init__(spec, build_classes(data, toml, drawn_names), files, memo=memo)
-            return
-        classes, labels, palettes = _meaning(self, spec, files, memo)
-        super().__init__(spec, classes, files, labels, palettes, memo)
+        super().__init__(spec, classes, files, labels, palettes, memo, listing.format)
 
 
 def describe_folder(spec: str) -> tuple[Path, DataFile, Path]:
@@ -162,7 +174,9 @@ def inner(folder: Path) -> Path:
 class _Listing:
     """All files that were found in the folders of a data set, and what was skipped there, in words."""
 
-    def __init__(self) -> None:
+    def __init__(self, format_: ImageFormat) -> None:
+        self.format = format_
+        """Declared format of the images."""
         self.paths: list[str] = []
         self.skipped: dict[Path, str] = {}
 
@@ -197,12 +211,12 @@ class _Listing:
 
 
 def _images(split: Split, folder: Path, listing: _Listing) -> dict[str, Pair]:
-    images = listing.files(folder, IMAGE_SUFFIXES)
+    images = listing.files(folder, image_suffixes(listing.format))
     return {f"{split}/{stem}": Pair(path, None) for stem, path in images.items()}
 
 
 def _pairs(split: Split, folder: Path, annotations: Annotations | None, listing: _Listing) -> dict[str, Pair]:
-    images = listing.files(folder / "images", IMAGE_SUFFIXES)
+    images = listing.files(folder / "images", image_suffixes(listing.format))
     if annotations is not None:
         return _drawn_pairs(split, folder, annotations, images)
     masks = listing.files(folder / "masks", MASK_SUFFIXES)
@@ -363,37 +377,3 @@ def _shown_meaning(spec: str, data: DataFile, toml: Path, masks: Sequence[NamedM
             finding = with_example(finding, masks, meaning)
             raise DatasetError(message(finding, spec, has_proposal=meaning.proposal is not None))
     return meaning
-
-
-def hold_out(
-    path: Path, train: Mapping[str, Files], val: Mapping[str, Files]
-) -> dict[Split, dict[str, Files]]:
-    """Return `train` and `val` such that `val` holds exactly the images of a list.
-
-    Args:
-        path: text file with one image of either split a line.
-        train: files of the training images by id, `train/...`.
-        val: files of the validation images by id, `val/...`; an image that changes its split changes its id.
-
-    Raises:
-        DatasetError: a missing file, a line that names no image with a mask, no image left for training, or
-            two images of one name in one split.
-    """
-    if not path.is_file():
-        raise DatasetError(
-            f"{path}: got no such file, expected the list of val_list: zoo data split makes one"
-        )
-    pool = {**train, **val}
-    chosen = {line.id_ for line in read_list(path, IdFinder(tuple(pool), (), "image with a mask"))}
-    result: dict[Split, dict[str, Files]] = {"train": {}, "val": {}}
-    for id_, pair in pool.items():
-        split: Split = "val" if id_ in chosen else "train"
-        name = f"{split}/{id_.partition('/')[2]}"
-        if name in result[split]:
-            raise DatasetError(
-                f"{path}: got two images {name}, of train and of val, expected different names: rename one"
-            )
-        result[split][name] = pair
-    if not result["train"]:
-        raise DatasetError(f"{path}: got all {len(pool)} images, expected some left to train on: shorten it")
-    return {split: dict(sorted(pairs.items())) for split, pairs in result.items()}

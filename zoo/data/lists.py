@@ -8,15 +8,20 @@ from __future__ import annotations
 
 from collections import defaultdict
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 from unicodedata import normalize
 
 from zoo.data.files import IMAGE_SUFFIXES
 from zoo.errors import DatasetError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
     from pathlib import Path
+
+    from zoo.data.source import Split
+
+Files = TypeVar("Files")
+"""Files of an image."""
 
 NAME_ENDS = ("_leftImg8bit",)
 """Endings of image names in lists that are not part of the ids."""
@@ -124,3 +129,37 @@ def _forms(text: str) -> list[str]:
     if path.suffix.lower() in IMAGE_SUFFIXES:
         forms.append(path.with_suffix("").as_posix())
     return forms + [forms[-1].removesuffix(end) for end in NAME_ENDS if forms[-1].endswith(end)]
+
+
+def hold_out(
+    path: Path, train: Mapping[str, Files], val: Mapping[str, Files]
+) -> dict[Split, dict[str, Files]]:
+    """Return `train` and `val` such that `val` holds exactly the images of a list.
+
+    Args:
+        path: text file with one image of either split a line.
+        train: files of the training images by id, `train/...`.
+        val: files of the validation images by id, `val/...`; an image that changes its split changes its id.
+
+    Raises:
+        DatasetError: a missing file, a line that names no image with a mask, no image left for training, or
+            two images of one name in one split.
+    """
+    if not path.is_file():
+        raise DatasetError(
+            f"{path}: got no such file, expected the list of val_list: zoo data split makes one"
+        )
+    pool = {**train, **val}
+    chosen = {line.id_ for line in read_list(path, IdFinder(tuple(pool), (), "image with a mask"))}
+    result: dict[Split, dict[str, Files]] = {"train": {}, "val": {}}
+    for id_, pair in pool.items():
+        split: Split = "val" if id_ in chosen else "train"
+        name = f"{split}/{id_.partition('/')[2]}"
+        if name in result[split]:
+            raise DatasetError(
+                f"{path}: got two images {name}, of train and of val, expected different names: rename one"
+            )
+        result[split][name] = pair
+    if not result["train"]:
+        raise DatasetError(f"{path}: got all {len(pool)} images, expected some left to train on: shorten it")
+    return {split: dict(sorted(pairs.items())) for split, pairs in result.items()}

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+from zoo.errors import DatasetError
+from zoo.image_format import RGB
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -12,6 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from zoo.classes import Classes
+    from zoo.image_format import ImageFormat
 
 Split = Literal["train", "unlabeled", "val"]
 """Images of `train` and `val` have masks; those of `unlabeled` have none."""
@@ -23,19 +27,36 @@ class Source(ABC):
     Args:
         spec: name of the source on the command line (`shapes`, a folder, a `data.toml`).
         classes: names and colors of the labels.
+        format_: format of the images.
     """
 
-    def __init__(self, spec: str, classes: Classes) -> None:
+    format: ImageFormat = RGB
+    """Format of the images, also of a source that does not call this constructor."""
+
+    def __init__(self, spec: str, classes: Classes, format_: ImageFormat = RGB) -> None:
         self.spec = spec
         self.classes = classes
+        self.format = format_
+
+    def check_format(self, expected: ImageFormat) -> None:
+        """Raise unless images have the format that a model takes.
+
+        Raises:
+            DatasetError: another number of channels or element type.
+        """
+        if not self.format.fits(expected):
+            raise DatasetError(
+                f"{self.spec} has images of {self.format}, expected {expected}, on which the model was "
+                f"trained: take such images, or declare their channels and dtype in data.toml"
+            )
 
     @abstractmethod
     def ids(self, split: Split) -> tuple[str, ...]:
         """Return the ids of a split, in a fixed order; empty if the source has no such split."""
 
     @abstractmethod
-    def read_image(self, id_: str) -> NDArray[np.uint8]:
-        """Return the image of an id, (H, W, 3) uint8 RGB."""
+    def read_image(self, id_: str) -> NDArray[Any]:
+        """Return the image of an id, (H, W, C) of the format: (H, W, 3) uint8 RGB by default."""
 
     @abstractmethod
     def read_mask(self, id_: str) -> NDArray[np.uint8]:
@@ -56,13 +77,13 @@ class Subset(Source):
     """
 
     def __init__(self, source: Source, split: Split, kept: Sequence[str]) -> None:
-        super().__init__(source.spec, source.classes)
+        super().__init__(source.spec, source.classes, source.format)
         self.source, self.split, self.kept = source, split, tuple(kept)
 
     def ids(self, split: Split) -> tuple[str, ...]:
         return self.kept if split == self.split else self.source.ids(split)
 
-    def read_image(self, id_: str) -> NDArray[np.uint8]:
+    def read_image(self, id_: str) -> NDArray[Any]:
         return self.source.read_image(id_)
 
     def read_mask(self, id_: str) -> NDArray[np.uint8]:

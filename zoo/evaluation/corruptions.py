@@ -86,11 +86,16 @@ class Corrupted(Source):
         text: kind and severity, e.g. `noise:3`.
 
     Raises:
-        ZooError: an unknown kind or severity.
+        ZooError: an unknown kind or severity, or images that are not 8-bit RGB.
     """
 
     def __init__(self, source: Source, text: str) -> None:
         kind, severity = parse_corruption(text)
+        if not source.format.is_rgb:
+            raise ZooError(
+                f"--corrupt {text} is defined for 8-bit RGB, got {source.format} of {source.spec}: leave it "
+                f"out"
+            )
         super().__init__(f"{source.spec} with {text}", source.classes)
         self.source, self.severity = source, severity
         self.corrupt = CORRUPTIONS[kind]

@@ -64,7 +64,7 @@ def evaluate(
         `split`, `protocol`, `backend`, `runtime`.
 
     Raises:
-        DatasetError: a split without labeled images, or classes that differ from the predictor's.
+        DatasetError: a split without labeled images, or classes or images that the predictor does not have.
         ZooError: a protocol that needs logits, with an artifact that has only masks.
     """
     return score(predictor, source, split, protocol, on_progress).as_dict(predictor.classes)
@@ -90,7 +90,7 @@ def score(
         with_boundary: whether to count the boundary IoU as well.
 
     Raises:
-        DatasetError: a split without labeled images, or classes that differ from the predictor's.
+        DatasetError: a split without labeled images, or classes or images that the predictor does not have.
         ZooError: a protocol that needs logits, with an artifact that has only masks.
     """
     confusion = ConfusionMatrix(len(predictor.classes))
@@ -119,7 +119,7 @@ def evaluate_tags(
         The metrics of `zoo.evaluation.tag_metrics`, and the conditions, as from `evaluate`.
 
     Raises:
-        DatasetError: a split without labeled images, or classes that differ from the predictor's.
+        DatasetError: a split without labeled images, or classes or images that the predictor does not have.
     """
     pairs = [
         (predictor.predict(image), tags_of_mask(label, len(predictor.classes)))
@@ -131,12 +131,13 @@ def evaluate_tags(
 
 def labeled_images(
     predictor: Predictor | TagPredictor, source: Source, split: Split, on_progress: Progress | None
-) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
+) -> Iterator[tuple[NDArray[Any], NDArray[np.uint8]]]:
     """Yield image and mask of each id of a split, and report progress."""
     ids = source.ids(split)
     if not ids or split == "unlabeled":
         raise DatasetError(f"{source.spec} has no masks in split {split}: use --split train or --split val")
     _check_classes(predictor, source)
+    source.check_format(predictor.preprocessing.format)
     for done, id_ in enumerate(ids, start=1):
         yield _read_pair(source, id_)
         if on_progress is not None:
@@ -164,7 +165,7 @@ def _check_classes(predictor: Predictor | TagPredictor, source: Source) -> None:
         )
 
 
-def _read_pair(source: Source, id_: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+def _read_pair(source: Source, id_: str) -> tuple[NDArray[Any], NDArray[np.uint8]]:
     """Return image and mask of an id, after checking that sizes match and labels are valid."""
     image, label = source.read_image(id_), np.array(source.read_mask(id_))
     if image.shape[:2] != label.shape:

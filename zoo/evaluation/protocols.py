@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from zoo.predictors.base import Predictor
     from zoo.preprocess import Preprocessing
 
-    Image = NDArray[np.uint8]
+    Image = NDArray[Any]
     Logits = NDArray[np.float32]
 
 SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
@@ -59,7 +59,7 @@ class Protocol(ABC):
 
         Args:
             predictor: predictor of any backend; some protocols need logits.
-            image: (H, W, 3) uint8 RGB.
+            image: (H, W, C) of the format of the predictor.
             label: (H, W) uint8.
 
         Raises:
@@ -155,8 +155,7 @@ class CenterCrop(Protocol):
             scale = max(size[0] / image.shape[0], size[1] / image.shape[1])
             scaled = round(image.shape[0] * scale), round(image.shape[1] * scale)
             image, label = resize_image(image, scaled), resize_mask(label, scaled)
-        cropped = np.empty((*size, 3), np.uint8)
-        cropped[:] = mean_color(predictor.preprocessing)
+        cropped = blank(predictor.preprocessing, size)
         expected = np.full(size, self.pad_label, np.uint8)
         source, target = zip(*map(middle, image.shape[:2], size), strict=True)
         cropped[target] = image[source]
@@ -288,16 +287,16 @@ def window_starts(length: int, crop: int) -> list[int]:
 
 def pad(image: Image, preprocessing: Preprocessing) -> Image:
     """Return the image padded with the mean color on the right and bottom to at least the training size."""
-    size = np.maximum(image.shape[:2], preprocessing.imgsz)
-    padded = np.empty((*size, 3), np.uint8)
-    padded[:] = mean_color(preprocessing)
+    height, width = np.maximum(image.shape[:2], preprocessing.imgsz).tolist()
+    padded = blank(preprocessing, (height, width))
     padded[: image.shape[0], : image.shape[1]] = image
     return padded
 
 
-def mean_color(preprocessing: Preprocessing) -> Image:
-    """Return the mean color, (3,) uint8, which normalization maps to about zero."""
-    return np.array(preprocessing.color, np.uint8)
+def blank(preprocessing: Preprocessing, size: tuple[int, int]) -> Image:
+    """Return an image of the mean color, which normalization maps to about zero."""
+    color = np.array(preprocessing.color, preprocessing.format.dtype)
+    return np.tile(color, (*size, 1))
 
 
 def softmax(logits: Logits) -> Logits:

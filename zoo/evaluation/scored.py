@@ -91,7 +91,7 @@ class Indexed(Predictor):
         super().__init__(predictor.classes, predictor.preprocessing)
         self.backend = predictor.backend
         self.predictor = predictor
-        self.batch: NDArray[np.uint8]
+        self.batch: NDArray[Any]
         self.last: Tensor
 
     @property
@@ -99,7 +99,7 @@ class Indexed(Predictor):
         """Return the shapes that the predictor accepts."""
         return self.predictor.limits
 
-    def infer(self, images: NDArray[np.uint8], outputs: Sequence[str] = (MASK,)) -> dict[str, NDArray[Any]]:
+    def infer(self, images: NDArray[Any], outputs: Sequence[str] = (MASK,)) -> dict[str, NDArray[Any]]:
         """Return the index of each pixel as the mask, (1, H, W) int32."""
         assert tuple(outputs) == (MASK,)
         assert len(images) == 1
@@ -168,7 +168,7 @@ def check_protocol(name: str) -> None:
 
 
 @torch.inference_mode()
-def _agreement(predictor: Predictor, batch: NDArray[np.uint8], logits: Tensor) -> Tensor | None:
+def _agreement(predictor: Predictor, batch: NDArray[Any], logits: Tensor) -> Tensor | None:
     """Return the (h, w) agreement of the branches of an ensemble; None for other models."""
     if not isinstance(predictor, EagerPredictor):
         return None
@@ -180,14 +180,14 @@ def _agreement(predictor: Predictor, batch: NDArray[np.uint8], logits: Tensor) -
     return agreement(branches, logits.argmax(dim=0)[None].to(images.device))[0].cpu()
 
 
-def _judged(predictor: Predictor, batch: NDArray[np.uint8], logits: Tensor) -> Tensor | None:
+def _judged(predictor: Predictor, batch: NDArray[Any], logits: Tensor) -> Tensor | None:
     """Return the (h, w) logits of the error localizer; None for models without one."""
     if not isinstance(predictor, EagerPredictor) or not predictor.has_localizer:
         return None
     return predictor.judge(predictor.upload(batch), logits[None].to(predictor.device))[0].cpu()
 
 
-def image_digest(image: NDArray[np.uint8]) -> str:
+def image_digest(image: NDArray[Any]) -> str:
     """Return the shortened SHA-256 of the pixels of an image."""
     return hashlib.sha256(np.ascontiguousarray(image).tobytes()).hexdigest()[:16]
 

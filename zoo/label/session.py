@@ -72,6 +72,11 @@ def choose_images(
         )
     groups = _groups([item.train_id for item in pool.candidates], request.groups)
     predictor = load_eager(model, device)
+    if not predictor.format.is_rgb:
+        raise ZooError(
+            f"{model} takes images of {predictor.format}, expected a model of 8-bit RGB, which zoo label "
+            f"shows: choose images to label by hand"
+        )
     score = score_of(predictor, request.score)
     log.info("scoring %d candidates and %d labeled images by %s", len(names), len(pool.labeled), score)
     scorer = Scorer(predictor, score, entropy=request.strategy == "entropy")

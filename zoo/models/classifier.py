@@ -27,14 +27,20 @@ class ImageClassifier(nn.Module):
         self.config = config
         pretrained = pretrained and not WITHOUT_PRETRAINED.get()
         size: dict[str, Any] = {"img_size": config.imgsz} if has_fixed_size(config.encoder) else {}
-        self.body = create_timm(config.encoder, pretrained=pretrained, num_classes=config.num_classes, **size)
+        self.body = create_timm(
+            config.encoder,
+            pretrained=pretrained,
+            num_classes=config.num_classes,
+            in_chans=config.in_channels,
+            **size,
+        )
         self.origin = pretrained_origin(config.encoder) if pretrained else None
 
     def forward(self, images: Tensor) -> Tensor:
         """Return (B, K) logits.
 
         Args:
-            images: (B, 3, H, W) float, normalized; any size.
+            images: (B, C, H, W) float, normalized; any size.
         """
         if images.shape[-2:] != self.config.imgsz:
             images = F.interpolate(images, size=self.config.imgsz, mode="bilinear", align_corners=False)

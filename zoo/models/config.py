@@ -11,7 +11,9 @@ from pydantic import (
     Field,
     PositiveInt,
     SerializeAsAny,
+    SerializerFunctionWrapHandler,
     ValidationError,
+    model_serializer,
     model_validator,
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
@@ -20,6 +22,8 @@ from zoo.plugins import Table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+RGB_CHANNELS = 3
 
 AsppStyle = Literal["projected", "neck", "joint"]
 
@@ -172,6 +176,7 @@ class NetworkConfig(BaseModel):
     Args:
         encoder: name of a timm model, or of a row of `zoo.models.encoder.ENCODERS`.
         num_classes: number of classes K.
+        in_channels: number of channels of the images.
         output_stride: ratio of the input size to the size of the encoder's last features, if the encoder
             supports it.
         multi_grid: factors on the dilation of the blocks of the last ResNet stage.
@@ -185,11 +190,16 @@ class NetworkConfig(BaseModel):
 
     encoder: str = "resnet50"
     num_classes: int = Field(2, ge=2, le=255)  # 255 is `IGNORE`
+    in_channels: int = Field(RGB_CHANNELS, ge=1)
     output_stride: Literal[8, 16, 32] = 16
     multi_grid: tuple[int, ...] | None = None
     encoder_size: tuple[PositiveInt, PositiveInt] | None = None
     decoder: Annotated[SerializeAsAny[DecoderConfig], BeforeValidator(_read_decoder)] = DeepLabV3PlusConfig()
     embedding_channels: int = Field(0, ge=0)
+
+    @model_serializer(mode="wrap")
+    def _without_default(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return _without_rgb(handler(self))
 
     @model_validator(mode="before")
     @classmethod
@@ -203,6 +213,7 @@ class ClassifierConfig(BaseModel):
     Args:
         encoder: name of a timm model.
         num_classes: number of classes K.
+        in_channels: number of channels of the images.
         imgsz: height and width to which images are stretched (section III-C: 320 x 320).
         activation: function from logits to probabilities: `sigmoid`, or `softmax` if the classifier was
             trained with the paper's categorical cross entropy.
@@ -213,8 +224,18 @@ class ClassifierConfig(BaseModel):
     kind: Literal["classifier"] = "classifier"
     encoder: str = "resnet101"
     num_classes: int = Field(2, ge=2, le=255)
+    in_channels: int = Field(RGB_CHANNELS, ge=1)
     imgsz: tuple[PositiveInt, PositiveInt] = (320, 320)
     activation: Literal["sigmoid", "softmax"] = "sigmoid"
+
+    @model_serializer(mode="wrap")
+    def _without_default(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return _without_rgb(handler(self))
+
+
+def _without_rgb(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of a network without channels that are RGB's, so that earlier versions read them."""
+    return {key: value for key, value in fields.items() if (key, value) != ("in_channels", RGB_CHANNELS)}
 
 
 class _Config(BaseModel):

@@ -53,12 +53,13 @@ class Discriminator(nn.Module):
     Args:
         num_classes: number of classes K.
         config: configuration of the discriminator.
+        in_channels: number of channels C of the images.
     """
 
-    def __init__(self, num_classes: int, config: DiscriminatorConfig) -> None:
+    def __init__(self, num_classes: int, config: DiscriminatorConfig, in_channels: int = 3) -> None:
         super().__init__()
         self.config = config
-        channels = [num_classes + 3, *(config.width * factor for factor in (1, 2, 4, 8))]
+        channels = [num_classes + in_channels, *(config.width * factor for factor in (1, 2, 4, 8))]
         layers: list[nn.Module] = []
         for before, after in pairwise(channels):
             layers += [nn.Conv2d(before, after, 4, stride=2, padding=1), nn.LeakyReLU(0.2, inplace=True)]
@@ -76,7 +77,7 @@ class Discriminator(nn.Module):
         """Return the logits of being real and the features of each pair; means exclude padding.
 
         Args:
-            pairs: (B, K + 3, H, W) float, class probabilities or one-hot labels, then the image.
+            pairs: (B, K + C, H, W) float, class probabilities or one-hot labels, then the image.
             valid: (B, H, W) bool, False in padding; None without padding.
 
         Raises:
@@ -109,11 +110,11 @@ class Discriminator(nn.Module):
 
 
 def pair(scores: Tensor, images: Tensor, valid: Tensor) -> Tensor:
-    """Return a discriminator's input, (B, K + 3, H, W), zero in padding for real and fake pairs alike.
+    """Return a discriminator's input, (B, K + C, H, W), zero in padding for real and fake pairs alike.
 
     Args:
         scores: (B, K, H, W) float in [0, 1], probabilities or one-hot labels.
-        images: (B, 3, H, W) float in [0, 1].
+        images: (B, C, H, W) float in [0, 1].
         valid: (B, H, W) bool, False in padding.
     """
     return torch.cat([scores, images], dim=1).where(valid.unsqueeze(1), 0)

@@ -75,7 +75,8 @@ class Encoder(nn.Module, ABC):
         name: name of the encoder.
         output_stride: requested stride of the last features, 8, 16 or 32; an encoder may have fixed strides.
         pretrained: whether to start from pretrained weights.
-        in_channels: number of input channels; more than 3 for ELN's localizer.
+        in_channels: number of input channels. Pretrained RGB weights of the first convolution are adapted to
+            others as timm does: summed for one channel, or repeated over the channels and scaled by 3 / C.
         multi_grid: factors on the dilation of the last stage's blocks, e.g. (1, 2, 4).
 
     Raises:
@@ -91,9 +92,9 @@ class Encoder(nn.Module, ABC):
     size: tuple[int, int] | None = None
     """Height and width of the images of `encode`; None for any multiples of `size_multiple`."""
     mean: Channels
-    """Mean of each RGB channel, images in [0, 1], with which the weights expect normalized images."""
+    """Mean of each channel, images in [0, 1], with which the weights expect normalized images."""
     std: Channels
-    """Standard deviation of each RGB channel, images in [0, 1]."""
+    """Standard deviation of each channel, images in [0, 1]."""
     origin: Origin | None = None
     """Origin of the initial weights; None for random ones."""
 
@@ -180,8 +181,6 @@ class TimmEncoder(Encoder):
         self.body, self.size_multiple = _create_stages(name, in_channels, ways, size, pretrained)
         self.channels, self.strides = _channels_and_strides(self.body)
         self.mean, self.std = normalization_of(name)
-        if in_channels != 3:
-            _renew_first_conv(self.body)
         if multi_grid is not None:
             _apply_multi_grid(self.body, multi_grid, name)
 
@@ -324,8 +323,8 @@ def _size_multiple(body: nn.Module, name: str, in_channels: int, size: tuple[int
     ) from reasons[-1]
 
 
-def _renew_first_conv(body: nn.Module) -> None:
-    """Reinitialize the first convolution, as timm would repeat the RGB weights over other channels."""
+def renew_first_conv(body: nn.Module) -> None:
+    """Reinitialize the first convolution, in which timm repeats the RGB weights over other channels."""
     next(module for module in body.modules() if isinstance(module, nn.Conv2d)).reset_parameters()
 
 

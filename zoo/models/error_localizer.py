@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from zoo.models.config import DeepLabV2Config, DeepLabV3PlusConfig
 from zoo.models.decoders.decoder import entropy, mlp_head
 from zoo.models.decoders.deeplabv3plus import DeepLabV3Plus
-from zoo.models.encoder import build_encoder
+from zoo.models.encoder import TimmEncoder, build_encoder, renew_first_conv
 
 if TYPE_CHECKING:
     from zoo.models.config import DecoderConfig, NetworkConfig
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class ErrorLocalizer(nn.Module):
     """Predicts for each pixel whether a prediction is right, from image, entropy and class scores.
 
-    It consists of an encoder with 3 + 1 + K input channels and a DeepLabv3+ decoder with `outputs` channels.
+    It consists of an encoder with C + 1 + K input channels and a DeepLabv3+ decoder with `outputs` channels.
 
     Args:
         encoder: name of a timm model; ResNet-34 in the paper.
@@ -33,8 +33,13 @@ class ErrorLocalizer(nn.Module):
     def __init__(self, encoder: str, network: NetworkConfig, *, pretrained: bool, outputs: int = 1) -> None:
         super().__init__()
         self.encoder = build_encoder(
-            encoder, output_stride=16, pretrained=pretrained, in_channels=3 + 1 + network.num_classes
+            encoder,
+            output_stride=16,
+            pretrained=pretrained,
+            in_channels=network.in_channels + 1 + network.num_classes,
         )
+        if isinstance(self.encoder, TimmEncoder):
+            renew_first_conv(self.encoder.body)
         config = _decoder_like(network.decoder)
         self.decoder = DeepLabV3Plus(self.encoder, config, num_classes=network.num_classes)
         self.decoder.segment = mlp_head(config.decoder_channels, outputs)
@@ -43,7 +48,7 @@ class ErrorLocalizer(nn.Module):
         """Return (B, outputs, h, w) logits at stride 4.
 
         Args:
-            images: (B, 3, H, W) float, normalized.
+            images: (B, C, H, W) float, normalized.
             entropy: (B, 1, H, W) float, entropy of the prediction in nats.
             scores: (B, K, H, W) float, logits or probabilities of the prediction.
         """

@@ -39,6 +39,7 @@ class SegmentationNetwork(nn.Module):
             config.encoder,
             output_stride=config.output_stride,
             pretrained=pretrained and not WITHOUT_PRETRAINED.get(),
+            in_channels=config.in_channels,
             multi_grid=config.multi_grid,
             size=config.encoder_size,
         )
@@ -81,7 +82,7 @@ class SegmentationNetwork(nn.Module):
         """Return logits and embedding at the decoder's resolution.
 
         Args:
-            images: (B, 3, H, W) float, normalized; any size.
+            images: (B, C, H, W) float, normalized; any size.
         """
         output: Output = self.decoder(self.encoder(images))
         return output

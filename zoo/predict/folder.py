@@ -133,9 +133,9 @@ def predict_to(
     options = options or FolderOptions()
     check_writable(out)
     suffixes = options.suffixes
-    jobs = make_jobs(find_inputs(texts, options.limit, out), out, suffixes)
     device = choose_device(options.device)
     predictor = load_predictor(model, device=device)
+    jobs = make_jobs(find_inputs(texts, options.limit, out, predictor.format), out, suffixes)
     check_unknown(options.unknown_below, predictor.classes)
     _remark_scale(predictor, options.tiling)
     header = {"model": str(model), "sha256": fingerprint(model, predictor, options)}

@@ -8,15 +8,16 @@ import os
 import re
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from zoo.errors import DatasetError, InvalidImageError, ZooError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    import numpy as np
     from numpy.typing import NDArray
+
+    from zoo.image_format import ImageFormat
 
 
 log = logging.getLogger(__name__)
@@ -33,18 +34,20 @@ class Input(NamedTuple):
         name: name in tables and messages.
         outputs: candidate names of its results, without suffix, from the shortest to a unique one.
         path: absolute path of its file; None for an image of a data source, and for a live stream.
-        read: function that returns the image, (H, W, 3) uint8 RGB.
+        read: function that returns the image, (H, W, C) of the format of the model.
         video: path of a video, or address of a live stream; None for an image.
     """
 
     name: str
     outputs: tuple[str, str, str]
     path: str | None
-    read: Callable[[], NDArray[np.uint8]]
+    read: Callable[[], NDArray[Any]]
     video: str | None = None
 
 
-def find_inputs(texts: Sequence[str], limit: int, out: Path) -> list[Input]:
+def find_inputs(
+    texts: Sequence[str], limit: int, out: Path, format_: ImageFormat | None = None
+) -> list[Input]:
     """Return the images that INPUTs name, without duplicates.
 
     Args:
@@ -52,23 +55,36 @@ def find_inputs(texts: Sequence[str], limit: int, out: Path) -> list[Input]:
             addresses of live streams.
         limit: largest number of images from a data source.
         out: output folder, which is not searched.
+        format_: format of the images that the model takes; None for 8-bit RGB.
 
     Raises:
-        ZooError: an INPUT that names no images.
+        ZooError: an INPUT that names no images, or images of another format.
     """
+    from zoo.image_format import RGB
+
+    format_ = format_ or RGB
     sources = [text for text in dict.fromkeys(texts) if is_source(text)]
     streams = [text for text in dict.fromkeys(texts) if is_address(text)]
     files: dict[str, tuple[str, str]] = {}
     working = Path.cwd()
     for text in texts:
         if text not in (*sources, *streams):
-            for name, short in _files(text, out):
+            for name, short in _files(text, out, format_):
                 files.setdefault(os.path.join(working, name), (name, short))  # noqa: PTH118 - of 100,000 names
-    found = [input_ for text in sources for input_ in _of_source(text, limit)]
+    found = [input_ for text in sources for input_ in _of_source(text, limit, format_)]
     if files:
+        from zoo.images import read_rgb
+        from zoo.rasters import read_raster
+
         common = len(os.path.commonpath({os.path.dirname(path) for path in files}))  # noqa: PTH120
-        found += [_of_file(path, *names, path[common:].lstrip(os.sep)) for path, names in files.items()]
-    return found + [_of_stream(text) for text in streams]
+        read = read_rgb if format_.is_rgb else partial(read_raster, format_=format_)
+        found += [_of_file(path, *names, path[common:].lstrip(os.sep), read) for path, names in files.items()]
+    found += [_of_stream(text) for text in streams]
+    if videos := [each.name for each in found if each.video is not None and not format_.is_rgb]:
+        raise ZooError(
+            f"{videos[0]} is a video, whose frames are 8-bit RGB, expected images of {format_}: leave it out"
+        )
+    return found
 
 
 def is_source(text: str) -> bool:
@@ -80,15 +96,16 @@ def is_source(text: str) -> bool:
 
 def is_image_name(path: Path) -> bool:
     """Return whether the suffix of a file in a folder is that of an image."""
-    from zoo.data.files import IMAGE_SUFFIXES
+    from zoo.data.files import ARRAY_SUFFIX, IMAGE_SUFFIXES
 
-    return path.suffix.lower() in IMAGE_SUFFIXES
+    return path.suffix.lower() in {*IMAGE_SUFFIXES, ARRAY_SUFFIX}
 
 
-def _of_source(spec: str, limit: int) -> list[Input]:
+def _of_source(spec: str, limit: int, format_: ImageFormat) -> list[Input]:
     from zoo.data.open import open_source
 
     source = open_source(spec)
+    source.check_format(format_)
     ids = source.ids("val") or source.ids("unlabeled") or source.ids("train")
     if not ids:
         raise DatasetError(f"{spec} has no images, expected some in val, unlabeled or train")
@@ -105,20 +122,18 @@ def _of_stream(address: str) -> Input:
     return Input(name, (short, short, short), None, partial(_refuse, name), address)
 
 
-def _of_file(path: str, name: str, short: str, relative: str) -> Input:
-    from zoo.images import read_rgb
-
+def _of_file(path: str, name: str, short: str, relative: str, read: Callable[[Path], NDArray[Any]]) -> Input:
     outputs = _stem(short), _stem(relative), relative
     if is_video(name):
         return Input(name, outputs, path, partial(_refuse, name), path)
-    return Input(name, outputs, path, partial(read_rgb, Path(name)))
+    return Input(name, outputs, path, partial(read, Path(name)))
 
 
-def _files(text: str, out: Path) -> Iterator[tuple[str, str]]:
+def _files(text: str, out: Path, format_: ImageFormat) -> Iterator[tuple[str, str]]:
     """Yield the files that an INPUT names, each with its path relative to the folder or pattern."""
     path, skipped = Path(text), ""
     if path.is_dir():
-        (found, skipped), root = _walk(path, out), path
+        (found, skipped), root = _walk(path, out, format_), path
     elif path.is_file():
         found, root = [str(path)], path.parent
     elif glob.has_magic(text):
@@ -140,12 +155,14 @@ def _files(text: str, out: Path) -> Iterator[tuple[str, str]]:
         yield name, name[len(above) :]
 
 
-def _walk(folder: Path, out: Path) -> tuple[list[str], str]:
+def _walk(folder: Path, out: Path, format_: ImageFormat) -> tuple[list[str], str]:
     """Return the images in a folder without results of earlier predictions, and what was skipped."""
-    from zoo.data.files import IMAGE_SUFFIXES
+    from zoo.data.files import image_suffixes
     from zoo.data.walk import walk
 
-    tree = walk(folder, IMAGE_SUFFIXES, lambda path: path.endswith(out.name) and _same(Path(path), out))
+    tree = walk(
+        folder, image_suffixes(format_), lambda path: path.endswith(out.name) and _same(Path(path), out)
+    )
     return [str(path) for path in tree.files], tree.skipped()
 
 
@@ -199,6 +216,6 @@ def is_address(name: str) -> bool:
     return ADDRESS.match(name) is not None
 
 
-def _refuse(name: str) -> NDArray[np.uint8]:
+def _refuse(name: str) -> NDArray[Any]:
     """Raise: a video is not read as one image."""
     raise InvalidImageError(f"{name} is a video, expected an image: predict it without --ray")

@@ -10,11 +10,12 @@ import time
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
 from zoo.errors import BundleError, InvalidImageError, ZooError
+from zoo.image_format import displayed
 from zoo.machine import cores
 from zoo.predictors.base import Prediction
 from zoo.predictors.outputs import MASK
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
     from zoo.predictors.base import Predictor
 
-    Image = NDArray[np.uint8]
+    Image = NDArray[Any]
     Size = tuple[int, int]
 
 T = TypeVar("T")
@@ -57,7 +58,7 @@ class Streamed(NamedTuple, Generic[T]):
     seconds: float
     """Time of the batch divided by its number of images."""
     image: Image | None
-    """(H, W, 3) uint8 RGB, with `keep_images`."""
+    """Picture of the image, (H, W, 3) uint8 RGB, with `keep_images`."""
 
     def prediction(self) -> Prediction:
         """Return the requested outputs at the image's size, (H, W)."""
@@ -77,7 +78,7 @@ class Loaded(NamedTuple, Generic[T]):
     item: T
     size: Size
     pixels: Image
-    """(h, w, 3) uint8 RGB, at the network's size."""
+    """(h, w, C) of the model's format, at the network's size."""
     image: Image | None
 
 
@@ -89,7 +90,7 @@ class Options(NamedTuple):
         least: smallest batch that the artifact accepts; smaller batches are padded.
         most: largest batch that the artifact accepts.
         outputs: names of the requested outputs (`zoo.predictors.outputs`).
-        keep_images: whether results include the image.
+        keep_images: whether results include a picture of the image.
         tiling: tiles in which images are predicted at their original size; None for whole images, resized.
             `batch` is then the number of tiles in a batch.
     """
@@ -117,7 +118,7 @@ def stream(
     Args:
         predictor: model that predicts.
         items: arguments for `read`, consumed as needed.
-        read: function that returns the (H, W, 3) uint8 RGB image of an item; called in a thread.
+        read: function that returns the image of an item, (H, W, C) of the model's format; called in a thread.
         options: options of batches and outputs.
     """
     options = options or Options()
@@ -126,7 +127,7 @@ def stream(
     def load(item: T) -> Loaded[T] | Failed[T]:
         try:
             image = read(item)
-            check_image(image)
+            check_image(image, predictor.format)
             size = image.shape[0], image.shape[1]
             tiling = options.tiling
             network_size = (
@@ -136,7 +137,8 @@ def stream(
         except InvalidImageError as error:
             return Failed(item, error)
         pixels = resize_image(image, network_size) if tiling is None else image
-        return Loaded(item, size, pixels, image if options.keep_images else None)
+        shown = displayed(image, predictor.format) if options.keep_images else None
+        return Loaded(item, size, pixels, shown)
 
     pending = 1 if options.tiling else AHEAD * max(options.batch or BATCH, options.least)
     with closing(_read_ahead(items, load, pending)) as reading:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+import numpy as np
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -21,6 +22,8 @@ from zoo.preprocess import Preprocessing
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from numpy.typing import NDArray
 
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 Flavor = Literal["trt", "rtx"]
@@ -52,7 +55,7 @@ METADATA_KEY = "zoo"
 """Key in the ONNX model's `metadata_props`."""
 
 INPUT_NAME = "image"
-"""(B, H, W, 3) uint8 RGB."""
+"""(B, H, W, C) of the format of the preprocessing, by default uint8 RGB."""
 
 
 class ArtifactMetadata(BaseModel):
@@ -95,6 +98,11 @@ class ArtifactMetadata(BaseModel):
     def classes(self) -> Classes:
         """Return the classes: names and palette."""
         return Classes(self.names, self.palette)
+
+    def blank(self, shape: Shape) -> NDArray[Any]:
+        """Return a batch of images of zeros, (B, H, W, C) of the format."""
+        format_ = self.preprocessing.format
+        return np.zeros((*shape, format_.channels), format_.dtype)
 
     @property
     def mask_dtype(self) -> str:

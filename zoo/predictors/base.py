@@ -1,4 +1,4 @@
-"""Interface of all backends: uint8 images in, masks out, as numpy arrays."""
+"""Interface of all backends: images in, masks out, as numpy arrays."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from zoo.bundle.reliability import Calibration
     from zoo.classes import Classes, Mask
+    from zoo.image_format import ImageFormat
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,6 +99,11 @@ class Predictor(ABC):
         return self.backend
 
     @property
+    def format(self) -> ImageFormat:
+        """Return the format of the images that the model takes."""
+        return self.preprocessing.format
+
+    @property
     def limits(self) -> Limits:
         """Return the accepted shapes: any, unless the network or the file limits them."""
         return Limits()
@@ -118,11 +124,11 @@ class Predictor(ABC):
         return None
 
     @abstractmethod
-    def infer(self, images: NDArray[np.uint8], outputs: Sequence[str] = (MASK,)) -> dict[str, NDArray[Any]]:
+    def infer(self, images: NDArray[Any], outputs: Sequence[str] = (MASK,)) -> dict[str, NDArray[Any]]:
         """Return outputs of a batch by name, from one forward pass without resizing.
 
         Args:
-            images: (B, H, W, 3) uint8 RGB.
+            images: (B, H, W, C) of `format`: uint8 RGB unless the model takes others.
             outputs: names out of `available`.
 
         Returns:
@@ -132,57 +138,57 @@ class Predictor(ABC):
             BundleError: an output that is not available.
         """
 
-    def run(self, images: NDArray[np.uint8]) -> Mask:
+    def run(self, images: NDArray[Any]) -> Mask:
         """Return the masks of a batch, without resizing.
 
         Args:
-            images: (B, H, W, 3) uint8 RGB.
+            images: (B, H, W, C) of `format`: uint8 RGB unless the model takes others.
 
         Returns:
             (B, H, W) uint8, or int32 above 255 classes.
         """
         return self.infer(images)[MASK]
 
-    def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32] | None:
+    def logits(self, images: NDArray[Any]) -> NDArray[np.float32] | None:
         """Return the logits of a batch, (B, K, H, W) float32; None if they are not available."""
         return self.infer(images, (LOGITS,))[LOGITS] if LOGITS in self.available else None
 
-    def predict(self, image: NDArray[np.uint8]) -> Mask:
+    def predict(self, image: NDArray[Any]) -> Mask:
         """Return the mask of an image of any size, at the image's size.
 
         Args:
-            image: (H, W, 3) uint8 RGB.
+            image: (H, W, C) of `format`.
 
         Returns:
             (H, W) uint8, or int32 above 255 classes: class ids 0..K-1.
 
         Raises:
-            InvalidImageError: an array that is not (H, W, 3) uint8, or a size outside `limits`.
+            InvalidImageError: an array of another format, or a size outside `limits`.
         """
         return self.predict_outputs(image).mask
 
-    def predict_outputs(self, image: NDArray[np.uint8], outputs: Sequence[str] = (MASK,)) -> Prediction:
+    def predict_outputs(self, image: NDArray[Any], outputs: Sequence[str] = (MASK,)) -> Prediction:
         """Return outputs of an image of any size, at the image's size.
 
         Args:
-            image: (H, W, 3) uint8 RGB.
+            image: (H, W, C) of `format`.
             outputs: names out of `available`.
 
         Raises:
-            InvalidImageError: an array that is not (H, W, 3) uint8, or a size outside `limits`.
+            InvalidImageError: an array of another format, or a size outside `limits`.
             BundleError: an output that is not available.
         """
         found = Prediction(self.infer(self._batch(image), outputs))
         return found.at(0).resized((image.shape[0], image.shape[1]))
 
-    def predict_with_confidence(self, image: NDArray[np.uint8]) -> Prediction:
+    def predict_with_confidence(self, image: NDArray[Any]) -> Prediction:
         """Return mask and, if available, confidence of an image, as `predict_outputs` does."""
         names = tuple(name for name in (MASK, CONFIDENCE) if name in self.available)
         return self.predict_outputs(image, names)
 
-    def _batch(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    def _batch(self, image: NDArray[Any]) -> NDArray[Any]:
         """Return an image at the network's size, as a batch of one."""
-        check_image(image)
+        check_image(image, self.format)
         height, width, _ = image.shape
         size = self.preprocessing.model_size(height, width)
         self.limits.check(size, (height, width))

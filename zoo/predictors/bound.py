@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from zoo.predictors.artifact import ArtifactMetadata, Shape
@@ -36,7 +35,7 @@ class Buffers(NamedTuple):
     """Device memory for one shape."""
 
     image: Tensor
-    """(B, H, W, 3) uint8."""
+    """(B, H, W, C) of the format of the model."""
     outputs: dict[str, Tensor]
     """Outputs by name, as in the metadata."""
 
@@ -104,11 +103,11 @@ class BoundPredictor(ExportedPredictor):
         """
         self.limits.check(shape[1:])
 
-    def upload(self, images: NDArray[np.uint8]) -> Tensor:
+    def upload(self, images: NDArray[Any]) -> Tensor:
         """Return a batch of images on the device.
 
         Args:
-            images: (B, H, W, 3) uint8 RGB.
+            images: (B, H, W, C) of the format.
         """
         return upload(images, self.device)
 
@@ -116,7 +115,7 @@ class BoundPredictor(ExportedPredictor):
         """Return the masks of a batch, on the device.
 
         Args:
-            batch: (B, H, W, 3) uint8 RGB, on the device.
+            batch: (B, H, W, C) of the format, on the device.
         """
         return derive(self._execute(batch), (MASK,))[MASK]
 
@@ -125,7 +124,7 @@ class BoundPredictor(ExportedPredictor):
         array: NDArray[Any] = values.cpu().numpy()
         return array
 
-    def infer(self, images: NDArray[np.uint8], outputs: Sequence[str] = (MASK,)) -> dict[str, NDArray[Any]]:
+    def infer(self, images: NDArray[Any], outputs: Sequence[str] = (MASK,)) -> dict[str, NDArray[Any]]:
         """Return outputs of a batch by name; only these are copied from the device.
 
         Raises:
@@ -134,7 +133,7 @@ class BoundPredictor(ExportedPredictor):
         found = derive(self._execute(self.upload(images)), outputs, self.calibration)
         return {name: self.download(values) for name, values in found.items()}
 
-    def outputs(self, images: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
+    def outputs(self, images: NDArray[Any]) -> dict[str, NDArray[Any]]:
         """Return all outputs of the file for a batch, by name."""
         return {name: output.cpu().numpy() for name, output in self._execute(self.upload(images)).items()}
 
@@ -182,7 +181,10 @@ class BoundPredictor(ExportedPredictor):
             )
             for output in self.metadata.outputs
         }
-        return Buffers(torch.zeros((*shape, 3), dtype=torch.uint8, device=self.device), outputs)
+        image = torch.zeros(
+            (*shape, self.format.channels), dtype=getattr(torch, self.format.dtype), device=self.device
+        )
+        return Buffers(image, outputs)
 
     @contextmanager
     def _own_stream(self) -> Iterator[torch.cuda.Stream | None]:

@@ -73,11 +73,11 @@ class EagerPredictor(Predictor):
         """Return PyTorch's version and the device."""
         return f"PyTorch {torch.__version__} {self.device}"
 
-    def upload(self, images: NDArray[np.uint8]) -> Tensor:
+    def upload(self, images: NDArray[Any]) -> Tensor:
         """Return a batch of images on the device.
 
         Args:
-            images: (B, H, W, 3) uint8 RGB.
+            images: (B, H, W, C) of the format.
         """
         return upload(images, self.device)
 
@@ -97,7 +97,7 @@ class EagerPredictor(Predictor):
         """Return (B, K, H, W) logits on the device.
 
         Args:
-            batch: (B, H, W, 3) uint8 RGB, on the device.
+            batch: (B, H, W, C) of the format, on the device.
 
         Raises:
             InvalidImageError: images of a size that the network does not accept.
@@ -141,11 +141,14 @@ class EagerPredictor(Predictor):
     @torch.inference_mode()
     def _forward(self, model: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
         planes = batch.permute(0, 3, 1, 2)
+        if planes.dtype == torch.uint16:  # for which PyTorch has few operators
+            planes = planes.float()
         return model(planes.contiguous(memory_format=self.memory_format))
 
     def _takes(self, size: tuple[int, int]) -> bool:
         """Return whether the network, not compiled, runs on images of a size."""
-        batch = torch.zeros((1, *size, 3), dtype=torch.uint8, device=self.device)
+        dtype = getattr(torch, self.format.dtype)
+        batch = torch.zeros((1, *size, self.format.channels), dtype=dtype, device=self.device)
         try:
             self._forward(self.model.forward, batch)
         except (RuntimeError, ValueError, AssertionError):  # errors of PyTorch's and timm's layers
@@ -167,12 +170,12 @@ class EagerPredictor(Predictor):
         given = (LOGITS, RELIABILITY) if self._is_judged(self.calibration) else (LOGITS,)
         return derivable(given, self.calibration)
 
-    def infer(self, images: NDArray[np.uint8], outputs: Sequence[str] = (MASK,)) -> dict[str, NDArray[Any]]:
+    def infer(self, images: NDArray[Any], outputs: Sequence[str] = (MASK,)) -> dict[str, NDArray[Any]]:
         """Return outputs of a batch by name, without resizing."""
         found = self.derived(self.upload(images), outputs, self.calibration)
         return {name: self.download(values) for name, values in found.items()}
 
-    def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def logits(self, images: NDArray[Any]) -> NDArray[np.float32]:
         """Return the logits of a batch, (B, K, H, W) float32."""
         return self.infer(images, (LOGITS,))[LOGITS]
 
@@ -294,7 +297,7 @@ FLAVORS: dict[EagerFlavor, type[EagerPredictor]] = {
 
 
 class Normalized(nn.Module):
-    """A deployable preceded by normalization, for images in 0..255."""
+    """A deployable preceded by normalization."""
 
     def __init__(self, deployable: Deployable, preprocessing: Preprocessing) -> None:
         super().__init__()
@@ -305,7 +308,7 @@ class Normalized(nn.Module):
         """Return (B, K, H, W) logits.
 
         Args:
-            images: (B, 3, H, W) uint8 or float in 0..255.
+            images: (B, C, H, W), values as in the arrays of the format.
         """
         logits: Tensor = self.deployable(normalize(images, self.preprocessing))
         return logits

@@ -34,11 +34,11 @@ class ExportedPredictor(Predictor):
         self.calibration = metadata.calibration
 
     @abstractmethod
-    def outputs(self, images: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
+    def outputs(self, images: NDArray[Any]) -> dict[str, NDArray[Any]]:
         """Return all outputs of the file for a batch, by name, in arrays that the caller owns.
 
         Args:
-            images: (B, H, W, 3) uint8 RGB.
+            images: (B, H, W, C) of the format of the metadata.
 
         Raises:
             BundleError: a shape that the file does not accept.
@@ -54,7 +54,7 @@ class ExportedPredictor(Predictor):
         """Return the precision of weights and activations."""
         return self.metadata.precision
 
-    def infer(self, images: NDArray[np.uint8], outputs: Sequence[str] = (MASK,)) -> dict[str, NDArray[Any]]:
+    def infer(self, images: NDArray[Any], outputs: Sequence[str] = (MASK,)) -> dict[str, NDArray[Any]]:
         """Return outputs of a batch by name, without resizing.
 
         Raises:

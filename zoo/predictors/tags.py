@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -44,16 +44,16 @@ class TagPredictor:
         return f"PyTorch {torch.__version__} {self.device}"
 
     @torch.inference_mode()
-    def predict(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def predict(self, image: NDArray[Any]) -> NDArray[np.float32]:
         """Return the probability that each class is present in the image, (K,) float32.
 
         Args:
-            image: (H, W, 3) uint8 RGB, of any size.
+            image: (H, W, C) of the format, of any size.
 
         Raises:
-            InvalidImageError: an array that is not (H, W, 3) uint8.
+            InvalidImageError: an array of another format.
         """
-        check_image(image)
+        check_image(image, self.preprocessing.format)
         resized = resize_image(image, self.preprocessing.model_size(*image.shape[:2]))
         planes = upload(resized[None], self.device).permute(0, 3, 1, 2)
         prob = self.classifier.prob(self.classifier(normalize(planes, self.preprocessing)))

@@ -149,7 +149,7 @@ def check_tiling(predictor: Predictor, outputs: Sequence[str] = ()) -> None:
 
 def predict_tiles(
     predictor: Predictor,
-    image: NDArray[np.uint8],
+    image: NDArray[Any],
     tiling: Tiling,
     outputs: Sequence[str] = (MASK,),
     batch: int = 1,
@@ -158,17 +158,17 @@ def predict_tiles(
 
     Args:
         predictor: model with logits.
-        image: (H, W, 3) uint8 RGB.
+        image: (H, W, C) of the format of the model.
         tiling: size and overlap of the tiles.
         outputs: names of outputs (`zoo.predictors.outputs`).
         batch: number of tiles in a batch.
 
     Raises:
-        InvalidImageError: an array that is not (H, W, 3) uint8, or tiles of a size that the model refuses.
+        InvalidImageError: an array of another format, or tiles of a size that the model refuses.
         BundleError: the model returns no logits.
     """
     check_tiling(predictor, outputs)
-    check_image(image)
+    check_image(image, predictor.format)
     size = image.shape[0], image.shape[1]
     predictor.limits.check(tiling.tile_of(size), size)
     found: dict[str, NDArray[Any]] = {}
@@ -181,13 +181,13 @@ def predict_tiles(
 
 
 def blended(
-    predictor: Predictor, image: NDArray[np.uint8], tiling: Tiling, batch: int
+    predictor: Predictor, image: NDArray[Any], tiling: Tiling, batch: int
 ) -> Iterator[tuple[int, int, Floats]]:
     """Yield parts of an image, which cover it once: top, left and (K, h, w) blended logits.
 
     Args:
         predictor: model with logits.
-        image: (H, W, 3) uint8 RGB.
+        image: (H, W, C) of the format of the model.
         tiling: size and overlap of the tiles.
         batch: number of tiles in a batch.
     """
@@ -214,14 +214,12 @@ def blended(
         above = below
 
 
-def _logits_of_row(
-    predictor: Predictor, strip: NDArray[np.uint8], columns: Axis, batch: int
-) -> Iterator[Floats]:
+def _logits_of_row(predictor: Predictor, strip: NDArray[Any], columns: Axis, batch: int) -> Iterator[Floats]:
     """Yield the (K, h, w) logits of each tile of a strip of an image, from left to right.
 
     Args:
         predictor: model with logits.
-        strip: (h, W, 3) uint8 RGB.
+        strip: (h, W, C) of the format of the model.
         columns: tiles across the strip.
         batch: number of tiles in a batch.
     """

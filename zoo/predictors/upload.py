@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def upload(images: NDArray[np.uint8], device: torch.device) -> Tensor:
+def upload(images: NDArray[Any], device: torch.device) -> Tensor:
     """Return a copy of images on a device.
 
     Args:
-        images: (B, H, W, 3) uint8 RGB.
+        images: (B, H, W, C) of any format.
         device: device of the model.
 
     Raises:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Generic, NamedTuple, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, ParamSpec, TypeVar
 
 from zoo.serve.server.core.timing import Timings
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from zoo.serve.server.core.context import Context
@@ -26,8 +25,8 @@ Body = TypeVar("Body")
 class Decoded(NamedTuple, Generic[T]):
     """Decoded request."""
 
-    images: NDArray[np.uint8]
-    """(B, H, W, 3) at the network's size."""
+    images: NDArray[Any]
+    """(B, H, W, C) at the network's size."""
     outputs: tuple[str, ...]
     """Names of the requested outputs."""
     encode: Callable[[Sequence[Values]], T]

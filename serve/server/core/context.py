@@ -46,7 +46,8 @@ class Context:
         self.settings = settings
         self.metrics = Metrics(models)
         self.readiness = Readiness(self)
-        self.budget = Budget(LARGEST_AT_ONCE * (settings.max_body_bytes + 3 * settings.max_pixels))
+        pixel = max(model.preprocessing.format.pixel_bytes for model in models)
+        self.budget = Budget(LARGEST_AT_ONCE * (settings.max_body_bytes + pixel * settings.max_pixels))
         self.draining: asyncio.Task[None] | None = None
         """Requests of another protocol, which end before the models stop."""
         self._pool = ThreadPoolExecutor(max_workers=cores(), thread_name_prefix="codec")

@@ -123,7 +123,8 @@ def _try(candidate: Candidate, source: ModelSource) -> Predictor | str:
         )
         limits = predictor.limits
         size = limits.clamp(predictor.preprocessing.imgsz)
-        predictor.run(np.zeros((limits.low[0], *size, 3), np.uint8))
+        format_ = predictor.format
+        predictor.run(np.zeros((limits.low[0], *size, format_.channels), format_.dtype))
     except ZooError as error:
         return _public(str(error), source)
     except Exception as error:  # a runtime may raise anything; the next one is tried

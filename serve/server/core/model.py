@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from zoo.errors import InvalidImageError
 from zoo.predictors.outputs import MASK, OUTPUTS
@@ -16,7 +16,6 @@ from zoo.serve.server.core.runner import Ask, Runner
 from zoo.serve.server.core.timing import Timings
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     from zoo.classes import Classes
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from zoo.serve.server.core.settings import ServerSettings
     from zoo.serve.server.core.timing import Observer
 
-    Image = NDArray[np.uint8]
+    Image = NDArray[Any]
 
 log = logging.getLogger(__name__)
 
@@ -171,12 +170,12 @@ class Model:
         """Return an image of any size at the network's size, for `run`; blocks, so that it needs a thread.
 
         Args:
-            image: (H, W, 3) uint8 RGB.
+            image: (H, W, C) of the format of the model.
 
         Raises:
             InvalidImageError: not such an image, or one of a size that the file does not take.
         """
-        check_image(image)
+        check_image(image, self.preprocessing.format)
         height, width = image.shape[:2]
         size = self.preprocessing.model_size(height, width)
         self._runner.limits.check(size, (height, width))
@@ -194,7 +193,7 @@ class Model:
         """Queue each image of a batch and return its outputs by name, at the size of the batch.
 
         Args:
-            images: (B, H, W, 3) uint8 RGB.
+            images: (B, H, W, C) of the format of the model.
             deadline: deadline by `time.monotonic()`.
             timings: filled in with those of the slowest image.
             place: admission of one image from `admit`; None to admit all images here.
@@ -212,9 +211,10 @@ class Model:
         """
         if images.ndim != 4 or not len(images):
             raise InvalidImageError(
-                f"got images of shape {images.shape}, expected (batch, height, width, 3): send at least one"
+                f"got images of shape {images.shape}, expected (batch, height, width, "
+                f"{self.preprocessing.format.channels}): send at least one"
             )
-        check_image(images[0])
+        check_image(images[0], self.preprocessing.format)
         self._runner.limits.check((images.shape[1], images.shape[2]))
         limit = self._batcher.places.limit
         if len(images) > limit:

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from zoo.image_format import RGB, check_finite
 from zoo.predictors.artifact import INPUT_NAME
 from zoo.predictors.outputs import MASK, output_of
-from zoo.predictors.remote.oip import DATATYPES, JSON_LENGTH, described
+from zoo.predictors.remote.oip import DATATYPES, DTYPES, JSON_LENGTH, described
 from zoo.serve.server.core.errors import BadRequestError, TooLargeError
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from zoo.image_format import ImageFormat
     from zoo.serve.server.core.model import Model
 
 MAX_JSON_BYTES = 16_000_000
@@ -114,7 +116,7 @@ class ModelMetadata(BaseModel):
 class Asked(NamedTuple):
     """A request that was understood."""
 
-    images: NDArray[np.uint8]
+    images: NDArray[Any]
     """(B, H, W, 3)"""
     id: str | None
     binary: dict[str, bool]
@@ -132,11 +134,16 @@ class Rendered(NamedTuple):
 def metadata(model: Model) -> ModelMetadata:
     """Return what the protocol says of a model."""
     outputs = [output_of(name, len(model.classes)) for name in model.outputs]
+    format_ = model.preprocessing.format
     return ModelMetadata(
         name=model.name,
         versions=[model.version],
         platform=f"zoo_{model.backend}",
-        inputs=[TensorInfo(name=INPUT_NAME, datatype="UINT8", shape=[-1, -1, -1, 3])],
+        inputs=[
+            TensorInfo(
+                name=INPUT_NAME, datatype=DATATYPES[format_.dtype], shape=[-1, -1, -1, format_.channels]
+            )
+        ],
         outputs=[
             TensorInfo(name=each.name, datatype=DATATYPES[each.dtype], shape=list(each.size(-1, -1, -1)))
             for each in outputs
@@ -144,13 +151,19 @@ def metadata(model: Model) -> ModelMetadata:
     )
 
 
-def parse(body: bytes, json_length: int | None, outputs: Sequence[str] = (MASK,)) -> Asked:
+def parse(
+    body: bytes,
+    json_length: int | None,
+    outputs: Sequence[str] = (MASK,),
+    format_: ImageFormat = RGB,
+) -> Asked:
     """Return a parsed inference request.
 
     Args:
         body: JSON, and binary tensors after it.
         json_length: bytes of JSON; None if it is all.
         outputs: outputs of the model; a request that names none gets the mask.
+        format_: format of the images that the model takes.
 
     Raises:
         BadRequestError: not such a request, not of one input `image`, or of an unknown output.
@@ -166,7 +179,7 @@ def parse(body: bytes, json_length: int | None, outputs: Sequence[str] = (MASK,)
             f"got {end} bytes of JSON, expected at most {MAX_JSON_BYTES}: send a binary tensor"
         )
     request = request_of(body[:end])
-    tensor = only_input(request, outputs)
+    tensor = only_input(request, outputs, format_)
     images = _from_binary(tensor, body[end:]) if tensor.data is None else _from_json(tensor, len(body) - end)
     return Asked(images, request.id, wants_binary(request))
 
@@ -185,7 +198,7 @@ def request_of(content: bytes | dict[str, Any]) -> InferRequest:
         raise BadRequestError(_first(error)) from error
 
 
-def only_input(request: InferRequest, outputs: Sequence[str]) -> InputTensor:
+def only_input(request: InferRequest, outputs: Sequence[str], format_: ImageFormat = RGB) -> InputTensor:
     """Return the input of a request, after a check of its name, type and shape, and of the requested outputs.
 
     Raises:
@@ -194,38 +207,50 @@ def only_input(request: InferRequest, outputs: Sequence[str]) -> InputTensor:
     if len(request.inputs) != 1:
         raise BadRequestError(f"got {len(request.inputs)} inputs, expected one, {INPUT_NAME!r}: send that")
     _check_outputs(request, outputs)
-    _check_shape(request.inputs[0])
+    _check_shape(request.inputs[0], format_)
     return request.inputs[0]
 
 
-def images_of_bytes(tensor: InputTensor, data: bytes) -> NDArray[np.uint8]:
-    """Return the images of an input, (B, H, W, 3), from its bytes.
+def images_of_bytes(tensor: InputTensor, data: bytes) -> NDArray[Any]:
+    """Return the images of an input, (B, H, W, C) of its type, from its bytes.
 
     Raises:
         BadRequestError: another number of bytes.
+        InvalidImageError: values that are not finite.
     """
-    if len(data) != (expected := _count(tensor)):
+    dtype = DTYPES[tensor.datatype]
+    if len(data) != (expected := _count(tensor) * dtype.itemsize):
         raise BadRequestError(
             f"got {len(data)} bytes of {tensor.name!r}, expected {expected} of shape {tensor.shape}: send "
-            f"uint8 values, row by row"
+            f"{dtype.name} values, row by row"
         )
-    return np.frombuffer(data, np.uint8).reshape(tensor.shape)
+    images = np.frombuffer(data, dtype).astype(dtype.newbyteorder("="), copy=False).reshape(tensor.shape)
+    check_finite(images, INPUT_NAME)
+    return images
 
 
-def images_of_values(tensor: InputTensor, values: NDArray[Any]) -> NDArray[np.uint8]:
-    """Return the images of an input, (B, H, W, 3), from numbers.
+def images_of_values(tensor: InputTensor, values: NDArray[Any]) -> NDArray[Any]:
+    """Return the images of an input, (B, H, W, C) of its type, from numbers.
 
     Raises:
-        BadRequestError: not integers of 0..255, or another number of them.
+        BadRequestError: numbers that the type does not have, or another number of them.
+        InvalidImageError: values that are not finite.
     """
-    if values.dtype.kind not in "iu" or values.size != _count(tensor):
+    dtype = DTYPES[tensor.datatype].newbyteorder("=")
+    whole = None if dtype.kind == "f" else np.iinfo(dtype)
+    words, span = ("numbers", "them") if whole is None else ("integers", f"{whole.min}..{whole.max}")
+    if values.dtype.kind not in ("iuf" if whole is None else "iu") or values.size != _count(tensor):
         raise BadRequestError(
-            f"got {values.size} values of {values.dtype.name}, expected {_count(tensor)} integers of shape "
-            f"{tensor.shape}: send 0..255, row by row"
+            f"got {values.size} values of {values.dtype.name}, expected {_count(tensor)} {words} of shape "
+            f"{tensor.shape}: send {span}, row by row"
         )
-    if values.min() < 0 or values.max() > 255:
-        raise BadRequestError(f"got values {values.min()}..{values.max()}, expected 0..255: send UINT8")
-    return values.astype(np.uint8).reshape(tensor.shape)
+    if whole is not None and (values.min() < whole.min or values.max() > whole.max):
+        raise BadRequestError(
+            f"got values {values.min()}..{values.max()}, expected {span}: send {tensor.datatype}"
+        )
+    images = values.astype(dtype).reshape(tensor.shape)
+    check_finite(images, INPUT_NAME)
+    return images
 
 
 def wants_binary(request: InferRequest) -> dict[str, bool]:
@@ -262,19 +287,22 @@ def _check_outputs(request: InferRequest, outputs: Sequence[str]) -> None:
             )
 
 
-def _check_shape(tensor: InputTensor) -> None:
-    if (tensor.name, tensor.datatype) != (INPUT_NAME, "UINT8"):
+def _check_shape(tensor: InputTensor, format_: ImageFormat) -> None:
+    datatype, channels = DATATYPES[format_.dtype], format_.channels
+    if (tensor.name, tensor.datatype) != (INPUT_NAME, datatype):
         raise BadRequestError(
             f"got input {tensor.name[:50]!r} of {tensor.datatype[:20]!r}, expected {INPUT_NAME!r} of "
-            f"'UINT8': see the metadata of the model"
+            f"{datatype!r}: see the metadata of the model"
         )
-    if len(tensor.shape) != 4 or tensor.shape[3] != 3 or min(tensor.shape) < 1:
+    if len(tensor.shape) != 4 or tensor.shape[3] != channels or min(tensor.shape) < 1:
+        images = "RGB images" if format_.is_rgb else f"images of {format_}"
         raise BadRequestError(
-            f"got shape {tensor.shape}, expected [batch, height, width, 3], all at least 1: send RGB images"
+            f"got shape {tensor.shape}, expected [batch, height, width, {channels}], all at least 1: send "
+            f"{images}"
         )
 
 
-def _from_binary(tensor: InputTensor, data: bytes) -> NDArray[np.uint8]:
+def _from_binary(tensor: InputTensor, data: bytes) -> NDArray[Any]:
     size = tensor.parameters.binary_data_size
     if size is None:
         raise BadRequestError(
@@ -287,7 +315,7 @@ def _from_binary(tensor: InputTensor, data: bytes) -> NDArray[np.uint8]:
     return images_of_bytes(tensor, data)
 
 
-def _from_json(tensor: InputTensor, rest: int) -> NDArray[np.uint8]:
+def _from_json(tensor: InputTensor, rest: int) -> NDArray[Any]:
     if rest or tensor.parameters.binary_data_size is not None:
         raise BadRequestError(f"input {tensor.name!r} has data and binary data: send one of them")
     try:

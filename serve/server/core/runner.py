@@ -19,15 +19,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from zoo.predictors.base import Predictor
+    from zoo.preprocess import Preprocessing
 
-    Image = NDArray[np.uint8]
+    Image = NDArray[Any]
     Values = dict[str, NDArray[Any]]
     """Outputs by name."""
 
 log = logging.getLogger(__name__)
 
 BLANK = 127
-"""Value of all channels of a blank image."""
+"""Value of all channels of a blank image of 8-bit RGB."""
 
 WARM_RUNS = 3
 """Warm-up runs per shape on a GPU: ONNX Runtime captures the graph of a shape at its second run."""
@@ -77,7 +78,7 @@ class Runner:
         return [{name: found[name][index] for name in ask.outputs} for index, ask in enumerate(asks)]
 
     def run(self, images: Sequence[Image], outputs: Sequence[str] = (MASK,)) -> Values:
-        """Return outputs of images, (H, W, 3) of one shape, by name: (B, H, W) or (B, K, H, W)."""
+        """Return outputs of images, (H, W, C) of one shape, by name: (B, H, W) or (B, K, H, W)."""
         try:
             found = self._run(images, outputs)
         except InvalidImageError:
@@ -93,7 +94,7 @@ class Runner:
     def _try_blank(self, size: tuple[int, int]) -> None:
         """Run a blank image; reset the failures if it succeeds, else count one more."""
         try:
-            self._run([np.full((*size, 3), BLANK, np.uint8)], (MASK,))
+            self._run([blank_image(self.predictor.preprocessing, size)], (MASK,))
         except Exception as error:  # the caller raises the error of the previous image
             log.error("a blank image of %d x %d fails too", *size, exc_info=error)
             self.failures += 1
@@ -124,5 +125,13 @@ class Runner:
                 self.run([self.blank()] * size)
 
     def blank(self) -> Image:
-        """Return a gray (H, W, 3) image of a size that the network takes."""
-        return np.full((*self.limits.clamp(self.predictor.preprocessing.imgsz), 3), BLANK, np.uint8)
+        """Return a blank image of a size that the network takes."""
+        preprocessing = self.predictor.preprocessing
+        return blank_image(preprocessing, self.limits.clamp(preprocessing.imgsz))
+
+
+def blank_image(preprocessing: Preprocessing, size: tuple[int, int]) -> Image:
+    """Return a gray image, or one of the mean color if images are not 8-bit RGB, (H, W, C)."""
+    format_ = preprocessing.format
+    color = (BLANK,) * 3 if format_.is_rgb else preprocessing.color
+    return np.tile(np.array(color, format_.dtype), (*size, 1))

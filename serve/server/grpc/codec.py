@@ -27,7 +27,12 @@ if TYPE_CHECKING:
 
 SERVICE = "inference.GRPCInferenceService"
 
-CONTENTS = {"UINT8": "uint_contents", "INT32": "int_contents", "FP32": "fp32_contents"}
+CONTENTS = {
+    "UINT8": "uint_contents",
+    "UINT16": "uint_contents",
+    "INT32": "int_contents",
+    "FP32": "fp32_contents",
+}
 """Field of the numbers of each datatype."""
 
 MAX_VALUES = 3 * 1024 * 1024
@@ -78,7 +83,7 @@ def decoder(model: Model) -> Callable[[Any], Decoded[bytes]]:
                 "outputs": [_fields(output, "name") for output in message.outputs] or None,
             }
         )
-        tensor = oip.only_input(request, model.outputs)
+        tensor = oip.only_input(request, model.outputs, model.preprocessing.format)
         raw = bool(message.raw_input_contents)
         images = _from_bytes(tensor, message) if raw else _from_values(tensor, message.inputs[0].contents)
 
@@ -101,7 +106,7 @@ def _fields(message: Message, *names: str) -> dict[str, Any]:
     return {name: value if isinstance(value, str) else list(value) for name, value in found.items()}
 
 
-def _from_bytes(tensor: oip.InputTensor, message: Any) -> NDArray[np.uint8]:
+def _from_bytes(tensor: oip.InputTensor, message: Any) -> NDArray[Any]:
     if len(message.raw_input_contents) != 1 or message.inputs[0].HasField("contents"):
         raise BadRequestError(
             f"got {len(message.raw_input_contents)} raw_input_contents and 1 input, expected one of each and "
@@ -110,7 +115,7 @@ def _from_bytes(tensor: oip.InputTensor, message: Any) -> NDArray[np.uint8]:
     return oip.images_of_bytes(tensor, message.raw_input_contents[0])
 
 
-def _from_values(tensor: oip.InputTensor, contents: Any) -> NDArray[np.uint8]:
+def _from_values(tensor: oip.InputTensor, contents: Any) -> NDArray[Any]:
     field = CONTENTS[tensor.datatype]
     others = [each.name for each, _ in contents.ListFields() if each.name != field]
     if others:
@@ -120,7 +125,9 @@ def _from_values(tensor: oip.InputTensor, contents: Any) -> NDArray[np.uint8]:
         raise TooLargeError(
             f"got {len(values)} values, expected at most {MAX_VALUES}: send raw_input_contents"
         )
-    return oip.images_of_values(tensor, np.array(values, np.uint32))
+    return oip.images_of_values(
+        tensor, np.array(values, np.float32 if tensor.datatype == "FP32" else np.uint32)
+    )
 
 
 def _add(response: Any, name: str, values: NDArray[Any], *, raw: bool) -> None:

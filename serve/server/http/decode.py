@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image, UnidentifiedImageError
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from zoo.errors import InvalidImageError
+from zoo.image_format import RGB
 from zoo.images import upright_rgb
+from zoo.rasters import decode_raster
 from zoo.serve.server.core.errors import BadRequestError, TooLargeError, UnsupportedFormatError
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
     from starlette.requests import Request
+
+    from zoo.image_format import ImageFormat
 
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
@@ -47,25 +50,32 @@ HOW = "send the image as the body (curl --data-binary @FILE) or as one file of a
 MAX_FILES, MAX_FIELDS = 2, 8
 
 
-def decode(body: bytes, max_pixels: int) -> NDArray[np.uint8]:
+def decode(body: bytes, max_pixels: int, format_: ImageFormat = RGB) -> NDArray[Any]:
     """Return the image of a request, rotated according to its EXIF data; of an animation, the first frame.
 
-    8-bit images of any color mode without transparency are accepted, as by `zoo.load`.
+    A model of RGB accepts 8-bit images of any color mode without transparency, as by `zoo.load`; others
+    accept TIFF, `.npy` and PNG of their format.
 
     Args:
         body: body of the request.
         max_pixels: maximum height x width, checked in the image's header.
+        format_: format of the images that the model takes.
 
     Returns:
-        (H, W, 3) uint8 RGB.
+        (H, W, C) of the format.
 
     Raises:
-        InvalidImageError: the image is empty, damaged, transparent, or has more than 8 bits per channel.
+        InvalidImageError: the image is empty, damaged, or of another format; for RGB, transparent or of more
+            than 8 bits per channel.
         TooLargeError: the image has too many pixels.
         UnsupportedFormatError: the format is not in `FORMATS`.
     """
     if not body:
         raise InvalidImageError(f"got a body of 0 bytes, {EXPECTED}: send the file as the body")
+    if not format_.is_rgb:
+        return decode_raster(
+            io.BytesIO(body), format_, "the image", lambda size: check_pixels(size[::-1], max_pixels)
+        )
     try:
         with Image.open(io.BytesIO(body), formats=FORMATS) as image:
             check_pixels(image.size, max_pixels)

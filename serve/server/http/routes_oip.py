@@ -119,7 +119,9 @@ def decoder(model: Model, request: Request) -> Callable[[bytes], Decoded[Respons
     accepted = _accepted(request)
 
     def decoded(body: bytes) -> Decoded[Response]:
-        asked = oip.parse(body, None if text is None else int(text), model.outputs)
+        asked = oip.parse(
+            body, None if text is None else int(text), model.outputs, model.preprocessing.format
+        )
 
         def encoded(found: Sequence[Values]) -> Response:
             return _response(asked, found, model, accepted)

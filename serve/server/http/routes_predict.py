@@ -8,6 +8,7 @@ from fastapi import Query
 from starlette.requests import Request  # noqa: TC002 -- FastAPI evaluates annotations
 from starlette.responses import Response
 
+from zoo.image_format import displayed
 from zoo.predictors import outputs
 from zoo.predictors.outputs import OUTPUTS, Format, mask_dtype, resize_output
 from zoo.serve.server.core.answer import Decoded
@@ -134,13 +135,15 @@ def decoder(
 ) -> Callable[[bytes], Decoded[Response]]:
     """Return the function that decodes the image of a request for an output."""
     encode = encoder(format_, model.classes, model.name, model.version, output)
+    format_of_images = model.preprocessing.format
 
     def decoded(body: bytes) -> Decoded[Response]:
-        image = decode(body, context.settings.max_pixels)
+        image = decode(body, context.settings.max_pixels, format_of_images)
 
         def encoded(found: Sequence[Values]) -> Response:
             values = resize_output(output, found[0][output], (image.shape[0], image.shape[1]))
-            return Response(encode(image, values), media_type=MEDIA_TYPES[format_])
+            shown = displayed(image, format_of_images) if format_ == "overlay" else image
+            return Response(encode(shown, values), media_type=MEDIA_TYPES[format_])
 
         return Decoded(model.resized(image)[None], (output,), encoded, image.nbytes)
 
@@ -160,6 +163,9 @@ def model_info(model: Model) -> ModelInfo:
         resize=pre.resize,
         mean=pre.mean,
         std=pre.std,
+        channels=pre.format.channels,
+        dtype=pre.format.dtype,
+        ranges=pre.format.ranges,
         classes=[
             ClassInfo(label=label, name=name, color=hex_color(color))
             for label, (name, color) in enumerate(zip(classes.names, classes.palette, strict=True))

@@ -52,8 +52,13 @@ class ModelInfo(BaseModel):
     reason: str = Field(description="Reason for the selection of this backend.")
     imgsz: tuple[int, int] = Field(description="Height and width of the training crop, in pixels.")
     resize: str = Field(description="How images are resized to `imgsz`: fit, stretch or none.")
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: list[float] = Field(description="Mean of each channel, images in 0..1.")
+    std: list[float]
+    channels: int = Field(description="Channels of the images, 3 for RGB.", examples=[3])
+    dtype: str = Field(description="Element type of the images.", examples=["uint8"])
+    ranges: tuple[tuple[float, float], ...] | None = Field(
+        description="Values of each channel that are 0 and 1 for `mean` and `std`; null: those of `dtype`."
+    )
     classes: list[ClassInfo]
     output: str = Field(description="Element type of a mask: uint8 or int32.", examples=["uint8"])
     outputs: list[str] = Field(description="Outputs of `/predict` and `/v2`.", examples=[["mask"]])

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from zoo.data.files import Pair
-from zoo.data.folder import hold_out
+from zoo.data.lists import hold_out
 from zoo.data.open import open_source
 from zoo.data.partition import make_partition
 from zoo.data.shapes import ShapesSource

@@ -4,10 +4,13 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import onnx
 import pytest
+from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor_value_info
+from onnx.numpy_helper import from_array
 
 from zoo.errors import BundleError, InvalidImageError
-from zoo.predictors.runtimes.ort import OrtPredictor
+from zoo.predictors.runtimes.ort import OrtPredictor, open_session
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -64,3 +67,31 @@ def test_a_shape_that_the_file_does_not_take_is_an_error(write_onnx: Any, tmp_pa
         predictor.run(np.zeros((1, 63, 64, 3), np.uint8))
     with pytest.raises(BundleError, match=r"shape \(1, 64, 64, 4\).*invalid dimensions"):
         predictor.run(np.zeros((1, 64, 64, 4), np.uint8))
+
+
+def test_sums_of_int8_products_are_exact_on_every_processor(tmp_path: Path) -> None:
+    constants = {
+        "one": np.float32(1),
+        "step": np.float32(127 * 64),
+        "zero": np.uint8(0),
+        "kernel": np.full((1, 64, 1, 1), 127, np.int8),  # with 255, two products exceed 16 bits
+    }
+    rows = [
+        ("DequantizeLinear", ["image", "one", "zero"], "pixels"),
+        ("DequantizeLinear", ["kernel", "one"], "weights"),
+        ("Conv", ["pixels", "weights"], "sums"),
+        ("QuantizeLinear", ["sums", "step", "zero"], "levels"),
+    ]
+    shapes = [("image", [1, 64, 3, 3]), ("levels", [1, 1, 3, 3])]
+    given, made = (make_tensor_value_info(name, onnx.TensorProto.UINT8, shape) for name, shape in shapes)
+    graph = make_graph(
+        [make_node(kind, inputs, [output]) for kind, inputs, output in rows],
+        "graph",
+        [given],
+        [made],
+        [from_array(np.asarray(value), name) for name, value in constants.items()],
+    )
+    onnx.save(make_model(graph, opset_imports=[make_opsetid("", 18)], ir_version=8), tmp_path / "model.onnx")
+    session = open_session(tmp_path / "model.onnx", "cpu")
+    (levels,) = session.run(None, {"image": np.full((1, 64, 3, 3), 255, np.uint8)})
+    assert np.unique(levels).tolist() == [255]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from zoo.data.source import Source
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from zoo.data.source import Split
@@ -22,10 +21,10 @@ Kind = Literal["image", "mask"]
 class Cache(Protocol):
     """Cache of decoded pixels, shared by processes; it may decline to store more."""
 
-    def get(self, kind: Kind, id_: str) -> NDArray[np.uint8] | None:
+    def get(self, kind: Kind, id_: str) -> NDArray[Any] | None:
         """Return the cached pixels of an id, which must not be written to; None if they are not cached."""
 
-    def put(self, kind: Kind, id_: str, pixels: NDArray[np.uint8]) -> None:
+    def put(self, kind: Kind, id_: str, pixels: NDArray[Any]) -> None:
         """Store the pixels of an id if there is room."""
 
 
@@ -38,22 +37,22 @@ class CachedSource(Source):
     """
 
     def __init__(self, source: Source, cache: Cache) -> None:
-        super().__init__(source.spec, source.classes)
+        super().__init__(source.spec, source.classes, source.format)
         self.source, self.cache = source, cache
 
     def ids(self, split: Split) -> tuple[str, ...]:
         return self.source.ids(split)
 
-    def read_image(self, id_: str) -> NDArray[np.uint8]:
+    def read_image(self, id_: str) -> NDArray[Any]:
         return self._read("image", id_, self.source.read_image)
 
-    def read_mask(self, id_: str) -> NDArray[np.uint8]:
+    def read_mask(self, id_: str) -> NDArray[Any]:
         return self._read("mask", id_, self.source.read_mask)
 
     def precise_ids(self) -> frozenset[str] | None:
         return self.source.precise_ids()
 
-    def _read(self, kind: Kind, id_: str, read: Callable[[str], NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    def _read(self, kind: Kind, id_: str, read: Callable[[str], NDArray[Any]]) -> NDArray[Any]:
         kept = self.cache.get(kind, id_)
         if kept is not None:
             return kept

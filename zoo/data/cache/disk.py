@@ -14,7 +14,7 @@ import os
 import shutil
 import struct
 import zlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import PIL
@@ -75,7 +75,7 @@ class DiskCache:
         self._sound: set[str] = set()
         self._is_full = False
 
-    def get(self, kind: Kind, id_: str) -> NDArray[np.uint8] | None:
+    def get(self, kind: Kind, id_: str) -> NDArray[Any] | None:
         """Return the cached pixels; None if they are not cached. A corrupt file is removed."""
         path = self._path(kind, id_)
         try:
@@ -85,7 +85,8 @@ class DiskCache:
             return None
         except ValueError:  # an empty file
             pixels = None
-        kept = None if pixels is None else _unpacked(pixels, is_sound=path.name in self._sound)
+        dtype = self.source.format.numpy if kind == "image" else np.dtype(np.uint8)
+        kept = None if pixels is None else _unpacked(pixels, dtype, is_sound=path.name in self._sound)
         if kept is None:
             log.warning("%s is damaged: removed, %s is decoded again", path, id_)
             path.unlink(missing_ok=True)
@@ -93,8 +94,8 @@ class DiskCache:
         self._sound.add(path.name)
         return kept
 
-    def put(self, kind: Kind, id_: str, pixels: NDArray[np.uint8]) -> None:
-        """Store pixels, (H, W, 3) or (H, W), if there is room."""
+    def put(self, kind: Kind, id_: str, pixels: NDArray[Any]) -> None:
+        """Store pixels, (H, W, C) or (H, W), if there is room."""
         if shutil.disk_usage(self.folder).free - pixels.nbytes < self.spare:
             self._say_full()
             return
@@ -110,7 +111,9 @@ class DiskCache:
     def _path(self, kind: Kind, id_: str) -> Path:
         image, mask, drawing = self.source.files[id_]
         original = image if kind == "image" or mask is None else mask
-        meaning = "" if kind == "image" else repr((self.source.labels, self.source.palettes, drawing))
+        format_ = self.source.format
+        as_read = "" if format_.is_rgb else str(format_)
+        meaning = as_read if kind == "image" else repr((self.source.labels, self.source.palettes, drawing))
         layers = () if kind == "image" or drawing is None else drawing.paths
         stats = [
             (found.st_size, found.st_mtime_ns) for found in (path.stat() for path in (original, *layers))
@@ -132,18 +135,19 @@ class DiskCache:
         self._is_full = True
 
 
-def _unpacked(content: mmap.mmap, *, is_sound: bool) -> NDArray[np.uint8] | None:
+def _unpacked(content: mmap.mmap, dtype: np.dtype[Any], *, is_sound: bool) -> NDArray[Any] | None:
     """Return the pixels of a cache file; None if it is corrupt.
 
     Args:
         content: memory-mapped file.
+        dtype: element type of the pixels.
         is_sound: whether this process has already verified its checksum.
     """
     if len(content) < HEAD.size:
         return None
     magic, height, width, channels, crc = HEAD.unpack_from(content)
     shape = (height, width, channels) if channels else (height, width)
-    if magic != MAGIC or len(content) != HEAD.size + np.prod(shape, dtype=np.int64):
+    if magic != MAGIC or len(content) != HEAD.size + dtype.itemsize * np.prod(shape, dtype=np.int64):
         return None
-    pixels: NDArray[np.uint8] = np.ndarray(shape, np.uint8, content, HEAD.size)
+    pixels: NDArray[Any] = np.ndarray(shape, dtype, content, HEAD.size)
     return pixels if is_sound or zlib.crc32(pixels.data) == crc else None

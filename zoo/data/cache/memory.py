@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from zoo.data.cache.cached import Kind
+    from zoo.image_format import Dtype
 
 log = logging.getLogger(__name__)
 
@@ -44,32 +45,34 @@ class MemoryCache:
     Args:
         ids: ids whose pixels may be cached.
         limit: most bytes of pixels.
+        dtype: element type of images; masks are uint8.
     """
 
-    def __init__(self, ids: Sequence[str], limit: int) -> None:
+    def __init__(self, ids: Sequence[str], limit: int, dtype: Dtype = "uint8") -> None:
         self.limit = limit
+        self._dtypes: dict[Kind, np.dtype[Any]] = {"image": np.dtype(dtype), "mask": np.dtype(np.uint8)}
         self._rows = {id_: 2 * number for number, id_ in enumerate(dict.fromkeys(ids))}
         self._begin = -(-8 * (2 + 2 * COLUMNS * len(self._rows)) // mmap.PAGESIZE) * mmap.PAGESIZE
         file = os.memfd_create("zoo-pixels")
         os.truncate(file, self._begin + limit)
         self._open(file)
 
-    def get(self, kind: Kind, id_: str) -> NDArray[np.uint8] | None:
+    def get(self, kind: Kind, id_: str) -> NDArray[Any] | None:
         """Return the cached pixels, which must not be written to; None if they are not cached."""
         with self._locked(fcntl.LOCK_SH):
             place, height, width, channels = self._table[self._row(kind, id_)].tolist()
         if place in (NOTHING, IN_WORK):
             return None
         shape = (height, width, channels) if channels else (height, width)
-        return np.ndarray(shape, np.uint8, self._map, place)
+        return np.ndarray(shape, self._dtypes[kind], self._map, place)
 
-    def put(self, kind: Kind, id_: str, pixels: NDArray[np.uint8]) -> None:
-        """Store pixels, (H, W, 3) or (H, W), if there is room and no other process is storing them."""
+    def put(self, kind: Kind, id_: str, pixels: NDArray[Any]) -> None:
+        """Store pixels, (H, W, C) or (H, W), if there is room and no other process is storing them."""
         row = self._table[self._row(kind, id_)]
         place = self._reserve(row, pixels.nbytes)
         if place is None:
             return
-        kept = np.ndarray(pixels.shape, np.uint8, self._map, place)
+        kept = np.ndarray(pixels.shape, self._dtypes[kind], self._map, place)
         kept[...] = pixels
         with self._locked(fcntl.LOCK_EX):
             row[:] = (place, *pixels.shape, *([0] if pixels.ndim == 2 else []))
@@ -133,6 +136,7 @@ class MemoryCache:
     def __getstate__(self) -> dict[str, Any]:
         return {
             "limit": self.limit,
+            "dtypes": self._dtypes,
             "rows": self._rows,
             "begin": self._begin,
             "path": f"/proc/{os.getpid()}/fd/{self._file.fileno()}",
@@ -140,4 +144,5 @@ class MemoryCache:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.limit, self._rows, self._begin = state["limit"], state["rows"], state["begin"]
+        self._dtypes = state["dtypes"]
         self._open(os.open(Path(state["path"]), os.O_RDWR))

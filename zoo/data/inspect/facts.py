@@ -12,8 +12,10 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from zoo.data.files import stored_mode
 from zoo.data.masks import MaskFacts, drawn_facts, read_mask_facts
-from zoo.errors import DatasetError
+from zoo.errors import DatasetError, InvalidImageError
+from zoo.image_format import RGB, displayed
 from zoo.images import READ_ERRORS, pages_of, reason_of
+from zoo.rasters import ImageFormatError, read_raster
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,8 +23,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from zoo.data.formats.per_label import AnyDrawing
+    from zoo.image_format import ImageFormat
 
 READABLE = ("1", "L", "P", "RGB")
+DECLARED = "declared"
+"""Mode of images of a declared format that is not 8-bit RGB."""
 THUMB_PX = 32
 ORIENTATION = 0x0112
 
@@ -33,6 +38,8 @@ class Job(NamedTuple):
     image: Path | None
     mask: Path | None
     drawing: AnyDrawing | None
+    format: ImageFormat = RGB
+    """Declared format of the image."""
 
 
 class ImageFacts(NamedTuple):
@@ -51,6 +58,13 @@ class ImageFacts(NamedTuple):
     """(32, 32) uint8 gray."""
     pages: int = 1
     """Number of its pages or frames."""
+    other_format: str = ""
+    """How its format differs from the declared one."""
+
+    @property
+    def is_readable(self) -> bool:
+        """Return whether training reads it."""
+        return not self.error and not self.other_format and (self.mode in READABLE or self.mode == DECLARED)
 
 
 class Facts(NamedTuple):
@@ -64,10 +78,32 @@ def read_facts(job: Job) -> Facts:
     """Return the facts about the files of a job, including errors."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns of files that are odd but readable
-        image = None if job.image is None else _image(job.image)
+        image = None if job.image is None else _facts(job.image, job.format)
         if job.drawing is not None:
             return Facts(image, _drawn(job.drawing))
         return Facts(image, None if job.mask is None else _mask(job.mask))
+
+
+def _facts(path: Path, format_: ImageFormat) -> ImageFacts:
+    return _image(path) if format_.is_rgb else _raster(path, format_)
+
+
+def _raster(path: Path, format_: ImageFormat) -> ImageFacts:
+    """Return the facts about an image that is not 8-bit RGB."""
+    try:
+        digest = hashlib.sha256(path.read_bytes()).digest()
+        image = read_raster(path, format_)
+    except ImageFormatError as error:
+        return ImageFacts(other_format=str(error).removeprefix(f"{path} "), sha256=digest)
+    except (InvalidImageError, OSError) as error:
+        return ImageFacts(error=_reason(error, path))
+    height, width = image.shape[:2]
+    gray = Image.fromarray(displayed(image, format_)).convert("L")
+    thumb = np.asarray(gray.resize((THUMB_PX, THUMB_PX), Image.Resampling.HAMMING))
+    is_blank = bool((image.min(axis=(0, 1)) == image.max(axis=(0, 1))).all())
+    return ImageFacts(
+        "", DECLARED, (width, height), (width, height), sha256=digest, is_blank=is_blank, thumb=thumb
+    )
 
 
 def _image(path: Path) -> ImageFacts:

@@ -61,6 +61,11 @@ KINDS: dict[str, Kind] = {
     "image-mode": Kind(
         "fault", "images of another mode than 8-bit RGB, gray or palette", "convert them to 8-bit RGB"
     ),
+    "image-format": Kind(
+        "fault",
+        "images of another number of channels or depth than declared",
+        "convert them, or correct channels and dtype in data.toml",
+    ),
     "mask-mode": Kind(
         "fault",
         "masks of another mode than the others or than can be read",

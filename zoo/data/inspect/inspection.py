@@ -13,7 +13,7 @@ from zoo.data.data_file import DATA_FILE, DataFile, read_data_file
 from zoo.data.files import FileSource
 from zoo.data.folder import FolderSource, check_named_folders
 from zoo.data.inspect.duplicates import find_duplicates
-from zoo.data.inspect.facts import READABLE, Facts, Job, read_facts
+from zoo.data.inspect.facts import Facts, Job, read_facts
 from zoo.data.inspect.findings import Finding, grouped, severity
 from zoo.data.inspect.interpretation import find_meaning
 from zoo.data.inspect.judge import (
@@ -30,11 +30,13 @@ from zoo.data.inspect.meaning import Interpretation, meaning_of
 from zoo.data.masks import NamedMask
 from zoo.data.open import is_published, open_source
 from zoo.errors import DatasetError
+from zoo.image_format import RGB
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from zoo.data.source import Split
+    from zoo.image_format import ImageFormat
 
 MASKED: tuple[Split, ...] = ("train", "val")
 SPLITS: tuple[Split, ...] = ("train", "unlabeled", "val")
@@ -53,6 +55,7 @@ class Inspection:
         meaning: interpretation of the masks.
         findings: all findings.
         tool: name of another tool's layout.
+        format: declared format of the images.
     """
 
     spec: str
@@ -63,6 +66,7 @@ class Inspection:
     meaning: Interpretation
     findings: list[Finding]
     tool: str | None = None
+    format: ImageFormat = RGB
 
     @property
     def has_faults(self) -> bool:
@@ -154,7 +158,7 @@ def inspect(
     layout = FolderLayout(root, data, toml)
     data = layout.data
     findings += _refused(spec, layout, data, toml, is_open=is_open)
-    facts = _read(layout.items, on_file)
+    facts = _read(layout.items, on_file, layout.format)
     meaning = _meaning(data, toml, layout, facts, findings)
     findings += [
         *layout.findings,
@@ -162,7 +166,9 @@ def inspect(
         *meaning.findings,
         *_judged_together(layout, facts, meaning),
     ]
-    inspection = Inspection(spec, toml, root, layout.items, facts, meaning, findings, layout.tool)
+    inspection = Inspection(
+        spec, toml, root, layout.items, facts, meaning, findings, layout.tool, layout.format
+    )
     findings += _absent(inspection)
     return inspection
 
@@ -211,9 +217,11 @@ def _refused(spec: str, layout: Layout, data: DataFile, toml: Path, *, is_open: 
         yield Finding("data-file", (), str(error))
 
 
-def _read(items: list[Item], on_file: Callable[[int, int], None] | None) -> list[Facts]:
+def _read(
+    items: list[Item], on_file: Callable[[int, int], None] | None, format_: ImageFormat = RGB
+) -> list[Facts]:
     """Return the facts about each item, read by threads: Pillow releases the GIL while it decodes."""
-    jobs = [Job(item.image, item.mask, item.drawing) for item in items]
+    jobs = [Job(item.image, item.mask, item.drawing, format_) for item in items]
     found = []
     with ThreadPoolExecutor() as pool:
         for done, facts in enumerate(pool.map(read_facts, jobs), start=1):
@@ -263,7 +271,7 @@ def _judged(layout: Layout, facts: list[Facts], meaning: Interpretation, data: D
         if mask is None or item.mask is None:
             continue
         mask_name = _mask_name(layout, item)
-        if image and not image.error and not mask.error and image.mode in READABLE:
+        if image and image.is_readable and not mask.error:
             yield from judge_pair(mask_name, image, mask)
         for finding in judge_mask(mask_name, mask, meaning, data):
             yield with_example(finding, masks, meaning)

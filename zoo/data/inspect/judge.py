@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from zoo.classes import IGNORE
 from zoo.data.formats.palettes import find_palettes
-from zoo.data.inspect.facts import READABLE
 from zoo.data.inspect.findings import Finding
 from zoo.data.inspect.hidden import find_hidden
 from zoo.data.inspect.meaning import is_soft
@@ -40,10 +39,13 @@ def judge_image(name: str, facts: ImageFacts) -> Iterator[Finding]:
     if facts.error:
         yield Finding("unreadable-image", (name,), f"a file that cannot be read ({facts.error})")
         return
+    if facts.other_format:
+        yield Finding("image-format", (name,), facts.other_format)
+        return
     yield from _of_pages(name, facts.pages)
     width, height = facts.size
     size = f"{width}x{height} pixels"
-    if facts.mode not in READABLE:
+    if not facts.is_readable:
         yield Finding("image-mode", (name,), f"an image of mode {facts.mode}")
     if facts.is_blank:
         yield Finding("blank-image", (name,))

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from zoo.data.files import IMAGE_SUFFIXES, MASK_SUFFIXES
-from zoo.data.folder import MASKED, hold_out, inner, recognized_in
+from zoo.data.data_file import image_format
+from zoo.data.files import IMAGE_SUFFIXES, MASK_SUFFIXES, image_suffixes
+from zoo.data.folder import MASKED, inner, recognized_in
 from zoo.data.formats.coco import ANNOTATIONS, read_annotations
 from zoo.data.inspect.findings import Finding
+from zoo.data.lists import hold_out
 from zoo.data.names import alike, match_masks, near
 from zoo.data.walk import by_stem, walk
 from zoo.errors import DatasetError
+from zoo.image_format import RGB
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
@@ -52,6 +55,8 @@ class Layout:
         """Name of another tool's layout."""
         self.drawn_names: tuple[str, ...] | None = None
         """Class names of drawn masks, the background first."""
+        self.format = RGB
+        """Declared format of the images."""
 
     def name(self, path: Path) -> str:
         """Return the name of a file in findings: its path relative to the folder."""
@@ -70,6 +75,10 @@ class FolderLayout(Layout):
     def __init__(self, root: Path, data: DataFile, toml: Path) -> None:
         super().__init__(root)
         self.data = data
+        try:
+            self.format = image_format(data, toml)
+        except DatasetError as error:
+            self._find("data-file", toml, detail=str(error).removeprefix(f"{toml}: "))
         self._is_held_out = data.val_list is not None
         recognized = self._recognized(root, data)
         if recognized is None:
@@ -191,7 +200,7 @@ class FolderLayout(Layout):
                 self._find("orphan-mask", path, detail=f"lists {name}, which is not there")
 
     def _images(self, folder: Path) -> dict[str, Path]:
-        return self._by_stem(folder, self._files(folder, IMAGE_SUFFIXES))
+        return self._by_stem(folder, self._files(folder, image_suffixes(self.format)))
 
     def _files(self, folder: Path, suffixes: Collection[str]) -> list[Path]:
         """Return the files of a folder with some suffixes, sorted; what is skipped are findings."""

@@ -103,7 +103,7 @@ def _pictures(
     """Yield picture and kind of an example's images, of the mask if it has one image, and of other files."""
     found = list({items[file].image: items[file] for file in files[:MOST_FILES] if file in items}.values())
     for item in found:
-        yield image_picture(item), "image"
+        yield image_picture(item, inspection.format), "image"
     if len(found) == 1 and found[0].split != "unlabeled":
         yield mask_picture(found[0], inspection.meaning), "mask"
     for file in files[:MOST_FILES]:
@@ -116,7 +116,7 @@ def _overlays(inspection: Inspection) -> Iterator[tuple[str, str]]:
     for split, most in GRID.items():
         found = [item for item in inspection.items if item.split == split and item.mask is not None]
         for item in found[:: max(1, -(-len(found) // most))]:
-            picture = overlay_picture(item, inspection.meaning)
+            picture = overlay_picture(item, inspection.meaning, inspection.format)
             if picture is not None:
                 yield picture, f"{split}: {item.image.name}"
 

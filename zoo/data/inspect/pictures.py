@@ -12,6 +12,7 @@ from PIL import Image
 from zoo.classes import IGNORE
 from zoo.data.files import read_image_file, read_mask_file
 from zoo.errors import DatasetError
+from zoo.image_format import RGB, displayed
 from zoo.images import READ_ERRORS
 from zoo.pages.html import data_uri
 from zoo.pages.overlay import overlay
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from zoo.data.inspect.layout import Item
     from zoo.data.inspect.meaning import Interpretation
+    from zoo.image_format import ImageFormat
 
 WIDTH, HEIGHT = 256, 192
 """Largest size of a picture, in pixels."""
@@ -31,9 +33,9 @@ SHOWN = ("1", "L", "P", "RGB", "RGBA", "LA", "PA", "CMYK", "YCbCr")
 """Modes of at most 8 bits a channel."""
 
 
-def image_picture(item: Item) -> str | None:
+def image_picture(item: Item, format_: ImageFormat = RGB) -> str | None:
     """Return a thumbnail of an image; None if it cannot be read."""
-    image = _image(item)
+    image = _image(item, format_)
     return None if image is None else encoded(image)
 
 
@@ -51,9 +53,9 @@ def mask_picture(item: Item, meaning: Interpretation) -> str | None:
     return encoded(mask if mask.ndim == 3 else meaning.classes.colorize(mask))
 
 
-def overlay_picture(item: Item, meaning: Interpretation) -> str | None:
+def overlay_picture(item: Item, meaning: Interpretation, format_: ImageFormat = RGB) -> str | None:
     """Return a thumbnail of a mask over its image; None if one cannot be read or their sizes differ."""
-    image, mask = _image(item), _mask(item, meaning)
+    image, mask = _image(item, format_), _mask(item, meaning)
     if image is None or mask is None or mask.shape != image.shape[:2]:
         return None
     width, height = fitting(image.shape[1], image.shape[0])
@@ -62,9 +64,9 @@ def overlay_picture(item: Item, meaning: Interpretation) -> str | None:
     return encoded(overlay(np.array(small), np.array(labels), meaning.classes))
 
 
-def _image(item: Item) -> NDArray[np.uint8] | None:
+def _image(item: Item, format_: ImageFormat) -> NDArray[np.uint8] | None:
     try:
-        return read_image_file(item.image)
+        return displayed(read_image_file(item.image, format_), format_)
     except DatasetError:
         return _any(item.image)
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 JSON_LENGTH = "Inference-Header-Content-Length"
 """Header with the number of JSON bytes before the binary tensors."""
 
-DATATYPES = {"uint8": "UINT8", "int32": "INT32", "float32": "FP32"}
+DATATYPES = {"uint8": "UINT8", "uint16": "UINT16", "int32": "INT32", "float32": "FP32"}
 """Names of NumPy's element types in the protocol."""
 
 DTYPES = {datatype: np.dtype(name).newbyteorder("<") for name, datatype in DATATYPES.items()}
@@ -47,12 +47,12 @@ def described(name: str, values: NDArray[Any]) -> dict[str, Any]:
     }
 
 
-def infer_request(name: str, images: NDArray[np.uint8], outputs: Sequence[str]) -> Message:
+def infer_request(name: str, images: NDArray[Any], outputs: Sequence[str]) -> Message:
     """Return a request for binary outputs.
 
     Args:
         name: name of the model's input.
-        images: (B, H, W, 3) uint8 RGB.
+        images: (B, H, W, C) of the format of the model.
         outputs: names of the outputs.
     """
     asked = [{"name": output, "parameters": {"binary_data": True}} for output in outputs]

@@ -19,6 +19,7 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from zoo.classes import Classes
 from zoo.frozen import first_fault
+from zoo.image_format import RGB, Dtype, ImageFormat
 from zoo.predictors.artifact import INPUT_NAME
 from zoo.predictors.base import Predictor
 from zoo.predictors.outputs import MASK, OUTPUTS, check_given, output_of
@@ -57,8 +58,12 @@ class ServedModel(BaseModel):
     description: str
     imgsz: tuple[int, int]
     resize: Resize
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    channels: int = RGB.channels
+    """Servers of earlier versions take 8-bit RGB."""
+    dtype: Dtype = RGB.dtype
+    ranges: tuple[tuple[float, float], ...] | None = None
     classes: list[ServedClass]
     output: Literal["uint8", "int32"]
     outputs: list[str] = [MASK]
@@ -86,7 +91,8 @@ class RemotePredictor(Predictor):
         names = tuple(each.name for each in self.served.classes)
         palette = tuple(tuple(bytes.fromhex(each.color[1:])) for each in self.served.classes)
         fields = self.served.model_dump(include={"imgsz", "resize", "mean", "std"})
-        super().__init__(Classes(names, palette), Preprocessing(**fields))  # type: ignore[arg-type]
+        format_ = ImageFormat(**self.served.model_dump(include={"channels", "dtype", "ranges"}))
+        super().__init__(Classes(names, palette), Preprocessing(**fields, format=format_))  # type: ignore[arg-type]
 
     def renew(self) -> None:
         """Open a new connection and thread pool: a forked process cannot use those of its parent."""
@@ -104,7 +110,7 @@ class RemotePredictor(Predictor):
         """Return the names of the server's outputs that this version knows."""
         return tuple(name for name in self.served.outputs if name in OUTPUTS)
 
-    def infer(self, images: NDArray[np.uint8], outputs: Sequence[str] = (MASK,)) -> dict[str, NDArray[Any]]:
+    def infer(self, images: NDArray[Any], outputs: Sequence[str] = (MASK,)) -> dict[str, NDArray[Any]]:
         """Return outputs of a batch by name, in as many requests as the server's limits require.
 
         Raises:
@@ -122,25 +128,29 @@ class RemotePredictor(Predictor):
             raise
         return {name: np.concatenate([values[name] for values in found]) for name in outputs}
 
-    def predict(self, image: NDArray[np.uint8]) -> Mask:
+    def predict(self, image: NDArray[Any]) -> Mask:
         """Return the mask of an image of any size, at the image's size, (H, W).
 
         Args:
-            image: (H, W, 3) uint8 RGB, which is sent as PNG.
+            image: (H, W, C) of the format of the model; RGB is sent as PNG, others as `.npy`.
 
         Raises:
             InvalidImageError: an array of another shape or type, or an image that the server rejects.
             BundleError: the model fails on the image.
             ServerError: the server does not respond.
         """
-        check_image(image)
-        png = io.BytesIO()
-        Image.fromarray(image).save(png, "PNG", compress_level=1)
+        check_image(image, self.format)
+        body, media_type = io.BytesIO(), "image/png"
+        if self.format.is_rgb:
+            Image.fromarray(image).save(body, "PNG", compress_level=1)
+        else:
+            np.save(body, image, allow_pickle=False)
+            media_type = "application/x-npy"
         how: dict[str, Any] = {
             "params": {"format": "npy", "model": self.served.name},
-            "headers": {"Content-Type": "image/png"},
+            "headers": {"Content-Type": media_type},
         }
-        answer = self.connection.send("POST", "/predict", content=png.getvalue(), **how)
+        answer = self.connection.send("POST", "/predict", content=body.getvalue(), **how)
         try:
             mask = np.load(io.BytesIO(answer.content), allow_pickle=False)
         except (ValueError, EOFError, OSError) as error:
@@ -184,7 +194,7 @@ class RemotePredictor(Predictor):
             f"{' or '.join(model.name for model in models)}: name one of these in the URL"
         )
 
-    def _infer(self, images: NDArray[np.uint8], outputs: Sequence[str]) -> dict[str, NDArray[Any]]:
+    def _infer(self, images: NDArray[Any], outputs: Sequence[str]) -> dict[str, NDArray[Any]]:
         """Return outputs of a batch from one request, by name."""
         request = infer_request(INPUT_NAME, images, outputs)
         path = f"/v2/models/{self.served.name}/versions/{self.served.version}/infer"

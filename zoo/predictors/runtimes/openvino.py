@@ -92,7 +92,7 @@ class OpenVinoPredictor(ExportedPredictor):
         """Return the shapes that the file accepts."""
         return self._limits
 
-    def outputs(self, images: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
+    def outputs(self, images: NDArray[Any]) -> dict[str, NDArray[Any]]:
         """Return all outputs of the file for a batch, by name."""
         self.limits.check((images.shape[1], images.shape[2]))
         if not self._sizes.compatible(self.api.PartialShape(list(images.shape))):
@@ -165,7 +165,7 @@ def limits_of(source: Any, metadata: ArtifactMetadata) -> Limits:
 
     def takes(size: tuple[int, int]) -> bool:
         try:
-            source.reshape([limits.low[0], *size, 3])
+            source.reshape([limits.low[0], *size, metadata.preprocessing.format.channels])
         except RuntimeError:
             return False
         return True

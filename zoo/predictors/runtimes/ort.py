@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 WARNING, FATAL = 2, 4  # log levels; FATAL: errors are raised, not logged
+EXACT_INT8 = "session.x64quantprecision", "1"
+"""Session option without which sums of int8 products overflow on x86 processors that lack VNNI."""
 
 ORT_ERRORS: tuple[type[Exception], ...] = tuple(  # they have no common base
     value
@@ -68,7 +70,7 @@ class OrtPredictor(ExportedPredictor):
         """Return the shapes that the file accepts."""
         return self._limits
 
-    def outputs(self, images: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
+    def outputs(self, images: NDArray[Any]) -> dict[str, NDArray[Any]]:
         """Return all outputs of the file for a batch, by name."""
         self.limits.check((images.shape[1], images.shape[2]))
         names = [output.name for output in self.metadata.outputs]
@@ -102,6 +104,7 @@ def open_session(
     provider = PROVIDERS[kind]
     options = onnxruntime.SessionOptions()
     options.log_severity_level = FATAL
+    options.add_session_config_entry(*EXACT_INT8)
     if threads := threads or fewer_cores():
         options.intra_op_num_threads = threads
     missing = _preload_cuda() if kind == "cuda" else ""
@@ -156,7 +159,7 @@ def limits_of(
 
     def takes(size: tuple[int, int]) -> bool:
         try:
-            session.run(None, {INPUT_NAME: np.zeros((limits.low[0], *size, 3), np.uint8)}, options)
+            session.run(None, {INPUT_NAME: metadata.blank((limits.low[0], *size))}, options)
         except ORT_ERRORS:
             return False
         return True

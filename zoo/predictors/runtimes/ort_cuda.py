@@ -107,7 +107,7 @@ class OrtCudaPredictor(BoundPredictor):
             try:
                 session.run_with_iobinding(binding, options)
             except BINDING_ERRORS as error:
-                raise run_error((*shape, 3), error) from error
+                raise run_error((*shape, self.format.channels), error) from error
 
         return launch
 

@@ -207,6 +207,9 @@ def test_models_are_listed_with_all_that_a_client_needs(server: Running) -> None
         "resize": "fit",
         "mean": [0.485, 0.456, 0.406],
         "std": [0.229, 0.224, 0.225],
+        "channels": 3,
+        "dtype": "uint8",
+        "ranges": None,
         "classes": [
             {"label": 0, "name": "dark", "color": "#000000"},
             {"label": 1, "name": "bright", "color": "#800000"},
