@@ -18,8 +18,7 @@ from zoo.export.compose import Composition, compose
 from zoo.export.graph.fold import prepare
 from zoo.export.graph.layers import LOGITS, find_departure, layer_errors
 from zoo.export.graph.to_onnx import export_onnx
-from zoo.export.options import ExportOptions
-from zoo.export.pipeline import export_bundle, kept_calibration
+from zoo.export.pipeline import kept_calibration
 from zoo.models.deployable import Gated, Localized, Student
 from zoo.predictors.artifact import ArtifactMetadata
 from zoo.predictors.eager import load_eager
@@ -105,16 +104,6 @@ def test_every_runtime_gives_the_reliability_and_the_same_bits_of_the_mask(
     assert errors[-1].layer == LOGITS
     assert find_departure(errors, "fp32") is None
     assert plain.stat().st_size < 0.7 * both.stat().st_size  # without the localizer
-
-
-@pytest.mark.slow
-def test_an_export_compares_the_reliability_in_both_precisions(bundle: Path) -> None:
-    report = export_bundle(bundle, ExportOptions(output="mask+reliability", images="shapes"))
-    assert [each.name for each in report.artifacts] == ["model.onnx", "model.fp16.onnx"]
-    for each in report.artifacts:
-        assert each.parity is not None
-        assert each.parity.passed
-        assert set(each.parity.errors) == {"reliability"}
 
 
 def test_logits_alone_do_not_give_it(bundle: Path) -> None:
