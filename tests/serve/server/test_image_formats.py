@@ -107,7 +107,7 @@ def test_a_model_goes_from_training_to_a_server_of_its_onnx_file(
     again = zoo("evaluate", bundle / "model.onnx")
     assert again["miou"] == pytest.approx(scored["miou"], abs=1e-3)
     rows = zoo("bench", "run", "--quick", "--backends", "eager,ort", "--batch", 1, "--imgsz", "32,32")
-    assert len(rows["rows"]) == 2
+    assert {"eager", "ort"} <= {row["backend"] for row in rows["rows"]}
 
     for model, out in (("run", "eager"), (bundle / "model.onnx", "ort")):
         zoo("predict", model, "data/val/images", "--out", out, "--overlay")
