@@ -246,7 +246,7 @@ def test_the_table_of_many_images_is_short(zoo: Zoo, model: Path) -> None:
         os.link(path, f"in/{index:04}.png")
     result = zoo("predict", model, "in")
     assert f"and 10 more: {Path('predictions') / NAME}" in result.stdout
-    assert result.stdout.count("64x48") == 50
+    assert result.stdout.count("48x64") == 50
 
 
 def test_progress_tells_rate_and_time_left() -> None:

@@ -19,7 +19,7 @@ def test_one_page_shows_the_machine_and_what_follows(
     zoo: Zoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hf"))
     shown = zoo("doctor")
     assert shown.exit_code == 0
     assert len(shown.stdout.splitlines()) < 40
@@ -38,7 +38,7 @@ def test_a_bug_report_has_the_same_facts_without_paths(
     zoo: Zoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hf"))
     shown = zoo("doctor", "--json")
     found = json.loads(shown.stdout)
     assert found.keys() >= {

@@ -59,8 +59,8 @@ def gradients(
 
     fabric = Fabric(accelerator="cpu", devices=1)
     step = TrainingStep(fabric, method, recipe)
-    mean, std = step.statistics
-    step.statistics = mean.double(), std.double()
+    of_channels = step.statistics
+    step.statistics = of_channels._replace(mean=of_channels.mean.double(), std=of_channels.std.double())
     with monkeypatch.context() as patch:
         patch.setattr(TrainingStep, "is_healthy", keep)
         step(parts, progress_at(1, method.phases(recipe.steps)))
