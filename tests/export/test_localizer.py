@@ -18,7 +18,8 @@ from zoo.export.compose import Composition, compose
 from zoo.export.graph.fold import prepare
 from zoo.export.graph.layers import LOGITS, find_departure, layer_errors
 from zoo.export.graph.to_onnx import export_onnx
-from zoo.export.pipeline import kept_calibration
+from zoo.export.options import ExportOptions
+from zoo.export.pipeline import export_bundle, kept_calibration
 from zoo.models.deployable import Gated, Localized, Student
 from zoo.predictors.artifact import ArtifactMetadata
 from zoo.predictors.eager import load_eager
@@ -129,3 +130,14 @@ def test_a_gate_changes_the_predictions_so_that_the_localizer_is_left_out(
     assert isinstance(gated.segmentation, Student)
     assert config.reliability is None
     assert "the error localizer is left out: it judges predictions without a gate" in said
+
+
+@pytest.mark.slow
+def test_an_export_compares_the_reliability_in_both_precisions(bundle: Path) -> None:
+    untrained = {"min_agreement": 0.99}  # in fp16, pixels of a random network are near ties
+    report = export_bundle(bundle, ExportOptions(output="mask+reliability", images="shapes", **untrained))
+    assert [each.name for each in report.artifacts] == ["model.onnx", "model.fp16.onnx"]
+    for each in report.artifacts:
+        assert each.parity is not None
+        assert each.parity.passed
+        assert set(each.parity.errors) == {"reliability"}

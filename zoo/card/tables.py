@@ -120,7 +120,7 @@ def latency_section(folder: Path) -> list[str]:
         *markdown_table(TIMED, [_timed(row) for row in rows]),
         "",
         (
-            f"End to end, uint8 images to uint8 masks in host memory, on {gpu or threads}, "
+            f"End to end, images to masks in host memory, on {gpu or threads}, "
             f"{report['timestamp']}. Over eager: ratio of the medians.{quick}"
         ),
     ]
