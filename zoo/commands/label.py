@@ -189,7 +189,7 @@ def _curves(value: dict[str, Any], out: Path) -> list[Any]:
         )
         for strategy, row in curves.items()
     ]
-    title = f"mIoU of {value['method']} on {value['spec']}, mean over {len(value['seeds'])} seed(s)"
+    title = f"mIoU of {value['method']} on {value['spec']}, mean of the seeds {', '.join(map(str, value['seeds']))}"
     reached = f"{value['target_miou']['mean']:.3f}, of {value['target_labels']} random labels"
     return [
         table(title, ("strategy", *labeled, "labels to target"), rows),
