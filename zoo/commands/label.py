@@ -189,7 +189,8 @@ def _curves(value: dict[str, Any], out: Path) -> list[Any]:
         )
         for strategy, row in curves.items()
     ]
-    title = f"mIoU of {value['method']} on {value['spec']}, mean of the seeds {', '.join(map(str, value['seeds']))}"
+    seeds = ", ".join(map(str, value["seeds"]))
+    title = f"mIoU of {value['method']} on {value['spec']}, mean over the seeds {seeds}"
     reached = f"{value['target_miou']['mean']:.3f}, of {value['target_labels']} random labels"
     return [
         table(title, ("strategy", *labeled, "labels to target"), rows),
