@@ -34,6 +34,8 @@ av: Any = pytest.importorskip("av")
 
 SIZE = (40, 51)
 
+pytestmark = pytest.mark.usefixtures("zoo")  # an empty folder
+
 
 def frames_of(count: int, size: tuple[int, int] = SIZE) -> list[NDArray[np.uint8]]:
     """Return frames in blocks of noise, (H, W, 3)."""
