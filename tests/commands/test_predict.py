@@ -139,9 +139,9 @@ def test_a_pattern_names_images(zoo: Zoo, shapes_bundle: Path) -> None:
     assert [image["input"] for image in found] == [str(Path("a/1.jpg")), str(Path("b/2.jpg"))]
 
 
-def named(*names: str, suffixes: tuple[str, ...] = (".png",)) -> list[str]:
+def named(*names: str, kinds: tuple[str, ...] = ("mask",)) -> list[str]:
     out = Path("out")
-    jobs = make_jobs(find_inputs([str(photo(Path(name))) for name in names], 1, out), out, suffixes)
+    jobs = make_jobs(find_inputs([str(photo(Path(name))) for name in names], 1, out), out, kinds)
     return [(out / job.name).as_posix() for job in jobs]
 
 
@@ -155,8 +155,8 @@ def test_results_of_the_same_name_are_told_apart_by_folder_then_by_suffix() -> N
 
 @pytest.mark.usefixtures("zoo")
 def test_an_overlay_is_not_written_over_a_mask() -> None:
-    suffixes = (".png", ".overlay.png")
-    assert named("a/x.jpg", "a/x.overlay.jpg", suffixes=suffixes) == ["out/x.jpg", "out/x.overlay.jpg"]
+    kinds = ("mask", "overlay")
+    assert named("a/x.jpg", "a/x.overlay.jpg", kinds=kinds) == ["out/x.jpg", "out/x.overlay.jpg"]
     assert named("a/x.jpg", "a/x.overlay.jpg") == ["out/x", "out/x.overlay"]
 
 

@@ -9,7 +9,7 @@ from contextlib import closing, suppress
 from typing import TYPE_CHECKING
 
 from zoo.errors import BundleError, InvalidImageError, ZooError
-from zoo.predict.outputs import OVERLAY, Job, Result, describe, outputs_of, write_result
+from zoo.predict.outputs import OVERLAY, Job, Result, describe, write_result
 from zoo.predictors.outputs import LOGITS, MASK, OUTPUTS, RELIABILITY, uncalibrated
 from zoo.progress import Progress
 
@@ -36,7 +36,7 @@ class Bulk:
     Args:
         predictor: model that predicts.
         out: output folder.
-        suffixes: suffixes of the result files.
+        kinds: kinds of the requested results, including `MASK`.
         journal: journal of the output folder.
         tiling: tiles in which images are predicted; None for whole images.
         unknown_below: reliability below which a pixel of a mask is `IGNORE`; None for no such pixel.
@@ -46,14 +46,14 @@ class Bulk:
         self,
         predictor: Predictor,
         out: Path,
-        suffixes: Sequence[str],
+        kinds: Sequence[str],
         journal: Journal,
         tiling: Tiling | None = None,
         unknown_below: float | None = None,
     ) -> None:
         self.predictor = predictor
         self.out = out
-        self.suffixes = suffixes
+        self.kinds = kinds
         self.journal = journal
         self.tiling = tiling
         self.unknown_below = unknown_below
@@ -107,7 +107,7 @@ class Bulk:
 
         self.journal.start()
         try:
-            result = write_video(job, self.predictor, options, self.out, self.suffixes, self.unknown_below)
+            result = write_video(job, self.predictor, options, self.out, self.kinds, self.unknown_below)
         except ZooError as error:
             result = _failure(job, error)
         self._add(job, result)
@@ -116,7 +116,8 @@ class Bulk:
         from zoo.predict.stream import Options
         from zoo.predictors.tiles import check_tiling
 
-        outputs, available = outputs_of(self.suffixes), self.predictor.available
+        outputs = tuple(kind for kind in self.kinds if kind != OVERLAY)
+        available = self.predictor.available
         if self.unknown_below is not None:
             outputs = tuple(dict.fromkeys((*outputs, RELIABILITY)))
         for name in outputs:
@@ -136,7 +137,7 @@ class Bulk:
             least=low[0],
             most=high[0],
             outputs=outputs,
-            keep_images=OVERLAY in self.suffixes,
+            keep_images=OVERLAY in self.kinds,
             tiling=self.tiling,
         )
 
@@ -156,7 +157,7 @@ class Bulk:
 
         if isinstance(result, Failed):
             return _failure(result.item, result.error)
-        return write_result(result, self.out, self.suffixes, self.predictor.classes, self.unknown_below)
+        return write_result(result, self.out, self.kinds, self.predictor.classes, self.unknown_below)
 
     def _note(self, writing: Writing) -> None:
         """Add the first result to the journal once its files are written; it stays queued on an interrupt."""

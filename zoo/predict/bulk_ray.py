@@ -31,7 +31,7 @@ class Actor(Bulk):
         model: a bundle folder or an artifact, the same path on every machine.
         device: `cpu` or `cuda`.
         out: absolute path of the output folder.
-        suffixes: file suffixes of the results.
+        kinds: kinds of the requested results.
         jobs: all images.
         batch: images per batch; None selects it automatically.
     """
@@ -41,13 +41,13 @@ class Actor(Bulk):
         model: Path | str,
         device: str,
         out: Path,
-        suffixes: Sequence[str],
+        kinds: Sequence[str],
         jobs: Sequence[Job],
         batch: int | None,
     ) -> None:
         from zoo.predictors.load import load_predictor
 
-        super().__init__(load_predictor(model, device=device, threads=1), out, suffixes, Journal(out, {}))
+        super().__init__(load_predictor(model, device=device, threads=1), out, kinds, Journal(out, {}))
         self.jobs = jobs
         self.batch = batch
 
@@ -76,11 +76,11 @@ class BulkOnRay(Bulk):
     Args:
         model: a bundle folder or an artifact, the same path on every machine.
         device: `cpu` or `cuda`.
-        bulk: local `Bulk` whose predictor, folder, suffixes and journal are used.
+        bulk: local `Bulk` whose predictor, folder, kinds and journal are used.
     """
 
     def __init__(self, model: Path | str, device: str, bulk: Bulk) -> None:
-        super().__init__(bulk.predictor, bulk.out, bulk.suffixes, bulk.journal)
+        super().__init__(bulk.predictor, bulk.out, bulk.kinds, bulk.journal)
         self.model = model.resolve() if isinstance(model, Path) else model
         self.device = device
 
@@ -126,7 +126,7 @@ class BulkOnRay(Bulk):
         there = ray.cluster_resources().get("GPU" if on_gpu else "CPU", 1)
         blocks = math.ceil(len(jobs) / AT_ONCE)
         rows = from_items([{"id": index} for index in range(len(jobs))], override_num_blocks=blocks)
-        given = (self.model, self.device, self.out.resolve(), self.suffixes, jobs, batch)
+        given = (self.model, self.device, self.out.resolve(), self.kinds, jobs, batch)
         done = rows.map_batches(
             Actor,
             fn_constructor_args=given,

@@ -15,7 +15,6 @@ from zoo.predict.bulk import Bulk
 from zoo.predict.inputs import find_inputs
 from zoo.predict.journal import Journal
 from zoo.predict.outputs import (
-    MASK,
     OVERLAY,
     Job,
     check_unknown,
@@ -24,7 +23,7 @@ from zoo.predict.outputs import (
     is_done,
     make_jobs,
 )
-from zoo.predictors.outputs import written_outputs
+from zoo.predictors.outputs import MASK, written_outputs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -89,8 +88,8 @@ class FolderOptions(NamedTuple):
     unknown_below: float | None = None
 
     @property
-    def suffixes(self) -> tuple[str, ...]:
-        """Return the suffixes of the files of an image.
+    def kinds(self) -> tuple[str, ...]:
+        """Return the kinds of the requested results.
 
         Raises:
             BundleError: an output that does not exist, or cannot be written.
@@ -99,9 +98,7 @@ class FolderOptions(NamedTuple):
         for name in self.outputs:
             if name not in written:
                 raise BundleError(f"got output {name!r}, expected some of {', '.join(written)}")
-        return tuple(
-            dict.fromkeys((MASK, *[OVERLAY] * self.overlay, *(written[name] for name in self.outputs)))
-        )
+        return tuple(dict.fromkeys((MASK, *[OVERLAY] * self.overlay, *self.outputs)))
 
 
 Spread = Callable[[Path | str, str, Bulk], Bulk]
@@ -132,17 +129,17 @@ def predict_to(
 
     options = options or FolderOptions()
     check_writable(out)
-    suffixes = options.suffixes
+    kinds = options.kinds
     device = choose_device(options.device)
     predictor = load_predictor(model, device=device)
-    jobs = make_jobs(find_inputs(texts, options.limit, out, predictor.format), out, suffixes)
+    jobs = make_jobs(find_inputs(texts, options.limit, out, predictor.format), out, kinds)
     check_unknown(options.unknown_below, predictor.classes)
     _remark_scale(predictor, options.tiling)
     header = {"model": str(model), "sha256": fingerprint(model, predictor, options)}
     with Journal(out, header, fresh=options.overwrite) as journal:
-        waiting = _not_yet(jobs, journal, out, suffixes)
+        waiting = _not_yet(jobs, journal, out, kinds)
         bulk = spread(
-            model, device, Bulk(predictor, out, suffixes, journal, options.tiling, options.unknown_below)
+            model, device, Bulk(predictor, out, kinds, journal, options.tiling, options.unknown_below)
         )
         try:
             bulk.run(waiting, options.batch)
@@ -203,7 +200,7 @@ def _fingerprint(model: Path | str, predictor: Predictor) -> str:
     return hashlib.sha256(f"{sha256(model / WEIGHTS_NAME)}\n{used}".encode()).hexdigest()
 
 
-def _not_yet(jobs: Sequence[Job], journal: Journal, out: Path, suffixes: Sequence[str]) -> list[Job]:
+def _not_yet(jobs: Sequence[Job], journal: Journal, out: Path, kinds: Sequence[str]) -> list[Job]:
     """Return the jobs whose outputs are missing or outdated, and log how many are kept.
 
     Raises:
@@ -216,13 +213,13 @@ def _not_yet(jobs: Sequence[Job], journal: Journal, out: Path, suffixes: Sequenc
     foreign: list[str] = []
     others = 0
     for job in jobs:
-        mask = job.mask
+        mask = job.file(MASK)
         record = journal.latest(mask)
-        if record is not None and journal.is_current(record) and is_done(job, record, out, suffixes):
+        if record is not None and journal.is_current(record) and is_done(job, record, out, kinds):
             journal.keep(mask)
             continue
         waiting.append(job)
-        in_the_way, left_over = earlier_outputs(job, record, out, suffixes)
+        in_the_way, left_over = earlier_outputs(job, record, out, kinds)
         foreign += in_the_way
         outdated += left_over
         others += record is not None and record.get("input") not in (job.input.path, job.input.name, None)
@@ -255,7 +252,7 @@ def _log_kept(count: int, waiting: int, others: int, out: Path, *, other_model: 
 
 def _shown(job: Job, journal: Journal, out: Path) -> dict[str, Any] | None:
     """Return the result of a job, None if it failed."""
-    record = journal.record(job.mask)
+    record = journal.record(job.file(MASK))
     if record is None:
         return None
     paths = {kind: record.get(kind) and str(out / record[kind]) for kind in files()}

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from zoo.errors import BundleError, ZooError
 from zoo.predict.journal import NAME, listed, written_of
-from zoo.predictors import outputs
-from zoo.predictors.outputs import OUTPUTS, draw_output, written_outputs
+from zoo.predictors.outputs import MASK, MAX_VALUE, OUTPUTS, RELIABILITY, draw_output, written_outputs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -29,24 +28,18 @@ UNKNOWN = "unknown"
 
 log = logging.getLogger(__name__)
 
-MASK, OVERLAY = OUTPUTS[outputs.MASK].suffix, ".overlay.png"
-"""Suffixes of mask and overlay; the table of outputs has the others."""
+OVERLAY = "overlay"
+"""Kind of the results that are drawn; the other kinds are names of outputs."""
 
 
 def files() -> dict[str, str]:
     """Return the suffix of each kind of result: the mask, its overlay, then the other outputs."""
-    return {outputs.MASK: MASK, "overlay": OVERLAY} | written_outputs()
+    return {MASK: OUTPUTS[MASK].suffix, OVERLAY: ".overlay.png"} | written_outputs()
 
 
 def of_videos() -> dict[str, str]:
     """Return the suffix of each kind of result of a video."""
-    suffixes = {kind: f".{kind}.mkv" for kind in files()}
-    return suffixes | {"overlay": ".overlay.mp4"}
-
-
-def outputs_of(suffixes: Sequence[str]) -> tuple[str, ...]:
-    """Return the names of the outputs that have these suffixes."""
-    return tuple(name for name, suffix in written_outputs().items() if suffix in suffixes)
+    return {kind: f".{kind}.mkv" for kind in files()} | {OVERLAY: ".overlay.mp4"}
 
 
 class FileStamp(NamedTuple):
@@ -57,39 +50,26 @@ class FileStamp(NamedTuple):
 
 
 class Job(NamedTuple):
-    """An image and the name of its results.
+    """An image or a video, and the names of its results.
 
     Args:
         input: image to predict.
         name: path of its results inside the output folder, without suffix.
         stamp: stamp of its file before it is read; None if the image has no file.
+        suffixes: suffix of each kind of result.
     """
 
     input: Input
     name: str
     stamp: FileStamp | None
+    suffixes: Mapping[str, str]
 
-    @property
-    def files(self) -> dict[str, str]:
-        """Return the name of each kind of result: the mask, its overlay, then the other outputs."""
-        suffixes = of_videos() if self.input.video else files()
-        return {kind: f"{self.name}{suffix}" for kind, suffix in suffixes.items()}
-
-    def wanted(self, suffixes: Sequence[str]) -> dict[str, str]:
-        """Return the name of each requested result by kind.
-
-        Args:
-            suffixes: suffixes of the requested results of an image.
-        """
-        return {kind: name for kind, name in self.files.items() if files()[kind] in suffixes}
-
-    @property
-    def mask(self) -> str:
-        """Return the name of the mask."""
-        return self.files[outputs.MASK]
+    def file(self, kind: str) -> str:
+        """Return the name of a result."""
+        return f"{self.name}{self.suffixes[kind]}"
 
 
-def make_jobs(inputs: Sequence[Input], out: Path, suffixes: Sequence[str]) -> list[Job]:
+def make_jobs(inputs: Sequence[Input], out: Path, kinds: Sequence[str]) -> list[Job]:
     """Return a job for each input, with names such that no result overwrites another or an input.
 
     Results are named by the stem of their input below its INPUT folder. If two names collide, all results are
@@ -98,22 +78,21 @@ def make_jobs(inputs: Sequence[Input], out: Path, suffixes: Sequence[str]) -> li
     Args:
         inputs: images to predict.
         out: output folder.
-        suffixes: suffixes of the result files.
+        kinds: kinds of the requested results.
 
     Raises:
         ZooError: a result would overwrite an input.
     """
-    found = [_stat(input_.path) for input_ in inputs]
-    stamps = [None if stat is None else FileStamp(stat.st_size, stat.st_mtime_ns) for stat in found]
+    of_images, of_video = files(), of_videos()
+    suffixes = [of_images if input_.video is None else of_video for input_ in inputs]
     for level in range(3):
-        jobs = [Job(each, each.outputs[level], stamp) for each, stamp in zip(inputs, stamps, strict=True)]
-        targets = [name for job in jobs for name in job.wanted(suffixes).values()]
+        names = [input_.outputs[level] for input_ in inputs]
+        targets = [f"{name}{of[kind]}" for name, of in zip(names, suffixes, strict=True) for kind in kinds]
         if len(set(map(str.casefold, targets))) == len(targets):
             break
     if level:
-        log.info(
-            "some images share a name: results are named by more of their path, as %s", out / jobs[0].name
-        )
+        log.info("some images share a name: results are named by more of their path, as %s", out / names[0])
+    found = [_stat(input_.path) for input_ in inputs]
     originals = {(stat.st_dev, stat.st_ino) for stat in found if stat is not None}
     for target in (f"{out}{os.sep}{name}" for name in targets):
         stat = _stat(target)
@@ -121,7 +100,8 @@ def make_jobs(inputs: Sequence[Input], out: Path, suffixes: Sequence[str]) -> li
             raise ZooError(
                 f"the result {Path(target)} would replace an input: choose another folder with --out"
             )
-    return jobs
+    stamps = [None if stat is None else FileStamp(stat.st_size, stat.st_mtime_ns) for stat in found]
+    return [Job(*parts) for parts in zip(inputs, names, stamps, suffixes, strict=True)]
 
 
 def _stat(path: str | None) -> os.stat_result | None:
@@ -151,16 +131,16 @@ class Result(NamedTuple):
 def write_result(
     result: Streamed[Job],
     out: Path,
-    suffixes: Sequence[str],
+    kinds: Sequence[str],
     classes: Classes,
     unknown_below: float | None = None,
 ) -> Result:
     """Return the result of an image, with its outputs written to temporary files in their final folder.
 
     Args:
-        result: prediction with the outputs of all suffixes, and the image if `OVERLAY` is one of them.
+        result: prediction with the outputs of all kinds, and the image if `OVERLAY` is one of them.
         out: output folder.
-        suffixes: suffixes of the result files, including `MASK`.
+        kinds: kinds of the requested results, including `MASK`.
         classes: classes of the mask.
         unknown_below: reliability below which a pixel of the mask is `IGNORE`; None for no such pixel.
 
@@ -173,16 +153,16 @@ def write_result(
 
     job = result.item
     found = dict(result.prediction().outputs)
-    facts = _reliability(found.get(outputs.RELIABILITY))
+    facts = _reliability(found.get(RELIABILITY))
     if unknown_below is not None:
-        found[outputs.MASK] = without_unsure(found, unknown_below)
-    mask = found[outputs.MASK]
-    names = job.wanted(suffixes)
+        found[MASK] = without_unsure(found, unknown_below)
+    mask = found[MASK]
+    names = {kind: job.file(kind) for kind in kinds}
     with new_files(names, out) as (paths, written):
         for name in paths.keys() & found.keys():
             write_output(paths[name], name, found[name], classes)
         if result.image is not None:
-            write_png(paths["overlay"], Image.fromarray(picture(result.image, mask, classes)))
+            write_png(paths[OVERLAY], Image.fromarray(picture(result.image, mask, classes)))
     record = {
         **describe(job),
         "size": list(mask.shape),
@@ -212,7 +192,7 @@ def new_files(
     from zoo.bundle.manifest import sha256
 
     paths = {kind: temporary_name(out / name) for kind, name in names.items()}
-    paths[outputs.MASK].parent.mkdir(parents=True, exist_ok=True)
+    paths[MASK].parent.mkdir(parents=True, exist_ok=True)
     written: dict[str, tuple[str, str]] = {}
     try:
         yield paths, written
@@ -258,8 +238,8 @@ def without_unsure(found: Mapping[str, NDArray[Any]], unknown_below: float) -> M
 
     from zoo.classes import IGNORE
 
-    unsure = found[outputs.RELIABILITY] < outputs.MAX_VALUE * unknown_below
-    mask: Mask = np.where(unsure, IGNORE, found[outputs.MASK]).astype(found[outputs.MASK].dtype)
+    unsure = found[RELIABILITY] < MAX_VALUE * unknown_below
+    mask: Mask = np.where(unsure, IGNORE, found[MASK]).astype(found[MASK].dtype)
     return mask
 
 
@@ -271,8 +251,8 @@ def _reliability(values: NDArray[np.uint8] | None) -> dict[str, float]:
 
     mean, low = values.mean(), np.percentile(values, 10)
     return {
-        "reliability_mean": round(float(mean) / outputs.MAX_VALUE, 4),
-        "reliability_lowest_decile": round(float(low) / outputs.MAX_VALUE, 4),
+        "reliability_mean": round(float(mean) / MAX_VALUE, 4),
+        "reliability_lowest_decile": round(float(low) / MAX_VALUE, 4),
     }
 
 
@@ -286,7 +266,7 @@ def describe(job: Job) -> dict[str, Any]:
     return {"input": job.input.path or job.input.name, **stamp}
 
 
-def is_done(job: Job, record: dict[str, Any], out: Path, suffixes: Sequence[str]) -> bool:
+def is_done(job: Job, record: dict[str, Any], out: Path, kinds: Sequence[str]) -> bool:
     """Return whether the results in a journal line exist and the input is unchanged since.
 
     Results that were edited by hand count as existing. Results of an earlier prediction do not: a run was
@@ -296,9 +276,7 @@ def is_done(job: Job, record: dict[str, Any], out: Path, suffixes: Sequence[str]
     if not same:
         return False
     written = written_of(record)
-    return all(
-        record.get(kind) and _is_there(out, record[kind], written.get(kind)) for kind in job.wanted(suffixes)
-    )
+    return all(record.get(kind) and _is_there(out, record[kind], written.get(kind)) for kind in kinds)
 
 
 def _is_there(out: Path, name: str, hashes: list[str] | None) -> bool:
@@ -309,7 +287,7 @@ def _is_there(out: Path, name: str, hashes: list[str] | None) -> bool:
 
 
 def earlier_outputs(
-    job: Job, record: dict[str, Any] | None, out: Path, suffixes: Sequence[str]
+    job: Job, record: dict[str, Any] | None, out: Path, kinds: Sequence[str]
 ) -> tuple[list[str], list[Path]]:
     """Return the results in the way of a job.
 
@@ -317,38 +295,37 @@ def earlier_outputs(
         job: image to predict.
         record: last line of its mask in the journal; None if there is none.
         out: output folder.
-        suffixes: suffixes of the result files.
+        kinds: kinds of the requested results.
 
     Returns:
         foreign: names of files that the job would overwrite and `zoo predict` did not write.
         outdated: paths of results of an earlier prediction, as it wrote them, that the job does not replace.
     """
-    from zoo.outputs import exists, is_unchanged
+    from zoo.outputs import is_unchanged
 
     written = written_of(record)
     foreign: list[str] = []
     outdated: list[Path] = []
-    wanted = job.wanted(suffixes)
-    for kind, name in job.files.items():
-        if not exists(out / name):
+    for kind in job.suffixes:
+        name = job.file(kind)
+        if not os.path.lexists(f"{out}{os.sep}{name}"):  # of 100,000 names
             continue
         is_ours = is_unchanged(out / name, written.get(kind, ()))
-        if kind in wanted and not is_ours:
+        if kind in kinds and not is_ours:
             foreign.append(name)
-        elif kind not in wanted and is_ours:
+        elif kind not in kinds and is_ours:
             outdated.append(out / name)
     return foreign, outdated
 
 
 def results_in(out: Path) -> frozenset[str]:
     """Return the files that `zoo predict` wrote to a folder: its journal and the results listed in it."""
-    results = {NAME}
+    results, of_images, of_video = {NAME}, files(), of_videos()
     for record in listed(out):
-        suffix_of = next(
-            each for each in (of_videos(), files()) if record["mask"].endswith(each[outputs.MASK])
-        )
-        name = record["mask"].removesuffix(suffix_of[outputs.MASK])
-        results |= {f"{name}{suffix_of[kind]}" for kind in written_of(record) if kind in suffix_of}
+        mask = record["mask"]
+        suffixes = of_video if mask.endswith(of_video[MASK]) else of_images
+        name = mask.removesuffix(suffixes[MASK])
+        results |= {f"{name}{suffixes[kind]}" for kind in written_of(record) if kind in suffixes}
     return frozenset(results)
 
 

@@ -10,27 +10,26 @@ import logging
 from collections import Counter
 from contextlib import closing, contextmanager, nullcontext
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from zoo.child import stop_requests
 from zoo.errors import InvalidImageError, ZooError
-from zoo.predict.outputs import Result, describe, files, named_areas, new_files, without_unsure
+from zoo.predict.outputs import OVERLAY, Result, describe, files, named_areas, new_files, without_unsure
 from zoo.predictors.outputs import MASK
 from zoo.progress import Progress
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Generator, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from av import VideoFrame
     from numpy.typing import NDArray
 
-    from zoo.classes import Classes
     from zoo.predict.inputs import Input
     from zoo.predict.outputs import Job
-    from zoo.predict.stream import Options, Streamed
+    from zoo.predict.stream import Options
     from zoo.predictors.base import Predictor
 
 log = logging.getLogger(__name__)
@@ -42,69 +41,15 @@ DEFAULT_RATE = Fraction(25)
 """Frames per second of a stream that does not say it."""
 
 
-class Video(NamedTuple):
-    """What is known of a video after its prediction."""
-
-    frames: int
-    seconds: float
-    """Time that the model took for all frames."""
-    size: tuple[int, int]
-    """Height and width in pixels."""
-    areas: dict[int, float]
-    """Share of the pixels of all frames by label, the largest first."""
-
-
-class Written(NamedTuple):
-    """Where the videos of an input go.
-
-    Args:
-        paths: path of each video by kind: `overlay`, or the name of an output.
-        unknown_below: reliability below which a pixel of a mask is `IGNORE`; None for no such pixel.
-    """
-
-    paths: Mapping[str, Path]
-    unknown_below: float | None
-
-
 def write_video(
     job: Job,
     predictor: Predictor,
     options: Options,
     out: Path,
-    suffixes: Sequence[str],
+    kinds: Sequence[str],
     unknown_below: float | None = None,
 ) -> Result:
     """Return the result of a video, with its outputs written to temporary files in their final folder.
-
-    Args:
-        job: a video.
-        predictor: model that predicts.
-        options: options of batches and outputs.
-        out: output folder.
-        suffixes: suffixes of the result files of an image, including the mask's.
-        unknown_below: reliability below which a pixel of a mask is `IGNORE`; None for no such pixel.
-
-    Raises:
-        InvalidImageError: a video that cannot be read.
-        ZooError: PyAV is not installed.
-        OSError: a file cannot be written; no temporary file is left.
-    """
-    names = job.wanted(suffixes)
-    with new_files(names, out) as (paths, written):
-        video = _predict(job, predictor, options, Written(paths, unknown_below))
-    record = {
-        **describe(job),
-        "size": list(video.size),
-        "frames": video.frames,
-        "areas": named_areas(video.areas, predictor.classes),
-        "ms": video.seconds * 1000 / video.frames,
-        **{kind: names.get(kind) for kind in files()},
-    }
-    return Result(record, written)
-
-
-def _predict(job: Job, predictor: Predictor, options: Options, written: Written) -> Video:
-    """Write the masks of a video, and the other videos that are requested.
 
     Masks and other outputs are FFV1 in Matroska, lossless, gray levels = class ids (16 bits if there are more
     than 256 classes); overlays are H.264. Frames keep their times and are turned upright. Ctrl-C ends a live
@@ -114,58 +59,87 @@ def _predict(job: Job, predictor: Predictor, options: Options, written: Written)
         job: a video.
         predictor: model that predicts.
         options: options of batches and outputs.
-        written: where the videos go.
+        out: output folder.
+        kinds: kinds of the requested results, including `MASK`.
+        unknown_below: reliability below which a pixel of a mask is `IGNORE`; None for no such pixel.
 
     Raises:
         InvalidImageError: a video that cannot be decoded, has no frames, or frames of several sizes.
         ZooError: PyAV is not installed.
-        OSError: a video cannot be written.
+        OSError: a file cannot be written; no temporary file is left.
     """
+    names = {kind: job.file(kind) for kind in kinds}
+    with new_files(names, out) as (paths, written), _opened(job.input) as container:
+        source = container.streams.video[0]
+        video = _Outputs(job.input.name, paths, source.average_rate or DEFAULT_RATE)
+        frames = _frames(container, job.input, video.rate)
+        results = _predicted(predictor, frames, options, unknown_below)
+        with closing(video), closing(results), Progress(source.frames or None) as progress:
+            for frame, found, seconds in results:
+                video.add(frame, found, seconds)
+                progress.advance()
+        if not video.frames:
+            raise _unreadable(job.input.name, "no frames")
+    shares = {label: share / video.frames for label, share in video.shares.most_common()}
+    record = {
+        **describe(job),
+        "size": list(video.size),
+        "frames": video.frames,
+        "areas": named_areas(shares, predictor.classes),
+        "ms": video.seconds * 1000 / video.frames,
+        **{kind: names.get(kind) for kind in files()},
+    }
+    return Result(record, written)
+
+
+def _predicted(
+    predictor: Predictor, frames: Iterator[VideoFrame], options: Options, unknown_below: float | None
+) -> Generator[tuple[VideoFrame, dict[str, NDArray[Any]], float]]:
+    """Yield each frame, its outputs and overlay by kind, and the seconds that the model took.
+
+    Raises:
+        InvalidImageError: a frame that the model does not take.
+    """
+    from zoo.pages.overlay import overlay
     from zoo.predict.stream import Failed, stream
 
-    with _opened(job.input) as container:
-        source = container.streams.video[0]
-        rate = source.average_rate or DEFAULT_RATE
-        results = stream(predictor, _frames(container, job.input, rate), _upright, options)
-        total = _Total(job.input.name, predictor.classes, written.paths, rate)
-        with closing(total), closing(results), Progress(source.frames or None) as progress:
-            for result in results:
-                if isinstance(result, Failed):
-                    raise result.error
-                found = dict(result.prediction().outputs)
-                if written.unknown_below is not None:
-                    found[MASK] = without_unsure(found, written.unknown_below)
-                total.add(result, found)
-                progress.advance()
-    return total.video()
+    with closing(stream(predictor, frames, _upright, options)) as results:
+        for result in results:
+            if isinstance(result, Failed):
+                raise result.error
+            found = dict(result.prediction().outputs)
+            if unknown_below is not None:
+                found[MASK] = without_unsure(found, unknown_below)
+            if result.image is not None:
+                found[OVERLAY] = overlay(result.image, found[MASK], predictor.classes)
+            yield result.item, found, result.seconds
 
 
-class _Total:
-    """What the frames of a video add up to, and the files that are written of them.
+class _Outputs:
+    """The files of a video that are being written, and what its frames add up to.
 
     Args:
         name: name of the video.
-        classes: classes of the masks.
         paths: path of each file by kind.
         rate: frames per second.
     """
 
-    def __init__(self, name: str, classes: Classes, paths: Mapping[str, Path], rate: Fraction) -> None:
+    def __init__(self, name: str, paths: Mapping[str, Path], rate: Fraction) -> None:
         self.name = name
-        self.classes = classes
         self.paths = paths
         self.rate = rate
         self.frames, self.seconds, self.size = 0, 0.0, (0, 0)
-        self.counts: Counter[int] = Counter()
+        self.shares: Counter[int] = Counter()
+        """Sum over the frames of the share of each label."""
         self.writers: dict[str, _Writer] = {}
 
-    def add(self, result: Streamed[VideoFrame], found: Mapping[str, NDArray[Any]]) -> None:
-        """Add the outputs of a frame.
+    def add(self, frame: VideoFrame, found: Mapping[str, NDArray[Any]], seconds: float) -> None:
+        """Write the outputs of a frame.
 
         Raises:
             InvalidImageError: the frame has another size than those before.
         """
-        from zoo.pages.overlay import overlay
+        from zoo.pages.overlay import areas
 
         mask = found[MASK]
         if not self.frames:
@@ -176,24 +150,10 @@ class _Total:
         if mask.shape != self.size:
             raise _unreadable(self.name, f"frames of {self.size[1]}x{self.size[0]} and other pixels")
         for kind, writer in self.writers.items():
-            image = result.image
-            pixels = found[kind] if kind in found or image is None else overlay(image, mask, self.classes)
-            writer.write(pixels, result.item)
-        labels, counts = np.unique(mask, return_counts=True)
-        self.counts.update(dict(zip(labels.tolist(), counts.tolist(), strict=True)))
+            writer.write(found[kind], frame)
+        self.shares.update(areas(mask))
         self.frames += 1
-        self.seconds += result.seconds
-
-    def video(self) -> Video:
-        """Return what is known of the video.
-
-        Raises:
-            InvalidImageError: it has no frames.
-        """
-        if not self.frames:
-            raise _unreadable(self.name, "no frames")
-        areas = {label: pixels / self.counts.total() for label, pixels in self.counts.most_common()}
-        return Video(self.frames, self.seconds, self.size, areas)
+        self.seconds += seconds
 
     def close(self) -> None:
         """Finish the files."""
@@ -206,7 +166,7 @@ def _opened(input_: Input) -> Iterator[Any]:
     """Open a video.
 
     Raises:
-        InvalidImageError: it cannot be opened or decoded, or has no images.
+        InvalidImageError: it cannot be opened, or has no images.
         ZooError: PyAV is not installed.
     """
     try:
@@ -223,10 +183,7 @@ def _opened(input_: Input) -> Iterator[Any]:
         if not container.streams.video:
             raise _unreadable(input_.name, "no images")
         container.streams.video[0].thread_type = "AUTO"
-        try:
-            yield container
-        except (av.InvalidDataError, av.EOFError) as error:
-            raise _unreadable(input_.name, _reason(error)) from error
+        yield container
 
 
 def _reason(error: Exception) -> str:
@@ -243,8 +200,11 @@ def _frames(container: Any, input_: Input, rate: Fraction) -> Iterator[VideoFram
     """Yield frames with times that increase; those without get the next one by the rate.
 
     Ctrl-C, or a stall, ends a live stream.
+
+    Raises:
+        InvalidImageError: a frame cannot be decoded.
     """
-    from av import ExitError, TimeoutError
+    from av import ExitError, FFmpegError, TimeoutError
 
     last = -1
     with stop_requests() if input_.path is None else nullcontext(()) as stops:
@@ -258,6 +218,8 @@ def _frames(container: Any, input_: Input, rate: Fraction) -> Iterator[VideoFram
                     return
         except (ExitError, TimeoutError):
             log.warning("%s: no frame for %g s: this is taken as its end", input_.name, WAIT_S)
+        except FFmpegError as error:
+            raise _unreadable(input_.name, _reason(error)) from error
 
 
 def _upright(frame: VideoFrame) -> NDArray[np.uint8]:
@@ -271,7 +233,7 @@ class _Writer:
 
     Args:
         path: its path; the name may have any suffix.
-        kind: `overlay`, or the name of an output.
+        kind: `OVERLAY`, or the name of an output.
         size: height and width of the frames.
         rate: frames per second.
     """
@@ -279,7 +241,7 @@ class _Writer:
     def __init__(self, path: Path, kind: str, size: tuple[int, int], rate: Fraction) -> None:
         import av
 
-        self.is_overlay = kind == "overlay"
+        self.is_overlay = kind == OVERLAY
         self.container = av.open(str(path), "w", format="mp4" if self.is_overlay else "matroska")
         self.stream: Any = self.container.add_stream("h264" if self.is_overlay else "ffv1", rate=rate)
         height, width = size
