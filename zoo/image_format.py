@@ -77,6 +77,14 @@ class ImageFormat(Frozen):
         """Return the size of a pixel in memory."""
         return self.channels * self.numpy.itemsize
 
+    def zeros(self, shape: tuple[int, int, int]) -> NDArray[np.generic]:
+        """Return a batch of images of zeros, (B, H, W, C), by (B, H, W)."""
+        return np.zeros((*shape, self.channels), self.dtype)
+
+    def filled(self, size: tuple[int, int], color: tuple[float, ...]) -> NDArray[np.generic]:
+        """Return an image of one color, (H, W, C)."""
+        return np.tile(np.array(color, self.dtype), (*size, 1))
+
     def fits(self, other: ImageFormat) -> bool:
         """Return whether arrays of one format are arrays of the other, whatever their ranges."""
         return (self.channels, self.dtype) == (other.channels, other.dtype)

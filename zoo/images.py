@@ -34,6 +34,9 @@ DEEP = ("I", "F")
 PAGED = ("TIFF", "GIF", "WEBP", "PNG")
 """Formats of several pages or frames; those of a photo from a phone (MPO) are previews."""
 
+ORIENTATION, TURNED = 0x0112, range(5, 9)
+"""EXIF tag, and its values that exchange width and height."""
+
 TRANSPARENT = ("RGBA", "RGBa", "LA", "La", "PA")
 
 UNKNOWN: Color = (224, 224, 192)
@@ -68,6 +71,12 @@ def read_rgb(path: Path) -> NDArray[np.uint8]:
 def pages_of(image: Image.Image) -> int:
     """Return the number of pages or frames of an image file."""
     return int(getattr(image, "n_frames", 1)) if image.format in PAGED else 1
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Return width and height of an opened image with its EXIF orientation applied."""
+    width, height = image.size
+    return (height, width) if image.getexif().get(ORIENTATION) in TURNED else (width, height)
 
 
 def reason_of(error: Exception) -> str:

@@ -75,12 +75,16 @@ class Preprocessing(Frozen):
     @property
     def color(self) -> tuple[float, ...]:
         """Return the mean color, which pads images because normalization maps it to about zero."""
-        if self.format.is_rgb:
-            return tuple(round(255 * mean) for mean in self.mean)
-        values = [
-            low + mean * (high - low) for (low, high), mean in zip(self.format.bounds, self.mean, strict=True)
-        ]
-        return tuple(values if self.format.dtype == "float32" else map(round, values))
+        mean, _ = self.on_scale_of_images
+        return tuple(mean if self.format.dtype == "float32" else map(round, mean))
+
+    @property
+    def on_scale_of_images(self) -> tuple[list[float], list[float]]:
+        """Return mean and standard deviation of each channel on the scale of the images."""
+        rows = list(zip(self.format.bounds, self.mean, self.std, strict=True))
+        mean = [low + mean * (high - low) for (low, high), mean, _ in rows]
+        std = [std * (high - low) for (low, high), _, std in rows]
+        return mean, std
 
     def model_size(self, height: int, width: int) -> tuple[int, int]:
         """Return the (height, width) to which an image of this size is resized."""
@@ -104,12 +108,10 @@ class Preprocessing(Frozen):
 
     def _as_transformers_scales(self) -> dict[str, Any]:
         """Return scaling and normalization, one step without clipping unless images are of uint8."""
-        rows = list(zip(self.format.bounds, self.mean, self.std, strict=True))
-        if all(bounds == FULL["uint8"] for bounds, _, _ in rows):
+        if all(bounds == FULL["uint8"] for bounds in self.format.bounds):
             mean, std = list(self.mean), list(self.std)
             return {"do_rescale": True, "rescale_factor": 1 / 255, "image_mean": mean, "image_std": std}
-        mean = [low + mean * (high - low) for (low, high), mean, _ in rows]
-        std = [std * (high - low) for (low, high), _, std in rows]
+        mean, std = self.on_scale_of_images
         return {"do_rescale": False, "image_mean": mean, "image_std": std}
 
 
@@ -220,9 +222,7 @@ def channel_statistics(preprocessing: Preprocessing, like: Tensor) -> ChannelSta
 
     if format_.is_rgb:
         return ChannelStatistics(planes(preprocessing.mean) * 255, planes(preprocessing.std) * 255)
-    rows = list(zip(format_.bounds, preprocessing.mean, preprocessing.std, strict=True))
-    mean = planes(low + mean * (high - low) for (low, high), mean, _ in rows)
-    std = planes(std * (high - low) for (low, high), _, std in rows)
+    mean, std = map(planes, preprocessing.on_scale_of_images)
     if not format_.clips:
         return ChannelStatistics(mean, std)
     return ChannelStatistics(mean, std, *map(planes, zip(*format_.bounds, strict=True)))

@@ -11,7 +11,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from zoo.errors import InvalidImageError, ZooError
 from zoo.image_format import ImageFormat, check_finite
-from zoo.images import reason_of
+from zoo.images import reason_of, upright_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -149,9 +149,6 @@ def _pillow(file: BinaryIO, name: str) -> Iterator[Opened]:
                 f"TIFF or .npy"
             )
         channels, dtype = MODES[image.mode]
-        if 5 <= image.getexif().get(0x0112, 1) <= 8:
-            width, height = image.size[::-1]
-        else:
-            width, height = image.size
+        width, height = upright_size(image)
         shape = (height, width) if channels == 1 else (height, width, channels)
         yield shape, np.dtype(dtype), lambda: np.asarray(ImageOps.exif_transpose(image))

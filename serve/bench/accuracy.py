@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from zoo.data.source import Source, Split, Subset
+from zoo.data.source import Source, Subset
 from zoo.errors import ZooError
 from zoo.evaluation.evaluate import evaluate
 from zoo.predictors.eager import CompiledPredictor
@@ -15,12 +15,14 @@ if TYPE_CHECKING:
 
 
 class EvenSubset(Subset):
-    """Evenly spaced `val` images of a source.
+    """Evenly spaced `val` images of a source, without other splits.
 
     Args:
         source: source of the images.
         count: maximum number of images.
     """
+
+    others = False
 
     def __init__(self, source: Source, count: int) -> None:
         all_ids = source.ids("val")
@@ -28,10 +30,6 @@ class EvenSubset(Subset):
         # centers of equal parts
         places = ((2 * part + 1) * len(all_ids) // (2 * count) for part in range(count))
         super().__init__(source, "val", [all_ids[place] for place in places])
-
-    def ids(self, split: Split) -> tuple[str, ...]:
-        """Return the selected ids of `val`, none of the other splits."""
-        return self.kept if split == "val" else ()
 
 
 def measure_accuracy(predictor: Predictor, source: Source, count: int) -> Accuracy:

@@ -38,7 +38,7 @@ pytestmark = pytest.mark.usefixtures("zoo")  # an empty folder
 
 
 def frames_of(count: int, size: tuple[int, int] = SIZE) -> list[NDArray[np.uint8]]:
-    """Return frames in blocks of noise, (H, W, 3)."""
+    """Return frames of random blocks, each (H, W, 3)."""
     cells = np.random.default_rng(0).integers(0, 256, (count, 8, 8, 3), np.uint8)
     large = cells.repeat(-(-size[0] // 8), 1).repeat(-(-size[1] // 8), 2)
     return list(large[:, : size[0], : size[1]])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from zoo.bundle.reliability import Calibration, FittedOn, Reliability
+from zoo.bundle.reliability import Calibration
 from zoo.data.shapes import ShapesSource
 from zoo.data.source import Subset
 from zoo.errors import BundleError
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from zoo.predictors.eager import EagerPredictor
-
-FITTED = FittedOn(data="shapes", split="val", images={}, pixels=1)
 
 
 @pytest.fixture
@@ -118,9 +116,7 @@ def test_the_same_score_differs_by_nothing_in_every_resample() -> None:
 def test_the_mask_is_the_same_with_any_score(score: str, predictor: EagerPredictor, few: Subset) -> None:
     image = few.read_image(few.ids("val")[0])
     expected = predictor.predict(image)
-    calibrations = {name: Calibration(score=name) for name in ("temperature", "localizer")}
-    fitted = Reliability(score=score, calibrations=calibrations, fitted=FITTED)
-    predictor.calibration = fitted.chosen
+    predictor.calibration = Calibration(score=score)
     assert "reliability" in predictor.available
     found = predictor.predict_outputs(image, ("mask", "reliability", "logits"))
     assert np.array_equal(found.mask, expected)

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from tests.bundles import calibrate_by, metadata_of
 from tests.localized import shapes_inputs
 from zoo.bundle.bundle import load_config, update_config
-from zoo.bundle.reliability import Calibration, FittedOn, Reliability
+from zoo.bundle.reliability import Calibration
 from zoo.bundle.weights import load_bundle
 from zoo.errors import BundleError
 from zoo.export.compose import Composition, compose
@@ -21,7 +22,6 @@ from zoo.export.graph.to_onnx import export_onnx
 from zoo.export.options import ExportOptions
 from zoo.export.pipeline import export_bundle, kept_calibration
 from zoo.models.deployable import Gated, Localized, Student
-from zoo.predictors.artifact import ArtifactMetadata
 from zoo.predictors.eager import load_eager
 from zoo.predictors.outputs import check_given, derivable
 from zoo.predictors.runtimes.openvino import OpenVinoPredictor
@@ -36,34 +36,24 @@ if TYPE_CHECKING:
     Photos = Callable[..., NDArray[np.uint8]]
 
 KNOTS = ((0.0, 0.1), (0.5, 0.5), (0.9, 0.95), (1.0, 1.0))
-CALIBRATIONS = {
-    "temperature": Calibration(score="temperature", temperature=1.5),
-    "localizer": Calibration(score="localizer", shift=1.5, knots=KNOTS),
-}
-FITTED = FittedOn(data="shapes", split="val", images={}, pixels=1)
+CALIBRATIONS = (
+    Calibration(score="temperature", temperature=1.5),
+    Calibration(score="localizer", shift=1.5, knots=KNOTS),
+)
 
 
 @pytest.fixture
 def bundle(localized_bundle: Path, tmp_path: Path) -> Path:
     """Return a bundle whose output `reliability` is by the localizer."""
     folder = shutil.copytree(localized_bundle, tmp_path / "bundle")
-    fitted = Reliability(score="localizer", calibrations=CALIBRATIONS, fitted=FITTED)
-    update_config(folder, reliability=fitted)
+    calibrate_by(folder, *CALIBRATIONS)
     return folder
 
 
 def write_onnx(bundle: Path, output: str, path: Path) -> Path:
     config = load_config(bundle)
     deployable, _ = load_bundle(bundle)
-    metadata = ArtifactMetadata(
-        names=config.names,
-        palette=config.palette,
-        preprocessing=config.preprocessing,
-        precision="fp32",
-        output=output,
-        weights_sha256="0" * 64,
-        calibration=kept_calibration(config, output),
-    )
+    metadata = metadata_of(bundle, output=output, calibration=kept_calibration(config, output))
     prepared = prepare(deployable, shapes_inputs(1, config.preprocessing))
     export_onnx(prepared.deployable, metadata, path)
     return path
@@ -108,7 +98,7 @@ def test_every_runtime_gives_the_reliability_and_the_same_bits_of_the_mask(
 
 
 def test_logits_alone_do_not_give_it(bundle: Path) -> None:
-    localizer, temperature = CALIBRATIONS["localizer"], CALIBRATIONS["temperature"]
+    temperature, localizer = CALIBRATIONS
     assert "reliability" in derivable(("logits",), temperature)
     assert "reliability" not in derivable(("logits",), localizer)
     assert "reliability" in derivable(("logits", "reliability"), localizer)

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 import torch
 
+from tests.bundles import metadata_of, reliability_by
 from tests.export.conftest import Network
 from zoo.bundle.bundle import load_config
-from zoo.bundle.reliability import Calibration, FittedOn, Reliability
+from zoo.bundle.reliability import Calibration
 from zoo.errors import BundleError, ExportError
 from zoo.export.graph.to_onnx import export_onnx
 from zoo.export.options import ExportOptions
 from zoo.export.pipeline import export_bundle, kept_calibration
 from zoo.export.to_tensorrt import Target, build_engine, load_builder, make_profile, plan_engine
-from zoo.predictors.artifact import ArtifactMetadata
 from zoo.predictors.eager import EagerPredictor, load_eager
 from zoo.predictors.runtimes.openvino import OpenVinoPredictor
 from zoo.predictors.runtimes.ort import OrtPredictor
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
     Photos = Callable[..., NDArray[np.uint8]]
 
-FITTED = FittedOn(data="shapes", split="val", images={}, pixels=1)
 CALIBRATIONS = {
     "temperature": Calibration(score="temperature", temperature=0.05),
     "entropy": Calibration(score="entropy", knots=((0.0, 0.2), (0.01, 0.6), (0.9, 1.0))),
@@ -43,19 +42,6 @@ RUNTIMES = {
 }
 
 
-def metadata_of(bundle: Path, output: str, calibration: Calibration) -> ArtifactMetadata:
-    config = load_config(bundle)
-    return ArtifactMetadata(
-        names=config.names,
-        palette=config.palette,
-        preprocessing=config.preprocessing,
-        precision="fp32",
-        output=output,
-        weights_sha256="0" * 64,
-        calibration=calibration,
-    )
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("score", CALIBRATIONS)
 @pytest.mark.parametrize("output", ["mask+reliability", "logits"])
@@ -63,11 +49,12 @@ def test_every_runtime_gives_the_reliability_of_the_model(
     score: str, output: str, tiny_bundle: Path, photos: Photos, tmp_path: Path
 ) -> None:
     config, calibration = load_config(tiny_bundle), CALIBRATIONS[score]
-    fitted = Reliability(score=score, calibrations={score: calibration}, fitted=FITTED)
+    fitted = reliability_by(calibration)
     torch.manual_seed(0)
     network = Network(len(config.names))
     reference = EagerPredictor(network, config.model_copy(update={"reliability": fitted}))
-    export_onnx(network, metadata_of(tiny_bundle, output, calibration), tmp_path / "model.onnx")
+    metadata = metadata_of(tiny_bundle, output=output, calibration=calibration)
+    export_onnx(network, metadata, tmp_path / "model.onnx")
     images = photos(2)
     expected = reference.infer(images, ("mask", "reliability"))
     assert len(np.unique(expected["reliability"])) > 10
@@ -83,7 +70,7 @@ def test_every_runtime_gives_the_reliability_of_the_model(
 @pytest.mark.skipif("rtx" not in installed_flavors(), reason="tensorrt_rtx is not installed")
 @pytest.mark.parametrize("score", CALIBRATIONS)
 def test_tensorrt_builds_the_reliability(score: str, tiny_bundle: Path, tmp_path: Path) -> None:
-    metadata = metadata_of(tiny_bundle, "mask+reliability", CALIBRATIONS[score])
+    metadata = metadata_of(tiny_bundle, output="mask+reliability", calibration=CALIBRATIONS[score])
     path = tmp_path / "model.onnx"
     export_onnx(Network(len(metadata.names)), metadata, path)
     api = load_builder((86,))
@@ -108,7 +95,7 @@ def test_an_export_of_an_uncalibrated_bundle_fails_before_it_starts(tiny_bundle:
 
 def test_only_files_that_need_a_calibration_hold_it(tiny_bundle: Path) -> None:
     calibration = CALIBRATIONS["entropy"]
-    fitted = Reliability(score="entropy", calibrations={"entropy": calibration}, fitted=FITTED)
+    fitted = reliability_by(calibration)
     config = load_config(tiny_bundle).model_copy(update={"reliability": fitted})
     for output, expected in (("mask", None), ("mask+reliability", calibration), ("logits", calibration)):
         assert kept_calibration(config, output) == expected

@@ -28,8 +28,8 @@ import tritonclient.http
 from filelock import FileLock
 from tritonclient.utils import InferenceServerException
 
-from zoo.bundle.bundle import update_config
-from zoo.bundle.reliability import Calibration, FittedOn, Reliability
+from tests.bundles import calibrate_by
+from zoo.bundle.reliability import Calibration
 from zoo.export.options import ExportOptions
 from zoo.export.pipeline import export_bundle
 from zoo.export.triton.repository import write_repository
@@ -99,9 +99,7 @@ def served(student_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> It
     server_files = installation(folder)
     bundle = shutil.copytree(student_bundle, folder / "calibrated")
     calibration = Calibration(score="entropy", knots=((0.0, 0.2), (0.5, 0.6), (1.0, 1.0)))
-    fitted = FittedOn(data="shapes", split="val", images={}, pixels=1)
-    reliability = Reliability(score="entropy", calibrations={"entropy": calibration}, fitted=fitted)
-    update_config(bundle, reliability=reliability)
+    calibrate_by(bundle, calibration)
     options = ExportOptions(precision=("fp32",), output="+".join(OUTPUTS), out=folder / "shapes")
     report = export_bundle(bundle, options)
     repository = folder / "repository"

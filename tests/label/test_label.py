@@ -12,8 +12,9 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from zoo.bundle.bundle import load_config, update_config
-from zoo.bundle.reliability import Calibration, FittedOn, Reliability
+from tests.bundles import calibrate_by
+from zoo.bundle.bundle import load_config
+from zoo.bundle.reliability import Calibration
 from zoo.cli import app
 from zoo.data.folder import FolderSource
 from zoo.data.partition import make_partition
@@ -128,9 +129,7 @@ def test_the_calibrated_reliability_is_used_where_the_model_has_it(
     data: Path, bundle_copy: Path, tmp_path: Path
 ) -> None:
     calibration = Calibration(score="softmax", knots=((0.0, 0.2), (1.0, 0.2)))
-    fitted = FittedOn(data="shapes", split="val", images={}, pixels=1)
-    reliability = Reliability(score="softmax", calibrations={"softmax": calibration}, fitted=fitted)
-    update_config(bundle_copy, reliability=reliability)
+    calibrate_by(bundle_copy, calibration)
     value = chosen(bundle_copy, data, "--count", 1, "--out", tmp_path / "out")
     assert (value["score"], value["images"][0]["unreliability"]) == ("reliability", 0.8)
     value = chosen(bundle_copy, data, "--count", 1, "--out", tmp_path / "o", "--score", "confidence")

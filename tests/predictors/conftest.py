@@ -11,8 +11,7 @@ import torch
 from onnx import TensorProto, numpy_helper
 from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor_value_info
 
-from zoo.bundle.bundle import WEIGHTS_NAME
-from zoo.bundle.manifest import sha256
+from tests.bundles import metadata_of
 from zoo.bundle.weights import load_bundle
 from zoo.classes import Classes
 from zoo.export.graph.fold import prepare
@@ -169,15 +168,9 @@ def made(
     """Return a network with its file, one for each of `STRIDES`."""
     folder = tmp_path_factory.mktemp("made")
     bundle = make_bundle(folder / "bundle", encoder=request.param, output_stride=STRIDES[request.param])
-    deployable, config = load_bundle(bundle)
-    metadata = ArtifactMetadata(
-        names=config.names,
-        palette=config.palette,
-        preprocessing=config.preprocessing,
-        precision="fp32",
-        weights_sha256=sha256(bundle / WEIGHTS_NAME),
-    )
-    export_onnx(prepare(deployable, torch.randn(1, 3, 64, 64)).deployable, metadata, folder / "model.onnx")
+    deployable, _ = load_bundle(bundle)
+    prepared = prepare(deployable, torch.randn(1, 3, 64, 64)).deployable
+    export_onnx(prepared, metadata_of(bundle), folder / "model.onnx")
     return Made(request.param, bundle, folder / "model.onnx")
 
 

@@ -11,8 +11,8 @@ import torch
 from onnx import TensorProto, helper
 from torch import Tensor, nn
 
-from zoo.bundle.bundle import CONFIG_NAME, WEIGHTS_NAME, BundleConfig, load_config
-from zoo.bundle.manifest import sha256
+from tests.bundles import metadata_of
+from zoo.bundle.bundle import CONFIG_NAME, BundleConfig
 from zoo.classes import Classes
 from zoo.data.shapes import NAMES
 from zoo.export.graph.to_onnx import export_onnx
@@ -149,14 +149,7 @@ def name_classes(bundle: Path) -> None:
 @pytest.fixture
 def onnx_bundle(bundle_copy: Path) -> Path:
     """Return a bundle whose `model.onnx` says class 1 where red is bright, unlike the network beside it."""
-    config = load_config(bundle_copy)
-    metadata = ArtifactMetadata(
-        names=config.names,
-        palette=config.palette,
-        preprocessing=config.preprocessing,
-        precision="fp32",
-        weights_sha256=sha256(bundle_copy / WEIGHTS_NAME),
-    )
+    metadata = metadata_of(bundle_copy)
     constants = {"zero": 0, "one": 1, "last": 3}
     nodes = [
         *(

@@ -26,7 +26,6 @@ from zoo.train.data.augment import skipped_augmentations
 from zoo.train.methods.table import METHODS
 
 if TYPE_CHECKING:
-    from zoo.data.source import Split
     from zoo.train.method import Phase
     from zoo.train.recipe.schema import Recipe
 
@@ -148,12 +147,10 @@ class TrainingData:
 class HeldOut(Subset):
     """Held-out images of a source as its split `val`, the only one."""
 
+    others = False
+
     def __init__(self, source: Source, held_out: tuple[str, ...]) -> None:
         super().__init__(source, "val", held_out)
-
-    def ids(self, split: Split) -> tuple[str, ...]:
-        """Return the held-out ids as `val`."""
-        return self.kept if split == "val" else ()
 
 
 def hold_out(recipe: Recipe, partition: Partition) -> tuple[Partition, tuple[str, ...]]:

@@ -76,12 +76,17 @@ class Subset(Source):
         kept: ids of the images in that split.
     """
 
+    others = True
+    """Whether other splits keep their images; else they are empty."""
+
     def __init__(self, source: Source, split: Split, kept: Sequence[str]) -> None:
         super().__init__(source.spec, source.classes, source.format)
         self.source, self.split, self.kept = source, split, tuple(kept)
 
     def ids(self, split: Split) -> tuple[str, ...]:
-        return self.kept if split == self.split else self.source.ids(split)
+        if split == self.split:
+            return self.kept
+        return self.source.ids(split) if self.others else ()
 
     def read_image(self, id_: str) -> NDArray[Any]:
         return self.source.read_image(id_)

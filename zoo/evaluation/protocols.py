@@ -295,8 +295,7 @@ def pad(image: Image, preprocessing: Preprocessing) -> Image:
 
 def blank(preprocessing: Preprocessing, size: tuple[int, int]) -> Image:
     """Return an image of the mean color, which normalization maps to about zero."""
-    color = np.array(preprocessing.color, preprocessing.format.dtype)
-    return np.tile(color, (*size, 1))
+    return preprocessing.format.filled(size, preprocessing.color)
 
 
 def softmax(logits: Logits) -> Logits:

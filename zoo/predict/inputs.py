@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 VIDEO_SUFFIXES = frozenset((".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv"))
 ADDRESS = re.compile(r"(rtsps?|rtmps?|srt|udp|rtp|tcp)://.")
-"""Start of the address of a live stream."""
+"""Schemes of the addresses of live streams."""
 
 
 class Input(NamedTuple):

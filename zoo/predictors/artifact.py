@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import numpy as np
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -101,8 +100,7 @@ class ArtifactMetadata(BaseModel):
 
     def blank(self, shape: Shape) -> NDArray[Any]:
         """Return a batch of images of zeros, (B, H, W, C) of the format."""
-        format_ = self.preprocessing.format
-        return np.zeros((*shape, format_.channels), format_.dtype)
+        return self.preprocessing.format.zeros(shape)
 
     @property
     def mask_dtype(self) -> str:

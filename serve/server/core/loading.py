@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
-
 from zoo.bundle.bundle import CARD_NAME, find_bundle
 from zoo.errors import BundleError, ZooError
 from zoo.machine import gpu_count
@@ -123,8 +121,7 @@ def _try(candidate: Candidate, source: ModelSource) -> Predictor | str:
         )
         limits = predictor.limits
         size = limits.clamp(predictor.preprocessing.imgsz)
-        format_ = predictor.format
-        predictor.run(np.zeros((limits.low[0], *size, format_.channels), format_.dtype))
+        predictor.run(predictor.format.zeros((limits.low[0], *size)))
     except ZooError as error:
         return _public(str(error), source)
     except Exception as error:  # a runtime may raise anything; the next one is tried

@@ -134,4 +134,4 @@ def blank_image(preprocessing: Preprocessing, size: tuple[int, int]) -> Image:
     """Return a gray image, or one of the mean color if images are not 8-bit RGB, (H, W, C)."""
     format_ = preprocessing.format
     color = (BLANK,) * 3 if format_.is_rgb else preprocessing.color
-    return np.tile(np.array(color, format_.dtype), (*size, 1))
+    return format_.filled(size, color)

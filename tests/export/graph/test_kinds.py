@@ -10,8 +10,7 @@ import onnx
 import pytest
 import torch
 
-from zoo.bundle.bundle import load_config
-from zoo.bundle.manifest import sha256
+from tests.bundles import metadata_of
 from zoo.bundle.weights import load_bundle
 from zoo.errors import BundleError, ParityError
 from zoo.export.compose import Composition, compose
@@ -21,7 +20,6 @@ from zoo.export.parity.compare import compare_masks
 from zoo.export.parity.tolerance import GATES
 from zoo.export.pipeline import export_bundle
 from zoo.models.deployable import REMOVED, Gated
-from zoo.predictors.artifact import ArtifactMetadata
 from zoo.predictors.load import load_predictor
 from zoo.predictors.runtimes.trt_api import installed_flavors
 
@@ -162,15 +160,7 @@ def test_an_artifact_of_another_threshold_is_refused(
 ) -> None:
     gate = Composition(gate=classifier_bundle, gate_threshold=0.5)
     bundle = compose(student_bundle, gate, tmp_path / "gated", silent)
-    config = load_config(bundle)
-    metadata = ArtifactMetadata(
-        names=config.names,
-        palette=config.palette,
-        preprocessing=config.preprocessing,
-        precision="fp32",
-        weights_sha256=sha256(bundle / "model.safetensors"),
-    )
-    write_onnx(bundle / "model.onnx", metadata=metadata.model_dump_json())
+    write_onnx(bundle / "model.onnx", metadata=metadata_of(bundle).model_dump_json())
     assert load_predictor(bundle, backend="ort").backend == "ort"
     compose(student_bundle, gate.model_copy(update={"gate_threshold": 0.4}), bundle, silent)
     with pytest.raises(BundleError, match="was made from other weights"):

@@ -32,10 +32,15 @@ if TYPE_CHECKING:
 
     from tests.conftest import PngFile
     from zoo.classes import Mask
+    from zoo.predictors.runtimes.ort import OrtPredictor
 
     ServeApp = Callable[..., "Running"]
 
     StandIn = Callable[..., Predictor]
+
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (3, 64, 48, 3), dtype=np.uint8)
+"""(B, H, W, 3)"""
 
 
 class StandInPredictor(Predictor):
@@ -129,6 +134,14 @@ class Running(NamedTuple):
         self.client.close()
         self.server.should_exit = True
         self.thread.join(10)
+
+
+class Served(NamedTuple):
+    """A server, a client of Triton for it, and what its masks must be."""
+
+    server: Running
+    client: Any
+    predictor: OrtPredictor
 
 
 @pytest.fixture

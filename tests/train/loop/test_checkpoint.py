@@ -10,8 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.bundles import reliability_by
 from zoo.bundle.bundle import load_config
-from zoo.bundle.reliability import Calibration, FittedOn, Reliability
+from zoo.bundle.reliability import Calibration
 from zoo.bundle.weights import load_bundle
 from zoo.errors import BundleError
 from zoo.predictors.load import load_predictor
@@ -173,11 +174,7 @@ def test_the_calibration_of_the_same_network_and_step_is_kept(run: Path, tmp_pat
     copied = tmp_path / "run"
     shutil.copytree(run, copied)
     path = strip(copied) / "config.json"
-    calibrations: dict[Any, Calibration] = {
-        "softmax": Calibration(score="softmax", knots=((0.0, 0.2), (1.0, 0.9)))
-    }
-    fitted = FittedOn(data="shapes", split="val", images={}, pixels=1)
-    reliability = Reliability(score="softmax", calibrations=calibrations, fitted=fitted)
+    reliability = reliability_by(Calibration(score="softmax", knots=((0.0, 0.2), (1.0, 0.9))))
     stored = json.loads(path.read_text())
     stored["reliability"] = reliability.model_dump(mode="json")
     path.write_text(json.dumps(stored))

@@ -20,7 +20,7 @@ from zoo.data.formats.drawing import ImageRegions, Region, check_can_draw
 from zoo.data.formats.regions import BACKGROUND
 from zoo.data.walk import files_by_stem
 from zoo.errors import DatasetError
-from zoo.images import READ_ERRORS
+from zoo.images import READ_ERRORS, upright_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -41,8 +41,6 @@ IGNORED = ("__ignore__", "ignore")
 """Names of regions that are ignored."""
 CORNERS = 64
 """Number of corners of a circle."""
-ORIENTATION, FIRST_TURNED = 0x0112, 5
-"""EXIF tag, and the first of its values that exchange width and height."""
 
 
 class Found(NamedTuple):
@@ -78,8 +76,7 @@ def size_of(path: Path) -> Size:
     """Return width and height of an upright image; of a broken one 1 x 1."""
     try:
         with Image.open(path) as image:
-            width, height = image.size
-            return (height, width) if image.getexif().get(ORIENTATION, 1) >= FIRST_TURNED else (width, height)
+            return upright_size(image)
     except READ_ERRORS:
         return 1, 1
 

@@ -14,7 +14,7 @@ from zoo.data.files import stored_mode
 from zoo.data.masks import MaskFacts, drawn_facts, read_mask_facts
 from zoo.errors import DatasetError, InvalidImageError
 from zoo.image_format import RGB, displayed
-from zoo.images import READ_ERRORS, pages_of, reason_of
+from zoo.images import ORIENTATION, READ_ERRORS, pages_of, reason_of
 from zoo.rasters import ImageFormatError, read_raster
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ READABLE = ("1", "L", "P", "RGB")
 DECLARED = "declared"
 """Mode of images of a declared format that is not 8-bit RGB."""
 THUMB_PX = 32
-ORIENTATION = 0x0112
 
 
 class Job(NamedTuple):

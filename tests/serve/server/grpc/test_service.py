@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import numpy as np
@@ -15,8 +15,9 @@ from tritonclient import http as triton_http
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.utils import InferenceServerException
 
-from zoo.bundle.bundle import update_config
-from zoo.bundle.reliability import Calibration, FittedOn, Reliability
+from tests.bundles import calibrate_by
+from tests.serve.server.conftest import IMAGES, Served
+from zoo.bundle.reliability import Calibration
 from zoo.predictors.load import load_predictor
 from zoo.predictors.runtimes.ort import OrtPredictor
 from zoo.serve.server.grpc.codec import MAX_VALUES
@@ -33,16 +34,7 @@ if TYPE_CHECKING:
 
     Images = NDArray[np.uint8]
 
-IMAGES = np.random.default_rng(0).integers(0, 256, (3, 64, 48, 3), dtype=np.uint8)
 METHODS = "/inference.GRPCInferenceService/"
-
-
-class Served(NamedTuple):
-    """A server, a client of Triton for it, and what its masks must be."""
-
-    server: Running
-    client: Any
-    predictor: OrtPredictor
 
 
 @pytest.fixture
@@ -159,9 +151,7 @@ def test_numbers_are_answered_with_numbers_and_bytes_with_bytes(served: Served) 
 
 def test_confidence_and_reliability_are_those_of_http(serve_app: ServeApp, bundle_copy: Path) -> None:
     calibration = Calibration(score="temperature", temperature=0.1)
-    fitted = FittedOn(data="shapes", split="val", images={}, pixels=1)
-    reliability = Reliability(score="temperature", calibrations={"temperature": calibration}, fitted=fitted)
-    update_config(bundle_copy, reliability=reliability)
+    calibrate_by(bundle_copy, calibration)
     server = serve_app({"tiny": load_predictor(bundle_copy)}, grpc=True)
     names = ("reliability", "mask", "confidence")
     found = []

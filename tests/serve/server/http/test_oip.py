@@ -5,15 +5,16 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 from tritonclient import http as triton
 from tritonclient.utils import InferenceServerException
 
-from zoo.bundle.bundle import update_config
-from zoo.bundle.reliability import Calibration, FittedOn, Reliability
+from tests.bundles import calibrate_by
+from tests.serve.server.conftest import IMAGES, Served
+from zoo.bundle.reliability import Calibration
 from zoo.predictors.load import load_predictor
 from zoo.predictors.remote.oip import Message, infer_request, tensors_of
 from zoo.predictors.runtimes.ort import OrtPredictor
@@ -27,17 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from tests.conftest import WriteOnnx
-    from tests.serve.server.conftest import Running, ServeApp
-
-IMAGES = np.random.default_rng(0).integers(0, 256, (3, 64, 48, 3), dtype=np.uint8)
-
-
-class Served(NamedTuple):
-    """A server, a client of Triton for it, and what its masks must be."""
-
-    server: Running
-    client: Any
-    predictor: OrtPredictor
+    from tests.serve.server.conftest import ServeApp
 
 
 @pytest.fixture
@@ -298,9 +289,7 @@ def test_a_model_of_a_bundle_lists_and_gives_its_confidence(serve_app: ServeApp,
 
 def test_a_calibrated_model_lists_and_gives_its_reliability(serve_app: ServeApp, bundle_copy: Path) -> None:
     calibration = Calibration(score="temperature", temperature=0.1)
-    fitted = FittedOn(data="shapes", split="val", images={}, pixels=1)
-    reliability = Reliability(score="temperature", calibrations={"temperature": calibration}, fitted=fitted)
-    update_config(bundle_copy, reliability=reliability)
+    calibrate_by(bundle_copy, calibration)
     predictor = load_predictor(bundle_copy)
     server = serve_app({"tiny": predictor})
     client = triton.InferenceServerClient(f"127.0.0.1:{server.port}")

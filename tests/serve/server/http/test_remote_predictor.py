@@ -11,8 +11,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import zoo
-from zoo.bundle.bundle import update_config
-from zoo.bundle.reliability import Calibration, FittedOn, Reliability
+from tests.bundles import calibrate_by
+from zoo.bundle.reliability import Calibration
 from zoo.cli import app
 from zoo.errors import BundleError, InvalidImageError
 from zoo.predictors.load import load_predictor
@@ -73,13 +73,7 @@ def test_unsure_pixels_and_reliability_of_a_server_are_those_of_its_bundle(
     serve_app: ServeApp, tmp_path: Path, bundle_copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calibration = Calibration(score="temperature", temperature=0.1)
-    fitted = FittedOn(data="shapes", split="val", images={}, pixels=1)
-    update_config(
-        bundle_copy,
-        reliability=Reliability(
-            score="temperature", calibrations={"temperature": calibration}, fitted=fitted
-        ),
-    )
+    calibrate_by(bundle_copy, calibration)
     local = load_predictor(bundle_copy)
     running = serve_app({"tiny": local})
     monkeypatch.chdir(tmp_path)

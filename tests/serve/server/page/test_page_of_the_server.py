@@ -12,8 +12,8 @@ import pytest
 import uvicorn
 from pydantic import SecretStr
 
-from zoo.bundle.bundle import update_config
-from zoo.bundle.reliability import Calibration, FittedOn, Reliability
+from tests.bundles import calibrate_by
+from zoo.bundle.reliability import Calibration
 from zoo.predictors.load import load_predictor
 from zoo.serve.server.core.loading import ModelSource, load_model
 from zoo.serve.server.core.settings import ServerSettings
@@ -84,13 +84,7 @@ def test_the_page_grays_out_what_a_calibrated_model_is_unsure_of(
     bundle_copy: Path, open_page: OpenPage, file: MakeFile, segment: Segment
 ) -> None:
     calibration = Calibration(score="temperature", temperature=0.1)
-    fitted = FittedOn(data="shapes", split="val", images={}, pixels=1)
-    update_config(
-        bundle_copy,
-        reliability=Reliability(
-            score="temperature", calibrations={"temperature": calibration}, fitted=fitted
-        ),
-    )
+    calibrate_by(bundle_copy, calibration)
     image = file()
     pixels = np.full((60, 80, 3), 120, np.uint8)
     values = load_predictor(bundle_copy).predict_outputs(pixels, ("reliability",)).outputs["reliability"]
