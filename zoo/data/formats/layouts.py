@@ -241,7 +241,7 @@ def _coco(root: Path, data: DataFile) -> Recognized | None:
     rest = {stem: path for stem, path in every if path not in used}
     tests |= {path: f"{stem.rpartition('/')[0]}/" for stem, path in rest.items() if _is_in_test(stem)}
     files["unlabeled"] = {
-        f"unlabeled/{stem}": Pair(rest[stem], None) for stem in rest if not _is_in_test(stem)
+        f"unlabeled/{stem}": Pair(path, None) for stem, path in rest.items() if path not in tests
     }
     left = tuple((name, Pair(path, None)) for path, name in tests.items())
     return Recognized("COCO annotations", files, data, names, left)
