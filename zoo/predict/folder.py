@@ -17,13 +17,12 @@ from zoo.predict.journal import Journal
 from zoo.predict.outputs import (
     OVERLAY,
     Job,
-    check_unknown,
     earlier_outputs,
     files,
     is_done,
     make_jobs,
 )
-from zoo.predictors.outputs import MASK, written_outputs
+from zoo.predictors.outputs import MASK, check_unknown, written_outputs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -8,9 +8,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from zoo.errors import BundleError, ZooError
+from zoo.errors import ZooError
 from zoo.predict.journal import NAME, listed, written_of
-from zoo.predictors.outputs import MASK, MAX_VALUE, OUTPUTS, RELIABILITY, draw_output, written_outputs
+from zoo.predictors.outputs import (
+    MASK,
+    MAX_VALUE,
+    OUTPUTS,
+    RELIABILITY,
+    draw_output,
+    without_unsure,
+    written_outputs,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image
 
-    from zoo.classes import Classes, Mask
+    from zoo.classes import Classes
     from zoo.predict.inputs import Input
     from zoo.predict.stream import Streamed
 
@@ -206,41 +214,6 @@ def new_files(
 def named_areas(shares: Mapping[int, float], classes: Classes) -> dict[str, float]:
     """Return the shares of labels by the name of their class."""
     return {_label_name(label, classes): share for label, share in shares.items()}
-
-
-def check_unknown(unknown_below: float | None, classes: Classes) -> None:
-    """Raise unless masks can have unknown pixels, if they are requested.
-
-    Raises:
-        BundleError: a reliability out of range, or more than 255 classes, so that 255 is one of them.
-    """
-    if unknown_below is None:
-        return
-    from zoo.classes import IGNORE
-
-    if not 0 <= unknown_below <= 1:
-        raise BundleError(f"got unknown_below {unknown_below:g}, expected a reliability from 0 to 1")
-    if len(classes) > IGNORE:
-        raise BundleError(
-            f"unknown pixels are class {IGNORE}, which is one of the model's {len(classes)} classes: write "
-            f"the output reliability instead"
-        )
-
-
-def without_unsure(found: Mapping[str, NDArray[Any]], unknown_below: float) -> Mask:
-    """Return the mask with `IGNORE` where the reliability is below a value.
-
-    Args:
-        found: `mask` and `reliability` by name, (H, W).
-        unknown_below: reliability, 0..1.
-    """
-    import numpy as np
-
-    from zoo.classes import IGNORE
-
-    unsure = found[RELIABILITY] < MAX_VALUE * unknown_below
-    mask: Mask = np.where(unsure, IGNORE, found[MASK]).astype(found[MASK].dtype)
-    return mask
 
 
 def _reliability(values: NDArray[np.uint8] | None) -> dict[str, float]:
