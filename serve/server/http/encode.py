@@ -53,7 +53,7 @@ def as_json(
         size=mask.shape,
         areas=areas(mask, classes),
         rle=runs(mask),
-        outputs={name: b64encode(np.ascontiguousarray(values)).decode() for name, values in others.items()},
+        outputs={name: b64encode(values.tobytes()).decode() for name, values in others.items()},
     )
     return answer.model_dump_json().encode()
 
