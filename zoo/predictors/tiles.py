@@ -2,21 +2,22 @@
 
 The weight of a tile's logits falls linearly to zero over the overlap, toward the sides of the tile. Beside
 image and outputs, memory holds the logits of one batch of tiles and of one strip across the image, as high as
-the overlap.
+the overlap; with `predict_rows`, neither of the first two is held.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from typing import TYPE_CHECKING, Any, NamedTuple
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
 from zoo.errors import BundleError
 from zoo.predictors.base import Prediction
 from zoo.predictors.exported import from_logits
-from zoo.predictors.limits import OVERLAP
+from zoo.predictors.limits import LARGEST, OVERLAP, SMALLEST
 from zoo.predictors.outputs import LOGITS, MASK, OUTPUTS
 from zoo.preprocess import check_image
 
@@ -29,11 +30,16 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float32]
 
-SMALLEST = 32
-"""Smallest side of a tile that can be asked for, in pixels."""
 
-LARGEST = 0.9
-"""Largest overlap that can be asked for."""
+class Rows(Protocol):
+    """An image of which rows are read: an array, or a file."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Return (H, W, C)."""
+
+    def __getitem__(self, rows: slice, /) -> NDArray[Any]:
+        """Return rows of the image, (h, W, C)."""
 
 
 class Tiling(NamedTuple):
@@ -169,19 +175,40 @@ def predict_tiles(
     """
     check_tiling(predictor, outputs)
     check_image(image, predictor.format)
-    size = image.shape[0], image.shape[1]
-    predictor.limits.check(tiling.tile_of(size), size)
     found: dict[str, NDArray[Any]] = {}
-    for top, left, logits in blended(predictor, image, tiling, batch):
-        for name, (values,) in from_logits(logits[None], outputs).items():
+    for top, rows in predict_rows(predictor, image, tiling, outputs, batch):
+        for name, values in rows.items():
             if name not in found:
-                found[name] = np.empty((*values.shape[:-2], *size), values.dtype)
-            found[name][..., top : top + values.shape[-2], left : left + values.shape[-1]] = values
+                found[name] = np.empty((*values.shape[:-2], *image.shape[:2]), values.dtype)
+            found[name][..., top : top + values.shape[-2], :] = values
     return Prediction(found)
 
 
+def predict_rows(
+    predictor: Predictor, image: Rows, tiling: Tiling, outputs: Sequence[str], batch: int
+) -> Iterator[tuple[int, dict[str, NDArray[Any]]]]:
+    """Yield the outputs of an image from top to bottom: the first row, and rows of each output by name.
+
+    Args:
+        predictor: model with logits.
+        image: (H, W, C) of the format of the model.
+        tiling: size and overlap of the tiles.
+        outputs: names of outputs (`zoo.predictors.outputs`).
+        batch: number of tiles in a batch.
+
+    Raises:
+        InvalidImageError: tiles of a size that the model refuses.
+    """
+    size = image.shape[0], image.shape[1]
+    predictor.limits.check(tiling.tile_of(size), size)
+    parts = blended(predictor, image, tiling, batch)
+    for top, row in groupby(parts, key=lambda part: part[0]):
+        found = [from_logits(logits[None], outputs) for _, _, logits in row]
+        yield top, {name: np.concatenate([each[name][0] for each in found], axis=-1) for name in outputs}
+
+
 def blended(
-    predictor: Predictor, image: NDArray[Any], tiling: Tiling, batch: int
+    predictor: Predictor, image: Rows, tiling: Tiling, batch: int
 ) -> Iterator[tuple[int, int, Floats]]:
     """Yield parts of an image, which cover it once: top, left and (K, h, w) blended logits.
 
@@ -193,12 +220,11 @@ def blended(
     """
     rows, columns = (Axis.of(tiling, length) for length in image.shape[:2])
     classes, width = len(predictor.classes), image.shape[1]
-    above = np.zeros(
-        (classes, 0, width), np.float32
-    )  # sums of earlier rows of tiles that reach into this one
+    shared = max(rows.starts[row] + rows.side - rows.final(row) for row in range(len(rows.starts)))
+    above = np.zeros((classes, shared, width), np.float32)  # sums of rows of tiles that reach into the next
+    height = 0  # of `above`
     for row, top in enumerate(rows.starts):
         bottom = rows.final(row)
-        below = np.zeros((classes, top + rows.side - bottom, width), np.float32)
         beside = np.zeros((classes, rows.side, 0), np.float32)  # the same of earlier tiles of this row
         tiles = _logits_of_row(predictor, image[top : top + rows.side], columns, batch)
         for column, (left, logits) in enumerate(zip(columns.starts, tiles, strict=True)):
@@ -207,11 +233,11 @@ def blended(
             total[:, :, : beside.shape[2]] += beside
             beside = total[:, :, right - left :].copy()
             total = total[:, :, : right - left]
-            total[:, : above.shape[1]] += above[:, :, left:right]
-            below[:, :, left:right] = total[:, bottom - top :]
+            total[:, :height] += above[:, :height, left:right]
+            above[:, : top + rows.side - bottom, left:right] = total[:, bottom - top :]
             weight = rows.total[top:bottom, None] * columns.total[left:right]
             yield top, left, total[:, : bottom - top] / weight
-        above = below
+        height = top + rows.side - bottom
 
 
 def _logits_of_row(predictor: Predictor, strip: NDArray[Any], columns: Axis, batch: int) -> Iterator[Floats]:
