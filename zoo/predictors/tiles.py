@@ -1,8 +1,10 @@
 """Prediction of a large image in overlapping tiles at its original size, with logits blended.
 
-The weight of a tile's logits falls linearly to zero over the overlap, toward the sides of the tile. Beside
-image and outputs, memory holds the logits of one batch of tiles and of one strip across the image, as high as
-the overlap; with `predict_rows`, neither of the first two is held.
+The weight of a tile's logits falls linearly to zero over the middle half of the overlap, toward the sides of
+the tile: pixels at a side lack context. Networks enlarge their features with aligned corners, which moves
+them toward the far side, by the side's rest modulo the stride: tiles have the rest of the images of the
+training (`Tiling.fitted`). Beside image and outputs, memory holds the logits of one batch of tiles and of one
+strip across the image, as high as the overlap; with `predict_rows`, neither of the first two is held.
 """
 
 from __future__ import annotations
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float32]
 
+LEAST_WEIGHT = 1e-5
+"""Weight of pixels at the side of a tile, which count where no other tile covers them."""
+
 
 class Rows(Protocol):
     """An image of which rows are read: an array, or a file."""
@@ -40,6 +45,10 @@ class Rows(Protocol):
 
     def __getitem__(self, rows: slice, /) -> NDArray[Any]:
         """Return rows of the image, (h, W, C)."""
+
+
+STRIDE = 32
+"""Largest distance in pixels between cells of features; tiles begin at multiples of it."""
 
 
 class Tiling(NamedTuple):
@@ -88,8 +97,23 @@ class Tiling(NamedTuple):
         """Return the (height, width) of the tiles of an image of (height, width) `size`."""
         return min(self.side, size[0]), min(self.side, size[1])
 
+    def fitted(self, predictor: Predictor, size: tuple[int, int]) -> Tiling:
+        """Return the tiling with sides enlarged to the rest modulo `STRIDE` that a network was trained on.
+
+        It is unchanged for a model that does not take such a side, e.g. a file of a fixed size.
+
+        Args:
+            predictor: model that predicts.
+            size: height and width of the image.
+        """
+        rest, other = (side % STRIDE for side in predictor.preprocessing.imgsz)
+        if self.side < STRIDE or rest != other:
+            return self
+        tiling = self._replace(side=self.side + (rest - self.side) % STRIDE)
+        return tiling if predictor.limits.fits(tiling.tile_of(size)) else self
+
     def starts(self, length: int) -> list[int]:
-        """Return the starts of tiles along an axis, evenly spaced.
+        """Return the starts of tiles along an axis, evenly spaced: multiples of `STRIDE`, and the last one.
 
         Example:
             >>> Tiling(4, 0.25).starts(10)
@@ -98,15 +122,18 @@ class Tiling(NamedTuple):
         step = self.side - math.ceil(self.overlap * self.side)
         if length <= self.side:
             return [0]
-        count = math.ceil((length - self.side) / max(1, step))
-        return [index * (length - self.side) // count for index in range(count + 1)]
+        unit = STRIDE if step >= STRIDE else 1
+        units = math.ceil((length - self.side) / unit)
+        count = math.ceil(units / max(1, step // unit))
+        return [min(index * units // count * unit, length - self.side) for index in range(count + 1)]
 
     def weights(self, side: int) -> Floats:
         """Return the weight of each pixel along the side of a tile, (side,)."""
         inside = np.arange(side, dtype=np.float32) + np.float32(0.5)
         ramp = max(1.0, self.overlap * side)
-        weights: Floats = np.minimum(1, np.minimum(inside, side - inside) / np.float32(ramp))
-        return weights.astype(np.float32)
+        near = np.minimum(inside, side - inside) / ramp
+        weights: Floats = np.clip(2 * near - 0.5, LEAST_WEIGHT, 1).astype(np.float32)
+        return weights
 
 
 class Axis(NamedTuple):
@@ -200,6 +227,7 @@ def predict_rows(
         InvalidImageError: tiles of a size that the model refuses.
     """
     size = image.shape[0], image.shape[1]
+    tiling = tiling.fitted(predictor, size)
     predictor.limits.check(tiling.tile_of(size), size)
     parts = blended(predictor, image, tiling, batch)
     for top, row in groupby(parts, key=lambda part: part[0]):
