@@ -50,6 +50,11 @@ def of_videos() -> dict[str, str]:
     return {kind: f".{kind}.mkv" for kind in files()} | {OVERLAY: ".overlay.mp4"}
 
 
+def of_scenes() -> dict[str, str]:
+    """Return the suffix of each kind of result of a TIFF that is read by rows."""
+    return {kind: f".{kind}.tif" for kind in files()}
+
+
 class FileStamp(NamedTuple):
     """Size and modification time of a file, to detect changes."""
 
@@ -91,8 +96,10 @@ def make_jobs(inputs: Sequence[Input], out: Path, kinds: Sequence[str]) -> list[
     Raises:
         ZooError: a result would overwrite an input.
     """
-    of_images, of_video = files(), of_videos()
-    suffixes = [of_images if input_.video is None else of_video for input_ in inputs]
+    of_images, of_video, of_scene = files(), of_videos(), of_scenes()
+    suffixes = [
+        of_scene if input_.is_scene else of_images if input_.video is None else of_video for input_ in inputs
+    ]
     for level in range(3):
         names = [input_.outputs[level] for input_ in inputs]
         targets = [f"{name}{of[kind]}" for name, of in zip(names, suffixes, strict=True) for kind in kinds]
@@ -293,10 +300,11 @@ def earlier_outputs(
 
 def results_in(out: Path) -> frozenset[str]:
     """Return the files that `zoo predict` wrote to a folder: its journal and the results listed in it."""
-    results, of_images, of_video = {NAME}, files(), of_videos()
+    results = {NAME}
+    of_kinds = (of_videos(), of_scenes(), files())
     for record in listed(out):
         mask = record["mask"]
-        suffixes = of_video if mask.endswith(of_video[MASK]) else of_images
+        suffixes = next((each for each in of_kinds if mask.endswith(each[MASK])), of_kinds[-1])
         name = mask.removesuffix(suffixes[MASK])
         results |= {f"{name}{suffixes[kind]}" for kind in written_of(record) if kind in suffixes}
     return frozenset(results)
