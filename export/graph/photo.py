@@ -42,8 +42,8 @@ DIVISION = """
 """
 """Nodes that divide integers: a quotient, which may be off by one, and the rest over the divisor.
 
-OpenVINO computes in float32 and multiplies by reciprocals, so that a quotient that is exact, or exactly between
-two results, may be rounded either way. The product and the rest are integers.
+OpenVINO computes in float32 and multiplies by reciprocals, so that a quotient that is exact, or exactly
+between two results, may be rounded either way. The product and the rest are integers.
 """
 
 SCALED: dict[Resize, str] = {
