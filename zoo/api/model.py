@@ -14,7 +14,6 @@ from zoo.image_format import RGB, displayed
 from zoo.images import as_rgb, read_rgb
 from zoo.listing import find_model
 from zoo.machine import choose_device
-from zoo.pages.overlay import overlay
 from zoo.predictors.load import load_predictor
 from zoo.rasters import read_raster
 from zoo.resolve import is_url
@@ -121,6 +120,8 @@ class Model:
         Raises:
             InvalidImageError: an image of another type or shape, or a mask of another size than the image.
         """
+        from zoo.pages.overlay import overlay
+
         picture = self._read(image)
         mask = self.predictor.predict(picture) if mask is None else mask
         if mask.shape != picture.shape[:2]:
@@ -154,8 +155,9 @@ def load(
             bundle folder, an `.onnx` or `.engine` file, or `http://host:port[/NAME]` of `zoo serve`, whose
             API key is read from the environment variable `ZOO_API_KEY`. A name in the `zoo.lock` of the
             current folder is loaded at the locked revision.
-        backend: a name that `zoo bench --help` lists; None for `eager` with a bundle, `ort` with an `.onnx`
-            file and `trt` with an `.engine` file.
+        backend: a name that `zoo bench --help` lists; `fastest` for the fastest of ONNX Runtime and OpenVINO
+            on this CPU, measured at the first load of a bundle; None for `eager` with a bundle, `ort` with an
+            `.onnx` file and `trt` with an `.engine` file.
         device: `cpu` or `cuda`; None for a GPU if PyTorch finds one.
         precision: precision of the exported file, for a backend that runs one.
         threads: number of CPU threads; None for one on each core.

@@ -51,7 +51,8 @@ def serve(
     Args:
         models: one or more runs, bundles, `.onnx` or `.engine` files or names in a registry, or a mapping
             from names to them; a request that names none gets the first; None for the newest run.
-        backend: backend of all models; None for the fastest available.
+        backend: backend of all models, or `fastest` to measure those of the CPU; None for the first that
+            runs, by rank and record.
         precision: precision of the exported file; None for fp32, or that of the newest engine.
         device: `cpu` or `cuda`; None for the fastest.
         threads: CPU threads of each model; None for all cores.

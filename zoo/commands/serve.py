@@ -65,7 +65,8 @@ def serve(
         str | None,
         typer.Option(
             metavar="NAME",
-            help=f"{', '.join(BACKENDS.built_in)} or a plugin's; default: the fastest available.",
+            help=f"{', '.join(BACKENDS.built_in)} or a plugin's; fastest: measured on this "
+            "CPU at the first load; default: the fastest available.",
         ),
     ] = None,
     precision: Annotated[

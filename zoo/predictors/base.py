@@ -116,6 +116,11 @@ class Predictor(ABC):
         """Return the accepted shapes: any, unless the network or the file limits them."""
         return Limits()
 
+    def blank(self) -> NDArray[Any]:
+        """Return the smallest accepted batch of blank images, at the training crop's size where accepted."""
+        limits = self.limits
+        return self.format.zeros((limits.low[0], *limits.clamp(self.preprocessing.imgsz)))
+
     @property
     def available(self) -> tuple[str, ...]:
         """Return the names of the outputs of `infer`: only masks, unless a backend has more."""

@@ -9,7 +9,8 @@ from zoo.bundle.bundle import CARD_NAME, find_bundle
 from zoo.errors import BundleError, ZooError
 from zoo.machine import gpu_count
 from zoo.predictors.backends import BACKENDS, backends_of, missing_file
-from zoo.predictors.load import load_predictor
+from zoo.predictors.fastest import fastest, recorded
+from zoo.predictors.load import FASTEST, load_predictor
 from zoo.predictors.tiles import check_tiling
 from zoo.serve.server.core.model import About, Model
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from zoo.predictors.artifact import Precision
     from zoo.predictors.base import Predictor
+    from zoo.predictors.fastest import Contestant
     from zoo.serve.server.core.settings import ServerSettings
 
 
@@ -32,6 +34,10 @@ class Candidate(NamedTuple):
     title: str
     backend: str
     device: str
+    precision: Precision | None = None
+    """Precision of its file; None for the default."""
+    measured: bool = False
+    """Whether it was measured to be the fastest on this CPU."""
 
 
 class Loaded(NamedTuple):
@@ -91,27 +97,43 @@ def candidates(source: ModelSource) -> list[Candidate]:
     Raises:
         BundleError: the requested backend cannot run such a file.
     """
+    if source.backend == FASTEST and source.path.is_dir() and source.device != "cuda":
+        return [_measured(fastest(source.path, source.threads, source.precision))]
     known = backends_of(source.path)
     if source.backend not in (None, *known):
         raise BundleError(
             f"backend {source.backend} cannot run {source.name}, expected {' or '.join(known) or 'a model'}"
         )
     ranked = [
-        (row.rank.get(device, 0), Candidate(title, name, device))
+        (row.rank.get(device, 0), Candidate(title, name, device, source.precision))
         for name, row in BACKENDS.items()
         if name == source.backend or (source.backend is None and name in known)
         for device, title in row.devices.items()
         if source.backend or device in row.rank
     ]
     found = [candidate for _, candidate in sorted(ranked, key=lambda each: each[0])]
-    return [each for each in found if source.device in (None, each.device)]
+    return _measured_first([each for each in found if source.device in (None, each.device)], source)
+
+
+def _measured_first(found: list[Candidate], source: ModelSource) -> list[Candidate]:
+    """Return the candidates with the one that `zoo bench --choose` recorded first among those of the CPU."""
+    if source.backend is not None or not source.path.is_dir():
+        return found
+    first = next((index for index, each in enumerate(found) if each.device == "cpu"), None)
+    best = None if first is None else recorded(source.path, source.threads, source.precision)
+    return found if best is None else [*found[:first], _measured(best), *found[first:]]
+
+
+def _measured(best: Contestant) -> Candidate:
+    title = f"{BACKENDS[best.backend].devices['cpu']} in {best.precision}"
+    return Candidate(title, best.backend, "cpu", best.precision, measured=True)
 
 
 def why_not(candidate: Candidate, source: ModelSource, gpus: int) -> str:
     """Return the reason not to try a candidate; empty to try it."""
     if candidate.device == "cuda" and not gpus:
         return "no NVIDIA GPU"
-    return missing_file(candidate.backend, source.path, source.precision) if source.path.is_dir() else ""
+    return missing_file(candidate.backend, source.path, candidate.precision) if source.path.is_dir() else ""
 
 
 def _try(candidate: Candidate, source: ModelSource, *, in_tiles: bool) -> Predictor | str:
@@ -122,13 +144,11 @@ def _try(candidate: Candidate, source: ModelSource, *, in_tiles: bool) -> Predic
             backend=candidate.backend,
             device=candidate.device,
             threads=source.threads,
-            precision=source.precision,
+            precision=candidate.precision,
         )
         if in_tiles:
             check_tiling(predictor)
-        limits = predictor.limits
-        size = limits.clamp(predictor.preprocessing.imgsz)
-        predictor.run(predictor.format.zeros((limits.low[0], *size)))
+        predictor.run(predictor.blank())
     except ZooError as error:
         return _public(str(error), source)
     except Exception as error:  # a runtime may raise anything; the next one is tried
@@ -140,6 +160,8 @@ def _try(candidate: Candidate, source: ModelSource, *, in_tiles: bool) -> Predic
 def _reason(candidate: Candidate, source: ModelSource, skipped: list[str]) -> str:
     """Return a description of a candidate and the reason for its selection."""
     asked = "as requested" if source.backend or source.device else ""
+    if candidate.measured:
+        asked = "measured as the fastest on this CPU"
     slow = "" if BACKENDS[candidate.backend].suffix else "zoo export makes it faster"
     return "; ".join(filter(None, (candidate.title, asked, slow, *skipped)))
 
