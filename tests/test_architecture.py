@@ -36,7 +36,7 @@ HELP_TRIES = 5
 HEAVY = {
     "torch",
     "torchvision",
-    "lightning",
+    "lightning_fabric",
     "timm",
     "numpy",
     "PIL",

@@ -29,7 +29,7 @@ from zoo.train.runs.record import Attempt, RunRecord, State, read_record
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from lightning.fabric import Fabric
+    from lightning_fabric import Fabric
 
     from zoo.train.loop.engine import Engine
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PACKAGES_NAME = "packages.txt"
-COMPUTING = ("torch", "torchvision", "timm", "lightning", "numpy", "pillow")
+COMPUTING = ("torch", "torchvision", "timm", "lightning-fabric", "numpy", "pillow")
 """Packages whose version can change the results of a run."""
 
 WRITER = ("PytorchStreamWriter", "inline_container", "iostream error")

@@ -38,7 +38,7 @@ from zoo.train.strip import strip
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from lightning.fabric import Fabric
+    from lightning_fabric import Fabric
 
     from zoo.train.data.class_pixels import ClassWeights
     from zoo.train.loop.hardware import Hardware

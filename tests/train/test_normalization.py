@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import onnx
 import pytest
 import torch
-from lightning.fabric import Fabric
+from lightning_fabric import Fabric
 
 from zoo.bundle.bundle import load_config
 from zoo.data.partition import make_partition

@@ -8,8 +8,8 @@ import os
 from dataclasses import dataclass
 
 import torch
-from lightning.fabric import Fabric
-from lightning.fabric.strategies.ddp import DDPStrategy
+from lightning_fabric import Fabric
+from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import distributed
 from torch.distributed import is_torchelastic_launched
 

@@ -16,7 +16,7 @@ from zoo.train.loop import compute
 from zoo.train.optim import set_learning_rates
 
 if TYPE_CHECKING:
-    from lightning.fabric import Fabric
+    from lightning_fabric import Fabric
     from torch import Tensor
     from torch.optim import Optimizer
 

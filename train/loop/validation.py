@@ -16,7 +16,7 @@ from zoo.train.method import phase_at
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from lightning.fabric import Fabric
+    from lightning_fabric import Fabric
 
     from zoo.data.partition import Partition
     from zoo.data.source import Source

@@ -35,7 +35,7 @@ from zoo.train.profile.parts import DATA
 from zoo.train.profile.profile import WARM_STEPS, Profiler
 
 if TYPE_CHECKING:
-    from lightning.fabric import Fabric
+    from lightning_fabric import Fabric
 
     from zoo.train.loop.hardware import Hardware
     from zoo.train.method import Phase

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,8 @@ class BenchmarkResult(Shown):
 
     report: Report
     files: tuple[Path, ...]
+    chosen: Mapping[Path, str] = field(default_factory=dict)
+    """Name of the backend and precision recorded in each bundle, with `choose`."""
 
     @property
     def tables(self) -> list[Table]:
@@ -57,6 +59,7 @@ def benchmark(
     images: int | None = None,
     match_trtexec: bool = False,
     quick: bool = False,
+    choose: bool = False,
     report: str | Path | None = None,
     overwrite: bool = False,
     on_event: Callable[[str], None] = log.info,
@@ -75,6 +78,8 @@ def benchmark(
         images: number of labeled images for the mIoU; 0 for no mIoU; None for 64.
         match_trtexec: whether to leave images and masks on the GPU, as `trtexec --noDataTransfers`.
         quick: whether to take rough figures in less time.
+        choose: whether to record the fastest of ONNX Runtime and OpenVINO, in fp32 or int8, in each bundle:
+            `zoo serve` and `backend="fastest"` take it on this machine.
         report: folder for the report; None for `benchmark/` in the model's folder.
         overwrite: whether to replace files in `report` that zoo did not write.
         on_event: called with a line for each step.
@@ -106,7 +111,34 @@ def benchmark(
         threads=threads or cores(),
         **{**(QUICK if quick else {}), **{name: value for name, value in given.items() if value is not None}},
     )
-    return _measured(paths, settings, None if report is None else Path(report), on_event, overwrite=overwrite)
+    if choose:
+        _check_choice(paths, settings)
+    found = _measured(
+        paths, settings, None if report is None else Path(report), on_event, overwrite=overwrite
+    )
+    return replace(found, chosen={path: _choose(path, found.report) for path in paths}) if choose else found
+
+
+def _check_choice(paths: list[Path], settings: Settings) -> None:
+    """Raise if the fastest backend of the CPU cannot be recorded in these models."""
+    if settings.device != "cpu":
+        raise ZooError(
+            f"--choose compares backends of the CPU, got device {settings.device}: use --device cpu"
+        )
+    for path in paths:
+        if not path.is_dir():
+            raise ZooError(f"--choose needs a bundle, to which it writes, got {path}: pass its folder")
+
+
+def _choose(bundle: Path, report: Report) -> str:
+    """Record the latencies of a bundle's files in it, and return the name of the fastest."""
+    from zoo.predictors.fastest import fastest, record
+
+    rows = [row for row in report.rows if row.model == str(bundle) and row.end_to_end_ms is not None]
+    batch = min(report.settings.batches)
+    ms = {row.name: row.end_to_end_ms.p50 for row in rows if row.end_to_end_ms and row.batch == batch}
+    record(bundle, report.settings.threads, ms)
+    return fastest(bundle, report.settings.threads).name
 
 
 def _measured(

@@ -14,7 +14,6 @@ from zoo.image_format import RGB, displayed
 from zoo.images import as_rgb, read_rgb
 from zoo.listing import find_model
 from zoo.machine import choose_device
-from zoo.pages.overlay import overlay
 from zoo.predictors.load import load_predictor
 from zoo.rasters import read_raster
 from zoo.resolve import is_url
@@ -57,27 +56,34 @@ class Model:
         return self.predictor.classes.palette
 
     @overload
-    def __call__(self, image: list[Any] | tuple[Any, ...]) -> list[Mask]: ...
+    def __call__(
+        self, image: list[Any] | tuple[Any, ...], *, unknown_below: float | None = None
+    ) -> list[Mask]: ...
 
     @overload
-    def __call__(self, image: Picture) -> Mask: ...
+    def __call__(self, image: Picture, *, unknown_below: float | None = None) -> Mask: ...
 
-    def __call__(self, image: Picture | list[Any] | tuple[Any, ...]) -> Mask | list[Mask]:
+    def __call__(
+        self, image: Picture | list[Any] | tuple[Any, ...], *, unknown_below: float | None = None
+    ) -> Mask | list[Mask]:
         """Return the mask of an image, or a list of masks for a list of images.
 
         Args:
             image: (H, W, C) of the format of the model, (H, W, 3) uint8 RGB by default, a Pillow image, or
                 the path of a file, whose EXIF orientation is applied; or a list or tuple of these.
+            unknown_below: reliability, 0 to 1, below which a pixel is 255, of a calibrated model; None for
+                no such pixel.
 
         Returns:
             (H, W) uint8, or int32 above 255 classes: indices into `classes`.
 
         Raises:
             InvalidImageError: an image of another type or shape, or a file that cannot be read.
+            BundleError: `unknown_below` of a model without reliability or of more than 255 classes.
         """
         if isinstance(image, list | tuple):
-            return [self.predictor.predict(self._read(each)) for each in image]
-        return self.predictor.predict(self._read(image))
+            return [self.predictor.predict(self._read(each), unknown_below) for each in image]
+        return self.predictor.predict(self._read(image), unknown_below)
 
     def predict_with_confidence(self, image: Picture) -> Prediction:
         """Return `mask` and `confidence` of an image, both (H, W).
@@ -114,6 +120,8 @@ class Model:
         Raises:
             InvalidImageError: an image of another type or shape, or a mask of another size than the image.
         """
+        from zoo.pages.overlay import overlay
+
         picture = self._read(image)
         mask = self.predictor.predict(picture) if mask is None else mask
         if mask.shape != picture.shape[:2]:
@@ -147,8 +155,9 @@ def load(
             bundle folder, an `.onnx` or `.engine` file, or `http://host:port[/NAME]` of `zoo serve`, whose
             API key is read from the environment variable `ZOO_API_KEY`. A name in the `zoo.lock` of the
             current folder is loaded at the locked revision.
-        backend: a name that `zoo bench --help` lists; None for `eager` with a bundle, `ort` with an `.onnx`
-            file and `trt` with an `.engine` file.
+        backend: a name that `zoo bench --help` lists; `fastest` for the fastest of ONNX Runtime and OpenVINO
+            on this CPU, measured at the first load of a bundle; None for `eager` with a bundle, `ort` with an
+            `.onnx` file and `trt` with an `.engine` file.
         device: `cpu` or `cuda`; None for a GPU if PyTorch finds one.
         precision: precision of the exported file, for a backend that runs one.
         threads: number of CPU threads; None for one on each core.

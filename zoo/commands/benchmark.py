@@ -70,6 +70,14 @@ def benchmark(
             help="Rough figures: 0.5 s, 20 runs and 16 images instead of 3 s, 100 and 64; no compile.",
         ),
     ] = False,
+    choose: Annotated[
+        bool,
+        typer.Option(
+            "--choose",
+            help="Record the fastest of ONNX Runtime and OpenVINO, in fp32 or int8, in the bundle's folder: "
+            "zoo serve takes it on this machine.",
+        ),
+    ] = False,
     report: Annotated[
         Path | None,
         typer.Option(
@@ -102,6 +110,7 @@ def benchmark(
             images=images,
             match_trtexec=match_trtexec,
             quick=quick,
+            choose=choose,
             report=report,
             overwrite=overwrite,
             on_event=lambda text: status.update(Text(text)),
@@ -134,6 +143,7 @@ def _show(result: BenchmarkResult) -> list[Any]:
         shown += [f"no mIoU: {line}" for line in why_no_miou(rows)]
     if compared := comparison(report):
         shown += [table("Models", *compared), f"{COMPARED}."]
+    shown += [f"zoo serve {path} takes {name} on this machine" for path, name in result.chosen.items()]
     return [*shown, *warnings(report), f"Wrote {', '.join(map(str, result.files))}"]
 
 

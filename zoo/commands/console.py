@@ -65,7 +65,7 @@ def log_to_stderr() -> None:
     zoo.setLevel(logging.INFO)
     if not any(isinstance(handler, LogHandler) for handler in zoo.handlers):
         zoo.addHandler(LogHandler())
-    logging.getLogger("lightning").setLevel(logging.ERROR)
+    logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
     logging.getLogger("timm.models._builder").setLevel(logging.ERROR)  # names each tensor without a use
 
 

@@ -26,7 +26,11 @@ Images other than 8-bit RGB are declared by `channels` and `dtype` (`zoo.image_f
 
 from __future__ import annotations
 
+import json
+import os
+import re
 import tomllib
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -38,7 +42,6 @@ from zoo.image_format import MOST_CHANNELS, Dtype, ImageFormat
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from pathlib import Path
 
 DATA_FILE = "data.toml"
 
@@ -51,6 +54,8 @@ Triple = Annotated[list[Channel], Field(min_length=3, max_length=3)]
 Range = Annotated[list[float], Field(min_length=2, max_length=2)]
 Percentile = Annotated[float, Field(ge=0, le=100)]
 WHOLE = (0.0, 100.0)
+TABLE = re.compile(r"\[{1,2}[\w.\"'\s-]+\]{1,2}\s*(#.*)?$")
+OWN_KEYS = re.compile(r"(root|val_list)\s*=")
 """Percentiles of the lowest and the highest value."""
 
 
@@ -140,6 +145,30 @@ def read_data_file(path: Path) -> DataFile:
         raise DatasetError(
             f"{path}: got {key} = {first['input']!r}, expected: {first['msg']}: correct it"
         ) from error
+
+
+def with_new_val(toml: Path, folder: Path, val_list: str) -> str:
+    """Return the text of a `data.toml` in another folder for the same data with another `val`.
+
+    Args:
+        toml: file that describes the data, which may not exist.
+        folder: folder of the new file.
+        val_list: list of the new `val`, relative to that folder.
+
+    Raises:
+        DatasetError: `toml` cannot be read.
+    """
+    data = read_data_file(toml) if toml.is_file() else DataFile()
+    keys = {
+        "root": Path(os.path.relpath(toml.parent / data.root, folder)).as_posix(),
+        "val_list": val_list,
+    }
+    lines = toml.read_text(encoding="utf-8").splitlines() if toml.is_file() else []
+    first_table = next((i for i, line in enumerate(lines) if TABLE.match(line)), len(lines))
+    kept = [line for line in lines[:first_table] if not OWN_KEYS.match(line)]
+    # a JSON string is a TOML string
+    new = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in keys.items()]
+    return "\n".join([*new, *kept, *lines[first_table:]]) + "\n"
 
 
 def image_format(data: DataFile, toml: Path) -> ImageFormat:

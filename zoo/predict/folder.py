@@ -6,6 +6,7 @@ import hashlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,13 +18,12 @@ from zoo.predict.journal import Journal
 from zoo.predict.outputs import (
     OVERLAY,
     Job,
-    check_unknown,
     earlier_outputs,
     files,
     is_done,
     make_jobs,
 )
-from zoo.predictors.outputs import MASK, written_outputs
+from zoo.predictors.outputs import MASK, check_unknown, written_outputs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -132,11 +132,12 @@ def predict_to(
     check_writable(out)
     kinds = options.kinds
     device = choose_device(options.device)
+    listed = partial(find_inputs, texts, options.limit, out, by_rows=options.tiling is not None)
     known = format_of(model)
-    inputs = None if known is None else find_inputs(texts, options.limit, out, known)
+    inputs = None if known is None else listed(known)
     predictor = load_predictor(model, device=device)
     if inputs is None:
-        inputs = find_inputs(texts, options.limit, out, predictor.format)
+        inputs = listed(predictor.format)
     jobs = make_jobs(inputs, out, kinds)
     check_unknown(options.unknown_below, predictor.classes)
     _remark_scale(predictor, options.tiling)

@@ -263,13 +263,13 @@ def load_onnx(request: Request, load: Callable[[Path], ExportedPredictor]) -> Pr
         BundleError: a file that is missing, of another precision, or exported from other weights or for
             other preprocessing.
     """
-    from zoo.bundle.bundle import load_config
-    from zoo.predictors.artifact import ONNX_NAMES
-
     if not request.path.is_dir():
         predictor = load(request.path)
         _check_precision(request, predictor.metadata.precision)
         return predictor
+    from zoo.bundle.bundle import load_config
+    from zoo.predictors.artifact import ONNX_NAMES
+
     config = load_config(request.path)
     predictor = load(request.path / ONNX_NAMES[request.precision or "fp32"])
     _check_weights(predictor.path, predictor.metadata.weights_sha256, request.path)

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
     from zoo.predictors.artifact import Precision
     from zoo.predictors.base import Predictor
+    from zoo.predictors.fastest import Contestant
+
+FASTEST = "fastest"
+"""In place of a backend: the fastest on the CPU by measurement (`zoo.predictors.fastest`)."""
 
 
 def load_predictor(
@@ -32,8 +36,9 @@ def load_predictor(
     Args:
         path: a bundle folder, an `.onnx` or an `.engine` file, or, as text, `http://host:port[/NAME]` of a
             server, which ignores the other arguments.
-        backend: name of a backend (`zoo.predictors.backends`) that runs such a model; None for the default:
-            `eager` for a bundle, `ort` for an `.onnx` file, `trt` for an engine.
+        backend: name of a backend (`zoo.predictors.backends`) that runs such a model, or `fastest` for a
+            bundle on the CPU (`zoo.predictors.fastest`); None for the default: `eager` for a bundle, `ort`
+            for an `.onnx` file, `trt` for an engine.
         device: `cpu` or `cuda`; an engine always runs on a GPU, OpenVINO on the CPU.
         threads: number of CPU threads; None for one on each core.
         precision: precision of the file, for a backend that runs one; None for a bundle's fp32 ONNX file,
@@ -50,12 +55,24 @@ def load_predictor(
         raise BundleError(
             f"{path} is not a model, expected a bundle folder or a file of {', '.join(file_suffixes())}"
         )
+    if backend == FASTEST:
+        backend, precision = _fastest(path, device, threads, precision)
     backend = backend or backends[0]
     if backend not in backends:
         raise BundleError(f"backend {backend} cannot run {path}, expected {' or '.join(backends)}")
     options = {"backend": backend, "device": device, "threads": threads, "precision": precision}
     predictor = BACKENDS[backend].load(Request(path, device, threads, precision))
     return _again(predictor, partial(load_predictor, path.absolute(), **options))  # type: ignore[arg-type]
+
+
+def _fastest(path: Path, device: str, threads: int | None, precision: Precision | None) -> Contestant:
+    if device != "cpu":
+        raise BundleError(f"backend {FASTEST} compares backends of the CPU, got device {device}: use the CPU")
+    if not path.is_dir():
+        raise BundleError(f"backend {FASTEST} compares files of a bundle, got {path}: pass the bundle folder")
+    from zoo.predictors.fastest import fastest
+
+    return fastest(path, threads, precision)
 
 
 def _again(predictor: Predictor, loader: Callable[[], Predictor]) -> Predictor:

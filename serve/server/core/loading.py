@@ -9,7 +9,9 @@ from zoo.bundle.bundle import CARD_NAME, find_bundle
 from zoo.errors import BundleError, ZooError
 from zoo.machine import gpu_count
 from zoo.predictors.backends import BACKENDS, backends_of, missing_file
-from zoo.predictors.load import load_predictor
+from zoo.predictors.fastest import fastest, recorded
+from zoo.predictors.load import FASTEST, load_predictor
+from zoo.predictors.tiles import check_tiling
 from zoo.serve.server.core.model import About, Model
 
 if TYPE_CHECKING:
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 
     from zoo.predictors.artifact import Precision
     from zoo.predictors.base import Predictor
+    from zoo.predictors.fastest import Contestant
     from zoo.serve.server.core.settings import ServerSettings
 
 
@@ -31,6 +34,10 @@ class Candidate(NamedTuple):
     title: str
     backend: str
     device: str
+    precision: Precision | None = None
+    """Precision of its file; None for the default."""
+    measured: bool = False
+    """Whether it was measured to be the fastest on this CPU."""
 
 
 class Loaded(NamedTuple):
@@ -47,7 +54,7 @@ def load_model(source: ModelSource, settings: ServerSettings) -> Model:
     Raises:
         ZooError: it cannot be loaded, or no requested backend can run it.
     """
-    predictor, candidate, reason = load_best(source)
+    predictor, candidate, reason = load_best(source, in_tiles=settings.tiling is not None)
     on_gpu = candidate.device == "cuda"
     bundle = find_bundle(source.path)
     card = bundle and bundle / CARD_NAME
@@ -62,8 +69,12 @@ def load_model(source: ModelSource, settings: ServerSettings) -> Model:
     )
 
 
-def load_best(source: ModelSource) -> Loaded:
+def load_best(source: ModelSource, *, in_tiles: bool = False) -> Loaded:
     """Return the first backend that loads and runs a blank image.
+
+    Args:
+        source: model to load.
+        in_tiles: whether images are predicted in tiles, which takes a file with logits.
 
     Raises:
         ZooError: none does; the message has the reason of each.
@@ -71,7 +82,7 @@ def load_best(source: ModelSource) -> Loaded:
     gpus = gpu_count()
     skipped: list[str] = []
     for candidate in candidates(source):
-        why = why_not(candidate, source, gpus) or _try(candidate, source)
+        why = why_not(candidate, source, gpus) or _try(candidate, source, in_tiles=in_tiles)
         if not isinstance(why, str):
             return Loaded(why, candidate, _reason(candidate, source, skipped))
         skipped.append(f"{candidate.title}: {why}")
@@ -86,30 +97,46 @@ def candidates(source: ModelSource) -> list[Candidate]:
     Raises:
         BundleError: the requested backend cannot run such a file.
     """
+    if source.backend == FASTEST and source.path.is_dir() and source.device != "cuda":
+        return [_measured(fastest(source.path, source.threads, source.precision))]
     known = backends_of(source.path)
     if source.backend not in (None, *known):
         raise BundleError(
             f"backend {source.backend} cannot run {source.name}, expected {' or '.join(known) or 'a model'}"
         )
     ranked = [
-        (row.rank.get(device, 0), Candidate(title, name, device))
+        (row.rank.get(device, 0), Candidate(title, name, device, source.precision))
         for name, row in BACKENDS.items()
         if name == source.backend or (source.backend is None and name in known)
         for device, title in row.devices.items()
         if source.backend or device in row.rank
     ]
     found = [candidate for _, candidate in sorted(ranked, key=lambda each: each[0])]
-    return [each for each in found if source.device in (None, each.device)]
+    return _measured_first([each for each in found if source.device in (None, each.device)], source)
+
+
+def _measured_first(found: list[Candidate], source: ModelSource) -> list[Candidate]:
+    """Return the candidates with the one that `zoo bench --choose` recorded first among those of the CPU."""
+    if source.backend is not None or not source.path.is_dir():
+        return found
+    first = next((index for index, each in enumerate(found) if each.device == "cpu"), None)
+    best = None if first is None else recorded(source.path, source.threads, source.precision)
+    return found if best is None else [*found[:first], _measured(best), *found[first:]]
+
+
+def _measured(best: Contestant) -> Candidate:
+    title = f"{BACKENDS[best.backend].devices['cpu']} in {best.precision}"
+    return Candidate(title, best.backend, "cpu", best.precision, measured=True)
 
 
 def why_not(candidate: Candidate, source: ModelSource, gpus: int) -> str:
     """Return the reason not to try a candidate; empty to try it."""
     if candidate.device == "cuda" and not gpus:
         return "no NVIDIA GPU"
-    return missing_file(candidate.backend, source.path, source.precision) if source.path.is_dir() else ""
+    return missing_file(candidate.backend, source.path, candidate.precision) if source.path.is_dir() else ""
 
 
-def _try(candidate: Candidate, source: ModelSource) -> Predictor | str:
+def _try(candidate: Candidate, source: ModelSource, *, in_tiles: bool) -> Predictor | str:
     """Return a predictor that has run once, or the reason for its failure."""
     try:
         predictor = load_predictor(
@@ -117,11 +144,11 @@ def _try(candidate: Candidate, source: ModelSource) -> Predictor | str:
             backend=candidate.backend,
             device=candidate.device,
             threads=source.threads,
-            precision=source.precision,
+            precision=candidate.precision,
         )
-        limits = predictor.limits
-        size = limits.clamp(predictor.preprocessing.imgsz)
-        predictor.run(predictor.format.zeros((limits.low[0], *size)))
+        if in_tiles:
+            check_tiling(predictor)
+        predictor.run(predictor.blank())
     except ZooError as error:
         return _public(str(error), source)
     except Exception as error:  # a runtime may raise anything; the next one is tried
@@ -133,6 +160,8 @@ def _try(candidate: Candidate, source: ModelSource) -> Predictor | str:
 def _reason(candidate: Candidate, source: ModelSource, skipped: list[str]) -> str:
     """Return a description of a candidate and the reason for its selection."""
     asked = "as requested" if source.backend or source.device else ""
+    if candidate.measured:
+        asked = "measured as the fastest on this CPU"
     slow = "" if BACKENDS[candidate.backend].suffix else "zoo export makes it faster"
     return "; ".join(filter(None, (candidate.title, asked, slow, *skipped)))
 

@@ -82,14 +82,46 @@ def test_a_new_val_keeps_videos_whole_and_is_read_by_data_toml(zoo: Zoo, tmp_pat
     arguments = ["--val", "1/4", "--groups", "video", "--out", tmp_path / "d" / "lists"]
     result = zoo("data", "split", tmp_path / "d", *arguments)
     assert result.exit_code == 0, result.output
-    assert "val_list = " in result.stdout
-    (tmp_path / "d" / "data.toml").write_text('val_list = "lists/val.txt"\n')
-    source = open_source(str(tmp_path / "d"))
+    assert f"use it: zoo train eln --data {tmp_path / 'd' / 'lists' / 'data.toml'}" in result.stdout
+    source = open_source(str(tmp_path / "d" / "lists"))
     videos = {split: {id_.split("/")[1][0] for id_ in source.ids(split)} for split in ("train", "val")}
     assert videos["train"] | videos["val"] == set("abc")
     assert videos["train"].isdisjoint(videos["val"])
     assert len(source.ids("train")) + len(source.ids("val")) == 16
     assert source.read_image(source.ids("val")[0]).shape == (8, 8, 3)
+
+
+def test_the_data_toml_of_a_new_val_says_what_that_of_the_data_says(zoo: Zoo, tmp_path: Path) -> None:
+    own = """# of mine
+root = "d"
+names = [
+    "ground",
+    "root",
+]
+val_list = "old.txt"  # an older one
+
+[colors]
+ground = [0, 0, 0]
+root = [255, 0, 0]
+"""
+    (tmp_path / "data.toml").write_text(own)
+    (tmp_path / "old.txt").write_text("train/0\n")
+    for name, mode in (("images", "RGB"), ("masks", "RGB")):
+        (tmp_path / "d" / "train" / name).mkdir(parents=True)
+        for number in range(4):
+            Image.new(mode, (8, 8), (255 * (number % 2), 0, 0)).save(
+                tmp_path / "d" / "train" / name / f"{number}.png"
+            )
+    result = zoo("data", "split", tmp_path / "data.toml", "--val", "1/2", "--out", tmp_path / "s p" / "new")
+    assert result.exit_code == 0, result.output
+    written = (tmp_path / "s p" / "new" / "data.toml").read_text()
+    assert written == own.replace('root = "d"', "").replace(
+        'val_list = "old.txt"  # an older one\n', ""
+    ).replace("# of mine\n\n", 'root = "../../d"\nval_list = "val.txt"\n# of mine\n')
+    source = open_source(str(tmp_path / "s p" / "new"))
+    assert source.classes.names == ("ground", "root")
+    assert (len(source.ids("train")), len(source.ids("val"))) == (2, 2)
+    assert (tmp_path / "data.toml").read_text() == own
 
 
 @pytest.mark.parametrize(

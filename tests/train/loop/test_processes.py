@@ -26,6 +26,7 @@ pytestmark = pytest.mark.slow
 PATIENCE_S = 600
 
 SCRIPT = """
+import json
 import sys
 from pathlib import Path
 
@@ -40,18 +41,27 @@ from zoo.train.methods.table import build_method
 from zoo.train.runs.folder import RunFolder
 from zoo.train.loop.hardware import Hardware
 
-recipe = load_recipe(sys.argv[1], ["network.num_classes=3", *sys.argv[3:]])
-source = open_source(recipe.data.spec)
-partition = make_partition(source, recipe.data.partition, recipe.seed)
-fabric = Hardware("cpu", 2).fabric(recipe.precision)
-torch.manual_seed(fabric.global_rank)  # other random weights: both start from those of the first process
-method = build_method(recipe.method, recipe.network, pretrained=False)
-out = Path(sys.argv[2])
-engine = Engine(fabric, method, recipe, RunFolder(out), lambda *_: {"val/miou": 0.0})
+fabric = Hardware("cpu", 2).fabric("fp32")
 rank, world = fabric.global_rank, fabric.world_size
-engine.fit(BatchStream(recipe, source, partition, engine.phases, rank=rank, world=world))
-torch.save(dict(method.named_parameters()), out / f"rank-{rank}.pt")
+for folder, settings in json.loads(sys.argv[1]).items():
+    out = Path(folder)
+    recipe = load_recipe(str(out / "recipe.toml"), ["network.num_classes=3", *settings])
+    source = open_source(recipe.data.spec)
+    partition = make_partition(source, recipe.data.partition, recipe.seed)
+    torch.manual_seed(rank)  # other random weights: both start from those of the first process
+    method = build_method(recipe.method, recipe.network, pretrained=False)
+    engine = Engine(fabric, method, recipe, RunFolder(out), lambda *_: {"val/miou": 0.0})
+    engine.fit(BatchStream(recipe, source, partition, engine.phases, rank=rank, world=world))
+    torch.save(dict(method.named_parameters()), out / f"rank-{rank}.pt")
 """
+
+CASES: dict[str, tuple[str, list[str]]] = {
+    "eln": ("", []),
+    "eln-accumulating": ("", ["accumulate=2"]),
+    "rrn": ('name = "rrn"\ncross_steps = 3\ndiscriminator = {width = 4, cell = 1}', []),
+    "s4gan": ('name = "s4gan"\ndiscriminator = {width = 4}', []),
+}
+"""Method table, or that of the tiny recipe, and settings."""
 
 
 def zoo(*arguments: object) -> subprocess.Popen[str]:
@@ -79,28 +89,28 @@ def train(recipe: Path, run: Path, *more: str) -> subprocess.Popen[str]:
     return zoo("-m", "zoo", "train", "eln", "--no-export-check", *options, *more)
 
 
-@pytest.mark.parametrize(
-    ("method", "settings"),
-    [
-        pytest.param("", [], id="eln"),
-        pytest.param("", ["accumulate=2"], id="eln-accumulating"),
-        pytest.param('name = "rrn"\ncross_steps = 3\ndiscriminator = {width = 4, cell = 1}', [], id="rrn"),
-        pytest.param('name = "s4gan"\ndiscriminator = {width = 4}', [], id="s4gan"),
-    ],
-)
-def test_both_processes_end_with_the_same_weights(
-    method: str, settings: list[str], tiny_recipe: Path, tmp_path: Path
-) -> None:
-    script, recipe = tmp_path / "script.py", tmp_path / "recipe.toml"
-    script.write_text(SCRIPT)
+@pytest.fixture(scope="module")
+def trained(tiny_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the runs of all cases, trained one after the other by the same two processes."""
+    folder = tmp_path_factory.mktemp("cases")
     before, table, eln = tiny_recipe.read_text().partition("[method]\n")
-    recipe.write_text(before + table + (method or eln))
-    process = zoo(script, recipe, tmp_path, *settings)
+    for name, (method, _) in CASES.items():
+        (folder / name).mkdir()
+        (folder / name / "recipe.toml").write_text(before + table + (method or eln))
+    script = folder / "script.py"
+    script.write_text(SCRIPT)
+    settings = {str(folder / name): more for name, (_, more) in CASES.items()}
+    process = zoo(script, json.dumps(settings))
     _, err = finish(process)
     assert process.returncode == 0, err
-    first, second = (torch.load(tmp_path / f"rank-{rank}.pt") for rank in (0, 1))
+    return folder
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_both_processes_end_with_the_same_weights(case: str, trained: Path) -> None:
+    first, second = (torch.load(trained / case / f"rank-{rank}.pt") for rank in (0, 1))
     assert [name for name, value in first.items() if not torch.equal(value, second[name])] == []
-    assert load_checkpoint(tmp_path / "last.ckpt")["step"] == 10
+    assert load_checkpoint(trained / case / "last.ckpt")["step"] == 10
 
 
 def test_the_command_reports_once_and_keeps_one_step(tiny_recipe: Path, tmp_path: Path) -> None:

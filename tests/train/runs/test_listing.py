@@ -92,7 +92,7 @@ def test_a_finished_run_tells_what_it_was_made_with(finished: Path) -> None:
     assert (attempt.state, attempt.first, attempt.last, attempt.reason) == ("finished", 0, 10, None)
     assert attempt.directory == str(Path.cwd())
     assert attempt.machine["device"] == "cpu"
-    assert {"zoo", "python", "torch", "timm", "lightning"} <= attempt.versions.keys()
+    assert {"zoo", "python", "torch", "timm", "lightning-fabric"} <= attempt.versions.keys()
     assert f"torch=={attempt.versions['torch']}" in (finished / PACKAGES_NAME).read_text().splitlines()
     assert attempt.git == git_state(Path.cwd())
 

@@ -8,6 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from zoo.errors import RecipeError
 from zoo.frozen import Frozen
 from zoo.models.config import DeepLabV3PlusConfig
 from zoo.models.decoders.decoder import resize_logits
@@ -87,7 +88,10 @@ class ErrorLocalizationFilter(nn.Module):
         self.config = config
         outputs = self._outputs(network)
         network = network.model_copy(update={"decoder": config.decoder or network.decoder})
-        self.localizer = ErrorLocalizer(config.encoder, network, pretrained=pretrained, outputs=outputs)
+        try:
+            self.localizer = ErrorLocalizer(config.encoder, network, pretrained=pretrained, outputs=outputs)
+        except RecipeError as error:
+            raise RecipeError(f"the error localizer, method.filter.encoder: {error}") from error
 
     def _outputs(self, network: NetworkConfig) -> int:  # noqa: ARG002
         return 1

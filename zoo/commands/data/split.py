@@ -59,14 +59,18 @@ def split(
     """
     sizes = _check_sizes(sizes or [], val)
 
+    from zoo.data.data_file import DATA_FILE, with_new_val
+    from zoo.data.folder import FolderSource
     from zoo.data.open import open_source
     from zoo.data.partition import count_of
     from zoo.data.split import SEQUENCE, make_groups, order_units, take
     from zoo.outputs import Outputs
 
     names = ["val.txt" if val else f"{size.replace('/', '-')}.txt" for size in sizes]
-    outputs = Outputs(out, names, "--out", overwrite=overwrite)
     source = open_source(spec)
+    described = source.toml if val and isinstance(source, FolderSource) else None
+    files = [*names, DATA_FILE] if described else names
+    outputs = Outputs(out, files, "--out", overwrite=overwrite)
     ids = source.ids("train") + (source.ids("val") if val else ())
     asked = ("--val", "train and val have") if val else ("SIZE", "split train has")
     wanted = [count_of(size, len(ids), *asked) for size in sizes]
@@ -78,7 +82,8 @@ def split(
         for size, name, count in zip(sizes, names, wanted, strict=True):
             chosen, path = take(order, units, count), out / name
             how = f"{size} of {source.spec}, seed {seed}" + (f", groups {groups}" if groups else "")
-            _write(path, [ids[index] for index in chosen], f"zoo data split: {how}")
+            lines = (f"# zoo data split: {how}", *(ids[index] for index in chosen))
+            _write(path, "".join(f"{line}\n" for line in lines))
             lists.append(
                 {
                     "size": size,
@@ -89,6 +94,8 @@ def split(
                     "digest": None if val else _digest(source, path, seed),
                 }
             )
+        if described:
+            _write(out / DATA_FILE, with_new_val(described, out, names[0]))
     value = {
         "data": source.spec,
         "images": len(ids),
@@ -97,6 +104,7 @@ def split(
         "seed": seed,
         "classes": _count(source, presence),
         "lists": lists,
+        "data_file": str(out / DATA_FILE) if described else None,
     }
     emit(value, *_shown(value, is_val=val is not None), as_json=as_json)
 
@@ -127,11 +135,11 @@ def _digest(source: Source, path: Path, seed: int) -> str:
     return make_partition(source, str(path), seed).digest
 
 
-def _write(path: Path, ids: Sequence[str], remark: str) -> None:
+def _write(path: Path, text: str) -> None:
     from zoo.bundle.bundle import replacing
 
     with replacing(path) as temporary:
-        temporary.write_text("".join(f"{line}\n" for line in (f"# {remark}", *ids)), encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8")
 
 
 def _shown(value: dict[str, Any], *, is_val: bool) -> list[Any]:
@@ -158,11 +166,10 @@ def _shown(value: dict[str, Any], *, is_val: bool) -> list[Any]:
             shown.append(f"{each['file']} takes every image with {', '.join(gone)}: none is left to train on")
     if value["groups"]:
         shown.append(f"{value['images']} images in {value['units']} groups, which are never divided")
-    if is_val:
-        file = Path(lists[0]["file"]).resolve().as_posix()
-        shown.append(
-            f'use it: val_list = "{file}" in the data.toml of {value["data"]}, or a path relative to it'
-        )
+    if value["data_file"]:
+        shown.append(f"use it: zoo train eln --data {quote(value['data_file'])}")
+    elif is_val:
+        shown.append(f"wrote {lists[0]['file']}; only a folder of your own can be given another val")
     else:
         data, file = quote(value["data"]), quote(lists[-1]["file"])
         shown.append(f"use one: zoo train eln --data {data} --partition {file}")

@@ -121,9 +121,9 @@ def test_a_broken_file_is_an_error(tmp_path: Path) -> None:
 
 def test_a_precision_chooses_its_file(onnx_bundle: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(onnx_bundle, tmp_path / "copy")
-    candidate = candidates(source(copy, backend="ort", device="cpu"))[0]
-    assert why_not(candidate, source(copy, precision="int8"), 0) == "no model.int8.onnx, zoo export makes it"
-    assert why_not(candidate, source(copy), 0) == ""
+    for precision, expected in (("int8", "no model.int8.onnx, zoo export makes it"), (None, "")):
+        asked = source(copy, backend="ort", device="cpu", precision=precision)
+        assert why_not(candidates(asked)[0], asked, 0) == expected
 
 
 def test_a_model_on_the_cpu_runs_single_images_unless_it_is_told_otherwise(onnx_bundle: Path) -> None:
