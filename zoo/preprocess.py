@@ -164,7 +164,8 @@ def resize_mask(mask: NDArray[Label], size: tuple[int, int]) -> NDArray[Label]:
     rows, columns = (
         (2 * np.arange(out) + 1) * side // (2 * out) for out, side in zip(size, mask.shape, strict=True)
     )
-    return mask.take(columns, axis=1).take(rows, axis=0)
+    resized: NDArray[Label] = mask.take(columns, axis=1).take(rows, axis=0)
+    return resized
 
 
 def check_image(image: NDArray[Any], format_: ImageFormat = RGB) -> None:
