@@ -173,7 +173,8 @@ def builders(bundle: Path, folder: Path) -> dict[str, Callable[[], Run]]:
     }
 
     def of_torch(*, dynamo: bool) -> Path:
-        return exported(model, blank, folder / f"plain{dynamo:d}.onnx", dynamo=dynamo)
+        path = folder / f"plain{dynamo:d}.onnx"
+        return path if path.is_file() else exported(model, blank, path, dynamo=dynamo)
 
     def of_smp(made: nn.Module) -> Path:
         return exported(made, blank, folder / "smp.onnx", dynamo=True)
