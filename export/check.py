@@ -42,8 +42,8 @@ if TYPE_CHECKING:
     from zoo.predictors.exported import ExportedPredictor
 
 
-ENLARGED = 3
-"""Factor by which photos are enlarged, so that they are resized with antialiasing."""
+SIDES = ((3.0, 3.0), (5.3, 1.1), (1.1, 5.3), (0.37, 0.59))
+"""Factors of the height and width of photos, which take turns: large, tall, wide and tiny."""
 
 PHOTO_GATE = Tolerance(min_agreement=0.999)
 """Tolerance of files that resize photos themselves: at every photo."""
@@ -130,11 +130,14 @@ class Checker:
         return parity.model_copy(update={"weakness": reason})
 
     def compare_photos(self, name: str, artifact: Predictor) -> Parity:
-        """Return the parity of a file that resizes photos, on photos at their own size and enlarged."""
+        """Return the parity of a file that resizes photos, on photos at their own size and at another one."""
         differences = []
-        for image in self.images.images:
-            for times in (1, ENLARGED):
-                photo = resize_image(image, (times * image.shape[0], times * image.shape[1]))
+        for image, factors in zip(self.images.images, cycle(SIDES), strict=False):
+            resized = round(image.shape[0] * factors[0]), round(image.shape[1] * factors[1])
+            for size in ((image.shape[0], image.shape[1]), resized):
+                if not self.reference.limits.fits(self.config.preprocessing.model_size(*size)):
+                    continue  # too thin for the network
+                photo = resize_image(image, size)
                 expected, found = self.reference.predict(photo), artifact.predict(photo)
                 differing = int((expected != found).sum())
                 counts = np.bincount(expected.ravel(), minlength=len(self.config.names))

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from pydantic import ValidationError
 
 from zoo.errors import InvalidImageError
@@ -108,3 +109,25 @@ def test_an_rgb_image_is_accepted() -> None:
 def test_an_unknown_way_to_resize_is_refused() -> None:
     with pytest.raises(ValidationError, match="resize"):
         Preprocessing.model_validate({"imgsz": (4, 4), "resize": "crop"})
+
+
+def test_a_tall_image_is_resized_the_horizontal_axis_first_by_every_version_of_pillow() -> None:
+    """Pillow 13 begins with the vertical axis of such an image, which rounds some values differently."""
+    image = np.random.default_rng(0).integers(0, 256, (1204, 218, 3), np.uint8)
+    between = Image.fromarray(image).resize((17, 1204), Image.Resampling.BILINEAR)
+    expected = np.asarray(between.resize((17, 96), Image.Resampling.BILINEAR))
+    assert np.array_equal(resize_image(image, (96, 17)), expected)
+
+
+def test_a_pixel_between_two_pixels_of_a_mask_takes_the_second_one() -> None:
+    mask = np.arange(96, dtype=np.uint8).reshape(1, 96)
+    got = resize_mask(mask, (1, 40))[0]  # steps of 2.4 pixels: each fifth center is between two
+    assert got.tolist() == [(2 * place + 1) * 96 // 80 for place in range(40)]
+    assert got[2] == 6
+
+
+def test_half_a_pixel_is_rounded_to_the_even_size_whatever_the_scale() -> None:
+    preprocessing = Preprocessing(imgsz=(96, 96))
+    assert preprocessing.model_size(704, 55) == (96, 8)  # 7.5; 55 times 96 / 704 in float64 is less
+    assert preprocessing.model_size(704, 187) == (96, 26)  # 25.5
+    assert preprocessing.model_size(10, 64 * 12) == (1, 96)  # 1.25

@@ -121,8 +121,8 @@ def resized_size(size: tuple[int, int], imgsz: tuple[int, int], resize: Resize) 
         return size
     if resize == "stretch":
         return imgsz
-    scale = min(imgsz[0] / size[0], imgsz[1] / size[1])
-    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+    (height, width), (high, wide) = size, imgsz  # a product before its quotient: halves are exact
+    return min(high, max(1, round(height * wide / width))), min(wide, max(1, round(width * high / height)))
 
 
 def resize_image(image: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
@@ -142,11 +142,18 @@ def resize_image(image: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
 
 
 def _resized(pixels: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
-    return np.asarray(Image.fromarray(pixels).resize((size[1], size[0]), Image.Resampling.BILINEAR))
+    """Return resized pixels: the horizontal axis first, an order that differs between versions of Pillow."""
+    image = Image.fromarray(pixels)
+    for sides in ((size[1], pixels.shape[0]), (size[1], size[0])):
+        image = image.resize(sides, Image.Resampling.BILINEAR)
+    return np.asarray(image)
 
 
 def resize_mask(mask: NDArray[Label], size: tuple[int, int]) -> NDArray[Label]:
     """Return the mask resized to `size` by nearest neighbor, as a writable array of the same type.
+
+    A pixel whose center lies between two pixels of the mask takes the second one, as in OpenCV's
+    `INTER_NEAREST_EXACT`.
 
     Args:
         mask: (H, W) uint8 or int32.
@@ -154,7 +161,11 @@ def resize_mask(mask: NDArray[Label], size: tuple[int, int]) -> NDArray[Label]:
     """
     if mask.shape == size:
         return mask
-    return np.array(Image.fromarray(mask).resize((size[1], size[0]), Image.Resampling.NEAREST))
+    rows, columns = (
+        (2 * np.arange(out) + 1) * side // (2 * out) for out, side in zip(size, mask.shape, strict=True)
+    )
+    resized: NDArray[Label] = mask.take(columns, axis=1).take(rows, axis=0)
+    return resized
 
 
 def check_image(image: NDArray[Any], format_: ImageFormat = RGB) -> None:

@@ -30,10 +30,12 @@ class Progress:
 
     Args:
         total: number of images; None if unknown.
+        unit: what is counted.
     """
 
-    def __init__(self, total: int | None) -> None:
+    def __init__(self, total: int | None, unit: str = "images") -> None:
         self.total = total
+        self.unit = unit
         self.done = 0
         self._begin = self._said = time.monotonic()
         self._bar: Bar | None = None
@@ -53,11 +55,11 @@ class Progress:
         if self._bar is not None:
             self._bar.stop()
 
-    def advance(self) -> None:
-        """Count one more image."""
-        self.done += 1
+    def advance(self, count: int = 1) -> None:
+        """Count more images, by default one."""
+        self.done += count
         now = time.monotonic()
-        text = pace(self.done, self.total, now - self._begin)
+        text = pace(self.done, self.total, now - self._begin, self.unit)
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], completed=self.done, description=text)
         elif now - self._said >= LINE_SECONDS:
@@ -65,13 +67,14 @@ class Progress:
             log.info("%s", text)
 
 
-def pace(done: int, total: int | None, seconds: float) -> str:
+def pace(done: int, total: int | None, seconds: float, unit: str = "images") -> str:
     """Return images done, images per second and time left as text.
 
     Args:
         done: number of images done.
         total: number of all images; None if unknown.
         seconds: time since the start.
+        unit: what is counted.
 
     Example:
         >>> pace(1000, 4000, 50.0)
@@ -79,11 +82,11 @@ def pace(done: int, total: int | None, seconds: float) -> str:
     """
     rate = done / max(seconds, 1e-9)
     if total is None:
-        return f"{done:,} images, {rate:.1f} images/s"
+        return f"{done:,} {unit}, {rate:.1f} {unit}/s"
     left = round((total - done) / rate) if done else 0
     clock = (
         f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02}"
         if left >= 3600
         else f"{left // 60}:{left % 60:02}"
     )
-    return f"{done:,} of {total:,} images, {rate:.1f} images/s, {clock} left"
+    return f"{done:,} of {total:,} {unit}, {rate:.1f} {unit}/s, {clock} left"

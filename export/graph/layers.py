@@ -32,8 +32,8 @@ PREFIX = "deployable."
 ROOT = "graph"
 """Module name of nodes that belong to no module: normalization, final resize, arg-max."""
 
-LOCALIZER = "localizer."
-"""Beginning of the names of the modules of `Localized.localizer`."""
+JUDGES = "localizer.", "agreement"
+"""Beginnings of the names of the modules that judge the logits, of `Localized` and `FusedEnsemble`."""
 
 NORMALIZED, LOGITS = "normalization", "final resize"
 BOOKKEEPING = {"Shape", "Squeeze", "Unsqueeze", "Reshape", "Gather", "Cast", "Identity", "Range"}
@@ -155,7 +155,7 @@ def _values(model: onnx.ModelProto) -> list[_Value]:
         module, slash, _ = node.name.rpartition("/")
         if not slash:
             continue  # inserted by the quantizer
-        if module.startswith(LOCALIZER):
+        if module.startswith(JUDGES):
             break  # judges the logits, which are complete
         if module != ROOT:
             if node.op_type not in BOOKKEEPING:

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from zoo.models.decoders.decoder import resize_logits
-from zoo.models.deployable import Deployable, Localized
+from zoo.models.deployable import Deployable, Judging
 from zoo.predictors.outputs import LOGITS, RELIABILITY, derive
-from zoo.predictors.scores import reliability_by_localizer
+from zoo.predictors.scores import own_reliability
 from zoo.preprocess import normalize
 
 if TYPE_CHECKING:
@@ -59,12 +59,16 @@ class ExportGraph(nn.Module):
         """
         pixels = image.float().permute(0, 3, 1, 2)  # (B, C, H, W); float first for TensorRT
         images = normalize(pixels, self.metadata.preprocessing).to(self.dtype)
-        logits = resize_logits(self.deployable.decoder_logits(images).float(), image.shape[1:3])
         names = [output.name for output in self.metadata.outputs]
-        given, calibration = {LOGITS: logits}, self.metadata.calibration
-        if RELIABILITY in names and calibration is not None and not calibration.is_from_logits:
-            assert isinstance(self.deployable, Localized)
-            given[RELIABILITY] = reliability_by_localizer(self.deployable.judge(images, logits), calibration)
+        calibration, size = self.metadata.calibration, image.shape[1:3]
+        if RELIABILITY not in names or calibration is None or calibration.is_from_logits:
+            logits = resize_logits(self.deployable.decoder_logits(images).float(), size)
+            return tuple(derive({LOGITS: logits}, names, calibration).values())
+        assert isinstance(self.deployable, Judging)
+        found, evidence = self.deployable.with_evidence(images)
+        logits = resize_logits(found.float(), size)
+        judged = self.deployable.judge(images, logits, evidence)
+        given = {LOGITS: logits, RELIABILITY: own_reliability(judged, calibration)}
         return tuple(derive(given, names, calibration).values())
 
 

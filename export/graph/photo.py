@@ -29,64 +29,87 @@ if TYPE_CHECKING:
 PHOTO_NAMES = {"fp32": "model.photo.onnx", "fp16": "model.fp16.photo.onnx"}
 """Names of these files by precision."""
 
-SCALED: dict[Resize, str] = {
-    "fit": """
-        ratios = Div(imgsz, real)
-        ratio = ReduceMin<keepdims = 1>(ratios)
-        scaled = Mul(real, ratio)
-        rounded = Round(scaled)
-    """,
-    "stretch": "rounded = Identity(imgsz)",
-}
-"""Nodes that compute the network's (height, width) from that of the photo, as `resized_size` does."""
+DIVISION = """
+    {out}_above = Cast<to = 1>({above})
+    {out}_below = Cast<to = 1>({below})
+    {out}_ratio = Div({out}_above, {out}_below)
+    {out}_floor = Floor({out}_ratio)
+    {out} = Cast<to = 7>({out}_floor)
+    {out}_part = Mul({out}, {below})
+    {out}_exact = Sub({above}, {out}_part)
+    {out}_left = Cast<to = 1>({out}_exact)
+    {out}_rest = Div({out}_left, {out}_below)
+"""
+"""Nodes that divide integers: a quotient, which may be off by one, and the rest over the divisor.
 
-AXIS = """
-    inside{n} = Gather<axis = 0>(size, axis{n})
-    outside{n} = Gather<axis = 0>(target, axis{n})
-    reals{n} = Cast<to = 11>(inside{n})
-    wanted{n} = Cast<to = 11>(outside{n})
-    step{n} = Div(reals{n}, wanted{n})
-    reach{n} = Max(step{n}, one)
-    rows{n} = Range(zero, outside{n}, unit)
-    row{n} = Cast<to = 11>(rows{n})
-    middle{n} = Add(row{n}, half)
-    center{n} = Mul(middle{n}, step{n})
-    centers{n} = Unsqueeze(center{n}, last)
-    places{n} = Range(zero, inside{n}, unit)
-    place{n} = Cast<to = 11>(places{n})
-    points{n} = Add(place{n}, half)
-    offset{n} = Sub(points{n}, centers{n})
-    share{n} = Div(offset{n}, reach{n})
-    distance{n} = Abs(share{n})
-    slope{n} = Sub(one, distance{n})
-    peak{n} = Max(slope{n}, nothing)
-    total{n} = ReduceSum<keepdims = 1>(peak{n}, last)
-    exact{n} = Div(peak{n}, total{n})
-    fine{n} = Mul(exact{n}, shift)
-    near{n} = Add(fine{n}, half)
-    fixed{n} = Floor(near{n})
-    parts{n} = Div(fixed{n}, split)
-    upper{n} = Floor(parts{n})
-    carried{n} = Mul(upper{n}, split)
-    lower{n} = Sub(fixed{n}, carried{n})
-    high{n} = Cast<to = 1>(upper{n})
-    low{n} = Cast<to = 1>(lower{n})
+OpenVINO computes in float32 and multiplies by reciprocals, so that a quotient that is exact, or exactly
+between two results, may be rounded either way. The product and the rest are integers.
+"""
+
+SCALED: dict[Resize, str] = {
+    "fit": f"""
+        turned = Gather<axis = 0>(size, other)
+        limits = Gather<axis = 0>(imgsz, other)
+        products = Mul(size, limits)
+        doubled = Mul(turned, two)
+        {DIVISION.format(out="pairs", above="products", below="doubled")}
+        even = Mul(pairs, two)
+        steps = Mul(pairs_rest, fine)
+        step = Round(steps)
+        extra = Mul(step, grain)
+        nearest = Round(extra)
+        more = Cast<to = 7>(nearest)
+        rounded = Add(even, more)
+        scaled = Min(rounded, imgsz)
+    """,
+    "stretch": "scaled = Identity(imgsz)",
+}
+"""Nodes that compute the network's (height, width) from that of the photo, as `resized_size` does.
+
+The rest over twice the divisor is rounded to a grid that has the halves, which are rounded to even.
+"""
+
+AXIS = f"""
+    inside{{n}} = Gather<axis = 0>(size, axis{{n}})
+    outside{{n}} = Gather<axis = 0>(target, axis{{n}})
+    rows{{n}} = Range(zero, outside{{n}}, one)
+    twice{{n}} = Mul(rows{{n}}, two)
+    middle{{n}} = Add(twice{{n}}, one)
+    center{{n}} = Mul(middle{{n}}, inside{{n}})
+    centers{{n}} = Unsqueeze(center{{n}}, last)
+    places{{n}} = Range(zero, inside{{n}}, one)
+    double{{n}} = Mul(places{{n}}, two)
+    point{{n}} = Add(double{{n}}, one)
+    points{{n}} = Mul(point{{n}}, outside{{n}})
+    offset{{n}} = Sub(points{{n}}, centers{{n}})
+    distance{{n}} = Abs(offset{{n}})
+    larger{{n}} = Max(inside{{n}}, outside{{n}})
+    reach{{n}} = Mul(larger{{n}}, two)
+    slope{{n}} = Sub(reach{{n}}, distance{{n}})
+    peak{{n}} = Max(slope{{n}}, zero)
+    total{{n}} = ReduceSum<keepdims = 1>(peak{{n}}, last)
+    shifted{{n}} = Mul(peak{{n}}, whole_split)
+    {DIVISION.format(out="upper{n}", above="shifted{n}", below="total{n}")}
+    high{{n}} = Cast<to = 1>(upper{{n}})
+    lower{{n}} = Mul(upper{{n}}_rest, split)
+    near{{n}} = Add(lower{{n}}, half)
+    low{{n}} = Floor(near{{n}})
 """
 """Nodes that compute the (outside, inside) weights of an axis: a triangle around the center of each pixel.
 
-Pillow has weights of 22 bits. They are split into two of 11 bits, so that float32 holds sums of products with
-pixels.
+Positions are integers, multiples of half a pixel on both sides. Pillow has weights of 22 bits. They are split
+into two of 11 bits, so that float32 holds sums of products with pixels.
 """
 
 PRODUCT = """
     {out}_high = MatMul({first_high}, {second_high})
     {out}_low = MatMul({first_low}, {second_low})
-    {out}_upper = Cast<to = 6>({out}_high)
-    {out}_lower = Cast<to = 6>({out}_low)
-    {out}_scaled = Mul({out}_upper, whole_split)
-    {out}_sum = Add({out}_scaled, {out}_lower)
-    {out}_near = Add({out}_sum, whole_half)
-    {out} = Div({out}_near, whole_shift)
+    {out}_carry = Mul({out}_low, part)
+    {out}_carried = Floor({out}_carry)
+    {out}_sum = Add({out}_high, {out}_carried)
+    {out}_near = Add({out}_sum, half_split)
+    {out}_exact = Mul({out}_near, part)
+    {out} = Floor({out}_exact)
 """
 """Nodes that resize an axis and round."""
 
@@ -94,10 +117,8 @@ BEFORE = """
 <ir_version: 10, opset_import: ["" : 18]>
 before (uint8[b, h, w, 3] photo) => (uint8[b, p, q, 3] pixels, int64[2] size) {{
     size = Shape<start = 1, end = 3>(photo)
-    real = Cast<to = 11>(size)
     {scaled}
-    least = Max(rounded, smallest)
-    target = Cast<to = 7>(least)
+    target = Max(scaled, smallest)
     {axes}
     values = Cast<to = 1>(photo)
     planes = Transpose<perm = [0, 3, 1, 2]>(values)
@@ -108,7 +129,7 @@ before (uint8[b, h, w, 3] photo) => (uint8[b, p, q, 3] pixels, int64[2] size) {{
     pixels = Transpose<perm = [0, 2, 3, 1]>(bytes)
 }}
 """
-"""Pillow rounds after each axis, the horizontal one first."""
+"""`resize_image` rounds after each axis, the horizontal one first."""
 
 AFTER = """
 <ir_version: 10, opset_import: ["" : 18]>
@@ -117,42 +138,42 @@ after ({given}, int64[2] size) => ({made}) {{
 }}
 """
 
-NEAREST = """
-    inner{n} = Shape<start = {axis}, end = {end}>({given})
-    from{n} = Cast<to = 11>(inner{n})
-    outer{n} = Gather<axis = 0>(size, axis{n})
-    to{n} = Cast<to = 11>(outer{n})
-    pace{n} = Div(from{n}, to{n})
-    single{n} = Mul(pace{n}, halved)
-    others{n} = Sub(outer{n}, unit)
-    count{n} = Unsqueeze(others{n}, first)
-    more{n} = Expand(pace{n}, count{n})
-    steps{n} = Concat<axis = 0>(single{n}, more{n})
-    found{n} = CumSum(steps{n}, zero)
-    below{n} = Floor(found{n})
-    index{n} = Cast<to = 7>(below{n})
+NEAREST = f"""
+    inner{{n}} = Shape<start = {{axis}}, end = {{end}}>({{given}})
+    outer{{n}} = Gather<axis = 0>(size, axis{{n}})
+    rows{{n}} = Range(zero, outer{{n}}, one)
+    twice{{n}} = Mul(rows{{n}}, two)
+    middle{{n}} = Add(twice{{n}}, one)
+    doubled{{n}} = Mul(inner{{n}}, two)
+    center{{n}} = Mul(middle{{n}}, doubled{{n}})
+    right{{n}} = Add(center{{n}}, one)
+    sides{{n}} = Mul(outer{{n}}, four)
+    {DIVISION.format(out="found{n}", above="right{n}", below="sides{n}")}
+    below{{n}} = Floor(found{{n}}_rest)
+    off{{n}} = Cast<to = 7>(below{{n}})
+    index{{n}} = Add(found{{n}}, off{{n}})
 """
 """Nodes that compute the pixel of the network's output for each of the photo's, along an axis.
 
-Pillow adds up the steps too, and its error decides where a step ends exactly between two pixels.
+A little to the right of its center, so that no quotient is exact.
 """
 
 CONSTANTS = {
     "zero": np.int64(0),
-    "unit": np.int64(1),
+    "one": np.int64(1),
+    "two": np.int64(2),
+    "four": np.int64(4),
     "axis0": np.int64(0),
     "axis1": np.int64(1),
-    "first": np.array([0]),
+    "other": np.array([1, 0]),
     "last": np.array([1]),
-    "one": np.float64(1),
-    "half": np.float64(0.5),
-    "nothing": np.float64(0),
-    "halved": np.array([0.5]),
-    "shift": np.float64(2**22),
-    "split": np.float64(2**11),
-    "whole_shift": np.int32(2**22),
-    "whole_half": np.int32(2**21),
-    "whole_split": np.int32(2**11),
+    "half": np.float32(0.5),
+    "fine": np.float32(2**17),
+    "grain": np.float32(2**-16),
+    "split": np.float32(2**11),
+    "part": np.float32(2**-11),
+    "half_split": np.float32(2**10),
+    "whole_split": np.int64(2**11),
 }
 
 
@@ -233,7 +254,7 @@ def _before(metadata: ArtifactMetadata) -> onnx.ModelProto:
     products = f"{wide}    columns = Cast<to = 1>(wide)\n{small}"
     text = BEFORE.format(scaled=SCALED[preprocessing.resize], axes=axes, products=products)
     sizes = {"imgsz": preprocessing.imgsz, "smallest": metadata.smallest or (1, 1)}
-    return _parsed(text, "before_", {name: np.array(size, np.float64) for name, size in sizes.items()})
+    return _parsed(text, "before_", {name: np.array(size) for name, size in sizes.items()})
 
 
 def _after(metadata: ArtifactMetadata) -> onnx.ModelProto:

@@ -26,9 +26,9 @@ from zoo.evaluation.calibration import (
 from zoo.evaluation.protocols import PROTOCOLS
 from zoo.evaluation.scored import BINS, CENTERS, Subset, bin_of, halves, image_digest, scored_images, unseen
 from zoo.models.config import EnsembleConfig
-from zoo.models.deployable import FusedEnsemble
+from zoo.models.deployable import Agreement, FusedEnsemble
 from zoo.predictors.eager import EagerPredictor, load_eager
-from zoo.predictors.scores import agreement, calibrated, certainty, max_softmax
+from zoo.predictors.scores import calibrated, certainty, max_softmax
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -105,7 +105,9 @@ def test_scores_of_known_probabilities() -> None:
     assert certainty(torch.zeros(1, 3, 1, 1)).item() == pytest.approx(0, abs=1e-6)
     other = torch.tensor([0.2, 0.7, 0.1]).view(1, 3, 1, 1)
     mask = torch.zeros(1, 1, 1, dtype=torch.int64)
+    agreement = Agreement()
     assert agreement([prob.log(), other.log()], mask).item() == pytest.approx(0.2)
+    assert agreement([prob.log(), torch.tensor([0.0, 200, 0]).view(1, 3, 1, 1)], mask).item() == 0
 
 
 def test_a_calibration_interpolates_between_its_knots_and_is_flat_outside() -> None:
@@ -131,16 +133,30 @@ def test_all_scores_of_a_network_are_fitted_on_labeled_images(shapes_predictor: 
     assert found.chosen.temperature != 1
 
 
-def test_an_ensemble_has_the_agreement_of_its_branches_too(few: Subset, tiny_bundle: Path) -> None:
+def test_the_agreement_of_branches_can_be_the_output(few: Subset, tiny_bundle: Path) -> None:
     branches = make_network(), make_network()
     setting = EnsembleConfig(branches=(branches[0].config, branches[1].config))
     config = load_config(tiny_bundle).model_copy(update={"names": NAMES})
     fused = EagerPredictor(FusedEnsemble(branches, setting).eval(), config)
-    found = calibrate(fused, few, "val")
+    found = calibrate(fused, few, "val", "agreement")
     # both branches are one network, so that the smaller probability is the largest softmax
     assert found.calibrations["agreement"].knots == found.calibrations["softmax"].knots
-    with pytest.raises(BundleError, match="got score agreement, which needs both branches"):
-        calibrate(fused, few, "val", "agreement")
+    assert found.chosen.score == "agreement"
+    fused.calibration = found.chosen
+    image = few.read_image(few.ids("val")[0])
+    outputs = fused.predict_outputs(image, ("mask", "reliability")).outputs
+    fused.calibration = found.calibrations["softmax"]
+    expected = fused.predict_outputs(image, ("mask", "reliability")).outputs
+    assert len(np.unique(outputs["reliability"])) > 10
+    assert all(np.array_equal(outputs[name], expected[name]) for name in expected)
+
+
+def test_a_model_of_one_network_has_no_agreement(shapes_predictor: EagerPredictor, few: Subset) -> None:
+    with pytest.raises(
+        BundleError,
+        match=r"got score agreement, .* expected one of temperature, softmax, entropy: .* zoo train rrn",
+    ):
+        calibrate(shapes_predictor, few, "val", "agreement")
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from zoo.bundle.reliability import Calibration
+from zoo.commands.reliability import advice_lines
 from zoo.data.shapes import ShapesSource
 from zoo.data.source import Subset
 from zoo.errors import BundleError
@@ -17,7 +18,7 @@ from zoo.evaluation.reliability import Counts, Pooled, advice, measure_reliabili
 from zoo.evaluation.scored import BINS, scored_images
 from zoo.models.deployable import Localized
 from zoo.predictors.eager import load_eager
-from zoo.predictors.scores import localized
+from zoo.predictors.scores import own_score
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,7 +43,8 @@ def test_the_prior_undoes_the_balance_of_training() -> None:
     shift = prior_shift(counts)
     assert shift == pytest.approx(np.log(9))
     balanced = torch.tensor([0.5, 0.1])
-    assert localized(balanced.logit(), shift).tolist() == pytest.approx([0.9, 0.5])
+    calibration = Calibration(score="localizer", shift=shift)
+    assert own_score(balanced.logit(), calibration).tolist() == pytest.approx([0.9, 0.5])
     assert shifted(np.array([0.5, 0.1]), shift) == pytest.approx([0.9, 0.5])
     assert np.isfinite(prior_shift(np.array([[0, 5]])))
 
@@ -56,12 +58,13 @@ def test_the_localizer_is_calibrated_with_the_other_scores(predictor: EagerPredi
     assert chosen.shift == pytest.approx(np.log(right.sum() / (~right).sum()))
     deployable = predictor.model.deployable
     assert isinstance(deployable, Localized)
-    score = pixels[0].score(Calibration(score="localizer", shift=chosen.shift))
+    without_knots = Calibration(score="localizer", shift=chosen.shift)
+    score = pixels[0].score(without_knots)
     assert score is not None
     assert score.std() > 0.1
     judged = pixels[0].judged
     assert judged is not None
-    assert score.tolist() == localized(judged, chosen.shift).numpy().ravel()[pixels[0].place].tolist()
+    assert score.tolist() == own_score(judged, without_knots).numpy().ravel()[pixels[0].place].tolist()
     measured = measure_reliability(predictor, few, "val", fitted=found)
     assert measured["scores"]["localizer"]["ece"]["value"] < 0.01  # of the images that it was fitted on
     assert list(measured["costs"]) == ["temperature", "softmax", "entropy", "localizer"]
@@ -85,23 +88,28 @@ def pooled(generator: np.random.Generator, noise: float) -> Pooled:
     return counts.pooled()
 
 
+@pytest.mark.parametrize("own", ["localizer", "agreement"])
 @pytest.mark.parametrize(
-    ("localizer", "rival", "recommended"),
-    [(0.1, 0.3, "localizer"), (0.3, 0.1, "temperature"), (0.3, 0.3, "temperature")],
+    ("noise", "rival", "recommended"), [(0.1, 0.3, "own"), (0.3, 0.1, "rival"), (0.3, 0.3, "rival")]
 )
-def test_the_cheaper_score_is_recommended_unless_the_localizer_is_better(
-    localizer: float, rival: float, recommended: str
+def test_the_cheaper_score_is_recommended_unless_that_of_the_model_is_better(
+    own: str, noise: float, rival: float, recommended: str
 ) -> None:
     generator = np.random.default_rng(0)
-    found = {"temperature": pooled(generator, rival), "localizer": pooled(generator, localizer)}
+    found = {"temperature": pooled(generator, rival), own: pooled(generator, noise)}
     found["entropy"] = pooled(generator, 0.5)  # the best of the cheaper scores counts
-    said = advice(found, {"temperature": 1.01, "localizer": 2.0})
+    said = advice(found, {"temperature": 1.01, own: 2.0})
     assert said is not None
-    assert said["score"] == recommended
+    assert said["own"] == own
+    assert said["score"] == {"own": own, "rival": "temperature"}[recommended]
+    [line] = advice_lines({"advice": said}, "MODEL")
+    words = {"localizer": "ELN's localizer is", "agreement": "the agreement of both branches is"}
+    assert line.startswith(words[own] + (" better" if recommended == "own" else " not better"))
+    assert line.endswith(f"zoo calibrate MODEL --score {said['score']}")
     difference = said["difference"]
     assert difference["low"] <= difference["value"] <= difference["high"]
-    assert difference["value"] == pytest.approx(found["localizer"].aurc() - found["temperature"].aurc())
-    assert said["costs"] == {"localizer": 2.0, "temperature": 1.01}
+    assert difference["value"] == pytest.approx(found[own].aurc() - found["temperature"].aurc())
+    assert said["costs"] == {own: 2.0, "temperature": 1.01}
     assert advice({"temperature": found["temperature"]}, {}) is None
 
 

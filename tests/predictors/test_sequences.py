@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     Images = NDArray[np.uint8]
     Check = Callable[[Images, NDArray[Any]], None]
+    Results = Callable[[Any, "Call"], list[tuple[Images, Any]]]
 
 WANTED = int(os.environ.get("ZOO_SEQUENCES", "300"))
 SIDES = (1, 2, 3, 5, 7, 8, 9, 16, 17, 31, 33, 47, 64, 64, 64, 65, 90, 128, 321)
@@ -102,14 +103,26 @@ def fail(predictor: Any) -> None:
         predictor._limits = limits
 
 
-def check_sequences(name: str, predictor: Any, check: Check, wanted: int) -> Counter[str]:
+def check_patches(image: Images, mask: NDArray[Any]) -> None:
+    """Check a mask of the file of `write_patches_onnx`."""
+    high, wide = (side // 8 for side in image.shape[1:3])
+    cells = image[0, : 8 * high, : 8 * wide, 0].reshape(high, 8, wide, 8).mean(axis=(1, 3))
+    clear = np.abs(cells - 127) > 0.01
+    shown = mask[0, np.arange(high) * image.shape[1] // high + image.shape[1] // high // 2]
+    shown = shown[:, np.arange(wide) * image.shape[2] // wide + image.shape[2] // wide // 2]
+    assert mask.shape == image.shape[:3]
+    assert (shown == (cells > 127))[clear].all(), image.shape
+
+
+def check_sequences(
+    name: str, predictor: Any, check: Check, wanted: int, ask: Results = results
+) -> Counter[str]:
     """Run sequences until so many images have been checked, and return the counts."""
     counts: Counter[str] = Counter()
 
-    @given(CALLS)
     def run(calls: list[Call]) -> None:
         for call in calls:
-            for image, found in results(predictor, call):
+            for image, found in ask(predictor, call):
                 counts["images"] += 1
                 counts[call.how] += 1
                 size = (image.shape[1], image.shape[2])
@@ -123,7 +136,7 @@ def check_sequences(name: str, predictor: Any, check: Check, wanted: int) -> Cou
 
     while counts["images"] < wanted:
         examples = 1 + (wanted - counts["images"]) // 20
-        again = settings(max_examples=examples, **QUICK)(run)  # type: ignore[arg-type]
+        again = settings(max_examples=examples, **QUICK)(given(CALLS)(run))  # type: ignore[arg-type]
         seed(counts["images"])(again)()
     print(f"\n{name}: {dict(counts)}")  # noqa: T201
     return counts
@@ -136,17 +149,7 @@ def test_a_sequence_of_any_sizes_and_calls_returns_the_right_masks(
     if name.startswith("openvino"):
         pytest.importorskip("openvino")
     predictor = FILES[name](write_patches(tmp_path / "model.onnx"))
-
-    def check(image: Images, mask: NDArray[Any]) -> None:
-        high, wide = (side // 8 for side in image.shape[1:3])
-        cells = image[0, : 8 * high, : 8 * wide, 0].reshape(high, 8, wide, 8).mean(axis=(1, 3))
-        clear = np.abs(cells - 127) > 0.01
-        shown = mask[0, np.arange(high) * image.shape[1] // high + image.shape[1] // high // 2]
-        shown = shown[:, np.arange(wide) * image.shape[2] // wide + image.shape[2] // wide // 2]
-        assert mask.shape == image.shape[:3]
-        assert (shown == (cells > 127))[clear].all(), image.shape
-
-    counts = check_sequences(name, predictor, check, 150)
+    counts = check_sequences(name, predictor, check_patches, 150)
     assert set(counts) == {"images", "refused", "alone", "pool", "cancelled", "after an exception"}
 
 

@@ -102,6 +102,24 @@ def test_tiles_overlap_by_at_least_the_share_that_is_asked_for() -> None:
         assert all(0 < b - a <= 12 for a, b in pairwise(starts))
 
 
+@pytest.mark.parametrize(("imgsz", "side"), [((97, 65), 65), ((96, 32), 64), ((65, 64), 60)])
+def test_tiles_have_the_rest_modulo_the_stride_of_the_images_of_the_training(
+    imgsz: tuple[int, int], side: int
+) -> None:
+    model = Local()
+    model.preprocessing = Preprocessing(imgsz=imgsz, resize="none")
+    predict_tiles(model, image_of(70, 200), Tiling(60, 0.25))
+    assert {shape[1:3] for shape in model.batches} == {(side, side)}
+
+
+def test_tiles_begin_where_the_cells_of_features_do() -> None:
+    for length in range(98, 600, 7):
+        starts = Tiling(97, 0.25).starts(length)
+        assert all(start % 32 == 0 for start in starts[:-1])
+        assert starts[-1] == length - 97
+        assert all(0 < b - a <= 97 - 24 for a, b in pairwise(starts))
+
+
 def test_an_image_that_fits_is_one_tile_of_its_own_size() -> None:
     model = Local()
     predict_tiles(model, image_of(12, 15), Tiling(16, 0.25))

@@ -56,27 +56,34 @@ class Model:
         return self.predictor.classes.palette
 
     @overload
-    def __call__(self, image: list[Any] | tuple[Any, ...]) -> list[Mask]: ...
+    def __call__(
+        self, image: list[Any] | tuple[Any, ...], *, unknown_below: float | None = None
+    ) -> list[Mask]: ...
 
     @overload
-    def __call__(self, image: Picture) -> Mask: ...
+    def __call__(self, image: Picture, *, unknown_below: float | None = None) -> Mask: ...
 
-    def __call__(self, image: Picture | list[Any] | tuple[Any, ...]) -> Mask | list[Mask]:
+    def __call__(
+        self, image: Picture | list[Any] | tuple[Any, ...], *, unknown_below: float | None = None
+    ) -> Mask | list[Mask]:
         """Return the mask of an image, or a list of masks for a list of images.
 
         Args:
             image: (H, W, C) of the format of the model, (H, W, 3) uint8 RGB by default, a Pillow image, or
                 the path of a file, whose EXIF orientation is applied; or a list or tuple of these.
+            unknown_below: reliability, 0 to 1, below which a pixel is 255, of a calibrated model; None for
+                no such pixel.
 
         Returns:
             (H, W) uint8, or int32 above 255 classes: indices into `classes`.
 
         Raises:
             InvalidImageError: an image of another type or shape, or a file that cannot be read.
+            BundleError: `unknown_below` of a model without reliability or of more than 255 classes.
         """
         if isinstance(image, list | tuple):
-            return [self.predictor.predict(self._read(each)) for each in image]
-        return self.predictor.predict(self._read(image))
+            return [self.predictor.predict(self._read(each), unknown_below) for each in image]
+        return self.predictor.predict(self._read(image), unknown_below)
 
     def predict_with_confidence(self, image: Picture) -> Prediction:
         """Return `mask` and `confidence` of an image, both (H, W).

@@ -16,10 +16,9 @@ from zoo.errors import BundleError
 from zoo.machine import choose_device
 from zoo.predict.folder import DEFAULT_LIMIT, FolderOptions, Predictions, predict_to
 from zoo.predict.inputs import find_inputs
-from zoo.predict.outputs import check_unknown, without_unsure
 from zoo.predict.stream import Failed, Options, stream
 from zoo.predictors.limits import OVERLAP
-from zoo.predictors.outputs import MASK, RELIABILITY, check_given
+from zoo.predictors.outputs import MASK, RELIABILITY, check_given, check_unknown, without_unsure
 from zoo.predictors.tiles import Tiling, check_tiling
 from zoo.resolve import ModelLike, model_text, resolve_predictor
 

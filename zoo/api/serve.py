@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from zoo.errors import ZooError
+from zoo.predictors.limits import OVERLAP
 from zoo.resolve import ModelLike, is_name, model_text, resolve_model
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ def serve(
     timeout: float | None = None,
     max_body_mb: float | None = None,
     max_pixels: int | None = None,
+    tile: int | None = None,
+    overlap: float = OVERLAP,
     api_key: str | None = None,
     remote: bool = False,
     cors: Sequence[str] = (),
@@ -59,6 +62,9 @@ def serve(
         timeout: time limit of a request in seconds; None for 30.
         max_body_mb: maximum request body in MB; None for 32.
         max_pixels: maximum image size; None for 40 million.
+        tile: side in pixels of tiles in which larger images are predicted, all at their original size; None
+            for whole images at the network's size.
+        overlap: share of a tile's side that it shares with the next one, in [0, 0.9].
         api_key: key that requests must send; None for no key.
         remote: whether other machines may use the server without a key.
         cors: origins whose web pages may use the server.
@@ -69,9 +75,11 @@ def serve(
     """
     check_extra()
 
+    from zoo.predictors.tiles import Tiling
     from zoo.serve.server.core.loading import load_model
     from zoo.serve.server.http.app import create_app
 
+    Tiling.of(tile, overlap)
     settings = server_settings(
         max_batch=max_batch,
         max_wait_ms=max_wait_ms,
@@ -79,6 +87,8 @@ def serve(
         timeout=timeout,
         max_body_mb=max_body_mb,
         max_pixels=max_pixels,
+        tile=tile,
+        overlap=overlap,
         api_key=api_key,
         remote=remote,
         cors=tuple(cors),

@@ -19,12 +19,14 @@ ELN's probability that the predicted class is right."""
 LOCALIZER: Score = "localizer"
 FROM_LOGITS: tuple[Score, ...] = "temperature", "softmax", "entropy"
 """Scores that are computed from the logits alone."""
+OWN: tuple[Score, ...] = "agreement", LOCALIZER
+"""Scores that a model computes from more than its logits; a model has one at most."""
 
 DEFAULT_SCORE: Score = "temperature"
 
 
 class Calibration(Frozen):
-    """Function from logits, or those of ELN's localizer, to reliability.
+    """Function from logits, or from what a model's own score is computed from, to reliability.
 
     Args:
         score: score that is computed from them.

@@ -34,7 +34,7 @@ def calibrate(
         typer.Option("--half", help="Fit on every second image, and measure the reliability on the others."),
     ] = False,
     score: Annotated[
-        Literal["temperature", "softmax", "entropy", "localizer"],
+        Literal["temperature", "softmax", "entropy", "agreement", "localizer"],
         typer.Option(help="Score of the output reliability; all scores are fitted."),
     ] = "temperature",
     keep_localizer: Annotated[

@@ -24,6 +24,8 @@ COLUMNS = {
 }
 """Metrics in the table, by key."""
 
+TITLES = {"localizer": "ELN's localizer", "agreement": "the agreement of both branches"}
+"""Words for the scores of models that have one of their own."""
 
 COST = "time"
 """Column of the time of mask and reliability over that of the plain mask."""
@@ -52,19 +54,19 @@ def scores_table(title: str, found: Mapping[str, Any]) -> Table:
 
 
 def advice_lines(found: Mapping[str, Any], model: str) -> list[str]:
-    """Return which score to use, in words; empty without ELN's localizer."""
+    """Return which score to use, in words; empty for a model without a score of its own."""
     advice = found["advice"]
     if advice is None:
         return []
-    difference, rival, costs = advice["difference"], advice["rival"], advice["costs"]
+    own, difference, rival, costs = (advice[key] for key in ("own", "difference", "rival", "costs"))
     change = "AURC {:+.4f} ({:+.4f} to {:+.4f}, 95 % interval)".format(
         *(difference[key] for key in ("value", "low", "high"))
     )
-    cost = f"it takes {_times(costs['localizer'])} the time of the plain mask, {rival} {_times(costs[rival])}"
+    cost = f"it takes {_times(costs[own])} the time of the plain mask, {rival} {_times(costs[rival])}"
     if advice["score"] == rival:
-        said = f"ELN's localizer is not better than {rival}, {change}, and {cost}: use the cheaper score"
+        said = f"{TITLES[own]} is not better than {rival}, {change}, and {cost}: use the cheaper score"
     else:
-        said = f"ELN's localizer is better than {rival}, {change}, but {cost}: use it if it is worth that"
+        said = f"{TITLES[own]} is better than {rival}, {change}, but {cost}: use it if it is worth that"
     return [f"{said}, zoo calibrate {model} --score {advice['score']}"]
 
 

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from zoo.api.serve import GRPC_NEEDED, check_extra, model_sources, server_settings
-from zoo.commands.arguments import DeviceOption
+from zoo.commands.arguments import DeviceOption, OverlapOption, tiling_of
 from zoo.commands.console import AsJson, emit, remarks
 from zoo.commands.replicas import CpusOption, GpusOption, OnRay, ReplicasOption, check_replicas, cluster_of
 from zoo.predictors.backends import BACKENDS
+from zoo.predictors.limits import OVERLAP, SMALLEST
 
 if TYPE_CHECKING:
-    from zoo.serve.server.processes.job import Job, Served
+    from zoo.serve.server.processes.job import Certificate, Job, Served
     from zoo.serve.server.ray.options import Cluster
 
 
@@ -98,6 +99,15 @@ def serve(
         int | None,
         typer.Option(min=1, max=178_956_970, help="Maximum image size, height x width; default: 40000000."),
     ] = None,
+    tile: Annotated[
+        int | None,
+        typer.Option(
+            min=SMALLEST,
+            metavar="PIXELS",
+            help="Predict images at their original size, larger ones in tiles of this height and width.",
+        ),
+    ] = None,
+    overlap: OverlapOption = OVERLAP,
     api_key: Annotated[
         str | None,
         typer.Option(
@@ -143,14 +153,14 @@ def serve(
     """
     check_extra()
     _check_grpc(grpc_port, ray=ray)
+    tiling_of(tile, overlap)
     _check_key(api_key, host, cors or [])
-    if ssl_keyfile is not None and ssl_certfile is None:
-        raise typer.BadParameter("got --ssl-keyfile alone, expected --ssl-certfile too")
+    certificate = _certificate(ssl_certfile, ssl_keyfile)
     check_replicas(ray, {"--workers": workers, "--replicas": replicas, "--gpus": gpus, "--cpus": cpus})
 
     from zoo.machine import cores, gpu_count
     from zoo.serve.server.core.settings import is_loopback
-    from zoo.serve.server.processes.job import Certificate, Job
+    from zoo.serve.server.processes.job import Job
     from zoo.serve.server.processes.port import Port
     from zoo.serve.server.processes.supervisor import Supervisor
 
@@ -166,13 +176,14 @@ def serve(
         timeout=timeout,
         max_body_mb=max_body_mb,
         max_pixels=max_pixels,
+        tile=tile,
+        overlap=overlap,
         api_key=api_key,
         remote=not is_loopback(host),
         cors=tuple(cors or ()),
         root_path=root_path,
         json_logs=json_logs,
     )
-    certificate = None if ssl_certfile is None else Certificate(ssl_certfile, ssl_keyfile)
     job = Job(sources, settings, certificate)
     scheme = "http" if certificate is None else "https"
     if ray:
@@ -192,6 +203,16 @@ def _serve_on_ray(job: Job, cluster: Cluster, scheme: str, *, as_json: bool) -> 
 
     url = f"{scheme}://{_bracketed(cluster.host)}:{cluster.port}"
     serve_on_ray(job, cluster, lambda served: _say_ready(served, url, [], as_json=as_json))
+
+
+def _certificate(certfile: Path | None, keyfile: Path | None) -> Certificate | None:
+    from zoo.serve.server.processes.job import Certificate
+
+    if certfile is not None:
+        return Certificate(certfile, keyfile)
+    if keyfile is not None:
+        raise typer.BadParameter("got --ssl-keyfile alone, expected --ssl-certfile too")
+    return None
 
 
 def _bracketed(host: str) -> str:

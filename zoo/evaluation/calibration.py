@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from zoo.bundle.reliability import LOCALIZER, Calibration, FittedOn, Reliability
+from zoo.bundle.reliability import FROM_LOGITS, LOCALIZER, Calibration, FittedOn, Reliability
 from zoo.errors import BundleError, DatasetError
 from zoo.evaluation.scored import BINS, CENTERS, bin_of, scored_images
 from zoo.predictors.eager import EagerPredictor
@@ -30,6 +30,11 @@ if TYPE_CHECKING:
 
 HISTOGRAMS: tuple[Score, ...] = "softmax", "entropy", "agreement", "localizer"
 """Scores that are calibrated by isotonic regression of a histogram."""
+SOURCES: dict[Score, str] = {
+    "agreement": "only an ensemble of two networks has it, as zoo train rrn trains it",
+    "localizer": "zoo calibrate RUN --keep-localizer keeps that of a run of eln",
+}
+"""Where the scores that only some models have come from."""
 LOGIT_PIXELS = 200_000
 """Number of pixels, spread evenly over the images, that the temperature is fitted on."""
 TEMPERATURES = 0.02, 50.0
@@ -57,15 +62,11 @@ def calibrate(
         DatasetError: no labeled pixels, or classes that differ from the predictor's.
         BundleError: a score that the output cannot be computed from.
     """
-    if score == LOCALIZER and not (isinstance(predictor, EagerPredictor) and predictor.has_localizer):
+    own = predictor.own_score if isinstance(predictor, EagerPredictor) else None
+    if score not in (*FROM_LOGITS, own):
+        known = ", ".join((*FROM_LOGITS, own) if own else FROM_LOGITS)
         raise BundleError(
-            "got score localizer, which this model does not have, expected temperature, softmax or entropy: "
-            "zoo calibrate RUN --keep-localizer keeps that of a run of eln"
-        )
-    if score == "agreement":
-        raise BundleError(
-            "got score agreement, which needs both branches and is only evaluated, expected temperature, "
-            "softmax or entropy for the output reliability"
+            f"got score {score}, which this model does not have, expected one of {known}: {SOURCES[score]}"
         )
     sample = max(1, LOGIT_PIXELS // max(1, len(source.ids(split))))
     generator = np.random.default_rng(0)

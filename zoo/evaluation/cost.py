@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from zoo.bundle.reliability import LOCALIZER
 from zoo.predictors.eager import EagerPredictor
 from zoo.predictors.outputs import MASK, RELIABILITY
 from zoo.preprocess import resize_image
@@ -46,7 +45,7 @@ def output_costs(predictor: Predictor, fitted: Reliability, source: Source, spli
     known = {
         name: each
         for name, each in fitted.calibrations.items()
-        if each.is_from_logits or (name == LOCALIZER and predictor.has_localizer)
+        if each.is_from_logits or name == predictor.own_score
     }
     rounds: list[list[float]] = []
     stop = time.monotonic() + SECONDS

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 
-from zoo.bundle.reliability import FROM_LOGITS, LOCALIZER, Calibration
+from zoo.bundle.reliability import FROM_LOGITS, OWN, Calibration
 from zoo.evaluation.cost import output_costs
 from zoo.evaluation.metrics import ConfusionMatrix
 from zoo.evaluation.scored import BINS, CENTERS, bin_of, scored_images
@@ -109,29 +109,32 @@ def measure_reliability(
 
 
 def advice(found: Mapping[str, Pooled], costs: Mapping[str, float]) -> dict[str, Any] | None:
-    """Return whether ELN's localizer is better than the best score from the logits, which costs less.
+    """Return whether the model's own score is better than the best one from the logits, which costs less.
 
     Args:
         found: counts by score.
         costs: time of the output by score, relative to the plain mask.
 
     Returns:
-        `score`, the one to use; `rival`, the cheaper one; `difference`, the localizer's AURC minus the
-        rival's, with its interval over images; `costs` of both. None for a model without a localizer.
+        `score`, the one to use; `own`, that of ELN's localizer or of the agreement of two branches; `rival`,
+        the cheaper one; `difference`, the AURC of `own` minus the rival's, with its interval over images;
+        `costs` of both. None for a model without a score of its own.
     """
     cheaper = [name for name in FROM_LOGITS if name in found]
-    if LOCALIZER not in found or not cheaper:
+    own = next((name for name in OWN if name in found), None)
+    if own is None or not cheaper:
         return None
     best = min(cheaper, key=lambda name: found[name].aurc())
-    localizer, rival = found[LOCALIZER], found[best]
-    resampled = [localizer.aurc(each) - rival.aurc(each) for each in resampled_images(localizer.images)]
-    difference = _with_interval(localizer.aurc() - rival.aurc(), resampled)
+    costly, rival = found[own], found[best]
+    resampled = [costly.aurc(each) - rival.aurc(each) for each in resampled_images(costly.images)]
+    difference = _with_interval(costly.aurc() - rival.aurc(), resampled)
     is_better = difference["high"] is not None and difference["high"] < 0
     return {
-        "score": LOCALIZER if is_better else best,
+        "score": own if is_better else best,
+        "own": own,
         "rival": best,
         "difference": difference,
-        "costs": {name: costs.get(name) for name in (LOCALIZER, best)},
+        "costs": {name: costs.get(name) for name in (own, best)},
     }
 
 

@@ -9,26 +9,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zoo.bundle.reliability import LOCALIZER
 from zoo.classes import IGNORE
 from zoo.data.source import Source, Subset
 from zoo.errors import ZooError
 from zoo.evaluation.evaluate import labeled_images
 from zoo.evaluation.protocols import PROTOCOLS, protocol_of
-from zoo.models.decoders.decoder import resize_logits
-from zoo.models.deployable import FusedEnsemble
 from zoo.predictors.base import Predictor
 from zoo.predictors.eager import EagerPredictor
 from zoo.predictors.outputs import LOGITS, MASK
-from zoo.predictors.scores import agreement, localized, raw_score
-from zoo.preprocess import normalize
+from zoo.predictors.scores import own_score, raw_score
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
-    from zoo.bundle.reliability import Calibration, FittedOn
+    from zoo.bundle.reliability import Calibration, FittedOn, Score
     from zoo.data.source import Split
     from zoo.evaluation.evaluate import Progress
     from zoo.predictors.limits import Limits
@@ -57,10 +53,10 @@ class Pixels(NamedTuple):
     """(P,) index into the h x w pixels of the network's output."""
     logits: Tensor
     """(K, h, w) float."""
-    agreement: Tensor | None
-    """(h, w) float; None if the model is not an ensemble of two networks."""
-    judged: Tensor | None
-    """(h, w) float, logits of ELN's localizer; None if the model does not have it."""
+    own: Score | None = None
+    """Score that the model computes from more than its logits; None if it has none."""
+    judged: Tensor | None = None
+    """(h, w) float, from which `own` is computed."""
 
     @property
     def prediction(self) -> NDArray[np.int64]:
@@ -69,11 +65,11 @@ class Pixels(NamedTuple):
 
     def score(self, calibration: Calibration) -> NDArray[np.float32] | None:
         """Return the (P,) scores of a calibration before its knots; None if the model does not have it."""
-        if calibration.score == "agreement":
-            return None if self.agreement is None else self._at(self.agreement)
-        if calibration.score == LOCALIZER:
-            return None if self.judged is None else self._at(localized(self.judged, calibration.shift))
-        return self._at(raw_score(self.logits[None], calibration)[0])
+        if calibration.is_from_logits:
+            return self._at(raw_score(self.logits[None], calibration)[0])
+        if self.judged is None or calibration.score != self.own:
+            return None
+        return self._at(own_score(self.judged, calibration))
 
     def _at(self, values: Tensor) -> NDArray[Any]:
         found: NDArray[Any] = values.cpu().numpy().ravel()[self.place]
@@ -84,15 +80,16 @@ class Indexed(Predictor):
     """A predictor whose mask is the index of each pixel: a protocol then resizes and crops these indices.
 
     Args:
-        predictor: predictor with logits; the last ones, and its last batch, are kept.
+        predictor: predictor with logits; the last ones, and its own score of them, are kept.
     """
 
     def __init__(self, predictor: Predictor) -> None:
         super().__init__(predictor.classes, predictor.preprocessing)
         self.backend = predictor.backend
         self.predictor = predictor
-        self.batch: NDArray[Any]
+        self.own = predictor.own_score if isinstance(predictor, EagerPredictor) else None
         self.last: Tensor
+        self.judged: Tensor | None = None
 
     @property
     def limits(self) -> Limits:
@@ -103,8 +100,12 @@ class Indexed(Predictor):
         """Return the index of each pixel as the mask, (1, H, W) int32."""
         assert tuple(outputs) == (MASK,)
         assert len(images) == 1
-        self.batch = images
-        self.last = torch.from_numpy(self.predictor.infer(images, (LOGITS,))[LOGITS])[0]
+        if self.own is None:
+            self.last = torch.from_numpy(self.predictor.infer(images, (LOGITS,))[LOGITS])[0]
+        else:
+            assert isinstance(self.predictor, EagerPredictor)
+            logits, judged = self.predictor.judged(self.predictor.upload(images))
+            self.last, self.judged = logits[0].float().cpu(), judged[0].cpu()
         height, width = self.last.shape[1:]
         return {MASK: np.arange(height * width, dtype=np.int32).reshape(1, height, width)}
 
@@ -135,8 +136,8 @@ def scored_images(
             scored.label[known].astype(np.int64),
             scored.prediction[known].astype(np.int64),
             indexed.last,
-            _agreement(predictor, indexed.batch, indexed.last),
-            _judged(predictor, indexed.batch, indexed.last),
+            indexed.own,
+            indexed.judged,
         )
 
 
@@ -165,26 +166,6 @@ def check_protocol(name: str) -> None:
             f"got protocol {name}, which resizes or averages logits, expected for reliability one that "
             f"scores each pixel of one forward pass: {', '.join(known)}"
         )
-
-
-@torch.inference_mode()
-def _agreement(predictor: Predictor, batch: NDArray[Any], logits: Tensor) -> Tensor | None:
-    """Return the (h, w) agreement of the branches of an ensemble; None for other models."""
-    if not isinstance(predictor, EagerPredictor):
-        return None
-    deployable = predictor.model.deployable
-    if not isinstance(deployable, FusedEnsemble):
-        return None
-    images = normalize(predictor.upload(batch).permute(0, 3, 1, 2), predictor.preprocessing)
-    branches = [resize_logits(each, batch.shape[1:3]) for each in deployable.branch_logits(images)]
-    return agreement(branches, logits.argmax(dim=0)[None].to(images.device))[0].cpu()
-
-
-def _judged(predictor: Predictor, batch: NDArray[Any], logits: Tensor) -> Tensor | None:
-    """Return the (h, w) logits of the error localizer; None for models without one."""
-    if not isinstance(predictor, EagerPredictor) or not predictor.has_localizer:
-        return None
-    return predictor.judge(predictor.upload(batch), logits[None].to(predictor.device))[0].cpu()
 
 
 def image_digest(image: NDArray[Any]) -> str:

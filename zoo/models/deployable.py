@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,9 @@ from zoo.models.error_localizer import ErrorLocalizer
 from zoo.models.segmentation import SegmentationNetwork
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from zoo.bundle.reliability import Score
     from zoo.models.config import DeployableConfig, GatedConfig
 
 REMOVED = -1e4
@@ -44,6 +47,41 @@ class Deployable(nn.Module, ABC):
         return resize_logits(self.decoder_logits(images), images.shape[-2:])
 
 
+class Judging(Deployable):
+    """A deployable that judges its predictions by more than its logits."""
+
+    score: ClassVar[Score]
+    """Score of pixels that `judge` returns."""
+
+    @abstractmethod
+    def with_evidence(self, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Return the logits of `decoder_logits`, and what else of this pass `judge` needs.
+
+        Args:
+            images: (B, 3, H, W) float, normalized.
+        """
+
+    @abstractmethod
+    def judge(self, images: Tensor, logits: Tensor, evidence: Sequence[Tensor]) -> Tensor:
+        """Return the score of each pixel, (B, H, W).
+
+        Args:
+            images: (B, 3, H, W) float, normalized.
+            logits: (B, K, H, W) float, from `forward`.
+            evidence: from `with_evidence`.
+        """
+
+    def judged(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the logits of `forward` and the score of each pixel.
+
+        Args:
+            images: (B, 3, H, W) float, normalized.
+        """
+        found, evidence = self.with_evidence(images)
+        logits = resize_logits(found, images.shape[-2:])
+        return logits, self.judge(images, logits, evidence)
+
+
 class Student(Deployable):
     """One segmentation network; its embedding head is dropped.
 
@@ -69,8 +107,10 @@ class Student(Deployable):
         return logits
 
 
-class FusedEnsemble(Deployable):
+class FusedEnsemble(Judging):
     """The weighted average of two networks (RRN, section III-E).
+
+    Its score is the smaller probability that a network gives the predicted class.
 
     Args:
         branches: networks, which are used in place, not copied.
@@ -78,12 +118,14 @@ class FusedEnsemble(Deployable):
     """
 
     config: EnsembleConfig
+    score = "agreement"
 
     def __init__(
         self, branches: tuple[SegmentationNetwork, SegmentationNetwork], config: EnsembleConfig
     ) -> None:
         super().__init__()
         self.branches = nn.ModuleList(branches)
+        self.agreement = Agreement()
         self.config = config
 
     def decoder_logits(self, images: Tensor) -> Tensor:
@@ -92,7 +134,29 @@ class FusedEnsemble(Deployable):
         Args:
             images: (B, 3, H, W) float, normalized.
         """
-        first, second = self.branch_logits(images)
+        return self.with_evidence(images)[0]
+
+    def with_evidence(self, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Return the logits of `decoder_logits`, and those of both branches, each (B, K, h, w).
+
+        Args:
+            images: (B, 3, H, W) float, normalized.
+        """
+        first, second = (self._logits(branch, images) for branch in self.branches)
+        return self._average(first, second), (first, second)
+
+    def judge(self, images: Tensor, logits: Tensor, evidence: Sequence[Tensor]) -> Tensor:  # noqa: ARG002
+        """Return the smaller probability that a branch gives the predicted class, (B, H, W).
+
+        Args:
+            images: (B, 3, H, W) float, normalized.
+            logits: (B, K, H, W) float, from `forward`.
+            evidence: logits of both branches, each (B, K, h, w).
+        """
+        agreement: Tensor = self.agreement(evidence, logits.argmax(dim=1))
+        return agreement
+
+    def _average(self, first: Tensor, second: Tensor) -> Tensor:
         weight = self.config.weight_1
         if self.config.average == "logits":
             return weight * first + (1 - weight) * second
@@ -100,24 +164,36 @@ class FusedEnsemble(Deployable):
             first.log_softmax(dim=1) + math.log(weight), second.log_softmax(dim=1) + math.log1p(-weight)
         )
 
-    def branch_logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the logits of both branches, each (B, K, h, w).
-
-        Args:
-            images: (B, 3, H, W) float, normalized.
-        """
-        first, second = (self._logits(branch, images) for branch in self.branches)
-        return first, second
-
     def _logits(self, branch: nn.Module, images: Tensor) -> Tensor:
         logits: Tensor = branch(images).logits
         return logits if self.config.resolution == "decoder" else resize_logits(logits, images.shape[-2:])
 
 
-class Localized(Deployable):
+class Agreement(nn.Module):
+    """The smallest probability that a branch gives a class.
+
+    A module, so that the nodes of an exported graph tell its resizing from that of the logits.
+    """
+
+    def forward(self, branches: Sequence[Tensor], mask: Tensor) -> Tensor:
+        """Return the smallest probability, (B, H, W) float.
+
+        It is one over the sum of the exponentials relative to the logit of the class, which costs less than
+        softmax; a sum that overflows gives 0.
+
+        Args:
+            branches: (B, K, h, w) float logits of each branch, which are resized to the mask.
+            mask: (B, H, W) int64 class ids.
+        """
+        full = [resize_logits(logits.float(), mask.shape[-2:]) for logits in branches]
+        sums = [(logits - logits.gather(1, mask[:, None])).exp().sum(dim=1) for logits in full]
+        return 1 / torch.stack(sums).amax(dim=0)
+
+
+class Localized(Judging):
     """A segmentation model with the network that judges its predictions (ELN).
 
-    The logits are those of the model; the localizer runs only in `judge`.
+    The logits are those of the model; the localizer runs only in `judge`, whose score is a logit.
 
     Args:
         segmentation: segmentation model, which is used in place, not copied.
@@ -126,6 +202,7 @@ class Localized(Deployable):
     """
 
     config: LocalizedConfig
+    score = "localizer"
 
     def __init__(self, segmentation: Student, localizer: ErrorLocalizer, config: LocalizedConfig) -> None:
         super().__init__()
@@ -141,7 +218,15 @@ class Localized(Deployable):
         """
         return self.segmentation.decoder_logits(images)
 
-    def judge(self, images: Tensor, logits: Tensor) -> Tensor:
+    def with_evidence(self, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Return the logits of `decoder_logits`, and nothing else.
+
+        Args:
+            images: (B, 3, H, W) float, normalized.
+        """
+        return self.decoder_logits(images), ()
+
+    def judge(self, images: Tensor, logits: Tensor, evidence: Sequence[Tensor] = ()) -> Tensor:  # noqa: ARG002
         """Return the logit of "the predicted class is right" of each pixel, (B, H, W).
 
         Training weights right and wrong pixels as if there were as many of both.
@@ -149,6 +234,7 @@ class Localized(Deployable):
         Args:
             images: (B, 3, H, W) float, normalized.
             logits: (B, K, H, W) float, from `forward`.
+            evidence: empty.
         """
         judged = self.localizer.judge(images, logits, self.config.localizer.scores)
         return resize_logits(judged, images.shape[-2:]).squeeze(1)

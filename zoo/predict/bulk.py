@@ -76,7 +76,8 @@ class Bulk:
         from zoo.predict.stream import THREADS, stream
 
         options = self._options(batch)
-        images = [job for job in jobs if job.input.video is None]
+        others = [job for job in jobs if job.input.video is not None or job.input.is_scene]
+        images = [job for job in jobs if job.input.video is None and not job.input.is_scene]
         results = stream(self.predictor, images, lambda job: job.input.read(), options)
         writing: Writing = deque()
         waiting = 1 if self.tiling else 2 * THREADS  # results of large images in memory
@@ -92,22 +93,25 @@ class Bulk:
                     progress.advance()
                 while writing:
                     self._note(writing)
-            for job in jobs:
-                if job.input.video is not None:
-                    self._run_video(job, options)
+            for job in others:
+                self._run_alone(job, options)
         except BaseException as error:
             self._salvage(writing)
             if isinstance(error, OSError):
                 raise self._unwritable(error, len(jobs)) from error
             raise
 
-    def _run_video(self, job: Job, options: Options) -> None:
-        """Predict a video and add it to the journal."""
+    def _run_alone(self, job: Job, options: Options) -> None:
+        """Predict a video, or a TIFF by rows, and add it to the journal."""
+        from zoo.predict.scene import write_scene
         from zoo.predict.video import write_video
 
         self.journal.start()
         try:
-            result = write_video(job, self.predictor, options, self.out, self.kinds, self.unknown_below)
+            if job.input.is_scene:
+                result = write_scene(job, self.predictor, options, self.out, self.kinds)
+            else:
+                result = write_video(job, self.predictor, options, self.out, self.kinds, self.unknown_below)
         except ZooError as error:
             result = _failure(job, error)
         self._add(job, result)

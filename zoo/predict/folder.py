@@ -17,13 +17,12 @@ from zoo.predict.journal import Journal
 from zoo.predict.outputs import (
     OVERLAY,
     Job,
-    check_unknown,
     earlier_outputs,
     files,
     is_done,
     make_jobs,
 )
-from zoo.predictors.outputs import MASK, written_outputs
+from zoo.predictors.outputs import MASK, check_unknown, written_outputs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -132,7 +131,8 @@ def predict_to(
     kinds = options.kinds
     device = choose_device(options.device)
     predictor = load_predictor(model, device=device)
-    jobs = make_jobs(find_inputs(texts, options.limit, out, predictor.format), out, kinds)
+    inputs = find_inputs(texts, options.limit, out, predictor.format, by_rows=options.tiling is not None)
+    jobs = make_jobs(inputs, out, kinds)
     check_unknown(options.unknown_below, predictor.classes)
     _remark_scale(predictor, options.tiling)
     header = {"model": str(model), "sha256": fingerprint(model, predictor, options)}

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 VIDEO_SUFFIXES = frozenset((".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv"))
+SCENE_SUFFIXES = frozenset((".btf", ".svs", ".tif", ".tiff"))
+"""Suffixes of TIFF files, which are read by rows if they are predicted in tiles."""
+
 ADDRESS = re.compile(r"(rtsps?|rtmps?|srt|udp|rtp|tcp)://.")
 """Schemes of the addresses of live streams."""
 
@@ -36,6 +39,7 @@ class Input(NamedTuple):
         path: absolute path of its file; None for an image of a data source, and for a live stream.
         read: function that returns the image, (H, W, C) of the format of the model.
         video: path of a video, or address of a live stream; None for an image.
+        is_scene: whether it is a TIFF that is read by rows (`zoo.predict.scene`).
     """
 
     name: str
@@ -43,10 +47,11 @@ class Input(NamedTuple):
     path: str | None
     read: Callable[[], NDArray[Any]]
     video: str | None = None
+    is_scene: bool = False
 
 
 def find_inputs(
-    texts: Sequence[str], limit: int, out: Path, format_: ImageFormat | None = None
+    texts: Sequence[str], limit: int, out: Path, format_: ImageFormat | None = None, *, by_rows: bool = False
 ) -> list[Input]:
     """Return the images that INPUTs name, without duplicates.
 
@@ -56,9 +61,10 @@ def find_inputs(
         limit: largest number of images from a data source.
         out: output folder, which is not searched.
         format_: format of the images that the model takes; None for 8-bit RGB.
+        by_rows: whether TIFF files are read by rows.
 
     Raises:
-        ZooError: an INPUT that names no images, or images of another format.
+        ZooError: an INPUT that names no images, or images of another format, or TIFF files without rasterio.
     """
     from zoo.image_format import RGB
 
@@ -79,6 +85,8 @@ def find_inputs(
         common = len(os.path.commonpath({os.path.dirname(path) for path in files}))  # noqa: PTH120
         read = read_rgb if format_.is_rgb else partial(read_raster, format_=format_)
         found += [_of_file(path, *names, path[common:].lstrip(os.sep), read) for path, names in files.items()]
+    if by_rows:
+        found = _by_rows(found)
     found += [_of_stream(text) for text in streams]
     if videos := [each.name for each in found if each.video is not None and not format_.is_rgb]:
         raise ZooError(
@@ -114,6 +122,19 @@ def _of_source(spec: str, limit: int, format_: ImageFormat) -> list[Input]:
         Input(id_, (id_, f"{long}/{id_}", f"{long}/{id_}"), None, partial(source.read_image, id_))
         for id_ in ids[:limit]
     ]
+
+
+def _by_rows(found: list[Input]) -> list[Input]:
+    """Return inputs of which TIFF files are read by rows."""
+    from zoo.predict.scene import check_extra
+
+    scenes = [
+        each.path is not None and os.path.splitext(each.name)[1].lower() in SCENE_SUFFIXES  # noqa: PTH122
+        for each in found
+    ]
+    if any(scenes):
+        check_extra(found[scenes.index(True)].name)
+    return [each._replace(is_scene=is_scene) for each, is_scene in zip(found, scenes, strict=True)]
 
 
 def _of_stream(address: str) -> Input:

@@ -8,9 +8,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from zoo.errors import BundleError, ZooError
+from zoo.errors import ZooError
 from zoo.predict.journal import NAME, listed, written_of
-from zoo.predictors.outputs import MASK, MAX_VALUE, OUTPUTS, RELIABILITY, draw_output, written_outputs
+from zoo.predictors.outputs import (
+    MASK,
+    MAX_VALUE,
+    OUTPUTS,
+    RELIABILITY,
+    draw_output,
+    without_unsure,
+    written_outputs,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image
 
-    from zoo.classes import Classes, Mask
+    from zoo.classes import Classes
     from zoo.predict.inputs import Input
     from zoo.predict.stream import Streamed
 
@@ -40,6 +48,11 @@ def files() -> dict[str, str]:
 def of_videos() -> dict[str, str]:
     """Return the suffix of each kind of result of a video."""
     return {kind: f".{kind}.mkv" for kind in files()} | {OVERLAY: ".overlay.mp4"}
+
+
+def of_scenes() -> dict[str, str]:
+    """Return the suffix of each kind of result of a TIFF that is read by rows."""
+    return {kind: f".{kind}.tif" for kind in files()}
 
 
 class FileStamp(NamedTuple):
@@ -83,8 +96,10 @@ def make_jobs(inputs: Sequence[Input], out: Path, kinds: Sequence[str]) -> list[
     Raises:
         ZooError: a result would overwrite an input.
     """
-    of_images, of_video = files(), of_videos()
-    suffixes = [of_images if input_.video is None else of_video for input_ in inputs]
+    of_images, of_video, of_scene = files(), of_videos(), of_scenes()
+    suffixes = [
+        of_scene if input_.is_scene else of_images if input_.video is None else of_video for input_ in inputs
+    ]
     for level in range(3):
         names = [input_.outputs[level] for input_ in inputs]
         targets = [f"{name}{of[kind]}" for name, of in zip(names, suffixes, strict=True) for kind in kinds]
@@ -208,41 +223,6 @@ def named_areas(shares: Mapping[int, float], classes: Classes) -> dict[str, floa
     return {_label_name(label, classes): share for label, share in shares.items()}
 
 
-def check_unknown(unknown_below: float | None, classes: Classes) -> None:
-    """Raise unless masks can have unknown pixels, if they are requested.
-
-    Raises:
-        BundleError: a reliability out of range, or more than 255 classes, so that 255 is one of them.
-    """
-    if unknown_below is None:
-        return
-    from zoo.classes import IGNORE
-
-    if not 0 <= unknown_below <= 1:
-        raise BundleError(f"got unknown_below {unknown_below:g}, expected a reliability from 0 to 1")
-    if len(classes) > IGNORE:
-        raise BundleError(
-            f"unknown pixels are class {IGNORE}, which is one of the model's {len(classes)} classes: write "
-            f"the output reliability instead"
-        )
-
-
-def without_unsure(found: Mapping[str, NDArray[Any]], unknown_below: float) -> Mask:
-    """Return the mask with `IGNORE` where the reliability is below a value.
-
-    Args:
-        found: `mask` and `reliability` by name, (H, W).
-        unknown_below: reliability, 0..1.
-    """
-    import numpy as np
-
-    from zoo.classes import IGNORE
-
-    unsure = found[RELIABILITY] < MAX_VALUE * unknown_below
-    mask: Mask = np.where(unsure, IGNORE, found[MASK]).astype(found[MASK].dtype)
-    return mask
-
-
 def _reliability(values: NDArray[np.uint8] | None) -> dict[str, float]:
     """Return mean and lowest decile of a reliability, 0..1, for the journal; empty without one."""
     if values is None:
@@ -320,10 +300,11 @@ def earlier_outputs(
 
 def results_in(out: Path) -> frozenset[str]:
     """Return the files that `zoo predict` wrote to a folder: its journal and the results listed in it."""
-    results, of_images, of_video = {NAME}, files(), of_videos()
+    results = {NAME}
+    of_kinds = (of_videos(), of_scenes(), files())
     for record in listed(out):
         mask = record["mask"]
-        suffixes = of_video if mask.endswith(of_video[MASK]) else of_images
+        suffixes = next((each for each in of_kinds if mask.endswith(each[MASK])), of_kinds[-1])
         name = mask.removesuffix(suffixes[MASK])
         results |= {f"{name}{suffixes[kind]}" for kind in written_of(record) if kind in suffixes}
     return frozenset(results)

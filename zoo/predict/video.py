@@ -16,8 +16,8 @@ import numpy as np
 
 from zoo.child import stop_requests
 from zoo.errors import InvalidImageError, ZooError
-from zoo.predict.outputs import OVERLAY, Result, describe, files, named_areas, new_files, without_unsure
-from zoo.predictors.outputs import MASK
+from zoo.predict.outputs import OVERLAY, Result, describe, files, named_areas, new_files
+from zoo.predictors.outputs import MASK, without_unsure
 from zoo.progress import Progress
 
 if TYPE_CHECKING:

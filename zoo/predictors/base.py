@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from zoo.errors import BundleError
 from zoo.predictors.limits import Limits
-from zoo.predictors.outputs import CONFIDENCE, LOGITS, MASK, resize_output
+from zoo.predictors.outputs import (
+    CONFIDENCE,
+    LOGITS,
+    MASK,
+    RELIABILITY,
+    check_unknown,
+    resize_output,
+    without_unsure,
+)
 from zoo.preprocess import Preprocessing, check_image, resize_image
 
 if TYPE_CHECKING:
@@ -158,19 +166,25 @@ class Predictor(ABC):
         """Return the logits of a batch, (B, K, H, W) float32; None if they are not available."""
         return self.infer(images, (LOGITS,))[LOGITS] if LOGITS in self.available else None
 
-    def predict(self, image: NDArray[Any]) -> Mask:
+    def predict(self, image: NDArray[Any], unknown_below: float | None = None) -> Mask:
         """Return the mask of an image of any size, at the image's size.
 
         Args:
             image: (H, W, C) of `format`.
+            unknown_below: reliability, 0 to 1, below which a pixel is 255, of a calibrated model; None for
+                no such pixel.
 
         Returns:
             (H, W) uint8, or int32 above 255 classes: class ids 0..K-1.
 
         Raises:
             InvalidImageError: an array of another format, or a size outside `limits`.
+            BundleError: `unknown_below` of a model without reliability or of more than 255 classes.
         """
-        return self.predict_outputs(image).mask
+        if unknown_below is None:
+            return self.predict_outputs(image).mask
+        check_unknown(unknown_below, self.classes)
+        return without_unsure(self.predict_outputs(image, (MASK, RELIABILITY)).outputs, unknown_below)
 
     def predict_outputs(self, image: NDArray[Any], outputs: Sequence[str] = (MASK,)) -> Prediction:
         """Return outputs of an image of any size, at the image's size.

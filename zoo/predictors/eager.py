@@ -11,15 +11,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from zoo.bundle.reliability import LOCALIZER
 from zoo.bundle.weights import load_bundle
 from zoo.errors import BundleError
 from zoo.faults import is_full_memory
-from zoo.models.deployable import Localized
+from zoo.models.deployable import Judging
 from zoo.predictors.base import Predictor
 from zoo.predictors.limits import Limits, smallest
 from zoo.predictors.outputs import LOGITS, MASK, RELIABILITY, derivable, derive
-from zoo.predictors.scores import reliability_by_localizer
+from zoo.predictors.scores import own_reliability
 from zoo.predictors.session import forked, renew_after_fork
 from zoo.predictors.upload import upload
 from zoo.preprocess import Preprocessing, normalize
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from zoo.bundle.bundle import BundleConfig
-    from zoo.bundle.reliability import Calibration
+    from zoo.bundle.reliability import Calibration, Score
     from zoo.models.deployable import Deployable
 
 
@@ -103,34 +102,41 @@ class EagerPredictor(Predictor):
             InvalidImageError: images of a size that the network does not accept.
             BundleError: the network fails on the images.
         """
+        logits: Tensor = self._run(batch)
+        return logits
+
+    @property
+    def own_score(self) -> Score | None:
+        """Return the score that the model computes from more than its logits; None if it has none."""
+        deployable = self.model.deployable
+        return deployable.score if isinstance(deployable, Judging) else None
+
+    def judged(self, batch: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the logits and what the model's own score is computed from, (B, H, W), on the device.
+
+        Args:
+            batch: (B, H, W, C) of the format, on the device.
+
+        Raises:
+            InvalidImageError: images of a size that the network does not accept.
+            BundleError: the network fails on the images.
+        """
+        logits, judged = self._run(batch, judge=True)
+        return logits, judged
+
+    def _run(self, batch: Tensor, *, judge: bool = False) -> Any:
+        """Return the logits, or a pair with `judge`."""
         self.limits.check((batch.shape[1], batch.shape[2]))
         if self._compiled_by not in (None, os.getpid()):
             raise forked("a compiled model")
         try:
             with self._turn:
-                return self._forward(self.model, batch)
+                return self._forward(self.model, batch, judge=judge)
         except RuntimeError as error:
             if is_full_memory(error):
                 raise
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise BundleError(f"PyTorch failed on images of shape {tuple(batch.shape)}: {reason}") from error
-
-    @property
-    def has_localizer(self) -> bool:
-        """Return whether the model has ELN's error localizer."""
-        return isinstance(self.model.deployable, Localized)
-
-    @torch.inference_mode()
-    def judge(self, batch: Tensor, logits: Tensor) -> Tensor:
-        """Return the localizer's logits of a prediction, (B, H, W), on the device; needs `has_localizer`.
-
-        Args:
-            batch: (B, H, W, 3) uint8 RGB, on the device.
-            logits: (B, K, H, W) from `scores`.
-        """
-        assert isinstance(self.model.deployable, Localized)
-        images = normalize(batch.permute(0, 3, 1, 2), self.preprocessing)
-        return self.model.deployable.judge(images.contiguous(memory_format=self.memory_format), logits)
 
     def compile(self) -> None:
         """Compile on the first run of each shape; threads take turns, since compiling is not thread-safe."""
@@ -139,11 +145,11 @@ class EagerPredictor(Predictor):
         self._compiled_by = os.getpid()
 
     @torch.inference_mode()
-    def _forward(self, model: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
+    def _forward(self, model: Callable[..., Any], batch: Tensor, *, judge: bool = False) -> Any:
         planes = batch.permute(0, 3, 1, 2)
         if planes.dtype == torch.uint16:  # for which PyTorch has few operators
             planes = planes.float()
-        return model(planes.contiguous(memory_format=self.memory_format))
+        return model(planes.contiguous(memory_format=self.memory_format), judge)
 
     def _takes(self, size: tuple[int, int]) -> bool:
         """Return whether the network, not compiled, runs on images of a size."""
@@ -193,15 +199,18 @@ class EagerPredictor(Predictor):
         Raises:
             BundleError: an output that the model does not have, or one that needs a calibration, without it.
         """
-        scores = self.scores(batch)
-        given = {LOGITS: scores.float() if LOGITS in outputs else scores}
+        given: dict[str, Tensor] = {}
         if RELIABILITY in outputs and calibration is not None and self._is_judged(calibration):
-            given[RELIABILITY] = reliability_by_localizer(self.judge(batch, scores), calibration)
+            scores, judged = self.judged(batch)
+            given[RELIABILITY] = own_reliability(judged, calibration)
+        else:
+            scores = self.scores(batch)
+        given[LOGITS] = scores.float() if LOGITS in outputs else scores
         return derive(given, outputs, calibration)
 
     def _is_judged(self, calibration: Calibration | None) -> bool:
-        """Return whether the localizer computes the reliability of a calibration."""
-        return self.has_localizer and calibration is not None and calibration.score == LOCALIZER
+        """Return whether the reliability of a calibration is computed from the model's own score."""
+        return calibration is not None and calibration.score == self.own_score
 
 
 class CompiledPredictor(EagerPredictor):
@@ -237,15 +246,9 @@ class AmpPredictor(EagerPredictor):
         """Return the precision of the convolutions."""
         return {torch.bfloat16: "bf16", torch.float16: "fp16"}[self.dtype]
 
-    def scores(self, batch: Tensor) -> Tensor:
-        """Return (B, K, H, W) logits on the device, in half precision."""
+    def _run(self, batch: Tensor, *, judge: bool = False) -> Any:
         with torch.autocast(self.device.type, self.dtype):
-            return super().scores(batch)
-
-    def judge(self, batch: Tensor, logits: Tensor) -> Tensor:
-        """Return the localizer's logits of a prediction, (B, H, W), on the device, in half precision."""
-        with torch.autocast(self.device.type, self.dtype):
-            return super().judge(batch, logits)
+            return super()._run(batch, judge=judge)
 
 
 class CompiledAmpPredictor(AmpPredictor):
@@ -304,13 +307,18 @@ class Normalized(nn.Module):
         self.deployable = deployable
         self.preprocessing = preprocessing
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Return (B, K, H, W) logits.
+    def forward(self, images: Tensor, judge: bool = False) -> Tensor | tuple[Tensor, Tensor]:
+        """Return (B, K, H, W) logits, or a pair of them and the model's own score.
 
         Args:
             images: (B, C, H, W), values as in the arrays of the format.
+            judge: whether to return the score too, of a `Judging`.
         """
-        logits: Tensor = self.deployable(normalize(images, self.preprocessing))
+        images = normalize(images, self.preprocessing)
+        if judge:
+            assert isinstance(self.deployable, Judging)
+            return self.deployable.judged(images)
+        logits: Tensor = self.deployable(images)
         return logits
 
 

@@ -17,9 +17,11 @@ ANY = 2**31 - 1
 SEARCHED = 64
 """Largest side in pixels in the search for the smallest image: twice the stride of any encoder."""
 
+SMALLEST = 32
+"""Smallest side of a tile that can be asked for, in pixels."""
 
-OVERLAP = 0.25
-"""Default share of a tile's side that it shares with the next one."""
+OVERLAP, LARGEST = 0.25, 0.9
+"""Default share of a tile's side that it shares with the next one, and the largest that can be asked for."""
 
 
 class Limits(NamedTuple):

@@ -266,6 +266,41 @@ def _interpolated(values: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
     return rounded.astype(values.dtype, copy=False)
 
 
+def check_unknown(unknown_below: float | None, classes: Classes) -> None:
+    """Raise unless masks can have unknown pixels, if they are requested.
+
+    Raises:
+        BundleError: a reliability out of range, or more than 255 classes, so that 255 is one of them.
+    """
+    if unknown_below is None:
+        return
+    from zoo.classes import IGNORE
+
+    if not 0 <= unknown_below <= 1:
+        raise BundleError(f"got unknown_below {unknown_below:g}, expected a reliability from 0 to 1")
+    if len(classes) > IGNORE:
+        raise BundleError(
+            f"unknown pixels are class {IGNORE}, which is one of the model's {len(classes)} classes: write "
+            f"the output reliability instead"
+        )
+
+
+def without_unsure(found: Mapping[str, NDArray[Any]], unknown_below: float) -> Mask:
+    """Return the mask with `IGNORE` where the reliability is below a value.
+
+    Args:
+        found: `mask` and `reliability` by name, (H, W).
+        unknown_below: reliability, 0..1.
+    """
+    import numpy as np
+
+    from zoo.classes import IGNORE
+
+    unsure = found[RELIABILITY] < MAX_VALUE * unknown_below
+    mask: Mask = np.where(unsure, IGNORE, found[MASK]).astype(found[MASK].dtype)
+    return mask
+
+
 def draw_output(name: str, values: NDArray[Any], classes: Classes) -> bytes:
     """Return a PNG of the (H, W) values of an output."""
     return OUTPUTS[name].draw(values, classes)

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from zoo.bundle.reliability import LOCALIZER
 
+if TYPE_CHECKING:
     from zoo.bundle.reliability import Calibration
 
 LEVELS = 1024
@@ -39,17 +39,6 @@ def certainty(logits: Tensor) -> Tensor:
     log_prob = logits.float().log_softmax(dim=1)
     entropy = -(log_prob.exp() * log_prob).sum(dim=1)
     return (1 - entropy / math.log(logits.shape[1])).clamp(0, 1)
-
-
-def agreement(branches: Sequence[Tensor], mask: Tensor) -> Tensor:
-    """Return the smallest probability that a branch gives the predicted class, (B, H, W) float.
-
-    Args:
-        branches: (B, K, H, W) logits of each branch.
-        mask: (B, H, W) int64, class that the fused model predicts.
-    """
-    probs = [logits.float().softmax(dim=1).gather(1, mask[:, None]).squeeze(1) for logits in branches]
-    return torch.stack(probs).amin(dim=0)
 
 
 def raw_score(logits: Tensor, calibration: Calibration) -> Tensor:
@@ -82,14 +71,16 @@ def calibrated(score: Tensor, calibration: Calibration) -> Tensor:
     return functional.embedding(level, table[:, None]).squeeze(-1)
 
 
-def localized(judged: Tensor, shift: float = 0.0) -> Tensor:
-    """Return ELN's probability that the predicted class is right, of the shape of `judged`.
+def own_score(judged: Tensor, calibration: Calibration) -> Tensor:
+    """Return the score of a model that judges its predictions, 0 to 1, of the shape of `judged`.
 
     Args:
-        judged: float logits of the localizer.
-        shift: logarithm of the number of right pixels over that of wrong ones.
+        judged: float, from `Judging.judge`: probabilities, or logits of ELN's localizer.
+        calibration: calibration of this score, whose knots are not applied.
     """
-    return (judged.float() + shift).sigmoid()
+    if calibration.score != LOCALIZER:
+        return judged.float()
+    return (judged.float() + calibration.shift).sigmoid()
 
 
 def reliability(logits: Tensor, calibration: Calibration) -> Tensor:
@@ -102,14 +93,14 @@ def reliability(logits: Tensor, calibration: Calibration) -> Tensor:
     return as_uint8(calibrated(raw_score(logits, calibration), calibration))
 
 
-def reliability_by_localizer(judged: Tensor, calibration: Calibration) -> Tensor:
+def own_reliability(judged: Tensor, calibration: Calibration) -> Tensor:
     """Return the reliability of each pixel, (B, H, W) uint8: 0..1 as 0..255, rounded.
 
     Args:
-        judged: (B, H, W) float logits of the localizer.
+        judged: (B, H, W) float, from `Judging.judge`.
         calibration: calibration of its score.
     """
-    return as_uint8(calibrated(localized(judged, calibration.shift), calibration))
+    return as_uint8(calibrated(own_score(judged, calibration), calibration))
 
 
 def as_uint8(value: Tensor) -> Tensor:

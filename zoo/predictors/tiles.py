@@ -1,22 +1,25 @@
 """Prediction of a large image in overlapping tiles at its original size, with logits blended.
 
-The weight of a tile's logits falls linearly to zero over the overlap, toward the sides of the tile. Beside
-image and outputs, memory holds the logits of one batch of tiles and of one strip across the image, as high as
-the overlap.
+The weight of a tile's logits falls linearly to zero over the middle half of the overlap, toward the sides of
+the tile: pixels at a side lack context. Networks enlarge their features with aligned corners, which moves
+them toward the far side, by the side's rest modulo the stride: tiles have the rest of the images of the
+training (`Tiling.fitted`). Beside image and outputs, memory holds the logits of one batch of tiles and of one
+strip across the image, as high as the overlap; with `predict_rows`, neither of the first two is held.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from typing import TYPE_CHECKING, Any, NamedTuple
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
 from zoo.errors import BundleError
 from zoo.predictors.base import Prediction
 from zoo.predictors.exported import from_logits
-from zoo.predictors.limits import OVERLAP
+from zoo.predictors.limits import LARGEST, OVERLAP, SMALLEST
 from zoo.predictors.outputs import LOGITS, MASK, OUTPUTS
 from zoo.preprocess import check_image
 
@@ -29,11 +32,23 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float32]
 
-SMALLEST = 32
-"""Smallest side of a tile that can be asked for, in pixels."""
+LEAST_WEIGHT = 1e-5
+"""Weight of pixels at the side of a tile, which count where no other tile covers them."""
 
-LARGEST = 0.9
-"""Largest overlap that can be asked for."""
+
+class Rows(Protocol):
+    """An image of which rows are read: an array, or a file."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Return (H, W, C)."""
+
+    def __getitem__(self, rows: slice, /) -> NDArray[Any]:
+        """Return rows of the image, (h, W, C)."""
+
+
+STRIDE = 32
+"""Largest distance in pixels between cells of features; tiles begin at multiples of it."""
 
 
 class Tiling(NamedTuple):
@@ -82,8 +97,23 @@ class Tiling(NamedTuple):
         """Return the (height, width) of the tiles of an image of (height, width) `size`."""
         return min(self.side, size[0]), min(self.side, size[1])
 
+    def fitted(self, predictor: Predictor, size: tuple[int, int]) -> Tiling:
+        """Return the tiling with sides enlarged to the rest modulo `STRIDE` that a network was trained on.
+
+        It is unchanged for a model that does not take such a side, e.g. a file of a fixed size.
+
+        Args:
+            predictor: model that predicts.
+            size: height and width of the image.
+        """
+        rest, other = (side % STRIDE for side in predictor.preprocessing.imgsz)
+        if self.side < STRIDE or rest != other:
+            return self
+        tiling = self._replace(side=self.side + (rest - self.side) % STRIDE)
+        return tiling if predictor.limits.fits(tiling.tile_of(size)) else self
+
     def starts(self, length: int) -> list[int]:
-        """Return the starts of tiles along an axis, evenly spaced.
+        """Return the starts of tiles along an axis, evenly spaced: multiples of `STRIDE`, and the last one.
 
         Example:
             >>> Tiling(4, 0.25).starts(10)
@@ -92,15 +122,18 @@ class Tiling(NamedTuple):
         step = self.side - math.ceil(self.overlap * self.side)
         if length <= self.side:
             return [0]
-        count = math.ceil((length - self.side) / max(1, step))
-        return [index * (length - self.side) // count for index in range(count + 1)]
+        unit = STRIDE if step >= STRIDE else 1
+        units = math.ceil((length - self.side) / unit)
+        count = math.ceil(units / max(1, step // unit))
+        return [min(index * units // count * unit, length - self.side) for index in range(count + 1)]
 
     def weights(self, side: int) -> Floats:
         """Return the weight of each pixel along the side of a tile, (side,)."""
         inside = np.arange(side, dtype=np.float32) + np.float32(0.5)
         ramp = max(1.0, self.overlap * side)
-        weights: Floats = np.minimum(1, np.minimum(inside, side - inside) / np.float32(ramp))
-        return weights.astype(np.float32)
+        near = np.minimum(inside, side - inside) / ramp
+        weights: Floats = np.clip(2 * near - 0.5, LEAST_WEIGHT, 1).astype(np.float32)
+        return weights
 
 
 class Axis(NamedTuple):
@@ -169,19 +202,41 @@ def predict_tiles(
     """
     check_tiling(predictor, outputs)
     check_image(image, predictor.format)
-    size = image.shape[0], image.shape[1]
-    predictor.limits.check(tiling.tile_of(size), size)
     found: dict[str, NDArray[Any]] = {}
-    for top, left, logits in blended(predictor, image, tiling, batch):
-        for name, (values,) in from_logits(logits[None], outputs).items():
+    for top, rows in predict_rows(predictor, image, tiling, outputs, batch):
+        for name, values in rows.items():
             if name not in found:
-                found[name] = np.empty((*values.shape[:-2], *size), values.dtype)
-            found[name][..., top : top + values.shape[-2], left : left + values.shape[-1]] = values
+                found[name] = np.empty((*values.shape[:-2], *image.shape[:2]), values.dtype)
+            found[name][..., top : top + values.shape[-2], :] = values
     return Prediction(found)
 
 
+def predict_rows(
+    predictor: Predictor, image: Rows, tiling: Tiling, outputs: Sequence[str], batch: int
+) -> Iterator[tuple[int, dict[str, NDArray[Any]]]]:
+    """Yield the outputs of an image from top to bottom: the first row, and rows of each output by name.
+
+    Args:
+        predictor: model with logits.
+        image: (H, W, C) of the format of the model.
+        tiling: size and overlap of the tiles.
+        outputs: names of outputs (`zoo.predictors.outputs`).
+        batch: number of tiles in a batch.
+
+    Raises:
+        InvalidImageError: tiles of a size that the model refuses.
+    """
+    size = image.shape[0], image.shape[1]
+    tiling = tiling.fitted(predictor, size)
+    predictor.limits.check(tiling.tile_of(size), size)
+    parts = blended(predictor, image, tiling, batch)
+    for top, row in groupby(parts, key=lambda part: part[0]):
+        found = [from_logits(logits[None], outputs) for _, _, logits in row]
+        yield top, {name: np.concatenate([each[name][0] for each in found], axis=-1) for name in outputs}
+
+
 def blended(
-    predictor: Predictor, image: NDArray[Any], tiling: Tiling, batch: int
+    predictor: Predictor, image: Rows, tiling: Tiling, batch: int
 ) -> Iterator[tuple[int, int, Floats]]:
     """Yield parts of an image, which cover it once: top, left and (K, h, w) blended logits.
 
@@ -193,12 +248,11 @@ def blended(
     """
     rows, columns = (Axis.of(tiling, length) for length in image.shape[:2])
     classes, width = len(predictor.classes), image.shape[1]
-    above = np.zeros(
-        (classes, 0, width), np.float32
-    )  # sums of earlier rows of tiles that reach into this one
+    shared = max(rows.starts[row] + rows.side - rows.final(row) for row in range(len(rows.starts)))
+    above = np.zeros((classes, shared, width), np.float32)  # sums of rows of tiles that reach into the next
+    height = 0  # of `above`
     for row, top in enumerate(rows.starts):
         bottom = rows.final(row)
-        below = np.zeros((classes, top + rows.side - bottom, width), np.float32)
         beside = np.zeros((classes, rows.side, 0), np.float32)  # the same of earlier tiles of this row
         tiles = _logits_of_row(predictor, image[top : top + rows.side], columns, batch)
         for column, (left, logits) in enumerate(zip(columns.starts, tiles, strict=True)):
@@ -207,11 +261,11 @@ def blended(
             total[:, :, : beside.shape[2]] += beside
             beside = total[:, :, right - left :].copy()
             total = total[:, :, : right - left]
-            total[:, : above.shape[1]] += above[:, :, left:right]
-            below[:, :, left:right] = total[:, bottom - top :]
+            total[:, :height] += above[:, :height, left:right]
+            above[:, : top + rows.side - bottom, left:right] = total[:, bottom - top :]
             weight = rows.total[top:bottom, None] * columns.total[left:right]
             yield top, left, total[:, : bottom - top] / weight
-        above = below
+        height = top + rows.side - bottom
 
 
 def _logits_of_row(predictor: Predictor, strip: NDArray[Any], columns: Axis, batch: int) -> Iterator[Floats]:

@@ -11,6 +11,7 @@ from zoo.machine import gpu_count
 from zoo.predictors.backends import BACKENDS, backends_of, missing_file
 from zoo.predictors.fastest import fastest, recorded
 from zoo.predictors.load import FASTEST, load_predictor
+from zoo.predictors.tiles import check_tiling
 from zoo.serve.server.core.model import About, Model
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def load_model(source: ModelSource, settings: ServerSettings) -> Model:
     Raises:
         ZooError: it cannot be loaded, or no requested backend can run it.
     """
-    predictor, candidate, reason = load_best(source)
+    predictor, candidate, reason = load_best(source, in_tiles=settings.tiling is not None)
     on_gpu = candidate.device == "cuda"
     bundle = find_bundle(source.path)
     card = bundle and bundle / CARD_NAME
@@ -68,8 +69,12 @@ def load_model(source: ModelSource, settings: ServerSettings) -> Model:
     )
 
 
-def load_best(source: ModelSource) -> Loaded:
+def load_best(source: ModelSource, *, in_tiles: bool = False) -> Loaded:
     """Return the first backend that loads and runs a blank image.
+
+    Args:
+        source: model to load.
+        in_tiles: whether images are predicted in tiles, which takes a file with logits.
 
     Raises:
         ZooError: none does; the message has the reason of each.
@@ -77,7 +82,7 @@ def load_best(source: ModelSource) -> Loaded:
     gpus = gpu_count()
     skipped: list[str] = []
     for candidate in candidates(source):
-        why = why_not(candidate, source, gpus) or _try(candidate, source)
+        why = why_not(candidate, source, gpus) or _try(candidate, source, in_tiles=in_tiles)
         if not isinstance(why, str):
             return Loaded(why, candidate, _reason(candidate, source, skipped))
         skipped.append(f"{candidate.title}: {why}")
@@ -131,7 +136,7 @@ def why_not(candidate: Candidate, source: ModelSource, gpus: int) -> str:
     return missing_file(candidate.backend, source.path, candidate.precision) if source.path.is_dir() else ""
 
 
-def _try(candidate: Candidate, source: ModelSource) -> Predictor | str:
+def _try(candidate: Candidate, source: ModelSource, *, in_tiles: bool) -> Predictor | str:
     """Return a predictor that has run once, or the reason for its failure."""
     try:
         predictor = load_predictor(
@@ -141,6 +146,8 @@ def _try(candidate: Candidate, source: ModelSource) -> Predictor | str:
             threads=source.threads,
             precision=candidate.precision,
         )
+        if in_tiles:
+            check_tiling(predictor)
         predictor.run(predictor.blank())
     except ZooError as error:
         return _public(str(error), source)

@@ -73,9 +73,14 @@ class Model:
         self._started = False
         self._predictor = predictor
         self._settings = settings
-        self.outputs = tuple(name for name in predictor.available if OUTPUTS[name].formats)
+        tiling = settings.tiling
+        self.outputs = tuple(
+            name
+            for name in predictor.available
+            if OUTPUTS[name].formats and not (tiling and OUTPUTS[name].calibrated)
+        )
         """Names of those that clients may ask for."""
-        self._runner = Runner(predictor, settings.max_batch, few_shapes=few_shapes)
+        self._runner = Runner(predictor, settings.max_batch, few_shapes=few_shapes, tiling=tiling)
         self._batcher: Batcher[Ask, Values] = Batcher(
             name,
             self._runner.answer,
@@ -169,6 +174,8 @@ class Model:
     def resized(self, image: Image) -> Image:
         """Return an image of any size at the network's size, for `run`; blocks, so that it needs a thread.
 
+        An image that is predicted in tiles keeps its size.
+
         Args:
             image: (H, W, C) of the format of the model.
 
@@ -176,10 +183,10 @@ class Model:
             InvalidImageError: not such an image, or one of a size that the file does not take.
         """
         check_image(image, self.preprocessing.format)
-        height, width = image.shape[:2]
-        size = self.preprocessing.model_size(height, width)
-        self._runner.limits.check(size, (height, width))
-        return resize_image(image, size)
+        given = image.shape[0], image.shape[1]
+        size = self._runner.network_size(given)
+        self._runner.limits.check(size, given)
+        return image if self._runner.is_cut(given) else resize_image(image, size)
 
     async def run(
         self,
@@ -215,7 +222,8 @@ class Model:
                 f"{self.preprocessing.format.channels}): send at least one"
             )
         check_image(images[0], self.preprocessing.format)
-        self._runner.limits.check((images.shape[1], images.shape[2]))
+        size = images.shape[1], images.shape[2]
+        self._runner.limits.check(self._runner.network_size(size) if self._runner.is_cut(size) else size)
         limit = self._batcher.places.limit
         if len(images) > limit:
             raise TooLargeError(f"got {len(images)} images at once, expected at most {limit}: send fewer")
@@ -248,14 +256,13 @@ class Model:
     async def _submit(
         self, ask: Ask, deadline: float, timings: Timings | None, *, urgent: bool = False
     ) -> Values:
+        height, width = ask.image.shape[:2]
+        key = object() if self._runner.is_cut((height, width)) else ask.image.shape  # tiles are a batch
         try:
-            return await self._batcher.submit(
-                ask, ask.image.shape, deadline=deadline, timings=timings, urgent=urgent
-            )
+            return await self._batcher.submit(ask, key, deadline=deadline, timings=timings, urgent=urgent)
         except (DeadlineError, QueueFullError, InvalidImageError):
             raise
         except Exception as error:
-            height, width = ask.image.shape[:2]
             log.error("%s failed on an image of %d x %d", self.name, height, width, exc_info=error)
             raise ModelFailedError(
                 f"{self.name} failed on this image, {height} x {width} for the network: see the server's log"

@@ -15,6 +15,7 @@ from zoo.predictors.artifact import INPUT_NAME
 from zoo.predictors.outputs import MASK, output_of
 from zoo.predictors.remote.oip import DATATYPES, DTYPES, JSON_LENGTH, described
 from zoo.serve.server.core.errors import BadRequestError, TooLargeError
+from zoo.serve.server.core.unknown import DESCRIPTION
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -63,6 +64,7 @@ class RequestParameters(BaseModel):
     """Parameters of a request; unknown ones are ignored."""
 
     binary_data_output: bool = Field(False, description="Whether outputs come as binary tensors.")
+    unknown_below: float | None = Field(None, ge=0, le=1, description=DESCRIPTION)
 
 
 class InferRequest(BaseModel):
@@ -121,6 +123,8 @@ class Asked(NamedTuple):
     id: str | None
     binary: dict[str, bool]
     """Whether an output is binary in the answer, by the names of those that are asked for."""
+    unknown_below: float | None = None
+    """Reliability below which a pixel of the mask is 255; None for no such pixel."""
 
 
 class Rendered(NamedTuple):
@@ -181,7 +185,7 @@ def parse(
     request = request_of(body[:end])
     tensor = only_input(request, outputs, format_)
     images = _from_binary(tensor, body[end:]) if tensor.data is None else _from_json(tensor, len(body) - end)
-    return Asked(images, request.id, wants_binary(request))
+    return Asked(images, request.id, wants_binary(request), request.parameters.unknown_below)
 
 
 def request_of(content: bytes | dict[str, Any]) -> InferRequest:

@@ -12,6 +12,7 @@ import numpy as np
 
 from zoo.errors import InvalidImageError
 from zoo.predictors.outputs import MASK
+from zoo.predictors.tiles import predict_tiles
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from zoo.predictors.base import Predictor
+    from zoo.predictors.tiles import Tiling
     from zoo.preprocess import Preprocessing
 
     Image = NDArray[Any]
@@ -56,10 +58,19 @@ class Runner:
         max_batch: maximum number of images per batch, if the file takes as many.
         few_shapes: whether to pad batches to 1, 2, 4, 8, ... images, for backends that set up each shape
             separately (CUDA graphs, engines).
+        tiling: tiles in which larger images are predicted; None for whole images.
     """
 
-    def __init__(self, predictor: Predictor, max_batch: int, *, few_shapes: bool = False) -> None:
+    def __init__(
+        self,
+        predictor: Predictor,
+        max_batch: int,
+        *,
+        few_shapes: bool = False,
+        tiling: Tiling | None = None,
+    ) -> None:
         self.predictor = predictor
+        self.tiling = tiling
         self.limits = predictor.limits
         self.max_batch = min(max_batch, self.limits.high[0])
         self._few_shapes = few_shapes
@@ -70,6 +81,16 @@ class Runner:
     def failing(self) -> bool:
         """Return whether the predictor keeps failing, even on a blank image."""
         return self.failures > MAX_FAILURES
+
+    def network_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Return the (height, width) that the network sees of an image of (height, width) `size`."""
+        if self.tiling is None:
+            return self.predictor.preprocessing.model_size(*size)
+        return self.tiling.tile_of(size)
+
+    def is_cut(self, size: tuple[int, int]) -> bool:
+        """Return whether an image of (height, width) `size` is predicted in tiles."""
+        return self.tiling is not None and self.tiling.tile_of(size) != size
 
     def answer(self, asks: Sequence[Ask]) -> list[Values]:
         """Return the requested outputs of images of one shape, computed in one run."""
@@ -102,6 +123,8 @@ class Runner:
             self.failures = 0
 
     def _run(self, images: Sequence[Image], outputs: Sequence[str]) -> Values:
+        if self.is_cut((images[0].shape[0], images[0].shape[1])):
+            return self._run_tiles(images, outputs)
         count = len(images)
         size = self._batch_size(count)
         batch = images[0][None] if size == 1 else np.stack([*images, *[images[-1]] * (size - count)])
@@ -110,6 +133,14 @@ class Runner:
             if (len(values), *values.shape[-2:]) != batch.shape[:3]:
                 raise ValueError(f"got {name} of shape {values.shape} for images of {batch.shape}")
         return {name: values[:count] for name, values in found.items()}
+
+    def _run_tiles(self, images: Sequence[Image], outputs: Sequence[str]) -> Values:
+        assert self.tiling is not None
+        found = [
+            predict_tiles(self.predictor, image, self.tiling, outputs, self.max_batch).outputs
+            for image in images
+        ]
+        return {name: np.stack([each[name] for each in found]) for name in outputs}
 
     def _batch_size(self, count: int) -> int:
         least = max(count, self.limits.low[0])

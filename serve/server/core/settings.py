@@ -12,9 +12,12 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, SecretStr
 
 from zoo.frozen import Frozen
+from zoo.predictors.limits import LARGEST, OVERLAP, SMALLEST
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from zoo.predictors.tiles import Tiling
 
 API_KEY_VARIABLE = "ZOO_API_KEY"
 """Environment variable of the API key."""
@@ -79,6 +82,9 @@ class ServerSettings(Frozen):
         timeout: time limit of a request in seconds, from its first byte to its response.
         max_body_mb: maximum request body, in 10^6 bytes.
         max_pixels: maximum image size, height x width.
+        tile: side in pixels of tiles in which images are predicted at their original size, with blended
+            logits; None for whole images at the network's size.
+        overlap: share of a tile's side that it shares with the next one.
         api_key: key that requests must send; None requires no key.
         remote: whether to accept requests from other machines without a key.
         cors: origins whose pages may use the server (CORS); `*` for any.
@@ -92,11 +98,20 @@ class ServerSettings(Frozen):
     timeout: float = Field(30.0, gt=0)
     max_body_mb: float = Field(32.0, gt=0)
     max_pixels: int = Field(40_000_000, ge=1, le=178_956_970)  # Pillow's own limit
+    tile: int | None = Field(None, ge=SMALLEST)
+    overlap: float = Field(OVERLAP, ge=0, le=LARGEST)
     api_key: SecretStr | None = None
     remote: bool = False
     cors: tuple[Annotated[str, AfterValidator(check_origin)], ...] = ()
     root_path: Annotated[str, AfterValidator(check_root_path)] = ""
     json_logs: bool = False
+
+    @property
+    def tiling(self) -> Tiling | None:
+        """Return how images are cut into tiles, None for whole images."""
+        from zoo.predictors.tiles import Tiling
+
+        return None if self.tile is None else Tiling(self.tile, self.overlap)
 
     @property
     def max_body_bytes(self) -> int:

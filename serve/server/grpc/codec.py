@@ -16,6 +16,7 @@ from zoo.predictors.remote.oip import DATATYPES
 from zoo.serve.server.core import oip
 from zoo.serve.server.core.answer import Decoded
 from zoo.serve.server.core.errors import BadRequestError, TooLargeError
+from zoo.serve.server.core.unknown import computed, with_unknown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -81,22 +82,27 @@ def decoder(model: Model) -> Callable[[Any], Decoded[bytes]]:
                 "id": message.id,
                 "inputs": [_fields(tensor, "name", "datatype", "shape") for tensor in message.inputs],
                 "outputs": [_fields(output, "name") for output in message.outputs] or None,
+                "parameters": _parameters(message, "unknown_below"),
             }
         )
         tensor = oip.only_input(request, model.outputs, model.preprocessing.format)
         raw = bool(message.raw_input_contents)
         images = _from_bytes(tensor, message) if raw else _from_values(tensor, message.inputs[0].contents)
 
+        outputs = tuple(oip.wants_binary(request))
+        unknown_below = request.parameters.unknown_below
+        needed = computed(model, outputs, unknown_below)
+
         def encoded(found: Sequence[Values]) -> bytes:
             response = pb.ModelInferResponse(
                 id=message.id, model_name=model.name, model_version=model.version
             )
+            final = with_unknown(found, unknown_below)
             for name in outputs:
-                _add(response, name, np.stack([values[name] for values in found]), raw=raw)
+                _add(response, name, np.stack([values[name] for values in final]), raw=raw)
             return serialized(response)
 
-        outputs = tuple(oip.wants_binary(request))
-        return Decoded(images, outputs, encoded, images.nbytes)
+        return Decoded(images, needed, encoded, images.nbytes)
 
     return decoded
 
@@ -104,6 +110,12 @@ def decoder(model: Model) -> Callable[[Any], Decoded[bytes]]:
 def _fields(message: Message, *names: str) -> dict[str, Any]:
     found = {name: getattr(message, name) for name in names}
     return {name: value if isinstance(value, str) else list(value) for name, value in found.items()}
+
+
+def _parameters(message: Any, *names: str) -> dict[str, Any]:
+    """Return the parameters of these names that a request has."""
+    given = {name: message.parameters[name] for name in names if name in message.parameters}
+    return {name: getattr(value, value.WhichOneof("parameter_choice")) for name, value in given.items()}
 
 
 def _from_bytes(tensor: oip.InputTensor, message: Any) -> NDArray[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from base64 import b64encode
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from zoo.predictors.outputs import MASK, Format, draw_output
 from zoo.serve.server.http.schemas import ClassArea, MaskAnswer, Runs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -42,20 +43,23 @@ def as_overlay(image: NDArray[np.uint8], mask: Mask, classes: Classes) -> bytes:
     return file.getvalue()
 
 
-def as_json(mask: Mask, classes: Classes, model: str, version: str) -> bytes:
-    """Return the JSON of a `MaskAnswer`."""
+def as_json(
+    mask: Mask, classes: Classes, model: str, version: str, others: Mapping[str, NDArray[Any]]
+) -> bytes:
+    """Return the JSON of a `MaskAnswer`, with other outputs by name."""
     answer = MaskAnswer.model_construct(
         model=model,
         version=version,
         size=mask.shape,
         areas=areas(mask, classes),
         rle=runs(mask),
+        outputs={name: b64encode(values.tobytes()).decode() for name, values in others.items()},
     )
     return answer.model_dump_json().encode()
 
 
 def areas(mask: Mask, classes: Classes) -> list[ClassArea]:
-    """Return the share of each class that appears in a (H, W) mask, in label order."""
+    """Return the share of each class that appears in a (H, W) mask, in label order; of no class, `IGNORE`."""
     counts = np.bincount(mask.ravel(), minlength=len(classes))
     return [
         ClassArea(
@@ -65,7 +69,7 @@ def areas(mask: Mask, classes: Classes) -> list[ClassArea]:
             pixels=counts[label],
             share=counts[label] / mask.size,
         )
-        for label in np.flatnonzero(counts).tolist()
+        for label in np.flatnonzero(counts[: len(classes)]).tolist()
     ]
 
 
@@ -94,13 +98,15 @@ def hex_color(color: Color) -> str:
 
 
 def encoder(
-    format_: Format, classes: Classes, model: str, version: str, output: str = MASK
+    format_: Format, classes: Classes, model: str, version: str, outputs: Sequence[str] = (MASK,)
 ) -> Callable[..., bytes]:
-    """Return the function from (image, values of an output) to the body of a response."""
-    encoders: dict[Format, Callable[[NDArray[np.uint8], NDArray[Any]], bytes]] = {
-        "png": lambda _, values: draw_output(output, values, classes),
+    """Return the function from image and values of each output to the body of a response."""
+    encoders: dict[Format, Callable[..., bytes]] = {
+        "png": lambda _, values: draw_output(outputs[0], values, classes),
         "npy": lambda _, values: as_npy(values),
-        "json": lambda _, mask: as_json(mask, classes, model, version),
+        "json": lambda _, mask, *others: as_json(
+            mask, classes, model, version, dict(zip(outputs[1:], others, strict=True))
+        ),
         "overlay": lambda image, mask: as_overlay(image, mask, classes),
     }
     return encoders[format_]

@@ -13,6 +13,7 @@ from zoo.predictors.remote.oip import JSON_LENGTH
 from zoo.serve.server.core import oip
 from zoo.serve.server.core.answer import Decoded
 from zoo.serve.server.core.errors import BadRequestError
+from zoo.serve.server.core.unknown import computed, with_unknown
 from zoo.serve.server.http.compression import Encoding, compress
 from zoo.serve.server.http.problems import responses
 from zoo.serve.server.http.request import respond, trace_of
@@ -123,10 +124,12 @@ def decoder(model: Model, request: Request) -> Callable[[bytes], Decoded[Respons
             body, None if text is None else int(text), model.outputs, model.preprocessing.format
         )
 
-        def encoded(found: Sequence[Values]) -> Response:
-            return _response(asked, found, model, accepted)
+        outputs = computed(model, tuple(asked.binary), asked.unknown_below)
 
-        return Decoded(asked.images, tuple(asked.binary), encoded, asked.images.nbytes)
+        def encoded(found: Sequence[Values]) -> Response:
+            return _response(asked, with_unknown(found, asked.unknown_below), model, accepted)
+
+        return Decoded(asked.images, outputs, encoded, asked.images.nbytes)
 
     return decoded
 

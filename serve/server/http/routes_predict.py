@@ -13,6 +13,7 @@ from zoo.predictors import outputs
 from zoo.predictors.outputs import OUTPUTS, Format, mask_dtype, resize_output
 from zoo.serve.server.core.answer import Decoded
 from zoo.serve.server.core.errors import BadRequestError, UnknownNameError
+from zoo.serve.server.core.unknown import DESCRIPTION, computed, with_unknown
 from zoo.serve.server.http.decode import decode, image_bytes
 from zoo.serve.server.http.encode import MEDIA_TYPES, encoder, hex_color
 from zoo.serve.server.http.problems import responses
@@ -87,13 +88,19 @@ def add_predict_routes(app: FastAPI, context: Context) -> None:
         format: Annotated[Format, Query(description="`png`: class numbers, indexed.")] = "png",
         model: Annotated[str | None, Query(description="Name; the first if left out.")] = None,
         output: Annotated[
-            str, Query(description="One of the model's `outputs`; all but the mask as `png` or `npy`.")
+            str,
+            Query(
+                description="One of the model's `outputs`; all but the mask as `png` or `npy`. `mask` and "
+                "others, joined by +, as `json`."
+            ),
         ] = outputs.MASK,
+        unknown_below: Annotated[float | None, Query(ge=0, le=1, description=DESCRIPTION)] = None,
     ) -> Response:
         served = context.model(model)
         trace_of(request.scope).model = served.name
-        check_output(served, output, format)
-        return await respond(context, served, request, image_bytes, decoder(context, served, format, output))
+        names = output_names(served, output, format)
+        decode = decoder(context, served, format, names, unknown_below)
+        return await respond(context, served, request, image_bytes, decode)
 
     @app.get("/models", tags=["predict"], summary="List the models")
     async def models() -> list[ModelInfo]:
@@ -113,39 +120,62 @@ def add_predict_routes(app: FastAPI, context: Context) -> None:
         return Response(served.card, media_type="text/markdown")
 
 
-def check_output(model: Model, output: str, format_: Format) -> None:
-    """Raise unless a model gives an output in a format.
+def output_names(model: Model, output: str, format_: Format) -> tuple[str, ...]:
+    """Return the outputs of a request, after a check that the model gives them in the format.
+
+    Args:
+        model: model of the request.
+        output: names, joined by + if there are several.
+        format_: format of the response.
 
     Raises:
         BadRequestError: an output or format that the model does not have.
     """
-    if output not in model.outputs:
-        raise BadRequestError(
-            f"got output {output[:50]!r}, expected {' or '.join(model.outputs)}: {model.name} gives no others"
-        )
+    names = tuple(output.replace(" ", "+").split("+"))  # + is a space in queries
+    for name in names:
+        if name not in model.outputs:
+            raise BadRequestError(
+                f"got output {output[:50]!r}, expected {' or '.join(model.outputs)}: {model.name} gives no "
+                f"others"
+            )
+    if len(names) > 1:
+        if format_ != "json" or names[0] != outputs.MASK or len(set(names)) < len(names):
+            raise BadRequestError(
+                f"got format {format_!r} for output {output[:50]!r}, expected format 'json' and each output "
+                f"once, the mask first, for several: ask for that, or for one output"
+            )
+        return names
     formats = OUTPUTS[output].formats
     if format_ not in formats:
         raise BadRequestError(
             f"got format {format_!r} for output {output!r}, expected {' or '.join(formats)}: ask for that"
         )
+    return names
 
 
 def decoder(
-    context: Context, model: Model, format_: Format, output: str
+    context: Context, model: Model, format_: Format, names: tuple[str, ...], unknown_below: float | None
 ) -> Callable[[bytes], Decoded[Response]]:
-    """Return the function that decodes the image of a request for an output."""
-    encode = encoder(format_, model.classes, model.name, model.version, output)
+    """Return the function that decodes the image of a request for outputs.
+
+    Raises:
+        BadRequestError: `unknown_below` without a mask, or of a model that has no reliability.
+    """
+    encode = encoder(format_, model.classes, model.name, model.version, names)
+    needed = computed(model, names, unknown_below)
     format_of_images = model.preprocessing.format
 
     def decoded(body: bytes) -> Decoded[Response]:
         image = decode(body, context.settings.max_pixels, format_of_images)
 
         def encoded(found: Sequence[Values]) -> Response:
-            values = resize_output(output, found[0][output], (image.shape[0], image.shape[1]))
+            [final] = with_unknown(found, unknown_below)
+            size = image.shape[0], image.shape[1]
+            values = [resize_output(name, final[name], size) for name in names]
             shown = displayed(image, format_of_images) if format_ == "overlay" else image
-            return Response(encode(shown, values), media_type=MEDIA_TYPES[format_])
+            return Response(encode(shown, *values), media_type=MEDIA_TYPES[format_])
 
-        return Decoded(model.resized(image)[None], (output,), encoded, image.nbytes)
+        return Decoded(model.resized(image)[None], needed, encoded, image.nbytes)
 
     return decoded
 

@@ -32,6 +32,12 @@ class MaskAnswer(BaseModel):
     size: tuple[int, int] = Field(description="Height and width of image and mask, in pixels.")
     areas: list[ClassArea] = Field(description="Areas of the classes in the mask, in label order.")
     rle: Runs
+    outputs: dict[str, str] = Field(
+        default={},
+        description="Other outputs that were asked for, by name: H x W values, row by row, of the element "
+        "type in `/v2`, in Base64.",
+        examples=[{"reliability": "/+3Y"}],
+    )
 
 
 class ClassInfo(BaseModel):

@@ -206,10 +206,21 @@ def _tell(parent: Connection, message: Message) -> None:
 
 
 def main(job: Job, sock: socket, parent: Connection) -> None:
-    """Run `work` as the target of a process, and report unexpected errors to the parent."""
+    """Run `work` as the target of a process, report unexpected errors to the parent, and end the process.
+
+    Threads still hold objects of libraries that would print them as leaks (Triton's, which torchvision
+    imports), so that the interpreter is not taken down.
+    """
+    code: int | str | None = 0
     try:
         work(job, sock, parent)
+    except SystemExit as end:
+        code = end.code
     except Exception as error:
         log.exception("the worker failed")
         _tell(parent, Message("failed", error=f"a worker failed ({type(error).__name__}: {error})"))
-        sys.exit(1)
+        code = 1
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code if isinstance(code, int) else 1)

@@ -125,6 +125,19 @@ def test_a_literal_decoder_of_label_studio_reads_brush_regions_as_images_of_four
     assert np.array_equal(values, np.where(region, 255, 0)[..., None].repeat(4, axis=2))
 
 
+def test_label_studios_own_decoder_reads_the_masks_bit_for_bit(tmp_path: Path) -> None:
+    """Runs beside `pip install --no-deps label-studio-sdk`, whose dependencies are many."""
+    brush = pytest.importorskip("label_studio_sdk.converter.brush")
+    masks = random_masks(STREET, ignored=False)
+    tasks = json.loads(write(tmp_path / "label_studio.json", masks, STREET).read_text())
+    for task, mask in zip(tasks, masks.values(), strict=True):
+        results = [one | one["value"] for one in task["predictions"][0]["result"]]
+        found = np.full(mask.shape, IGNORE, np.uint8)
+        for layer, region in brush.decode_from_annotation("mask", results).items():
+            found[region > 0] = STREET.index(layer.removeprefix("mask-").rpartition("-")[0])
+        assert np.array_equal(found, mask)
+
+
 def test_label_studios_own_converter_packs_a_region_into_the_same_bytes() -> None:
     """Its encoder's bytes: `label_studio_sdk.converter.brush.mask2rle` of label-studio-sdk 2.1.2."""
     region = np.zeros((5, 7), bool)

@@ -103,6 +103,23 @@ def cvat_coco(export):
     export.write("annotations/instances_val.json", coco("c", "images/"))
 
 
+def with_val(export):
+    export.write("data.toml", 'val_list = "val.txt"\n')
+    export.write("val.txt", "train/c\n")
+
+
+def label_studio_coco(export):
+    export.image(*(f"images/{name}.jpg" for name in "abcd"))
+    export.write("result.json", coco("abc", "../../label-studio/data/upload/1/"))
+    with_val(export)
+
+
+def flat(export):
+    export.image(*(f"images/{name}.jpg" for name in "abcd"))
+    export.mask(*(f"masks/{name}.png" for name in "abc"))
+    with_val(export)
+
+
 def yolo(export, images="images/{}", labels="labels/{}"):
     for split, names in (("train", "abd"), ("val", "c")):
         for name in names:
@@ -175,6 +192,8 @@ EXPORTS = (
     roboflow_masks,
     roboflow_coco,
     cvat_coco,
+    label_studio_coco,
+    flat,
     yolo,
     roboflow_yolo,
     labelme,

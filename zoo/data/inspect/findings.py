@@ -59,7 +59,9 @@ KINDS: dict[str, Kind] = {
         "fault", "masks in a format that changes values", "save them as PNG from the original labels"
     ),
     "image-mode": Kind(
-        "fault", "images of another mode than 8-bit RGB, gray or palette", "convert them to 8-bit RGB"
+        "fault",
+        "images of another mode than 8-bit RGB, gray or palette",
+        "declare channels and dtype in data.toml, or convert them to 8-bit RGB",
     ),
     "image-format": Kind(
         "fault",

@@ -22,7 +22,7 @@ from zoo.frozen import first_fault
 from zoo.image_format import RGB, Dtype, ImageFormat
 from zoo.predictors.artifact import INPUT_NAME
 from zoo.predictors.base import Predictor
-from zoo.predictors.outputs import MASK, OUTPUTS, check_given, output_of
+from zoo.predictors.outputs import MASK, OUTPUTS, RELIABILITY, check_given, check_unknown, output_of
 from zoo.predictors.remote.connection import Connection, NotFoundError, ServerError, parse_addresses
 from zoo.predictors.remote.oip import JSON_LENGTH, Message, infer_request, tensors_of
 from zoo.predictors.session import renew_after_fork
@@ -128,15 +128,18 @@ class RemotePredictor(Predictor):
             raise
         return {name: np.concatenate([values[name] for values in found]) for name in outputs}
 
-    def predict(self, image: NDArray[Any]) -> Mask:
+    def predict(self, image: NDArray[Any], unknown_below: float | None = None) -> Mask:
         """Return the mask of an image of any size, at the image's size, (H, W).
 
         Args:
             image: (H, W, C) of the format of the model; RGB is sent as PNG, others as `.npy`.
+            unknown_below: reliability, 0 to 1, below which the server makes a pixel 255; None for no such
+                pixel.
 
         Raises:
             InvalidImageError: an array of another shape or type, or an image that the server rejects.
-            BundleError: the model fails on the image.
+            BundleError: the model fails on the image, or `unknown_below` of a model without reliability or of
+                more than 255 classes.
             ServerError: the server does not respond.
         """
         check_image(image, self.format)
@@ -146,8 +149,13 @@ class RemotePredictor(Predictor):
         else:
             np.save(body, image, allow_pickle=False)
             media_type = "application/x-npy"
+        params: dict[str, str | float] = {"format": "npy", "model": self.served.name}
+        if unknown_below is not None:
+            check_unknown(unknown_below, self.classes)
+            check_given(self.available, (RELIABILITY,))
+            params["unknown_below"] = unknown_below
         how: dict[str, Any] = {
-            "params": {"format": "npy", "model": self.served.name},
+            "params": params,
             "headers": {"Content-Type": media_type},
         }
         answer = self.connection.send("POST", "/predict", content=body.getvalue(), **how)

@@ -2,7 +2,6 @@
 
 const KEY = "zoo-api-key";
 const LARGE_BODY = 8e6;
-const NPY_START = 10; // of the header, whose length is in the two bytes before it
 
 export class Problem extends Error {
   constructor(title, detail, status = 0, { retryAfter = 0, tooLarge = false } = {}) {
@@ -33,22 +32,20 @@ export async function card(model) {
   }
 }
 
-/** The answer of a model: its areas and runs, and where the time went (ms). */
-export async function predict(image, model, signal) {
+/**
+ * The answer of a model: its areas and runs, where the time went (ms), and, of a calibrated model, the reliability of
+ * every pixel, 0 to 255, row by row; null of others.
+ */
+export async function predict(image, model, isCalibrated, signal) {
   const begin = performance.now();
-  const answer = await post(image, model, "json", signal);
-  const found = await answer.json();
-  return { ...found, total: performance.now() - begin, parts: serverTiming(answer) };
+  const answer = await post(image, model, "json", signal, isCalibrated ? { output: "mask+reliability" } : {});
+  const { outputs, ...found } = await answer.json();
+  const reliability = isCalibrated ? bytesOf(outputs.reliability) : null;
+  return { ...found, reliability, total: performance.now() - begin, parts: serverTiming(answer) };
 }
 
 export async function maskFile(image, model) {
   return (await post(image, model, "png")).blob();
-}
-
-/** The reliability of every pixel, 0 to 255, row by row. */
-export async function reliability(image, model, signal) {
-  const file = await (await post(image, model, "npy", signal, { output: "reliability" })).arrayBuffer();
-  return new Uint8Array(file, NPY_START + new DataView(file).getUint16(NPY_START - 2, true));
 }
 
 /** An empty name is the server's first model: an image may be faster than the list of models. */
@@ -87,6 +84,10 @@ async function refused(answer) {
   const detail = typeof told.detail === "string" ? told.detail : `The server answered ${status}.`;
   const title = typeof told.title === "string" ? told.title : "Not done";
   return new Problem(title, detail, status, { retryAfter, tooLarge: status === 413 });
+}
+
+function bytesOf(base64) {
+  return Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));
 }
 
 function serverTiming(answer) {

@@ -14,7 +14,7 @@ const JPEG_QUALITY = 0.92;
 
 const stage = new Stage(at);
 const camera = new Camera(at.video);
-const session = { models: [], image: null, name: "image", flight: null, shown: null, asked: null, live: false };
+const session = { models: [], image: null, name: "image", flight: null, live: false };
 const UNCALIBRATED =
   "This model does not tell how sure it is, because it has no calibration or its file was exported without one: " +
   "run zoo calibrate on labeled images, export again with --output mask+reliability, and serve it again.";
@@ -97,14 +97,9 @@ async function segment(image, bitmap, note = "") {
   session.flight = flight;
   at.busy.hidden = session.live;
   try {
-    const given = [image, at.model.value, flight.signal];
-    const [result, reliability] = await Promise.all([
-      api.predict(...given),
-      tellsReliability() && at.below.value > 0 ? api.reliability(...given) : null,
-    ]);
+    const result = await api.predict(image, at.model.value, tellsReliability(), flight.signal);
     if (session.flight !== flight) return;
-    session.shown = flight;
-    show(result, reliability, bitmap, note);
+    show(result, bitmap, note);
     await grayOut();
   } catch (error) {
     if (error.name === "AbortError") return;
@@ -115,8 +110,8 @@ async function segment(image, bitmap, note = "") {
   }
 }
 
-function show(result, reliability, bitmap, note) {
-  stage.showResult(bitmap, result, reliability);
+function show(result, bitmap, note) {
+  stage.showResult(bitmap, result);
   at["legend-title"].textContent = "Areas";
   at["legend-hint"].textContent = "Select a class to hide or show it.";
   at.legend.replaceChildren(...panels.areaList(result.areas, stage));
@@ -161,21 +156,14 @@ function tellsReliability() {
   return chosen()?.outputs.includes("reliability") ?? false;
 }
 
-/** Gray out what is less reliable than the slider says; the server is asked once for an image, at the first move. */
+/** Gray out what is less reliable than the slider says; an image that came before the list of models is sent again. */
 async function grayOut() {
   const below = tellsReliability() ? at.below.value / 100 : 0;
   at["below-percent"].textContent = below > 0 ? `${at.below.value}%` : "off";
   stage.grayOut(below);
-  const { image, flight } = session;
-  if (below > 0 && !stage.hasReliability && session.shown === flight && session.asked !== flight) {
-    session.asked = flight;
-    try {
-      const reliability = await api.reliability(image, at.model.value, flight.signal);
-      if (session.flight === flight) stage.showReliability(reliability);
-    } catch (error) {
-      session.asked = null;
-      if (error.name !== "AbortError") throw error;
-    }
+  if (below > 0 && stage.result !== null && !stage.hasReliability) {
+    await segment(session.image, await bitmapOf(session.image));
+    return;
   }
   noteUnsure();
 }

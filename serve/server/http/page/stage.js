@@ -34,10 +34,10 @@ export class Stage {
   }
 
   /** Show an image and its mask; classes that were hidden stay hidden. Without a reliability nothing is gray. */
-  showResult(bitmap, result, reliability) {
+  showResult(bitmap, result) {
     const [height, width] = result.size;
     this.#keep(bitmap);
-    this.#reliability = reliability;
+    this.#reliability = result.reliability;
     this.#labels = expand(result.rle, height * width);
     this.#result = result;
     this.#fit(result.size);
@@ -64,11 +64,6 @@ export class Stage {
 
   get hasReliability() {
     return this.#reliability !== null;
-  }
-
-  showReliability(reliability) {
-    this.#reliability = reliability;
-    this.#paint();
   }
 
   /** Gray out the pixels with a reliability below this share. */

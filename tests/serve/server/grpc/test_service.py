@@ -166,6 +166,32 @@ def test_confidence_and_reliability_are_those_of_http(serve_app: ServeApp, bundl
     assert len(np.unique(found[0][0])) > 10
 
 
+def test_unsure_pixels_are_unknown_as_over_http(serve_app: ServeApp, bundle_copy: Path) -> None:
+    calibrate_by(bundle_copy, Calibration(score="temperature", temperature=0.1))
+    local = load_predictor(bundle_copy)
+    server = serve_app({"tiny": local}, grpc=True)
+    values = local.infer(IMAGES[:1], ("mask", "reliability"))
+    below = float(np.median(values["reliability"])) / 255
+    expected = np.where(values["reliability"] < 255 * below, 255, values["mask"])
+    assert 0.02 < (expected == 255).mean() < 0.98
+    for api, port in ((triton, server.grpc_port), (triton_http, server.port)):
+        with api.InferenceServerClient(f"127.0.0.1:{port}") as client:
+            result = client.infer("tiny", inputs(IMAGES[:1], api), parameters={"unknown_below": below})
+            assert np.array_equal(result.as_numpy("mask"), expected)
+            assert result.as_numpy("reliability") is None
+            everywhere = client.infer("tiny", inputs(IMAGES[:1], api), parameters={"unknown_below": 0})
+            assert np.array_equal(everywhere.as_numpy("mask"), values["mask"])
+            with pytest.raises(InferenceServerException, match=r"parameters\.unknown_below"):
+                client.infer("tiny", inputs(IMAGES[:1], api), parameters={"unknown_below": 60})
+            with pytest.raises(InferenceServerException, match="expected mask among the outputs"):
+                client.infer(
+                    "tiny",
+                    inputs(IMAGES[:1], api),
+                    outputs=[api.InferRequestedOutput("reliability")],
+                    parameters={"unknown_below": 0.5},
+                )
+
+
 def test_many_clients_at_once_get_their_own_masks(serve_app: ServeApp, stand_in: StandIn) -> None:
     predictor = stand_in(base_s=0.002, image_s=0)
     server = serve_app({"stand-in": predictor}, grpc=True, max_batch=8, queue=200)

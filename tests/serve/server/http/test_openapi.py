@@ -80,7 +80,7 @@ def test_every_route_is_in_the_document_with_its_errors(server: Running) -> None
         "application/octet-stream",
         "multipart/form-data",
     }
-    assert {each["name"] for each in predict["parameters"]} == {"format", "model", "output"}
+    assert {each["name"] for each in predict["parameters"]} == {"format", "model", "output", "unknown_below"}
 
 
 def test_every_reference_leads_somewhere(server: Running) -> None:

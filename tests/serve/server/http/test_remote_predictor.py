@@ -91,6 +91,21 @@ def test_unsure_pixels_and_reliability_of_a_server_are_those_of_its_bundle(
     assert 0 < found[1][2]["unknown"] < 1
     for name in ("photo.png", "photo.reliability.png"):
         assert np.array_equal(*(np.asarray(Image.open(f"{number}/{name}")) for number in range(2)))
+    expected = np.asarray(Image.open("0/photo.png"))
+    for model in (str(bundle_copy), f"http://127.0.0.1:{running.port}"):
+        loaded = zoo.load(model)
+        [mask] = loaded(["photo.png"], unknown_below=below)
+        assert np.array_equal(mask, expected)
+        assert np.array_equal(loaded(IMAGES[0], unknown_below=below), expected)
+        with pytest.raises(BundleError, match="got unknown_below 60, expected a reliability from 0 to 1"):
+            loaded("photo.png", unknown_below=60)
+
+
+def test_unknown_pixels_need_a_calibrated_model(serve_app: ServeApp, tiny_bundle: Path) -> None:
+    running = serve_app({"tiny": load_predictor(tiny_bundle)})
+    for model in (str(tiny_bundle), f"http://127.0.0.1:{running.port}"):
+        with pytest.raises(BundleError, match="reliability"):
+            zoo.load(model)(IMAGES[0], unknown_below=0.5)
 
 
 def test_a_key_and_an_image_over_the_limit(serve_app: ServeApp, monkeypatch: pytest.MonkeyPatch) -> None:

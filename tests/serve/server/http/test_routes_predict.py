@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import io
+import re
 import tempfile
 import threading
+from base64 import b64decode
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from tests.bundles import calibrate_by
+from zoo.bundle.reliability import Calibration
 from zoo.classes import Classes
 from zoo.pages.overlay import overlay
 from zoo.predictors.base import Predictor
+from zoo.predictors.eager import load_eager
 from zoo.predictors.runtimes.ort import OrtPredictor
 from zoo.preprocess import Preprocessing
 from zoo.serve.server.core import model
@@ -28,6 +33,7 @@ if TYPE_CHECKING:
 
     from tests.conftest import WriteOnnx
     from tests.serve.server.conftest import Running, ServeApp
+    from zoo.predictors.eager import EagerPredictor
 
 
 class Many(Predictor):
@@ -129,6 +135,82 @@ def test_an_overlay_is_the_one_of_zoo_predict(
     answer = server.client.post("/predict", params={"format": "overlay"}, content=png(image))
     expected = overlay(image, predictor.predict(image), predictor.classes)
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(answer.content))), expected)
+
+
+@pytest.fixture
+def calibrated(serve_app: ServeApp, bundle_copy: Path) -> tuple[Running, EagerPredictor, float]:
+    """Return a server of a calibrated model and another one, the model, and a reliability in the middle."""
+    calibrate_by(bundle_copy, Calibration(score="temperature", temperature=0.1))
+    local = load_eager(bundle_copy)
+    images = np.random.default_rng(0).integers(0, 256, (1, 48, 72, 3), dtype=np.uint8)
+    below = float(np.median(local.infer(images, ("reliability",))["reliability"])) / 255
+    return serve_app({"sure": local, "many": Many()}), local, below
+
+
+def test_unsure_pixels_are_unknown_in_every_format(
+    calibrated: tuple[Running, EagerPredictor, float], image: NDArray[np.uint8]
+) -> None:
+    server, local, below = calibrated
+    expected = local.predict(image, below)
+    shares = np.bincount(expected.ravel(), minlength=256) / expected.size
+    assert 0.02 < shares[255] < 0.98
+    found = {
+        name: server.client.post(
+            "/predict", params={"format": name, "unknown_below": below}, content=png(image)
+        )
+        for name in ("png", "npy", "json", "overlay")
+    }
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(found["png"].content))), expected)
+    assert np.array_equal(np.load(io.BytesIO(found["npy"].content)), expected)
+    drawn = overlay(image, expected, local.classes)
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(found["overlay"].content))), drawn)
+    answer = found["json"].json()
+    assert np.array_equal(np.repeat(answer["rle"]["labels"], answer["rle"]["lengths"]), expected.ravel())
+    assert {area["label"]: area["share"] for area in answer["areas"]} == {
+        label: pytest.approx(share) for label, share in enumerate(shares[:255]) if share
+    }
+
+
+def test_one_request_gives_the_mask_with_other_outputs(
+    calibrated: tuple[Running, EagerPredictor, float], image: NDArray[np.uint8]
+) -> None:
+    server, local, below = calibrated
+    names = ("mask", "reliability", "confidence")
+    expected = local.predict_outputs(image, names)
+    answer = server.client.post(f"/predict?format=json&output={'+'.join(names)}", content=png(image)).json()
+    assert np.array_equal(np.repeat(answer["rle"]["labels"], answer["rle"]["lengths"]), expected.mask.ravel())
+    assert list(answer["outputs"]) == ["reliability", "confidence"]
+    for name, text in answer["outputs"].items():
+        values = np.frombuffer(b64decode(text), np.uint8)
+        assert np.array_equal(values, expected.outputs[name].ravel())
+        assert len(np.unique(values)) > 10
+    alone = server.client.post("/predict?format=json", content=png(image)).json()
+    assert alone == answer | {"outputs": {}}
+    both = {"format": "json", "output": "mask+reliability", "unknown_below": below}
+    unknown = server.client.post("/predict", params=both, content=png(image)).json()
+    assert unknown["outputs"] == {"reliability": answer["outputs"]["reliability"]}
+    assert 255 in unknown["rle"]["labels"]
+
+
+@pytest.mark.parametrize(
+    ("params", "status", "words"),
+    [
+        ({"unknown_below": 60}, 422, "unknown_below"),
+        ({"unknown_below": "nan"}, 422, "unknown_below"),
+        ({"unknown_below": 0.5, "model": "many"}, 400, "many has no reliability: run zoo calibrate"),
+        ({"unknown_below": 0.5, "output": "reliability"}, 400, "expected mask among the outputs"),
+        ({"output": "mask+reliability"}, 400, "got format 'png' .* expected format 'json'"),
+        ({"output": "reliability+mask", "format": "json"}, 400, "the mask first"),
+        ({"output": "mask+mask", "format": "json"}, 400, "each output once"),
+        ({"output": "mask+depth", "format": "json"}, 400, r"got output 'mask\+depth', expected mask or"),
+    ],
+)
+def test_outputs_that_cannot_be_given_are_errors(
+    calibrated: tuple[Running, EagerPredictor, float], params: dict[str, Any], status: int, words: str
+) -> None:
+    answer = calibrated[0].client.post("/predict", params=params, content=b"")
+    assert answer.status_code == status
+    assert re.search(words, answer.json()["detail"])
 
 
 def test_images_and_outputs_are_resized_by_the_threads_that_decode_and_encode(

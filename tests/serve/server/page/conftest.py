@@ -7,6 +7,7 @@ import json
 import mimetypes
 import shutil
 import threading
+from base64 import b64encode
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import groupby
@@ -141,13 +142,12 @@ class Handler(BaseHTTPRequestHandler):
         self.stand_in.sizes.append((height, width))
         mask = quadrants(height, width)
         headers = {"Server-Timing": TIMING, "X-Zoo-Model": query.get("model", ["eln"])[0]}
-        if query.get("output") == ["reliability"]:
-            buffer = io.BytesIO()
-            np.save(buffer, sureness(height, width))
-            self.answer(200, "application/x-npy", buffer.getvalue(), headers)
-        elif query["format"] == ["json"]:
-            found = json.dumps(found_in(mask, query.get("model", ["eln"])[0])).encode()
-            self.answer(200, "application/json", found, headers)
+        if query["format"] == ["json"]:
+            outputs = {}
+            if query.get("output") == ["mask+reliability"]:
+                outputs["reliability"] = b64encode(sureness(height, width)).decode()
+            found = found_in(mask, query.get("model", ["eln"])[0]) | {"outputs": outputs}
+            self.answer(200, "application/json", json.dumps(found).encode(), headers)
         else:
             self.answer(200, "image/png", indexed(mask), headers)
 

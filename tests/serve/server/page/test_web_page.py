@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -95,8 +95,8 @@ def test_a_class_can_be_hidden_and_shown_with_the_keyboard(
     assert seen(page, 0.6, 0.8) != (GRAY, GRAY, GRAY)
 
 
-def reliability_requests(stand_in: StandIn) -> list[str]:
-    return [line for line in stand_in.asked if "output=reliability" in line]
+def posts(stand_in: StandIn) -> list[str]:
+    return [line for line in stand_in.asked if line.startswith("POST")]
 
 
 def test_a_slider_grays_out_what_is_unsure_and_asks_the_server_once_for_an_image(
@@ -105,7 +105,7 @@ def test_a_slider_grays_out_what_is_unsure_and_asks_the_server_once_for_an_image
     page = open_page(stand_in.url)
     segment(page, file(size=(60, 2400)))  # wider than what is shown
     page.locator("#opacity").fill("100")
-    assert (page.inner_text("#below-percent"), reliability_requests(stand_in)) == ("off", [])
+    assert page.inner_text("#below-percent") == "off"
     page.locator("#below").fill("60")
     page.locator("#below-note", has_text="below 60%").wait_for()
     assert page.inner_text("#below-note") == (
@@ -129,7 +129,7 @@ def test_a_slider_grays_out_what_is_unsure_and_asks_the_server_once_for_an_image
     page.locator("#below").fill("0")
     assert page.inner_text("#below-percent") == "off"
     assert seen(page, 0.1, 0.8) == (128, 0, 0)
-    assert len(reliability_requests(stand_in)) == 1
+    assert posts(stand_in) == ["POST /predict?format=json&model=eln&output=mask%2Breliability"]
 
 
 def test_another_image_is_grayed_out_as_the_slider_stands(
@@ -141,7 +141,7 @@ def test_another_image_is_grayed_out_as_the_slider_stands(
     page.locator("#below-note", has_text="below 60%").wait_for()
     segment(page, file(size=(40, 200)))
     assert page.inner_text("#below-note").startswith("12.5% of the pixels are gray")
-    assert len(reliability_requests(stand_in)) == 2
+    assert len(posts(stand_in)) == 2
 
 
 def test_a_model_without_reliability_has_no_slider_and_the_page_says_why(
@@ -163,7 +163,7 @@ def test_the_class_under_the_pointer_is_named(
     segment(page, file())
     box = page.locator("#frame").bounding_box()
     assert box is not None
-    for y, name in ((0.9, "disc"), (0.1, "background")):
+    for y, name in ((0.9, "disc 20%"), (0.1, "background 80%")):
         page.mouse.move(box["x"] + 0.1 * box["width"], box["y"] + y * box["height"])
         assert page.inner_text("#under") == name
 
@@ -298,25 +298,33 @@ def test_another_model_segments_the_same_image(
     page = open_page(stand_in.url, (FAILED,))  # rrn has no card
     page.wait_for_selector("#card:not([hidden])")
     segment(page, file())
-    with page.expect_response("**/predict?format=json&model=rrn"):
+    with page.expect_response("**/predict?format=json&model=rrn*"):
         page.select_option("#model", "rrn")
     assert page.is_hidden("#card")
     assert page.title() == "rrn · zoo"
     asked = [path for path in stand_in.asked if path.startswith("POST")]
-    assert asked == ["POST /predict?format=json&model=eln", "POST /predict?format=json&model=rrn"]
+    assert asked == [
+        f"POST /predict?format=json&model={name}&output=mask%2Breliability" for name in stand_in.models
+    ]
 
 
 def test_an_image_that_is_dropped_before_the_models_are_known_gets_the_first(
     stand_in: StandIn, open_page: OpenPage, file: MakeFile, legend: Legend
 ) -> None:
     page = open_page("about:blank")
-    page.route("**/models", lambda _: None)  # never answered
+    waiting: list[Any] = []
+    page.route("**/models", lambda route: waiting.append(route))  # not answered yet
     page.goto(stand_in.url)
     drop(page, file())
     page.wait_for_selector("#latency:not([hidden])")
     assert legend(page) == AREAS
     asked = [line for line in stand_in.asked if line.startswith("POST")]  # the icon is asked for at any time
     assert asked == ["POST /predict?format=json"]
+    waiting[0].continue_()
+    page.wait_for_selector("#below:not([disabled])")
+    page.locator("#below").fill("60")  # now its reliability is asked for too
+    page.locator("#below-note", has_text="12.5% of the pixels are gray").wait_for()
+    assert posts(stand_in) == [*asked, "POST /predict?format=json&model=eln&output=mask%2Breliability"]
 
 
 def test_one_model_needs_no_menu(stand_in: StandIn, open_page: OpenPage) -> None:

@@ -1,10 +1,18 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from multiprocessing import Pipe
+from typing import TYPE_CHECKING
+
+import pytest
 
 from zoo.serve.server.processes.job import Message
 from zoo.serve.server.processes.worker import tell_that_it_lives
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def test_a_worker_says_that_it_lives_until_a_batch_hangs() -> None:
@@ -45,3 +53,15 @@ def test_a_worker_says_that_it_lives_until_a_model_fails_again_and_again() -> No
     assert message == Message("fails", error="m has failed on all recent images")
     thread.join(5)
     assert not thread.is_alive()
+
+
+@pytest.mark.slow
+def test_a_server_that_is_stopped_ends_without_a_word_of_the_libraries_it_loaded(tiny_bundle: Path) -> None:
+    command = [sys.executable, "-m", "zoo", "serve", str(tiny_bundle), "--device", "cpu", "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as server:
+        assert server.stdout is not None
+        lines = iter(server.stdout.readline, "")
+        assert any("ready at" in line for line in lines)
+        server.terminate()
+        assert "leaked" not in "".join(lines)  # as of Triton, whose objects a thread still held
+        assert server.wait(30) == 0

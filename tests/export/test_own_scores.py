@@ -1,4 +1,4 @@
-"""The reliability of a model's error localizer, in exported files."""
+"""The reliability by a score of the model itself, ELN's localizer or the agreement of branches, in files."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import shutil
 from typing import TYPE_CHECKING
 
 import numpy as np
+import onnx
 import pytest
 import torch
 
@@ -21,11 +22,13 @@ from zoo.export.graph.layers import LOGITS, find_departure, layer_errors
 from zoo.export.graph.to_onnx import export_onnx
 from zoo.export.options import ExportOptions
 from zoo.export.pipeline import export_bundle, kept_calibration
-from zoo.models.deployable import Gated, Localized, Student
+from zoo.models.decoders.decoder import resize_logits
+from zoo.models.deployable import FusedEnsemble, Gated, Localized, Student
 from zoo.predictors.eager import load_eager
 from zoo.predictors.outputs import check_given, derivable
 from zoo.predictors.runtimes.openvino import OpenVinoPredictor
 from zoo.predictors.runtimes.ort import OrtPredictor
+from zoo.preprocess import normalize
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,6 +43,7 @@ CALIBRATIONS = (
     Calibration(score="temperature", temperature=1.5),
     Calibration(score="localizer", shift=1.5, knots=KNOTS),
 )
+AGREEMENT = Calibration(score="agreement", knots=KNOTS)
 
 
 @pytest.fixture
@@ -47,6 +51,14 @@ def bundle(localized_bundle: Path, tmp_path: Path) -> Path:
     """Return a bundle whose output `reliability` is by the localizer."""
     folder = shutil.copytree(localized_bundle, tmp_path / "bundle")
     calibrate_by(folder, *CALIBRATIONS)
+    return folder
+
+
+@pytest.fixture
+def ensemble(ensemble_bundle: Path, tmp_path: Path) -> Path:
+    """Return a bundle whose output `reliability` is by the agreement of two branches."""
+    folder = shutil.copytree(ensemble_bundle, tmp_path / "ensemble")
+    calibrate_by(folder, AGREEMENT)
     return folder
 
 
@@ -75,9 +87,11 @@ def test_the_localizer_is_folded_too(bundle: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", ["bundle", "ensemble"])
 def test_every_runtime_gives_the_reliability_and_the_same_bits_of_the_mask(
-    bundle: Path, photos: Photos, tmp_path: Path
+    kind: str, request: pytest.FixtureRequest, photos: Photos, tmp_path: Path
 ) -> None:
+    bundle: Path = request.getfixturevalue(kind)
     images = photos(4)
     expected = load_eager(bundle).infer(images, ("mask", "reliability"))
     assert len(np.unique(expected["reliability"])) > 50
@@ -94,7 +108,38 @@ def test_every_runtime_gives_the_reliability_and_the_same_bits_of_the_mask(
     errors = layer_errors(both, prepared, config.preprocessing, images)
     assert errors[-1].layer == LOGITS
     assert find_departure(errors, "fp32") is None
-    assert plain.stat().st_size < 0.7 * both.stat().st_size  # without the localizer
+    weights = plain.stat().st_size / both.stat().st_size
+    assert weights < 0.7 if kind == "bundle" else 0.95 < weights < 1  # a localizer, or a few operators
+
+
+def test_the_agreement_in_a_file_is_that_of_the_branches(
+    ensemble: Path, photos: Photos, tmp_path: Path
+) -> None:
+    images = photos(2)
+    path = write_onnx(ensemble, "mask+reliability", tmp_path / "model.onnx")
+    found = OrtPredictor(path, threads=1).infer(images, ("mask", "reliability"))
+    model, config = load_bundle(ensemble)
+    assert isinstance(model, FusedEnsemble)
+    with torch.no_grad():
+        inputs = normalize(torch.from_numpy(images).permute(0, 3, 1, 2), config.preprocessing)
+        branches = [resize_logits(each(inputs).logits, (64, 64)).softmax(dim=1) for each in model.branches]
+        mask = model(inputs).argmax(dim=1, keepdim=True)
+        expected = torch.stack([each.gather(1, mask) for each in branches]).amin(dim=0).squeeze(1)
+    reliability = np.interp(expected.numpy(), *zip(*KNOTS, strict=True))
+    assert reliability.std() > 0.05
+    assert np.abs(found["reliability"] / 255 - reliability).max() < 0.004
+    nodes = [node.op_type for node in onnx.load(path).graph.node]
+    alone = tmp_path / "mask.onnx"
+    assert nodes.count("Conv") == [
+        node.op_type for node in onnx.load(write_onnx(ensemble, "mask", alone)).graph.node
+    ].count("Conv")  # the branches run once
+
+
+def test_a_branch_alone_and_other_weights_have_no_calibration(ensemble: Path, tmp_path: Path) -> None:
+    for number, change in enumerate((Composition(branch="1"), Composition(fuse_weight=0.3))):
+        composed = compose(ensemble, change, tmp_path / str(number), print)
+        assert load_config(composed).reliability is None
+        assert "reliability" not in load_eager(composed).available
 
 
 def test_logits_alone_do_not_give_it(bundle: Path) -> None:
@@ -123,7 +168,11 @@ def test_a_gate_changes_the_predictions_so_that_the_localizer_is_left_out(
 
 
 @pytest.mark.slow
-def test_an_export_compares_the_reliability_in_both_precisions(bundle: Path) -> None:
+@pytest.mark.parametrize("kind", ["bundle", "ensemble"])
+def test_an_export_compares_the_reliability_in_both_precisions(
+    kind: str, request: pytest.FixtureRequest
+) -> None:
+    bundle: Path = request.getfixturevalue(kind)
     untrained = {"min_agreement": 0.99}  # in fp16, pixels of a random network are near ties
     report = export_bundle(bundle, ExportOptions(output="mask+reliability", images="shapes", **untrained))
     assert [each.name for each in report.artifacts] == ["model.onnx", "model.fp16.onnx"]
