@@ -1,6 +1,6 @@
 """Peers: the same network exported and run by other tools, beside zoo, in one run of alternating rounds.
 
-    python tests/survey/peers.py runs/eln-1/bundle --imgsz 96,128 --imgsz 384,512
+    python tests/survey/peers.py runs/eln-1/bundle --imgsz 192,256
 
 The bundle has been exported (`zoo export --precision fp32,int8`). Packages that zoo does not need
 (`segmentation_models_pytorch`, `optimum` with `optimum-onnx`) are measured where they are installed; a peer
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import json
 import logging
 import os
 import re
@@ -51,7 +50,7 @@ if TYPE_CHECKING:
     Pair = tuple[float, float]
 
 ROUNDS = 15
-IMAGES = 32
+IMAGES = 16
 """Number of images on which masks are compared."""
 
 RESULTS = Path(__file__).parents[2] / "docs/results"
@@ -109,15 +108,16 @@ def by_openvino(model: Any) -> Run:
 
 
 def exported(model: nn.Module, sample: Tensor, path: Path, *, dynamo: bool) -> Path:
-    """Return an ONNX file by `torch.onnx.export`, of any batch and size."""
-    sizes = {0: "b", 1: "h", 2: "w"}
-    dynamic: Record = {"dynamic_shapes": (sizes,)} if dynamo else {"dynamic_axes": {INPUT: sizes}}
+    """Return an ONNX file by `torch.onnx.export`, of the size of a sample.
+
+    With the sizes dynamic, it did not finish in minutes for networks with TensorFlow's padding.
+    """
     names: Record = {"input_names": [INPUT], "output_names": [OUTPUT]}
-    torch.onnx.export(model, (sample,), path, dynamo=dynamo, verbose=False, **names, **dynamic)
+    torch.onnx.export(model, (sample,), path, dynamo=dynamo, verbose=False, **names)
     return path
 
 
-def by_optimum(model: nn.Module, path: Path) -> Run:
+def by_optimum(model: nn.Module, sample: Tensor, path: Path) -> Run:
     """Return the file that `optimum` exports; it must be told what transformers' own models know."""
     convert = importlib.import_module("optimum.exporters.onnx.convert")
     configs = importlib.import_module("optimum.exporters.onnx.config")
@@ -132,7 +132,7 @@ def by_optimum(model: nn.Module, path: Path) -> Run:
             pass
 
         def generate(self, *_: Any, **__: Any) -> Tensor:
-            return torch.zeros(2, 97, 131, 3, dtype=torch.uint8)
+            return sample
 
     class Config(configs.OnnxConfig):  # type: ignore[name-defined,misc]
         NORMALIZED_CONFIG_CLASS = normalized.NormalizedConfig
@@ -160,11 +160,11 @@ def smp_network(classes: int, encoder: str) -> nn.Module:
     return Masks(Scaled(network)).eval()
 
 
-def builders(bundle: Path, folder: Path) -> dict[str, Callable[[], Run]]:
-    """Return what builds each peer, by name."""
+def builders(bundle: Path, folder: Path, size: tuple[int, int]) -> dict[str, Callable[[], Run]]:
+    """Return what builds each peer for images of a size, by name."""
     deployable, config = load_bundle(bundle)
     model = Masks(Normalized(deployable, config.preprocessing)).eval()
-    blank = torch.zeros(2, 97, 131, 3, dtype=torch.uint8)
+    blank = torch.zeros(1, *size, 3, dtype=torch.uint8)
     encoder = deployable.config.networks[0].encoder
     own = {
         f"zoo {backend} {precision}": partial(_zoo, bundle, backend, precision)
@@ -173,7 +173,8 @@ def builders(bundle: Path, folder: Path) -> dict[str, Callable[[], Run]]:
     }
 
     def of_torch(*, dynamo: bool) -> Path:
-        return exported(model, blank, folder / f"plain{dynamo:d}.onnx", dynamo=dynamo)
+        path = folder / f"plain{dynamo:d}.onnx"
+        return path if path.is_file() else exported(model, blank, path, dynamo=dynamo)
 
     def of_smp(made: nn.Module) -> Path:
         return exported(made, blank, folder / "smp.onnx", dynamo=True)
@@ -192,7 +193,7 @@ def builders(bundle: Path, folder: Path) -> dict[str, Callable[[], Run]]:
         "torch.compile": lambda: partial(by_torch, torch.compile(model, dynamic=False)),
         "torch.onnx + ORT": lambda: by_ort(of_torch(dynamo=True)),
         "torch.onnx (TorchScript) + ORT": lambda: by_ort(of_torch(dynamo=False)),
-        "optimum + ORT": lambda: by_optimum(model, folder / "optimum.onnx"),
+        "optimum + ORT": lambda: by_optimum(model, blank, folder / "optimum.onnx"),
         "openvino.convert_model": lambda: by_openvino(_converted(model, blank, folder)),
         "torch.onnx + OpenVINO": lambda: by_openvino(str(of_torch(dynamo=True))),
         "smp eager": smp_eager,
@@ -279,92 +280,76 @@ def figures_of(base: Sequence[Pair], pairs: Sequence[Pair]) -> Record:
     return found
 
 
-def measured(bundle: Path, sizes: Sequence[tuple[int, int]], rounds: int) -> Record:
+def measured(bundle: Path, size: tuple[int, int], rounds: int) -> Record:
     """Return all figures."""
     config = load_config(bundle)
     source = open_source(config.data_spec)
-    ids = source.ids("val")[:IMAGES]
+    images = np.stack([resize_image(source.read_image(id_), size) for id_ in source.ids("val")[:IMAGES]])
     with tempfile.TemporaryDirectory(prefix="zoo-peers-") as folder:
-        first = np.zeros((1, *sizes[0], 3), np.uint8)
-        runs, failed, build = built(builders(bundle, Path(folder)), first)
-        figures = []
-        for size in sizes:
-            images = np.stack([resize_image(source.read_image(id_), size) for id_ in ids])
-            masks = {name: np.concatenate([run(each[None]) for each in images]) for name, run in runs.items()}
-            before = os.getloadavg()[0]
-            seconds = timed(runs, images[:1], rounds)
-            record: Record = {"imgsz": list(size), "load": [before, os.getloadavg()[0]], "peers": {}}
-            for name, pairs in seconds.items():
-                base = "smp eager" if name.startswith("smp") else "eager"
-                record["peers"][name] = {
-                    "cpu_ms": 1000 * median(cpu for cpu, _ in pairs),
-                    "wall_ms": 1000 * median(wall for _, wall in pairs),
-                    **{
-                        f"{kind}_ratio": median(
-                            a[i] / b[i] for a, b in zip(seconds[base], pairs, strict=True)
-                        )
-                        for i, kind in enumerate(("cpu", "wall"))
-                    },
-                    "agreement": float((masks[name] == masks[base]).mean()),
-                }
-            if "openvino.convert_model" in runs:
-                record["benchmark_app_ms"] = benchmark_app(Path(folder) / "converted.xml", size, 8)
-            figures.append(record)
-            sys.stdout.write(f"{json.dumps(record)}\n")
-    packages = {name: version_of(name) for name in PACKAGES}
+        runs, failed, build = built(builders(bundle, Path(folder), size), images[:1])
+        masks = {name: np.concatenate([run(each[None]) for each in images]) for name, run in runs.items()}
+        before = os.getloadavg()[0]
+        seconds = timed(runs, images[:1], rounds)
+        load = [before, os.getloadavg()[0]]
+        converted = "openvino.convert_model" in runs
+        of_app = benchmark_app(Path(folder) / "converted.xml", size, 8) if converted else None
+    peers = {}
+    for name, pairs in seconds.items():
+        base = "smp eager" if name.startswith("smp") else "eager"
+        agreement = float((masks[name] == masks[base]).mean())
+        peers[name] = figures_of(seconds[base], pairs) | {"agreement": agreement, "build_s": build[name]}
     return {
         "machine": cpu_model(),
         "model": f"{config.method}, {config.deployable.networks[0].encoder}",
-        "versions": versions() | packages,
+        "versions": versions() | {name: version_of(name) for name in PACKAGES},
+        "imgsz": list(size),
         "rounds": rounds,
-        "build_cpu_s": build,
+        "load": load,
+        "peers": peers,
+        "benchmark_app_ms": of_app,
         "failed": failed,
-        "sizes": figures,
     }
 
 
 def page(found: Record) -> str:
     """Return the page of results."""
     known = ", ".join(f"{name} {version}" for name, version in found["versions"].items() if version)
+    height, width = found["imgsz"]
+    low, high = sorted(found["load"])
     lines = [
         f"""# Peers
 
-`python tests/survey/peers.py runs/NAME/bundle --imgsz 96,128 --imgsz 384,512`: one trained network
-({found["model"]}), exported and run by other tools and by `zoo`, in one process with one thread,
-batch 1, {found["rounds"]} rounds in which all take turns. {found["machine"]}.
+`python tests/survey/peers.py runs/NAME/bundle --imgsz {height},{width}`: one trained network
+({found["model"]}), exported and run by other tools and by `zoo`, in one process with one thread, batch 1,
+{height}x{width}, {found["rounds"]} rounds in which all take turns. {found["machine"]}.
 {known}. [JSON](peers.json)
 
-**The machine was shared with other work**: compare ratios, first those of processor time, in which waiting
-does not count. *Speed-up* is over plain eager PyTorch in the same round (median). *Agreement* is the share
-of pixels with eager's class on {IMAGES} `val` images. `smp` has the same architecture with random
-weights: its rows are compared with its own eager run. *Build* is the processor time to export and load."""
+**The machine was shared with other work** (load average {low:.1f} to {high:.1f} on {os.cpu_count()} cores):
+compare ratios, first those of processor time, in which waiting does not count. *Speed-up* is over plain eager
+PyTorch in the same round (median). *Agreement* is the share of pixels with eager's class on {IMAGES} `val`
+images. `smp` has the same architecture with random weights: its rows are compared with its own eager run.
+*Build* is the processor time to export and load; `zoo`'s files existed. Files of `torch.onnx` and `optimum`
+are for images of this size, those of `zoo` and `openvino.convert_model` for any.
+
+| | processor ms | speed-up, processor | speed-up, wall | agreement | build s |
+|---|--:|--:|--:|--:|--:|"""
     ]
-    for each in found["sizes"]:
-        height, width = each["imgsz"]
-        low, high = sorted(each["load"])
+    for name, row in found["peers"].items():
+        cells = (
+            f"{row['cpu_ms']:.1f}",
+            f"{row['cpu_ratio']:.2f}x",
+            f"{row['wall_ratio']:.2f}x",
+            f"{row['agreement']:.3%}",
+            f"{row['build_s']:.1f}",
+        )
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    if found["benchmark_app_ms"] is not None:
+        own = found["peers"]["openvino.convert_model"]["wall_ms"]
         lines += [
             "",
-            f"## {height}x{width} (load average {low:.1f} to {high:.1f} on {os.cpu_count()} cores)",
-            "",
-            "| | processor ms | speed-up, processor | speed-up, wall | agreement | build s |",
-            "|---|--:|--:|--:|--:|--:|",
+            f"""OpenVINO's `benchmark_app` on the model of `openvino.convert_model`, right after:
+{found["benchmark_app_ms"]:.1f} ms (median, wall); the same model in the rounds above: {own:.1f} ms.""",
         ]
-        for name, row in each["peers"].items():
-            cells = (
-                f"{row['cpu_ms']:.1f}",
-                f"{row['cpu_ratio']:.2f}x",
-                f"{row['wall_ratio']:.2f}x",
-                f"{row['agreement']:.3%}",
-                f"{found['build_cpu_s'][name]:.1f}",
-            )
-            lines.append(f"| {name} | {' | '.join(cells)} |")
-        if "benchmark_app_ms" in each:
-            own = each["peers"]["openvino.convert_model"]["wall_ms"]
-            lines += [
-                "",
-                f"""OpenVINO's `benchmark_app` on the model of `openvino.convert_model`, right after:
-{each["benchmark_app_ms"]:.1f} ms (median, wall); the same model in the rounds above: {own:.1f} ms.""",
-            ]
     if found["failed"]:
         lines += ["", "## Not measured", ""]
         lines += [f"- {name}: {reason}" for name, reason in found["failed"].items()]
@@ -375,15 +360,15 @@ def main() -> None:
     """Measure peers and write the results."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("bundle", type=Path)
-    parser.add_argument("--imgsz", action="append", metavar="H,W", help="can be repeated")
+    parser.add_argument("--imgsz", default="192,256", metavar="H,W")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--out", type=Path, default=RESULTS, metavar="DIR")
     asked = parser.parse_args()
-    sizes = [(int(h), int(w)) for h, w in (text.split(",") for text in asked.imgsz or ["96,128"])]
+    height, width = map(int, asked.imgsz.split(","))
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
-    found = measured(asked.bundle, sizes, asked.rounds)
+    found = measured(asked.bundle, (height, width), asked.rounds)
     write_json(asked.out / "peers.json", found)
     (asked.out / "peers.md").write_text(page(found))
 
