@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import math
 from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -53,7 +54,11 @@ class LayerError(NamedTuple):
     """Root mean square of the difference, divided by that of PyTorch's output."""
 
     def __str__(self) -> str:
-        return f"{self.layer} ({', '.join(self.operators)}), relative error {self.error:.2g}"
+        operators = f" ({', '.join(self.operators)})" if self.operators else ""
+        size = f"relative error {self.error:.2g}"
+        if not math.isfinite(self.error):
+            size = "an output of another shape" if math.isinf(self.error) else "values that are not finite"
+        return f"{self.layer}{operators}, {size}"
 
 
 class _Value(NamedTuple):

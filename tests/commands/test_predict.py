@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from zoo.api.predict import predict
 from zoo.classes import Classes
 from zoo.data.shapes import ShapesSource
 from zoo.errors import BundleError, ZooError
@@ -52,6 +53,21 @@ def test_a_mask_is_an_indexed_image_in_the_colors_of_the_classes(zoo: Zoo, shape
     predictor = load_predictor(shapes_bundle)
     assert np.array_equal(pixels(Path("out/photo.png")), predictor.predict(read_rgb(image)))
     assert palette.tolist() == [list(color) for color in predictor.classes.palette]
+
+
+@pytest.mark.parametrize("where", ["empty", "no-such-folder", "*.tif"])
+def test_inputs_without_images_are_refused_before_the_network_is_loaded(
+    zoo: Zoo, shapes_bundle: Path, where: str
+) -> None:
+    bundle = Path(shutil.copytree(shapes_bundle, "bundle"))
+    (bundle / "model.safetensors").write_bytes(b"not read")
+    Path("empty").mkdir()
+    result = zoo("predict", bundle, where, "--out", "out")
+    assert result.exit_code == 1
+    assert f"{where} matches no images" in result.output or f"{where} does not exist" in result.output
+    with pytest.raises(ZooError, match=r"matches no images|does not exist"):
+        predict(bundle, where)
+    assert not list(Path().glob("out/*"))
 
 
 def test_the_json_tells_files_areas_and_times(zoo: Zoo, shapes_bundle: Path) -> None:

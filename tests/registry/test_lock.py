@@ -173,6 +173,21 @@ def test_a_link_in_a_tar_file_is_not_followed(archive: Path, work: Path) -> None
         unpack(archive, work / "out")
 
 
+def test_a_sparse_file_in_a_tar_file_is_not_unpacked(archive: Path, work: Path) -> None:
+    """A few bytes that stand for millions."""
+
+    def thin(member: tarfile.TarInfo, data: bytes) -> list[tuple[tarfile.TarInfo, bytes]]:
+        if member.name == "README.md":
+            member.pax_headers = {"GNU.sparse.map": "0,3", "GNU.sparse.size": "10000000"}
+            return [(member, b"abc")]
+        return [(member, data)]
+
+    rewrite(archive, thin)
+    with pytest.raises(RegistryError, match=r"README\.md is a sparse file, expected a plain one"):
+        unpack(archive, work / "out")
+    assert not list(work.rglob("README.md"))
+
+
 def test_a_file_that_comes_twice_in_a_tar_file_is_refused(archive: Path, work: Path) -> None:
     rewrite(archive, lambda member, data: [(member, data)] * (2 if member.name == "config.json" else 1))
     with pytest.raises(RegistryError, match=r"contains config\.json twice"):

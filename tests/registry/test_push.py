@@ -110,6 +110,19 @@ def test_a_bundle_of_unknown_license_is_refused(bundle: Path, stated: str) -> No
     assert "cc-by" not in (bundle / "README.md").read_text()
 
 
+@pytest.mark.parametrize("stated", ["nonsense", "Apache 2.0", "mit2"])
+def test_a_license_that_does_not_exist_is_refused_with_the_nearest_ids(bundle: Path, stated: str) -> None:
+    message = rf"got license {stated!r}, expected an id of the Hub such as .*(apache-2.0|mit)"
+    with pytest.raises(BundleError, match=message), staged(bundle, stated):
+        pass
+    (bundle / "README.md").write_text(CARD.format(stated))
+    with pytest.raises(BundleError, match=message), staged(bundle):
+        pass
+    (bundle / "README.md").write_text(CARD.format("other\nlicense_name: ours"))
+    with staged(bundle):
+        pass
+
+
 def spoil_parity(bundle: Path, entry: dict[str, Any]) -> None:
     path = bundle / "manifest.json"
     manifest = json.loads(path.read_text())

@@ -14,7 +14,7 @@ from PIL import Image
 from zoo.api.model import Model, read_image
 from zoo.errors import BundleError
 from zoo.machine import choose_device
-from zoo.predict.folder import DEFAULT_LIMIT, FolderOptions, Predictions, predict_to
+from zoo.predict.folder import DEFAULT_LIMIT, FolderOptions, Predictions, format_of, predict_to
 from zoo.predict.inputs import find_inputs
 from zoo.predict.stream import Failed, Options, stream
 from zoo.predictors.limits import OVERLAP
@@ -126,15 +126,23 @@ def predict(
         )
         texts = [str(each) for each in _listed(images)]
         return predict_to(resolve_predictor(model_text(model)), texts, Path(out), options)
-    predictor = model.predictor if isinstance(model, Model) else _load(model, device)
-    readers = _readers(_listed(images), limit, predictor.format)
+    predictor, readers = _ready(model, _listed(images), limit, device)
     return _masks(predictor, readers, Options(batch=batch, tiling=tiling), unknown_below, on_progress)
 
 
-def _load(model: ModelLike, device: str | None) -> Predictor:
+def _ready(
+    model: ModelLike | Model, pictures: Sequence[Picture], limit: int, device: str | None
+) -> tuple[Predictor, list[Reader]]:
+    """Return a predictor and a function that reads each image; those of a bundle are listed first."""
     from zoo.predictors.load import load_predictor
 
-    return load_predictor(resolve_predictor(model_text(model)), device=choose_device(device))
+    if isinstance(model, Model):
+        return model.predictor, _readers(pictures, limit, model.predictor.format)
+    path = resolve_predictor(model_text(model))
+    known = format_of(path)
+    readers = None if known is None else _readers(pictures, limit, known)
+    predictor = load_predictor(path, device=choose_device(device))
+    return predictor, _readers(pictures, limit, predictor.format) if readers is None else readers
 
 
 def _listed(images: Picture | Sequence[Picture]) -> list[Picture]:

@@ -5,6 +5,7 @@ The publisher states the license of the model itself in the metadata of its card
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 import yaml  # type: ignore[import-untyped]
@@ -22,6 +23,22 @@ CODE = "apache-2.0"
 UNKNOWN = "unknown"
 
 LICENSE_KEYS = ("license", "license_name", "license_link")
+
+LICENSES = frozenset((
+    "apache-2.0", "mit", "openrail", "openrail++", "bigscience-openrail-m", "bigscience-bloom-rail-1.0",
+    "bigcode-openrail-m", "creativeml-openrail-m", "afl-3.0", "artistic-2.0", "bsl-1.0", "bsd",
+    "bsd-2-clause", "bsd-3-clause", "bsd-3-clause-clear", "c-uda", "cc", "cc0-1.0", "cc-by-2.0",
+    "cc-by-2.5", "cc-by-3.0", "cc-by-4.0", "cc-by-sa-3.0", "cc-by-sa-4.0", "cc-by-nc-2.0", "cc-by-nc-3.0",
+    "cc-by-nc-4.0", "cc-by-nd-4.0", "cc-by-nc-nd-3.0", "cc-by-nc-nd-4.0", "cc-by-nc-sa-2.0",
+    "cc-by-nc-sa-3.0", "cc-by-nc-sa-4.0", "cdla-sharing-1.0", "cdla-permissive-1.0", "cdla-permissive-2.0",
+    "wtfpl", "ecl-2.0", "epl-1.0", "epl-2.0", "etalab-2.0", "eupl-1.1", "eupl-1.2", "agpl-3.0", "gfdl",
+    "gpl", "gpl-2.0", "gpl-3.0", "lgpl", "lgpl-2.1", "lgpl-3.0", "isc", "h-research", "intel-research",
+    "lppl-1.3c", "ms-pl", "apple-ascl", "apple-amlr", "mpl-2.0", "odc-by", "odbl", "openmdw-1.0", "osl-3.0",
+    "postgresql", "ofl-1.1", "ncsa", "unlicense", "zlib", "pddl", "lgpl-lr", "deepfloyd-if-license",
+    "fair-noncommercial-research-license", "llama2", "llama3", "llama3.1", "llama3.2", "llama3.3", "llama4",
+    "grok2-community", "gemma", "other",
+))  # fmt: skip
+"""Ids of licenses on the Hub; `other` has its own name, in `license_name`."""
 
 DRAWN = frozenset({"shapes"})
 """Built-in data sets, whose images are drawn by a program and have no owner."""
@@ -51,6 +68,20 @@ def stated_license(card: Path) -> dict[str, str]:
             f"{card} does not begin with valid YAML: correct it, or delete it and export again"
         ) from error
     return {key: str(stated[key]) for key in LICENSE_KEYS if stated.get(key)}
+
+
+def check_license(id_: str) -> None:
+    """Check the id of a license.
+
+    Raises:
+        BundleError: it is no license of the Hub.
+    """
+    if id_ not in LICENSES:
+        near = get_close_matches(id_.lower(), LICENSES) or ["apache-2.0", "mit", "cc-by-4.0"]
+        raise BundleError(
+            f"got license {id_!r}, expected an id of the Hub such as {', '.join(near)}, or license: other "
+            f"with license_name and license_link in the card"
+        )
 
 
 def data_name(spec: str | None) -> str:

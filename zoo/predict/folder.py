@@ -6,6 +6,7 @@ import hashlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -27,6 +28,7 @@ from zoo.predictors.outputs import MASK, check_unknown, written_outputs
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from zoo.image_format import ImageFormat
     from zoo.predictors.base import Predictor
     from zoo.predictors.tiles import Tiling
 
@@ -130,8 +132,12 @@ def predict_to(
     check_writable(out)
     kinds = options.kinds
     device = choose_device(options.device)
+    listed = partial(find_inputs, texts, options.limit, out, by_rows=options.tiling is not None)
+    known = format_of(model)
+    inputs = None if known is None else listed(known)
     predictor = load_predictor(model, device=device)
-    inputs = find_inputs(texts, options.limit, out, predictor.format, by_rows=options.tiling is not None)
+    if inputs is None:
+        inputs = listed(predictor.format)
     jobs = make_jobs(inputs, out, kinds)
     check_unknown(options.unknown_below, predictor.classes)
     _remark_scale(predictor, options.tiling)
@@ -158,6 +164,18 @@ def predict_to(
         [image for image in images if image is not None],
         bulk.failures,
     )
+
+
+def format_of(model: Path | str) -> ImageFormat | None:
+    """Return the format of a bundle's images without loading its network, so that inputs are listed first.
+
+    None for files and servers, which give it once they are loaded, soon.
+    """
+    from zoo.bundle.bundle import load_config
+
+    if isinstance(model, str) or not model.is_dir():
+        return None
+    return load_config(model).preprocessing.format
 
 
 def _remark_scale(predictor: Predictor, tiling: Tiling | None) -> None:

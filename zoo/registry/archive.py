@@ -82,6 +82,10 @@ def _unpack(archive: tarfile.TarFile, path: Path, folder: Path) -> tuple[str, Lo
     name, locked = _read_lock(_contents(archive, first).read(), path)
     while (member := archive.next()) is not None:
         # such names are safe: no links, no folder except benchmark/, no way out of the target
+        if member.issparse():  # a few bytes may stand for any size; write_archive writes no such file
+            raise RegistryError(
+                f"{path}: {member.name} is a sparse file, expected a plain one: copy it again"
+            )
         if not (member.isreg() and is_ours(member.name) and member.name in locked.files):
             raise RegistryError(f"{path} contains {member.name!r}, expected only files in its {LOCK_NAME}")
         target = folder / member.name

@@ -14,7 +14,7 @@ from huggingface_hub import metadata_load, metadata_save
 
 from zoo.bundle.bundle import write_json
 from zoo.bundle.manifest import FileEntry, Manifest, read_manifest
-from zoo.card.licenses import UNKNOWN, stated_license
+from zoo.card.licenses import UNKNOWN, check_license, stated_license
 from zoo.errors import RegistryError
 from zoo.registry import folder as folder_registry
 from zoo.registry import hub
@@ -123,7 +123,7 @@ def stage(bundle: Path, folder: Path, license_: str | None = None) -> None:
         license_: license to write into the model card; None for the one in the card.
 
     Raises:
-        RegistryError: an artifact failed parity or was never compared, or the license is unknown.
+        ZooError: an artifact failed parity or was never compared, or the license is unknown.
         BundleError: the bundle is broken.
     """
     manifest = read_manifest(bundle)
@@ -176,6 +176,7 @@ def _set_license(bundle: Path, card: Path, license_: str | None) -> None:
         raise RegistryError(f"{bundle} has no {CARD}, expected a model card: write one")
     stated = stated_license(card)
     if license_ is not None:
+        check_license(license_)
         metadata_save(card, {**(metadata_load(card) or {}), "license": license_})
         stated = {"license": license_}
     kind = stated.get("license_name" if stated.get("license") == "other" else "license", UNKNOWN)
@@ -184,6 +185,7 @@ def _set_license(bundle: Path, card: Path, license_: str | None) -> None:
             f"{bundle / CARD} states no license of the model, expected one: zoo push --license apache-2.0, "
             f"or what the data and the encoder's weights allow"
         )
+    check_license(stated["license"])
 
 
 def remove_paths(path: Path) -> None:

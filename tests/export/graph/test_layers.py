@@ -10,7 +10,7 @@ from onnx import numpy_helper
 
 from zoo.bundle.weights import load_bundle
 from zoo.export.graph.fold import prepare
-from zoo.export.graph.layers import LOGITS, NORMALIZED, find_departure, layer_errors
+from zoo.export.graph.layers import LOGITS, NORMALIZED, LayerError, find_departure, layer_errors
 from zoo.export.graph.to_onnx import export_onnx
 from zoo.predictors.artifact import ArtifactMetadata
 
@@ -106,3 +106,12 @@ def test_names_of_nodes_tell_their_module_and_are_unlike(given: Given) -> None:
     for name in names:
         module = name.rpartition("/")[0]
         assert module == "graph" or module in modules
+
+
+def test_an_error_that_is_no_number_is_said_in_words() -> None:
+    assert str(LayerError(NORMALIZED, (), float("inf"))) == "normalization, an output of another shape"
+    assert (
+        str(LayerError("a.b", ("Conv", "Relu"), float("nan")))
+        == "a.b (Conv, Relu), values that are not finite"
+    )
+    assert str(LayerError("a.b", ("Conv",), 0.25)) == "a.b (Conv), relative error 0.25"
