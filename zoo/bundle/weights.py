@@ -17,7 +17,7 @@ from zoo.models.deployable import Deployable, build_deployable
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from torch import nn
+    from torch import Tensor, nn
 
     from zoo.bundle.bundle import BundleConfig
 
@@ -34,7 +34,7 @@ def save_bundle(folder: Path, deployable: nn.Module, config: BundleConfig, card:
         card: Markdown of the model card.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in deployable.state_dict().items()}
+    state = _state_of(deployable)
     with (
         replacing(folder / CONFIG_NAME) as config_path,
         replacing(folder / CARD_NAME) as card_path,
@@ -48,6 +48,18 @@ def save_bundle(folder: Path, deployable: nn.Module, config: BundleConfig, card:
         preprocessor = json.dumps(config.preprocessing.as_transformers(), indent=2)
         preprocessor_path.write_text(preprocessor + "\n", encoding="utf-8")
         config_path.write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
+def _state_of(model: nn.Module) -> dict[str, Tensor]:
+    """Return the state dict on the CPU; safetensors refuses memory that is shared, as by layers of CoaT."""
+    state: dict[str, Tensor] = {}
+    known: set[int] = set()
+    for name, value in model.state_dict().items():
+        tensor = value.detach().cpu().contiguous()
+        memory = tensor.untyped_storage().data_ptr()
+        state[name] = tensor.clone() if memory in known else tensor
+        known.add(memory)
+    return state
 
 
 def load_bundle(folder: Path) -> tuple[Deployable, BundleConfig]:
