@@ -64,7 +64,8 @@ def test_inputs_without_images_are_refused_before_the_network_is_loaded(
     Path("empty").mkdir()
     result = zoo("predict", bundle, where, "--out", "out")
     assert result.exit_code == 1
-    assert f"{where} matches no images" in result.output or f"{where} does not exist" in result.output
+    assert isinstance(result.exception, ZooError)
+    assert str(result.exception).startswith((f"{where} matches no images", f"{where} does not exist"))
     with pytest.raises(ZooError, match=r"matches no images|does not exist"):
         predict(bundle, where)
     assert not list(Path().glob("out/*"))
