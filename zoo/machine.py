@@ -41,6 +41,13 @@ def cpu_flags() -> frozenset[str]:
     return frozenset(next(_cpu_info("flags", "features"), "").split())
 
 
+def int8_overflows() -> bool:
+    """Return whether fast sums of int8 products overflow on this processor: x86 without VNNI."""
+    import platform
+
+    return platform.machine() in ("x86_64", "AMD64") and not any("vnni" in flag for flag in cpu_flags())
+
+
 def _cpu_info(*names: str) -> Iterator[str]:
     """Yield the values of Linux's description of the processors whose names begin so, in lower case."""
     info = Path("/proc/cpuinfo")

@@ -167,7 +167,7 @@ def builders(bundle: Path, folder: Path, size: tuple[int, int]) -> dict[str, Cal
     blank = torch.zeros(1, *size, 3, dtype=torch.uint8)
     encoder = deployable.config.networks[0].encoder
     own = {
-        f"zoo {backend} {precision}": partial(_zoo, bundle, backend, precision)
+        f"{backend} {precision} (zoo)": partial(_zoo, bundle, backend, precision)
         for backend in ("ort", "openvino")
         for precision in ("fp32", "int8")
     }
@@ -188,7 +188,7 @@ def builders(bundle: Path, folder: Path, size: tuple[int, int]) -> dict[str, Cal
 
     return {
         "eager": lambda: partial(by_torch, model),
-        "zoo eager": partial(_zoo, bundle, "eager", None),
+        "eager (zoo)": partial(_zoo, bundle, "eager", None),
         **own,
         "torch.compile": lambda: partial(by_torch, torch.compile(model, dynamic=False)),
         "torch.onnx + ORT": lambda: by_ort(of_torch(dynamo=True)),

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from zoo.bundle.bundle import CARD_NAME, find_bundle
 from zoo.errors import BundleError, ZooError
-from zoo.machine import gpu_count
+from zoo.machine import gpu_count, int8_overflows
+from zoo.predictors.artifact import ONNX_NAMES
 from zoo.predictors.backends import BACKENDS, backends_of, missing_file
 from zoo.predictors.fastest import fastest, recorded
 from zoo.predictors.load import FASTEST, load_predictor
@@ -133,6 +134,9 @@ def why_not(candidate: Candidate, source: ModelSource, gpus: int) -> str:
     """Return the reason not to try a candidate; empty to try it."""
     if candidate.device == "cuda" and not gpus:
         return "no NVIDIA GPU"
+    int8 = candidate.precision == "int8" or source.path.name == ONNX_NAMES["int8"]
+    if candidate.backend == "openvino" and int8 and source.backend is None and int8_overflows():
+        return "its int8 sums overflow on this processor, which has no VNNI"
     return missing_file(candidate.backend, source.path, candidate.precision) if source.path.is_dir() else ""
 
 

@@ -7,6 +7,7 @@ A file is compiled once for all shapes: on 2 cores at 512x512, compiling for one
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from zoo.errors import BundleError
-from zoo.machine import fewer_cores
+from zoo.machine import fewer_cores, int8_overflows
 from zoo.predictors.artifact import INPUT_NAME, METADATA_KEY, parse_metadata
 from zoo.predictors.exported import ExportedPredictor
 from zoo.predictors.limits import Limits, limits_of_sizes, smallest
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from zoo.predictors.artifact import ArtifactMetadata, Precision
+
+log = logging.getLogger(__name__)
 
 PACKAGE = "openvino"
 DEVICE = "CPU"
@@ -78,6 +81,12 @@ class OpenVinoPredictor(ExportedPredictor):
         self.session = Session(path, partial(compile_file, self.api, path, threads), alone=True)
         with self.session.use() as compiled:
             super().__init__(path, compiled.metadata)
+            if compiled.metadata.precision == "int8" and int8_overflows():
+                log.warning(
+                    "%s: OpenVINO's int8 sums overflow on this processor, which has no VNNI: compare the "
+                    "masks (zoo bench), or use backend ort",
+                    path,
+                )
             self.kernels, self._limits = compiled.kernels, compiled.limits
             self._sizes = compiled.model.input(0).partial_shape
         self.version = ".".join(self.api.__version__.split("-")[0].split(".")[:3])

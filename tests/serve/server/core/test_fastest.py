@@ -7,9 +7,9 @@ import pytest
 
 import zoo
 from zoo.errors import BundleError, ZooError
-from zoo.predictors.fastest import RECORD_NAME, Record, fastest, measure, record, recorded
+from zoo.predictors.fastest import RECORD_NAME, Record, contestants, fastest, measure, record, recorded
 from zoo.predictors.load import load_predictor
-from zoo.serve.server.core.loading import ModelSource, load_best
+from zoo.serve.server.core.loading import ModelSource, candidates, load_best, why_not
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,9 +50,29 @@ def test_a_precision_leaves_the_files_of_others_out(chosen: Path, write_onnx: Wr
     with pytest.raises(BundleError, match="has no file in int8 that runs on this CPU: zoo export"):
         fastest(chosen, 1, "int8")
     write_onnx(chosen / "model.int8.onnx", metadata="")
-    record(chosen, 1, ORT_WINS | {"openvino:int8": 0.5})
-    assert recorded(chosen, 1) == ("openvino", "int8")
+    record(chosen, 1, ORT_WINS | {"ort:int8": 0.5})
+    assert recorded(chosen, 1) == ("ort", "int8")
     assert recorded(chosen, 1, "fp32") == ("ort", "fp32")
+
+
+@pytest.mark.parametrize(("flags", "takes_part"), [({"avx2"}, False), ({"avx2", "avx_vnni"}, True)])
+def test_openvino_runs_int8_only_where_its_sums_do_not_overflow(
+    onnx_bundle: Path,
+    write_onnx: WriteOnnx,
+    monkeypatch: pytest.MonkeyPatch,
+    flags: set[str],
+    takes_part: bool,
+) -> None:
+    monkeypatch.setattr("zoo.machine.cpu_flags", lambda: frozenset(flags))
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    write_onnx(onnx_bundle / "model.int8.onnx", metadata="")
+    names = {each.name for each in contestants(onnx_bundle)}
+    assert names - {"openvino:int8"} == {*ORT_WINS, "ort:int8"}
+    assert ("openvino:int8" in names) == takes_part
+    asked = ModelSource("m", onnx_bundle, precision="int8", device="cpu")
+    reasons = {each.backend: why_not(each, asked, 0) for each in candidates(asked)}
+    assert ("overflow" in reasons["openvino"]) != takes_part
+    assert reasons["ort"] == ""
 
 
 @pytest.mark.parametrize("change", ["threads", "file", "processor", "text"])
