@@ -163,8 +163,9 @@ class LoadTest:
     def _holds(self, rate: float) -> bool:
         """Measure a rate once, add a row, and return whether it is within the bound."""
         bound_ms = self.settings.bound_ms
-        self.say(f"search: {rate:.4g} arrivals/s within {bound_ms:g} ms?")
         wanted = min(self.settings.search_requests, math.ceil(rate * LONGEST_TRY))
+        seconds = max(self.settings.search_seconds, wanted / rate)
+        self.say(f"search: {rate:.4g} arrivals/s within {bound_ms:g} ms? {seconds:.0f} s, again if not")
         limit = Limit(bound_ms / 1000, ALLOWED)
         budget = Budget(self.settings.search_seconds, wanted)
         observed = self.client.open(rate, budget, seed=1000 + len(self.searched), limit=limit)

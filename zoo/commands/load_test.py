@@ -57,7 +57,7 @@ def load_test(
             "--bound-ms",
             min=0.1,
             help="Find the highest rate at which no request fails and the 99th percentile of the latency "
-            "stays below this bound; default: 100.",
+            "stays below this bound; default: 100. The search tries up to 16 rates, each up to two minutes.",
         ),
     ] = None,
     seconds: Annotated[
