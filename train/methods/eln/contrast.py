@@ -1,12 +1,15 @@
 """Pixel contrastive loss of ELN (Kwon & Kwak, CVPR 2022, Eq. 10), in two forms that can be trained.
 
 Every pixel of a batch (or of a window of it) is paired with every other: N x N similarities. They are
-computed in chunks of rows that are recomputed in the backward pass, so that memory grows with N, not with its
-square; sums over the pixels of a class are products with one-hot labels, without loops over classes.
+computed in chunks of rows, so that memory grows with N, not with its square. On a GPU, chunks are recomputed
+in the backward pass, and sums over the pixels of a class are products with one-hot labels: loops over classes
+would wait for the GPU. On a CPU, pixels are sorted by class, and the gradient of the student is computed
+beside the value, so that no similarity is computed twice.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,11 +17,15 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from zoo.classes import IGNORE
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 CHUNK = 1024
 """Rows of the similarity matrix that exist at a time."""
+BLOCK = 2**20
+"""Similarities that exist at a time on a CPU, so that they stay in its cache."""
 TINY = 1e-8
 
 
@@ -87,6 +94,8 @@ def pair_sums(
         chunk: number of rows computed at a time.
     """
     anchors, keys = _prepare(teacher, student, temperature)
+    if _is_fast(teacher, student):
+        return _with_gradient(keys, partial(_pair_sums_by_class, anchors, keys, label))
     members = _members(label, num_classes, anchors)
     rows = _by_rows(lambda a, h: h.T @ (torch.exp(a @ keys.T) @ members), anchors, members, chunk)
     sums = torch.stack(rows).sum(dim=0)  # (K, K)
@@ -121,6 +130,8 @@ def mean_positive(
         chunk: number of rows computed at a time.
     """
     anchors, keys = _prepare(student, teacher, temperature)
+    if _is_fast(teacher, student):
+        return _with_gradient(anchors, partial(_mean_positive_by_class, anchors, keys, label))
     members = _members(label, num_classes, anchors)
     count = members.sum(dim=0)  # (K,)
 
@@ -158,3 +169,74 @@ def _by_rows(
         anchors.device.type, enabled=False
     ):  # sums of thousands of pairs need single precision
         return [checkpoint(function, a, h, use_reentrant=False, preserve_rng_state=False) for a, h in pairs]
+
+
+def _is_fast(teacher: Tensor, student: Tensor) -> bool:
+    """Return whether the sums by class apply, which have no gradient of the teacher."""
+    return student.device.type == "cpu" and not teacher.requires_grad
+
+
+def _with_gradient(tensor: Tensor, compute: Callable[[], tuple[Tensor, Tensor]]) -> Tensor:
+    """Return the value that `compute` returns beside its gradient with respect to a tensor."""
+    with torch.no_grad(), torch.autocast("cpu", enabled=False):
+        value, gradient = compute()
+    return value + ((tensor - tensor.detach()) * gradient).sum()
+
+
+def _by_class(label: Tensor) -> tuple[Tensor, list[slice]]:
+    """Return the pixels that take part sorted by class, and the slice of each class that is present."""
+    order = label.argsort(stable=True)
+    order = order[label[order] != IGNORE]
+    ends = label[order].unique_consecutive(return_counts=True)[1].cumsum(0).tolist()
+    return order, [slice(begin, end) for begin, end in zip([0, *ends], ends, strict=False)]
+
+
+def _chunks(rows: slice, columns: int) -> list[slice]:
+    """Return the parts of a class that have `BLOCK` similarities with all pixels."""
+    step = max(BLOCK // columns, 1)
+    return [slice(begin, min(begin + step, rows.stop)) for begin in range(rows.start, rows.stop, step)]
+
+
+def _pair_sums_by_class(anchors: Tensor, keys: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+    """Return `pair_sums` and its gradient with respect to the keys.
+
+    For anchors of class c, the gradient of key j is that of G_ck times the sum of S_ij anchor_i, which needs
+    G_c alone: one pass over the similarities of a class gives both.
+    """
+    order, classes = _by_class(label)
+    anchors, sorted_keys = F.pad(anchors[order], (0, 1), value=1.0), keys[order]
+    value, moved = keys.new_zeros(()), torch.zeros_like(sorted_keys)
+    for own in classes:
+        sums = torch.zeros_like(anchors)  # (N, D + 1): of S_ij anchor_i and of S_ij, for each key
+        for rows in _chunks(own, len(order)):
+            sums += torch.exp(anchors[rows, :-1] @ sorted_keys.T).T @ anchors[rows]
+        mass, count = sums[:, -1], own.stop - own.start
+        positive = mass[own].sum().clamp(min=TINY)
+        negative = (mass[: own.start].sum() + mass[own.stop :].sum()).clamp(min=TINY)
+        value += (torch.log(positive + negative) - torch.log(positive)) / count
+        moved += sums[:, :-1] / ((positive + negative) * count)
+        moved[own] -= sums[own, :-1] / (positive * count)
+    scale = max(len(classes), 1)
+    return value / scale, torch.zeros_like(keys).index_copy(0, order, moved / scale)
+
+
+def _mean_positive_by_class(anchors: Tensor, keys: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+    """Return `mean_positive` and its gradient with respect to the anchors; each needs its row alone."""
+    order, classes = _by_class(label)
+    sorted_anchors, keys = anchors[order], F.pad(keys[order], (0, 1), value=1.0)
+    value, moved = anchors.new_zeros(()), torch.zeros_like(sorted_anchors)
+    for own in classes:
+        positives, count = keys[own, :-1], own.stop - own.start
+        others = keys[: own.start], keys[own.stop :]
+        for rows in _chunks(own, len(order)):
+            a = sorted_anchors[rows]
+            # (n, D + 1): sums over the negatives of d_ik key_k and of d_ik
+            apart = torch.stack([torch.exp(a @ each[:, :-1].T) @ each for each in others]).sum(dim=0)
+            cosine = a @ positives.T
+            close = torch.exp(cosine)
+            inverse = (close + apart[:, -1:]).reciprocal()
+            value -= (torch.log(inverse) + cosine).sum() / count
+            pulled = (close * inverse) @ positives - positives.sum(dim=0)
+            moved[rows] = (pulled + inverse.sum(dim=1, keepdim=True) * apart[:, :-1]) / count
+    scale = max(len(order), 1)
+    return value / scale, torch.zeros_like(anchors).index_copy(0, order, moved / scale)

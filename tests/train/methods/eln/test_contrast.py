@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from zoo.classes import IGNORE
+from zoo.train.methods.eln import contrast
 from zoo.train.methods.eln.contrast import FORMS, mean_over_windows, mean_positive, pair_sums, random_windows
 
 if TYPE_CHECKING:
@@ -87,6 +88,34 @@ def test_chunks_do_not_change_it(
 ) -> None:
     function = partial(FORMS[form], label=label, num_classes=CLASSES)
     assert_same(partial(function, chunk=chunk), function, *features)
+
+
+@pytest.mark.parametrize("block", [1, 40, 2**20])
+def test_a_gradient_that_is_computed_beside_the_value_is_that_of_the_formula(
+    form: str,
+    block: int,
+    features: tuple[Tensor, Tensor],
+    label: Tensor,
+    assert_same: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(contrast, "BLOCK", block)
+    teacher, student = features  # the teacher without a gradient, as in training
+    function = partial(FORMS[form], label=label, num_classes=CLASSES, temperature=TEMPERATURE)
+    literal = partial(LITERAL[form], label=label)
+    assert_same(partial(function, teacher), partial(literal, teacher), student)
+
+
+def test_both_ways_agree_on_many_pixels(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    teacher, student = torch.randn(2, 3000, 6)
+    label = torch.randint(CLASSES, (3000,))
+    student.requires_grad_()
+    results = []
+    for is_fast in (True, False):
+        monkeypatch.setattr(contrast, "_is_fast", lambda *_, is_fast=is_fast: is_fast)
+        loss = FORMS[form](teacher, student, label, CLASSES)
+        results.append((loss.detach(), *torch.autograd.grad(loss, student)))
+    torch.testing.assert_close(*results, atol=1e-7, rtol=1e-4)
 
 
 def test_it_is_a_zero_with_a_gradient_when_no_pixel_takes_part(
