@@ -144,7 +144,7 @@ def test_on_a_cpu_bf16_and_int8_need_their_instructions() -> None:
     assert chosen("precision of training") == ("fp32, the default", "the processor has no bf16 instructions")
     assert chosen("int8")[0] == "rarely worth it"
     able = {"instructions": ["AVX-512", "VNNI", "AMX bf16"]}
-    assert chosen("precision of training", processor=able)[0] == "--precision bf16"
+    assert chosen("precision of training", processor=able)[0] == "--precision auto"
     assert chosen("int8", processor=able)[0] == "worth it"
     unlisted = {"instructions": None}
     assert chosen("int8", processor=unlisted)[1].startswith("this system does not list int8 instructions")

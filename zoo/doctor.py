@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from huggingface_hub import constants
 
 from zoo.machine import (
+    BF16_CAPABILITY,
+    FP16_CAPABILITY,
     cores,
     cpu_flags,
     cpu_model,
@@ -59,9 +61,6 @@ INSTRUCTIONS = {
 INT8 = ("VNNI", "AMX int8", "dot product", "int8 matrices")
 BF16 = ("bf16", "AMX bf16")
 """Instruction sets that make the precision faster on a CPU."""
-
-BF16_CAPABILITY, FP16_CAPABILITY = (8, 0), (7, 0)
-"""Compute capabilities from which GPUs have tensor cores for the precision."""
 
 LEAST_DISK_GB, LEAST_RAM_MIB = 5.0, 4096.0
 """Free disk and memory below which training or export is likely to fail."""
@@ -296,7 +295,11 @@ def _precision(facts: dict[str, Any]) -> Choice:
         return Choice(topic, "fp32, the default", f"no tensor cores, {name}")
     fast = _of(facts, BF16)
     if fast:
-        return Choice(topic, "--precision bf16", f"the processor has {', '.join(fast)}")
+        return Choice(
+            topic,
+            "--precision auto",
+            f"the processor has {', '.join(fast)}: bf16 if it is measured to be faster",
+        )
     return Choice(topic, "fp32, the default", _lacks(facts, "bf16 instructions"))
 
 

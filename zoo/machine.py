@@ -29,6 +29,13 @@ def cuda_driver() -> ctypes.CDLL | None:
         return None
 
 
+BF16_CAPABILITY, FP16_CAPABILITY = (8, 0), (7, 0)
+"""Compute capabilities from which GPUs have tensor cores for the precision."""
+
+BF16_FLAGS = frozenset({"avx512_bf16", "bf16", "amx_bf16"})
+"""Instruction sets, one of which makes bf16 faster on a CPU."""
+
+
 def cpu_model() -> str:
     """Return the model name of the processor, or its architecture where the system reports no name."""
     import platform

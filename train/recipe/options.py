@@ -36,7 +36,8 @@ class TrainingOptions(NamedTuple):
         recipe: name or file of the recipe; None for the method's for these data.
         settings: `key=value` for any other setting.
         steps: length of the run.
-        precision: mixed precision of the networks.
+        precision: mixed precision of the networks; `auto` leaves that of the recipe, for
+            `zoo.train.loop.precision` to choose.
         compile: whether to compile the networks.
         channels_last: memory layout.
         recompute: whether to keep fewer activations.
@@ -61,7 +62,7 @@ class TrainingOptions(NamedTuple):
     recipe: str | None = None
     settings: tuple[str, ...] = ()
     steps: int | None = None
-    precision: Literal["fp32", "bf16", "fp16"] | None = None
+    precision: Literal["auto", "fp32", "bf16", "fp16"] | None = None
     compile: bool = False
     channels_last: bool | None = None
     recompute: bool = False
@@ -95,7 +96,7 @@ class TrainingOptions(NamedTuple):
             "start_from": list(self.start_from) or None,
             "encoder_weights": self.encoder_weights,
             "freeze_encoder": self.freeze_encoder or None,
-            "precision": self.precision,
+            "precision": None if self.precision == "auto" else self.precision,
             "compute.compile": self.compile or None,
             "compute.channels_last": self.channels_last,
             "compute.recompute": self.recompute or None,

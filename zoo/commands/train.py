@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from zoo.commands.arguments import (
-    AmpOption,
     BatchOption,
     CropOption,
     DeviceOption,
@@ -92,7 +91,10 @@ def train(
     accumulate: Annotated[
         int | None, typer.Option(min=1, help="Batches of a step, one after the other: for less memory.")
     ] = None,
-    precision: AmpOption = None,
+    precision: Annotated[
+        Literal["auto", "fp32", "bf16", "fp16"] | None,
+        typer.Option(help="Mixed precision of the networks; auto: the fastest here, as measured on a CPU."),
+    ] = None,
     device: DeviceOption = None,
     devices: Annotated[
         int, typer.Option(min=1, help="Processes, one for each device; on several machines use torchrun.")
@@ -155,6 +157,7 @@ def train(
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from zoo.errors import RecipeError
     from zoo.train.loop.hardware import Hardware
+    from zoo.train.loop.precision import with_precision_of_machine
     from zoo.train.recipe.options import TrainingOptions
     from zoo.train.session import resume as resume_run
     from zoo.train.session import start as start_run
@@ -194,6 +197,8 @@ def train(
         metrics = resume_run(out or newest_run(method), method, hardware, wandb, data)
     else:
         resolved = options.read()
+        if precision == "auto":
+            resolved = with_precision_of_machine(resolved, hardware)
         if plan and profile:
             raise RecipeError("got --plan and --profile, expected one of them: --plan also times steps")
         if plan or profile:
