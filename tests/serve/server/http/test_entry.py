@@ -25,10 +25,10 @@ PAGE = "https://maps.example.com"
 @pytest.mark.parametrize(
     ("query", "words"),
     [
-        ("modle=b", "got parameter 'modle', expected format, model, output: use model"),
+        ("modle=b", "got parameter 'modle', expected format, model, output, unknown_below: use model"),
         ("fromat=json", "use format"),
         ("Format=json", "use format"),
-        ("name=b", "got parameter 'name', expected format, model, output: leave it out"),
+        ("name=b", "got parameter 'name', expected format, model, output, unknown_below: leave it out"),
         ("format=json&outptu=mask", "use output"),
         ("model=stand-in&model=other", "got parameter model more than once"),
         ("=x", "got parameter ''"),
