@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import struct
 import sys
+import tempfile
 import zlib
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,7 +33,6 @@ from zoo.preprocess import Preprocessing
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
-    from pathlib import Path
 
     MakeBundle = Callable[..., Path]
     Install = Callable[..., None]
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
 
 torch.set_num_threads(1)  # a second thread costs such small networks more than it gives
 
+TINY_RECIPE = Path(__file__).with_name("tiny.toml")
 IMGSZ = (64, 64)
 SMALL = {"encoder": "mobilenetv3_small_050", "decoder_channels": 32, "low_level_channels": 16}
 
@@ -218,6 +221,14 @@ def threshold_metadata() -> ArtifactMetadata:
     )
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Give a run its own cache of compiled code: a process that is killed leaves torn files in it."""
+    if not hasattr(config, "workerinput"):  # workers of xdist inherit that of the run
+        folder = tempfile.TemporaryDirectory(prefix="zoo-compiled-", ignore_cleanup_errors=True)
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder.name
+        config.add_cleanup(folder.cleanup)
+
+
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
     """Let PyTorch use one thread: two on a busy machine wait for each other."""
@@ -320,32 +331,6 @@ def _png_file() -> PngFile:
     return png_file
 
 
-TINY_RECIPE = """
-steps = 10
-pretrained = false
-data = { spec = "FOLDER", partition = "4", imgsz = [32, 32], batch_l = 2, batch_u = 2, workers = 0 }
-
-[network]
-encoder = "test_resnet"
-output_stride = 8
-decoder_channels = 16
-low_level_channels = 8
-rates = [1, 2]
-
-[method]
-name = "eln"
-pretrain_steps = 3
-localize_steps = 2
-reset_every = 2
-alphas = [0.5, 1.0]
-embedding_channels = 8
-windows = 2
-window_size = 4
-filter = { encoder = "test_resnet" }
-optimizer = { lr = 1e-3, schedule = "poly" }
-"""
-
-
 @pytest.fixture
 def little_space() -> LittleSpace:
     """Return a context in which no file of this process grows beyond so many bytes."""
@@ -385,7 +370,7 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_recipe(tiny_folder: Path) -> Path:
     """Return the file of an ELN recipe whose ten steps pass through all phases within a second."""
     path = tiny_folder.parent / "tiny.toml"
-    path.write_text(TINY_RECIPE.replace("FOLDER", tiny_folder.as_posix()))
+    path.write_text(TINY_RECIPE.read_text().replace("FOLDER", tiny_folder.as_posix()))
     return path
 
 
