@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from zoo import __version__
-from zoo.bundle.bundle import replacing, write_json
+from zoo.bundle.bundle import write_json, write_text
 from zoo.errors import DatasetError, ZooError
 from zoo.faults import is_full_disk, is_full_memory
 from zoo.machine import cores, cpu_model, git_state, installed_packages
@@ -134,8 +134,7 @@ def _write(folder: Path, before: RunRecord, latest: Attempt) -> None:
 def _write_packages(folder: Path) -> None:
     """Write the installed packages in the format of `pip install --constraint`."""
     lines = (f"{name}=={version}\n" for name, version in installed_packages().items())
-    with replacing(folder / PACKAGES_NAME) as temporary:
-        temporary.write_text("".join(lines), encoding="utf-8")
+    write_text(folder / PACKAGES_NAME, "".join(lines))
 
 
 def _now() -> str:

@@ -21,13 +21,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from huggingface_hub import constants
 
 from zoo.machine import (
-    BF16_CAPABILITY,
-    FP16_CAPABILITY,
     cores,
     cpu_flags,
     cpu_model,
     cpu_quota,
     cuda_driver,
+    gpu_precision,
     machine_cores,
     nvidia_smi,
     pixel_cache,
@@ -286,13 +285,8 @@ def _device(found: dict[str, Any]) -> Choice:
 def _precision(facts: dict[str, Any]) -> Choice:
     topic = "precision of training"
     if devices := facts["gpu"]["devices"]:
-        capability = tuple(map(int, devices[0]["capability"].split(".")))
-        name = f"compute capability {devices[0]['capability']}"
-        if capability >= BF16_CAPABILITY:
-            return Choice(topic, "--precision bf16", f"tensor cores, {name}")
-        if capability >= FP16_CAPABILITY:
-            return Choice(topic, "--precision fp16", f"tensor cores without bf16, {name}")
-        return Choice(topic, "fp32, the default", f"no tensor cores, {name}")
+        found, reason = gpu_precision(tuple(map(int, devices[0]["capability"].split("."))))
+        return Choice(topic, "fp32, the default" if found == "fp32" else f"--precision {found}", reason)
     fast = _of(facts, BF16)
     if fast:
         return Choice(

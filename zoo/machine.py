@@ -20,6 +20,9 @@ CGROUPS = Path("/sys/fs/cgroup")
 
 MEMBERSHIP = Path("/proc/self/cgroup")
 
+BF16_CAPABILITY, FP16_CAPABILITY = (8, 0), (7, 0)
+"""Compute capabilities from which GPUs have tensor cores for the precision."""
+
 
 def cuda_driver() -> ctypes.CDLL | None:
     """Return the NVIDIA driver library, without loading PyTorch; None if it is not installed."""
@@ -29,11 +32,14 @@ def cuda_driver() -> ctypes.CDLL | None:
         return None
 
 
-BF16_CAPABILITY, FP16_CAPABILITY = (8, 0), (7, 0)
-"""Compute capabilities from which GPUs have tensor cores for the precision."""
-
-BF16_FLAGS = frozenset({"avx512_bf16", "bf16", "amx_bf16"})
-"""Instruction sets, one of which makes bf16 faster on a CPU."""
+def gpu_precision(capability: tuple[int, ...]) -> tuple[str, str]:
+    """Return the fastest precision of training on a GPU of a compute capability, and the reason."""
+    words = f"compute capability {'.'.join(map(str, capability))}"
+    if capability >= BF16_CAPABILITY:
+        return "bf16", f"tensor cores, {words}"
+    if capability >= FP16_CAPABILITY:
+        return "fp16", f"tensor cores without bf16, {words}"
+    return "fp32", f"no tensor cores, {words}"
 
 
 def cpu_model() -> str:

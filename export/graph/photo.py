@@ -40,7 +40,7 @@ DIVISION = """
     {out}_left = Cast<to = 1>({out}_exact)
     {out}_rest = Div({out}_left, {out}_below)
 """
-"""Nodes that divide integers: a quotient, which may be off by one, and the rest over the divisor.
+"""Nodes that divide integers: a quotient, which may be off by one, and the remainder over the divisor.
 
 OpenVINO computes in float32 and multiplies by reciprocals, so that a quotient that is exact, or exactly
 between two results, may be rounded either way. The product and the rest are integers.

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class EvenSubset(Subset):
-    """Evenly spaced `val` images of a source, without other splits.
+    """Evenly spaced `val` images of a source; the other splits are empty.
 
     Args:
         source: source of the images.

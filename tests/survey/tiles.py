@@ -32,8 +32,8 @@ Size = tuple[int, int]
 HEADER = """# Tiles
 
 One pass against `zoo predict --tile`: mosaics of `val` images of `shapes` in TIFF files, one thread of a CPU.
-Memory is the peak of the process (PyTorch alone takes {base:.0f} MB); seconds are those of the processor, as
-the machine was busy. "Other" pixels have another class than in one pass, "wrong" ones another than the truth.
+Memory is the peak of the process (PyTorch alone takes {base:.0f} MB). Seconds are processor time, because the
+machine was busy. "Other" pixels have another class than in one pass, "wrong" ones another than the truth.
 
 ```sh
 {command}

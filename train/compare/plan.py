@@ -10,7 +10,7 @@ import json
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from zoo.bundle.bundle import replacing
+from zoo.bundle.bundle import write_text
 from zoo.errors import RecipeError
 from zoo.models.segmentation import segmentation_networks
 from zoo.train.compare.record import BASELINE, SECOND_START, START, Candidate
@@ -215,8 +215,7 @@ def write_recipe(path: Path, recipe: Recipe) -> None:
     lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in values.items()]
     path.parent.mkdir(parents=True, exist_ok=True)
     title = f"# {path.stem} in a comparison: {recipe.recipe}, with the settings that all rows share."
-    with replacing(path) as temporary:
-        temporary.write_text("\n".join([title, *lines]) + "\n", encoding="utf-8")
+    write_text(path, "\n".join([title, *lines]) + "\n")
     if load_recipe(str(path)) != recipe:
         raise RecipeError(f"{path} does not give back its recipe: leave --set preset=official out")
 

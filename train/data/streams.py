@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zoo.bundle.bundle import replacing
+from zoo.bundle.bundle import write_text
 from zoo.child import is_first
 from zoo.classes import IGNORE
 from zoo.data.channels import Measured, measure
@@ -193,8 +193,7 @@ def hold_out(recipe: Recipe, partition: Partition) -> tuple[Partition, tuple[str
 def write_held_out(folder: Path, held_out: tuple[str, ...]) -> None:
     """Write the list of held-out images beside those of the partition, if there are any."""
     if held_out:
-        with replacing(folder / HELD_OUT_NAME) as temporary:
-            temporary.write_text("".join(f"{id_}\n" for id_ in held_out), encoding="utf-8")
+        write_text(folder / HELD_OUT_NAME, "".join(f"{id_}\n" for id_ in held_out))
 
 
 def read_held_out(folder: Path) -> tuple[str, ...]:

@@ -14,8 +14,9 @@ from torch.distributed import is_torchelastic_launched
 
 from zoo.child import is_first
 from zoo.errors import RecipeError
-from zoo.machine import BF16_CAPABILITY, BF16_FLAGS, FP16_CAPABILITY, cpu_flags, limit_torch
+from zoo.machine import gpu_precision, limit_torch
 from zoo.models.segmentation import SegmentationNetwork
+from zoo.predictors.eager import has_bf16_instructions
 
 if TYPE_CHECKING:
     from zoo.train.loop.hardware import Hardware
@@ -55,8 +56,9 @@ def with_precision_of_machine(recipe: Recipe, hardware: Hardware) -> Recipe:
     if TOLD in os.environ:  # started by the first process
         return recipe.model_copy(update={"precision": os.environ[TOLD]})
     if device == "cuda":
-        chosen = of_capability(torch.cuda.get_device_capability())
-    elif not BF16_FLAGS & cpu_flags():
+        found, words = gpu_precision(torch.cuda.get_device_capability())
+        chosen = Chosen(found, f"the GPU has {words}")
+    elif not has_bf16_instructions():
         chosen = Chosen("fp32", "the processor has no bf16 instructions")
     elif is_torchelastic_launched():
         raise RecipeError(
@@ -71,16 +73,6 @@ def with_precision_of_machine(recipe: Recipe, hardware: Hardware) -> Recipe:
     if is_first():
         log.info("precision auto: %s, as %s", *chosen)
     return recipe.model_copy(update={"precision": chosen.precision})
-
-
-def of_capability(capability: tuple[int, int]) -> Chosen:
-    """Return the precision of a GPU with a compute capability."""
-    words = f"compute capability {capability[0]}.{capability[1]}"
-    if capability >= BF16_CAPABILITY:
-        return Chosen("bf16", f"the GPU has {words}")
-    if capability >= FP16_CAPABILITY:
-        return Chosen("fp16", f"the GPU has {words}, tensor cores without bf16")
-    return Chosen("fp32", f"the GPU has {words}, no tensor cores")
 
 
 def of_seconds(fp32: float, bf16: float) -> Chosen:

@@ -132,13 +132,12 @@ def _check_choice(paths: list[Path], settings: Settings) -> None:
 
 def _choose(bundle: Path, report: Report) -> str:
     """Record the latencies of a bundle's files in it, and return the name of the fastest."""
-    from zoo.predictors.fastest import fastest, record
+    from zoo.predictors.fastest import record
 
     rows = [row for row in report.rows if row.model == str(bundle) and row.end_to_end_ms is not None]
     batch = min(report.settings.batches)
     ms = {row.name: row.end_to_end_ms.p50 for row in rows if row.end_to_end_ms and row.batch == batch}
-    record(bundle, report.settings.threads, ms)
-    return fastest(bundle, report.settings.threads).name
+    return record(bundle, report.settings.threads, ms).name
 
 
 def _measured(

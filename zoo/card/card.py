@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from zoo.bundle.bundle import CARD_NAME, CONFIG_NAME, load_config, replacing, write_json
+from zoo.bundle.bundle import CARD_NAME, CONFIG_NAME, load_config, write_json, write_text
 from zoo.bundle.manifest import MANIFEST_NAME, FileEntry, read_manifest
 from zoo.card.licenses import license_table, stated_license
 from zoo.card.metadata import metadata, title
@@ -96,9 +96,7 @@ def refresh_card(bundle: Path) -> None:
     Raises:
         BundleError: the folder is not a bundle, or its card, manifest or benchmark cannot be read.
     """
-    card = model_card(load_config(bundle), bundle)
-    with replacing(bundle / CARD_NAME) as path:
-        path.write_text(card, encoding="utf-8")
+    write_text(bundle / CARD_NAME, model_card(load_config(bundle), bundle))
     files = [bundle / CARD_NAME, bundle / CONFIG_NAME]
     _rehash(bundle, [*files, *(bundle / BENCHMARK_NAME).parent.glob("benchmark.*")])
 

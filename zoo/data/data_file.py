@@ -158,12 +158,13 @@ def with_new_val(toml: Path, folder: Path, val_list: str) -> str:
     Raises:
         DatasetError: `toml` cannot be read.
     """
-    data = read_data_file(toml) if toml.is_file() else DataFile()
+    data, lines = DataFile(), []
+    if toml.is_file():
+        data, lines = read_data_file(toml), toml.read_text(encoding="utf-8").splitlines()
     keys = {
         "root": Path(os.path.relpath(toml.parent / data.root, folder)).as_posix(),
         "val_list": val_list,
     }
-    lines = toml.read_text(encoding="utf-8").splitlines() if toml.is_file() else []
     first_table = next((i for i, line in enumerate(lines) if TABLE.match(line)), len(lines))
     kept = [line for line in lines[:first_table] if not OWN_KEYS.match(line)]
     # a JSON string is a TOML string

@@ -15,7 +15,7 @@ from math import sqrt
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo.bundle.bundle import replacing, write_json
+from zoo.bundle.bundle import write_json, write_text
 from zoo.data.lists import IdFinder, read_list
 from zoo.data.open import is_published
 from zoo.errors import DatasetError
@@ -76,8 +76,7 @@ class Partition:
         """Write the two lists, the tags, if any, and their record to a folder."""
         folder.mkdir(parents=True, exist_ok=True)
         for name, ids in ((LABELED_NAME, self.labeled), (UNLABELED_NAME, self.unlabeled)):
-            with replacing(folder / name) as temporary:
-                temporary.write_text("".join(f"{id_}\n" for id_ in ids), encoding="utf-8")
+            write_text(folder / name, "".join(f"{id_}\n" for id_ in ids))
         counts = {"labeled": len(self.labeled), "unlabeled": len(self.unlabeled)}
         record: dict[str, Any] = {"spec": self.spec, "seed": self.seed}
         record |= {"counts": counts, "digest": self.digest}

@@ -19,6 +19,7 @@ import numpy as np
 from zoo.classes import IGNORE
 from zoo.errors import InvalidImageError, ZooError
 from zoo.image_format import check_finite, displayed
+from zoo.images import ORIENTATION
 from zoo.predict.outputs import OVERLAY, Result, describe, files, named_areas, new_files
 from zoo.predictors.outputs import MASK
 from zoo.predictors.tiles import predict_rows
@@ -42,9 +43,6 @@ BLOCK = 256
 
 CACHE_MB = 128
 """Memory of GDAL for blocks of files."""
-
-ORIENTATION = 274
-"""TIFF tag of how an image is turned, which GDAL ignores."""
 
 
 def check_extra(name: str) -> None:
@@ -75,7 +73,9 @@ class Scene:
 
     @staticmethod
     def reads(source: Any, format_: ImageFormat, name: str) -> bool:
-        """Return whether rows of a dataset are images of a format as they are; not of palettes and pages.
+        """Return whether the bands of a dataset are the channels of a format, so that rows can be read alone.
+
+        A file with a palette, or with its channels as pages, is read whole.
 
         Raises:
             InvalidImageError: a dataset of another format.
@@ -107,7 +107,7 @@ class Scene:
         return image
 
     def gaps(self, rows: slice) -> NDArray[np.bool_]:
-        """Return whether pixels of rows have no data in any band, or are transparent, (h, W)."""
+        """Return which pixels of the rows are transparent or have no data in some band, (h, W)."""
         found: NDArray[np.bool_] = self._read(rows, self.source.dataset_mask) == 0
         return found
 
@@ -168,7 +168,7 @@ def _opened(input_: Input, format_: ImageFormat) -> Iterator[tuple[Scene | NDArr
 
     assert input_.path is not None
     try:
-        with tifffile.TiffFile(input_.path) as file:
+        with tifffile.TiffFile(input_.path) as file:  # GDAL ignores how an image is turned
             is_turned = file.pages.first.tags.valueof(ORIENTATION, default=1) != 1
         source = rasterio.open(input_.path)
     except (RasterioError, tifffile.TiffFileError, OSError) as error:
@@ -300,14 +300,15 @@ class _Writer:
 
     def add(self, rows: NDArray[Any]) -> None:
         """Add rows, (h, W) or (h, W, 3)."""
-        self.waiting = np.concatenate([self.waiting, rows.astype(self.dtype)]) if len(self.waiting) else rows
+        rows = rows.astype(self.dtype, copy=False)
+        self.waiting = np.concatenate([self.waiting, rows]) if len(self.waiting) else rows
         self._flush(len(self.waiting) // BLOCK * BLOCK)
 
     def _flush(self, count: int) -> None:
         from rasterio.windows import Window
 
         if count:
-            bands = np.atleast_3d(self.waiting[:count].astype(self.dtype))
+            bands = np.atleast_3d(self.waiting[:count])
             window = Window(0, self.row, bands.shape[1], count)
             self.file.write(np.moveaxis(bands, -1, 0), window=window)
             self.row += count

@@ -209,7 +209,7 @@ class EagerPredictor(Predictor):
         return derive(given, outputs, calibration)
 
     def _is_judged(self, calibration: Calibration | None) -> bool:
-        """Return whether the reliability of a calibration is computed from the model's own score."""
+        """Return whether a calibration is of the model's own score."""
         return calibration is not None and calibration.score == self.own_score
 
 

@@ -17,7 +17,7 @@ from zoo.machine import cores, cpu_model, int8_overflows
 from zoo.predictors.backends import BACKENDS, ONNX, files_of, versions
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from zoo.predictors.artifact import Precision
@@ -85,7 +85,7 @@ def fastest(bundle: Path, threads: int | None = None, precision: Precision | Non
         record(bundle, threads, ms)
     except BundleError as error:
         log.info("measured again at the next load: %s", error)
-    if (best := _best(bundle, ms, precision)) is None:
+    if (best := _best(contestants(bundle), ms, precision)) is None:
         raise BundleError(f"{bundle} has no file in {precision} that runs on this CPU: zoo export {bundle}")
     return best
 
@@ -105,11 +105,11 @@ def recorded(
     if found != _record(bundle, threads, found.ms):
         log.info("%s is ignored: it is of another processor, number of threads, version or file", path)
         return None
-    return _best(bundle, found.ms, precision)
+    return _best(contestants(bundle), found.ms, precision)
 
 
-def record(bundle: Path, threads: int | None, ms: Mapping[str, float]) -> None:
-    """Write measured latencies into a bundle.
+def record(bundle: Path, threads: int | None, ms: Mapping[str, float]) -> Contestant:
+    """Write measured latencies into a bundle, and return the fastest contestant.
 
     Args:
         bundle: bundle folder.
@@ -119,17 +119,17 @@ def record(bundle: Path, threads: int | None, ms: Mapping[str, float]) -> None:
     Raises:
         BundleError: no file was measured, or the folder cannot be written.
     """
-    names = {each.name for each in contestants(bundle)}
-    kept = {name: value for name, value in ms.items() if name in names}
-    if not kept:
+    known = [each for each in contestants(bundle) if each.name in ms]
+    if (best := _best(known, ms)) is None:
         raise BundleError(f"{bundle} has no exported file that runs on this CPU: zoo export {bundle} first")
     path = bundle / RECORD_NAME
     try:
-        write_json(path, _record(bundle, threads, kept).model_dump())
+        write_json(path, _record(bundle, threads, {each.name: ms[each.name] for each in known}).model_dump())
     except OSError as error:
         raise BundleError(
             f"{path} cannot be written ({error.strerror}): use a bundle in a folder of yours"
         ) from error
+    return best
 
 
 def contestants(bundle: Path) -> list[Contestant]:
@@ -188,8 +188,10 @@ def _ready(bundle: Path, each: Contestant, threads: int | None) -> Predictor:
     return predictor
 
 
-def _best(bundle: Path, ms: Mapping[str, float], precision: Precision | None) -> Contestant | None:
-    known = [each for each in contestants(bundle) if each.name in ms and precision in (None, each.precision)]
+def _best(
+    found: Sequence[Contestant], ms: Mapping[str, float], precision: Precision | None = None
+) -> Contestant | None:
+    known = [each for each in found if each.name in ms and precision in (None, each.precision)]
     return min(known, key=lambda each: ms[each.name], default=None)
 
 

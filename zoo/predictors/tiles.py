@@ -98,9 +98,10 @@ class Tiling(NamedTuple):
         return min(self.side, size[0]), min(self.side, size[1])
 
     def fitted(self, predictor: Predictor, size: tuple[int, int]) -> Tiling:
-        """Return the tiling with sides enlarged to the rest modulo `STRIDE` that a network was trained on.
+        """Return the tiling with sides that have the training crop's remainder modulo `STRIDE`.
 
-        It is unchanged for a model that does not take such a side, e.g. a file of a fixed size.
+        Sides are enlarged for it. The tiling is unchanged for a model that does not take such a side, e.g. a
+        file of a fixed size.
 
         Args:
             predictor: model that predicts.

@@ -121,7 +121,7 @@ def add_predict_routes(app: FastAPI, context: Context) -> None:
 
 
 def output_names(model: Model, output: str, format_: Format) -> tuple[str, ...]:
-    """Return the outputs of a request, after a check that the model gives them in the format.
+    """Return the names of the requested outputs, which the model has in the format.
 
     Args:
         model: model of the request.

@@ -78,7 +78,7 @@ def test_any_photo_gets_the_mask_that_resizing_before_gives(
 
 
 def test_the_size_of_every_photo_is_the_same_in_the_graph() -> None:
-    """Halves of pixels are rounded alike, in float32 too."""
+    """Sizes that end in half a pixel are rounded as by `resized_size`, also in float32."""
     openvino = pytest.importorskip("openvino")
     metadata = metadata_of("fit", smallest=(1, 1))
     model = _before(metadata)

@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from zoo.machine import gpu_precision
 from zoo.train.loop import precision
 from zoo.train.loop.hardware import Hardware
-from zoo.train.loop.precision import of_capability, of_seconds, step_seconds, with_precision_of_machine
+from zoo.train.loop.precision import of_seconds, step_seconds, with_precision_of_machine
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,13 +30,13 @@ def test_a_cpu_takes_bf16_where_it_is_clearly_faster(fp32: float, bf16: float, c
     ("capability", "chosen"), [((9, 0), "bf16"), ((8, 0), "bf16"), ((7, 5), "fp16"), ((6, 1), "fp32")]
 )
 def test_a_gpu_takes_what_its_tensor_cores_have(capability: tuple[int, int], chosen: str) -> None:
-    assert of_capability(capability).precision == chosen
+    assert gpu_precision(capability)[0] == chosen
 
 
 def test_a_cpu_without_the_instructions_is_not_measured(
     load_tiny: Load, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(precision, "cpu_flags", lambda: frozenset({"avx2"}))
+    monkeypatch.setattr(precision, "has_bf16_instructions", lambda: False)
     monkeypatch.setattr(precision, "step_seconds", None)
     with caplog.at_level("INFO", "zoo"):
         recipe = with_precision_of_machine(load_tiny({"precision": "bf16"}), Hardware("cpu"))
@@ -46,7 +47,7 @@ def test_a_cpu_without_the_instructions_is_not_measured(
 def test_a_cpu_with_the_instructions_is_measured_and_what_is_chosen_is_told(
     load_tiny: Load, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(precision, "cpu_flags", lambda: frozenset({"amx_bf16"}))
+    monkeypatch.setattr(precision, "has_bf16_instructions", lambda: True)
     with caplog.at_level("INFO", "zoo"):
         recipe = with_precision_of_machine(load_tiny(), Hardware("cpu"))
     found = re.fullmatch(

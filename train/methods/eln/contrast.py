@@ -91,7 +91,7 @@ def pair_sums(
         label: (N,) int64, `IGNORE` for pixels that are left out.
         num_classes: number of classes K.
         temperature: temperature of the similarities.
-        chunk: number of rows computed at a time.
+        chunk: number of rows computed at a time on a GPU; on a CPU `BLOCK` bounds them.
     """
     anchors, keys = _prepare(teacher, student, temperature)
     if _is_fast(teacher, student):
@@ -127,7 +127,7 @@ def mean_positive(
         label: (N,) int64, `IGNORE` for pixels that are left out.
         num_classes: number of classes K.
         temperature: temperature of the similarities.
-        chunk: number of rows computed at a time.
+        chunk: number of rows computed at a time on a GPU; on a CPU `BLOCK` bounds them.
     """
     anchors, keys = _prepare(student, teacher, temperature)
     if _is_fast(teacher, student):

@@ -59,6 +59,7 @@ def split(
     """
     sizes = _check_sizes(sizes or [], val)
 
+    from zoo.bundle.bundle import write_text
     from zoo.data.data_file import DATA_FILE, with_new_val
     from zoo.data.folder import FolderSource
     from zoo.data.open import open_source
@@ -82,8 +83,7 @@ def split(
         for size, name, count in zip(sizes, names, wanted, strict=True):
             chosen, path = take(order, units, count), out / name
             how = f"{size} of {source.spec}, seed {seed}" + (f", groups {groups}" if groups else "")
-            lines = (f"# zoo data split: {how}", *(ids[index] for index in chosen))
-            _write(path, "".join(f"{line}\n" for line in lines))
+            write_text(path, "\n".join([f"# zoo data split: {how}", *(ids[index] for index in chosen), ""]))
             lists.append(
                 {
                     "size": size,
@@ -95,7 +95,7 @@ def split(
                 }
             )
         if described:
-            _write(out / DATA_FILE, with_new_val(described, out, names[0]))
+            write_text(out / DATA_FILE, with_new_val(described, out, names[0]))
     value = {
         "data": source.spec,
         "images": len(ids),
@@ -133,13 +133,6 @@ def _digest(source: Source, path: Path, seed: int) -> str:
     from zoo.data.partition import make_partition
 
     return make_partition(source, str(path), seed).digest
-
-
-def _write(path: Path, text: str) -> None:
-    from zoo.bundle.bundle import replacing
-
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
 
 
 def _shown(value: dict[str, Any], *, is_val: bool) -> list[Any]:

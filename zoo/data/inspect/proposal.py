@@ -7,7 +7,7 @@ import os
 import re
 from typing import TYPE_CHECKING
 
-from zoo.bundle.bundle import replacing
+from zoo.bundle.bundle import write_text
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,8 +48,7 @@ def write_proposal(data: DataFile, root: Path, path: Path) -> None:
     """Write a description of the folder `root` to a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     relative = os.path.relpath(root.resolve(), path.parent.resolve())
-    with replacing(path) as temporary:
-        temporary.write_text(proposal_text(data, relative.replace(os.sep, "/")), encoding="utf-8")
+    write_text(path, proposal_text(data, relative.replace(os.sep, "/")))
 
 
 def _text(text: str) -> str:

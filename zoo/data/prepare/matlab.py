@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from zoo.bundle.bundle import replacing
+from zoo.bundle.bundle import write_text
 from zoo.classes import default_palette
 from zoo.data.formats import pascal_context, voc
 from zoo.data.formats.official import find_root, read_names
@@ -44,8 +44,8 @@ def add_sbd(archive: Path, folder: Path, report: Report) -> None:
     with working_folder(root) as working:
         masks = working / "masks"
         added = _convert(archive, "dataset/cls", masks, {*own, *val}, _read_sbd, report)
-        with replacing(root / voc.LISTS / "trainaug.txt") as temporary:
-            temporary.write_text("".join(f"{name}\n" for name in sorted({*own, *added})), encoding="utf-8")
+        names = sorted({*own, *added})
+        write_text(root / voc.LISTS / "trainaug.txt", "".join(f"{name}\n" for name in names))
         merge(masks, root / voc.ADDED_MASKS)
 
 
@@ -72,8 +72,7 @@ def add_context(archive: Path, folder: Path, report: Report) -> None:
             ]
             path = root / pascal_context.LISTS / f"{split}.txt"
             path.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(path) as temporary:
-                temporary.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+            write_text(path, "".join(f"{name}\n" for name in names))
         merge(masks, root / pascal_context.MASKS)
 
 
