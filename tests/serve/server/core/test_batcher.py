@@ -32,6 +32,11 @@ class Recorder:
             raise ValueError("13 is unlucky")
         return [-item for item in items]
 
+    async def begun(self) -> None:
+        """Wait until the first batch runs."""
+        while not self.batches:
+            await asyncio.sleep(0.001)
+
 
 def soon(seconds: float = 5.0) -> float:
     return time.monotonic() + seconds
@@ -83,8 +88,7 @@ def test_it_tells_how_long_its_batch_has_run_until_it_ends_or_fails() -> None:
         assert batcher.running_s == 0
         recorder.go.clear()
         result = asyncio.ensure_future(batcher.submit(13, "key", deadline=soon()))
-        while not recorder.batches:
-            await asyncio.sleep(0.001)
+        await recorder.begun()
         before = batcher.running_s
         await asyncio.sleep(0.01)
         assert batcher.running_s >= before + 0.01
@@ -121,7 +125,7 @@ def test_what_has_waited_longest_goes_before_a_fuller_batch_of_another_key() -> 
     async def body(batcher: Batcher[int, int]) -> None:
         recorder.go.clear()
         first = asyncio.create_task(batcher.submit(0, "a", deadline=soon()))
-        await asyncio.sleep(0.03)
+        await recorder.begun()
         rest = [asyncio.create_task(batcher.submit(1, "b", deadline=soon()))]
         await asyncio.sleep(0.03)
         rest += [asyncio.create_task(batcher.submit(n, "c", deadline=soon())) for n in range(2, 6)]
@@ -139,7 +143,7 @@ def test_an_urgent_item_goes_first() -> None:
     async def body(batcher: Batcher[int, int]) -> None:
         recorder.go.clear()
         tasks = [asyncio.create_task(batcher.submit(n, n, deadline=soon())) for n in range(3)]
-        await asyncio.sleep(0.03)
+        await recorder.begun()
         tasks.append(asyncio.create_task(batcher.submit(9, "probe", deadline=soon(), urgent=True)))
         await asyncio.sleep(0.01)
         recorder.go.set()
@@ -168,7 +172,7 @@ def test_a_cancelled_item_leaves_the_queue() -> None:
     async def body(batcher: Batcher[int, int]) -> None:
         recorder.go.clear()
         running = asyncio.create_task(batcher.submit(0, "a", deadline=soon()))
-        await asyncio.sleep(0.03)
+        await recorder.begun()
         waiting = [asyncio.create_task(batcher.submit(n, "a", deadline=soon())) for n in (1, 2, 3)]
         await asyncio.sleep(0)
         assert batcher.waiting == 3
@@ -190,7 +194,7 @@ def test_a_thousand_items_whose_callers_go_away_leave_nothing_behind() -> None:
     async def body(batcher: Batcher[int, int]) -> None:
         recorder.go.clear()
         running = asyncio.create_task(batcher.submit(0, "a", deadline=soon()))
-        await asyncio.sleep(0.03)
+        await recorder.begun()
         tasks = [asyncio.create_task(batcher.submit(n, n, deadline=soon())) for n in range(1000)]
         await asyncio.sleep(0)
         for task in tasks:
@@ -210,7 +214,7 @@ def test_an_item_that_waits_past_its_deadline_gets_an_error_and_never_runs() -> 
     async def body(batcher: Batcher[int, int]) -> None:
         recorder.go.clear()
         running = asyncio.create_task(batcher.submit(0, "a", deadline=soon()))
-        await asyncio.sleep(0.03)
+        await recorder.begun()
         timings = Timings()
         with pytest.raises(DeadlineError, match="waited too long"):
             await batcher.submit(1, "a", deadline=soon(0.05), timings=timings)
