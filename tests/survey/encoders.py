@@ -2,6 +2,7 @@
 
     python tests/survey/encoders.py                    # those in NAMES that the table lacks
     python tests/survey/encoders.py hiera_tiny_224     # one, again
+    python tests/survey/encoders.py --latency 512,512  # latencies alone, of all in the table
 
 Each encoder has a process of its own with a limit on its processor time. The results are
 `docs/results/encoders.json` and, as a table, `docs/results/encoders.md`, both rewritten after each encoder.
@@ -28,21 +29,29 @@ import numpy as np
 import timm
 import torch
 
-from zoo.bundle.bundle import write_json
+from zoo.bundle.bundle import BundleConfig, write_json
+from zoo.bundle.weights import save_bundle
+from zoo.classes import Classes
+from zoo.data.shapes import NAMES as SHAPES
 from zoo.errors import ZooError
+from zoo.export.graph.fold import prepare
+from zoo.export.graph.to_onnx import export_onnx
 from zoo.export.options import ExportOptions
+from zoo.export.parity.tolerance import Tolerance
 from zoo.export.pipeline import export_bundle
 from zoo.machine import cpu_model
 from zoo.models.facts import encoder_facts
+from zoo.predictors.artifact import ArtifactMetadata
 from zoo.predictors.backends import versions
 from zoo.predictors.load import load_predictor
+from zoo.preprocess import Preprocessing
 from zoo.train.loop.hardware import Hardware
 from zoo.train.methods.supervised import Supervised
 from zoo.train.recipe.read import load_recipe
 from zoo.train.session import resume, start
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from multiprocessing.connection import Connection
 
     Record = dict[str, Any]
@@ -159,14 +168,44 @@ def compared(bundle: Path, onnx: Path, imgsz: tuple[int, int]) -> Record:
     }
 
 
-def examine_and_send(name: str, imgsz: tuple[int, int], to: Connection) -> None:
+def latency(name: str, imgsz: tuple[int, int], folder: Path, record: Record) -> None:
+    """Fill the latencies of an encoder with random weights, exported without the comparison of masks."""
+    changes = {"network.encoder": name, "pretrained": False, "data.spec": "shapes:4", "data.imgsz": imgsz}
+    recipe = load_recipe("supervised_shapes", SETTINGS, STEPS, changes).for_classes(len(SHAPES))
+    classes = Classes.of(SHAPES)
+    student = recipe.new_method().deployable("student").eval()
+    config = BundleConfig(
+        deployable=student.config,
+        method="supervised",
+        names=classes.names,
+        palette=classes.palette,
+        preprocessing=Preprocessing(imgsz=imgsz, resize="none"),
+        recipe={"data": {"spec": "shapes"}},
+    )
+    save_bundle(folder / "bundle", student, config, "")
+    metadata = ArtifactMetadata(
+        names=config.names,
+        palette=config.palette,
+        preprocessing=config.preprocessing,
+        precision="fp32",
+        output="logits",
+        weights_sha256="0" * 64,
+    )
+    prepared = prepare(student, torch.rand(1, 3, *imgsz), Tolerance(min_agreement=0.0)).deployable
+    export_onnx(prepared, metadata, folder / "model.onnx")
+    record |= compared(folder / "bundle", folder / "model.onnx", imgsz)
+
+
+def examine_and_send(
+    name: str, imgsz: tuple[int, int], to: Connection, work: Callable[..., None] = examine
+) -> None:
     """Send the record of an encoder, which says how far it got."""
     resource.setrlimit(resource.RLIMIT_CPU, (LIMIT_S, LIMIT_S))
     logging.disable(logging.INFO)
     record: Record = {"name": name, "imgsz": f"{imgsz[0]},{imgsz[1]}"}
     try:
         with tempfile.TemporaryDirectory(prefix="zoo-survey-") as folder:
-            examine(name, imgsz, Path(folder), record)
+            work(name, imgsz, Path(folder), record)
     except ZooError as error:
         record["refused"] = str(error)
     except Exception as error:
@@ -174,11 +213,11 @@ def examine_and_send(name: str, imgsz: tuple[int, int], to: Connection) -> None:
     to.send(record | {"seconds": time.process_time()})
 
 
-def survey(name: str, imgsz: tuple[int, int]) -> Record:
+def survey(name: str, imgsz: tuple[int, int], work: Callable[..., None] = examine) -> Record:
     """Return the record of an encoder, examined in a process of its own, a copy of this one."""
     context = multiprocessing.get_context("fork")
     here, there = context.Pipe(duplex=False)
-    process = context.Process(target=examine_and_send, args=(name, imgsz, there))
+    process = context.Process(target=examine_and_send, args=(name, imgsz, there, work))
     process.start()
     there.close()
     try:
@@ -277,17 +316,23 @@ def main() -> None:
     parser.add_argument("names", nargs="*", help="encoders to examine (again); default: all that are missing")
     parser.add_argument("--imgsz", default="256,256", metavar="H,W")
     parser.add_argument("--out", type=Path, default=RESULTS, metavar="DIR")
+    parser.add_argument("--latency", metavar="H,W", help="measure those in the table at this size, no more")
     asked = parser.parse_args()
-    height, width = map(int, asked.imgsz.split(","))
+    height, width = map(int, (asked.latency or asked.imgsz).split(","))
     torch.set_num_threads(1)
     warm_up()
     path = asked.out / "encoders.json"
     found = json.loads(path.read_text())["encoders"] if path.is_file() else []
     records = {record["name"]: record for record in found}
-    for name in asked.names or [
-        name for name in NAMES if name not in records or not is_current(records[name])
-    ]:
-        records[name] = survey(name, (height, width))
+    size = f"{height},{width}"
+    timed = [name for name, each in records.items() if "ms" in each and size not in each.get("latency", {})]
+    missing = [name for name in NAMES if name not in records or not is_current(records[name])]
+    for name in asked.names or (timed if asked.latency else missing):
+        if asked.latency:
+            found_here = survey(name, (height, width), latency)
+            records[name].setdefault("latency", {})[size] = found_here.get("ms") or reason(found_here)
+        else:
+            records[name] = survey(name, (height, width))
         sys.stdout.write(f"{records[name]}\n")
         rows = sorted(records.values(), key=lambda record: (family(record["name"]), record["name"]))
         write_json(path, {"versions": versions(), "encoders": rows})

@@ -59,8 +59,8 @@ def calibrate(
         predictor: eager predictor of a bundle.
         source: source with the same classes, of images that the model was not trained on.
         split: split of the source.
-        score: score of the output `reliability`; None for that of `CHEAPEST` with the lower ECE when each half
-            of the images is measured with what was fitted on the other.
+        score: score of the output `reliability`; None for the one of `CHEAPEST` with the lower ECE when each
+            half of the images is measured with what was fitted on the other.
         on_progress: called after every image.
 
     Raises:
@@ -68,7 +68,7 @@ def calibrate(
         BundleError: a score that the output cannot be computed from.
     """
     own = predictor.own_score if isinstance(predictor, EagerPredictor) else None
-    if score not in (None, *FROM_LOGITS, own):
+    if score is not None and score not in (*FROM_LOGITS, own):
         known = ", ".join((*FROM_LOGITS, own) if own else FROM_LOGITS)
         raise BundleError(
             f"got score {score}, which this model does not have, expected one of {known}: {SOURCES[score]}"
@@ -101,7 +101,7 @@ def calibrate(
         knots = fit_isotonic(found, shifted(CENTERS, shift))
         calibrations[name] = Calibration(score=name, shift=shift, knots=knots)
     fitted = FittedOn(data=source.spec, split=split, images=images, pixels=pixels)
-    chosen = score or min(CHEAPEST, key=lambda name: folds.get(name, 0.0))
+    chosen: Score = score or min(CHEAPEST, key=lambda name: folds.get(name, 0.0))
     return Reliability(score=chosen, calibrations=calibrations, fitted=fitted, cross_fitted=folds)
 
 
