@@ -55,7 +55,8 @@ def test_the_table_names_what_it_was_fitted_on(
 ) -> None:
     few_shapes(monkeypatch)
     output = zoo("calibrate", shapes_bundle).stdout
-    assert "output reliability: temperature" in output
+    assert re.search(r"output reliability: (temperature|softmax)\n", output)
+    assert re.search(r"measured on the other: temperature 0\.\d{4}, softmax 0\.\d{4}", output)
     assert "pixels of 4 val images of shapes" in output
     assert "Not measured on other images" in (shapes_bundle / "README.md").read_text()
 

@@ -248,8 +248,11 @@ def test_a_port_of_grpc_in_use_is_one_line(zoo: Zoo, write_onnx: WriteOnnx, tmp_
     assert "choose another with --grpc-port" in str(result.exception)
 
 
-def test_a_host_that_does_not_exist_is_one_line(zoo: Zoo, write_onnx: WriteOnnx, tmp_path: Path) -> None:
-    result = zoo("serve", write_onnx(tmp_path / "m.onnx"), "--host", "localhost:8000", "--port", 0)
+@pytest.mark.parametrize("options", [("--port", 0), ("--port", 8000, "--ray")])
+def test_a_host_that_does_not_exist_is_one_line(
+    zoo: Zoo, write_onnx: WriteOnnx, tmp_path: Path, options: tuple[str | int, ...]
+) -> None:
+    result = zoo("serve", write_onnx(tmp_path / "m.onnx"), "--host", "localhost:8000", *options)
     assert isinstance(result.exception, ZooError)
     assert "expected a name or address of this machine" in str(result.exception)
 

@@ -19,8 +19,10 @@ from zoo.errors import BundleError, ZooError
 from zoo.evaluation.calibration import (
     calibrate,
     count_right,
+    cross_fitted_errors,
     fit_isotonic,
     fit_temperature,
+    halves_of,
     pool_adjacent_violators,
 )
 from zoo.evaluation.protocols import PROTOCOLS
@@ -67,6 +69,44 @@ def test_the_temperature_has_the_smallest_negative_log_likelihood() -> None:
     assert found == pytest.approx(3, rel=0.05)
     loss = {t: cross_entropy(3 * true / t, labels).item() for t in (0.99 * found, found, 1.01 * found)}
     assert min(loss, key=loss.__getitem__) == found
+
+
+def test_the_errors_of_halves_choose_the_calibration_that_fits() -> None:
+    torch.manual_seed(0)
+    true = torch.randn(40_000, 5) * 2
+    labels = torch.distributions.Categorical(logits=true).sample()
+    heated = cross_fitted_errors(*(3 * true).chunk(2), *labels.chunk(2))
+    assert max(heated.values()) < 0.015  # both undo a temperature
+    coin = torch.where(torch.rand(len(true)) < 0.6, true.argmax(dim=1), true.argmin(dim=1))
+    flat = cross_fitted_errors(*true.chunk(2), *coin.chunk(2))  # right with 0.6, whatever the logits say
+    assert flat["softmax"] < 0.015 < 0.1 < flat["temperature"]
+
+
+def test_the_error_of_a_half_is_that_of_the_other_halfs_calibration() -> None:
+    torch.manual_seed(1)
+    logits, labels = torch.randn(600, 3).double(), torch.randint(3, (600,))
+    (a, b), (of_a, of_b) = logits.chunk(2), labels.chunk(2)
+
+    def literal(measured: torch.Tensor, truth: torch.Tensor, temperature: float) -> float:
+        prob, prediction = (measured / temperature).softmax(dim=1).max(dim=1)
+        error = 0.0
+        for low in range(15):
+            held = (prob * 15).long().clip(max=14) == low
+            if held.any():
+                gap = prob[held].mean() - (prediction == truth)[held].double().mean()
+                error += abs(gap.item()) * held.sum().item() / len(truth)
+        return error
+
+    expected = literal(b, of_b, fit_temperature(a, of_a)) / 2 + literal(a, of_a, fit_temperature(b, of_b)) / 2
+    assert cross_fitted_errors(a, b, of_a, of_b)["temperature"] == pytest.approx(expected, abs=0.01)
+
+
+def test_the_halves_are_consecutive_images() -> None:
+    first, second = halves_of([torch.tensor([each]) for each in range(5)])
+    assert (first.tolist(), second.tolist()) == ([0, 1], [2, 3, 4])
+    first, second = halves_of([torch.tensor([7.0])])
+    assert (first.tolist(), second.tolist()) == ([], [7])
+    assert cross_fitted_errors(torch.zeros(0, 3), torch.zeros(9, 3), torch.zeros(0), torch.zeros(9)) == {}
 
 
 def test_a_score_of_one_is_in_the_last_bin_and_bins_are_narrower_towards_one() -> None:
@@ -126,11 +166,13 @@ def test_all_scores_of_a_network_are_fitted_on_labeled_images(shapes_predictor: 
     few, _ = halves(Subset(ShapesSource(), "val", ShapesSource().ids("val")[:4]), "val")
     found = calibrate(shapes_predictor, few, "val")
     assert list(found.calibrations) == ["temperature", "softmax", "entropy"]
+    assert found.score == min(found.cross_fitted, key=found.cross_fitted.__getitem__)
+    assert calibrate(shapes_predictor, few, "val", "entropy").cross_fitted == {}
     assert list(found.fitted.images) == list(ShapesSource().ids("val")[:4:2])
     for name in ("softmax", "entropy"):
         knots = found.calibrations[name].knots
         assert all(x <= u and y <= v for (x, y), (u, v) in pairwise(knots))
-    assert found.chosen.temperature != 1
+    assert found.calibrations["temperature"].temperature != 1
 
 
 def test_the_agreement_of_branches_can_be_the_output(few: Subset, tiny_bundle: Path) -> None:

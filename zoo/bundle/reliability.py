@@ -72,12 +72,15 @@ class Reliability(Frozen):
         fitted: images that they were fitted on.
         measured: metrics by score on other images, with their `data`, `split` and number; empty if
             they were not measured.
+        cross_fitted: ECE of the scores of which the default was chosen, fitted on one half of the images and
+            measured on the other; empty if the score was named.
     """
 
     score: Score
     calibrations: dict[Score, Calibration]
     fitted: FittedOn
     measured: dict[str, Any] = Field(default_factory=dict)
+    cross_fitted: dict[Score, float] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _check_score(self) -> Reliability:

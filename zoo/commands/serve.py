@@ -187,6 +187,7 @@ def serve(
     job = Job(sources, settings, certificate)
     scheme = "http" if certificate is None else "https"
     if ray:
+        Port(host, 0).close()  # Ray would wait for a proxy that cannot start
         _serve_on_ray(job, cluster_of(replicas, gpus, cpus, (host, port)), scheme, as_json=as_json)
         return
     opened = Port(host, port, count)

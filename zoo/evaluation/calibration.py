@@ -16,8 +16,10 @@ import torch
 
 from zoo.bundle.reliability import FROM_LOGITS, LOCALIZER, Calibration, FittedOn, Reliability
 from zoo.errors import BundleError, DatasetError
+from zoo.evaluation.reliability import calibration_error, values_of
 from zoo.evaluation.scored import BINS, CENTERS, bin_of, scored_images
 from zoo.predictors.eager import EagerPredictor
+from zoo.predictors.scores import max_softmax
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
     from zoo.evaluation.evaluate import Progress
     from zoo.predictors.base import Predictor
 
+CHEAPEST: tuple[Score, ...] = "temperature", "softmax"
+"""Scores that cost least, of which the default is chosen."""
 HISTOGRAMS: tuple[Score, ...] = "softmax", "entropy", "agreement", "localizer"
 """Scores that are calibrated by isotonic regression of a histogram."""
 SOURCES: dict[Score, str] = {
@@ -46,7 +50,7 @@ def calibrate(
     predictor: Predictor,
     source: Source,
     split: Split = "val",
-    score: Score = "temperature",
+    score: Score | None = None,
     on_progress: Progress | None = None,
 ) -> Reliability:
     """Return the calibrations of all scores of a model, fitted on the labeled images of a split.
@@ -55,7 +59,8 @@ def calibrate(
         predictor: eager predictor of a bundle.
         source: source with the same classes, of images that the model was not trained on.
         split: split of the source.
-        score: score of the output `reliability`.
+        score: score of the output `reliability`; None for that of `CHEAPEST` with the lower ECE when each half
+            of the images is measured with what was fitted on the other.
         on_progress: called after every image.
 
     Raises:
@@ -63,7 +68,7 @@ def calibrate(
         BundleError: a score that the output cannot be computed from.
     """
     own = predictor.own_score if isinstance(predictor, EagerPredictor) else None
-    if score not in (*FROM_LOGITS, own):
+    if score not in (None, *FROM_LOGITS, own):
         known = ", ".join((*FROM_LOGITS, own) if own else FROM_LOGITS)
         raise BundleError(
             f"got score {score}, which this model does not have, expected one of {known}: {SOURCES[score]}"
@@ -86,6 +91,7 @@ def calibrate(
     pixels = int(counts["softmax"].sum())
     if not pixels:
         raise DatasetError(f"{source.spec} has no labeled pixels in split {split}: calibrate on other images")
+    folds = cross_fitted_errors(*halves_of(logits), *halves_of(labels)) if score is None else {}
     temperature = fit_temperature(torch.cat(logits), torch.cat(labels))
     calibrations: dict[Score, Calibration] = {
         "temperature": Calibration(score="temperature", temperature=temperature)
@@ -95,7 +101,61 @@ def calibrate(
         knots = fit_isotonic(found, shifted(CENTERS, shift))
         calibrations[name] = Calibration(score=name, shift=shift, knots=knots)
     fitted = FittedOn(data=source.spec, split=split, images=images, pixels=pixels)
-    return Reliability(score=score, calibrations=calibrations, fitted=fitted)
+    chosen = score or min(CHEAPEST, key=lambda name: folds.get(name, 0.0))
+    return Reliability(score=chosen, calibrations=calibrations, fitted=fitted, cross_fitted=folds)
+
+
+def halves_of(values: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Return the first and the second half of the images, each concatenated; the second has one image more
+    if their number is odd."""
+    middle = len(values) // 2
+    empty = values[0][:0]
+    return torch.cat([empty, *values[:middle]]), torch.cat([empty, *values[middle:]])
+
+
+def cross_fitted_errors(
+    first_logits: Tensor, second_logits: Tensor, first_labels: Tensor, second_labels: Tensor
+) -> dict[Score, float]:
+    """Return the ECE of the scores `CHEAPEST` on each half, fitted on the other one; the mean of both.
+
+    The halves are consecutive images, so that those of a video are not each other's neighbors.
+
+    Args:
+        first_logits: (P, K) float.
+        second_logits: (Q, K) float.
+        first_labels: (P,) int64.
+        second_labels: (Q,) int64.
+
+    Returns:
+        The error of each score; none if a half has no pixels.
+    """
+    halves = (first_logits, first_labels), (second_logits, second_labels)
+    if not all(len(labels) for _, labels in halves):
+        return {}
+    errors: dict[Score, list[float]] = {name: [] for name in CHEAPEST}
+    for fitted, measured in (halves, halves[::-1]):
+        temperature = fit_temperature(*fitted)
+        knots = fit_isotonic(histogram(*fitted))
+        calibrations = (
+            Calibration(score="temperature", temperature=temperature),
+            Calibration(score="softmax", knots=knots),
+        )
+        for each in calibrations:
+            found = histogram(*measured, temperature=each.temperature)
+            errors[each.score].append(calibration_error(found.astype(float), values_of(each)))
+    return {name: float(np.mean(each)) for name, each in errors.items()}
+
+
+def histogram(logits: Tensor, labels: Tensor, temperature: float = 1.0) -> NDArray[np.int64]:
+    """Return (BINS, 2) counts of wrong and right pixels by bin of their largest softmax probability.
+
+    Args:
+        logits: (P, K) float.
+        labels: (P,) int64.
+        temperature: divisor of the logits.
+    """
+    right = (logits.argmax(dim=1) == labels).cpu().numpy()
+    return count_right(max_softmax(logits, temperature).cpu().numpy(), right)
 
 
 def count_right(score: NDArray[np.float32], right: NDArray[np.bool_]) -> NDArray[np.int64]:
