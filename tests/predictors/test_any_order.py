@@ -102,9 +102,11 @@ def run_all(run: Callable[[Images], Any], batches: list[Images], threads: int) -
 
 
 @pytest.mark.slow
-def test_threads_share_a_compiled_model(tiny_bundle: Path) -> None:
-    deployable, config = load_bundle(tiny_bundle)
-    predictor, reference = CompiledPredictor(deployable, config), load_eager(tiny_bundle)
+def test_threads_share_a_compiled_model(make_bundle: Callable[..., Path], tmp_path: Path) -> None:
+    # takes half as long to compile as that of tiny_bundle
+    bundle = make_bundle(tmp_path / "bundle", encoder="test_resnet", output_stride=8)
+    deployable, config = load_bundle(bundle)
+    predictor, reference = CompiledPredictor(deployable, config), load_eager(bundle)
     batches = [batch for batch in sequence(3, 60) if batch.shape[1:3] in USUAL]
     for batch, found in zip(batches, run_all(predictor.run, batches, 8), strict=True):
         assert_same(reference, batch, found)

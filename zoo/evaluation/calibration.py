@@ -106,19 +106,15 @@ def calibrate(
 
 
 def halves_of(values: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """Return the first and the second half of the images, each concatenated; the second has one image more
-    if their number is odd."""
-    middle = len(values) // 2
+    """Return the values of every second image, and those of the others, each concatenated."""
     empty = values[0][:0]
-    return torch.cat([empty, *values[:middle]]), torch.cat([empty, *values[middle:]])
+    return torch.cat([empty, *values[::2]]), torch.cat([empty, *values[1::2]])
 
 
 def cross_fitted_errors(
     first_logits: Tensor, second_logits: Tensor, first_labels: Tensor, second_labels: Tensor
 ) -> dict[Score, float]:
     """Return the ECE of the scores `CHEAPEST` on each half, fitted on the other one; the mean of both.
-
-    The halves are consecutive images, so that those of a video are not each other's neighbors.
 
     Args:
         first_logits: (P, K) float.
