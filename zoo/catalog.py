@@ -22,7 +22,13 @@ if TYPE_CHECKING:
 
 Tree = dict[str, Any]
 
-DATA = {"voc": "voc", "cityscapes": "cityscapes", "context": "pascal-context"}
+DATA = {
+    "voc": "voc",
+    "cityscapes": "cityscapes",
+    "context": "pascal-context",
+    "ade20k": "ade20k",
+    "coco": "coco",
+}
 """Name of each data set on the command line, by the name in recipe file names."""
 
 

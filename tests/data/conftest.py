@@ -127,6 +127,31 @@ def cityscapes(tmp_path: Path) -> Disk:
     return disk
 
 
+@pytest.fixture
+def ade20k(tmp_path: Path) -> Disk:
+    """Return ADE20K whose masks hold 0 (no class), 1 (wall), 150 (flag)."""
+    disk = Disk(tmp_path / "ADEChallengeData2016")
+    for split, names in {
+        "training": ("ADE_train_00000001", "ADE_train_00000002"),
+        "validation": ("ADE_val_00000001",),
+    }.items():
+        for name in names:
+            disk.image(f"images/{split}/{name}.jpg")
+            disk.mask(f"annotations/{split}/{name}.png", [0, 1, 150])
+    return disk
+
+
+@pytest.fixture
+def coco(tmp_path: Path) -> Disk:
+    """Return COCO 2017 whose masks hold 0 (background), 1 (person), 80 (toothbrush), 255."""
+    disk = Disk(tmp_path / "coco")
+    for split, names in {"train2017": ("000000000009", "000000000025"), "val2017": ("000000000139",)}.items():
+        for name in names:
+            disk.image(f"{split}/{name}.jpg")
+            disk.mask(f"masks/{name}.png", [0, 1, 80, 255], palette=True)
+    return disk
+
+
 CONTEXT = {"train": ("2008_000002", "2008_000003"), "val": ("2008_000015",)}
 
 

@@ -58,6 +58,19 @@ def test_the_lists_of_pascal_context_are_read(pascal_context, tmp_path, entry):
     assert make_partition(source, listing(tmp_path, entry), 0).labeled == ("train/2008_000003",)
 
 
+def test_the_lists_of_ade20k_and_coco_are_read(ade20k, coco, tmp_path):
+    for prefix, disk, entry, expected in (
+        (
+            "ade20k", ade20k,
+            "images/training/ADE_train_00000002.jpg annotations/training/ADE_train_00000002.png",
+            "train/ADE_train_00000002",
+        ),
+        ("coco", coco, "train2017/000000000025.jpg masks/000000000025.png", "train/000000000025"),
+    ):  # fmt: skip
+        source = open_source(f"{prefix}:{disk.root}")
+        assert make_partition(source, listing(tmp_path, entry), 0).labeled == (expected,)
+
+
 def test_an_image_of_val_is_not_taken_from_a_list(voc, tmp_path):
     entry = "JPEGImages/2007_000033.jpg SegmentationClass/2007_000033.png"
     with pytest.raises(DatasetError, match="expected an image of split train"):

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zoo.data.folder import FolderSource
+from zoo.data.formats.ade20k import Ade20kSource
 from zoo.data.formats.cityscapes import CityscapesSource
+from zoo.data.formats.coco_2017 import Coco2017Source
 from zoo.data.formats.pascal_context import PascalContextSource
 from zoo.data.formats.voc import VocSource
 from zoo.data.shapes import ShapesSource
@@ -31,6 +33,8 @@ PREFIXES: dict[str, Callable[[str], Source]] = {
     "cityscapes-extra": CityscapesSource,
     "pascal-context": PascalContextSource,
     "pascal-context-59": PascalContextSource,
+    "ade20k": Ade20kSource,
+    "coco": Coco2017Source,
 }
 """Published data sets by the prefix of `prefix:folder`; each factory takes the whole spec."""
 

@@ -1,4 +1,4 @@
-"""The readers of PASCAL VOC, Cityscapes and PASCAL-Context, on the official layouts."""
+"""The readers of published data sets, on the official layouts."""
 
 import shutil
 
@@ -167,6 +167,73 @@ def test_pascal_context_without_its_masks_says_what_makes_them(pascal_context):
     shutil.rmtree(pascal_context.root / "SegmentationClassContext")
     with pytest.raises(DatasetError, match=r"got no SegmentationClassContext .* prepare pascal-context"):
         open_source(f"pascal-context:{pascal_context.root.parent}")
+
+
+def test_ade20k_has_150_classes_and_ignores_the_rest(ade20k):
+    source = open_source(f"ade20k:{ade20k.root}")
+    assert source.ids("train") == ("train/ADE_train_00000001", "train/ADE_train_00000002")
+    assert source.ids("val") == ("val/ADE_val_00000001",)
+    assert head(source, "val/ADE_val_00000001")[:3] == [255, 0, 149]
+    names = source.classes.names
+    assert (len(names), len(set(names))) == (150, 150)
+    # as objectInfo150 numbers them, from 1
+    numbers = {"wall": 1, "bed": 8, "sofa": 24, "pool table": 57, "television receiver": 90, "bicycle": 128}
+    assert {name: names.index(name) + 1 for name in numbers} == numbers
+    assert (names[141], names[149]) == ("crt screen", "flag")
+    check_source(source)
+    assert open_source(f"ade20k:{ade20k.root.parent}").ids("train") == source.ids("train")
+
+
+def test_masks_of_ade20k_that_were_shifted_are_an_error(ade20k):
+    ade20k.mask("annotations/training/ADE_train_00000002.png", [255, 0, 149])
+    with pytest.raises(
+        DatasetError, match=r"ADE_train_00000002.png: got the value 255, expected one of 0, 1"
+    ):
+        open_source(f"ade20k:{ade20k.root}").read_mask("train/ADE_train_00000002")
+
+
+def test_coco_has_the_background_and_80_categories_in_the_order_of_their_ids(coco):
+    source = open_source(f"coco:{coco.root}")
+    assert source.ids("train") == ("train/000000000009", "train/000000000025")
+    assert source.ids("val") == ("val/000000000139",)
+    assert head(source, "val/000000000139")[:4] == [0, 1, 80, 255]
+    names = source.classes.names
+    assert (len(names), len(set(names))) == (81, 81)
+    # the official ids leave out 12, 26, 29, 30, 45, 66, 68, 69, 71, 83
+    labels = {
+        "background": 0,
+        "person": 1,
+        "bench": 14,
+        "tie": 28,
+        "bowl": 46,
+        "toilet": 62,
+        "toothbrush": 80,
+    }
+    assert {name: names.index(name) for name in labels} == labels
+    check_source(source)
+
+
+@pytest.mark.parametrize(
+    ("missing", "message"),
+    [
+        (
+            "ade20k:annotations/training/ADE_train_00000002.png",
+            r"got no ADE_train_00000002.png \(1 of 2 files",
+        ),
+        ("ade20k:annotations/validation", r"got no annotations/validation in .* zoo data prepare ade20k"),
+        ("coco:masks/000000000139.png", r"masks: got no 000000000139.png .* run zoo data prepare"),
+        ("coco:masks", r"got no masks in .* zoo data prepare coco"),
+        ("coco:train2017/*", r"train2017: got no images, expected NAME.jpg"),
+    ],
+)
+def test_what_is_missing_of_ade20k_and_coco_is_said_in_one_line(missing, message, request):
+    prefix, _, pattern = missing.partition(":")
+    disk = request.getfixturevalue(prefix)
+    for path in list(disk.root.glob(pattern)):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with pytest.raises(DatasetError, match=message) as caught:
+        open_source(f"{prefix}:{disk.root}")
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("prefix", PREFIXES)

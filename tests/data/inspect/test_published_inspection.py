@@ -31,11 +31,15 @@ def varied():
     return vary
 
 
-def test_sound_data_sets_have_no_faults_and_their_own_classes(voc, cityscapes, pascal_context, varied):
+def test_sound_data_sets_have_no_faults_and_their_own_classes(
+    voc, cityscapes, pascal_context, ade20k, coco, varied
+):
     for disk, prefixes in (
         (voc, ("voc", "voc-classic")),
         (cityscapes, ("cityscapes", "cityscapes-extra")),
         (pascal_context, ("pascal-context", "pascal-context-59")),
+        (ade20k, ("ade20k",)),
+        (coco, ("coco",)),
     ):
         root = varied(disk)
         for prefix in prefixes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import tarfile
 import threading
 import zipfile
@@ -13,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 from scipy.io import savemat
+
+from zoo.data.formats import coco_2017
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -179,4 +182,43 @@ def cityscapes_archives(cityscapes: Any, tmp_path: Path) -> Path:
         ("gtFine_trainvaltest.zip", files_below(cityscapes.root / "gtFine", "gtFine/")),
     ):
         zip_of(folder / name, {"README": b"terms", **files})
+    return folder
+
+
+@pytest.fixture
+def ade20k_archives(ade20k: Any, tmp_path: Path) -> Path:
+    """Return a folder with the archive of ADE20K."""
+    files = files_below(ade20k.root, "ADEChallengeData2016/")
+    files["ADEChallengeData2016/objectInfo150.txt"] = b"not read"
+    return zip_of(tmp_path / "archives/ADEChallengeData2016.zip", files).parent
+
+
+UNUSED_IDS = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
+"""Numbers below 91 that are no category of COCO."""
+
+
+@pytest.fixture
+def coco_archives(coco: Any, tmp_path: Path) -> Path:
+    """Return a folder with the archives of COCO; each image shows a toothbrush over a person, and a crowd."""
+    folder = tmp_path / "archives"
+    ids = [number for number in range(1, 91) if number not in UNUSED_IDS]
+    categories = [
+        {"id": id_, "name": name} for id_, name in zip(ids, coco_2017.CLASSES.names[1:], strict=True)
+    ]
+    rectangles = {1: [0, 0, 4, 0, 4, 6, 0, 6], 90: [0, 0, 2, 0, 2, 2, 0, 2]}
+    annotations: dict[str, bytes] = {"annotations/captions_val2017.json": b"not read"}
+    for split in ("train2017", "val2017"):
+        images = files_below(coco.root / split, f"{split}/")
+        zip_of(folder / f"{split}.zip", images)
+        content: dict[str, Any] = {"categories": categories, "images": [], "annotations": []}
+        for number, name in enumerate(images):
+            content["images"].append({"id": number, "file_name": Path(name).name, "height": 6, "width": 8})
+            for category, polygon in rectangles.items():
+                content["annotations"].append({"category_id": category, "segmentation": [polygon]})
+            runs = {"counts": [42, 6], "size": [6, 8]}  # the last column
+            content["annotations"].append({"category_id": 3, "segmentation": runs, "iscrowd": 1})
+            for annotation in content["annotations"][-3:]:
+                annotation |= {"id": len(content["annotations"]), "image_id": number}
+        annotations[f"annotations/instances_{split}.json"] = json.dumps(content).encode()
+    zip_of(folder / "annotations_trainval2017.zip", annotations)
     return folder

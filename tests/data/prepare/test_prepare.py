@@ -1,8 +1,11 @@
 """Published data sets made from tiny archives of the official forms, on disk or on a server."""
 
 import hashlib
+import json
+import shutil
 import stat
 import sys
+import zipfile
 
 import pytest
 from PIL import Image
@@ -253,3 +256,88 @@ def test_a_mask_of_sbd_with_other_labels_is_an_error(voc_archives, write_sbd, tm
     ):
         prepare(todo(data_set, folder, origin), folder, origin, quiet)
     assert not (folder / "VOCdevkit/VOC2012/SegmentationClassAug").exists()
+
+
+def test_ade20k_is_unpacked_without_what_its_reader_does_not_read(ade20k_archives, tmp_path, quiet):
+    data_set = official(DATA_SETS["ade20k"], ade20k_archives)
+    folder, origin = tmp_path / "made", Origin(folder=ade20k_archives)
+    made = prepare(todo(data_set, folder, origin), folder, origin, quiet)
+    assert [each.is_official for each in made] == [True]
+    assert count(data_set, folder) == (2, 1)
+    assert {path.name for path in (folder / "ADEChallengeData2016").iterdir()} == {"images", "annotations"}
+    assert todo(data_set, folder, origin) == []
+
+
+@pytest.fixture
+def coco_set(coco_archives):
+    return official(DATA_SETS["coco"], coco_archives)
+
+
+def test_coco_gets_one_mask_an_image_with_the_smaller_object_on_top(coco_set, coco_archives, tmp_path, quiet):
+    folder, origin = tmp_path / "made", Origin(folder=coco_archives)
+    prepare(todo(coco_set, folder, origin), folder, origin, quiet)
+    assert count(coco_set, folder) == (2, 1)
+    assert todo(coco_set, folder, origin) == []
+    assert {path.name for path in folder.iterdir()} == {"train2017", "val2017", "masks"}
+    source = open_source(f"coco:{folder}")
+    check_source(source)
+    assert source.read_mask("val/000000000139")[0].tolist() == [80, 80, 1, 1, 0, 0, 0, 255]
+    assert {Image.open(path).mode for path in (folder / "masks").iterdir()} == {"P"}
+
+
+def test_masks_of_coco_that_are_drawn_are_not_drawn_again(coco_set, coco_archives, tmp_path, quiet):
+    folder, origin = tmp_path / "made", Origin(folder=coco_archives)
+
+    def fails_at_the_second(what, done, _):
+        if what.startswith("drawing") and done == 2:
+            raise OSError("no space left")
+
+    with pytest.raises(DatasetError, match=r"got no space left.* what is done is kept"):
+        prepare(todo(coco_set, folder, origin), folder, origin, fails_at_the_second)
+    drawn = sorted((folder / "masks").iterdir())
+    assert [path.name for path in drawn] == ["000000000009.png", "000000000025.png"]
+    assert {path.name for path in folder.iterdir()} == {"train2017", "val2017", "masks"}
+    kept = [path.stat().st_ino for path in drawn]
+    assert [archive.name for archive in todo(coco_set, folder, origin)] == ["annotations_trainval2017.zip"]
+    prepare(todo(coco_set, folder, origin), folder, origin, quiet)
+    assert [path.stat().st_ino for path in drawn] == kept
+    assert count(coco_set, folder) == (2, 1)
+
+
+def test_coco_with_images_missing_draws_no_masks(coco, coco_set, coco_archives, quiet):
+    shutil.rmtree(coco.root / "masks")
+    (coco.root / "train2017/000000000025.jpg").unlink()
+    origin = Origin(folder=coco_archives)
+    with pytest.raises(
+        DatasetError, match=r"train2017: got no 000000000025.jpg \(1 of 2 files are missing\)"
+    ):
+        prepare(todo(coco_set, coco.root, origin), coco.root, origin, quiet)
+    assert list((coco.root / "masks").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, r"got no annotations/instances_\*.json, expected the instances of both splits"),
+        (
+            {"categories": [{"id": 1, "name": "cat"}], "images": [], "annotations": []},
+            "expected the 80 of COCO",
+        ),
+    ],
+)
+def test_annotations_that_are_not_those_of_coco_are_an_error(
+    content, message, coco_set, coco_archives, tmp_path, quiet
+):
+    files = {} if content is None else {"annotations/instances_train2017.json": json.dumps(content).encode()}
+    path = coco_archives / "annotations_trainval2017.zip"
+    path.unlink()
+    with zipfile.ZipFile(path, "w") as zip_:
+        for name, text in files.items():
+            zip_.writestr(name, text)
+    data_set, folder, origin = (
+        official(coco_set, coco_archives),
+        tmp_path / "made",
+        Origin(folder=coco_archives),
+    )
+    with pytest.raises(DatasetError, match=message):
+        prepare(todo(data_set, folder, origin), folder, origin, quiet)

@@ -283,7 +283,23 @@ REPORTED = {  # partition, mIoU, labels only, steps
     "unimatch_cityscapes_1-8": ("1/8", 84.3, 82.65, 58_500),
     "unimatch_cityscapes_1-4": ("1/4", 84.5, None, 50_220),
     "unimatch_cityscapes_1-2": ("1/2", 85.1, 84.39, 33_480),
+    "unimatch_ade20k_316": ("316", 38.7, 32.06, 149_220),
+    "unimatch_ade20k_631": ("631", 45.0, None, 146_820),
+    "unimatch_ade20k_1263": ("1263", 46.7, 42.82, 142_080),
+    "unimatch_ade20k_2526": ("2526", 49.8, 46.41, 132_600),
+    "unimatch_coco_232": ("232", 47.9, None, 147_560),
+    "unimatch_coco_463": ("463", 55.8, 45.77, 147_280),
+    "unimatch_coco_925": ("925", 58.7, 52.13, 146_700),
+    "unimatch_coco_1849": ("1849", 60.4, None, 145_540),
+    "unimatch_coco_3697": ("3697", 63.3, 59.50, 143_240),
 }
+SETTINGS = {
+    "voc": (518, 16, None),
+    "cityscapes": (798, 8, 0.7),
+    "ade20k": (518, 8, None),
+    "coco": (518, 16, None),
+}
+"""Crop, batch and threshold of the hard pixels of each data set."""
 
 
 @pytest.mark.parametrize("name", REPORTED)
@@ -293,7 +309,7 @@ def test_the_papers_rows_have_its_figures_partition_length_and_network(name: str
     assert reported is not None
     found = (data.partition, reported["miou"], reported.get("labels_only"), recipe.steps)
     assert found == REPORTED[name]
-    side, batch, threshold = (518, 16, None) if "voc" in name else (798, 8, 0.7)
+    side, batch, threshold = SETTINGS[name.split("_")[1]]
     assert (data.imgsz, data.batch_l, data.batch_u) == ((side, side), batch, batch)
     assert recipe.method.ohem_threshold == threshold
     assert recipe.network.encoder == "vit_base_patch14_dinov2.lvd142m"

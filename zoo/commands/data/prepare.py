@@ -23,7 +23,9 @@ UPDATE_SECONDS = 0.2
 
 
 def prepare(
-    name: Annotated[Literal["voc", "cityscapes", "pascal-context"], typer.Argument(metavar="DATA")],
+    name: Annotated[
+        Literal["voc", "cityscapes", "pascal-context", "ade20k", "coco"], typer.Argument(metavar="DATA")
+    ],
     folder: Annotated[
         Path, typer.Argument(metavar="DIR", help="Folder of the data set; existing files are kept.")
     ],
@@ -41,7 +43,7 @@ def prepare(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Prepare a published data set in DIR: voc (with the masks of SBD), cityscapes or pascal-context.
+    """Prepare a published data set in DIR: voc (with the masks of SBD), cityscapes, ade20k, ...
 
     Finished downloads and files are not repeated: after a failure, run the same command again.
     """

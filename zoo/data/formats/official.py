@@ -67,6 +67,20 @@ def read_names(path: Path) -> tuple[str, ...]:
     return tuple(names)
 
 
+def image_names(folder: Path) -> tuple[str, ...]:
+    """Return the names of the JPEG images in a folder, sorted, for data sets without lists.
+
+    Raises:
+        DatasetError: a folder without images.
+    """
+    names = sorted(path.stem for path in folder.glob("*.jpg"))
+    if not names:
+        raise DatasetError(
+            f"{folder}: got no images, expected NAME.jpg as in the official archive: unpack it again"
+        )
+    return tuple(names)
+
+
 def images_of(names: Iterable[str], folder: Path, prefix: str) -> dict[str, Pair]:
     """Return the images of a list by id `prefix/name`, without masks.
 
@@ -96,5 +110,5 @@ def _check_all_there(folder: Path, names: list[str], kind: str) -> None:
     if missing:
         raise DatasetError(
             f"{folder}: got no {missing[0]} ({len(missing)} of {len(names)} files are missing), expected "
-            f"the {kind} of every name in the official list: unpack the archive again"
+            f"the {kind} of every name in the data set: run zoo data prepare, which adds what is missing"
         )

@@ -1,7 +1,7 @@
 """Archives of each published data set: their addresses, checksums, and unpacking.
 
-Addresses and MD5 sums of VOC and SBD are those in torchvision's `datasets`. No official checksums of
-Cityscapes and PASCAL-Context are known.
+Addresses and MD5 sums of VOC and SBD are those in torchvision's `datasets`; those of ADE20K and COCO are the
+ones that GluonCV, LVIS and others check. No checksums of Cityscapes and PASCAL-Context are known.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from zoo.data.formats import cityscapes, pascal_context, voc
+from zoo.data.formats import ade20k, cityscapes, coco_2017, pascal_context, voc
+from zoo.data.prepare.masks import add_coco
 from zoo.data.prepare.matlab import add_context, add_sbd
 from zoo.data.prepare.unpack import unpack
 from zoo.errors import DatasetError
@@ -75,9 +76,23 @@ def _has_voc_2010(folder: Path) -> bool:
     )
 
 
+def _coco_images(split: str, md5: str) -> Archive:
+    """Return the archive of the images of a split of COCO."""
+    return Archive(
+        f"{split}.zip",
+        f"{_COCO_URL}/zips/{split}.zip",
+        md5,
+        _below(f"{split}/"),
+        lambda folder: any((folder / split).glob("*.jpg")),
+    )
+
+
 _OPENS_CITYSCAPES = partial(_opens, cityscapes.CityscapesSource, "cityscapes")
 _VOC_URL = "https://thor.robots.ox.ac.uk/pascal/VOC"
 _SBD_URL = "https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/semantic_contours"
+_ADE_URL = "https://data.csail.mit.edu/places/ADEchallenge"
+_COCO_URL = "http://images.cocodataset.org"
+"""Has no certificate of its own; the checksums tell a changed archive."""
 
 DATA_SETS = {
     "voc": DataSet(
@@ -157,5 +172,39 @@ DATA_SETS = {
         notice="PASCAL-Context on the images of PASCAL VOC 2010: the images come from Flickr; their use must "
         "respect Flickr's terms of use (https://www.flickr.com/help/terms). Conditions and citations: "
         "http://host.robots.ox.ac.uk/pascal/VOC/voc2010/ and https://cs.stanford.edu/~roozbeh/pascal-context/",
+    ),
+    "ade20k": DataSet(
+        spec="ade20k",
+        archives=(
+            Archive(
+                "ADEChallengeData2016.zip",
+                f"{_ADE_URL}/ADEChallengeData2016.zip",
+                "7328b3957e407ddae1d3cbf487f149ef",
+                _below(*(f"ADEChallengeData2016/{name}/" for name in (ade20k.IMAGES, ade20k.MASKS))),
+                partial(_opens, ade20k.Ade20kSource, "ade20k"),
+            ),
+        ),
+        optional=(),
+        counts=(20_210, 2_000),
+        notice="ADE20K: the annotations are under the BSD 3-clause license, the images for research and "
+        "education that is not commercial (https://groups.csail.mit.edu/vision/datasets/ADE20K/terms/)",
+    ),
+    "coco": DataSet(
+        spec="coco",
+        archives=(
+            _coco_images("train2017", "cced6f7f71b7629ddf16f17bbcfab6b2"),
+            _coco_images("val2017", "442b8da7639aecaf257c1dceb8ba8c80"),
+            Archive(
+                "annotations_trainval2017.zip",
+                f"{_COCO_URL}/annotations/annotations_trainval2017.zip",
+                "f4bbac642086de4f52a3fdda2de5fa2c",
+                add_coco,
+                partial(_opens, coco_2017.Coco2017Source, "coco"),
+            ),
+        ),
+        optional=(),
+        counts=(118_287, 5_000),
+        notice="COCO: the annotations are under CC BY 4.0; the images come from Flickr, and their use must "
+        "respect Flickr's terms of use (https://cocodataset.org/#termsofuse)",
     ),
 }  # fmt: skip

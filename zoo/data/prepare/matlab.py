@@ -8,12 +8,11 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
 
 from zoo.bundle.bundle import write_text
-from zoo.classes import default_palette
 from zoo.data.formats import pascal_context, voc
 from zoo.data.formats.official import find_root, read_names
+from zoo.data.prepare.masks import save_mask
 from zoo.data.prepare.unpack import members, merge, working_folder
 from zoo.errors import DatasetError
 
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
     from zoo.data.prepare.download import Report
 
 CATEGORIES = 459
-PALETTE = [channel for color in default_palette(256) for channel in color]
 
 
 def add_sbd(archive: Path, folder: Path, report: Report) -> None:
@@ -105,9 +103,7 @@ def _convert(
     for name, content in members(archive, is_wanted):
         stem = PurePosixPath(name).stem
         try:
-            mask = Image.fromarray(read(content.read()))
-            mask.putpalette(PALETTE)
-            mask.save(masks / f"{stem}.png")
+            save_mask(read(content.read()), masks / f"{stem}.png")
         except (ValueError, TypeError, KeyError, IndexError, OSError, NotImplementedError) as error:
             raise DatasetError(
                 f"{archive}: got {name}, no mask that can be converted ({error!r}), expected the official "
