@@ -101,8 +101,8 @@ def calibrate(
         knots = fit_isotonic(found, shifted(CENTERS, shift))
         calibrations[name] = Calibration(score=name, shift=shift, knots=knots)
     fitted = FittedOn(data=source.spec, split=split, images=images, pixels=pixels)
-    chosen: Score = score or min(CHEAPEST, key=lambda name: folds.get(name, 0.0))
-    return Reliability(score=chosen, calibrations=calibrations, fitted=fitted, cross_fitted=folds)
+    best = min(CHEAPEST, key=lambda each: folds.get(each, 0.0))
+    return Reliability(score=score or best, calibrations=calibrations, fitted=fitted, cross_fitted=folds)
 
 
 def halves_of(values: list[Tensor]) -> tuple[Tensor, Tensor]:
