@@ -90,6 +90,17 @@ def test_a_path_of_the_users_machine_is_not_published(config: BundleConfig) -> N
     assert "# eln on roads" in card
 
 
+def test_names_of_classes_change_nothing_but_their_cell(config: BundleConfig) -> None:
+    names = ("a|b", "<script>alert(1)</script>", "of two\nlines", *config.names[3:])
+    iou = {name: number / 10 for number, name in enumerate(names, 1)}
+    metrics = {"val": config.metrics["val"] | {"iou": iou}}
+    card = model_card(config.model_copy(update={"names": names, "metrics": metrics}))
+    assert "<script>" not in card
+    assert "| classes | a&#124;b, &lt;script&gt;alert(1)&lt;/script&gt;, of two lines, " in card
+    assert "| a&#124;b | 0.100 |" in card
+    assert "| of two lines | 0.300 |" in card
+
+
 def test_licenses_are_told_of_code_weights_and_data(config: BundleConfig) -> None:
     card = model_card(config)
     assert "| code | apache-2.0 |" in card
