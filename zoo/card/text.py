@@ -198,5 +198,6 @@ def _weak_classes(config: BundleConfig) -> list[str]:
         worst = min(known, key=known.__getitem__)
         lines.append(f"Its weakest class on `val` is {plain(worst)}, {name} {known[worst]:.3f}.")
     if absent:
-        lines.append(f"No image of `val` shows {', '.join(map(plain, absent))}: its accuracy on them is unknown.")
+        names = ", ".join(map(plain, absent))
+        lines.append(f"No image of `val` shows {names}: its accuracy on them is unknown.")
     return lines
