@@ -86,6 +86,7 @@ COLUMNS = (
         "export s",
     ),
     *("eager ms", "ORT", "OpenVINO"),
+    *("eager ms, 512x512", "ORT", "OpenVINO"),
 )
 LEFT = {"encoder", "family", "strides", "one size", "decoder"}
 RESULTS = Path(__file__).parents[2] / "docs/results"
@@ -259,6 +260,14 @@ def reason(record: Record) -> str:
     return (record.get("refused") or record["failed"]).replace("|", "\\|")
 
 
+def speeds(ms: dict[str, float] | str | None, mark: str = "") -> tuple[str, ...]:
+    """Return the cells of latencies: eager in ms, and how many times as fast the others are."""
+    if not isinstance(ms, dict):
+        return ms or "", "", ""
+    eager = ms["eager"]
+    return f"{eager:.0f}", *(f"{eager / ms[key]:.2f}x{mark}" for key in ("ort", "openvino"))
+
+
 def table(records: Sequence[Record]) -> str:
     """Return the page of results."""
     good = [record for record in records if "ms" in record]
@@ -277,13 +286,13 @@ after a resume. *Size*: of the images. *Agreement*: share of pixels with the cla
 of the sizes and batches that `zoo export` compares, with a batch of 2. *Error*: largest difference of a
 logit, as a share of their range, at the worse of the size and one that no stride or patch divides. *Export
 s*: processor time of `zoo export`. *ORT* and *OpenVINO*: speed-up over eager PyTorch at batch 1, medians of
-{ROUNDS} runs. *(wall)*: earlier rows, timed by the clock while other work ran and not all compared at a batch
-of 2; the command above measures them again.
+{ROUNDS} runs, at *size* and, for an untrained network, at 512x512 (`--latency 512,512`). *(wall)*: rows
+timed by the clock while other work ran and not all compared at a batch of 2; the command above measures them
+again.
 """
     rule = ["---" if name in LEFT else "--:" for name in COLUMNS]
     lines = [head, f"| {' | '.join(COLUMNS)} |", f"|{'|'.join(rule)}|"]
     for each in good:
-        eager, ort, openvino = (each["ms"][key] for key in ("eager", "ort", "openvino"))
         mark = "" if is_current(each) else " (wall)"
         cells = (
             each["name"],
@@ -297,9 +306,8 @@ of 2; the command above measures them again.
             f"{each['agreement']:.3%}",
             f"{max(each['error'], each['error_odd']):.0e}",
             f"{each['export_seconds']:.0f}",
-            f"{eager:.0f}",
-            f"{eager / ort:.2f}x{mark}",
-            f"{eager / openvino:.2f}x{mark}",
+            *speeds(each["ms"], mark),
+            *speeds(each.get("latency", {}).get("512,512")),
         )
         lines.append(f"| {' | '.join(cells)} |")
     if remarks := [f"- `{each['name']}`: {remark}" for each in good for remark in each["remarks"]]:
