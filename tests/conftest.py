@@ -70,7 +70,11 @@ def make_network(**changes: Any) -> SegmentationNetwork:
 
 def write_bundle(folder: Path, recipe: dict[str, Any] | None = None, **network: Any) -> Path:
     """Write a bundle of `make_network` and return its folder."""
-    student = Student(make_network(**network))
+    return save_student(folder, Student(make_network(**network)), recipe)
+
+
+def save_student(folder: Path, student: Student, recipe: dict[str, Any] | None = None) -> Path:
+    """Write a bundle of a student and return its folder."""
     classes = Classes.of(tuple(f"class-{label}" for label in range(student.config.network.num_classes)))
     config = BundleConfig(
         deployable=student.config,

@@ -29,23 +29,22 @@ import numpy as np
 import timm
 import torch
 
-from zoo.bundle.bundle import BundleConfig, write_json
-from zoo.bundle.weights import save_bundle
-from zoo.classes import Classes
-from zoo.data.shapes import NAMES as SHAPES
+from zoo.bundle.bundle import write_json
+from zoo.card.tables import escaped
+from zoo.data.shapes import ShapesSource
 from zoo.errors import ZooError
 from zoo.export.graph.fold import prepare
 from zoo.export.graph.to_onnx import export_onnx
 from zoo.export.options import ExportOptions
-from zoo.export.parity.tolerance import Tolerance
 from zoo.export.pipeline import export_bundle
+from zoo.export.untrained import untrained_gate
 from zoo.machine import cpu_model
 from zoo.models.facts import encoder_facts
 from zoo.predictors.artifact import ArtifactMetadata
 from zoo.predictors.backends import versions
 from zoo.predictors.load import load_predictor
-from zoo.preprocess import Preprocessing
 from zoo.train.loop.hardware import Hardware
+from zoo.train.loop.validation import predictor_of
 from zoo.train.methods.supervised import Supervised
 from zoo.train.recipe.read import load_recipe
 from zoo.train.session import resume, start
@@ -53,6 +52,8 @@ from zoo.train.session import resume, start
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from multiprocessing.connection import Connection
+
+    from zoo.predictors.base import Predictor
 
     Record = dict[str, Any]
 
@@ -131,7 +132,8 @@ def examine(name: str, imgsz: tuple[int, int], folder: Path, record: Record) -> 
         "agreement": artifact.parity.agreement,
         "remarks": [line for line in said if line.startswith("warning")],
     }
-    record |= compared(bundle, bundle / artifact.name, imgsz)
+    eager = load_predictor(bundle, backend="eager", threads=1)
+    record |= compared(eager, bundle / artifact.name, imgsz)
 
 
 def _cut(method: Supervised, progress: Any) -> None:  # noqa: ARG001
@@ -139,18 +141,16 @@ def _cut(method: Supervised, progress: Any) -> None:  # noqa: ARG001
         raise PowerCutError
 
 
-def compared(bundle: Path, onnx: Path, imgsz: tuple[int, int]) -> Record:
+def compared(eager: Predictor, onnx: Path, imgsz: tuple[int, int]) -> Record:
     """Return the error of the exported logits, and the median processor time of an image in each backend.
 
     The error is the largest difference from eager, as a share of the range of the logits, at a size that no
     stride or patch divides and at `imgsz`. The backends run one thread, in turns; each one's first run is not
     counted.
     """
-    predictors = {
-        backend: load_predictor(path, backend=backend, threads=1)
-        for backend, path in (("eager", bundle), ("ort", onnx), ("openvino", onnx))
-    }
-    eager, ort, _ = predictors.values()
+    predictors = {"eager": eager}
+    predictors |= {name: load_predictor(onnx, backend=name, threads=1) for name in ("ort", "openvino")}
+    ort = predictors["ort"]
     errors = []
     for height, width in ((imgsz[0] * 4 // 5 | 1, imgsz[1] * 9 // 10 | 1), imgsz):
         image = np.random.default_rng(0).integers(256, size=(1, height, width, 3), dtype=np.uint8)
@@ -170,31 +170,22 @@ def compared(bundle: Path, onnx: Path, imgsz: tuple[int, int]) -> Record:
 
 
 def latency(name: str, imgsz: tuple[int, int], folder: Path, record: Record) -> None:
-    """Fill the latencies of an encoder with random weights, exported without the comparison of masks."""
+    """Add the latencies of an untrained encoder to its record, exported without comparing masks."""
     changes = {"network.encoder": name, "pretrained": False, "data.spec": "shapes:4", "data.imgsz": imgsz}
-    recipe = load_recipe("supervised_shapes", SETTINGS, STEPS, changes).for_classes(len(SHAPES))
-    classes = Classes.of(SHAPES)
-    student = recipe.new_method().deployable("student").eval()
-    config = BundleConfig(
-        deployable=student.config,
-        method="supervised",
-        names=classes.names,
-        palette=classes.palette,
-        preprocessing=Preprocessing(imgsz=imgsz, resize="none"),
-        recipe={"data": {"spec": "shapes"}},
-    )
-    save_bundle(folder / "bundle", student, config, "")
+    source = ShapesSource()
+    recipe = load_recipe("supervised_shapes", SETTINGS, STEPS, changes).for_classes(len(source.classes))
+    eager = predictor_of(recipe.new_method(), recipe, source)
     metadata = ArtifactMetadata(
-        names=config.names,
-        palette=config.palette,
-        preprocessing=config.preprocessing,
+        names=eager.classes.names,
+        palette=eager.classes.palette,
+        preprocessing=recipe.preprocessing,
         precision="fp32",
         output="logits",
-        weights_sha256="0" * 64,
+        weights_sha256="",
     )
-    prepared = prepare(student, torch.rand(1, 3, *imgsz), Tolerance(min_agreement=0.0)).deployable
-    export_onnx(prepared, metadata, folder / "model.onnx")
-    record |= compared(folder / "bundle", folder / "model.onnx", imgsz)
+    prepared = prepare(eager.model.deployable, torch.rand(1, 3, *imgsz), untrained_gate())
+    export_onnx(prepared.deployable, metadata, folder / "model.onnx")
+    record |= compared(eager, folder / "model.onnx", imgsz)
 
 
 def examine_and_send(
@@ -257,11 +248,11 @@ def stage(record: Record) -> str:
 
 def reason(record: Record) -> str:
     """Return why an encoder did not get through, for a cell of a table."""
-    return (record.get("refused") or record["failed"]).replace("|", "\\|")
+    return escaped(record.get("refused") or record["failed"])
 
 
 def speeds(ms: dict[str, float] | str | None, mark: str = "") -> tuple[str, ...]:
-    """Return the cells of latencies: eager in ms, and how many times as fast the others are."""
+    """Return table cells: the latency of eager in ms, and the speed-ups of ONNX Runtime and OpenVINO."""
     if not isinstance(ms, dict):
         return ms or "", "", ""
     eager = ms["eager"]
@@ -324,23 +315,23 @@ def main() -> None:
     parser.add_argument("names", nargs="*", help="encoders to examine (again); default: all that are missing")
     parser.add_argument("--imgsz", default="256,256", metavar="H,W")
     parser.add_argument("--out", type=Path, default=RESULTS, metavar="DIR")
-    parser.add_argument("--latency", metavar="H,W", help="measure those in the table at this size, no more")
+    parser.add_argument("--latency", metavar="H,W", help="latency alone, of those in the table")
     asked = parser.parse_args()
     height, width = map(int, (asked.latency or asked.imgsz).split(","))
     torch.set_num_threads(1)
     warm_up()
     path = asked.out / "encoders.json"
-    found = json.loads(path.read_text())["encoders"] if path.is_file() else []
-    records = {record["name"]: record for record in found}
+    before = json.loads(path.read_text())["encoders"] if path.is_file() else []
+    records = {record["name"]: record for record in before}
     size = f"{height},{width}"
     timed = [name for name, each in records.items() if "ms" in each and size not in each.get("latency", {})]
     missing = [name for name in NAMES if name not in records or not is_current(records[name])]
     for name in asked.names or (timed if asked.latency else missing):
+        found = survey(name, (height, width), latency if asked.latency else examine)
         if asked.latency:
-            found_here = survey(name, (height, width), latency)
-            records[name].setdefault("latency", {})[size] = found_here.get("ms") or reason(found_here)
+            records[name].setdefault("latency", {})[size] = found.get("ms") or reason(found)
         else:
-            records[name] = survey(name, (height, width))
+            records[name] = found
         sys.stdout.write(f"{records[name]}\n")
         rows = sorted(records.values(), key=lambda record: (family(record["name"]), record["name"]))
         write_json(path, {"versions": versions(), "encoders": rows})

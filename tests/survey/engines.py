@@ -22,6 +22,7 @@ import onnx
 import torch
 
 from zoo.bundle.bundle import write_json
+from zoo.card.tables import escaped
 from zoo.errors import ExportError
 from zoo.export.options import ExportOptions
 from zoo.export.pipeline import export_bundle
@@ -52,7 +53,7 @@ RESULTS = Path(__file__).parents[2] / "docs/results"
 
 
 def examine(name: str, imgsz: tuple[int, int], folder: Path) -> Iterable[Record]:
-    """Yield the record of each precision of an encoder."""
+    """Yield one record per precision of an encoder."""
     changes = {"network.encoder": name, "pretrained": False, "data.spec": "shapes:4", "data.imgsz": imgsz}
     recipe = load_recipe("supervised_shapes", SETTINGS, 1, {**changes, "validate_every": 0})
     bundle = folder / "run/bundle"
@@ -111,7 +112,7 @@ def cells(row: Record) -> tuple[str, ...]:
     size = "x".join(map(str, row["imgsz"]))
     which = (row["name"], row["decoder"], size, row["precision"])
     if "refused" in row:
-        return (*which, f"refused: {row['refused']}".replace("|", "\\|"), "", "", "")
+        return (*which, escaped(f"refused: {row['refused']}"), "", "", "")
     megabytes = (f"{row[key] / 1e6:.1f}" for key in ("onnx_bytes", "bytes"))
     return (*which, "builds", f"{row['processor_seconds']:.1f}", *megabytes)
 

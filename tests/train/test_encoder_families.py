@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from zoo.bundle.bundle import BundleConfig
-from zoo.bundle.weights import load_bundle, save_bundle
-from zoo.classes import Classes
+from tests.conftest import IMGSZ as SIZE
+from tests.conftest import save_student
+from zoo.bundle.weights import load_bundle
 from zoo.export.untrained import check_untrained
 from zoo.models.config import NetworkConfig
 from zoo.models.facts import encoder_facts
 from zoo.predictors.eager import EagerPredictor
-from zoo.preprocess import Preprocessing
 from zoo.train.method import Batch, progress_at
 from zoo.train.methods.supervised import SupervisedConfig
 from zoo.train.methods.table import build_method
@@ -44,7 +43,6 @@ HEAVY = {"Swin", "CAFormer", "Hiera", "DINOv2", "SigLIP"}
 PLAIN = {"DeiT", "EVA-02", "DINOv2", "SigLIP"}
 NOT_EXPORTED_ELSEWHERE = ("RegNet", "HRNet", "CAFormer", "EVA-02", "DINOv2")
 """Families whose layers neither `test_encoders` nor `tests/export/test_untrained` exports."""
-SIZE = (64, 64)
 
 
 def bundle_after_a_step(family: str, folder: Path) -> tuple[torch.Tensor, torch.Tensor]:
@@ -78,15 +76,7 @@ def bundle_after_a_step(family: str, folder: Path) -> tuple[torch.Tensor, torch.
     assert moved[0]  # the stem
     assert sum(moved) > len(moved) // 5  # residual branches that end in zeros move from the second step
     deployable = method.deployable().eval()
-    classes = Classes.of(("a", "b", "c"))
-    config = BundleConfig(
-        deployable=deployable.config,
-        method="supervised",
-        names=classes.names,
-        palette=classes.palette,
-        preprocessing=Preprocessing(imgsz=SIZE),
-    )
-    save_bundle(folder, deployable, config, "")
+    save_student(folder, deployable)
     image = torch.randn(1, 3, 40, 52)
     with torch.no_grad():
         return image, deployable(image)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from zoo.bundle.bundle import write_text
-from zoo.card.tables import markdown_table
+from zoo.card.tables import escaped, markdown_table
 from zoo.data.open import open_source
 from zoo.evaluation.figures import duration
 from zoo.pages.html import data_uri, render
@@ -234,7 +234,7 @@ def markdown(comparison: Comparison) -> str:
 
 
 def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    return "\n".join(markdown_table(head, lines, "--:"))
+    return "\n".join(markdown_table(head, [tuple(map(escaped, line)) for line in lines], "--:"))
 
 
 def html(comparison: Comparison, figures: Sequence[Figure], grid: Path | None) -> str:

@@ -11,6 +11,7 @@ from zoo.card.metadata import metadata, title
 from zoo.card.tables import (
     BENCHMARK_NAME,
     agreement_section,
+    escaped,
     latency_section,
     markdown_table,
     reliability_section,
@@ -76,7 +77,11 @@ def model_card(config: BundleConfig, folder: Path | None = None) -> str:
         "",
         "## License",
         "",
-        *markdown_table(("of", "license", "known from"), license_table(config), align="---"),
+        *markdown_table(
+            ("of", "license", "known from"),
+            [tuple(map(escaped, row)) for row in license_table(config)],
+            align="---",
+        ),
         "",
         LICENSE_NOTE,
         "",

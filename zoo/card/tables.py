@@ -35,12 +35,20 @@ READING = (
 )
 
 
+ESCAPES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "&#124;"})
+
+
+def escaped(text: str) -> str:
+    """Return text as Markdown shows it literally, in a table too: no line breaks, pipes or HTML tags."""
+    return " ".join(text.translate(ESCAPES).split())
+
+
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]], align: str = "---:") -> list[str]:
     """Return the lines of a Markdown table, for cards and reports.
 
     Args:
         head: titles of the columns.
-        rows: cells, without `|`.
+        rows: cells, without `|`; `escaped` if they hold text of the user's.
         align: rule under all columns except the first, which is left-aligned.
     """
     rule = ("---", *(align for _ in head[1:]))

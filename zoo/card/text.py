@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from html import escape
 from typing import TYPE_CHECKING, Any
 
 from zoo.card.licenses import data_name
+from zoo.card.tables import escaped
 from zoo.evaluation.figures import figures_of
 from zoo.models.origin import origins_of
 
@@ -22,11 +22,6 @@ RESIZED = {
     "none": "kept at its own size (training crop {} x {})",
 }
 """Description of the resizing of images, by `Preprocessing.resize`."""
-
-
-def plain(text: str) -> str:
-    """Return text of the user's, such as the name of a class, as Markdown shows it in a cell of a table."""
-    return " ".join(escape(text, quote=False).replace("|", "&#124;").split())
 
 
 def introduction(config: BundleConfig) -> list[str]:
@@ -79,7 +74,7 @@ def _gate(config: BundleConfig) -> list[str]:
     gate = config.deployable
     if gate.kind != "gated":
         return []
-    kept = "" if gate.background is None else f"; {plain(config.names[gate.background])} never is"
+    kept = "" if gate.background is None else f"; {escaped(config.names[gate.background])} never is"
     height, width = gate.classifier.imgsz
     return [
         "",
@@ -98,7 +93,7 @@ def facts(config: BundleConfig) -> list[str]:
     return [
         "| | |",
         "|---|---|",
-        f"| classes | {', '.join(map(plain, config.names))} |",
+        f"| classes | {', '.join(map(escaped, config.names))} |",
         *([] if parts else [f"| labeled / unlabeled images | {_images(config.provenance)} |"]),
         _input(preprocessing),
         f"| parameters | {_parameters(config.provenance)} |",
@@ -152,7 +147,7 @@ def _on_val(config: BundleConfig) -> list[str]:
         "",
         f"| class | {' | '.join(figures.by_class.values())} |",
         f"|---|{'---:|' * len(figures.by_class)}",
-        *(f"| {' | '.join(map(plain, row))} |" for row in figures.rows(val, "{:.3f}".format)),
+        *(f"| {' | '.join(map(escaped, row))} |" for row in figures.rows(val, "{:.3f}".format)),
     ]
 
 
@@ -173,7 +168,7 @@ def _reported(config: BundleConfig) -> list[str]:
 def limits(config: BundleConfig) -> list[str]:
     """Return the known limits of the model."""
     return [
-        f"It was trained on images of {plain(data_name(config.data_spec))} and was not measured on others.",
+        f"It was trained on images of {escaped(data_name(config.data_spec))} and was not measured on others.",
         "It comes from a single run: the variation between seeds was not measured.",
         *_weak_classes(config),
         *(
@@ -196,8 +191,8 @@ def _weak_classes(config: BundleConfig) -> list[str]:
     lines = []
     if known:
         worst = min(known, key=known.__getitem__)
-        lines.append(f"Its weakest class on `val` is {plain(worst)}, {name} {known[worst]:.3f}.")
+        lines.append(f"Its weakest class on `val` is {escaped(worst)}, {name} {known[worst]:.3f}.")
     if absent:
-        names = ", ".join(map(plain, absent))
+        names = ", ".join(map(escaped, absent))
         lines.append(f"No image of `val` shows {names}: its accuracy on them is unknown.")
     return lines

@@ -69,6 +69,16 @@ def test_the_report_has_them_and_their_plot(filtered: Comparison) -> None:
         assert title in text
 
 
+def test_a_name_with_a_pipe_stays_in_its_cell(filtered: Comparison) -> None:
+    for run in filtered.of("eln"):
+        assert run.metrics is not None
+        by_class = {"road|lane": run.metrics["filter_by_class"]["class-0"]}
+        filtered = filtered.with_run(
+            run.model_copy(update={"metrics": run.metrics | {"filter_by_class": by_class}})
+        )
+    assert f"| road&#124;lane | 1.000 | 0.750 | 0.375 ({ABSENT}) |" in markdown(filtered)
+
+
 def test_without_hidden_masks_nothing_is_said_of_them(compared: Compared) -> None:
     comparison = compared(supervised=[0.5], eln=[0.6])
     assert tables(comparison) == []

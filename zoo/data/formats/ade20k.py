@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING
 
 from zoo.classes import IGNORE, Classes
 from zoo.data.files import FileSource
-from zoo.data.formats.official import Layout, find_root, image_names, pairs_of
+from zoo.data.formats.official import Layout, find_root, pairs_in
 from zoo.data.labels import LabelMap
 
 if TYPE_CHECKING:
-    from zoo.data.files import Pair
     from zoo.data.source import Split
 
 IMAGES, MASKS = "images", "annotations"
@@ -68,8 +67,5 @@ class Ade20kSource(FileSource):
 
     def __init__(self, spec: str) -> None:
         root = find_root(spec, LAYOUT)
-        files: dict[Split, dict[str, Pair]] = {}
-        for split, folder in SPLITS.items():
-            images = root / IMAGES / folder
-            files[split] = pairs_of(image_names(images), images, root / MASKS / folder, split)
-        super().__init__(spec, CLASSES, files, LABELS)
+        folders = {split: (f"{IMAGES}/{name}", f"{MASKS}/{name}") for split, name in SPLITS.items()}
+        super().__init__(spec, CLASSES, pairs_in(root, folders), LABELS)

@@ -16,10 +16,9 @@ from typing import TYPE_CHECKING
 
 from zoo.classes import Classes
 from zoo.data.files import FileSource
-from zoo.data.formats.official import Layout, find_root, image_names, pairs_of
+from zoo.data.formats.official import Layout, find_root, pairs_in
 
 if TYPE_CHECKING:
-    from zoo.data.files import Pair
     from zoo.data.source import Split
 
 SPLITS: dict[Split, str] = {"train": "train2017", "val": "val2017"}
@@ -54,8 +53,6 @@ class Coco2017Source(FileSource):
 
     def __init__(self, spec: str) -> None:
         root = find_root(spec, LAYOUT)
-        files: dict[Split, dict[str, Pair]] = {
-            split: pairs_of(image_names(root / folder), root / folder, root / MASKS, split)
-            for split, folder in SPLITS.items()
-        }
-        super().__init__(spec, CLASSES, files)
+        super().__init__(
+            spec, CLASSES, pairs_in(root, {split: (name, MASKS) for split, name in SPLITS.items()})
+        )

@@ -9,7 +9,9 @@ from zoo.data.files import Pair
 from zoo.errors import DatasetError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
+
+    from zoo.data.source import Split
 
 
 class Layout(NamedTuple):
@@ -67,18 +69,26 @@ def read_names(path: Path) -> tuple[str, ...]:
     return tuple(names)
 
 
-def image_names(folder: Path) -> tuple[str, ...]:
-    """Return the names of the JPEG images in a folder, sorted, for data sets without lists.
+def pairs_in(root: Path, folders: Mapping[Split, tuple[str, str]]) -> dict[Split, dict[str, Pair]]:
+    """Return all JPEG images with their masks, by split and id, for data sets without lists.
+
+    Args:
+        root: folder of the data set.
+        folders: folders of the images and of the masks, by split.
 
     Raises:
-        DatasetError: a folder without images.
+        DatasetError: a folder without images, or the mask of an image is missing.
     """
-    names = sorted(path.stem for path in folder.glob("*.jpg"))
-    if not names:
-        raise DatasetError(
-            f"{folder}: got no images, expected NAME.jpg as in the official archive: unpack it again"
-        )
-    return tuple(names)
+    found: dict[Split, dict[str, Pair]] = {}
+    for split, (images, masks) in folders.items():
+        folder = root / images
+        names = sorted(path.stem for path in folder.glob("*.jpg"))
+        if not names:
+            raise DatasetError(
+                f"{folder}: got no images, expected NAME.jpg as in the official archive: unpack it again"
+            )
+        found[split] = pairs_of(names, folder, root / masks, split)
+    return found
 
 
 def images_of(names: Iterable[str], folder: Path, prefix: str) -> dict[str, Pair]:

@@ -92,7 +92,7 @@ _VOC_URL = "https://thor.robots.ox.ac.uk/pascal/VOC"
 _SBD_URL = "https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/semantic_contours"
 _ADE_URL = "https://data.csail.mit.edu/places/ADEchallenge"
 _COCO_URL = "http://images.cocodataset.org"
-"""Has no certificate of its own; the checksums tell a changed archive."""
+"""The host has no TLS certificate of its own; the checksums detect a changed archive."""
 
 DATA_SETS = {
     "voc": DataSet(

@@ -40,7 +40,7 @@ def save_mask(labels: NDArray[np.uint8], path: Path) -> None:
 
 
 def add_coco(archive: Path, folder: Path, report: Report) -> None:
-    """Draw the masks of COCO 2017 that a folder lacks, so that an interrupted run can be resumed.
+    """Draw the masks of COCO 2017 that are missing from a folder; an interrupted run continues.
 
     Args:
         archive: `annotations_trainval2017.zip`: `annotations/instances_{train,val}2017.json`.
