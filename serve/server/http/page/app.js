@@ -47,6 +47,7 @@ async function showModel() {
   at.facts.replaceChildren(...panels.facts(model));
   at.about.hidden = false;
   at.below.disabled = !tellsReliability();
+  noteUnsure();
   stage.showAllClasses();
   if (stage.result === null) showClasses();
   const text = await api.card(model.name);
@@ -169,7 +170,7 @@ async function grayOut() {
 }
 
 function noteUnsure() {
-  at["below-note"].hidden = stage.result === null;
+  at["below-note"].hidden = stage.result === null || chosen() === undefined;
   at["below-note"].textContent = tellsReliability() ? unsureText(at.below.value) : UNCALIBRATED;
 }
 

@@ -320,8 +320,11 @@ def test_an_image_that_is_dropped_before_the_models_are_known_gets_the_first(
     assert legend(page) == AREAS
     asked = [line for line in stand_in.asked if line.startswith("POST")]  # the icon is asked for at any time
     assert asked == ["POST /predict?format=json"]
+    assert page.is_disabled("#below")  # whether the model tells its reliability is not known
+    assert page.is_hidden("#below-note")
     waiting[0].continue_()
     page.wait_for_selector("#below:not([disabled])")
+    assert page.inner_text("#below-note").startswith("Move the slider")
     page.locator("#below").fill("60")  # now its reliability is asked for too
     page.locator("#below-note", has_text="12.5% of the pixels are gray").wait_for()
     assert posts(stand_in) == [*asked, "POST /predict?format=json&model=eln&output=mask%2Breliability"]
