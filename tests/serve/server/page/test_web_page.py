@@ -177,7 +177,7 @@ def test_latency_is_split_into_the_parts_that_the_server_tells(
     values = page.locator("#times dd").all_inner_texts()
     assert names == ["network and browser", "decode", "queue", "compute", "encode"]
     assert values[1:] == ["2.5 ms", "0.4 ms", "11 ms", "1.1 ms"]
-    assert float(page.inner_text("#total").removesuffix(" ms")) >= 15
+    assert float(page.inner_text("#total").removesuffix(" ms")) >= 15  # what the server tells and the way
 
 
 def test_the_mask_is_downloaded_as_class_numbers(
