@@ -203,6 +203,16 @@ def test_what_no_table_resolves_is_a_fault_too(
     assert kind in kinds(spec)
 
 
+@pytest.mark.parametrize("place", ["train", "val"])
+def test_a_split_without_a_labeled_pixel_is_a_fault(
+    make_masks: MakeMasks, fault_of: FaultOf, place: str
+) -> None:
+    void = [gray(255)] * 2
+    spec = make_masks([*void, MANY] if place == "train" else [MANY, *void], val=1 if place == "train" else 2)
+    assert f"got masks of ignored pixels alone in {place}: label its images" in fault_of(spec)
+    assert {"no-labels", "all-ignored"} <= kinds(spec)
+
+
 def test_almost_no_pixel_of_a_class_does_not_excuse_255(make_masks: MakeMasks, fault_of: FaultOf) -> None:
     mask = stripes(0, 255, 0)
     mask[0, 0] = 1
@@ -215,7 +225,6 @@ def test_almost_no_pixel_of_a_class_does_not_excuse_255(make_masks: MakeMasks, f
         ([with_borders()] * 4, set()),
         ([with_borders(), gray(255), with_borders(), with_borders()], {"all-ignored"}),
         ([MANY, MANY, gray(255), MANY], {"all-ignored"}),
-        ([gray(255), gray(255), gray(255), MANY], {"all-ignored"}),
         ([scribbles(0, 1, 2)] * 3 + [MANY], {"mostly-ignored"}),
         ([scribbles(0, 1, 2), scribbles(0), scribbles(0), MANY], {"mostly-ignored", "all-background"}),
         ([with_borders()] * 4 + [B255, with_borders()], {"wide-void", "all-background"}),

@@ -129,6 +129,7 @@ KINDS: dict[str, Kind] = {
         "export hard labels, without anti-aliasing",
     ),
     "one-class": Kind("fault", "masks that show a single class", "label at least two classes"),
+    "no-labels": Kind("fault", "a split in which no pixel has a class", "label its images"),
     "leakage": Kind("fault", "images of val that are in train or unlabeled too", "remove them from one side"),
     "near-leakage": Kind(
         "warning", "images of val that nearly equal one of train or unlabeled", "look at them; remove copies"

@@ -289,12 +289,14 @@ def _judged_together(layout: Layout, facts: list[Facts], meaning: Interpretation
 
 
 def _absent(inspection: Inspection) -> Iterator[Finding]:
-    """Yield the classes that are absent from a split, unless the masks have only one class."""
+    """Yield classes that a split does not show, and splits without any; none if the masks have one class."""
     names = inspection.meaning.classes.names
-    shown = {split: set(inspection.pixels(split)[0]) - {IGNORE} for split in MASKED}
+    shown = {split: set(inspection.pixels(split)[0]) for split in MASKED}
     if any(finding.kind == "one-class" for finding in inspection.findings):
         return
     for split, labels in shown.items():
         missing = [name for label, name in enumerate(names) if label not in labels]
-        if labels and missing:
+        if labels == {IGNORE}:
+            yield Finding("no-labels", (), f"masks of ignored pixels alone in {split}")
+        elif labels and missing:
             yield Finding("absent-class", (), f"{split}: {', '.join(missing)}")
