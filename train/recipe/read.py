@@ -228,7 +228,7 @@ def _over(below: Tree, above: Tree) -> Tree:
 def _suited(below: Tree, above: Tree) -> tuple[Tree, Tree]:
     """Return both with what suits the encoder that `above` names, as far as `above` does not say it itself.
 
-    A plain transformer gets DPT; `multi_grid` is left to ResNets.
+    A plain transformer gets DPT; `multi_grid` is left to ResNets with bottleneck blocks.
     """
     network = above.get("network")
     if not isinstance(network, dict) or not isinstance(encoder := network.get("encoder"), str):
@@ -238,8 +238,10 @@ def _suited(below: Tree, above: Tree) -> tuple[Tree, Tree]:
         log.info("network.decoder.name %s, which suits %s; set it to choose another", PLAIN_DECODER, encoder)
         changes["decoder"] = {**_decoder_of(above), "name": PLAIN_DECODER}
     former = below.get("network")
-    if isinstance(former, dict) and former.get("multi_grid") and not takes_multi_grid(encoder):
-        log.info("network.multi_grid %s left out: %s is no ResNet", former["multi_grid"], encoder)
+    factors = former.get("multi_grid") if isinstance(former, dict) else None
+    if isinstance(former, dict) and factors and not takes_multi_grid(encoder, tuple(factors)):
+        reason = f"{encoder} is no ResNet with {len(factors)} bottleneck blocks in its last stage"
+        log.info("network.multi_grid %s left out: %s", factors, reason)
         below = below | {"network": {key: value for key, value in former.items() if key != "multi_grid"}}
     return below, above | {"network": network | changes}
 

@@ -367,9 +367,16 @@ def size_for(name: str, imgsz: tuple[int, int]) -> tuple[int, int] | None:
     raise refusals[-1]
 
 
-def takes_multi_grid(name: str) -> bool:
-    """Return whether an encoder is a ResNet of timm, whose last stage has blocks to dilate."""
-    return is_model_in_modules(name, ("resnet",))
+def takes_multi_grid(name: str, factors: tuple[int, ...]) -> bool:
+    """Return whether an encoder is a ResNet of timm with as many bottleneck blocks in its last stage."""
+    if not is_model_in_modules(name, ("resnet",)):
+        return False
+    try:
+        with torch.device("meta"):
+            build_encoder(name, multi_grid=factors)
+    except RecipeError:
+        return False
+    return True
 
 
 def freeze_batch_norm_affine(module: nn.Module) -> None:

@@ -63,15 +63,16 @@ def test_a_recipe_file_with_a_plain_transformer_gets_dpt(write: Callable[[str], 
     )
 
 
-@pytest.mark.parametrize("encoder", [PLAIN, "convnext_tiny"])
-def test_multi_grid_of_a_recipe_is_left_out_where_the_encoder_is_no_resnet(
+@pytest.mark.parametrize("encoder", [PLAIN, "convnext_tiny", "resnet18", "resnet34", "resnet26"])
+def test_multi_grid_of_a_recipe_is_left_out_where_the_encoder_cannot_take_it(
     encoder: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
     assert load_recipe("u2pl").network.multi_grid == (1, 2, 4)
     assert load_recipe("u2pl", changes={"network.encoder": "resnet101"}).network.multi_grid == (1, 2, 4)
     assert load_recipe("u2pl", changes={"network.encoder": encoder}).network.multi_grid is None
-    assert caplog.messages[-1] == f"network.multi_grid [1, 2, 4] left out: {encoder} is no ResNet"
+    reason = f"{encoder} is no ResNet with 3 bottleneck blocks in its last stage"
+    assert caplog.messages[-1] == f"network.multi_grid [1, 2, 4] left out: {reason}"
 
 
 @pytest.mark.parametrize(
