@@ -17,6 +17,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from onnx import TensorProto
 from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor, make_tensor_value_info
 from PIL import Image
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
     LittleSpace = Callable[[int], AbstractContextManager[None]]
     PngFile = Callable[[tuple[int, int], int, int, bytes], bytes]
 
+settings.register_profile("busy machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy machine")
 torch.set_num_threads(1)  # a second thread costs such small networks more than it gives
 
 TINY_RECIPE = Path(__file__).with_name("tiny.toml")

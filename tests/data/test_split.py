@@ -22,7 +22,7 @@ def example(seed: int, images: int = 120) -> tuple[np.ndarray, list[str]]:
 
 
 @given(st.integers(0, 10_000), st.integers(8, 60))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_every_class_is_kept_in_the_share_it_has(seed: int, count: int) -> None:
     presence, ids = example(seed)
     units = make_groups(ids, None)
@@ -34,7 +34,7 @@ def test_every_class_is_kept_in_the_share_it_has(seed: int, count: int) -> None:
 
 
 @given(st.integers(0, 10_000))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_samples_of_one_seed_are_nested_and_of_another_differ(seed: int) -> None:
     presence, ids = example(seed)
     units = make_groups(ids, None)
@@ -53,7 +53,7 @@ def test_images_that_show_no_class_are_taken_as_well() -> None:
 
 
 @given(st.integers(0, 10_000), st.integers(1, 100))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_a_group_is_whole_in_a_sample_or_not_at_all(seed: int, count: int) -> None:
     random = np.random.default_rng(seed)
     ids = [f"train/video{video}_{frame:04d}" for video in range(8) for frame in range(random.integers(2, 20))]

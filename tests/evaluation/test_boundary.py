@@ -28,13 +28,13 @@ def literal_boundary(region: np.ndarray, width: int) -> np.ndarray:
 
 
 @given(arrays(np.bool_, st.tuples(st.integers(1, 9), st.integers(1, 9))), st.integers(1, 3))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_boundary_equals_a_literal_loop(region: np.ndarray, width: int) -> None:
     assert np.array_equal(boundary(region, width), literal_boundary(region, width))
 
 
 @given(st.integers(0, 10_000))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_the_iou_is_that_of_literal_sets_over_all_images(seed: int) -> None:
     random = np.random.default_rng(seed)
     counter = BoundaryIou(3, ratio=0.1)

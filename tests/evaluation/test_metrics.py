@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from zoo.classes import IGNORE, Classes
@@ -46,7 +46,6 @@ def loop_iou(pairs: list[tuple[int, int]], k: int) -> float:
 
 
 @given(PIXELS)
-@settings(deadline=None)
 def test_figures_equal_a_loop_over_pixels(pairs: list[tuple[int, int]]) -> None:
     found = matrix(pairs)
     expected = [loop_iou(pairs, k) for k in range(K)]
@@ -61,7 +60,6 @@ def test_figures_equal_a_loop_over_pixels(pairs: list[tuple[int, int]]) -> None:
 
 
 @given(PIXELS, st.permutations(range(K)))
-@settings(deadline=None)
 def test_renaming_the_classes_permutes_the_ious(pairs: list[tuple[int, int]], order: list[int]) -> None:
     renamed = [(label if label == IGNORE else order[label], order[prediction]) for label, prediction in pairs]
     before, after = matrix(pairs), matrix(renamed)
@@ -70,7 +68,6 @@ def test_renaming_the_classes_permutes_the_ious(pairs: list[tuple[int, int]], or
 
 
 @given(PIXELS, PIXELS)
-@settings(deadline=None)
 def test_the_matrix_of_two_sets_is_the_sum_of_theirs(
     first: list[tuple[int, int]], second: list[tuple[int, int]]
 ) -> None:

@@ -215,7 +215,7 @@ def place():
     seed=st.integers(0, 2**32 - 1),
     plan=st.lists(st.tuples(st.sampled_from(FAULTS), st.sampled_from(["train", "val"])), max_size=6),
 )
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_the_findings_are_the_planted_faults_and_no_file_is_changed(place, seed, plan):
     root = Path(tempfile.mkdtemp(dir=place))
     folder = Planted(root, seed)

@@ -86,7 +86,7 @@ def test_a_stall_is_felt_by_all_that_arrive_in_it(make_server: MakeServer) -> No
 def test_a_load_above_the_capacity_piles_up_and_is_left_when_it_is_lost(make_server: MakeServer) -> None:
     server = make_server(0.01)
     observed = run(open_loop(server.target(), 300, Budget(10.0, 10), seed=0, limit=Limit(0.05, 0.01)))
-    assert observed.seconds < 2
+    assert observed.seconds < 10  # of its budget
     assert (seconds(observed) > 0.05).sum() > 30  # 1 % of 3000
     assert observed.connections > 32
 

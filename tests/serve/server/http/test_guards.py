@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import time
 from typing import TYPE_CHECKING, Any
@@ -152,7 +153,7 @@ def test_a_body_that_does_not_come_is_408_in_time(serve_app: ServeApp) -> None:
         answer = connection.recv(2000).decode()
         assert time.monotonic() - begin < 3.0
         assert answer.startswith("HTTP/1.1 408 ")
-        assert "got 3 bytes of the body in 0.3 s" in answer
+        assert re.search(r"got 3 bytes of the body in \d\.\d s", answer)
         while connection.recv(2000):  # until the server closes
             pass
     assert time.monotonic() - begin < 4.0

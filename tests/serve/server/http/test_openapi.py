@@ -134,7 +134,6 @@ def send(operation: schemathesis.APIOperation, mode: GenerationMode) -> set[int]
 
     @settings(
         max_examples=EXAMPLES,
-        deadline=None,
         derandomize=True,
         database=None,
         phases=[Phase.explicit, Phase.generate],
