@@ -19,7 +19,7 @@ from zoo.models.segmentation import segmentation_networks
 from zoo.predictors.eager import EagerPredictor
 from zoo.train.attempt import attempt, explaining
 from zoo.train.data.class_pixels import class_weights_of
-from zoo.train.data.identity import check_identity, write_identity
+from zoo.train.data.identity import check_identity, in_words, write_identity
 from zoo.train.data.loaders import BatchStream
 from zoo.train.data.streams import TrainingData, check_outside
 from zoo.train.initialization import initialized_method, read_start
@@ -163,6 +163,7 @@ def resume(
     partition = data.partition
     used = (*partition.labeled, *partition.unlabeled, *partition.tags, *data.held_out)
     added = check_identity(path, data.source, classes.names, used)
+    data = data.without(added)
     fabric = hardware.fabric(recipe.precision)
     method = recipe.new_method()
     validate = Validation(recipe, data.source, partition)
@@ -171,13 +172,18 @@ def resume(
     if fabric.is_global_zero:
         if spec is not None:
             run.write_recipe(recipe, classes)
-        for words in added:
-            log.warning("%s: %s, not used by this run", recipe.data.spec, words)
+        _remark_added(recipe.data.spec, added)
         if recipe.class_weights != "none":
             pairs = zip(classes.names, method.get_buffer(CLASS_WEIGHTS).tolist(), strict=True)
             log.info("class weights of the checkpoint: %s", ", ".join(f"{n} {w:.4g}" for n, w in pairs))
         log.info("%s: continuing after step %d of %d", path, engine.step, recipe.steps)
     return _recorded(engine, validate, data, wandb)
+
+
+def _remark_added(spec: str | None, added: list[str]) -> None:
+    """Warn of images that were added to the data since the run began."""
+    if added:
+        log.warning("%s: %s, not used by this run", spec, in_words("added image", added))
 
 
 def _check_there(spec: str | None, path: Path) -> None:

@@ -47,7 +47,7 @@ def identity(source: Source) -> dict[str, Any]:
 
 
 def check_identity(folder: Path, source: Source, names: Iterable[str], used: Collection[str]) -> list[str]:
-    """Return what was added to the data of a run since it began, in words.
+    """Return the ids of images that were added to the data of a run since it began.
 
     Args:
         folder: folder of the run; those of older versions record no files.
@@ -67,8 +67,7 @@ def check_identity(folder: Path, source: Source, names: Iterable[str], used: Col
             f"{source.spec}: got data that changed since {folder} began ({'; '.join(changes)}), expected "
             f"them as they were: restore them, say where they are now with --data, or start another run"
         )
-    added = [id_ for id_ in now["files"] if before["files"] and id_ not in before["files"]]
-    return [_listed("added image", added)] if added else []
+    return [id_ for id_ in now["files"] if before["files"] and id_ not in before["files"]]
 
 
 def _read(path: Path) -> dict[str, Any] | None:
@@ -97,15 +96,16 @@ def _changes(
     known = {id_ for split in SPLITS for id_ in source.ids(split)}
     gone = [id_ for id_ in dict.fromkeys((*before["files"], *used)) if id_ not in known]
     if gone:
-        yield _listed("missing image", gone)
+        yield in_words("missing image", gone)
     both = [(id_, hashes, now["files"][id_]) for id_, hashes in before["files"].items() if id_ in known]
     for index, what in enumerate(("changed image", "changed mask")):
         changed = [id_ for id_, first, second in both if first[index] != second[index]]
         if changed:
-            yield _listed(what, changed)
+            yield in_words(what, changed)
 
 
-def _listed(what: str, ids: list[str]) -> str:
+def in_words(what: str, ids: list[str]) -> str:
+    """Return the number of ids and the first of them."""
     more = ", ..." if len(ids) > MOST_SHOWN else ""
     return f"{len(ids)} {what}{'s' * (len(ids) > 1)}: {', '.join(ids[:MOST_SHOWN])}{more}"
 

@@ -93,3 +93,6 @@ class Subset(Source):
 
     def read_mask(self, id_: str) -> NDArray[np.uint8]:
         return self.source.read_mask(id_)
+
+    def precise_ids(self) -> frozenset[str] | None:
+        return self.source.precise_ids()

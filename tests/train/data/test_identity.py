@@ -9,8 +9,11 @@ from PIL import Image
 
 from zoo.data.cache import memo
 from zoo.data.folder import FolderSource
+from zoo.data.partition import Partition
 from zoo.errors import DatasetError
 from zoo.train.data.identity import check_identity, identity, write_identity
+from zoo.train.data.streams import TrainingData
+from zoo.train.recipe.schema import Recipe
 
 NAMES = ("class_0", "class_1", "class_2")
 USED = ("train/0", "train/1", "train/2")
@@ -102,7 +105,16 @@ def test_a_change_is_one_line_that_names_it(folder, change, words):
 
 def test_added_images_are_told_and_do_not_stop_a_run(folder):
     write(folder / "unlabeled/new.png", np.ones((8, 8, 3)))
-    assert check(folder) == ["1 added image: unlabeled/new"]
+    assert check(folder) == ["unlabeled/new"]
+
+
+def test_images_added_to_val_are_not_evaluated_by_a_resumed_run(folder):
+    for kind in ("images", "masks"):
+        write(folder / "val" / kind / "new.png", np.arange(64).reshape(8, 8) % 3)
+    data = TrainingData(Recipe.model_construct(), FolderSource(str(folder)), Partition("full", 0, USED, ()))
+    resumed = data.without(check(folder))
+    assert resumed.source.ids("val") == ("val/0", "val/1", "val/2")
+    assert resumed.source.ids("train") == data.source.ids("train")
 
 
 def test_a_run_of_an_older_version_compares_names_and_used_ids(folder):
