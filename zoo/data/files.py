@@ -39,6 +39,15 @@ def image_suffixes(format_: ImageFormat) -> frozenset[str]:
     return IMAGE_SUFFIXES if format_.is_rgb else IMAGE_SUFFIXES | {ARRAY_SUFFIX}
 
 
+LOSSY = {
+    "JPEG": "JPEG",
+    "MPO": "JPEG",
+    "WEBP": "WebP",
+    "AVIF": "AVIF",
+    "jpeg": "TIFF compressed as JPEG",
+    "tiff_jpeg": "TIFF compressed as JPEG",
+}
+"""Names of formats, and of compressions of TIFF, that change values."""
 BMP_BITS = {"1": 1, "L": 8}
 """Bits per pixel of the modes that Pillow gives to gray BMP files."""
 
@@ -162,7 +171,12 @@ def read_mask_file(
     is_color = labels is not None and labels.kind == "color"
     try:
         with Image.open(path) as image:
-            mode = stored_mode(image)
+            mode, lossy = stored_mode(image), lossy_format(image)
+            if lossy:
+                raise DatasetError(
+                    f"{path}: got a mask in {lossy}, which changes its values, expected PNG, BMP or TIFF: "
+                    f"save it as an 8-bit index PNG from the original labels"
+                )
             if mode == "P" and not is_color and isinstance(palettes, LabelMap):
                 labels, is_color = palettes, True
             codes = _codes(image, mode, labels, palettes)
@@ -219,6 +233,11 @@ def stored_mode(image: Image.Image) -> str:
         return image.mode if is_right else f"{image.mode};BMP"
     changed = isinstance(raw, str) and (";16" in raw or raw in ("L;2", "L;4"))
     return str(raw) if changed else image.mode
+
+
+def lossy_format(image: Image.Image) -> str:
+    """Return the format of an opened file if it changes values, whatever its suffix; else an empty text."""
+    return LOSSY.get(image.format or "") or LOSSY.get(str(image.info.get("compression")), "")
 
 
 def unreadable(path: Path, kind: str, error: Exception) -> DatasetError:

@@ -297,13 +297,16 @@ def _check_maps_nothing(data: DataFile, toml: Path, names: tuple[str, ...]) -> N
 
 
 def _no_mask(image: Path, stem: str, folder: Path, split: Split, others: list[str]) -> DatasetError:
-    for suffix in (".jpg", ".jpeg", ".webp"):
-        lossy = folder / f"{stem}{suffix}"
-        if lossy.is_file():
+    path = folder / stem
+    for other in sorted(path.parent.iterdir()) if path.parent.is_dir() else ():
+        suffix = other.suffix.lower()
+        if other.stem == path.name and suffix not in MASK_SUFFIXES and other.is_file():
+            is_lossy = suffix in IMAGE_SUFFIXES
+            fault = "changes its values" if is_lossy else "is not read"
             return DatasetError(
-                f"{lossy}: got a mask in a format that changes its values, expected "
-                f"{', '.join(MASK_SUFFIXES)}: "
-                f"save it as an 8-bit index PNG from the original labels"
+                f"{other}: got a mask in a format that {fault}, "
+                f"expected {', '.join(MASK_SUFFIXES)}: save it as an 8-bit index PNG"
+                f"{' from the original labels' * is_lossy}"
             )
     if others:
         return DatasetError(

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 import numpy as np
 from PIL import Image
 
-from zoo.data.files import stored_mode, unreadable
-from zoo.data.labels import pack, unpack
+from zoo.data.files import lossy_format, stored_mode, unreadable
+from zoo.data.labels import pack, packed, unpack
 from zoo.errors import DatasetError
 from zoo.images import READ_ERRORS, pages_of
 
@@ -53,6 +53,10 @@ class MaskFacts(NamedTuple):
     """Number of pixels of a drawn mask that objects of several classes cover."""
     areas: int = 0
     """Number of regions of a drawn mask whose area is not the one in the annotations."""
+    lossy: str = ""
+    """Format of its file if that changes values, whatever its suffix."""
+    see_through: tuple[Color, ...] = ()
+    """Colors of both transparent and visible pixels."""
 
     def color_of(self, code: int) -> Color:
         """Return the color in which a value, index or packed color is displayed."""
@@ -95,9 +99,13 @@ def read_mask_facts(path: Path) -> MaskFacts:
     """
     with Image.open(path) as image:
         mode, pages = stored_mode(image), pages_of(image)
+        if lossy := lossy_format(image):
+            return MaskFacts("", mode, image.size, pages=pages, lossy=lossy)
         image.load()
         if mode in COLOR_MODES:
-            return MaskFacts("", mode, image.size, True, _colors(image), pages=pages)
+            colors = _colors(image)
+            shared = () if colors is None else _see_through(image)
+            return MaskFacts("", mode, image.size, True, colors, pages=pages, see_through=shared)
         if mode not in VALUE_MODES:
             return MaskFacts("", mode, image.size, others=_other_values(image, mode), pages=pages)
         palette = np.reshape(image.getpalette("RGB") or [], (-1, 3)).tolist() if mode == "P" else []
@@ -152,6 +160,14 @@ def _other_values(image: Image.Image, mode: str) -> tuple[int, ...]:
         return ()
     values = np.unique(np.asarray(image))
     return tuple(values[: MOST_SHOWN + 1].tolist()) if np.issubdtype(values.dtype, np.integer) else ()
+
+
+def _see_through(image: Image.Image) -> tuple[Color, ...]:
+    """Return the colors that both transparent and visible pixels have."""
+    if "A" not in image.getbands():
+        return ()
+    codes, is_visible = packed(image), np.asarray(image.getchannel("A")) > 0
+    return tuple(map(unpack, np.intersect1d(codes[is_visible], codes[~is_visible]).tolist()))
 
 
 def _colors(image: Image.Image) -> dict[int, int] | None:

@@ -58,6 +58,11 @@ KINDS: dict[str, Kind] = {
     "lossy-mask": Kind(
         "fault", "masks in a format that changes values", "save them as PNG from the original labels"
     ),
+    "transparent-mask": Kind(
+        "fault",
+        "masks with transparent and visible pixels of one color, which are read as one class",
+        "save them as 8-bit RGB, with another color where they are transparent",
+    ),
     "image-mode": Kind(
         "fault",
         "images of another mode than 8-bit RGB, gray or palette",
@@ -201,12 +206,16 @@ UNKNOWN_CLASSES = frozenset(
         "one-class",
         "mask-mode",
         "soft-masks",
+        "lossy-mask",
+        "transparent-mask",
     }
 )
 """Kinds that leave the classes of the masks undetermined."""
 OF_FILES = frozenset(
     {
         "mask-mode",
+        "lossy-mask",
+        "transparent-mask",
         "unknown-value",
         "unknown-color",
         "soft-masks",

@@ -87,10 +87,9 @@ def judge_mask(name: str, mask: MaskFacts, meaning: Interpretation, data: DataFi
         meaning: interpretation of its values or colors.
         data: contents of `data.toml`.
     """
-    if mask.error:
-        yield Finding("unreadable-mask", (name,), f"a file that cannot be read ({mask.error})")
+    yield from _of_file(name, mask)
+    if mask.error or mask.lossy:
         return
-    yield from _of_pages(name, mask.pages)
     if is_soft(mask, data):
         many = f"{len(mask.pixels)} values" if mask.pixels else f"more than {MOST_COLORS} colors"
         yield Finding("soft-masks", (name,), f"a mask of mode {mask.mode} with {many}")
@@ -155,6 +154,19 @@ def with_example(finding: Finding, masks: Iterable[NamedMask], meaning: Interpre
             example = mask.in_words(seen.codes, is_color=seen.is_color)
             return replace(finding, detail=f"{finding.detail}, as {example}")
     return finding
+
+
+def _of_file(name: str, mask: MaskFacts) -> Iterator[Finding]:
+    """Yield the findings about the file of a mask, whatever its values mean."""
+    if mask.error:
+        yield Finding("unreadable-mask", (name,), f"a file that cannot be read ({mask.error})")
+        return
+    yield from _of_pages(name, mask.pages)
+    if mask.lossy:
+        yield Finding("lossy-mask", (name,), f"a mask in {mask.lossy}, which changes its values")
+    if mask.see_through:
+        shown = ", ".join(str(list(color)) for color in mask.see_through[:MOST_SHOWN])
+        yield Finding("transparent-mask", (name,), f"transparent and visible pixels of the color {shown}")
 
 
 def _of_pages(name: str, pages: int) -> Iterator[Finding]:
