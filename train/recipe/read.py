@@ -196,7 +196,7 @@ def find_recipe(name: str) -> Path:
 
 def _read(path: Path, above: tuple[Path, ...] = ()) -> Tree:
     try:
-        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+        tree = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path} is not TOML: {error}") from error
     base = tree.pop("base", None)

@@ -128,7 +128,7 @@ def read_data_file(path: Path) -> DataFile:
         DatasetError: the file is not TOML, a key is unknown, or a value has the wrong type.
     """
     try:
-        return DataFile.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+        return DataFile.model_validate(tomllib.loads(path.read_text(encoding="utf-8-sig")))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise DatasetError(
             f"{path}: got a file that is not TOML ({error}), expected a folder or a {DATA_FILE}: correct it"
@@ -160,7 +160,7 @@ def with_new_val(toml: Path, folder: Path, val_list: str) -> str:
     """
     data, lines = DataFile(), []
     if toml.is_file():
-        data, lines = read_data_file(toml), toml.read_text(encoding="utf-8").splitlines()
+        data, lines = read_data_file(toml), toml.read_text(encoding="utf-8-sig").splitlines()
     keys = {
         "root": Path(os.path.relpath(toml.parent / data.root, folder)).as_posix(),
         "val_list": val_list,

@@ -8,7 +8,7 @@ from zoo.classes import IGNORE
 from zoo.data.check import check_source
 from zoo.data.folder import FolderSource
 from zoo.data.formats.coco import Annotations
-from zoo.data.formats.drawing import ImageRegions
+from zoo.data.formats.drawing import ImageRegions, Region, unpacked_runs
 from zoo.data.inspect.inspection import inspect
 from zoo.errors import DatasetError
 
@@ -143,6 +143,23 @@ def test_bad_annotations_name_file_and_reason_in_one_line(tmp_path, annotation, 
     with pytest.raises(DatasetError, match=rf"annotations\.json: got a file .*{message}") as caught:
         FolderSource(make_folder(tmp_path, [annotation]))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (7, 40), (40, 7), (200, 300)])
+def test_packed_runs_are_those_of_pycocotools(shape):
+    from pycocotools.mask import encode
+
+    for share in (0, 0.01, 0.5, 1):
+        mask = (np.random.default_rng(0).random(shape) < share).astype(np.uint8)
+        lengths = unpacked_runs(encode(np.asfortranarray(mask))["counts"])
+        assert np.array_equal(np.repeat(np.arange(len(lengths)) % 2, lengths), mask.T.ravel())
+
+
+@pytest.mark.parametrize("counts", [[], [10, 20], [-1, 601], [10, 20, 600], ":d0", "abc", "", ["x"]])
+def test_runs_of_another_sum_than_the_image_are_refused(counts):
+    region = Region({"counts": counts, "size": [HEIGHT, WIDTH]}, 1)
+    with pytest.raises(DatasetError, match="got a segmentation that cannot be drawn"):
+        ImageRegions("a.json", HEIGHT, WIDTH, (region,)).draw()
 
 
 @pytest.mark.parametrize(

@@ -343,6 +343,49 @@ def test_holes_of_supervisely_are_background_and_bitmaps_lie_where_they_say(expo
     assert (mask[15, 15], mask[15, 30], mask[35, 52], mask[25, 52]) == (0, 1, 2, 0)
 
 
+def test_a_bitmap_of_supervisely_that_begins_outside_the_image_is_cut(export):
+    supervisely(export)
+    path = export.root / "train/ann/a.jpg.json"
+    path.write_text(path.read_text().replace('"origin": [50, 30]', '"origin": [-3, -4]'))
+    mask = FolderSource(str(export.root)).read_mask("train/a")
+    expected = np.zeros((HEIGHT, WIDTH), bool)
+    expected[:6, :5] = True
+    assert ((mask == 2) == expected).all()
+
+
+@pytest.mark.parametrize(
+    ("make", "name", "old", "new"),
+    [
+        (labelme, "train/a.json", "{", '{"imageWidth": 128, "imageHeight": 96, '),
+        (supervisely, "train/ann/a.jpg.json", f'"height": {HEIGHT}', '"height": 96'),
+    ],
+)
+def test_annotations_of_another_size_than_their_image_are_a_fault(export, make, name, old, new):
+    make(export)
+    path = export.root / name
+    path.write_text(path.read_text().replace(old, new, 1))
+    assert [one.kind for one in inspect(str(export.root)).findings if one.kind == "size-mismatch"]
+
+
+def test_names_of_yolo_go_by_their_numbers(export):
+    yolo(export)
+    export.write("data.yaml", "names: {1: dog, 0: cat}\n")
+    source = FolderSource(str(export.root))
+    assert source.classes.names == ("background", "cat", "dog")
+
+
+def test_lists_of_voc_may_hold_spaces_suffixes_and_paths(export, caplog):
+    voc(export)
+    for folder, suffix in (("JPEGImages", "jpg"), ("SegmentationClass", "png")):
+        path = export.root / folder / f"a.{suffix}"
+        path.rename(path.with_stem("a 1"))
+    export.write("ImageSets/Segmentation/train.txt", "a 1\nJPEGImages/b.jpg\nnone\n")
+    export.write("ImageSets/Segmentation/val.txt", "c 1\n")
+    source = FolderSource(str(export.root))
+    assert (source.ids("train"), source.ids("val")) == (("train/a 1", "train/b"), ("val/c",))
+    assert "train.txt: 1 of 3 lines name no image, such as none" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("make", "name", "content", "message"),
     [
@@ -361,6 +404,14 @@ def test_holes_of_supervisely_are_background_and_bitmaps_lie_where_they_say(expo
             {"objects": [{"classTitle": "x", "geometryType": "line"}]},
             "type line",
         ),
+        (
+            supervisely,
+            "meta.json",
+            {"classes": [{"title": "cat"}, {"title": "bird"}]},
+            r"got a region of the class dog, expected one of cat, bird",
+        ),
+        (yolo, "data.yaml", "names: {1: cat, 2: dog}\n", r"data\.yaml: got names: .* all numbers from 0"),
+        (yolo, "data.yaml", "names: [cat, cat]\n", "list of different names"),
         (cvat_masks, "labelmap.txt", "background:a,b,c::\n", r"labelmap\.txt: got a line"),
     ],
 )

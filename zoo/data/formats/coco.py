@@ -116,7 +116,7 @@ def read_annotations(path: Path, options: CocoOptions | None = None, *beside: Pa
     options = options or CocoOptions()
     check_can_draw(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
         used = _used(content) | _used_beside(other for other in beside if other != path)
         categories, unused = _without_parents(content["categories"], used)
         names, label_of = _categories(categories)
@@ -157,7 +157,7 @@ def _used_beside(paths: Iterable[Path]) -> set[Any]:
     found: set[Any] = set()
     for path in paths:
         with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
-            found |= _used(json.loads(path.read_text(encoding="utf-8")))
+            found |= _used(json.loads(path.read_text(encoding="utf-8-sig")))
     return found
 
 

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from zoo.data.data_file import Order
 
 
+MOST_CODES = 8
+"""Largest number of characters of a packed run length."""
+
+
 class Region(NamedTuple):
     """An annotated object or crowd."""
 
@@ -66,6 +70,8 @@ class ImageRegions(NamedTuple):
             runs = []
             for region in self.regions:
                 found = region.segmentation
+                if isinstance(found, dict):
+                    self._check_runs(found)
                 if isinstance(found, list) or isinstance(found["counts"], list):
                     found = frPyObjects(found, self.height, self.width)
                 runs.append(merge(found) if isinstance(found, list) else found)
@@ -79,7 +85,7 @@ class ImageRegions(NamedTuple):
                 inside, label = decode(runs[index]).astype(bool), self.regions[index].label
                 overlap += int(np.count_nonzero(~np.isin(mask[inside], (0, label, IGNORE))))
                 mask[inside] = label
-        except (ValueError, TypeError, IndexError) as error:
+        except (ValueError, TypeError, IndexError, OverflowError) as error:
             raise DatasetError(
                 f"{self.where}: got a segmentation that cannot be drawn ({error}), expected polygons or runs "
                 f"of {self.width}x{self.height} pixels: correct or remove it"
@@ -87,6 +93,36 @@ class ImageRegions(NamedTuple):
         areas = [region.area for region in self.regions]
         differ = sum(_differs(size, area) for size, area in zip(sizes, areas, strict=True))
         return Drawn(mask, overlap, differ)
+
+    def _check_runs(self, found: dict[str, Any]) -> None:
+        """Raise unless runs cover the image: pycocotools returns undefined pixels after the last one.
+
+        Raises:
+            ValueError: runs of another size.
+        """
+        counts, size = found["counts"], (self.height, self.width)
+        runs = counts if isinstance(counts, list) else unpacked_runs(counts)
+        if tuple(found["size"]) != size or min(runs, default=0) < 0 or sum(runs) != self.height * self.width:
+            height, width = found["size"]
+            raise ValueError(f"runs of {sum(runs)} pixels for {width}x{height}")
+
+
+def unpacked_runs(text: str | bytes) -> list[int]:
+    """Return the run lengths that a string of COCO packs, 5 bits a character.
+
+    From the fourth on, each is stored as its difference to the one two places before it.
+    """
+    codes = np.frombuffer(text.encode() if isinstance(text, str) else text, np.uint8).astype(np.int64) - 48
+    ends = np.flatnonzero((codes & 32) == 0)
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    lengths = ends + 1 - starts
+    if not len(ends) or ends[-1] != len(codes) - 1 or codes.min() < 0 or lengths.max() > MOST_CODES:
+        raise ValueError("a string that packs no runs")
+    places = np.arange(len(codes)) - np.repeat(starts, lengths)
+    values = np.add.reduceat((codes & 31) << (5 * places), starts)
+    values -= ((codes[ends] & 16) > 0) * (1 << (5 * lengths))
+    values[2::2], values[1::2] = np.cumsum(values[2::2]), np.cumsum(values[1::2])
+    return list(map(int, values))
 
 
 class Drawn(NamedTuple):

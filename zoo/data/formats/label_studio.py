@@ -167,7 +167,7 @@ def read_label_studio(path: Path, labels: Labels, *, predictions: bool = False) 
     """
     name, found = "", False
     try:
-        for task in json.loads(path.read_text(encoding="utf-8")):
+        for task in json.loads(path.read_text(encoding="utf-8-sig")):
             data = task["data"]
             name = str(data.get(NAME_KEY) or unquote(data[OBJECT].removeprefix(LOCAL_FILES)))
             submitted = [one for one in task.get("annotations", []) if not one.get("was_cancelled")]

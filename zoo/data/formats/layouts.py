@@ -20,12 +20,13 @@ those of a test, are not used.
 from __future__ import annotations
 
 import csv
+import logging
 import re
 from itertools import chain
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
 
-from zoo.data.files import MASK_SUFFIXES, Pair
+from zoo.data.files import IMAGE_SUFFIXES, MASK_SUFFIXES, Pair
 from zoo.data.formats.coco import Annotations, read_annotations
 from zoo.data.formats.drawing import ImageRegions
 from zoo.data.formats.tools import READERS, SPLITS, images_of, stems_in, text_of
@@ -34,12 +35,14 @@ from zoo.data.walk import files_by_stem
 from zoo.errors import DatasetError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
     from zoo.data.data_file import DataFile
     from zoo.data.source import Split
 
     Files = dict[Split, dict[str, Pair]]
+
+log = logging.getLogger(__name__)
 
 TREES = (
     ("mmseg", "img_dir", "ann_dir"),
@@ -146,7 +149,7 @@ def _voc(root: Path, data: DataFile) -> Recognized | None:
         return None
     images, masks = images_of(folders[0]), files_by_stem(folders[1], MASK_SUFFIXES)
     found = sorted((root / "ImageSets" / "Segmentation").glob("*.txt"))
-    lists = {path.stem: set(text_of(path).split()) for path in found}
+    lists = {path.stem: _list_of_voc(path, images) for path in found}
     tests = {stem: f"{name}.txt" for name in lists if OF_TEST.search(name) for stem in lists[name]}
     pairs = {stem: Pair(path, masks.get(stem)) for stem, path in images.items() if stem in tests}
     left = tuple((tests[stem], pair) for stem, pair in pairs.items())
@@ -168,6 +171,28 @@ def _voc(root: Path, data: DataFile) -> Recognized | None:
     if not path.is_file():
         return Recognized("PASCAL VOC", files, data, left=left)
     return Recognized("CVAT masks", files, _with_classes(data, colors=_label_map(path)), left=left)
+
+
+def _list_of_voc(path: Path, images: Collection[str]) -> set[str]:
+    """Return the images in a list: names that may hold spaces, or names with a flag, path or suffix."""
+    lines = [line.strip() for line in text_of(path).splitlines() if line.strip()]
+    found = {line: _named_in(line, images) for line in lines}
+    if missing := [line for line, stem in found.items() if stem is None]:
+        log.warning(
+            "%s: %d of %d lines name no image, such as %s", path, len(missing), len(lines), missing[0]
+        )
+    return {stem for stem in found.values() if stem is not None}
+
+
+def _named_in(line: str, images: Collection[str]) -> str | None:
+    """Return the image that a line names, None if it names none."""
+    for text in (line, line.split()[0]):
+        place = PurePosixPath(text.replace("\\", "/").lstrip("/"))
+        stem = place.with_suffix("") if place.suffix.lower() in IMAGE_SUFFIXES else place
+        ends = ("/".join(stem.parts[begin:]) for begin in range(len(stem.parts)))
+        if (name := next((end for end in ends if end in images), None)) is not None:
+            return name
+    return None
 
 
 def _label_map(path: Path) -> dict[str, list[int]]:

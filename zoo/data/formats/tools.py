@@ -23,7 +23,7 @@ from zoo.errors import DatasetError
 from zoo.images import READ_ERRORS, upright_size
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -65,6 +65,8 @@ class Entry(NamedTuple):
     image: Path
     path: Path | None
     shapes: list[Shape]
+    size: Size | None = None
+    """Width and height according to the file; None if it does not say."""
 
 
 def images_of(folder: Path) -> dict[str, Path]:
@@ -99,7 +101,7 @@ def _if_file(path: Path) -> Path | None:
     return path if path.is_file() else None
 
 
-def _build(entries: Iterable[Entry], names: Iterable[str]) -> Found:
+def _build(entries: Iterable[Entry], names: Sequence[str]) -> Found:
     """Return images with drawings of their shapes.
 
     Args:
@@ -107,14 +109,21 @@ def _build(entries: Iterable[Entry], names: Iterable[str]) -> Found:
         names: class names, with or without a background.
     """
     known = (BACKGROUND, *(name for name in names if name.lower() not in BACKGROUNDS))
-    label_of = {name: label for label, name in enumerate(known)} | dict.fromkeys(IGNORED, IGNORE)
+    label_of = dict.fromkeys((*names, *BACKGROUNDS), 0)
+    label_of |= {name: label for label, name in enumerate(known)} | dict.fromkeys(IGNORED, IGNORE)
     files: dict[Split, dict[str, Pair]] = {"train": {}, "val": {}, "unlabeled": {}}
-    for split, stem, image, path, shapes in entries:
+    for split, stem, image, path, shapes, size in entries:
         if path is None:
             files["unlabeled"][f"unlabeled/{stem}"] = Pair(image, None)
             continue
-        regions = tuple(Region(shape.region, label_of.get(shape.name, 0)) for shape in shapes)
-        width, height = size_of(image)
+        unknown = next((shape.name for shape in shapes if shape.name not in label_of), None)
+        if unknown is not None:
+            raise DatasetError(
+                f"{path}: got a region of the class {unknown}, expected one of {', '.join(names)}: export all "
+                f"files again together"
+            )
+        regions = tuple(Region(shape.region, label_of[shape.name]) for shape in shapes)
+        width, height = size or size_of(image)
         drawing = ImageRegions(str(path), height, width, regions, "file")
         files[split][f"{split}/{stem}"] = Pair(image, path, drawing)
     return Found(files, known)
@@ -178,11 +187,27 @@ def _yolo_names(root: Path, folders: list[Path]) -> list[str]:
     for name in ("data.yaml", "dataset.yaml"):
         if (root / name).is_file():
             names = _parsed(root / name, "names as in YOLO's data.yaml").get("names", [])
-            return [str(one) for one in (names.values() if isinstance(names, dict) else names)]
+            return _listed_names(names, root / name)
     texts = (text_of(path) for folder in folders for path in folder.rglob("*.txt"))
     first = (line.split()[0] for text in texts for line in text.splitlines() if line.strip())
     highest = max((int(word) for word in first if word.isdecimal()), default=0)
     return [f"class_{number}" for number in range(1 + highest)]
+
+
+def _listed_names(names: Any, path: Path) -> list[str]:
+    """Return the class names of a list, or of a table by number.
+
+    Raises:
+        DatasetError: neither of them, or numbers that leave some out.
+    """
+    if isinstance(names, dict) and set(names) == set(range(len(names))):
+        names = [names[number] for number in range(len(names))]
+    if not names or not isinstance(names, list) or len(set(map(str, names))) < len(names):
+        raise DatasetError(
+            f"{path}: got names: {str(names)[:60]}, expected a list of different names, or a table of all "
+            f"numbers from 0: correct it"
+        )
+    return [str(one) for one in names]
 
 
 def _yolo_shapes(path: Path, image: Path, names: list[str]) -> Iterator[Shape]:
@@ -223,10 +248,24 @@ def read_labelme(root: Path) -> Found | None:
     }
     names = sorted({shape.name for found in shapes.values() for shape in found} - set(IGNORED))
     entries = (
-        Entry(SPLITS.get(folder.name, "train"), stem, image, paths.get(image), shapes.get(image, []))
+        Entry(
+            SPLITS.get(folder.name, "train"),
+            stem,
+            image,
+            paths.get(image),
+            shapes.get(image, []),
+            _size_in(parsed.get(image, {}), "imageWidth", "imageHeight"),
+        )
         for folder, stem, image in images
     )
     return _build(entries, names)
+
+
+def _size_in(found: dict[str, Any], *keys: str) -> Size | None:
+    """Return the width and the height that a file gives for its image, None if it does not."""
+    width, height = map(found.get, keys)
+    is_given = isinstance(width, int) and isinstance(height, int) and min(width, height) > 0
+    return (width, height) if is_given else None
 
 
 def _labelme_shape(shape: dict[str, Any], path: Path) -> Shape:
@@ -264,7 +303,7 @@ def read_supervisely(root: Path) -> Found | None:
     check_can_draw(root / "meta.json")
     classes = _parsed(root / "meta.json", "Supervisely's classes").get("classes", [])
     entries = (
-        Entry(SPLITS.get(folder.name, "train"), stem, image, path, _supervisely_shapes(path, image))
+        Entry(SPLITS.get(folder.name, "train"), stem, image, path, *_supervisely_shapes(path, image))
         for folder in folders
         for stem, image in images_of(folder / "img").items()
         for path in [_if_file(folder / "ann" / f"{image.name}.json")]
@@ -272,14 +311,15 @@ def read_supervisely(root: Path) -> Found | None:
     return _build(entries, [str(one["title"]) for one in classes])
 
 
-def _supervisely_shapes(path: Path | None, image: Path) -> list[Shape]:
-    """Return the objects of an image, polygons with holes or bitmaps."""
+def _supervisely_shapes(path: Path | None, image: Path) -> tuple[list[Shape], Size | None]:
+    """Return the objects of an image, polygons with holes or bitmaps, and its size according to the file."""
     from pycocotools.mask import encode
 
     if path is None:
-        return []
-    size, shapes = size_of(image), []
-    for one in _parsed(path, "Supervisely's objects").get("objects", []):
+        return [], None
+    content, shapes = _parsed(path, "Supervisely's objects"), []
+    size = _size_in(content.get("size") or {}, "width", "height") or size_of(image)
+    for one in content.get("objects", []):
         name, kind = str(one.get("classTitle")), one.get("geometryType")
         try:
             region = _SUPERVISELY[kind](one, size)
@@ -289,7 +329,7 @@ def _supervisely_shapes(path: Path | None, image: Path) -> list[Shape]:
                 f"polygon or bitmap: export it again"
             ) from error
         shapes.append(Shape(name, encode(np.asfortranarray(region))))
-    return shapes
+    return shapes, size
 
 
 def _filled(one: dict[str, Any], size: Size) -> NDArray[np.uint8]:
@@ -315,6 +355,8 @@ def _unpacked(one: dict[str, Any], size: Size) -> NDArray[np.uint8]:
         gray = picture.convert("RGBA").getchannel("A") if is_transparent else picture.convert("L")
         bits = np.asarray(gray) > 0
     left, top = one["bitmap"]["origin"]
+    bits = bits[max(0, -top) :, max(0, -left) :]
+    top, left = max(0, top), max(0, left)
     part = region[top : top + bits.shape[0], left : left + bits.shape[1]]
     part[bits[: part.shape[0], : part.shape[1]]] = 1
     return region
