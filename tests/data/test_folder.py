@@ -81,12 +81,29 @@ def test_a_root_is_relative_to_the_description(folder):
     assert FolderSource(toml).ids("val") == ("val/a",)
 
 
+def test_a_description_may_begin_with_a_byte_order_mark(folder):
+    toml = describe(folder, '\ufeffnames = ["a", "b", "c"]')
+    assert FolderSource(toml).classes.names == ("a", "b", "c")
+
+
+def test_a_name_of_two_lines_is_refused(folder):
+    for kind in ("images", "masks"):
+        for path in (folder / "train" / kind).iterdir():
+            path.rename(path.with_stem("a\nb"))
+    with pytest.raises(DatasetError, match="got a name of two lines"):
+        FolderSource(str(folder))
+
+
 @pytest.mark.parametrize(
     ("toml", "message"),
     [
         (
             'nmaes = ["a", "b"]',
-            "got the unknown key nmaes, expected root, train, val, unlabeled, val_list, names",
+            r"got the unknown key nmaes, expected root, train, val, unlabeled, val_list, names.* mean names\?",
+        ),
+        (
+            '[coco]\nordr = "file"',
+            r"got the unknown key ordr in \[coco\], expected unusable, order: did you mean order\?",
         ),
         ('names = "a"', "got names = 'a', expected: Input should be a valid list"),
         ('names = ["a"]', "expected: List should have at least 2 items"),

@@ -174,6 +174,18 @@ def test_a_name_may_hold_spaces(tmp_path):
     assert partition.labeled == ("train/with space",)
 
 
+def test_a_name_may_end_in_a_space(tmp_path):
+    source = source_of(["train/a ", "train/a"])
+    assert make_partition(source, listing(tmp_path, "train/a \n"), 0).labeled == ("train/a ",)
+    assert make_partition(source, listing(tmp_path, "a  \n"), 0).labeled == ("train/a",)
+
+
+@pytest.mark.parametrize("text", ["train/a train/b\n", "a.png b.png\n", "a a b\n"])
+def test_several_images_on_a_line_are_an_error(tmp_path, text):
+    with pytest.raises(DatasetError, match=r"list\.txt:1: got .*b.* after train/a, expected one image"):
+        make_partition(source_of(["train/a", "train/b"]), listing(tmp_path, text), 0)
+
+
 def test_folders_tell_images_of_one_name_apart(tmp_path):
     source = source_of(["train/a/1", "train/b/1"])
     partition = make_partition(source, listing(tmp_path, "leftImg8bit/train/b/1.png gtFine/train/b/1.png"), 0)

@@ -30,6 +30,7 @@ import json
 import os
 import re
 import tomllib
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -54,9 +55,9 @@ Triple = Annotated[list[Channel], Field(min_length=3, max_length=3)]
 Range = Annotated[list[float], Field(min_length=2, max_length=2)]
 Percentile = Annotated[float, Field(ge=0, le=100)]
 WHOLE = (0.0, 100.0)
+"""Percentiles of the lowest and the highest value."""
 TABLE = re.compile(r"\[{1,2}[\w.\"'\s-]+\]{1,2}\s*(#.*)?$")
 OWN_KEYS = re.compile(r"(root|val_list)\s*=")
-"""Percentiles of the lowest and the highest value."""
 
 
 class CocoOptions(BaseModel):
@@ -138,13 +139,20 @@ def read_data_file(path: Path) -> DataFile:
         # pydantic names the branch of a union in brackets
         key = ".".join(str(part) for part in first["loc"] if not set("[-") & set(str(part)))
         if first["type"] == "extra_forbidden":
-            keys = ", ".join(DataFile.model_fields)
-            raise DatasetError(
-                f"{path}: got the unknown key {key}, expected {keys}: correct or remove it"
-            ) from error
+            raise _unknown_key(path, key) from error
         raise DatasetError(
             f"{path}: got {key} = {first['input']!r}, expected: {first['msg']}: correct it"
         ) from error
+
+
+def _unknown_key(path: Path, key: str) -> DatasetError:
+    """Return the error for a key that `data.toml` or its table `[coco]` does not have."""
+    table, _, name = key.rpartition(".")
+    keys = (CocoOptions if table else DataFile).model_fields
+    near = get_close_matches(name, keys, n=1)
+    where = f" in [{table}]" if table else ""
+    remedy = f"did you mean {near[0]}?" if near else "correct or remove it"
+    return DatasetError(f"{path}: got the unknown key {name}{where}, expected {', '.join(keys)}: {remedy}")
 
 
 def with_new_val(toml: Path, folder: Path, val_list: str) -> str:

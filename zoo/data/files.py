@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -52,6 +53,9 @@ BMP_BITS = {"1": 1, "L": 8}
 """Bits per pixel of the modes that Pillow gives to gray BMP files."""
 
 
+LINE_BREAK = re.compile("[\r\n]")
+
+
 class Pair(NamedTuple):
     """The files of one id."""
 
@@ -89,6 +93,10 @@ class FileSource(Source):
         self.labels, self.palettes = labels, palettes
         self._ids: dict[Split, tuple[str, ...]] = {split: tuple(pairs) for split, pairs in files.items()}
         self.files = {id_: pair for pairs in files.values() for id_, pair in pairs.items()}
+        if broken := next((pair for id_, pair in self.files.items() if LINE_BREAK.search(id_)), None):
+            raise DatasetError(
+                f"{str(broken.image)!r}: got a name of two lines, expected one, as lists have: rename it"
+            )
 
     @property
     def memo(self) -> Memo:

@@ -55,7 +55,7 @@ def read_list(path: Path, find: IdFinder) -> Iterator[Line]:
         if not entry or entry.startswith("#"):
             continue
         where = f"{path}:{number}"
-        id_ = find(entry, where)
+        id_ = find.exact(line) or find(entry, where)
         if id_ in line_of:
             raise DatasetError(
                 f"{where}: got {id_} again, expected each image once, it is on line {line_of[id_]}: "
@@ -65,6 +65,24 @@ def read_list(path: Path, find: IdFinder) -> Iterator[Line]:
         yield Line(where, id_, tuple(entry.split()[1:]))
     if not line_of:
         raise DatasetError(f"{path}: got a list without entries, expected one image a line: add some")
+
+
+def read_ids(path: Path, find: IdFinder) -> set[str]:
+    """Return the ids in a text file, one entry or `image mask` pair a line.
+
+    Raises:
+        DatasetError: as of `read_list`, or a line that names several images.
+    """
+    ids: set[str] = set()
+    for where, id_, words in read_list(path, find):
+        has_spaces = len(id_.split()) > 1  # then the words are parts of its name
+        other = None if has_spaces else next((word for word in words if find.others(word, id_)), None)
+        if other is not None:
+            raise DatasetError(
+                f"{where}: got {other} after {id_}, expected one image a line: put each on its own line"
+            )
+        ids.add(id_)
+    return ids
 
 
 class IdFinder:
@@ -104,6 +122,14 @@ class IdFinder:
                 f"correct or remove the line"
             )
         return found[0]
+
+    def exact(self, line: str) -> str | None:
+        """Return the id that equals a line with its spaces, None if there is none."""
+        return self.ids.get(_composed(line))
+
+    def others(self, word: str, id_: str) -> list[str]:
+        """Return other ids than one that a word equals."""
+        return [other for name in _forms(_composed(word)) for other in self._by_id(name) if other != id_]
 
     def _by_id(self, name: str) -> list[str]:
         """Return the ids that equal a name, with or without its split."""
@@ -150,7 +176,7 @@ def hold_out(
             f"{path}: got no such file, expected the list of val_list: zoo data split makes one"
         )
     pool = {**train, **val}
-    chosen = {line.id_ for line in read_list(path, IdFinder(tuple(pool), (), "image with a mask"))}
+    chosen = read_ids(path, IdFinder(tuple(pool), (), "image with a mask"))
     result: dict[Split, dict[str, Files]] = {"train": {}, "val": {}}
     for id_, pair in pool.items():
         split: Split = "val" if id_ in chosen else "train"

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.bundle.bundle import write_json, write_text
-from zoo.data.lists import IdFinder, read_list
+from zoo.data.lists import IdFinder, read_ids
 from zoo.data.open import is_published
 from zoo.errors import DatasetError
 
@@ -251,4 +251,4 @@ def _listed(path: Path, source: Source) -> set[str]:
             f"a text file of ids, or `full`: check the spelling"
         )
     find = IdFinder(source.ids("train"), source.ids("unlabeled") + source.ids("val"), "image of split train")
-    return {line.id_ for line in read_list(path, find)}
+    return read_ids(path, find)

@@ -119,8 +119,8 @@ def _build(entries: Iterable[Entry], names: Sequence[str]) -> Found:
         unknown = next((shape.name for shape in shapes if shape.name not in label_of), None)
         if unknown is not None:
             raise DatasetError(
-                f"{path}: got a region of the class {unknown}, expected one of {', '.join(names)}: export all "
-                f"files again together"
+                f"{path}: got a region of the class {unknown}, expected one of {', '.join(names)}: export "
+                f"all files again together"
             )
         regions = tuple(Region(shape.region, label_of[shape.name]) for shape in shapes)
         width, height = size or size_of(image)
