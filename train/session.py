@@ -12,6 +12,7 @@ import torch
 from zoo.bundle.bundle import write_json
 from zoo.child import is_first
 from zoo.data.open import built_in_name, is_published
+from zoo.data.outside import check_outside
 from zoo.errors import DatasetError, RecipeError, ZooError
 from zoo.evaluation.figures import figures_of
 from zoo.memory import peak_memory
@@ -21,7 +22,7 @@ from zoo.train.attempt import attempt, explaining
 from zoo.train.data.class_pixels import class_weights_of
 from zoo.train.data.identity import check_identity, in_words, write_identity
 from zoo.train.data.loaders import BatchStream
-from zoo.train.data.streams import TrainingData, check_outside
+from zoo.train.data.streams import TrainingData
 from zoo.train.initialization import initialized_method, read_start
 from zoo.train.loop.checkpoint import load_checkpoint
 from zoo.train.loop.engine import Engine

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from zoo.bundle.bundle import check_writable
 from zoo.child import StopRequests
+from zoo.data.outside import check_outside
 from zoo.data.partition import AUTO
 from zoo.errors import RecipeError
 from zoo.machine import cores
@@ -55,6 +56,7 @@ def start(request: Request, out: Path | None, facts: Facts) -> ComparisonFolder:
         needs_unlabeled=any(METHODS[name].needs_unlabeled for name in names),
     )
     source, partition = drawn.source, drawn.partition
+    check_outside(folder.path, source)
     if shared.reference.data.partition == AUTO:
         request = with_partition(request, partition.spec)
         shared = shared_plan(request)

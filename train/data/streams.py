@@ -14,8 +14,7 @@ from zoo.child import is_first
 from zoo.classes import IGNORE
 from zoo.data.channels import Measured, measure
 from zoo.data.check import check_source
-from zoo.data.files import FileSource
-from zoo.data.open import is_published, open_source
+from zoo.data.open import open_source
 from zoo.data.partition import Partition, count_of, make_partition
 from zoo.data.source import Source, Subset
 from zoo.data.tags import with_tags
@@ -279,24 +278,6 @@ def checked_source(recipe: Recipe) -> Source:
     source = open_source(recipe.data.spec)
     check_source(source)
     return source
-
-
-def check_outside(out: Path, source: Source) -> None:
-    """Raise if a run would be written among its data, whose listing would then include its pictures.
-
-    Raises:
-        RecipeError: `out` is the folder of the data, or in a folder of images.
-    """
-    if not isinstance(source, FileSource):
-        return
-    path = out.resolve()
-    folders = {pair.image.parent for pair in source.files.values()}
-    inside = [folder for folder in folders if folder.resolve() in (path, *path.parents)]
-    if inside or (not is_published(source.spec) and path == Path(source.spec).resolve()):
-        raise RecipeError(
-            f"--out {out} is among the images of {source.spec}, expected another folder, such as "
-            f"runs/{path.name}: the next start would take pictures of the run for images"
-        )
 
 
 def check_streams(recipe: Recipe, partition: Partition, phases: tuple[Phase, ...]) -> None:

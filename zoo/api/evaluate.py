@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from zoo.bundle.reliability import Reliability
     from zoo.data.source import Source, Split
     from zoo.evaluation.evaluate import Progress, Scores
+    from zoo.outputs import Outputs
     from zoo.predictors.base import Predictor
 
 log = logging.getLogger(__name__)
@@ -116,7 +117,7 @@ def evaluate_all(
     outputs = None if report is None else Outputs(Path(report), files, "--report", overwrite=overwrite)
     config = _config(path)
     spec = training_data(path) if data is None else str(data)
-    sources = _sources(config, spec, split, protocols if reliability else (), corrupt)
+    sources = _sources(config, spec, split, protocols if reliability else (), corrupt, outputs)
     where = choose_device(device)
     facts = {"model": str(path), **model_facts(path)}
     scores: list[Scores] = []
@@ -142,13 +143,21 @@ class Sources(NamedTuple):
 
 
 def _sources(
-    config: BundleConfig | None, spec: str, split: Split, protocols: Sequence[str], corrupt: str | None
+    config: BundleConfig | None,
+    spec: str,
+    split: Split,
+    protocols: Sequence[str],
+    corrupt: str | None,
+    outputs: Outputs | None,
 ) -> Sources:
     """Return the images to evaluate on; `protocols` are those of the reliability, empty if not requested."""
     from zoo.data.open import open_source
+    from zoo.data.outside import check_outside
     from zoo.evaluation.corruptions import Corrupted
 
     source = open_source(spec)
+    if outputs is not None:
+        check_outside(outputs.folder, source, outputs.option)
     held_out = _images_for_reliability(config, source, split, protocols) if protocols else None
     if corrupt is None:
         return Sources(source, held_out)

@@ -14,6 +14,7 @@ from zoo.data.data_file import DATA_FILE
 from zoo.data.files import FileSource
 from zoo.data.folder import FolderSource, describe_folder, inner
 from zoo.data.open import open_source
+from zoo.data.outside import check_outside
 from zoo.data.partition import FULL, Partition, make_partition
 from zoo.errors import DatasetError, ZooError
 from zoo.predict.inputs import find_inputs, is_source
@@ -96,6 +97,7 @@ def open_pool(text: str, known: Known, out: Path) -> Pool:
                 f"images alone: leave it out, the masks of the data set are its labels"
             )
         source = open_source(text)
+        check_outside(out, source)
         used, others = _divided(source, known)
         if not others:
             raise DatasetError(

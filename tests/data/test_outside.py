@@ -5,8 +5,8 @@ import pytest
 from PIL import Image
 
 from zoo.data.open import open_source
-from zoo.errors import RecipeError
-from zoo.train.data.streams import check_outside
+from zoo.data.outside import check_outside
+from zoo.errors import DatasetError
 
 
 @pytest.fixture
@@ -19,15 +19,24 @@ def folder(tmp_path):
     return tmp_path / "d"
 
 
-@pytest.mark.parametrize("out", [".", "train/images", "val/images/run", "../d"])
+@pytest.mark.parametrize(
+    "out", [".", "train/images", "val/images/run", "../d", "train/masks/1", "unlabeled/run"]
+)
 def test_a_run_among_the_images_is_refused(folder, out):
-    with pytest.raises(RecipeError, match="is among the images of"):
+    with pytest.raises(DatasetError, match="is among the images of"):
         check_outside(folder / out, open_source(str(folder)))
 
 
 @pytest.mark.parametrize("out", ["runs/1", "../run", "trained"])
 def test_a_run_beside_the_images_is_not(folder, out):
     check_outside(folder / out, open_source(str(folder)))
+
+
+def test_a_run_beside_folders_of_images_is_refused_above_them(folder):
+    (folder / "unlabeled/city").mkdir(parents=True)
+    (folder / "val/images/a.png").rename(folder / "unlabeled/city/a.png")
+    with pytest.raises(DatasetError, match=r"--report .* is among the images of"):
+        check_outside(folder / "unlabeled/run", open_source(str(folder)), "--report")
 
 
 def test_a_folder_named_as_built_in_data_is_mentioned(tmp_path, monkeypatch, caplog):
