@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from zoo.classes import IGNORE
 from zoo.cli import app
-from zoo.data.annotations import Options, import_annotations
+from zoo.data.annotations import Images, Options, import_annotations
 from zoo.data.folder import FolderSource
 from zoo.data.formats.cvat import CvatWriter
 from zoo.data.formats.regions import Labels
@@ -185,6 +185,34 @@ def test_a_list_says_which_images_of_train_are_of_val(data: Path, tmp_path: Path
     picture(data / "unlabeled/b.png", 10)  # as train/images/old
     with pytest.raises(DatasetError, match=r"b\.png: got a copy of .*old\.png, an image of val"):
         import_annotations(annotations(tmp_path / "b.xml", b=mask(1)), str(data), Options())
+
+
+@pytest.mark.parametrize("name", ["old_mask.png", "old.png.png", "old.PNG", "old.tif"])
+def test_a_mask_of_another_name_or_format_is_not_replaced_by_a_second_one(
+    name: str, data: Path, tmp_path: Path
+) -> None:
+    path = data / "train/masks/old.png"
+    if name.endswith(".tif"):
+        Image.open(path).save(path.with_name(name))
+        path.unlink()
+    else:
+        path.rename(path.with_name(name))
+    file = annotations(tmp_path / "a.xml", old=mask(1))
+    with pytest.raises(DatasetError, match=f"{name}: got another mask of this image.* remove it"):
+        import_annotations(file, str(data), Options(overwrite=True))
+    assert [path.name for path in (data / "train/masks").iterdir()] == [name]
+
+
+def test_images_without_regions_are_named(data: Path, tmp_path: Path) -> None:
+    file = annotations(tmp_path / "a.xml", s__a=mask(1), b=mask(0))
+    result = CliRunner().invoke(app, ["data", "import", str(file), str(data)])
+    assert f"1 without a region of a class ({data}/train/images/b.png)" in " ".join(result.output.split())
+
+
+def test_an_image_uploaded_to_label_studio_is_found_by_its_own_name(data: Path) -> None:
+    images = Images(data / "unlabeled")
+    assert images.find("/data/upload/1/1a2b3c4d-b.png", Path("a.json")) == data / "unlabeled/b.png"
+    assert images.find("/data/upload/1/1a2b3c-b.png", Path("a.json")) is None
 
 
 def test_a_missing_data_set_is_said_to_be_missing(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ interrupted import leaves nothing half-written, and the same command completes i
 from __future__ import annotations
 
 import filecmp
+import re
 import shutil
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
@@ -17,13 +18,14 @@ from PIL import Image
 
 from zoo.bundle.bundle import replacing
 from zoo.data.data_file import DATA_FILE, class_names, label_map
-from zoo.data.files import IMAGE_SUFFIXES, read_image_file, read_mask_file
+from zoo.data.files import IMAGE_SUFFIXES, MASK_SUFFIXES, read_image_file, read_mask_file
 from zoo.data.folder import FolderSource, describe_folder, inner
 from zoo.data.formats.coco import ANNOTATIONS, read_coco
 from zoo.data.formats.cvat import read_cvat
 from zoo.data.formats.label_studio import read_label_studio
 from zoo.data.formats.regions import Labels
 from zoo.data.lists import IdFinder, read_list
+from zoo.data.names import match_masks
 from zoo.data.tags import tags_of_mask
 from zoo.data.walk import files_by_stem
 from zoo.errors import DatasetError
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
     from zoo.data.formats.regions import Annotated
     from zoo.data.labels import LabelMap
 
+UPLOAD = re.compile("^[0-9a-f]{8}-")
+"""What Label Studio puts before the names of uploaded images."""
 Action = Literal["moved", "copied", "kept"]
 
 
@@ -151,6 +155,7 @@ class _Target:
             )
         self.names = FolderSource(spec).classes.names if names is None else names
         self._images = Images(self.train / "images")
+        self._masks = files_by_stem(self.train / "masks", MASK_SUFFIXES)
         self._unlabeled = Images(inner(root / data.unlabeled))
         self._others = None if options.images is None else Images(options.images)
         self._val: dict[int, list[Path]] = {}
@@ -226,10 +231,11 @@ class _Target:
         """Raise if an image has another mask already.
 
         Raises:
-            DatasetError: another mask, without `overwrite`, or one in another format.
+            DatasetError: another mask, without `overwrite`, or one of another name or format.
         """
-        others = [one.mask.with_suffix(suffix) for suffix in (".bmp", ".tif", ".tiff")]
-        other = next((path for path in others if path.is_file()), None)
+        stem = one.mask.relative_to(self.train / "masks").with_suffix("").as_posix()
+        there = self._masks.get(match_masks({stem: one.image}, self._masks).get(stem, ""))
+        other = None if there == one.mask else there
         if other is None and (self.options.overwrite or not one.mask.is_file()):
             return
         if other is None and np.array_equal(read_mask_file(one.mask, self.labels), mask):
@@ -289,7 +295,7 @@ class Images:
             end = "/".join(stem.parts[begin:])
             if end in self.by_path:
                 return self.by_path[end]
-        found: Sequence[Path] = self.by_name.get(stem.name, [])
+        found: Sequence[Path] = self.by_name.get(stem.name) or self.by_name.get(UPLOAD.sub("", stem.name), [])
         if len(found) > 1:
             raise DatasetError(
                 f"{path}: got the image {name}, the name of {len(found)} images ({found[0]}, {found[1]}), "

@@ -192,6 +192,20 @@ def test_shapes_of_cvat_are_drawn_by_their_order(tmp_path: Path) -> None:
     ]
 
 
+def test_a_turned_box_of_cvat_is_drawn_turned(tmp_path: Path) -> None:
+    box = '<box label="car" xtl="2" ytl="4" xbr="8" ybr="6" rotation="{}"/>'
+    image = '<annotations><image name="a.jpg" width="10" height="10">{}</image></annotations>'
+    for turn, rows, columns in ((90, (2, 8), (4, 6)), (180, (4, 6), (2, 8))):
+        (tmp_path / "a.xml").write_text(image.format(box.format(turn)))
+        [found] = read_annotated(tmp_path / "a.xml", Labels(STREET))
+        expected = np.full((10, 10), IGNORE)
+        expected[slice(*rows), slice(*columns)] = STREET.index("car")
+        assert np.array_equal(found.mask, expected)
+    (tmp_path / "a.xml").write_text(image.format(box.format(30)))
+    [found] = read_annotated(tmp_path / "a.xml", Labels(STREET))
+    assert (found.mask[3, 3], found.mask[6, 3]) == (STREET.index("car"), IGNORE)  # clockwise: the left end up
+
+
 def task(*results: dict[str, Any], key: str = "annotations", **changes: Any) -> dict[str, Any]:
     size = {"original_width": 10, "original_height": 10, "image_rotation": 0}
     return {"data": {"image": "a.jpg"}, key: [{"result": [size | one for one in results]} | changes]}
@@ -259,6 +273,7 @@ BUSES = {"categories": [{"id": 1, "name": "bus"}], "images": [], "annotations": 
         (json.dumps([task(rectangle("bus"))]), "the label 'bus', expected one of"),
         (json.dumps([task(rectangle("car", rotation=3))]), "a rotated image or rectangle"),
         (json.dumps([task()]), "an annotation without regions"),
+        (json.dumps([task(BROKEN | {"value": {"brushlabels": ["car", "road"]}})]), "a region of 2 labels"),
         (json.dumps([task({"type": "choices", "value": {}})]), "a result of the type choices, expected"),
         (json.dumps([task(BROKEN)]), "ends early"),
         (json.dumps([{"image": "a.jpg"}]), "got no 'data', expected one: correct it in Label Studio"),

@@ -10,6 +10,8 @@ import typer
 
 from zoo.commands.console import AsJson, emit, remarks, table
 
+SHOWN = 3
+"""Number of images named in a line."""
 DONE = {"moved": "moved from unlabeled", "copied": "copied", "kept": "in train already"}
 
 
@@ -52,6 +54,7 @@ def import_annotations(
     """
     from zoo.data.annotations import Options
     from zoo.data.annotations import import_annotations as run
+    from zoo.data.formats.regions import Labels
 
     with remarks.status("drawing masks"):
         names, found = run(annotations, spec, Options(images, predictions, overwrite))
@@ -69,10 +72,21 @@ def import_annotations(
     actions = Counter(one.action for one in found)
     done = ", ".join(f"{count} {DONE[action]}" for action, count in actions.items())
     rows = [(name, str(count)) for name, count in counts.items()]
+    bare = [str(one.image) for one in found if not set(one.labels) - {Labels(names).blank}]
     emit(
         value,
         table(f"Masks added to {spec}", ("class", "images"), rows),
         f"{len(found)} image{'s' * (len(found) != 1)}: {done}",
+        *_without_regions(bare),
         f"use them: zoo train eln --from RUN --data {spec}",
         as_json=as_json,
     )
+
+
+def _without_regions(images: list[str]) -> list[str]:
+    """Return a line about images whose masks show no class but the background: they may not be annotated."""
+    if not images:
+        return []
+    named = ", ".join(images[:SHOWN]) + ", ..." * (len(images) > SHOWN)
+    remedy = "move those that are not annotated yet back to unlabeled/, and remove their masks"
+    return [f"{len(images)} without a region of a class ({named}): {remedy}"]

@@ -6,6 +6,7 @@ A mask is run-length encoded, row by row within its box, the first run being of 
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
@@ -113,7 +114,10 @@ def _region(shape: ElementTree.Element, size: tuple[int, int]) -> Region:
         return fill_polygons([points], size)
     if shape.tag == "box":
         left, top, right, bottom = (float(found[key]) for key in ("xtl", "ytl", "xbr", "ybr"))
-        return fill_polygons([[left, top, right, top, right, bottom, left, bottom]], size)
+        corners = np.array([(left, top), (right, top), (right, bottom), (left, bottom)])
+        turn, center = math.radians(float(found.get("rotation", "0"))), corners.mean(axis=0)
+        clockwise = np.array([[math.cos(turn), math.sin(turn)], [-math.sin(turn), math.cos(turn)]])
+        return fill_polygons([((corners - center) @ clockwise + center).ravel().tolist()], size)
     left, top, width, height = (int(found[key]) for key in ("left", "top", "width", "height"))
     if min(left, top) < 0 or left + width > size[1] or top + height > size[0]:
         raise ValueError(

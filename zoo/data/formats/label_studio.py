@@ -208,6 +208,8 @@ def _region(result: dict[str, Any], size: tuple[int, int]) -> tuple[str, Region]
         raise ValueError(f"a result of the type {kind}, expected {', '.join(KINDS)}")
     if result.get("image_rotation") or value.get("rotation"):
         raise ValueError("a rotated image or rectangle, expected none")
+    if len(value[kind]) != 1:
+        raise ValueError(f"a region of {len(value[kind])} labels, expected one")
     [label] = value[kind]
     if kind == "brushlabels":
         return label, decode(value["rle"], size)
