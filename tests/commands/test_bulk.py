@@ -185,6 +185,25 @@ def test_failures_are_listed_and_tried_again(zoo: Zoo, model: Path) -> None:
         assert len(lines()) == 4
 
 
+def test_an_image_whose_name_is_too_long_for_its_results_fails_alone(zoo: Zoo, model: Path) -> None:
+    first, second = write_images(Path("images"), 2)
+    first.rename(first.with_stem(250 * "x"))
+    result = zoo("predict", model, "images", "--device", "cpu")
+    assert result.exit_code == 1
+    assert "has a name that is too long for its results: rename it" in " ".join(result.output.split())
+    assert [path.name for path in Path("predictions").glob("*.png")] == [f"{second.stem}.png"]
+
+
+def test_unfinished_files_of_a_killed_process_are_removed(zoo: Zoo, model: Path) -> None:
+    [image] = write_images(Path("images"), 1)
+    zoo("predict", model, "images", "--device", "cpu")
+    Path("predictions", f"{image.stem}.png").unlink()
+    for name in (".a.png.12.tmp", ".a.mask.tif.12.tmp", ".a.mask.mkv.12.tmp", "a.png.12.tmp"):
+        Path("predictions", name).touch()
+    zoo("predict", model, "images", "--device", "cpu")
+    assert [path.name for path in Path("predictions").glob("*.tmp")] == ["a.png.12.tmp"]
+
+
 def test_a_file_of_another_program_is_not_replaced(zoo: Zoo, model: Path) -> None:
     write_images(Path("in"), 1)
     Path("predictions").mkdir()

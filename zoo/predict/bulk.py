@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -161,7 +162,14 @@ class Bulk:
 
         if isinstance(result, Failed):
             return _failure(result.item, result.error)
-        return write_result(result, self.out, self.kinds, self.predictor.classes, self.unknown_below)
+        try:
+            return write_result(result, self.out, self.kinds, self.predictor.classes, self.unknown_below)
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:
+                raise
+            name = result.item.input.name
+            reason = ZooError(f"{name} has a name that is too long for its results: rename it")
+            return _failure(result.item, reason)
 
     def _note(self, writing: Writing) -> None:
         """Add the first result to the journal once its files are written; it stays queued on an interrupt."""

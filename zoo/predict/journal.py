@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 NAME = "predictions.jsonl"
 FORMAT = "zoo predictions 1"
-UNFINISHED = re.compile(r"\..+\.(png|mkv|mp4|jsonl)\.\d+\.tmp")
+UNFINISHED = re.compile(r"\..+\.(png|tif|mkv|mp4|jsonl)\.\d+\.tmp")
 """Pattern of the names from `zoo.bundle.bundle.temporary_name`."""
 START = re.compile(rb'\{"mask": "(?:[^"\\]|\\.)+", "written": \{[^{}]*\}')
 """Start of an image's line, which identifies its outputs even if the rest is damaged."""
