@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from zoo.data.check import check_source
 from zoo.data.files import read_mask_file
 from zoo.data.folder import FolderSource
 from zoo.data.inspect.inspection import inspect
@@ -38,6 +39,19 @@ def test_a_lossy_mask_is_a_fault_whatever_its_suffix(folder, name, options):
         FolderSource(str(folder))
     with pytest.raises(DatasetError, match="which changes its values"):
         read_mask_file(path)
+
+
+def test_a_folder_of_masks_of_another_name_is_named(folder):
+    (folder / "train/masks").rename(folder / "train/labels")
+    with pytest.raises(DatasetError, match="masks: got no such folder, but labels with masks"):
+        FolderSource(str(folder))
+
+
+@pytest.mark.parametrize(("split", "name"), [("val", "valid"), ("val", "Val"), ("train", "training")])
+def test_a_folder_of_a_split_of_another_name_is_named(folder, split, name):
+    (folder / split).rename(folder / name)
+    with pytest.raises(DatasetError, match=f"got no folder {split} but {name}, expected {split}: rename it"):
+        check_source(FolderSource(str(folder)))
 
 
 @pytest.mark.parametrize(("suffix", "words"), [(".gif", "is not read"), (".JPG", "changes its values")])

@@ -7,18 +7,27 @@ from shlex import quote
 from typing import TYPE_CHECKING
 
 from zoo.data.files import FileSource
-from zoo.data.folder import FolderSource
+from zoo.data.folder import FolderSource, describe_folder
 from zoo.data.inspect.findings import OF_LISTING, Finding, faults, message
 from zoo.data.inspect.inspection import inspect_source
 from zoo.errors import DatasetError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from zoo.data.source import Source, Split
 
 log = logging.getLogger(__name__)
 
+OTHER_NAMES: dict[str, Split] = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+}
+"""Splits by the usual names of their folders, in lower case."""
 SPLITS: tuple[Split, ...] = ("train", "val", "unlabeled")
 HOW = ", or choose some of train with zoo data split {} --val 1/5"
 
@@ -80,8 +89,22 @@ def _say_listing(source: Source) -> None:
 
 def _check_not_empty(source: Source, split: Split) -> None:
     if not source.ids(split):
+        if isinstance(source, FolderSource) and (near := _named_otherwise(source, split)) is not None:
+            raise DatasetError(
+                f"{source.spec}: got no folder {getattr(source.data, split)} but {near.name}, expected "
+                f'{split}: rename it, or write {split} = "{near.name}" into {source.toml}'
+            )
         raise DatasetError(
             f"{source.spec}: got no images in split {split}, expected at least one image with a mask: "
             f"add some to {split}/images and {split}/masks"
             f"{HOW.format(quote(source.spec)) if split == 'val' else ''}"
         )
+
+
+def _named_otherwise(source: FolderSource, split: Split) -> Path | None:
+    """Return the folder of a split that has none, if it is called `valid` or `Train`, for example."""
+    root, data, _ = describe_folder(source.spec)
+    if (root / getattr(data, split)).is_dir():
+        return None
+    folders = (path for path in sorted(root.iterdir()) if (path / "images").is_dir())
+    return next((path for path in folders if OTHER_NAMES.get(path.name.lower()) == split), None)

@@ -308,6 +308,13 @@ def _no_mask(image: Path, stem: str, folder: Path, split: Split, others: list[st
                 f"expected {', '.join(MASK_SUFFIXES)}: save it as an 8-bit index PNG"
                 f"{' from the original labels' * is_lossy}"
             )
+    if not folder.is_dir():
+        for other in sorted(path for path in folder.parent.iterdir() if path.is_dir()):
+            if other.name != "images" and any((other / f"{stem}{end}").is_file() for end in MASK_SUFFIXES):
+                return DatasetError(
+                    f"{folder}: got no such folder, but {other.name} with masks, expected {folder.name}: "
+                    f"rename it"
+                )
     if others:
         return DatasetError(
             f"{image}: got no mask {stem}.png in {folder} but {', '.join(others[:MOST_SHOWN])}"
