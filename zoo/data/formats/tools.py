@@ -264,8 +264,9 @@ def read_labelme(root: Path) -> Found | None:
 def _size_in(found: dict[str, Any], *keys: str) -> Size | None:
     """Return the width and the height that a file gives for its image, None if it does not."""
     width, height = map(found.get, keys)
-    is_given = isinstance(width, int) and isinstance(height, int) and min(width, height) > 0
-    return (width, height) if is_given else None
+    if isinstance(width, int) and isinstance(height, int) and min(width, height) > 0:
+        return width, height
+    return None
 
 
 def _labelme_shape(shape: dict[str, Any], path: Path) -> Shape:
