@@ -42,7 +42,7 @@ def check_outside(out: Path, source: Source, option: str = "--out") -> None:
 def _folders(source: FileSource) -> Iterator[Path]:
     """Yield the folders of images and masks, those above them as far as the data have one in common."""
     files = [path for image, mask, _ in source.files.values() for path in (image, mask) if path is not None]
-    parents = {path.parent.resolve() for path in files}
+    parents = {Path(each).resolve() for each in {os.path.dirname(path) for path in files}}  # noqa: PTH120
     common = Path(os.path.commonpath(parents))
     yield from parents
     yield from {folder for parent in parents for folder in parent.parents if common in folder.parents}
