@@ -19,7 +19,7 @@ from zoo.catalog import ablation_files, recipe_files, recipe_names
 from zoo.data.open import built_in_name
 from zoo.errors import RecipeError, without_library
 from zoo.models.config import DECODERS, DEFAULT_DECODER, nest_decoder
-from zoo.models.encoder import takes_multi_grid
+from zoo.models.timm_models import takes_multi_grid
 from zoo.models.vit import is_plain_transformer
 from zoo.train.methods.table import METHODS, setting_names
 from zoo.train.optim import OptimizerConfig

@@ -19,6 +19,7 @@ from zoo.models.pretrained import packaged_origin
 from zoo.models.timm_models import (
     EXAMPLES,
     UnsuitableError,
+    apply_multi_grid,
     check_name,
     create_timm,
     first_line,
@@ -182,7 +183,7 @@ class TimmEncoder(Encoder):
         self.channels, self.strides = _channels_and_strides(self.body)
         self.mean, self.std = normalization_of(name)
         if multi_grid is not None:
-            _apply_multi_grid(self.body, multi_grid, name)
+            apply_multi_grid(self.body, multi_grid, name)
 
     def encode(self, images: Tensor) -> list[Tensor]:
         """Return the features of each stage, (B, C, h, w).
@@ -328,20 +329,6 @@ def renew_first_conv(body: nn.Module) -> None:
     next(module for module in body.modules() if isinstance(module, nn.Conv2d)).reset_parameters()
 
 
-def _apply_multi_grid(body: nn.Module, factors: tuple[int, ...], name: str) -> None:
-    """Multiply the dilation of the 3x3 convolution in each block of the last ResNet stage by its factor."""
-    blocks = getattr(body, "layer4", None)
-    if blocks is None or len(blocks) != len(factors) or not hasattr(blocks[0], "conv3"):
-        raise RecipeError(
-            f"multi_grid {list(factors)} needs a bottleneck ResNet whose last stage has {len(factors)} "
-            f"blocks, got {name}: leave network.multi_grid out"
-        )
-    dilation = blocks[-1].conv2.dilation[0]
-    for block, factor in zip(blocks, factors, strict=True):
-        block.conv2.dilation = (dilation * factor,) * 2
-        block.conv2.padding = (dilation * factor,) * 2
-
-
 def size_for(name: str, imgsz: tuple[int, int]) -> tuple[int, int] | None:
     """Return the size at which an encoder runs that is built for images of one size; None for all others.
 
@@ -365,18 +352,6 @@ def size_for(name: str, imgsz: tuple[int, int]) -> tuple[int, int] | None:
         except UnsuitableError as error:
             refusals.append(error)
     raise refusals[-1]
-
-
-def takes_multi_grid(name: str, factors: tuple[int, ...]) -> bool:
-    """Return whether an encoder is a ResNet of timm with as many bottleneck blocks in its last stage."""
-    if not is_model_in_modules(name, ("resnet",)):
-        return False
-    try:
-        with torch.device("meta"):
-            build_encoder(name, multi_grid=factors)
-    except RecipeError:
-        return False
-    return True
 
 
 def freeze_batch_norm_affine(module: nn.Module) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import timm
 import torch
-from timm.models import PretrainedCfg, group_parameters
+from timm.models import PretrainedCfg, group_parameters, is_model_in_modules
 
 from zoo.errors import RecipeError
 from zoo.models.pretrained import PACKAGED, packaged_state
@@ -122,3 +122,29 @@ def own_size(name: str) -> tuple[int, int]:
 def first_line(error: Exception) -> str:
     """Return the beginning of an error's message."""
     return (str(error).splitlines() or [type(error).__name__])[0][:120]
+
+
+def apply_multi_grid(body: nn.Module, factors: tuple[int, ...], name: str) -> None:
+    """Multiply the dilation of the 3x3 convolution in each block of the last ResNet stage by its factor."""
+    blocks = getattr(body, "layer4", None)
+    if blocks is None or len(blocks) != len(factors) or not hasattr(blocks[0], "conv3"):
+        raise RecipeError(
+            f"multi_grid {list(factors)} needs a bottleneck ResNet whose last stage has {len(factors)} "
+            f"blocks, got {name}: leave network.multi_grid out"
+        )
+    dilation = blocks[-1].conv2.dilation[0]
+    for block, factor in zip(blocks, factors, strict=True):
+        block.conv2.dilation = (dilation * factor,) * 2
+        block.conv2.padding = (dilation * factor,) * 2
+
+
+def takes_multi_grid(name: str, factors: tuple[int, ...]) -> bool:
+    """Return whether a model is a ResNet with as many bottleneck blocks in its last stage as factors."""
+    if not is_model_in_modules(name, ("resnet",)):
+        return False
+    try:
+        with torch.device("meta"):
+            apply_multi_grid(timm.create_model(name), factors, name)
+    except RecipeError:
+        return False
+    return True
