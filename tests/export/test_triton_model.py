@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -13,6 +14,8 @@ import pytest
 import torch
 
 from zoo.export.triton.repository import PYTHON_MODEL
+from zoo.machine import int8_overflows
+from zoo.predictors.runtimes.ort import EXACT_INT8
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -94,6 +97,12 @@ def test_requests_are_run_as_one_batch_and_answered_one_by_one(load: Load) -> No
     assert [mask.name for mask in masks] == ["mask"] * 3
     assert [mask.value[:, 0, 0].tolist() for mask in masks] == [[1], [0, 1, 0], [0, 1]]
     assert {mask.value.shape[1:] for mask in masks} == {(2, 3)}
+
+
+def test_sums_of_int8_products_are_exact_where_the_fast_ones_overflow(load: Load) -> None:
+    options = load().session.get_session_options()
+    with nullcontext() if int8_overflows() else pytest.raises(RuntimeError, match="does not have"):
+        assert options.get_session_config_entry(EXACT_INT8[0]) == "1"
 
 
 def test_images_without_pixels_are_the_clients_fault(load: Load) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_te
 from onnx.numpy_helper import from_array
 
 from zoo.errors import BundleError, InvalidImageError
-from zoo.predictors.runtimes.ort import OrtPredictor, open_session
+from zoo.predictors.runtimes.ort import EXACT_INT8, OrtPredictor, open_session
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -67,6 +68,30 @@ def test_a_shape_that_the_file_does_not_take_is_an_error(write_onnx: Any, tmp_pa
         predictor.run(np.zeros((1, 63, 64, 3), np.uint8))
     with pytest.raises(BundleError, match=r"shape \(1, 64, 64, 4\).*invalid dimensions"):
         predictor.run(np.zeros((1, 64, 64, 4), np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("flags", "machine", "is_exact"),
+    [
+        ({"avx2"}, "x86_64", True),
+        ({"avx2", "avx_vnni"}, "x86_64", False),
+        ({"avx512_vnni"}, "x86_64", False),
+        ({"asimddp"}, "aarch64", False),
+    ],
+)
+def test_only_a_processor_whose_int8_sums_overflow_pays_for_exact_ones(
+    write_onnx: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    flags: set[str],
+    machine: str,
+    is_exact: bool,
+) -> None:
+    monkeypatch.setattr("zoo.machine.cpu_flags", lambda: frozenset(flags))
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    options = open_session(write_onnx(tmp_path / "model.onnx"), "cpu").get_session_options()
+    with nullcontext() if is_exact else pytest.raises(RuntimeError, match="does not have"):
+        assert options.get_session_config_entry(EXACT_INT8[0]) == "1"
 
 
 def test_sums_of_int8_products_are_exact_on_every_processor(tmp_path: Path) -> None:
