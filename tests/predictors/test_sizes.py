@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import onnx
 import pytest
 
 from tests.conftest import PATCHES
 from zoo.errors import InvalidImageError
 from zoo.predict.stream import Failed, stream
+from zoo.predictors.artifact import ArtifactMetadata
 from zoo.predictors.limits import SEARCHED, Limits, smallest
 from zoo.predictors.load import load_predictor
 from zoo.predictors.runtimes.openvino import OpenVinoPredictor
@@ -107,6 +109,21 @@ def test_a_file_that_gives_its_smallest_size_is_not_tried(
     given = metadata.model_copy(update={"smallest": (12, 20)}).model_dump_json()
     predictor = load(write_onnx(tmp_path / "given.onnx", metadata=given))
     assert predictor.limits == Limits((1, 12, 20))
+
+
+def test_openvino_takes_no_smaller_image_than_it_can_though_the_file_gives_a_smaller_one(
+    write_patches: WriteOnnx, tmp_path: Path
+) -> None:
+    pytest.importorskip("openvino")
+    model = onnx.load(write_patches(tmp_path / "patches.onnx"))
+    [metadata] = model.metadata_props
+    given = ArtifactMetadata.model_validate_json(metadata.value).model_copy(update={"smallest": (1, 12)})
+    metadata.value = given.model_dump_json()
+    onnx.save(model, tmp_path / "given.onnx")
+    predictor = OpenVinoPredictor(tmp_path / "given.onnx", threads=1)
+    assert predictor.limits == Limits((1, PATCHES, 12))
+    with pytest.raises(InvalidImageError, match="got an image of 1 x 64, expected"):
+        predictor.run(image(1, 64)[None])
 
 
 def test_the_network_of_a_bundle_says_what_it_takes(

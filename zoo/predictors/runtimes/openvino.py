@@ -163,6 +163,9 @@ def compile_file(api: Any, path: Path, threads: int | None) -> Compiled:
 def limits_of(source: Any, metadata: ArtifactMetadata) -> Limits:
     """Return the shapes that a file accepts; the smallest is found by shape inference.
 
+    It may be larger than in PyTorch: OpenVINO refuses images on which a window of pooling leaves the features
+    (in ResNet-D, `ceil_mode`).
+
     Args:
         source: model of the file, whose input is reshaped.
         metadata: metadata of the file.
@@ -170,7 +173,7 @@ def limits_of(source: Any, metadata: ArtifactMetadata) -> Limits:
     sizes = source.input(0).partial_shape
     limits = limits_of_sizes([None if size.is_dynamic else size.get_length() for size in sizes])
     if metadata.smallest is not None:
-        return limits.raised(metadata.smallest)
+        limits = limits.raised(metadata.smallest)
 
     def takes(size: tuple[int, int]) -> bool:
         try:
