@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+from starlette.requests import ClientDisconnect
+
 from zoo.serve.server.core.errors import CLIENT_GONE, INTERNAL
 from zoo.serve.server.core.logs import log_request
 from zoo.serve.server.http.problems import problem
@@ -43,6 +45,8 @@ class Observe:
         observed = _observed(send, trace)
         try:
             await self.app(scope, receive, observed)
+        except ClientDisconnect:  # before its body was complete: nobody waits for a response
+            log.debug("request %s: the client has disconnected", trace.id)
         except Exception:
             log.exception("request %s to %s failed", trace.id, route_of(scope))
             if trace.status:

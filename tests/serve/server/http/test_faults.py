@@ -208,6 +208,21 @@ def test_a_client_that_goes_away_leaves_the_queue(
     assert 'zoo_requests_total{model="m",route="/predict",status="499"} 5.0' in figures
 
 
+@pytest.mark.parametrize(
+    "header", ["Accept: */*", "Content-Encoding: gzip", "Content-Type: multipart/form-data; boundary=x"]
+)
+def test_a_client_that_goes_away_in_the_middle_of_its_body_is_no_error_of_the_server(
+    server: Running, header: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    request = f"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 500\r\n{header}\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", server.port), 5) as connection:
+        connection.sendall(request.encode())
+        wait_until(lambda: bool(server.server.server_state.tasks))
+    wait_until(lambda: not server.server.server_state.tasks)
+    assert 'route="/predict",status="499"} 1.0' in server.client.get("/metrics").text
+    assert "Traceback" not in caplog.text
+
+
 @pytest.mark.slow
 def test_1000_disconnects_leave_nothing_behind(
     serve_app: ServeApp, stand_in: StandIn, pictures: Pictures
