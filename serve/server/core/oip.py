@@ -5,6 +5,7 @@ Binary tensors: `zoo.predictors.remote.oip`.
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
     from zoo.image_format import ImageFormat
     from zoo.serve.server.core.model import Model
+
+NEAR = 0.8
+"""Similarity to a known parameter from which another is a misspelling; Triton has parameters of its own."""
 
 MAX_JSON_BYTES = 16_000_000
 """Room for the numbers of 1024 x 1024 pixels; reading more would hold up all other requests."""
@@ -61,7 +65,9 @@ class OutputRequest(BaseModel):
 
 
 class RequestParameters(BaseModel):
-    """Parameters of a request; unknown ones are ignored."""
+    """Parameters of a request; unknown ones are ignored, unless they are like a known one."""
+
+    model_config = ConfigDict(extra="allow")
 
     binary_data_output: bool = Field(False, description="Whether outputs come as binary tensors.")
     unknown_below: float | None = Field(None, ge=0, le=1, description=DESCRIPTION)
@@ -192,14 +198,19 @@ def request_of(content: bytes | dict[str, Any]) -> InferRequest:
     """Return a request from its JSON or its fields.
 
     Raises:
-        BadRequestError: not such a request.
+        BadRequestError: not such a request, or a misspelled parameter.
     """
     try:
         if isinstance(content, bytes):
-            return InferRequest.model_validate_json(content)
-        return InferRequest.model_validate(content)
+            request = InferRequest.model_validate_json(content)
+        else:
+            request = InferRequest.model_validate(content)
     except ValidationError as error:
         raise BadRequestError(_first(error)) from error
+    for name in request.parameters.model_extra or ():
+        if near := get_close_matches(name, RequestParameters.model_fields, n=1, cutoff=NEAR):
+            raise BadRequestError(f"got parameter {name[:50]!r}, expected {near[0]!r}: use that name")
+    return request
 
 
 def only_input(request: InferRequest, outputs: Sequence[str], format_: ImageFormat = RGB) -> InputTensor:
@@ -326,6 +337,10 @@ def _from_json(tensor: InputTensor, rest: int) -> NDArray[Any]:
         values = np.asarray(tensor.data)
     except ValueError as error:
         raise BadRequestError("data are nested unevenly: send them flat, or in the shape") from error
+    if values.ndim > 1 and list(values.shape) != tensor.shape:
+        raise BadRequestError(
+            f"got data nested as {list(values.shape)}, expected {tensor.shape}: send them flat, or nest them so"
+        )
     return images_of_values(tensor, values)
 
 

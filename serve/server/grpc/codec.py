@@ -82,7 +82,7 @@ def decoder(model: Model) -> Callable[[Any], Decoded[bytes]]:
                 "id": message.id,
                 "inputs": [_fields(tensor, "name", "datatype", "shape") for tensor in message.inputs],
                 "outputs": [_fields(output, "name") for output in message.outputs] or None,
-                "parameters": _parameters(message, "unknown_below"),
+                "parameters": _parameters(message),
             }
         )
         tensor = oip.only_input(request, model.outputs, model.preprocessing.format)
@@ -112,10 +112,10 @@ def _fields(message: Message, *names: str) -> dict[str, Any]:
     return {name: value if isinstance(value, str) else list(value) for name, value in found.items()}
 
 
-def _parameters(message: Any, *names: str) -> dict[str, Any]:
-    """Return the parameters of these names that a request has."""
-    given = {name: message.parameters[name] for name in names if name in message.parameters}
-    return {name: getattr(value, value.WhichOneof("parameter_choice")) for name, value in given.items()}
+def _parameters(message: Any) -> dict[str, Any]:
+    """Return the parameters of a request; None for one without a value."""
+    fields = {name: value.WhichOneof("parameter_choice") for name, value in message.parameters.items()}
+    return {name: field and getattr(message.parameters[name], field) for name, field in fields.items()}
 
 
 def _from_bytes(tensor: oip.InputTensor, message: Any) -> NDArray[Any]:

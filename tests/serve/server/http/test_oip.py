@@ -208,6 +208,11 @@ def test_json_data_may_be_flat_or_nested() -> None:
         (request(data=["a", None, {}, [], 1, 2]), "unevenly"),
         (request(data=[10**40] * 6), "object"),
         (request(data=[[1, 2], [3]]), "unevenly"),
+        (
+            request(data=[[[[1, 2]], [[3, 4]], [[5, 6]]]]),
+            "got data nested as [1, 3, 1, 2], expected",
+        ),
+        (request()[:-1] + b', "parameters": {"unknown_bellow": 0.5}}', "expected 'unknown_below'"),
         (request(data=None), "neither data nor"),
         (request(parameters={"binary_data_size": 6}), "data and binary data"),
         (request(data=None, parameters={"binary_data_size": 6}), "0 bytes after the JSON"),
