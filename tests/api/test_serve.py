@@ -55,3 +55,5 @@ def test_settings_are_those_of_the_command_with_the_same_defaults(onnx: Path) ->
     assert (found.queue, found.cors) == (3, ("https://maps.example.com",))
     with pytest.raises(ZooError, match="queue: Input should be greater than or equal to 1"):
         zoo.serve(onnx, queue=0)
+    with pytest.raises(ZooError, match="timeout: Input should be less than or equal to 86400"):
+        zoo.serve(onnx, timeout=float("inf"))

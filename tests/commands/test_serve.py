@@ -282,6 +282,12 @@ def test_listening_for_other_machines_without_a_key_is_warned_of(
         (["--api-key", " "], "empty key"),
         (["--ssl-keyfile", "m.onnx"], "expected --ssl-certfile"),
         (["--queue", "0"], "--queue"),
+        (["--timeout", "inf"], "'--timeout': got 'inf': Input should be less than or equal to 86400"),
+        (["--max-wait-ms", "1e12"], "'--max-wait-ms': got '1e12'"),
+        (
+            ["--max-body-mb", "3000"],
+            "'--max-body-mb': got '3000': Input should be less than or",
+        ),
         (["--precision", "fp64"], "--precision"),
         (["--cors", "maps.example.com"], "got origin 'maps.example.com', expected 'https://host'"),
         (["--grpc-port", "0", "--ray"], "got --grpc-port with --ray, which serves HTTP only"),

@@ -84,16 +84,18 @@ def serve(
         int | None, typer.Option(min=1, help="Maximum images per batch; default: 8 on a GPU, 1 on the CPU.")
     ] = None,
     max_wait_ms: Annotated[
-        float | None, typer.Option(min=0, help="Time that an image waits for others, in ms; default: 2.")
+        float | None,
+        typer.Option(min=0, max=60_000, help="Time that an image waits for others, in ms; default: 2."),
     ] = None,
     queue: Annotated[
         int | None, typer.Option(min=1, help="Maximum waiting images; more get status 503; default: 64.")
     ] = None,
     timeout: Annotated[
-        float | None, typer.Option(min=0.001, help="Time limit of a request, in seconds; default: 30.")
+        float | None,
+        typer.Option(min=0.001, max=86_400, help="Time limit of a request, in seconds; default: 30."),
     ] = None,
     max_body_mb: Annotated[
-        float | None, typer.Option(min=0.001, help="Maximum request body, in MB; default: 32.")
+        float | None, typer.Option(min=0.001, max=2147, help="Maximum request body, in MB; default: 32.")
     ] = None,
     max_pixels: Annotated[
         int | None,

@@ -339,7 +339,7 @@ def _from_json(tensor: InputTensor, rest: int) -> NDArray[Any]:
         raise BadRequestError("data are nested unevenly: send them flat, or in the shape") from error
     if values.ndim > 1 and list(values.shape) != tensor.shape:
         raise BadRequestError(
-            f"got data nested as {list(values.shape)}, expected {tensor.shape}: send them flat, or nest them so"
+            f"got data nested as {list(values.shape)}, expected {tensor.shape}: send them flat, or nested so"
         )
     return images_of_values(tensor, values)
 

@@ -28,6 +28,11 @@ HANG_FACTOR = 2.0
 LEAST_HANG_S = 10.0
 """Minimum for short timeouts: an overloaded machine must not look like a hanging one."""
 
+MOST_TIMEOUT_S, MOST_WAIT_MS = 86_400.0, 60_000.0
+"""Largest time limit, a day, and largest time that an image waits for others: clocks overflow far above."""
+
+MOST_BODY_MB = 2147.0
+"""Largest limit of a body, in 10^6 bytes: gRPC counts the bytes of a message in 32 bits."""
 
 ANY_ORIGIN = "*"
 
@@ -93,10 +98,10 @@ class ServerSettings(Frozen):
     """
 
     max_batch: int = Field(8, ge=1)
-    max_wait_ms: float = Field(2.0, ge=0)
+    max_wait_ms: float = Field(2.0, ge=0, le=MOST_WAIT_MS)
     queue: int = Field(64, ge=1)
-    timeout: float = Field(30.0, gt=0)
-    max_body_mb: float = Field(32.0, gt=0)
+    timeout: float = Field(30.0, gt=0, le=MOST_TIMEOUT_S)
+    max_body_mb: float = Field(32.0, gt=0, le=MOST_BODY_MB)
     max_pixels: int = Field(40_000_000, ge=1, le=178_956_970)  # Pillow's own limit
     tile: int | None = Field(None, ge=SMALLEST)
     overlap: float = Field(OVERLAP, ge=0, le=LARGEST)

@@ -240,7 +240,7 @@ def stand_in_server(serve_app: ServeApp) -> Running:
     return serve_app(grpc=True)
 
 
-def test_parameters_without_a_value_are_none_and_misspelled_ones_are_refused(
+def test_parameters_without_a_value_are_none_misspelled_ones_are_refused(
     stand_in_server: Running,
 ) -> None:
     message = request()
