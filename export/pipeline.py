@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from zoo.bundle.bundle import WEIGHTS_NAME, load_config, replacing, write_json
+from zoo.bundle.bundle import WEIGHTS_NAME, load_config, remove_leftovers, replacing, write_json
 from zoo.bundle.manifest import MANIFEST_NAME, read_manifest, sha256
 from zoo.bundle.weights import load_bundle
 from zoo.card.card import refresh_card
@@ -84,6 +84,7 @@ def export_bundle(
     targets = build_targets(api, options.sm) if api else ()
     if options.out is not None:
         bundle = copy_bundle(bundle, options.out)
+    remove_leftovers(bundle)
     export = Export(bundle, options, on_event)
     try:
         for precision in options.precisions:

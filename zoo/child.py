@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 REASON_LENGTH = 300
 
+SHELL_STATUS = 128
+"""Exit status of a process that a signal ends, as a shell gives it, minus the number of the signal."""
+
 STOPS = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
 
 
@@ -41,6 +44,20 @@ def stop_requests() -> Iterator[list[int]]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def unwinding() -> Iterator[None]:
+    """Let SIGTERM end the block by `SystemExit`, so that it removes its temporary files; main thread only."""
+
+    def end(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+        raise SystemExit(SHELL_STATUS + number)
+
+    previous = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 class StopRequests:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -152,3 +156,28 @@ def test_a_failed_export_keeps_the_file_that_passed_with_the_same_weights(export
     save_file(state, weights, metadata)
     assert isinstance(CliRunner().invoke(app, strict).exception, ParityError)
     assert not onnx.exists()
+
+
+def test_sigterm_ends_an_export_without_temporary_files(
+    export: Export, monkeypatch: pytest.MonkeyPatch, run: Path
+) -> None:
+    def terminated(_: object, __: Any, path: Path) -> OnnxFacts:
+        path.write_bytes(b"half a file")
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError
+
+    monkeypatch.setattr(pipeline, "export_onnx", terminated)
+    assert export(run).exit_code == 128 + signal.SIGTERM
+    assert not list((run / "bundle").glob(".*.tmp"))
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_an_export_removes_what_a_killed_one_has_left(export: Export, run: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        pass
+    names = [f".model.onnx.{ended.pid}.tmp", f".model.fp16.onnx.{os.getppid()}.tmp", ".other.tmp"]
+    left = [run / "bundle" / name for name in names]
+    for path in left:
+        path.write_bytes(b"half a file")
+    assert export(run).exit_code == 0
+    assert [path.exists() for path in left] == [False, True, True]

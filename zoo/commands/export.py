@@ -9,6 +9,7 @@ import typer
 
 from zoo.api.advise import COLUMNS as ADVICE
 from zoo.api.export import export as export_model
+from zoo.child import unwinding
 from zoo.commands.arguments import BundleArgument, parse_size
 from zoo.commands.console import AsJson, emit, remarks, table
 from zoo.errors import ZooError
@@ -170,34 +171,35 @@ def export(
         raise typer.BadParameter(f"{batch!r} is not MIN,OPT,MAX, expected e.g. 1,1,4", param_hint="--batch")
     if output is not None:
         _check_outputs(output)
-    bundle = export_model(
-        model,
-        onnx=onnx,
-        trt=trt,
-        precision=precision,
-        imgsz=None if imgsz is None else parse_size(imgsz),
-        batch=None if batch is None else (batches[0], batches[1], batches[2]),
-        sm=_numbers(sm, "--sm"),
-        images=images,
-        output=output,
-        weights=weights,
-        branch=branch,
-        fuse_weight=fuse_weight,
-        gate=gate,
-        gate_threshold=gate_threshold,
-        background=background,
-        min_agreement=min_agreement,
-        max_drop=max_drop,
-        calibration_data=calibration_data,
-        calibration_images=calibration_images,
-        calibration=calibration,
-        auto_exclude=auto_exclude,
-        rebuild=rebuild,
-        triton=triton,
-        resize_in_graph=resize_in_graph,
-        out=out,
-        on_event=remarks.print,
-    )
+    with unwinding():
+        bundle = export_model(
+            model,
+            onnx=onnx,
+            trt=trt,
+            precision=precision,
+            imgsz=None if imgsz is None else parse_size(imgsz),
+            batch=None if batch is None else (batches[0], batches[1], batches[2]),
+            sm=_numbers(sm, "--sm"),
+            images=images,
+            output=output,
+            weights=weights,
+            branch=branch,
+            fuse_weight=fuse_weight,
+            gate=gate,
+            gate_threshold=gate_threshold,
+            background=background,
+            min_agreement=min_agreement,
+            max_drop=max_drop,
+            calibration_data=calibration_data,
+            calibration_images=calibration_images,
+            calibration=calibration,
+            auto_exclude=auto_exclude,
+            rebuild=rebuild,
+            triton=triton,
+            resize_in_graph=resize_in_graph,
+            out=out,
+            on_event=remarks.print,
+        )
     if bundle.exported is not None:
         _show(bundle.exported, bundle.triton, triton, as_json=as_json)
     elif bundle.advice is not None:
