@@ -55,6 +55,15 @@ def test_latest_tags_and_short_revisions_name_a_revision(bundle: Path, root: Pat
         pull(f"{name}@v2")
 
 
+def test_a_push_with_a_tag_that_is_taken_publishes_nothing(bundle: Path, root: Path) -> None:
+    push(bundle, f"file:{root}/tiny", PushOptions(tag="v1"))
+    before = sorted(path.name for path in (root / "tiny").iterdir())
+    (bundle / "README.md").write_text(CARD.format(2))
+    with pytest.raises(RegistryError, match="tag v1 already names"):
+        push(bundle, f"file:{root}/tiny", PushOptions(tag="v1"))
+    assert sorted(path.name for path in (root / "tiny").iterdir()) == before
+
+
 def test_the_same_bundle_again_is_the_same_revision(bundle: Path, root: Path) -> None:
     pushed = [push(bundle, f"file:{root}/tiny", PushOptions(tag="v1")) for _ in range(2)]
     assert pushed[0] == pushed[1]

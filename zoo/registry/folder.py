@@ -95,6 +95,8 @@ def keep(name: Name, bundle: Path, tag: str | None = None) -> str:
     """
     folder = _root(name) / name.path
     revision = hashlib.sha256((bundle / MANIFEST).read_bytes()).hexdigest()[:40]
+    if tag is not None and (folder / TAGS / tag).is_file():
+        _check_same(folder, tag, revision)  # before anything is published
     _flush(bundle)
     if not (folder / revision).is_dir():
         try:
@@ -153,10 +155,15 @@ def _tag(folder: Path, tag: str, revision: str) -> None:
     try:
         os.link(temporary, path)  # unlike a rename, it never replaces a tag
     except FileExistsError:
-        if (other := _read_pointer(path)) != revision:
-            raise RegistryError(f"tag {tag} already names {other[:12]}, expected a new one") from None
+        _check_same(folder, tag, revision)
     finally:
         temporary.unlink()
+
+
+def _check_same(folder: Path, tag: str, revision: str) -> None:
+    """Raise unless an existing tag names a revision."""
+    if (other := _read_pointer(folder / TAGS / tag)) != revision:
+        raise RegistryError(f"tag {tag} already names {other[:12]}, expected a new one: choose another")
 
 
 def _read_pointer(path: Path) -> str:
