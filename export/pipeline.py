@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from zoo.bundle.bundle import WEIGHTS_NAME, load_config, remove_leftovers, replacing, write_json
+from zoo.bundle.bundle import (
+    WEIGHTS_NAME,
+    check_writable,
+    load_config,
+    remove_leftovers,
+    replacing,
+    write_json,
+)
 from zoo.bundle.manifest import MANIFEST_NAME, read_manifest, sha256
 from zoo.bundle.weights import load_bundle
 from zoo.card.card import refresh_card
@@ -76,6 +83,7 @@ def export_bundle(
     Raises:
         ParityError: an artifact failed; the message has a table of the differences.
         ExportError: the export is not possible for another reason.
+        ZooError: the folder cannot be written.
     """
     options.check()
     check_calibrated(bundle, options.output)
@@ -84,6 +92,7 @@ def export_bundle(
     targets = build_targets(api, options.sm) if api else ()
     if options.out is not None:
         bundle = copy_bundle(bundle, options.out)
+    check_writable(bundle)
     remove_leftovers(bundle)
     export = Export(bundle, options, on_event)
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -18,7 +19,7 @@ from typer.testing import CliRunner
 
 from zoo.bundle.bundle import load_config
 from zoo.cli import app
-from zoo.errors import BundleError, ExportError, ParityError
+from zoo.errors import BundleError, ExportError, ParityError, ZooError
 from zoo.export import pipeline
 from zoo.export.graph.to_onnx import OnnxFacts
 from zoo.predictors.load import load_predictor
@@ -181,3 +182,16 @@ def test_an_export_removes_what_a_killed_one_has_left(export: Export, run: Path)
         path.write_bytes(b"half a file")
     assert export(run).exit_code == 0
     assert [path.exists() for path in left] == [False, True, True]
+
+
+def test_a_bundle_that_cannot_be_written_to_is_said_before_anything_is_exported(
+    export: Export, monkeypatch: pytest.MonkeyPatch, run: Path
+) -> None:
+    def denied(**_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("zoo.bundle.bundle.TemporaryFile", denied)
+    error = export(run).exception
+    assert isinstance(error, ZooError)
+    assert str(error).startswith(f"{run}/bundle cannot be written (Permission denied)")
+    assert not list((run / "bundle").glob("*.onnx"))
