@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from zoo.bundle.manifest import read_manifest
 from zoo.cli import app
-from zoo.errors import ExportError
+from zoo.errors import ExportError, InvalidImageError
 from zoo.export.graph.photo import _before, export_photo
 from zoo.predictors.artifact import ArtifactMetadata
 from zoo.predictors.runtimes.openvino import OpenVinoPredictor
@@ -106,6 +106,23 @@ def test_a_thin_photo_is_stretched_to_what_the_network_takes(write_patches: Any,
     for size in ((3, 640), (900, 2), (1, 1)):
         for value in (0, 255):
             assert (found.predict(np.full((*size, 3), value, np.uint8)) == value // 255).all()
+
+
+def test_openvino_refuses_a_photo_that_is_too_thin_as_an_image_and_goes_on(
+    write_patches: Any, tmp_path: Path
+) -> None:
+    """Its features may be smaller than PyTorch's `smallest` allows."""
+    pytest.importorskip("openvino")
+    metadata = metadata_of("fit", smallest=(1, 1))
+    export_photo(write_patches(tmp_path / "model.onnx"), metadata, tmp_path / "model.photo.onnx")
+    predictor = OpenVinoPredictor(tmp_path / "model.photo.onnx", 1)
+    expected = predictor.run(photo((64, 64))[None])
+    for size in ((1, 900), (900, 1)):
+        with pytest.raises(
+            InvalidImageError, match=rf"got an image of {size[0]} x {size[1]}, .* use backend ort"
+        ):
+            predictor.run(photo(size)[None])
+        assert np.array_equal(predictor.run(photo((64, 64))[None]), expected)
 
 
 def test_a_model_that_does_not_resize_and_logits_are_refused(write_onnx: Any, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from zoo.errors import BundleError
+from zoo.errors import BundleError, InvalidImageError
 from zoo.machine import fewer_cores, int8_overflows
 from zoo.predictors.artifact import INPUT_NAME, METADATA_KEY, parse_metadata
 from zoo.predictors.exported import ExportedPredictor
@@ -118,9 +118,29 @@ class OpenVinoPredictor(ExportedPredictor):
                     for output in self.metadata.outputs
                 }
             except RuntimeError as error:
+                if self._refuses(images.shape):
+                    raise InvalidImageError(
+                        f"got an image of {images.shape[1]} x {images.shape[2]}, which OpenVINO refuses "
+                        f"({_reason(error)}): crop or resize it, or use backend ort"
+                    ) from error
                 raise BundleError(
                     f"OpenVINO failed on images of shape {tuple(images.shape)}: {_reason(error)}"
                 ) from error
+
+    def _refuses(self, shape: tuple[int, ...]) -> bool:
+        """Return whether the features of images of a shape are too small for a layer.
+
+        Limits do not tell it of a file that resizes its images.
+        """
+        try:
+            source = self.api.Core().read_model(self.path)
+        except RuntimeError:
+            return False
+        try:
+            source.reshape(list(shape))
+        except RuntimeError:
+            return True
+        return False
 
 
 def compile_file(api: Any, path: Path, threads: int | None) -> Compiled:
