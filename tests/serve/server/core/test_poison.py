@@ -108,7 +108,7 @@ def test_a_size_that_only_the_runtime_refuses_fails_alone(
     images = [blocks(*((4, 4) if seed % 4 == 1 else (64, 64)), seed) for seed in range(24)]
     for image, answer in zip(images, traffic(server, images), strict=True):
         if len(image) == 4:
-            assert answer.status_code == 500
+            assert answer.status_code == (400 if backend == "openvino" else 500)  # which says why it fails
         else:
             assert np.array_equal(mask_of(answer), expected.predict(image))
     assert server.client.get("/readyz").status_code == 200

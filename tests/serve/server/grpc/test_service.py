@@ -240,17 +240,6 @@ def stand_in_server(serve_app: ServeApp) -> Running:
     return serve_app(grpc=True)
 
 
-def test_parameters_without_a_value_are_none_misspelled_ones_are_refused(
-    stand_in_server: Running,
-) -> None:
-    message = request()
-    for name in ("unknown_below", "sequence_id"):
-        message.parameters[name].Clear()
-    assert call(stand_in_server, "ModelInfer", message).outputs[0].shape
-    message.parameters["unknown_bellow"].double_param = 0.5
-    assert "expected 'unknown_below'" in refusal(stand_in_server, "ModelInfer", message)[1]
-
-
 def test_words_of_http_and_grpc_are_the_same(served: Served) -> None:
     wrong = {"dim": IMAGES, "bright": IMAGES[0]}
     with triton_http.InferenceServerClient(f"127.0.0.1:{served.server.port}") as client:
