@@ -97,7 +97,7 @@ def fail(predictor: Any) -> None:
     limits, predictor._limits = predictor._limits, Limits()
     try:
         predictor.run(np.zeros((1, 1, 1, 3), np.uint8))
-    except BundleError:
+    except (BundleError, InvalidImageError):
         pass
     finally:
         predictor._limits = limits
