@@ -79,5 +79,5 @@ def test_two_processes_mix_and_learn_what_one_does(tiny_folder: Path, tmp_path: 
     one, two = (load_checkpoint(tmp_path / name / "last.ckpt")["method"] for name in ("alone", "together"))
     assert one.keys() == two.keys()
     for name, value in one.items():
-        torch.testing.assert_close(two[name], value, atol=1e-5, rtol=1e-4, msg=name)
+        torch.testing.assert_close(two[name], value, atol=1e-4, rtol=1e-3, msg=name)
     assert len(list((tmp_path / "together/wandb").glob("offline-run-*"))) == 1  # the first process tells W&B
