@@ -126,8 +126,8 @@ def first_line(error: Exception) -> str:
 
 def apply_multi_grid(body: nn.Module, factors: tuple[int, ...], name: str) -> None:
     """Multiply the dilation of the 3x3 convolution in each block of the last ResNet stage by its factor."""
-    blocks = getattr(body, "layer4", None)
-    if blocks is None or len(blocks) != len(factors) or not hasattr(blocks[0], "conv3"):
+    blocks = _blocks_for(body, factors)
+    if blocks is None:
         raise RecipeError(
             f"multi_grid {list(factors)} needs a bottleneck ResNet whose last stage has {len(factors)} "
             f"blocks, got {name}: leave network.multi_grid out"
@@ -139,12 +139,15 @@ def apply_multi_grid(body: nn.Module, factors: tuple[int, ...], name: str) -> No
 
 
 def takes_multi_grid(name: str, factors: tuple[int, ...]) -> bool:
-    """Return whether a model is a ResNet with as many bottleneck blocks in its last stage as factors."""
+    """Return whether a model is a ResNet with one bottleneck block in its last stage for each factor."""
     if not is_model_in_modules(name, ("resnet",)):
         return False
-    try:
-        with torch.device("meta"):
-            apply_multi_grid(timm.create_model(name), factors, name)
-    except RecipeError:
-        return False
-    return True
+    with torch.device("meta"):
+        return _blocks_for(create_timm(name, pretrained=False), factors) is not None
+
+
+def _blocks_for(body: nn.Module, factors: tuple[int, ...]) -> Any:
+    """Return the bottleneck blocks of a ResNet's last stage, None unless there is one for each factor."""
+    blocks = getattr(body, "layer4", None)
+    is_suited = blocks is not None and len(blocks) == len(factors) and hasattr(blocks[0], "conv3")
+    return blocks if is_suited else None
