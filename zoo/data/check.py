@@ -7,7 +7,7 @@ from shlex import quote
 from typing import TYPE_CHECKING
 
 from zoo.data.files import FileSource
-from zoo.data.folder import FolderSource, describe_folder
+from zoo.data.folder import FolderSource
 from zoo.data.inspect.findings import OF_LISTING, Finding, faults, message
 from zoo.data.inspect.inspection import inspect_source
 from zoo.errors import DatasetError
@@ -103,8 +103,7 @@ def _check_not_empty(source: Source, split: Split) -> None:
 
 def _named_otherwise(source: FolderSource, split: Split) -> Path | None:
     """Return the folder of a split that has none, if it is called `valid` or `Train`, for example."""
-    root, data, _ = describe_folder(source.spec)
-    if (root / getattr(data, split)).is_dir():
+    if (source.root / getattr(source.data, split)).is_dir():
         return None
-    folders = (path for path in sorted(root.iterdir()) if (path / "images").is_dir())
+    folders = (path for path in sorted(source.root.iterdir()) if (path / "images").is_dir())
     return next((path for path in folders if OTHER_NAMES.get(path.name.lower()) == split), None)

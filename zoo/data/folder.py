@@ -79,7 +79,7 @@ class FolderSource(FileSource):
 
     def __init__(self, spec: str) -> None:
         root, data, toml = describe_folder(spec)
-        self.toml, listing = toml, _Listing(image_format(data, toml))
+        self.root, self.toml, listing = root, toml, _Listing(image_format(data, toml))
         self.skipped = listing.skipped
         """What was skipped in each folder, in words."""
         check_named_folders(data, root, toml)
@@ -301,12 +301,11 @@ def _no_mask(image: Path, stem: str, folder: Path, split: Split, others: list[st
     for other in sorted(path.parent.iterdir()) if path.parent.is_dir() else ():
         suffix = other.suffix.lower()
         if other.stem == path.name and suffix not in MASK_SUFFIXES and other.is_file():
-            is_lossy = suffix in IMAGE_SUFFIXES
-            fault = "changes its values" if is_lossy else "is not read"
+            fault, remedy = "is not read", "save it as an 8-bit index PNG"
+            if suffix in IMAGE_SUFFIXES:
+                fault, remedy = "changes its values", f"{remedy} from the original labels"
             return DatasetError(
-                f"{other}: got a mask in a format that {fault}, "
-                f"expected {', '.join(MASK_SUFFIXES)}: save it as an 8-bit index PNG"
-                f"{' from the original labels' * is_lossy}"
+                f"{other}: got a mask in a format that {fault}, expected {', '.join(MASK_SUFFIXES)}: {remedy}"
             )
     if not folder.is_dir():
         for other in sorted(path for path in folder.parent.iterdir() if path.is_dir()):

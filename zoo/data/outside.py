@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zoo.data.files import FileSource
-from zoo.data.folder import FolderSource, describe_folder
+from zoo.data.folder import FolderSource
 from zoo.data.open import is_published
 from zoo.errors import DatasetError
 
@@ -47,5 +47,4 @@ def _folders(source: FileSource) -> Iterator[Path]:
     yield from parents
     yield from {folder for parent in parents for folder in parent.parents if common in folder.parents}
     if isinstance(source, FolderSource):
-        root, data, _ = describe_folder(source.spec)
-        yield (root / data.unlabeled).resolve()
+        yield (source.root / source.data.unlabeled).resolve()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from zoo.data.annotations import Images
 from zoo.data.data_file import DATA_FILE
 from zoo.data.files import FileSource
-from zoo.data.folder import FolderSource, describe_folder, inner
+from zoo.data.folder import FolderSource, inner
 from zoo.data.open import open_source
 from zoo.data.outside import check_outside
 from zoo.data.partition import FULL, Partition, make_partition
@@ -123,8 +123,7 @@ def _unlabeled(source: Source | None) -> Images | None:
     """Return the images in the folder `unlabeled` of a data set; None if it has no such folder."""
     if not isinstance(source, FolderSource):
         return None
-    root, data, _ = describe_folder(source.spec)
-    return Images(inner(root / data.unlabeled))
+    return Images(inner(source.root / source.data.unlabeled))
 
 
 def _place(relative: PurePosixPath, path: Path, unlabeled: Images | None) -> str:
