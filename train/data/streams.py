@@ -25,7 +25,7 @@ from zoo.train.data.augment import skipped_augmentations
 from zoo.train.methods.table import METHODS
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Iterable
 
     from zoo.train.method import Phase
     from zoo.train.recipe.schema import Recipe
@@ -97,10 +97,10 @@ class TrainingData:
         held_out = read_held_out(folder) if recipe.select_on else ()
         return cls(recipe, source, Partition.read(folder), held_out)
 
-    def without(self, added: Collection[str]) -> TrainingData:
+    def without(self, added: Iterable[str]) -> TrainingData:
         """Return the data without images of `val` that were added since the run began."""
-        ids = self.source.ids("val")
-        kept = [id_ for id_ in ids if id_ not in added]
+        ids, new = self.source.ids("val"), frozenset(added)
+        kept = [id_ for id_ in ids if id_ not in new]
         return self if len(kept) == len(ids) else replace(self, source=Subset(self.source, "val", kept))
 
     def write(self, folder: Path) -> None:
