@@ -182,7 +182,7 @@ def resume(
 
 
 def _remark_added(spec: str | None, added: list[str]) -> None:
-    """Warn of images that were added to the data since the run began."""
+    """Log a warning about images that were added to the data since the run began."""
     if added:
         log.warning("%s: %s, not used by this run", spec, in_words("added image", added))
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 REASON_LENGTH = 300
 
 SHELL_STATUS = 128
-"""Exit status of a process that a signal ends, as a shell gives it, minus the number of the signal."""
+"""A shell reports a process that signal N ends with the exit status 128 + N."""
 
 STOPS = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
 

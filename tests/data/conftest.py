@@ -129,7 +129,7 @@ def cityscapes(tmp_path: Path) -> Disk:
 
 @pytest.fixture
 def ade20k(tmp_path: Path) -> Disk:
-    """Return a small ADE20K with masks of 0 (no class), 1 (wall), 150 (flag)."""
+    """Return a small ADE20K whose masks hold 0 (no class), 1 (wall) and 150 (flag)."""
     disk = Disk(tmp_path / "ADEChallengeData2016")
     for split, names in {
         "training": ("ADE_train_00000001", "ADE_train_00000002"),
@@ -143,7 +143,7 @@ def ade20k(tmp_path: Path) -> Disk:
 
 @pytest.fixture
 def coco(tmp_path: Path) -> Disk:
-    """Return a small COCO 2017 with masks of 0 (background), 1 (person), 80 (toothbrush), 255."""
+    """Return a small COCO 2017 whose masks hold 0 (background), 1 (person), 80 (toothbrush) and 255."""
     disk = Disk(tmp_path / "coco")
     for split, names in {"train2017": ("000000000009", "000000000025"), "val2017": ("000000000139",)}.items():
         for name in names:

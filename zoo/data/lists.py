@@ -128,7 +128,7 @@ class IdFinder:
         return self.ids.get(_composed(line))
 
     def others(self, word: str, id_: str) -> list[str]:
-        """Return other ids than one that a word equals."""
+        """Return the ids that a word names, without a given one."""
         return [other for name in _forms(_composed(word)) for other in self._by_id(name) if other != id_]
 
     def _by_id(self, name: str) -> list[str]:

@@ -161,7 +161,7 @@ def _tag(folder: Path, tag: str, revision: str) -> None:
 
 
 def _check_same(folder: Path, tag: str, revision: str) -> None:
-    """Raise unless an existing tag names a revision."""
+    """Raise if an existing tag names another revision."""
     if (other := _read_pointer(folder / TAGS / tag)) != revision:
         raise RegistryError(f"tag {tag} already names {other[:12]}, expected a new one: choose another")
 
