@@ -48,9 +48,8 @@ export async function maskFile(image, model) {
   return (await post(image, model, "png")).blob();
 }
 
-/** An empty name is the server's first model: an image may be faster than the list of models. */
 function post(image, model, format, signal, output = {}) {
-  const query = new URLSearchParams({ format, ...(model === "" ? {} : { model }), ...output });
+  const query = new URLSearchParams({ format, model, ...output });
   return ask(`predict?${query}`, { method: "POST", body: image, signal });
 }
 

@@ -14,50 +14,61 @@ const JPEG_QUALITY = 0.92;
 
 const stage = new Stage(at);
 const camera = new Camera(at.video);
-const session = { models: [], image: null, name: "image", flight: null, live: false };
+const session = { connection: null, models: [], image: null, name: "image", flight: null, live: false };
 const UNCALIBRATED =
   "This model does not tell how sure it is, because it has no calibration or its file was exported without one: " +
   "run zoo calibrate on labeled images, export again with --output mask+reliability, and serve it again.";
 
 /* Models */
 
-async function start() {
+/** Know the models of the server: asked for once, and again after a failure. */
+function connected() {
+  session.connection ??= connect();
+  return session.connection;
+}
+
+async function connect() {
   try {
     session.models = await api.models();
   } catch (error) {
+    session.connection = null;
     pill("Not connected", "bad");
     throw error;
   }
-  at.problem.hidden = true;
   at.model.replaceChildren(...session.models.map(({ name }) => new Option(name)));
   at.menu.hidden = session.models.length < 2;
   at.name.hidden = !at.menu.hidden;
-  await showModel();
+  showModel();
 }
 
 function chosen() {
   return session.models.find(({ name }) => name === at.model.value);
 }
 
-async function showModel() {
+function showModel() {
   const model = chosen();
   at.name.textContent = model.name;
   document.title = `${model.name} · zoo`;
   pill(model.ready ? "Ready" : "Warming up", model.ready ? "good" : "wait");
   at.facts.replaceChildren(...panels.facts(model));
   at.about.hidden = false;
+  at.card.hidden = true;
   at.below.disabled = !tellsReliability();
   noteUnsure();
   stage.showAllClasses();
   if (stage.result === null) showClasses();
+  guarded(showCard)(model);
+}
+
+async function showCard(model) {
   const text = await api.card(model.name);
-  if (model !== chosen()) return;
-  at.card.hidden = text === null;
-  at.card.replaceChildren(render(text ?? ""));
+  if (text === null || model !== chosen()) return;
+  at.card.hidden = false;
+  at.card.replaceChildren(render(text));
 }
 
 async function changeModel() {
-  await showModel();
+  showModel();
   if (session.image !== null && !session.live) await segment(session.image, await bitmapOf(session.image));
 }
 
@@ -98,10 +109,11 @@ async function segment(image, bitmap, note = "") {
   session.flight = flight;
   at.busy.hidden = session.live;
   try {
+    await connected();
     const result = await api.predict(image, at.model.value, tellsReliability(), flight.signal);
     if (session.flight !== flight) return;
     show(result, bitmap, note);
-    await grayOut();
+    grayOut();
   } catch (error) {
     if (error.name === "AbortError") return;
     if (bitmap === null) showNothing();
@@ -157,15 +169,11 @@ function tellsReliability() {
   return chosen()?.outputs.includes("reliability") ?? false;
 }
 
-/** Gray out what is less reliable than the slider says; an image that came before the list of models is sent again. */
-async function grayOut() {
+/** Gray out what is less reliable than the slider says. */
+function grayOut() {
   const below = tellsReliability() ? at.below.value / 100 : 0;
   at["below-percent"].textContent = below > 0 ? `${at.below.value}%` : "off";
   stage.grayOut(below);
-  if (below > 0 && stage.result !== null && !stage.hasReliability) {
-    await segment(session.image, await bitmapOf(session.image));
-    return;
-  }
   noteUnsure();
 }
 
@@ -298,7 +306,7 @@ on(document, "drop", (event) => {
 });
 on(document, "visibilitychange", () => document.hidden && camera.isOn && leaveCamera());
 on(at.opacity, "input", setOpacity);
-on(at.below, "input", guarded(grayOut));
+on(at.below, "input", grayOut);
 on(at.model, "change", guarded(changeModel));
 on(at.shot, "click", guarded(shoot));
 on(at.live, "click", guarded(goLive));
@@ -309,4 +317,4 @@ on(at["save-overlay"], "click", guarded(saveOverlay));
 for (const button of document.querySelectorAll("[data-camera]")) on(button, "click", guarded(film));
 
 setOpacity();
-guarded(start)();
+guarded(connected)();

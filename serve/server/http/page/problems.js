@@ -49,6 +49,6 @@ at.key.addEventListener("submit", (event) => {
   event.preventDefault();
   rememberKey(at.secret.value.trim());
   at.secret.value = "";
-  at.key.hidden = true;
+  at.key.hidden = at.problem.hidden = true;
   retry();
 });

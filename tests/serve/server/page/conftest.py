@@ -224,7 +224,8 @@ def gray_file(name: str = "gray.png", size: tuple[int, int] = (60, 80), **save: 
 
 
 def segment_image(page: Page, image: FilePayload) -> None:
-    page.set_input_files("#file", image)
+    with page.expect_response("**/predict?*"):  # the result of an image before it is hidden by now
+        page.set_input_files("#file", image)
     page.wait_for_selector("#latency:not([hidden])")
 
 

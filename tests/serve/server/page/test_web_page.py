@@ -308,7 +308,7 @@ def test_another_model_segments_the_same_image(
     ]
 
 
-def test_an_image_that_is_dropped_before_the_models_are_known_gets_the_first(
+def test_an_image_that_is_dropped_before_the_models_are_known_waits_for_them(
     stand_in: StandIn, open_page: OpenPage, file: MakeFile, legend: Legend
 ) -> None:
     page = open_page("about:blank")
@@ -316,18 +316,41 @@ def test_an_image_that_is_dropped_before_the_models_are_known_gets_the_first(
     page.route("**/models", lambda route: waiting.append(route))  # not answered yet
     page.goto(stand_in.url)
     drop(page, file())
+    page.wait_for_selector("#busy:not([hidden])", state="attached")
+    assert posts(stand_in) == []
+    waiting[0].continue_()
     page.wait_for_selector("#latency:not([hidden])")
     assert legend(page) == AREAS
-    asked = [line for line in stand_in.asked if line.startswith("POST")]  # the icon is asked for at any time
-    assert asked == ["POST /predict?format=json"]
-    assert page.is_disabled("#below")  # whether the model tells its reliability is not known
-    assert page.is_hidden("#below-note")
-    waiting[0].continue_()
-    page.wait_for_selector("#below:not([disabled])")
-    assert page.inner_text("#below-note").startswith("Move the slider")
-    page.locator("#below").fill("60")  # now its reliability is asked for too
-    page.locator("#below-note", has_text="12.5% of the pixels are gray").wait_for()
-    assert posts(stand_in) == [*asked, "POST /predict?format=json&model=eln&output=mask%2Breliability"]
+    assert page.is_enabled("#below")
+    assert posts(stand_in) == ["POST /predict?format=json&model=eln&output=mask%2Breliability"]
+
+
+def test_an_image_finds_a_server_that_did_not_answer_at_first(
+    stand_in: StandIn, open_page: OpenPage, file: MakeFile, segment: Segment, legend: Legend
+) -> None:
+    page = open_page("about:blank", (FAILED,))
+    page.route("**/models", lambda route: route.abort(), times=1)
+    page.goto(stand_in.url)
+    page.wait_for_selector(".pill.bad")
+    assert "The server does not answer" in page.inner_text("#problem")
+    segment(page, file())
+    assert legend(page) == AREAS
+    assert page.is_hidden("#problem")
+    assert page.title() == "eln · zoo"
+
+
+def test_an_image_waits_for_the_key(
+    stand_in: StandIn, open_page: OpenPage, file: MakeFile, legend: Legend
+) -> None:
+    stand_in.key = "open sesame"
+    page = open_page(stand_in.url, (FAILED,))
+    page.wait_for_selector("#key:not([hidden])")
+    with page.expect_response("**/models"):
+        page.set_input_files("#file", file())
+    page.fill("#secret", "open sesame")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#latency:not([hidden])")
+    assert legend(page) == AREAS
 
 
 def test_one_model_needs_no_menu(stand_in: StandIn, open_page: OpenPage) -> None:
