@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from threading import current_thread, main_thread
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from types import FrameType, TracebackType
 
 REASON_LENGTH = 300
@@ -18,50 +18,69 @@ REASON_LENGTH = 300
 SHELL_STATUS = 128
 """A shell reports a process that signal N ends with the exit status 128 + N."""
 
-STOPS = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+STOPS: list[int] = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
 
 
 @contextmanager
-def stop_requests() -> Iterator[list[int]]:
-    """Collect Ctrl-C and SIGTERM in a list instead of dying at once; a second signal acts as usual.
+def on_stop(act: Callable[[int], None], numbers: Sequence[int] = STOPS) -> Iterator[dict[int, Any]]:
+    """Call `act` with the number of a stop signal in place of its handler; yield the handlers by number.
 
-    Only the main thread of a process may handle signals; in another one, the list stays empty.
+    SIGHUP comes when a terminal or a connection closes; where it is ignored (`nohup`), it stays so. Only the
+    main thread of a process may handle signals; in another one, nothing is yielded.
     """
-    received: list[int] = []
-    if current_thread() is not main_thread():
-        yield received
-        return
     previous: dict[int, Any] = {}
 
-    def note(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
-        received.append(number)
-        signal.signal(number, previous[number])
+    def handle(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+        _leave_lost_terminal()
+        act(number)
 
-    for stop in (signal.SIGINT, signal.SIGTERM):
-        previous[stop] = signal.signal(stop, note)
+    if current_thread() is main_thread():
+        for number in numbers:
+            if number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN:
+                previous[number] = signal.signal(number, handle)
     try:
-        yield received
+        yield previous
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
 
 
+def _leave_lost_terminal() -> None:
+    """Write to nowhere from now on what would go to a terminal that is closed, where each write is an error."""
+    for stream in (1, 2):
+        try:
+            os.write(stream, b"")
+        except OSError:
+            with open(os.devnull, "wb") as nowhere:
+                os.dup2(nowhere.fileno(), stream)
+
+
+@contextmanager
+def stop_requests() -> Iterator[list[int]]:
+    """Collect stop signals in a list instead of dying at once; a second one acts as usual."""
+    received: list[int] = []
+
+    def note(number: int) -> None:
+        received.append(number)
+        signal.signal(number, previous[number])
+
+    with on_stop(note) as previous:
+        yield received
+
+
 @contextmanager
 def unwinding() -> Iterator[None]:
-    """Let SIGTERM end the block by `SystemExit`, so that it removes its temporary files; main thread only."""
+    """Let SIGTERM and SIGHUP end the block by `SystemExit`, so that it removes its temporary files."""
 
-    def end(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+    def end(number: int) -> None:
         raise SystemExit(SHELL_STATUS + number)
 
-    previous = signal.signal(signal.SIGTERM, end)
-    try:
+    with on_stop(end, STOPS[1:]):
         yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
 
 
 class StopRequests:
-    """Context that forwards Ctrl-C, SIGTERM and SIGHUP to the current runs, which save their state and end.
+    """Context that forwards stop signals to the current runs, which save their state and end.
 
     Runs may be started and awaited by several threads.
     """
@@ -69,20 +88,20 @@ class StopRequests:
     def __init__(self) -> None:
         self.requested = False
         self.processes: set[subprocess.Popen[str]] = set()
-        self.previous: dict[int, Any] = {}
+        self._handlers = ExitStack()
 
     def __enter__(self) -> StopRequests:
         """Install the signal handlers."""
-        for number in STOPS:
-            self.previous[number] = signal.signal(number, self._note)
+        self._handlers.enter_context(
+            on_stop(lambda number: self.stop(number if number == signal.SIGINT else signal.SIGTERM))
+        )
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Restore the previous signal handlers."""
-        for number, handler in self.previous.items():
-            signal.signal(number, handler)
+        self._handlers.close()
 
     @contextmanager
     def started(self, program: Sequence[str], **options: Any) -> Iterator[subprocess.Popen[str]]:
@@ -113,9 +132,6 @@ class StopRequests:
         self.requested = True
         for process in tuple(self.processes):
             process.send_signal(number)  # does nothing if it is dead
-
-    def _note(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        self.stop(signal.SIGINT if number == signal.SIGINT else signal.SIGTERM)
 
 
 def why_ended(status: int, last_words: str) -> str:

@@ -131,7 +131,7 @@ def test_a_run_cut_off_and_resumed_equals_an_unbroken_one(
     assert_same_end(tmp_path / "run", unbroken)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_run_asked_to_stop_saves_the_step_it_is_in(
     number: signal.Signals, load_tiny: Load, unbroken: Path, do_at: Any, tmp_path: Path
 ) -> None:

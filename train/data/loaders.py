@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from zoo.child import STOPS
 from zoo.data.datasets import LabeledImages, TaggedImages, UnlabeledImages
 from zoo.train.data.augment import strong_view, weak_view
 from zoo.train.data.cache import with_cache
@@ -183,12 +184,12 @@ def batches(
 
 
 def _prepare_worker(worker: int) -> None:  # noqa: ARG001
-    """Ignore Ctrl-C and SIGTERM, which reach the whole process group, and end without C++ destructors.
+    """Ignore stop signals, which reach the whole process group, and end without C++ destructors.
 
     A forked worker ends by `os._exit`. A spawned one would run destructors of threads that still work, which
     abort it; the parent would then report a dead worker.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in STOPS:
         signal.signal(number, signal.SIG_IGN)
     atexit.register(os._exit, 0)
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from zoo.child import on_stop
 from zoo.errors import ZooError
 from zoo.machine import gpu_of_worker
 from zoo.serve.server.core.logs import log_config
@@ -97,7 +98,7 @@ class Supervisor:
         """Folder in which several workers combine their metrics."""
 
     def run(self, when_ready: WhenReady) -> None:
-        """Serve until SIGTERM or SIGINT, then let the workers finish the requests in flight.
+        """Serve until SIGTERM, SIGINT or SIGHUP, then let the workers finish the requests in flight.
 
         Args:
             when_ready: called once, when all workers have passed a real inference.
@@ -264,19 +265,10 @@ def _ending(code: int | None) -> str:
 
 @contextmanager
 def _signals() -> Iterator[Connection]:
-    """Yield a connection that becomes readable at SIGTERM or SIGINT."""
+    """Yield a connection that becomes readable at SIGTERM, SIGINT or SIGHUP."""
     reader, writer = Pipe(duplex=False)
-    before = {
-        number: signal.signal(number, lambda *_: writer.send(None))
-        for number in (signal.SIGTERM, signal.SIGINT)
-    }
-    try:
+    with reader, writer, on_stop(lambda _: writer.send(None)):
         yield reader
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        reader.close()
-        writer.close()
 
 
 def _drain(caught: Connection) -> None:

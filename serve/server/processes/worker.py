@@ -47,6 +47,8 @@ def work(job: Job, sock: socket, parent: Connection) -> None:
         parent: connection to the parent, to which messages are sent; the parent never writes.
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the parent gets it too, and ends this process
     warnings.filterwarnings("ignore", module=r"PIL\.")  # about broken images, which get an error response
     logging.config.dictConfig(log_config(json_logs=job.settings.json_logs))
     threading.Thread(target=_end_with, args=(parent, job.settings.timeout), daemon=True).start()

@@ -5,13 +5,13 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
-import signal
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Event
 from typing import TYPE_CHECKING
 
+from zoo.child import on_stop
 from zoo.errors import ZooError
 
 if TYPE_CHECKING:
@@ -97,14 +97,7 @@ def _use_haproxy(folder: Path) -> None:
 
 @contextmanager
 def ending() -> Iterator[Event]:
-    """Yield an event that SIGTERM or SIGINT sets; enter after Ray has set its handlers, which abort."""
+    """Yield an event that a stop signal sets; enter after Ray has set its handlers, which abort."""
     end = Event()
-    before = {}
-    for number in (signal.SIGTERM, signal.SIGINT):
-        with suppress(ValueError):  # not the main thread, as in tests
-            before[number] = signal.signal(number, lambda *_: end.set())
-    try:
+    with on_stop(lambda _: end.set()):
         yield end
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

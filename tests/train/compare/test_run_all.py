@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from zoo.child import StopRequests
 from zoo.errors import RecipeError
 from zoo.train.compare import run_one
 from zoo.train.compare.record import Candidate, Comparison, ComparisonFolder
@@ -262,13 +261,6 @@ def test_a_comparison_asked_to_stop_lets_its_run_save_and_can_be_resumed(
     assert states(folder.read()) == {"good-0": "finished", "waits-0": "stopped", "fine-0": "planned"}
     assert set(states(run_all(folder)).values()) == {"finished"}
     assert [("--resume" in call) for call in calls(folder, "waits-0")] == [False, True]
-
-
-def test_the_signals_are_given_back() -> None:
-    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
-    with StopRequests():
-        assert signal.getsignal(signal.SIGINT) != before[0]
-    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
 
 
 def test_the_newest_comparison_is_resumed(

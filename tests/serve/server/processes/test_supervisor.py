@@ -236,7 +236,7 @@ def test_a_worker_whose_backend_fails_on_all_images_is_replaced(serve: Serve) ->
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_lets_what_is_in_flight_finish_and_leaves_nothing_behind(serve: Serve, number: int) -> None:
     serving = serve(0.3, workers=2)
     processes = [serving.process.pid, *children(serving.process.pid)]
