@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from threading import current_thread, main_thread
 from typing import TYPE_CHECKING, Any
 
@@ -46,12 +47,12 @@ def on_stop(act: Callable[[int], None], numbers: Sequence[int] = STOPS) -> Itera
 
 
 def _leave_lost_terminal() -> None:
-    """Write to nowhere from now on what would go to a terminal that is closed, where each write is an error."""
+    """Write to nowhere from now on what would go to a closed terminal, where each write is an error."""
     for stream in (1, 2):
         try:
             os.write(stream, b"")
         except OSError:
-            with open(os.devnull, "wb") as nowhere:
+            with Path(os.devnull).open("wb") as nowhere:
                 os.dup2(nowhere.fileno(), stream)
 
 

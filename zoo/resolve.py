@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zoo.errors import BundleError, RegistryError
+from zoo.machine import choose_device
 from zoo.registry.names import FOLDER_PREFIX, parse_name
 
 if TYPE_CHECKING:
@@ -36,17 +37,13 @@ def resolve_model(text: str | None, weights: str | None = None, *, writable: boo
         writable: whether to copy a pulled bundle out of the cache or registry.
 
     Raises:
-        BundleError: the path does not exist, or is neither a run, a bundle nor an artifact.
+        BundleError: the path does not exist, or is neither a run, a bundle nor an artifact; an address.
     """
     if text is not None and weights is None and is_name(text):
         return _pull(text, writable=writable)
     from zoo.train.runs.folder import RunFolder
 
-    path = newest_run() if text is None else Path(text)
-    if not path.exists():
-        raise BundleError(
-            f"{path} does not exist, expected a run, a bundle or an artifact: see {RUNS}/ for yours"
-        )
+    path = newest_run() if text is None else _existing(text)
     if RunFolder(path).is_run:
         return _bundle_of_run(path, weights)
     if weights is not None:
@@ -66,6 +63,20 @@ def resolve_model(text: str | None, weights: str | None = None, *, writable: boo
     return path
 
 
+def _existing(text: str) -> Path:
+    path = Path(text)
+    if "://" in text:
+        raise BundleError(
+            f"got the address {text}, expected a run, a bundle or an artifact on this machine: copy it here, "
+            f"or pull a name from a registry"
+        )
+    if not path.exists():
+        raise BundleError(
+            f"{path} does not exist, expected a run, a bundle or an artifact: see {RUNS}/ for yours"
+        )
+    return path
+
+
 def resolve_predictor(text: str | None) -> Path | str:
     """Return the argument of `load_predictor`: the URL of a server unchanged, or the path that MODEL names.
 
@@ -73,6 +84,17 @@ def resolve_predictor(text: str | None) -> Path | str:
         BundleError: the path does not exist, or is neither a run, a bundle nor an artifact.
     """
     return text if text is not None and is_url(text) else resolve_model(text)
+
+
+def device_of(model: Path | str, device: str | None) -> str:
+    """Return the device on which a predictor runs: the given one, by default a GPU if PyTorch finds one.
+
+    Raises:
+        BundleError: a device for a server.
+    """
+    if device is not None and isinstance(model, str):
+        raise BundleError(f"got device {device} for {model}, which selects its own: leave it out")
+    return choose_device(device)
 
 
 def artifact_suffixes() -> tuple[str, ...]:

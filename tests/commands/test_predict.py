@@ -213,6 +213,13 @@ def test_a_first_argument_that_is_nothing_is_taken_for_a_model(zoo: Zoo) -> None
     assert str(result.exception).startswith(f"{Path('runs/typo')} does not exist, expected a run")
 
 
+@pytest.mark.parametrize("command", ["export", "serve", "push"])
+def test_an_address_is_no_model_of_this_machine(zoo: Zoo, command: str) -> None:
+    result = zoo(command, "http://localhost:8000/eln", *(["team/eln"] if command == "push" else []))
+    assert isinstance(result.exception, BundleError)
+    assert str(result.exception).startswith("got the address http://localhost:8000/eln, expected a run")
+
+
 @pytest.mark.parametrize("text", ["gone.jpg", "gone/*.jpg"])
 def test_an_input_that_names_nothing_is_an_error(zoo: Zoo, shapes_bundle: Path, text: str) -> None:
     result = zoo("predict", shapes_bundle, text)

@@ -109,6 +109,8 @@ def test_a_name_of_two_lines_is_refused(folder):
         ('names = ["a"]', "expected: List should have at least 2 items"),
         ('names = ["a", 1]', r"got names\.1 = 1, expected: Input should be a valid string"),
         ('names = ["a", "b", "a"]', "got the name a twice"),
+        ('names = ["a", " "]', "got an empty class name"),
+        ('labels = {"0" = "a", "1" = ""}', "got an empty class name"),
         ("palette = [[0, 0, 300]]", r"got palette\.0\.2 = 300"),
         ("palette = [[0, 0, 0]]", "got 1 colors in palette, expected 3"),
         ('train = "learn"', "got train = 'learn', expected an existing folder"),

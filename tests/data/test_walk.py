@@ -1,6 +1,7 @@
 """One listing of images for every command."""
 
 import logging
+import os
 
 import numpy as np
 import pytest
@@ -102,3 +103,13 @@ def test_a_folder_of_other_suffixes_alone_tells_prediction_what_was_skipped(tmp_
     (tmp_path / "in/a.jfif").write_bytes(b"x")
     with pytest.raises(ZooError, match=r"no images \(skipped: 1 file of another kind \(\.jfif\)\)"):
         find_inputs([str(tmp_path / "in")], 10, tmp_path / "out")
+
+
+def test_what_is_no_file_is_not_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "link.png").symlink_to("pipe.png")
+    (tmp_path / "broken.png").symlink_to("nothing.png")  # reported where it is read
+    (tmp_path / "a.png").touch()
+    tree = walk(tmp_path, {".png"})
+    assert [path.name for path in tree.files] == ["a.png", "broken.png"]
+    assert [path.name for path in tree.others] == ["link.png", "pipe.png"]

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from zoo.errors import BundleError
-from zoo.machine import choose_device
 from zoo.predictors.limits import OVERLAP
-from zoo.resolve import ModelLike, model_text, resolve_predictor
+from zoo.resolve import ModelLike, device_of, model_text, resolve_predictor
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -118,7 +117,7 @@ def evaluate_all(
     config = _config(path)
     spec = training_data(path) if data is None else str(data)
     sources = _sources(config, spec, split, protocols if reliability else (), corrupt, outputs)
-    where = choose_device(device)
+    where = device_of(path, device)
     facts = {"model": str(path), **model_facts(path)}
     scores: list[Scores] = []
     if isinstance(path, Path) and tells_tags:

@@ -13,10 +13,9 @@ from zoo.errors import InvalidImageError
 from zoo.image_format import RGB, displayed
 from zoo.images import as_rgb, read_rgb
 from zoo.listing import find_model
-from zoo.machine import choose_device
 from zoo.predictors.load import load_predictor
 from zoo.rasters import read_raster
-from zoo.resolve import is_url
+from zoo.resolve import device_of, is_url
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -169,7 +168,7 @@ def load(
     text = os.fspath(model)
     path = text if is_url(text) else find_model(text, offline=offline)
     predictor = load_predictor(
-        path, backend=backend, device=choose_device(device), threads=threads, precision=precision
+        path, backend=backend, device=device_of(path, device), threads=threads, precision=precision
     )
     return Model(predictor)
 

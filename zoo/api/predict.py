@@ -13,14 +13,13 @@ from PIL import Image
 
 from zoo.api.model import Model, read_image
 from zoo.errors import BundleError
-from zoo.machine import choose_device
 from zoo.predict.folder import DEFAULT_LIMIT, FolderOptions, Predictions, format_of, predict_to
 from zoo.predict.inputs import find_inputs
 from zoo.predict.stream import Failed, Options, stream
 from zoo.predictors.limits import OVERLAP
 from zoo.predictors.outputs import MASK, RELIABILITY, check_given, check_unknown, without_unsure
 from zoo.predictors.tiles import Tiling, check_tiling
-from zoo.resolve import ModelLike, model_text, resolve_predictor
+from zoo.resolve import ModelLike, device_of, model_text, resolve_predictor
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -141,7 +140,7 @@ def _ready(
     path = resolve_predictor(model_text(model))
     known = format_of(path)
     readers = None if known is None else _readers(pictures, limit, known)
-    predictor = load_predictor(path, device=choose_device(device))
+    predictor = load_predictor(path, device=device_of(path, device))
     return predictor, _readers(pictures, limit, predictor.format) if readers is None else readers
 
 

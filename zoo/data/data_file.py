@@ -237,7 +237,7 @@ def class_names(data: DataFile, toml: Path) -> tuple[str, ...] | None:
     """Return the class names that a `data.toml` gives; None if it gives none.
 
     Raises:
-        DatasetError: a duplicate name, or fewer than two names.
+        DatasetError: a duplicate or empty name, or fewer than two names.
     """
     names = tuple(data.names or dict.fromkeys((data.labels or {}).values()) or data.colors or ())
     if not names:
@@ -246,6 +246,8 @@ def class_names(data: DataFile, toml: Path) -> tuple[str, ...] | None:
         raise DatasetError(
             f"{toml}: got the only class {names[0]}, expected at least two: name the background too"
         )
+    if not all(name.strip() for name in names):
+        raise DatasetError(f"{toml}: got an empty class name, expected text: name every class")
     if len(set(names)) < len(names):
         again = next(name for name in names if names.count(name) > 1)
         raise DatasetError(f"{toml}: got the name {again} twice in names, expected each once: rename one")

@@ -101,10 +101,21 @@ def _enter(
 def _add_files(folder: Path, names: list[str], suffixes: Collection[str], tree: Tree) -> None:
     """Add the files of a folder to a tree."""
     listed = set(names) - _junk(names) - {name for name in names if name.startswith(".")}
+    special = _special(folder)
     for path in folder.iterdir():  # makes paths faster than `folder / name`
         if path.name in listed:
-            is_wanted = os.path.splitext(path.name)[1].lower() in suffixes  # noqa: PTH122
+            is_wanted = os.path.splitext(path.name)[1].lower() in suffixes and path.name not in special  # noqa: PTH122
             (tree.files if is_wanted else tree.others).append(path)
+
+
+def _special(folder: Path) -> set[str]:
+    """Return the names of pipes, sockets and devices, of which reading may never end."""
+    with os.scandir(folder) as entries:
+        return {
+            entry.name
+            for entry in entries
+            if not (entry.is_file() or entry.is_dir()) and os.path.exists(entry.path)  # noqa: PTH110 - of 100,000 names
+        }
 
 
 def _junk(names: Iterable[str]) -> set[str]:

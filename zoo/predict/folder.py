@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from zoo.errors import BundleError
-from zoo.machine import choose_device
 from zoo.predict.bulk import Bulk
 from zoo.predict.inputs import find_inputs
 from zoo.predict.journal import Journal
@@ -24,6 +23,7 @@ from zoo.predict.outputs import (
     make_jobs,
 )
 from zoo.predictors.outputs import MASK, check_unknown, written_outputs
+from zoo.resolve import device_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -131,7 +131,7 @@ def predict_to(
     options = options or FolderOptions()
     check_writable(out)
     kinds = options.kinds
-    device = choose_device(options.device)
+    device = device_of(model, options.device)
     listed = partial(find_inputs, texts, options.limit, out, by_rows=options.tiling is not None)
     known = format_of(model)
     inputs = None if known is None else listed(known)

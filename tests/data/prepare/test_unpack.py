@@ -114,6 +114,7 @@ def test_an_archive_that_is_broken_off_unpacks_nothing(tmp_path, folder, quiet, 
     with pytest.raises(DatasetError, match=r"broken\S+: got an archive that cannot be unpacked") as caught:
         unpack(path, folder, everything, quiet)
     assert "\n" not in str(caught.value)
+    assert ".prepare-" not in str(caught.value)
     assert list(folder.iterdir()) == []
 
 
@@ -128,6 +129,7 @@ def test_a_disk_that_is_full_ends_in_one_line_and_unpacks_nothing(tmp_path, fold
     result = subprocess.run(command, capture_output=True, text=True, check=True, preexec_fn=_limit)
     assert result.stdout.startswith(f"DatasetError {path}: got an archive that cannot be unpacked")
     assert result.stdout.count("\n") == 1
+    assert ".prepare-" not in result.stdout
     assert list(folder.iterdir()) == []
 
 

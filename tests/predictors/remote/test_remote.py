@@ -13,6 +13,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import zoo
+from zoo.api.evaluate import evaluate
 from zoo.cli import app
 from zoo.errors import BundleError, InvalidImageError
 from zoo.predictors.load import load_predictor
@@ -197,6 +198,18 @@ def test_a_model_that_is_not_served_brings_those_that_are(server: Any) -> None:
 def test_a_server_has_chosen_its_backend(server: Any) -> None:
     with pytest.raises(BundleError, match="is a server, which selects its own backend, got ort"):
         zoo.load(server.url, backend="ort")
+
+
+def test_a_server_has_chosen_its_device(server: Any, tmp_path: Path) -> None:
+    calls: list[Callable[[], object]] = [
+        lambda: zoo.load(server.url, device="cpu"),
+        lambda: zoo.predict(server.url, [], device="cpu"),
+        lambda: zoo.predict(server.url, [], out=tmp_path / "masks", device="cpu"),
+        lambda: evaluate(server.url, data="shapes", device="cpu"),
+    ]
+    for call in calls:
+        with pytest.raises(BundleError, match=f"got device cpu for {server.url}, which selects its own"):
+            call()
 
 
 def test_python_and_the_command_line_take_a_url_as_model(

@@ -81,9 +81,10 @@ def members(archive: Path, is_wanted: Callable[[str], bool]) -> Iterator[tuple[s
 
 
 def _broken(archive: Path, error: BaseException) -> DatasetError:
+    reason = (isinstance(error, OSError) and error.strerror) or error  # without a temporary path
     return DatasetError(
-        f"{archive}: got an archive that cannot be unpacked ({error}), expected a whole one and room for its "
-        f"files: make room, or remove the archive and fetch it again"
+        f"{archive}: got an archive that cannot be unpacked ({reason}), expected a whole one and room for "
+        f"its files: make room, or remove the archive and fetch it again"
     )
 
 
