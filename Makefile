@@ -17,7 +17,7 @@ SUITABLE := import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 
-.PHONY: help install demo gpu test lint test-fast test-slow test-gpu coverage clean distclean
+.PHONY: help install demo gpu test lint test-fast test-slow test-ray test-gpu coverage clean distclean
 .DELETE_ON_ERROR:
 
 help:
@@ -25,7 +25,8 @@ help:
 	@echo 'make test       lint and all tests but those that need a GPU'
 	@echo 'make lint       ruff, mypy and the import rules'
 	@echo 'make test-fast  unit tests            make test-slow  pipeline and wheel tests'
-	@echo 'make test-gpu   tests on a GPU        make coverage   unit tests with coverage'
+	@echo 'make test-ray   tests with clusters   make test-gpu   tests on a GPU'
+	@echo 'make coverage   unit tests with coverage'
 	@echo 'make gpu        tests, training steps and latencies of this GPU, into docs/results/'
 	@echo 'make clean      remove what was made  make distclean  the environment too'
 
@@ -58,7 +59,7 @@ gpu: $(STAMP)
 
 PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
 
-test: lint test-fast test-slow
+test: lint test-fast test-slow test-ray
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -69,11 +70,13 @@ lint: $(STAMP)
 test-fast: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL)
 
-# Ray's clusters of two tests at once would disturb each other
 RAY := tests/commands/test_replicas.py tests/commands/test_bulk_ray.py tests/serve/server/ray
 
 test-slow: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL) -m 'slow and not gpu' $(RAY:%=--ignore=%) --durations=20
+
+# one process: Ray's clusters of two tests at once would disturb each other
+test-ray: $(STAMP)
 	$(BIN)/python -m pytest -m 'slow and not gpu' $(RAY) --durations=5
 
 test-gpu: $(STAMP)
