@@ -49,6 +49,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+UNSEEN = 0.005
+"""IoU below which a class counts as not found."""
+
+RARE = ": more steps or larger images may find them, or weights: --set class_weights=effective_number"
+
 CLASS_WEIGHTS = "label_loss.class_weights"
 """Buffer of a method with the weights of classes (`zoo.train.blocks.label_loss.LabelLoss`)."""
 
@@ -315,11 +320,23 @@ def _finish(engine: Engine, validate: Validation, data: TrainingData) -> dict[st
             "filter_curve": figures_over_time(rows, FILTER),
         } | ({} if engine.seconds else _measured(run))  # of a finished run no step was left to take
         write_json(run.metrics, metrics)
+        _remark_unseen(recipe, val)
         write_preview(run.preview, predictor, source)
         write_curves(run.curves, run.log, engine.phases, figures)
         metrics["run"], metrics["bundle"] = str(run.path), str(strip(run.path))
     fabric.barrier()
     return metrics
+
+
+def _remark_unseen(recipe: Recipe, val: dict[str, Any]) -> None:
+    """Warn about classes of `val` of which the network finds next to nothing."""
+    unseen = [name for name, iou in val.get("iou", {}).items() if iou is not None and iou < UNSEEN]
+    if unseen:
+        log.warning(
+            "val: next to no pixel of %s is found%s",
+            ", ".join(unseen[:5]) + f" and {len(unseen) - 5} other classes" * (len(unseen) > 5),
+            RARE if recipe.class_weights == "none" else ": more steps or larger images may find them",
+        )
 
 
 def _measured(run: RunFolder) -> dict[str, Any]:
