@@ -7,6 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
 
+from zoo.api_key import KEY_VARIABLE
 from zoo.errors import ZooError
 from zoo.predictors.outputs import MASK
 from zoo.predictors.remote.oip import infer_request
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from zoo.serve.load.http import Address, Answer
     from zoo.serve.load.measurement import Route
 
-KEY_VARIABLE = "ZOO_API_KEY"
 REACH_SECONDS = 10.0
 START = "start it with zoo serve MODEL, or check the address"
 

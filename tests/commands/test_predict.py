@@ -183,6 +183,21 @@ def test_an_image_that_is_named_twice_is_predicted_once() -> None:
     assert len(find_inputs(["a/x.jpg", "a", "a/*.jpg", str(Path("a/x.jpg").absolute())], 1, Path("out"))) == 1
 
 
+@pytest.mark.usefixtures("zoo")
+def test_results_of_images_above_the_working_folder_lie_in_the_folder_of_results(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    Path("work").mkdir()
+    for name in ("a/x.jpg", "work/b/x.jpg", "store/real.jpg"):
+        photo(Path(name))
+    Path("work/link.jpg").symlink_to("../store/real.jpg")
+    monkeypatch.chdir("work")
+    jobs = make_jobs(find_inputs(["../a", "b"], 1, Path("../out")), Path("../out"), ("mask",))
+    assert [str(job.mask) for job in jobs] == ["../out/a/x.png", "../out/work/b/x.png"]
+    assert len(find_inputs(["b/x.jpg", "../work/b/x.jpg", "../a/../work/b"], 1, Path("out"))) == 1
+    assert [each.outputs[0] for each in find_inputs(["../work/link.jpg"], 1, Path("out"))] == ["link"]
+
+
 def test_a_result_never_replaces_an_input(zoo: Zoo, shapes_bundle: Path) -> None:
     before = photo(Path("x.png")).read_bytes()
     result = zoo("predict", shapes_bundle, "x.png", "--out", ".")

@@ -280,6 +280,7 @@ def test_listening_for_other_machines_without_a_key_is_warned_of(
     ("options", "message"),
     [
         (["--api-key", " "], "empty key"),
+        (["--api-key", "cl\u00e9"], "got a key with characters that no header can hold"),
         (["--ssl-keyfile", "m.onnx"], "expected --ssl-certfile"),
         (["--queue", "0"], "--queue"),
         (["--timeout", "inf"], "'--timeout': got 'inf': Input should be less than or equal to 86400"),

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from zoo.api_key import key_of_environment
 from zoo.commands.arguments import DeviceOption, parse_size
 from zoo.commands.console import AsJson, Overwrite, emit, remarks, table
 from zoo.machine import choose_device, cores
@@ -131,14 +131,13 @@ def load_test(
     from zoo.serve.load.inputs import SIZE, drawn, of_folder
     from zoo.serve.load.measurement import Settings
     from zoo.serve.load.page import NAMES, write_report
-    from zoo.serve.load.target import KEY_VARIABLE, Asked, find
+    from zoo.serve.load.target import Asked, find
 
     settings = Settings(
         **(QUICK if quick else {}) | {name: value for name, value in given.items() if value is not None}
     )
     outputs = Outputs(report, NAMES, "--report", overwrite=overwrite)
-    key = os.environ.get(KEY_VARIABLE) or None
-    asked = Asked(url.rstrip("/"), key, served, settings.route, settings.timeout)
+    asked = Asked(url.rstrip("/"), key_of_environment(), served, settings.route, settings.timeout)
     with remarks.status("asking the server") as status:
         pictures = drawn(size or SIZE) if images is None else of_folder(images)
         found = find(asked, pictures)

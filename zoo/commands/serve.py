@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from zoo.api.serve import GRPC_NEEDED, check_extra, model_sources, server_settings
+from zoo.api_key import check_key
 from zoo.commands.arguments import DeviceOption, OverlapOption, tiling_of
 from zoo.commands.console import AsJson, emit, remarks
 from zoo.commands.replicas import CpusOption, GpusOption, OnRay, ReplicasOption, check_replicas, cluster_of
@@ -233,8 +234,11 @@ def _check_grpc(port: int | None, *, ray: bool) -> None:
 def _check_key(api_key: str | None, host: str, cors: list[str]) -> None:
     from zoo.serve.server.core.settings import ANY_ORIGIN, is_loopback
 
-    if api_key is not None and not api_key.strip():
-        raise typer.BadParameter("got an empty key, expected some characters", param_hint="--api-key")
+    if api_key is not None:
+        try:
+            check_key(api_key)
+        except ValueError as error:
+            raise typer.BadParameter(str(error), param_hint="--api-key") from error
     if api_key is None and not is_loopback(host):
         remarks.print(
             f"warning: anyone who can reach {host} can use this server: set a key with ZOO_API_KEY or "

@@ -76,7 +76,7 @@ def find_inputs(
     for text in texts:
         if text not in (*sources, *streams):
             for name, short in _files(text, out, format_):
-                files.setdefault(os.path.join(working, name), (name, short))  # noqa: PTH118 - of 100,000 names
+                files.setdefault(_place(working, name), (name, short))
     found = [input_ for text in sources for input_ in _of_source(text, limit, format_)]
     if files:
         from zoo.images import read_rgb
@@ -93,6 +93,15 @@ def find_inputs(
             f"{videos[0]} is a video, whose frames are 8-bit RGB, expected images of {format_}: leave it out"
         )
     return found
+
+
+def _place(working: Path, name: str) -> str:
+    """Return the absolute path of a file, without `..`, which would lead out of the folder of results."""
+    path = os.path.join(working, name)  # noqa: PTH118 - of 100,000 names
+    if f"{os.sep}{os.pardir}{os.sep}" not in path:
+        return path
+    folder, last = os.path.split(path)
+    return os.path.join(os.path.realpath(folder), last)  # noqa: PTH118
 
 
 def is_source(text: str) -> bool:

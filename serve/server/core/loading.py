@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from typing import TYPE_CHECKING, NamedTuple
 
 from zoo.bundle.bundle import CARD_NAME, find_bundle
+from zoo.bundle.manifest import sha256
 from zoo.errors import BundleError, ZooError
 from zoo.machine import gpu_count, int8_overflows
 from zoo.predictors.artifact import ONNX_NAMES
@@ -61,6 +63,7 @@ def load_model(source: ModelSource, settings: ServerSettings) -> Model:
     card = bundle and bundle / CARD_NAME
     about = About(
         path=str(source.path),
+        fingerprint=fingerprint(source.path),
         reason=reason,
         card=card.read_text(encoding="utf-8") if card and card.is_file() else None,
     )
@@ -68,6 +71,13 @@ def load_model(source: ModelSource, settings: ServerSettings) -> Model:
     return Model(
         source.name, predictor, own, about, few_shapes=on_gpu or BACKENDS[candidate.backend].compiles
     )
+
+
+def fingerprint(path: Path) -> str:
+    """Return eight hexadecimal digits of the hash of a model's files."""
+    files = sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]
+    told = [f"{file.relative_to(path.parent)} {sha256(file)}" for file in files]
+    return hashlib.sha256("\n".join(told).encode()).hexdigest()[:8]
 
 
 def load_best(source: ModelSource, *, in_tiles: bool = False) -> Loaded:

@@ -37,6 +37,8 @@ class About(NamedTuple):
     version: str = "1"
     path: str = ""
     """Where it was loaded from; never sent to clients."""
+    fingerprint: str = ""
+    """Digits that differ where the files do."""
     reason: str = ""
     """Why this backend."""
     card: str | None = None
@@ -69,7 +71,7 @@ class Model:
         few_shapes: bool = False,
     ) -> None:
         self.name = name
-        self.version, self.path, self.reason, self.card = about or About()
+        self.version, self.path, self.fingerprint, self.reason, self.card = about or About()
         self._started = False
         self._predictor = predictor
         self._settings = settings

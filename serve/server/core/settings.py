@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr
 
+from zoo.api_key import check_key
 from zoo.frozen import Frozen
 from zoo.predictors.limits import LARGEST, OVERLAP, SMALLEST
 
@@ -18,9 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from zoo.predictors.tiles import Tiling
-
-API_KEY_VARIABLE = "ZOO_API_KEY"
-"""Environment variable of the API key."""
 
 HANG_FACTOR = 2.0
 """Multiple of the request timeout after which a batch, or a worker without a heartbeat, hangs."""
@@ -77,6 +75,10 @@ def check_root_path(text: str) -> str:
     return path
 
 
+def _checked_key(key: SecretStr) -> SecretStr:
+    return SecretStr(check_key(key.get_secret_value()))
+
+
 class ServerSettings(Frozen):
     """The settings of one server, the same for each of its workers.
 
@@ -105,7 +107,7 @@ class ServerSettings(Frozen):
     max_pixels: int = Field(40_000_000, ge=1, le=178_956_970)  # Pillow's own limit
     tile: int | None = Field(None, ge=SMALLEST)
     overlap: float = Field(OVERLAP, ge=0, le=LARGEST)
-    api_key: SecretStr | None = None
+    api_key: Annotated[SecretStr, AfterValidator(_checked_key)] | None = None
     remote: bool = False
     cors: tuple[Annotated[str, AfterValidator(check_origin)], ...] = ()
     root_path: Annotated[str, AfterValidator(check_root_path)] = ""

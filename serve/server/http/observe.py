@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from starlette.requests import ClientDisconnect
+from starlette.responses import Response
 
 from zoo.serve.server.core.errors import CLIENT_GONE, INTERNAL
 from zoo.serve.server.core.logs import log_request
@@ -44,9 +46,10 @@ class Observe:
         trace = start_trace(scope, self.timeout)
         observed = _observed(send, trace)
         try:
-            await self.app(scope, receive, observed)
-        except ClientDisconnect:  # before its body was complete: nobody waits for a response
-            log.debug("request %s: the client has disconnected", trace.id)
+            with suppress(ClientDisconnect):  # before its body was complete
+                await self.app(scope, receive, observed)
+            if not trace.status:  # nobody waits for it but middleware of an app in which this one is mounted
+                await Response(status_code=CLIENT_GONE)(scope, receive, send)
         except Exception:
             log.exception("request %s to %s failed", trace.id, route_of(scope))
             if trace.status:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from zoo.serve.server.core.context import Context
     from zoo.serve.server.core.model import Model
     from zoo.serve.server.core.runner import Values
+    from zoo.serve.server.core.settings import ServerSettings
 
 BINARY = {"schema": {"type": "string", "contentMediaType": "application/octet-stream"}}
 
@@ -104,7 +105,7 @@ def add_predict_routes(app: FastAPI, context: Context) -> None:
 
     @app.get("/models", tags=["predict"], summary="List the models")
     async def models() -> list[ModelInfo]:
-        return [model_info(model) for model in context.models.values()]
+        return [model_info(model, context.settings) for model in context.models.values()]
 
     @app.get(
         "/models/{name}/card",
@@ -180,17 +181,21 @@ def decoder(
     return decoded
 
 
-def model_info(model: Model) -> ModelInfo:
+def model_info(model: Model, settings: ServerSettings) -> ModelInfo:
     """Return what `/models` says of a model."""
     pre, classes = model.preprocessing, model.classes
     return ModelInfo(
         name=model.name,
         version=model.version,
+        fingerprint=model.fingerprint,
         backend=model.backend,
         description=model.description,
         reason=model.reason,
         imgsz=pre.imgsz,
-        resize=pre.resize,
+        resize=pre.resize if settings.tile is None else "none",
+        tile=settings.tile,
+        overlap=None if settings.tile is None else settings.overlap,
+        timeout=settings.timeout,
         mean=pre.mean,
         std=pre.std,
         channels=pre.format.channels,

@@ -53,11 +53,19 @@ class ModelInfo(BaseModel):
 
     name: str
     version: str
+    fingerprint: str = Field(description="Digits that change with the files of the model.")
     backend: str = Field(examples=["ort"])
     description: str = Field(examples=["ONNX Runtime 1.31.1 CPUExecutionProvider"])
     reason: str = Field(description="Reason for the selection of this backend.")
     imgsz: tuple[int, int] = Field(description="Height and width of the training crop, in pixels.")
-    resize: str = Field(description="How images are resized to `imgsz`: fit, stretch or none.")
+    resize: str = Field(
+        description="How images are resized to `imgsz`: fit, stretch or none, as where tiles are cut."
+    )
+    tile: int | None = Field(
+        description="Side of the tiles in which images are predicted; null: whole images."
+    )
+    overlap: float | None = Field(description="Share of a tile's side that it shares with the next one.")
+    timeout: float = Field(description="Time limit of a request, in seconds.")
     mean: list[float] = Field(description="Mean of each channel, images in 0..1.")
     std: list[float]
     channels: int = Field(description="Channels of the images, 3 for RGB.", examples=[3])

@@ -136,10 +136,9 @@ class Supervisor:
         process = get_context("spawn").Process(
             target=_work, args=(self._job, sock, theirs), name=f"zoo worker {number}"
         )
-        variables = {
-            "CUDA_VISIBLE_DEVICES": gpu_of_worker(number, self._gpus),
-            FIGURES_VARIABLE: self._figures or None,
-        }
+        variables = {FIGURES_VARIABLE: self._figures or None}  # never a folder of the user's
+        if (gpu := gpu_of_worker(number, self._gpus)) is not None:
+            variables["CUDA_VISIBLE_DEVICES"] = gpu
         with environment(variables), interrupts_blocked():
             process.start()
         sock.close()
@@ -305,9 +304,13 @@ def interrupts_blocked() -> Iterator[None]:
 
 @contextmanager
 def environment(changes: Mapping[str, str | None]) -> Iterator[None]:
-    """Change the environment of processes that are started in the block; None keeps a variable."""
+    """Change the environment of processes that are started in the block; None removes a variable."""
     before = dict(os.environ)
-    os.environ.update({name: value for name, value in changes.items() if value is not None})
+    for name, value in changes.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
     try:
         yield
     finally:

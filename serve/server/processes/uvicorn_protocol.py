@@ -33,6 +33,8 @@ class GuardedProtocol(HttpToolsProtocol):
         self._too_late: asyncio.TimerHandle | None = None
         self._in_headers = True
         self._header_bytes = 0
+        self._responses = 0
+        """Number of responses so far."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)  # type: ignore[arg-type]
@@ -60,16 +62,21 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        if left := self.transport.get_write_buffer_size():
-            self.loop.call_later(self.request_timeout, self._look_after, left)
+        self._responses += 1
+        self._look_later(self._responses)
 
-    def _look_after(self, before: int) -> None:
-        """Close the connection if it has as much to send as before."""
-        left = self.transport.get_write_buffer_size()
-        if left >= before:
+    def _look_later(self, response: int) -> None:
+        if left := self.transport.get_write_buffer_size():
+            self.loop.call_later(self.request_timeout, self._look_after, left, response)
+
+    def _look_after(self, before: int, response: int) -> None:
+        """Close the connection if it has as much to send as before, unless a later response was added."""
+        if response != self._responses:
+            return
+        if self.transport.get_write_buffer_size() >= before:
             self.transport.abort()
-        elif left:
-            self.loop.call_later(self.request_timeout, self._look_after, left)
+        else:
+            self._look_later(response)
 
     def _arm(self) -> None:
         if self._too_late is None:

@@ -8,19 +8,17 @@ inference, and rolls out updates of the models replica by replica.
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import os
 from typing import TYPE_CHECKING, Any
 
 from pydantic import SecretStr
 
+from zoo.api_key import key_of_environment
 from zoo.errors import ZooError
 from zoo.serve.server.processes.job import Served
 from zoo.serve.server.ray.cluster import check_installed, connected, ending
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from ray.serve import Application
 
@@ -144,6 +142,7 @@ def application(job: Job, cluster: Cluster) -> Application:
     """Return the Ray Serve application: proxies, and replicas behind them."""
     from ray import serve
 
+    from zoo.serve.server.core.loading import fingerprint
     from zoo.serve.server.ray.options import door_options, replica_options
     from zoo.serve.server.ray.proxy import AccessProxy
 
@@ -164,25 +163,15 @@ def build(arguments: dict[str, Any]) -> Application:
         arguments: fields of `RayArguments`; the API key comes from the environment, `ZOO_API_KEY`.
     """
     from zoo.serve.server.core.loading import ModelSource
-    from zoo.serve.server.core.settings import API_KEY_VARIABLE
     from zoo.serve.server.processes.job import Job
     from zoo.serve.server.ray.options import RayArguments
 
     given = RayArguments.model_validate(arguments)
     settings = given.settings
-    if settings.api_key is None and (key := os.environ.get(API_KEY_VARIABLE)):
+    if settings.api_key is None and (key := key_of_environment()):
         settings = settings.model_copy(update={"api_key": SecretStr(key)})
     sources = (ModelSource(name, path) for name, path in given.models.items())
     return application(Job(tuple(sources), settings), given.cluster)
-
-
-def fingerprint(path: Path) -> str:
-    """Return a version of a model: eight hexadecimal digits of the hash of its files."""
-    from zoo.bundle.manifest import sha256
-
-    files = sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]
-    told = [f"{file.relative_to(path.parent)} {sha256(file)}" for file in files]
-    return hashlib.sha256("\n".join(told).encode()).hexdigest()[:8]
 
 
 def _cause() -> str:

@@ -75,6 +75,20 @@ def test_tensors_of_inference_clients_are_cut_into_tiles_too(tiled: Running, tin
     assert np.array_equal(np.reshape(found["data"], found["shape"])[0], expected)
 
 
+def test_every_way_of_python_to_a_server_with_tiles_sends_images_as_they_are(
+    tiled: Running, tiny_bundle: Path
+) -> None:
+    image = image_of(150, 110)
+    expected = predict_tiles(load_eager(tiny_bundle), image, Tiling(64, 0.25), (MASK, CONFIDENCE), 3).outputs
+    url = f"http://127.0.0.1:{tiled.port}"
+    model = zoo.load(url)
+    assert np.array_equal(model(image), expected[MASK])
+    assert np.array_equal(zoo.predict(url, [image])[0], expected[MASK])
+    mask, confidence = model.predict_with_confidence(image)
+    assert np.array_equal(mask, expected[MASK])
+    assert np.array_equal(confidence, expected[CONFIDENCE])
+
+
 def test_an_image_of_too_many_pixels_is_refused_in_one_line(tiled: Running) -> None:
     answer = tiled.client.post("/predict", content=png(image_of(201, 200)))
     assert answer.status_code == 413

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from typing import Any, NamedTuple
 
 import httpx2
 
+from zoo.api_key import KEY_VARIABLE, key_of_environment
 from zoo.errors import BundleError, InvalidImageError, ZooError
 
-KEY_VARIABLE = "ZOO_API_KEY"
+PATIENCE_S = 60.0
+"""Shortest time limit of a response."""
 
-TIMEOUT = httpx2.Timeout(60.0, connect=10.0)
+CONNECT_S = 10.0
 TRIES = 5
 """Number of attempts if the server is overloaded or drops the connection."""
 
@@ -46,14 +47,20 @@ class Connection:
     Args:
         server: `http://host:port[/PREFIX]`.
         key: API key; None for that in the environment variable `ZOO_API_KEY`, if it is set.
+        patience: time limit of a response, in seconds.
+
+    Raises:
+        ZooError: a key that no header can hold.
     """
 
-    def __init__(self, server: str, key: str | None = None) -> None:
+    def __init__(self, server: str, key: str | None = None, patience: float = PATIENCE_S) -> None:
         self.server = server
-        key = key or os.environ.get(KEY_VARIABLE)
+        self.patience = patience
+        key = key or key_of_environment()
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._given_up = threading.Event()
-        self._client = httpx2.Client(base_url=server, headers=headers, timeout=TIMEOUT)
+        timeout = httpx2.Timeout(patience, connect=CONNECT_S)
+        self._client = httpx2.Client(base_url=server, headers=headers, timeout=timeout)
 
     def send(self, method: str, path: str, **content: Any) -> httpx2.Response:
         """Return the response of the server, after retries if necessary.
@@ -111,7 +118,7 @@ class Connection:
 
     def _lost(self, error: Exception) -> ServerError:
         if isinstance(error, httpx2.ReadTimeout):
-            return ServerError(f"{self.server} did not respond in {TIMEOUT.read:.0f} s: is it overloaded?")
+            return ServerError(f"{self.server} did not respond in {self.patience:.0f} s: is it overloaded?")
         if isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.ProxyError):
             return ServerError(
                 f"{self.server} cannot be reached ({error}): start it with zoo serve, or check host and port"

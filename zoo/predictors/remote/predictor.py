@@ -23,7 +23,13 @@ from zoo.image_format import RGB, Dtype, ImageFormat
 from zoo.predictors.artifact import INPUT_NAME
 from zoo.predictors.base import Predictor
 from zoo.predictors.outputs import MASK, OUTPUTS, RELIABILITY, check_given, check_unknown, output_of
-from zoo.predictors.remote.connection import Connection, NotFoundError, ServerError, parse_addresses
+from zoo.predictors.remote.connection import (
+    PATIENCE_S,
+    Connection,
+    NotFoundError,
+    ServerError,
+    parse_addresses,
+)
 from zoo.predictors.remote.oip import JSON_LENGTH, Message, infer_request, tensors_of
 from zoo.predictors.session import renew_after_fork
 from zoo.preprocess import Preprocessing, Resize, check_image
@@ -37,6 +43,9 @@ if TYPE_CHECKING:
 
 BATCH_BYTES = 16 * 2**20
 """Largest size of the images in one request, as servers limit the body."""
+
+SLACK_S = 10.0
+"""Seconds for which a client waits longer than the server's time limit."""
 
 REQUESTS = 4
 """Number of concurrent requests, which a server batches and distributes over its workers."""
@@ -69,6 +78,8 @@ class ServedModel(BaseModel):
     outputs: list[str] = [MASK]
     """Servers of earlier versions have masks only."""
     max_batch: Annotated[int, Field(ge=1)]
+    timeout: float = 0.0
+    """Time limit of a request, in seconds; 0 if a server of an earlier version does not say."""
 
 
 class RemotePredictor(Predictor):
@@ -178,11 +189,17 @@ class RemotePredictor(Predictor):
             self._connect = partial(Connection, address.server, key)
             self.renew()
             try:
-                return self._find(address.model)
+                found, fingerprint = self._find(address.model)
             except NotFoundError:
                 self.close()
                 if address == addresses[-1]:
                     raise
+                continue
+            if found.timeout + SLACK_S > PATIENCE_S:
+                self.close()
+                self._connect = partial(Connection, address.server, key, found.timeout + SLACK_S)
+                self.renew()
+            return found, fingerprint
         raise AssertionError  # there is at least one address
 
     def _find(self, name: str | None) -> tuple[ServedModel, str]:

@@ -104,10 +104,11 @@ function bitmapOf(blob) {
 }
 
 async function segment(image, bitmap, note = "") {
+  if (session.image !== image) return; // another one was chosen meanwhile
   session.flight?.abort();
   const flight = new AbortController();
   session.flight = flight;
-  at.busy.hidden = session.live;
+  at.busy.hidden = Boolean(session.live);
   try {
     await connected();
     const result = await api.predict(image, at.model.value, tellsReliability(), flight.signal);
@@ -151,16 +152,19 @@ function showNothing() {
 }
 
 async function sendSmaller() {
-  const bitmap = await bitmapOf(session.image);
+  const { image } = session;
+  const bitmap = await bitmapOf(image);
   if (bitmap === null) throw new api.Problem("Not sent", "This browser cannot make such a file smaller: send a smaller one.");
   const scale = Math.min(1, SMALLER_PX / Math.max(bitmap.width, bitmap.height));
   const [width, height] = [bitmap.width, bitmap.height].map((length) => Math.round(length * scale));
   const canvas = Object.assign(document.createElement("canvas"), { width, height });
   canvas.getContext("2d").drawImage(bitmap, 0, 0, width, height);
-  session.image = await new Promise((resolve) => canvas.toBlob(resolve, "image/jpeg", JPEG_QUALITY));
+  const smaller = await new Promise((resolve) => canvas.toBlob(resolve, "image/jpeg", JPEG_QUALITY));
+  if (session.image !== image) return;
+  session.image = smaller;
   const note = `A smaller copy was sent: JPEG, ${width} × ${height} px of ${bitmap.width} × ${bitmap.height}.`;
   at.problem.hidden = true;
-  await segment(session.image, await bitmapOf(session.image), note);
+  await segment(smaller, await bitmapOf(smaller), note);
 }
 
 /* Reliability */
@@ -210,10 +214,12 @@ async function shoot() {
 
 async function goLive() {
   setLive(!session.live);
-  if (!session.live) await film();
-  while (session.live) {
+  const { live } = session;
+  if (!live) await film();
+  while (live && session.live === live) {
     const begin = performance.now();
     const image = await camera.shot();
+    if (session.live !== live) return;
     Object.assign(session, { image, name: "camera" });
     await segment(image, await bitmapOf(image)).catch(waitOrStop);
     await pause(LIVE_MS - (performance.now() - begin));
@@ -231,7 +237,7 @@ async function waitOrStop(problem) {
 }
 
 function setLive(live) {
-  session.live = live;
+  session.live = live && {}; // one object for each loop
   at.live.setAttribute("aria-pressed", String(live));
   at.shot.hidden = live;
 }
@@ -255,17 +261,19 @@ function pause(time) {
 /* Downloads */
 
 async function saveMask() {
-  save(await api.maskFile(session.image, at.model.value), "mask");
+  const { image, name } = session;
+  save(await api.maskFile(image, at.model.value), name, "mask");
 }
 
 async function saveOverlay() {
-  save(await stage.overlay(at.opacity.value / 100), "overlay");
+  const { name } = session;
+  save(await stage.overlay(at.opacity.value / 100), name, "overlay");
 }
 
-function save(blob, kind) {
+function save(blob, name, kind) {
   const link = document.createElement("a");
   link.href = URL.createObjectURL(blob);
-  link.download = `${session.name}-${kind}.png`;
+  link.download = `${name}-${kind}.png`;
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
 }

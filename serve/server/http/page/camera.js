@@ -11,6 +11,7 @@ const REASONS = {
 
 export class Camera {
   #video;
+  #starting = null;
   #canvas = document.createElement("canvas");
 
   constructor(video) {
@@ -25,7 +26,13 @@ export class Camera {
     return [this.#video.videoHeight, this.#video.videoWidth];
   }
 
-  async start() {
+  /** Two clicks start it once. */
+  start() {
+    this.#starting ??= this.#start().finally(() => (this.#starting = null));
+    return this.#starting;
+  }
+
+  async #start() {
     if (!navigator.mediaDevices) {
       throw new Problem("No camera", "Browsers allow the camera on https and on localhost only: choose a file.");
     }

@@ -232,9 +232,9 @@ def test_an_onnx_file_of_a_fixed_height_takes_no_other(
 
 
 def test_a_model_tells_what_it_is(stand_in: StandIn) -> None:
-    about = About(version="3", path="/x", reason="as asked", card="# Card")
+    about = About(version="3", path="/x", fingerprint="f00", reason="as asked", card="# Card")
     model = Model("m", stand_in((32, 48)), ServerSettings(max_batch=3), about)
-    assert (model.version, model.path, model.reason, model.card) == about
+    assert (model.version, model.path, model.fingerprint, model.reason, model.card) == about
     assert model.backend == model.description == "stand-in"
     assert model.classes.names == ("dark", "bright")
     assert model.preprocessing.imgsz == (32, 48)

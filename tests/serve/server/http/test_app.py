@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+import socket
+import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from fastapi import FastAPI
+from starlette.middleware.base import BaseHTTPMiddleware
 
 from zoo.serve.server.core.logs import JsonFormatter, log_config
 from zoo.serve.server.http.routes_page import FOLDER, page_files
@@ -181,6 +184,27 @@ def test_the_app_works_inside_another_one(serve_app: ServeApp) -> None:
     key = {"x-api-key": "k"}
     assert client.get("/zoo/models", headers=key).status_code == 200
     assert "error" in client.get("/zoo/v2/models/none", headers=key).json()
+
+
+def test_a_client_that_goes_leaves_no_error_in_an_app_around_it(
+    serve_app: ServeApp, caplog: pytest.LogCaptureFixture
+) -> None:
+    def wrapped(app: FastAPI) -> Any:
+        async def passed(request: Any, call_next: Any) -> Any:
+            return await call_next(request)
+
+        return BaseHTTPMiddleware(app, passed)
+
+    server = serve_app(wrap=wrapped)
+    with socket.create_connection(("127.0.0.1", server.port), 5) as connection:
+        connection.sendall(b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999\r\n\r\nabc")
+        time.sleep(0.1)
+    for _ in range(100):
+        if 'status="499"' in (figures := server.client.get("/metrics").text):
+            break
+        time.sleep(0.05)
+    assert 'route="/predict",status="499"} 1.0' in figures
+    assert "No response returned" not in caplog.text
 
 
 def test_models_are_stopped_with_the_server(serve_app: ServeApp) -> None:

@@ -14,10 +14,11 @@ import zoo
 from tests.bundles import calibrate_by
 from zoo.bundle.reliability import Calibration
 from zoo.cli import app
-from zoo.errors import BundleError, InvalidImageError
+from zoo.errors import BundleError, InvalidImageError, ZooError
 from zoo.predictors.load import load_predictor
 from zoo.predictors.remote.connection import ServerError
 from zoo.predictors.remote.predictor import RemotePredictor
+from zoo.serve.server.core.model import About
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -106,6 +107,45 @@ def test_unknown_pixels_need_a_calibrated_model(serve_app: ServeApp, tiny_bundle
     for model in (str(tiny_bundle), f"http://127.0.0.1:{running.port}"):
         with pytest.raises(BundleError, match="reliability"):
             zoo.load(model)(IMAGES[0], unknown_below=0.5)
+
+
+def test_a_server_with_another_model_of_the_same_name_predicts_again(
+    serve_app: ServeApp, tmp_path: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(IMAGES[0]).save("photo.png")
+    kept = []
+    for fingerprint in ("a", "a", "b"):
+        running = serve_app({"tiny": load_predictor(tiny_bundle)}, {"tiny": About(fingerprint=fingerprint)})
+        url = f"http://127.0.0.1:{running.port}"
+        result = CliRunner().invoke(app, ["predict", url, "photo.png", "--json"])
+        kept.append(json.loads(result.stdout)["kept"])
+    assert kept == [0, 1, 0]
+
+
+@pytest.mark.parametrize(("timeout", "expected"), [(5.0, 60.0), (300.0, 310.0)])
+def test_a_client_waits_longer_than_its_server_works(
+    serve_app: ServeApp, timeout: float, expected: float
+) -> None:
+    remote = RemotePredictor(f"http://127.0.0.1:{serve_app(timeout=timeout).port}")
+    assert remote.connection.patience == expected
+    remote.renew()  # as in a forked process
+    assert remote.connection.patience == expected
+
+
+def test_white_space_around_a_key_is_no_part_of_it(
+    serve_app: ServeApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = serve_app(api_key="secret\n")  # as in a file
+    url = f"http://127.0.0.1:{running.port}"
+    for key in ("secret", "secret\n"):
+        monkeypatch.setenv("ZOO_API_KEY", key)
+        assert zoo.load(url)(IMAGES[2]).shape == (64, 64)
+    for key in ("cl\u00e9", "two\nlines"):
+        monkeypatch.setenv("ZOO_API_KEY", key)
+        with pytest.raises(ZooError, match="ZOO_API_KEY: got a key with characters that no") as caught:
+            zoo.load(url)
+        assert key not in str(caught.value)
 
 
 def test_a_key_and_an_image_over_the_limit(serve_app: ServeApp, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,6 +58,37 @@ def test_live_pictures_wait_while_the_server_is_busy_and_end_when_told(
     assert len(stand_in.asked) == asked
 
 
+def test_a_camera_that_is_asked_for_twice_is_opened_once(stand_in: StandIn, open_page: OpenPage) -> None:
+    page = open_page(stand_in.url)
+    page.evaluate("""
+        const open = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+        window.opened = 0;
+        navigator.mediaDevices.getUserMedia = (...wanted) => { window.opened += 1; return open(...wanted); };
+        const button = document.querySelector("#empty [data-camera]");
+        button.click();
+        button.click();
+    """)
+    page.wait_for_selector("#shot:visible")
+    page.click("#stop")
+    assert page.evaluate("window.opened") == 1
+
+
+def test_live_view_that_is_switched_twice_sends_one_picture_at_a_time(
+    stand_in: StandIn, open_page: OpenPage
+) -> None:
+    page = open_page(stand_in.url, (FAILED,))
+    page.click("#empty [data-camera]")
+    page.wait_for_selector("#live:visible")
+    page.evaluate("for (let click = 0; click < 3; click += 1) document.querySelector('#live').click()")
+    page.wait_for_selector("#latency:not([hidden])")
+    page.wait_for_timeout(600)  # requests that were given up have ended
+    failed: list[str] = []
+    page.on("requestfailed", lambda request: failed.append(request.url))
+    page.wait_for_timeout(1200)
+    assert failed == []
+    page.click("#stop")
+
+
 def test_all_can_be_reached_with_the_keyboard(
     stand_in: StandIn, open_page: OpenPage, file: MakeFile, segment: Segment
 ) -> None:

@@ -31,6 +31,13 @@ async ([name, bytes]) => {
   document.dispatchEvent(new DragEvent("drop", { dataTransfer: transfer, bubbles: true }));
 }
 """
+SLOWLY = """
+window.decode = window.createImageBitmap.bind(window);
+window.createImageBitmap = (blob) =>
+  new Promise((resolve) => { window.decoded = () => resolve(window.decode(blob)); });
+null
+"""
+"""Lets the page decode an image when `decoded` is called."""
 AREAS = [("background", "50.0%", "2,400 px"), ("ring", "37.5%", "1,800 px"), ("disc", "12.5%", "600 px")]
 """Of `quadrants`, the largest first."""
 
@@ -351,6 +358,36 @@ def test_an_image_waits_for_the_key(
     page.keyboard.press("Enter")
     page.wait_for_selector("#latency:not([hidden])")
     assert legend(page) == AREAS
+
+
+def test_a_mask_is_saved_under_the_name_of_its_image(
+    stand_in: StandIn, open_page: OpenPage, file: MakeFile, segment: Segment
+) -> None:
+    page = open_page(stand_in.url)
+    segment(page, file("first.png"))
+    waiting: list[Any] = []
+    page.route("**/predict?format=png*", lambda route: waiting.append(route))
+    with page.expect_request("**/predict?format=png*"):
+        page.click("#save-mask")
+    segment(page, file("second.png", size=(40, 200)))
+    with page.expect_download() as download:
+        waiting[0].continue_()
+    assert download.value.suggested_filename == "first-mask.png"
+
+
+def test_an_image_that_was_replaced_while_it_was_decoded_is_not_sent(
+    stand_in: StandIn, open_page: OpenPage, file: MakeFile, segment: Segment
+) -> None:
+    stand_in.models = ("eln", "rrn")
+    page = open_page(stand_in.url, (FAILED,))  # rrn has no card
+    segment(page, file("first.png"))
+    page.evaluate(SLOWLY)
+    page.select_option("#model", "rrn")
+    page.evaluate("window.createImageBitmap = window.decode; null")
+    segment(page, file("second.png", size=(40, 200)))
+    page.evaluate("window.decoded()")
+    page.wait_for_timeout(200)
+    assert stand_in.sizes == [(60, 80), (40, 200)]
 
 
 def test_one_model_needs_no_menu(stand_in: StandIn, open_page: OpenPage) -> None:

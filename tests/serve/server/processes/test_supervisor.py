@@ -316,6 +316,19 @@ def test_workers_end_when_their_parent_is_killed(serve: Serve) -> None:
     assert not Path(figures).exists()
 
 
+@pytest.mark.slow
+def test_a_folder_of_metrics_that_is_not_its_own_is_left_alone(
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "data.txt").write_text("of the user")
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    serving = serve(workers=1)
+    processes = children(serving.process.pid)
+    serving.process.kill()
+    wait_until(lambda: not any(map(lives, processes)), 20)
+    assert [path.name for path in tmp_path.iterdir()] == ["data.txt"]
+
+
 def test_a_port_in_use_is_an_error_of_one_line() -> None:
     port = Port("127.0.0.1", 0)
     for workers in (1, 2):

@@ -16,12 +16,12 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from zoo.errors import ZooError
-from zoo.serve.server.core.loading import ModelSource
+from zoo.serve.server.core.loading import ModelSource, fingerprint
 from zoo.serve.server.core.settings import ServerSettings
 from zoo.serve.server.http.app import create_app
 from zoo.serve.server.processes.job import Job
 from zoo.serve.server.processes.worker import load_models
-from zoo.serve.server.ray.deploy import APP, deploy, fingerprint, serve_on_ray
+from zoo.serve.server.ray.deploy import APP, deploy, serve_on_ray
 from zoo.serve.server.ray.options import Cluster
 
 if TYPE_CHECKING:
