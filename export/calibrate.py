@@ -12,6 +12,7 @@ import torch
 from zoo.data.files import IMAGE_SUFFIXES, read_image_file
 from zoo.data.open import open_source
 from zoo.data.partition import make_partition
+from zoo.data.source import evenly_spaced
 from zoo.errors import DatasetError, ExportError
 from zoo.models.segmentation import SegmentationNetwork
 from zoo.preprocess import normalize, resize_image
@@ -77,8 +78,7 @@ def choose(pool: Pool, count: int, deployable: Deployable, preprocessing: Prepro
         deployable: model whose encoder computes the features.
         preprocessing: preprocessing of the artifact.
     """
-    step = max(1, len(pool.ids) // (POOL * count))
-    candidates = pool.ids[::step][: POOL * count]
+    candidates = evenly_spaced(pool.ids, POOL * count)
     encoded = np.stack([_features(pool.read(id_), deployable, preprocessing) for id_ in candidates])
     ids = [candidates[index] for index in k_center(encoded, min(count, len(candidates)))]
     originals = [pool.read(id_) for id_ in ids]

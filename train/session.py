@@ -102,6 +102,7 @@ def start(
             run = claimed_run(run, recipe, data.source.classes, other_name=out is None)
         else:
             clear_run(again)
+            run.write_recipe(recipe, data.source.classes)  # which says where the data are now
         run.write_origins(origins)
         _write_data(run, data, class_weights)
     run = fabric.broadcast(run)

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from zoo.data.files import image_suffixes, read_image_file
 from zoo.data.open import open_source
+from zoo.data.source import evenly_spaced
 from zoo.errors import DatasetError
 from zoo.export.parity.accuracy import LabeledImages
 from zoo.export.parity.compare import Images
 from zoo.image_format import RGB
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
     from zoo.classes import Classes
     from zoo.data.source import Split
@@ -23,8 +24,6 @@ COUNT = 8
 LABELED = 128
 BUILT_IN = "shapes"
 SPLITS: tuple[Split, ...] = ("val", "train")
-
-Item = TypeVar("Item")
 
 
 def parity_images(
@@ -80,7 +79,7 @@ def labeled_images(
         source = open_source(spec or _recorded(recipe))
     except DatasetError:
         return None
-    ids = _spread(source.ids("val"), LABELED)
+    ids = evenly_spaced(source.ids("val"), LABELED)
     if not ids or source.classes.names != classes.names or not source.format.fits(format_):
         return None
     images, labels = (tuple(map(read, ids)) for read in (source.read_image, source.read_mask))
@@ -99,7 +98,7 @@ def _from_folder(folder: Path, format_: ImageFormat) -> Images | None:
     if not folder.is_dir():
         return None
     suffixes = image_suffixes(format_)
-    paths = _spread(sorted(path for path in folder.iterdir() if path.suffix.lower() in suffixes))
+    paths = evenly_spaced(sorted(path for path in folder.iterdir() if path.suffix.lower() in suffixes), COUNT)
     if not paths:
         return None
     images = tuple(read_image_file(path, format_) for path in paths)
@@ -110,11 +109,6 @@ def _from_source(spec: str, format_: ImageFormat) -> Images:
     source = open_source(spec)
     source.check_format(format_)
     for split in SPLITS:
-        if ids := _spread(source.ids(split)):
+        if ids := evenly_spaced(source.ids(split), COUNT):
             return Images(tuple(map(source.read_image, ids)), f"{len(ids)} {split} images of {spec}")
     raise DatasetError(f"{spec} has no images, expected some to compare on: select others with --images")
-
-
-def _spread(items: Sequence[Item], count: int = COUNT) -> Sequence[Item]:
-    """Return up to `count` evenly spaced items."""
-    return items[:: max(1, len(items) // count)][:count]

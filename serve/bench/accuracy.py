@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from zoo.data.source import Source, Subset
+from zoo.data.source import Source, Subset, evenly_spaced
 from zoo.errors import ZooError
 from zoo.evaluation.evaluate import evaluate
 from zoo.predictors.eager import CompiledPredictor
@@ -25,11 +25,7 @@ class EvenSubset(Subset):
     others = False
 
     def __init__(self, source: Source, count: int) -> None:
-        all_ids = source.ids("val")
-        count = min(count, len(all_ids))
-        # centers of equal parts
-        places = ((2 * part + 1) * len(all_ids) // (2 * count) for part in range(count))
-        super().__init__(source, "val", [all_ids[place] for place in places])
+        super().__init__(source, "val", evenly_spaced(source.ids("val"), count))
 
 
 def measure_accuracy(predictor: Predictor, source: Source, count: int) -> Accuracy:

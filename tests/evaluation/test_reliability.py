@@ -102,6 +102,16 @@ def test_the_miou_at_full_coverage_is_that_of_all_pixels_and_kept_pixels_have_th
     assert found["miou_at_80"] > found["miou_at_90"] > found["miou_at_100"]
 
 
+def test_a_class_of_which_nothing_is_kept_stays_in_the_mean() -> None:
+    counts = Counts(K)
+    label, prediction = np.repeat([0, 1, 2], [60, 35, 5]), np.repeat([0, 1], [60, 40])
+    counts.update(label, prediction, np.where(label == 2, 0.3, 0.9).astype(np.float32))
+    found = metrics(counts.pooled(), counts.pooled().total, CENTERS)
+    assert found["miou_at_100"] == pytest.approx((1 + 35 / 40 + 0) / 3)
+    assert found["miou_at_95"] == pytest.approx((1 + 1 + 0) / 3)
+    assert found["gain_at_95"] == pytest.approx(5 / 40 / 3)
+
+
 def test_the_bootstrap_draws_images_not_pixels() -> None:
     one, same = Counts(K), Counts(K)
     label, prediction, score = scored(0)

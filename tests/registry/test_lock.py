@@ -226,6 +226,21 @@ def test_a_folder_that_is_there_is_not_overwritten(archive: Path, name: str, wor
     with pytest.raises(RegistryError, match="out exists already, expected a new folder"):
         copy_to(fetch(name), work / "out")
     assert [path.name for path in (work / "out").iterdir()] == ["mine.txt"]
+
+
+def test_neither_a_file_nor_the_current_folder_is_a_new_folder(
+    archive: Path, name: str, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (work / "empty").mkdir()
+    (work / "empty/file").write_text("mine")
+    pulled, archive = fetch(name), archive.absolute()
+    pulled = pulled._replace(folder=pulled.folder.absolute())
+    monkeypatch.chdir(work / "empty")
+    for out, what in (("file", "is a file"), (".", "is the current folder")):
+        for get in (lambda: unpack(archive, Path(out)), lambda: copy_to(pulled, Path(out))):  # noqa: B023
+            with pytest.raises(RegistryError, match=f"{what}, expected a new folder"):
+                get()
+    assert [path.name for path in Path().iterdir()] == ["file"]
     assert not list(work.glob(".*"))
 
 

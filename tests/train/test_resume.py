@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,11 +14,13 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from zoo.bundle.bundle import load_config
 from zoo.cli import app
 from zoo.train.loop.checkpoint import load_checkpoint
 from zoo.train.loop.engine import TrainingStoppedError
 from zoo.train.loop.hardware import Hardware
 from zoo.train.methods.eln.eln import Eln
+from zoo.train.runs.folder import RunFolder
 from zoo.train.runs.log import read_log
 from zoo.train.runs.record import read_record
 from zoo.train.session import resume, start
@@ -176,6 +179,19 @@ def test_a_run_cut_off_before_its_first_checkpoint_starts_anew_and_equals_an_unb
     resume(tmp_path / "run", "eln", CPU)
     assert_same_end(tmp_path / "run", unbroken)
     assert len(read_record(tmp_path / "run").attempts) == 2
+
+
+def test_a_run_that_starts_anew_notes_where_its_data_are_now(
+    load_tiny: Load, tiny_folder: Path, do_at: Any, tmp_path: Path
+) -> None:
+    do_at(1, cut_power)
+    shutil.copytree(tiny_folder, tmp_path / "old")
+    with pytest.raises(PowerCutError):
+        start(load_tiny({"data.spec": str(tmp_path / "old")}, steps=4), tmp_path / "run", CPU)
+    (tmp_path / "old").rename(tmp_path / "moved")
+    resume(tmp_path / "run", "eln", CPU, spec=str(tmp_path / "moved"))
+    assert RunFolder(tmp_path / "run").read_recipe()[0].data.spec == str(tmp_path / "moved")
+    assert load_config(tmp_path / "run/bundle").data_spec == str(tmp_path / "moved")
 
 
 # --- real processes ---

@@ -37,9 +37,10 @@ class ClassConfidence(nn.Module):
         Args:
             confidence: (B, H, W) float, probability of the predicted class.
             label: (B, H, W) int64, predicted class.
-            valid: (B, H, W) bool, whether a pixel counts.
+            valid: (B, H, W) bool, whether a pixel counts; one whose confidence is not finite does not.
         """
-        counted = torch.stack([confidence * valid, valid.to(confidence.dtype)]).double().flatten(1)
+        valid = valid & confidence.isfinite()
+        counted = torch.stack([confidence.where(valid, 0), valid.to(confidence.dtype)]).double().flatten(1)
         sums = counted.new_zeros(2, len(self.mean)).index_add_(1, label.flatten(), counted)
         total, count = gathered(sums).sum(dim=0).to(self.mean.dtype)
         now = total / count.clamp(min=1)

@@ -11,6 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from zoo.bundle.bundle import replacing
+from zoo.data.source import evenly_spaced
 from zoo.image_format import displayed
 from zoo.pages.overlay import grid
 from zoo.pages.plots import INK, LIGHT, PAPER, SERIES, WIDTH, finish, legend, new_figure
@@ -168,17 +169,6 @@ def write_pictures(path: Path, folder: ComparisonFolder, comparison: Comparison,
     picture = grid(("image", "truth", *(run.candidate for run in runs)), rows, source.classes)
     with replacing(path) as temporary:
         Image.fromarray(picture).save(temporary, format="PNG", optimize=True)
-
-
-def evenly_spaced(ids: tuple[str, ...], count: int) -> tuple[str, ...]:
-    """Return ids from the middles of equal parts, all of them if there are no more than `count`.
-
-    Example:
-        >>> evenly_spaced(tuple("abcdefgh"), 2)
-        ('c', 'g')
-    """
-    count = min(count, len(ids))
-    return tuple(ids[(2 * part + 1) * len(ids) // (2 * count)] for part in range(count))
 
 
 def _seeds(comparison: Comparison) -> str:

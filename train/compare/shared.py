@@ -142,6 +142,11 @@ def shared_plan(request: Request) -> Shared:
             f"fewer --warm-steps, or more --steps"
         )
     reference = reference_recipe(request, steps - warm_steps)
+    if reference.data.partition_seed is not None:
+        raise RecipeError(
+            f"--set data.partition_seed={reference.data.partition_seed}: each seed of a comparison draws its "
+            f"own labeled images: leave it out, or name them with --partition FILE"
+        )
     return Shared(reference, shared_settings(reference, own_recipes=request.own_recipes), warm_steps)
 
 

@@ -79,7 +79,13 @@ class TrainingData:
             log.info("network.encoder_size %dx%d: %s resizes images to its one size inside", *size, name)
         data = recipe.data.model_copy(update={"partition": partition.spec})
         recipe = recipe.model_copy(update={"data": data})
-        return cls(recipe, source, *hold_out(recipe, partition))
+        rest, held_out = hold_out(recipe, partition)
+        if held_out and not any((source.read_mask(id_) != IGNORE).any() for id_ in held_out):
+            raise DatasetError(
+                f"select_on {recipe.select_on}: got masks that are ignored throughout ({held_out[0]}), "
+                f"expected classes in images that select: label them, hold out more, or give another --seed"
+            )
+        return cls(recipe, source, rest, held_out)
 
     @classmethod
     def read(cls, recipe: Recipe, folder: Path) -> TrainingData:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from zoo.classes import IGNORE
+from zoo.data.source import evenly_spaced
 from zoo.preprocess import channel_statistics
 from zoo.train.data.loaders import BatchStream
 from zoo.train.loop.step import normalized
@@ -47,8 +48,7 @@ class FilterQuality:
         self.recipe, self.source, self.partition = recipe, source, partition
         masked = set(source.ids("train"))
         hidden = [id_ for id_ in partition.unlabeled if id_ in masked]
-        count = min(IMAGES, len(hidden))
-        self.ids = tuple(hidden[number * len(hidden) // count] for number in range(count))
+        self.ids = tuple(evenly_spaced(hidden, IMAGES))
         self.batches: list[tuple[Batch, Tensor]] | None = None
         self.by_class: dict[str, dict[str, float]] | None = None
         """The figures of each class when they were last measured."""

@@ -237,6 +237,11 @@ class Recipe(Frozen):
     also_score: tuple[str, ...] = ()
     reported: dict[str, str | float] | None = None
 
+    @field_validator("select_on", mode="before")
+    @classmethod
+    def _number_as_text(cls, value: object) -> object:
+        return str(value) if type(value) is int else value
+
     @field_validator("select_on")
     @classmethod
     def _check_share(cls, value: str | None) -> str | None:

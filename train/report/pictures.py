@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from PIL import Image
 
 from zoo.bundle.bundle import replacing
+from zoo.data.source import evenly_spaced
 from zoo.data.tags import tags_of_mask
 from zoo.evaluation.figures import MASKS
 from zoo.evaluation.tag_metrics import THRESHOLD
@@ -53,7 +54,7 @@ def preview(predictor: Predictor | TagPredictor, source: Source, dpi: int = 180)
     if isinstance(predictor, TagPredictor):
         return _tag_preview(predictor, source, dpi)
     rows = []
-    for id_ in _preview_ids(source):
+    for id_ in evenly_spaced(source.ids("val"), PREVIEW_IMAGES):
         image = source.read_image(id_)
         rows.append((displayed(image, source.format), source.read_mask(id_), predictor.predict(image)))
     buffer = BytesIO()
@@ -64,7 +65,7 @@ def preview(predictor: Predictor | TagPredictor, source: Source, dpi: int = 180)
 def _tag_preview(predictor: TagPredictor, source: Source, dpi: int) -> bytes:
     """Return a PNG of `val` images, each above its true and predicted classes."""
     names = source.classes.names
-    ids = _preview_ids(source)
+    ids = evenly_spaced(source.ids("val"), PREVIEW_IMAGES)
     figure = new_figure(5, 4 * len(ids))
     for axes, id_ in zip(figure.subplots(1, len(ids), squeeze=False)[0], ids, strict=True):
         image = source.read_image(id_)
@@ -75,11 +76,6 @@ def _tag_preview(predictor: TagPredictor, source: Source, dpi: int) -> bytes:
         axes.set_xlabel("\n".join(fill(text, 40) for text in texts), loc="left")
         axes.set(xticks=[], yticks=[], anchor="N")
     return png(figure, dpi)
-
-
-def _preview_ids(source: Source) -> tuple[str, ...]:
-    ids = source.ids("val")
-    return ids[:: max(1, len(ids) // PREVIEW_IMAGES)][:PREVIEW_IMAGES]
 
 
 def write_curves(path: Path, log: Path, phases: tuple[Phase, ...], figures: Figures = MASKS) -> None:

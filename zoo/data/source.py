@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from zoo.errors import DatasetError
 from zoo.image_format import RGB
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from zoo.classes import Classes
     from zoo.image_format import ImageFormat
+
+Item = TypeVar("Item")
 
 Split = Literal["train", "unlabeled", "val"]
 """Images of `train` and `val` have masks; those of `unlabeled` have none."""
@@ -65,6 +67,17 @@ class Source(ABC):
     def precise_ids(self) -> frozenset[str] | None:
         """Return the training ids with high-quality masks; None if all masks are of one quality."""
         return None
+
+
+def evenly_spaced(items: Sequence[Item], count: int) -> Sequence[Item]:
+    """Return items from the middles of equal parts, all of them if there are no more than `count`.
+
+    Example:
+        >>> evenly_spaced("abcdefgh", 2)
+        ['c', 'g']
+    """
+    count = min(count, len(items))
+    return [items[(2 * part + 1) * len(items) // (2 * count)] for part in range(count)]
 
 
 class Subset(Source):

@@ -234,17 +234,21 @@ class Pooled(NamedTuple):
         total = self.total if weight is None else self.weighted(weight)
         return aurc(self.by_class(total).sum(axis=0))
 
-    def miou(self, total: Floats) -> float:
-        """Return the mIoU of the pixels.
+    def miou(self, total: Floats, kept: Floats | float = 1.0) -> float:
+        """Return the mIoU of the kept pixels, over the classes that all pixels show.
+
+        A class of which no pixel is kept has an IoU of 0.
 
         Args:
             total: (U,) number of pixels of each triple.
+            kept: (U,) share of them that is kept, 0 to 1.
         """
+        shown = np.bincount(self.label, total, self.num_classes) > 0
         k = self.num_classes
         matrix = ConfusionMatrix(k)
-        pairs = np.bincount(self.label * k + self.prediction, total, k * k)
+        pairs = np.bincount(self.label * k + self.prediction, total * kept, k * k)
         matrix.counts = torch.from_numpy(pairs.reshape(k, k))
-        return matrix.miou()
+        return float(matrix.iou().nan_to_num(0)[torch.from_numpy(shown)].mean())
 
 
 def metrics_with_intervals(pooled: Pooled, value: Floats, names: Sequence[str]) -> dict[str, Any]:
@@ -301,7 +305,7 @@ def metrics(pooled: Pooled, total: Floats, value: Floats) -> dict[str, float]:
     """
     by_class = pooled.by_class(total)
     hist = by_class.sum(axis=0)
-    kept = {coverage: pooled.miou(total * kept_share(hist, coverage)[pooled.bin]) for coverage in COVERAGES}
+    kept = {coverage: pooled.miou(total, kept_share(hist, coverage)[pooled.bin]) for coverage in COVERAGES}
     return {
         "ece": calibration_error(hist, value),
         "class_ece": float(np.mean([calibration_error(each, value) for each in by_class if each.any()])),

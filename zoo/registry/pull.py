@@ -124,6 +124,7 @@ def unpack(
         raise RegistryError(
             f"{archive} does not exist, expected a file written by zoo pull NAME --bundle {archive.name}"
         )
+    out = out and out.absolute()
     temporary = _hidden(out or WORKING_COPIES / archive.name)
     try:
         with explained(Name("file", archive.name, archive.parent)):
@@ -153,7 +154,7 @@ def copy_to(pulled: Pulled, out: Path | None = None) -> Path:
     Raises:
         RegistryError: the folder exists, or there is no space.
     """
-    folder = out or working_copy(pulled.name, pulled.locked.revision)
+    folder = out.absolute() if out else working_copy(pulled.name, pulled.locked.revision)
     if out is None and folder.is_dir():
         return folder
     temporary = _hidden(folder)
@@ -212,8 +213,11 @@ def _settle(temporary: Path, folder: Path, *, keep: bool) -> None:
         keep: whether an existing folder is kept instead of being an error.
 
     Raises:
-        RegistryError: the folder exists.
+        RegistryError: the folder exists, or is a file.
     """
+    if folder.exists() and (not folder.is_dir() or folder.samefile(Path.cwd())):
+        what = "the current folder" if folder.is_dir() else "a file"
+        raise RegistryError(f"{folder} is {what}, expected a new folder: choose another")
     if folder.is_dir() and any(folder.iterdir()):
         if keep:
             return

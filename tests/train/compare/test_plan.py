@@ -312,6 +312,12 @@ def test_the_unlabeled_batch_is_that_of_all_runs(
         (BOTH, (), {"steps": 2}, "eln: method.pretrain_steps [+] method.localize_steps is 1"),
         (BOTH, (), {"changes": {"data.partition": "full"}}, "eln: data.partition full: all 480 images"),
         (BOTH, (), {"changes": {"precision": "fp16"}}, "--precision fp16 needs a GPU"),
+        (
+            BOTH,
+            ("data.partition_seed=7",),
+            {},
+            "data.partition_seed=7: each seed of a comparison",
+        ),
     ],
 )
 def test_a_plan_that_cannot_be_run_is_refused_and_leaves_nothing(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from zoo.train.compare.plots import evenly_spaced
+from zoo.data.source import evenly_spaced
 from zoo.train.compare.record import ComparisonFolder
 from zoo.train.compare.report import ABSENT, COLUMNS, cells, facts, html, markdown, write_report
 from zoo.train.compare.stats import headline, verdicts

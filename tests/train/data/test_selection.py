@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 import torch
 
 from zoo.bundle.bundle import load_config
 from zoo.bundle.weights import load_bundle
+from zoo.classes import IGNORE
 from zoo.data.partition import Partition
 from zoo.errors import DatasetError, RecipeError
 from zoo.train.data.streams import HELD_OUT_NAME, TrainingData, hold_out, read_held_out
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from zoo.classes import Mask
+    from zoo.data.source import Source
     from zoo.train.recipe.schema import Recipe
 
     Load = Callable[..., Recipe]
@@ -154,6 +158,31 @@ def test_one_labeled_image_is_not_enough(
 def test_there_must_be_evaluations_to_choose_between(every: int, load_tiny: Load) -> None:
     with pytest.raises(RecipeError, match=f"chooses between evaluations, got validate_every {every} in 10"):
         hold_out(load_tiny(SELECTING | {"validate_every": every}), Partition("full", 0, LABELED, ()))
+
+
+def test_images_without_a_labeled_pixel_select_nothing(
+    load_tiny: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = load_tiny(SELECTING)
+    data = TrainingData.draw(recipe)
+    held_out, kind = data.held_out, type(data.source)
+    read, void = kind.read_mask, set(held_out)
+
+    def read_mask(source: Source, id_: str) -> Mask:
+        mask = read(source, id_)
+        return np.full_like(mask, IGNORE) if id_ in void else mask
+
+    monkeypatch.setattr(kind, "read_mask", read_mask)
+    with pytest.raises(
+        DatasetError, match=rf"select_on 1/3: got masks that are ignored .* \({held_out[0]}\)"
+    ):
+        TrainingData.draw(recipe)
+    void.discard(held_out[-1])
+    assert TrainingData.draw(recipe).held_out == held_out
+
+
+def test_a_number_of_images_to_select_on_may_be_a_number(tiny_recipe: Path) -> None:
+    assert load_recipe(str(tiny_recipe), changes={"select_on": 2}).select_on == "2"
 
 
 @pytest.mark.parametrize("spec", ["val", "0", "1/0", "0.2", ""])
