@@ -163,25 +163,6 @@ def test_a_client_that_reads_nothing_is_cut_off(
         wait_until(lambda: not connections, seconds=4.5)  # before an idle connection would be closed
 
 
-def test_a_client_that_reads_steadily_gets_a_larger_response_after_a_smaller_one(
-    serve_app: ServeApp, stand_in: StandIn, pictures: Pictures
-) -> None:
-    server = serve_app({"m": stand_in((8, 8), resize="none", base_s=0)}, timeout=0.1)  # looked after at 1.1 s
-    with socket.socket() as connection:
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
-        connection.connect(("127.0.0.1", server.port))
-        for side in (2500, 3500):
-            body = pictures.file(Image.new("L", (side, side)))
-            head = b"POST /predict?format=npy HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n"
-            connection.sendall(head % len(body) + body)
-            begin, read = time.monotonic(), 0
-            while read < side * side:
-                part = connection.recv(65536)
-                assert part, f"closed after {read} bytes"
-                read += len(part)
-                time.sleep(max(0, read / 8e6 - (time.monotonic() - begin)))
-
-
 def test_endless_headers_are_cut_off(serve_app: ServeApp) -> None:
     server = serve_app()
     with socket.create_connection(("127.0.0.1", server.port), 5) as connection:
