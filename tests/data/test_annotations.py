@@ -211,8 +211,59 @@ def test_images_without_regions_are_named(data: Path, tmp_path: Path) -> None:
 
 def test_an_image_uploaded_to_label_studio_is_found_by_its_own_name(data: Path) -> None:
     images = Images(data / "unlabeled")
-    assert images.find("/data/upload/1/1a2b3c4d-b.png", Path("a.json")) == data / "unlabeled/b.png"
+    found = images.find("/data/upload/1/1a2b3c4d-b.png", Path("a.json"))
+    assert found is not None
+    assert (found.image, found.parts) == (data / "unlabeled/b.png", 0)
     assert images.find("/data/upload/1/1a2b3c-b.png", Path("a.json")) is None
+
+
+def test_an_image_of_another_folder_never_gets_the_mask_of_its_namesake(data: Path, tmp_path: Path) -> None:
+    """The same file is imported twice, as after an interruption."""
+    picture(data / "unlabeled/t/a.png", 40)
+    file = annotations(tmp_path / "a.xml", s__a=mask(1))
+    for _ in range(2):
+        import_annotations(file, str(data), Options())
+        assert FolderSource(str(data)).ids("unlabeled") == ("unlabeled/b", "unlabeled/t/a")
+    assert FolderSource(str(data)).ids("train") == ("train/old", "train/s/a")
+    with pytest.raises(DatasetError, match=r"got the image v/a\.png, expected it in"):
+        import_annotations(annotations(tmp_path / "b.xml", v__a=mask(1)), str(data), Options())
+
+
+def test_the_most_parts_of_a_path_decide(data: Path, tmp_path: Path) -> None:
+    picture(data / "unlabeled/old.png", 50)
+    picture(data / "train/images/s/old.png", 60)
+    Image.fromarray(mask(0)).save((data / "train/masks/s").with_suffix(".tmp"), "PNG")
+    (data / "train/masks/s").mkdir()
+    (data / "train/masks/s.tmp").rename(data / "train/masks/s/old.png")
+    file = annotations(tmp_path / "a.xml", s__old=mask(2))
+    _, [found] = import_annotations(file, str(data), Options(overwrite=True))
+    assert (found.action, found.image) == ("kept", data / "train/images/s/old.png")
+    assert (data / "unlabeled/old.png").is_file()
+
+
+def test_of_two_files_that_differ_in_their_suffix_the_named_one_is_taken(data: Path, tmp_path: Path) -> None:
+    source = tmp_path / "photos"
+    picture(source / "x.png", 70)
+    Image.new("RGB", (WIDTH, HEIGHT), (0, 0, 90)).save(source / "x.bmp")
+    file = annotations(tmp_path / "a.xml", x=mask(1))
+    _, [found] = import_annotations(file, str(data), Options(images=source))
+    assert found.source == source / "x.png"
+
+
+def test_the_folder_of_another_tool_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    folder = tmp_path / "yolo"
+    for split in ("train", "val"):
+        picture(folder / f"images/{split}/{split}.png", 10)
+        label = folder / f"labels/{split}/{split}.txt"
+        label.parent.mkdir(parents=True)
+        label.write_text("0 0.1 0.1 0.5 0.1 0.5 0.5\n")
+    picture(folder / "unlabeled/new.png", 20)
+    (folder / "data.yaml").write_text("names: [car]\n")
+    before = sorted(folder.rglob("*"))
+    file = annotations(tmp_path / "a.xml", new=mask(1))
+    with pytest.raises(DatasetError, match=r"got YOLO.*, expected train/images and train/masks, since"):
+        import_annotations(file, str(folder), Options())
+    assert sorted(folder.rglob("*")) == before
 
 
 def test_a_missing_data_set_is_said_to_be_missing(tmp_path: Path) -> None:

@@ -1,3 +1,4 @@
+import os
 import zlib
 from pathlib import Path
 
@@ -92,6 +93,15 @@ def test_a_name_of_two_lines_is_refused(folder):
             path.rename(path.with_stem("a\nb"))
     with pytest.raises(DatasetError, match="got a name of two lines"):
         FolderSource(str(folder))
+
+
+def test_a_name_that_is_not_utf_8_is_refused(folder):
+    for kind in ("images", "masks"):
+        for path in (folder / "train" / kind).iterdir():
+            path.rename(path.with_name(os.fsdecode(b"f\xfcr") + path.suffix))
+    with pytest.raises(DatasetError, match=r"got a name of two lines or not in UTF-8") as caught:
+        FolderSource(str(folder))
+    str(caught.value).encode()
 
 
 @pytest.mark.parametrize(

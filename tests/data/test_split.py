@@ -67,6 +67,11 @@ def test_a_group_is_whole_in_a_sample_or_not_at_all(seed: int, count: int) -> No
     assert abs(len(chosen) - count) == np.abs(sizes - count).min()
 
 
+def test_folders_are_videos_where_names_have_numbers_alone() -> None:
+    ids = [f"train/{video}/{frame:04d}" for video in ("v1", "v2", "deep/v1") for frame in range(3)]
+    assert [len(unit) for unit in make_groups(ids, SEQUENCE)] == [3, 3, 3]
+
+
 @pytest.mark.parametrize(
     ("name", "video"),
     [

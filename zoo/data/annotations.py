@@ -19,7 +19,7 @@ from PIL import Image
 from zoo.bundle.bundle import replacing
 from zoo.data.data_file import DATA_FILE, class_names, label_map
 from zoo.data.files import IMAGE_SUFFIXES, MASK_SUFFIXES, read_image_file, read_mask_file
-from zoo.data.folder import FolderSource, describe_folder, inner
+from zoo.data.folder import FolderSource, describe_folder, inner, recognized_in
 from zoo.data.formats.coco import ANNOTATIONS, read_coco
 from zoo.data.formats.cvat import read_cvat
 from zoo.data.formats.label_studio import read_label_studio
@@ -146,6 +146,12 @@ class _Target:
                 f"{self.train}: got {ANNOTATIONS}, expected masks in files beside which others can be "
                 f"written: merge the annotations in the tool, or save its masks as files"
             )
+        found = recognized_in(root, data)
+        if found is not None:
+            raise DatasetError(
+                f"{root}: got {found.tool}, expected {data.train}/images and {data.train}/masks, since "
+                f"the first file there would hide the others: import into another folder"
+            )
         self.labels: LabelMap | None = label_map(data, toml)
         names = class_names(data, toml)
         if names is None and not (self.train / "images").is_dir():
@@ -211,14 +217,21 @@ class _Target:
                 )
 
     def _find(self, name: str, path: Path) -> tuple[tuple[Path, Path], Action]:
-        """Return the file and the folder of an image, and what is done with it."""
-        unlabeled = self._unlabeled.find(name, path)
-        other = None if self._others is None else self._others.find(name, path)
+        """Return the file and the folder of an image, and what is done with it.
+
+        Of several folders, that counts in which the most parts of its path match.
+        """
+        known = [images for images in (self._unlabeled, self._others, self._images) if images is not None]
+        matches = {images.folder: images.find(name, path) for images in known}
+        parts = max((match.parts for match in matches.values() if match), default=0)
+        best = {folder: match.image for folder, match in matches.items() if match and match.parts == parts}
+        unlabeled = best.get(self._unlabeled.folder)
+        other = None if self._others is None else best.get(self._others.folder)
         if unlabeled and (other is None or filecmp.cmp(unlabeled, other, shallow=False)):
             return (unlabeled, self._unlabeled.folder), "moved"
         if other is not None and self._others is not None:
             return (other, self._others.folder), "copied"
-        there = self._images.find(name, path)
+        there = best.get(self._images.folder)
         if there is None:
             folders = [self._unlabeled.folder, *([self._others.folder] if self._others else [])]
             raise DatasetError(
@@ -269,6 +282,14 @@ def _val_images(root: Path, data: DataFile, toml: Path, train: Images) -> list[P
     return [named[line.id_] for line in read_list(path, IdFinder(tuple(named), (), "image"))]
 
 
+class Match(NamedTuple):
+    """The image of a name."""
+
+    image: Path
+    parts: int
+    """Number of parts at the end of the name's path that match; 0 for a bare name."""
+
+
 class Images:
     """The images in a folder tree, by their paths in it without suffix.
 
@@ -283,8 +304,8 @@ class Images:
         for stem, image in self.by_path.items():
             self.by_name.setdefault(PurePosixPath(stem).name, []).append(image)
 
-    def find(self, name: str, path: Path) -> Path | None:
-        """Return the image of a path, of its longest end that is known, or of its name if one has it.
+    def find(self, name: str, path: Path) -> Match | None:
+        """Return the image of a path, of its longest end that is known, or of a bare name if one has it.
 
         Raises:
             DatasetError: several images of this name.
@@ -294,14 +315,22 @@ class Images:
         for begin in range(len(stem.parts)):
             end = "/".join(stem.parts[begin:])
             if end in self.by_path:
-                return self.by_path[end]
-        found: Sequence[Path] = self.by_name.get(stem.name) or self.by_name.get(UPLOAD.sub("", stem.name), [])
+                return Match(_of_suffix(self.by_path[end], place.suffix), len(stem.parts) - begin)
+        bare, uploaded = len(stem.parts) == 1, UPLOAD.sub("", stem.name)
+        found: Sequence[Path] = self.by_name.get(stem.name, []) if bare else []
+        found = found or (self.by_name.get(uploaded, []) if bare or uploaded != stem.name else [])
         if len(found) > 1:
             raise DatasetError(
                 f"{path}: got the image {name}, the name of {len(found)} images ({found[0]}, {found[1]}), "
                 f"expected one: name the folder in the annotations too"
             )
-        return found[0] if found else None
+        return Match(_of_suffix(found[0], place.suffix), 0) if found else None
+
+
+def _of_suffix(image: Path, suffix: str) -> Path:
+    """Return the image of the same name with a suffix, or the given one."""
+    other = image.with_suffix(suffix) if suffix.lower() in IMAGE_SUFFIXES else image
+    return other if other.is_file() else image
 
 
 def _bring(one: Imported) -> None:

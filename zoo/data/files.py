@@ -53,7 +53,8 @@ BMP_BITS = {"1": 1, "L": 8}
 """Bits per pixel of the modes that Pillow gives to gray BMP files."""
 
 
-LINE_BREAK = re.compile("[\r\n]")
+UNLISTABLE = re.compile("[\r\n\ud800-\udfff]")
+"""Line breaks, and bytes of a name that are not UTF-8."""
 
 
 class Pair(NamedTuple):
@@ -93,9 +94,10 @@ class FileSource(Source):
         self.labels, self.palettes = labels, palettes
         self._ids: dict[Split, tuple[str, ...]] = {split: tuple(pairs) for split, pairs in files.items()}
         self.files = {id_: pair for pairs in files.values() for id_, pair in pairs.items()}
-        if broken := next((pair for id_, pair in self.files.items() if LINE_BREAK.search(id_)), None):
+        if broken := next((pair for id_, pair in self.files.items() if UNLISTABLE.search(id_)), None):
             raise DatasetError(
-                f"{str(broken.image)!r}: got a name of two lines, expected one, as lists have: rename it"
+                f"{str(broken.image)!r}: got a name of two lines or not in UTF-8, expected one line of text, "
+                f"as lists have: rename it"
             )
 
     @property

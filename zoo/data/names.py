@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from typing import TYPE_CHECKING
 from unicodedata import normalize
@@ -9,6 +10,9 @@ from unicodedata import normalize
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
     from pathlib import Path
+
+OF_TEST = re.compile("(?<![A-Za-z])test|Test|TEST")
+"""In names of the folders and lists of a test."""
 
 ENDING = "_mask"
 
@@ -48,3 +52,8 @@ def alike(masks: Collection[str]) -> dict[str, list[str]]:
 def near(stem: str, by_name: Mapping[str, list[str]]) -> list[str]:
     """Return the masks with a name like that of an image, given all masks by `alike`."""
     return by_name.get(normalize("NFC", stem).casefold(), [])
+
+
+def is_in_test(stem: str) -> bool:
+    """Return whether an image lies in a folder of a test, such as `test2017`."""
+    return any(map(OF_TEST.search, stem.split("/")[:-1]))

@@ -60,7 +60,8 @@ def make_groups(ids: Sequence[str], pattern: str | None) -> list[list[int]]:
             raise DatasetError(
                 f"--groups {pattern!r} does not match {id_}, expected it to match every name: correct it"
             )
-        units[match[1]].append(index)
+        folder = id_.partition("/")[2].rpartition("/")[0]
+        units[match[1] or folder].append(index)  # of names such as v1/0001.png, the folder is the video
     return list(units.values())
 
 

@@ -130,11 +130,11 @@ def _place(relative: PurePosixPath, path: Path, unlabeled: Images | None) -> str
     """Return the id of an image in `train` after its import, which moves its copy in `unlabeled`, if any."""
     if unlabeled is not None:
         try:
-            other = unlabeled.find(str(relative), path)
+            match = unlabeled.find(str(relative), path)
         except DatasetError:  # several of this name: the import names them
-            other = None
-        if other is not None and filecmp.cmp(other, path, shallow=False):
-            return other.relative_to(unlabeled.folder).with_suffix("").as_posix()
+            match = None
+        if match is not None and filecmp.cmp(match.image, path, shallow=False):
+            return match.image.relative_to(unlabeled.folder).with_suffix("").as_posix()
     return str(relative.with_suffix(""))
 
 

@@ -22,7 +22,7 @@ from zoo.classes import IGNORE
 from zoo.data.data_file import CocoOptions
 from zoo.data.formats.drawing import ImageRegions, Region, check_can_draw
 from zoo.data.formats.polygons import trace
-from zoo.data.formats.regions import BACKGROUND, IGNORED, Annotated, Labels
+from zoo.data.formats.regions import BACKGROUND, FARTHEST, IGNORED, Annotated, Labels
 from zoo.errors import DatasetError
 
 if TYPE_CHECKING:
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 ANNOTATIONS = "annotations.json"
 MOST_LISTED = 6
 """Number of annotations that an error lists."""
-FARTHEST = 1e6
-"""Largest valid coordinate, in pixels."""
 
 
 class Annotations(NamedTuple):

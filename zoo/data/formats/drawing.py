@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from zoo.classes import IGNORE
+from zoo.data.formats.regions import check_near
 from zoo.errors import DatasetError
 
 if TYPE_CHECKING:
@@ -72,14 +73,20 @@ class ImageRegions(NamedTuple):
                 found = region.segmentation
                 if isinstance(found, dict):
                     self._check_runs(found)
+                else:
+                    check_near(found)
                 if isinstance(found, list) or isinstance(found["counts"], list):
                     found = frPyObjects(found, self.height, self.width)
                 runs.append(merge(found) if isinstance(found, list) else found)
             sizes = [int(area(run)) for run in runs]
             weights = [-size if self.order == "area" else 0 for size in sizes]
-            # crowds lowest, then the larger objects, or else the earlier ones
+            # crowds lowest, then the larger objects; or else as they come
             order = sorted(
-                range(len(runs)), key=lambda index: (self.regions[index].label != IGNORE, weights[index])
+                range(len(runs)),
+                key=lambda index: (
+                    self.order == "file" or self.regions[index].label != IGNORE,
+                    weights[index],
+                ),
             )
             for index in order:
                 inside, label = decode(runs[index]).astype(bool), self.regions[index].label

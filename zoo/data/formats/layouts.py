@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import csv
 import logging
-import re
 from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
@@ -29,8 +28,14 @@ from typing import TYPE_CHECKING, NamedTuple
 from zoo.data.files import IMAGE_SUFFIXES, MASK_SUFFIXES, Pair
 from zoo.data.formats.coco import Annotations, read_annotations
 from zoo.data.formats.drawing import ImageRegions
-from zoo.data.formats.tools import READERS, SPLITS, images_of, stems_in, text_of
-from zoo.data.names import ENDING, match_masks
+from zoo.data.formats.tools import (
+    READERS,
+    SPLITS,
+    images_of,
+    stems_in,
+    text_of,
+)
+from zoo.data.names import ENDING, OF_TEST, is_in_test, match_masks
 from zoo.data.walk import files_by_stem
 from zoo.errors import DatasetError
 
@@ -61,7 +66,6 @@ ENDINGS = (
 """Endings of an image and its mask."""
 CLASSES, LABEL_MAP = "_classes.csv", "labelmap.txt"
 COCO_NAME, RESULT = "_annotations.coco.json", "result.json"
-OF_TEST = re.compile("(?<![A-Za-z])test|Test|TEST")
 """Word in the names of annotations and lists that are not used."""
 
 
@@ -264,17 +268,12 @@ def _coco(root: Path, data: DataFile) -> Recognized | None:
     used = tests.keys() | {pair.image for pairs in files.values() for pair in pairs.values()}
     every = chain.from_iterable(images_of(folder).items() for folder in {folder for _, _, folder in folders})
     rest = {stem: path for stem, path in every if path not in used}
-    tests |= {path: f"{stem.rpartition('/')[0]}/" for stem, path in rest.items() if _is_in_test(stem)}
+    tests |= {path: f"{stem.rpartition('/')[0]}/" for stem, path in rest.items() if is_in_test(stem)}
     files["unlabeled"] = {
         f"unlabeled/{stem}": Pair(path, None) for stem, path in rest.items() if path not in tests
     }
     left = tuple((name, Pair(path, None)) for path, name in tests.items())
     return Recognized("COCO annotations", files, data, names, left)
-
-
-def _is_in_test(stem: str) -> bool:
-    """Return whether an image lies in a folder of a test, such as `test2017`."""
-    return any(map(OF_TEST.search, stem.split("/")[:-1]))
 
 
 def _listed_in(path: Path, folder: Path) -> list[Path]:
@@ -315,12 +314,25 @@ def _trees(root: Path, data: DataFile) -> Recognized | None:
         above, beside = root / images, root / masks
         if not above.is_dir() or not beside.is_dir():
             continue
-        inner = [(split, folder) for folder, split in SPLITS.items() if (above / folder).is_dir()]
-        pairs = [(split, above / folder, beside / folder) for split, folder in inner]
-        parts = [
-            _paired(split, images_of(photos), files_by_stem(labels, MASK_SUFFIXES))
-            for split, photos, labels in pairs or [("train", above, beside)]
+        photos_of, masks_of = _folders(above), _folders(beside)
+        pairs = [
+            (split, photos_of[folder], masks_of.get(folder, beside / folder))
+            for folder, split in SPLITS.items()
+            if folder in photos_of
         ]
+        parts, left = [], []
+        for split, photos, labels in pairs or [("train", above, beside)]:
+            found, drawn = images_of(photos), files_by_stem(labels, MASK_SUFFIXES)
+            tests = {stem: image for stem, image in found.items() if is_in_test(stem)}
+            for stem, image in tests.items():
+                left.append((f"{images}/{stem.rpartition('/')[0]}/", Pair(image, drawn.get(stem))))
+            rest = {stem: image for stem, image in found.items() if stem not in tests}
+            parts.append(_paired(split, rest, drawn))
         where = f"{images}/, {masks}/{'' if pairs else ' without splits'}"
-        return Recognized(f"{name} ({where})", _joined(parts), data)
+        return Recognized(f"{name} ({where})", _joined(parts), data, left=tuple(left))
     return None
+
+
+def _folders(above: Path) -> dict[str, Path]:
+    """Return the folders in a folder by their names in lower case."""
+    return {folder.name.lower(): folder for folder in sorted(above.iterdir()) if folder.is_dir()}

@@ -7,7 +7,7 @@ without it, uncovered pixels are `IGNORE`. A region that tools call `ignore` is 
 from __future__ import annotations
 
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 BACKGROUND = "background"
 IGNORED = "ignore"
 """Name of the label of `IGNORE`, unless it is the name of a class."""
+FARTHEST = 1e6
+"""Largest valid coordinate, in pixels."""
 
 
 class Annotated(NamedTuple):
@@ -103,6 +105,17 @@ def from_run_lengths(lengths: Sequence[int], count: int) -> NDArray[np.bool_]:
     return np.repeat(np.arange(len(lengths)) % 2 == 1, lengths)
 
 
+def check_near(polygons: Sequence[Any]) -> None:
+    """Raise for corners that are not finite or far away, with which pycocotools hangs or ends the process.
+
+    Raises:
+        ValueError: such a corner.
+    """
+    for points in polygons:
+        if not (np.isfinite(points).all() and np.abs(points).max(initial=0) <= FARTHEST):
+            raise ValueError(f"a corner that is not within {FARTHEST:g} pixels, expected it in the image")
+
+
 def fill_polygons(polygons: Sequence[Sequence[float]], size: tuple[int, int]) -> Region:
     """Return the pixels inside polygons, each as x, y, x, y, ... in pixels, as pycocotools draws them.
 
@@ -114,7 +127,8 @@ def fill_polygons(polygons: Sequence[Sequence[float]], size: tuple[int, int]) ->
         raise DatasetError("got polygons, expected pycocotools to draw them: pip install 'semiseg-zoo[coco]'")
     from pycocotools.mask import decode, frPyObjects, merge
 
-    if any(len(points) < 6 or len(points) % 2 or not np.isfinite(points).all() for points in polygons):
+    if any(len(points) < 6 or len(points) % 2 for points in polygons):
         raise ValueError("a polygon of fewer than three points, expected at least three")
+    check_near(polygons)
     region: Region = decode(merge(frPyObjects([list(map(float, each)) for each in polygons], *size))) > 0
     return region

@@ -7,6 +7,7 @@ import io
 import json
 import math
 import zlib
+from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -17,7 +18,8 @@ from zoo.classes import IGNORE
 from zoo.data.files import IMAGE_SUFFIXES, Pair
 from zoo.data.formats.coco import stem_of
 from zoo.data.formats.drawing import ImageRegions, Region, check_can_draw
-from zoo.data.formats.regions import BACKGROUND
+from zoo.data.formats.regions import BACKGROUND, check_near
+from zoo.data.names import is_in_test
 from zoo.data.walk import files_by_stem
 from zoo.errors import DatasetError
 from zoo.images import READ_ERRORS, upright_size
@@ -113,8 +115,15 @@ def _build(entries: Iterable[Entry], names: Sequence[str]) -> Found:
     label_of |= {name: label for label, name in enumerate(known)} | dict.fromkeys(IGNORED, IGNORE)
     files: dict[Split, dict[str, Pair]] = {"train": {}, "val": {}, "unlabeled": {}}
     for split, stem, image, path, shapes, size in entries:
+        kind: Split = "unlabeled" if path is None else split
+        id_ = f"{kind}/{stem}"
+        if id_ in files[kind]:
+            raise DatasetError(
+                f"{image}: got a second image {id_} beside {files[kind][id_].image}, expected different "
+                f"names: rename one of them"
+            )
         if path is None:
-            files["unlabeled"][f"unlabeled/{stem}"] = Pair(image, None)
+            files[kind][id_] = Pair(image, None)
             continue
         unknown = next((shape.name for shape in shapes if shape.name not in label_of), None)
         if unknown is not None:
@@ -125,7 +134,7 @@ def _build(entries: Iterable[Entry], names: Sequence[str]) -> Found:
         regions = tuple(Region(shape.region, label_of[shape.name]) for shape in shapes)
         width, height = size or size_of(image)
         drawing = ImageRegions(str(path), height, width, regions, "file")
-        files[split][f"{split}/{stem}"] = Pair(image, path, drawing)
+        files[kind][id_] = Pair(image, path, drawing)
     return Found(files, known)
 
 
@@ -236,7 +245,12 @@ def _yolo_shapes(path: Path, image: Path, names: list[str]) -> Iterator[Shape]:
 def read_labelme(root: Path) -> Found | None:
     """Return a data set of LabelMe's polygons; None if the folder has another layout."""
     folders = [root / name for name in SPLITS if (root / name).is_dir()] or [root]
-    images = [(folder, stem, image) for folder in folders for stem, image in images_of(folder).items()]
+    images = [
+        (folder, stem, image)
+        for folder in folders
+        for stem, image in images_of(folder).items()
+        if not is_in_test(stem)
+    ]
     paths = {image: path for _, _, image in images if (path := image.with_suffix(".json")).is_file()}
     if not any('"shapes"' in path.read_text("utf-8", errors="replace") for path in paths.values()):
         return None
@@ -303,8 +317,16 @@ def read_supervisely(root: Path) -> Found | None:
         return None
     check_can_draw(root / "meta.json")
     classes = _parsed(root / "meta.json", "Supervisely's classes").get("classes", [])
+    splits = {folder: SPLITS.get(folder.name, "train") for folder in folders}
+    of_several = {split for split, count in Counter(splits.values()).items() if count > 1}
     entries = (
-        Entry(SPLITS.get(folder.name, "train"), stem, image, path, *_supervisely_shapes(path, image))
+        Entry(
+            splits[folder],
+            f"{folder.name}/{stem}" if splits[folder] in of_several else stem,  # names restart in each folder
+            image,
+            path,
+            *_supervisely_shapes(path, image),
+        )
         for folder in folders
         for stem, image in images_of(folder / "img").items()
         for path in [_if_file(folder / "ann" / f"{image.name}.json")]
@@ -339,6 +361,7 @@ def _filled(one: dict[str, Any], size: Size) -> NDArray[np.uint8]:
 
     width, height = size
     rings = (one["points"]["exterior"], *one["points"]["interior"])
+    check_near([np.ravel(ring).astype(float) for ring in rings])
     outer, *holes = (
         decode(merge(frPyObjects([np.ravel(ring).astype(float).tolist()], height, width))) for ring in rings
     )
