@@ -124,7 +124,6 @@ def unpack(
         raise RegistryError(
             f"{archive} does not exist, expected a file written by zoo pull NAME --bundle {archive.name}"
         )
-    out = out and out.absolute()
     temporary = _hidden(out or WORKING_COPIES / archive.name)
     try:
         with explained(Name("file", archive.name, archive.parent)):
@@ -154,7 +153,7 @@ def copy_to(pulled: Pulled, out: Path | None = None) -> Path:
     Raises:
         RegistryError: the folder exists, or there is no space.
     """
-    folder = out.absolute() if out else working_copy(pulled.name, pulled.locked.revision)
+    folder = out or working_copy(pulled.name, pulled.locked.revision)
     if out is None and folder.is_dir():
         return folder
     temporary = _hidden(folder)
@@ -201,7 +200,8 @@ def _checked(name: Name, *, offline: bool, artifacts: bool, say: Say) -> tuple[P
 
 def _hidden(folder: Path) -> Path:
     """Return the path of a new hidden folder beside a path, on the same disk."""
-    return folder.with_name(f".{folder.name}.{uuid4().hex}")
+    place = folder.absolute()  # the current folder has no name
+    return place.with_name(f".{place.name}.{uuid4().hex}")
 
 
 def _settle(temporary: Path, folder: Path, *, keep: bool) -> None:
