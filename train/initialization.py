@@ -23,7 +23,7 @@ from zoo.models.origin import Origin, origins_of
 from zoo.models.pretrained import check_same, fitting_state, read_state
 from zoo.models.segmentation import SegmentationNetwork, segmentation_networks
 from zoo.train.runs.folder import RunFolder
-from zoo.train.strip import strip
+from zoo.train.strip import holds_another_step, strip
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -206,7 +206,7 @@ def _load_models(
 
 
 def _bundle_at(path: Path) -> Path:
-    """Return the bundle at a path: that of a run, which is stripped if it has none, or the path itself."""
+    """Return the bundle at a path: that of a run, stripped if it has none of its last step, or the path."""
     run = RunFolder(path)
     if not run.is_run:
         if not (path / CONFIG_NAME).is_file():
@@ -214,7 +214,10 @@ def _bundle_at(path: Path) -> Path:
                 f"start_from: {path} is neither a run nor a bundle: name the folder of a trained model"
             )
         return path
-    return run.bundle if (run.bundle / CONFIG_NAME).is_file() else strip(path)
+    is_there = (run.bundle / CONFIG_NAME).is_file()
+    if is_there and not (run.bundle_is_older and holds_another_step(run)):
+        return run.bundle
+    return strip(path)
 
 
 def _models_of(folder: Path) -> list[StartModel]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from zoo.models.origin import Origin
     from zoo.train.method import Method, Phase
     from zoo.train.recipe.schema import Recipe
+
+log = logging.getLogger(__name__)
 
 
 def strip(path: Path, weights: str | None = None, *, keep_localizer: bool = False) -> Path:
@@ -162,3 +165,13 @@ def _read_metrics(run: RunFolder) -> dict[str, Any]:
 
 def _count(module: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
+
+
+def holds_another_step(run: RunFolder) -> bool:
+    """Return whether the bundle of a run holds another step than the run, not only an older copy of it."""
+    held, kept = load_config(run.bundle).provenance.get("step"), run.kept_checkpoint
+    step = load_checkpoint(kept)["step"]
+    if held == step:  # a copied run
+        return False
+    log.info("%s holds step %s, %s step %d: stripping it anew", run.bundle, held, kept.name, step)
+    return True

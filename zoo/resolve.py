@@ -209,17 +209,11 @@ def _stripped(run: Path, weights: str | None = None, *, keep_localizer: bool = F
 
 def _is_outdated(files: RunFolder) -> bool:
     """Return whether the checkpoint was written after the bundle, and at another step."""
-    config, checkpoint = files.bundle / "config.json", files.kept_checkpoint
-    if not checkpoint.is_file() or checkpoint.stat().st_mtime_ns <= config.stat().st_mtime_ns:
+    if not files.bundle_is_older:  # most are not: nothing more to load
         return False
-    from zoo.bundle.bundle import load_config
-    from zoo.train.loop.checkpoint import load_checkpoint
+    from zoo.train.strip import holds_another_step
 
-    held, step = load_config(files.bundle).provenance.get("step"), load_checkpoint(checkpoint)["step"]
-    if held == step:  # a copied run
-        return False
-    log.info("%s holds step %s, %s step %d: stripping it anew", files.bundle, held, checkpoint.name, step)
-    return True
+    return holds_another_step(files)
 
 
 def newest_run(method: str | None = None) -> Path:

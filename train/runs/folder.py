@@ -108,6 +108,12 @@ class RunFolder:
         return self.best if self.best.is_file() else self.checkpoint
 
     @property
+    def bundle_is_older(self) -> bool:
+        """Return whether the state was written after the bundle that there is."""
+        config, kept = self.bundle / "config.json", self.kept_checkpoint
+        return kept.is_file() and kept.stat().st_mtime_ns > config.stat().st_mtime_ns
+
+    @property
     def metrics(self) -> Path:
         """Return the path of the final metrics."""
         return self.path / "metrics.json"

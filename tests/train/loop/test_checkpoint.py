@@ -17,6 +17,7 @@ from zoo.bundle.weights import load_bundle
 from zoo.errors import BundleError
 from zoo.predictors.load import load_predictor
 from zoo.resolve import resolve_bundle
+from zoo.train.initialization import read_start
 from zoo.train.loop import checkpoint
 from zoo.train.loop.checkpoint import load_checkpoint, restore, save_checkpoint
 from zoo.train.loop.hardware import Hardware
@@ -144,8 +145,9 @@ def test_the_bundle_holds_the_trained_network_bit_for_bit(weights: str, folder: 
     assert all(torch.equal(value, network[key.removeprefix("network.")]) for key, value in stored.items())
 
 
+@pytest.mark.parametrize("by_recipe", [False, True])
 def test_a_bundle_of_an_earlier_step_is_stripped_anew(
-    run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    by_recipe: bool, run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     resumed = tmp_path / "run"
     shutil.copytree(run, resumed)
@@ -156,7 +158,11 @@ def test_a_bundle_of_an_earlier_step_is_stripped_anew(
     config.write_text(json.dumps(stored))
     os.utime(config, (0, 0))  # the run went on since
     with caplog.at_level("INFO", "zoo"):
-        assert resolve_bundle(str(resumed)) == resumed / "bundle"
+        if by_recipe:
+            recipe, _ = RunFolder(resumed).read_recipe()
+            read_start(recipe.model_copy(update={"start_from": (str(resumed),)}))
+        else:
+            assert resolve_bundle(str(resumed)) == resumed / "bundle"
     assert load_config(resumed / "bundle").provenance["step"] == 10
     assert "bundle holds step 6, last.ckpt step 10: stripping it anew" in caplog.text
 
