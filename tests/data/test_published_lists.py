@@ -146,3 +146,11 @@ def test_entries_are_found_in_either_form_of_unicode():
     find = IdFinder(("train/caf\u00e9/1", "train/e\u0301"), ("val/x",), "image")
     assert find("cafe\u0301/1.jpg", "list:1") == "train/caf\u00e9/1"
     assert find("\u00e9", "list:1") == "train/e\u0301"
+
+
+def test_an_entry_with_a_folder_is_no_image_of_the_same_name_in_another_one():
+    find = IdFinder(("train/cam2/0005", "train/0006"), (), "image")
+    assert find("0005", "list:1") == find("x/cam2/0005.png", "list:1") == "train/cam2/0005"
+    assert find("JPEGImages/0006.jpg", "list:1") == "train/0006"
+    with pytest.raises(DatasetError, match=r"list:1: got 'train/cam1/0005', expected an image such as"):
+        find("train/cam1/0005", "list:1")

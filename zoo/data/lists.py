@@ -137,10 +137,11 @@ class IdFinder:
         return [self.ids[id_] for id_ in ids if id_ in self.ids]
 
     def _by_stem(self, name: str) -> list[str]:
-        """Return the ids with a file name; if the folders of some match too, only those."""
+        """Return the ids with a file name; of a name with folders, only those in a folder of these names."""
         found = self.by_stem.get(PurePosixPath(name).name, [])
         inner = {id_: _composed(id_).removeprefix("train").removeprefix("unlabeled") for id_ in found}
-        return [id_ for id_ in found if f"/{name}".endswith(inner[id_])] or found
+        matched = [id_ for id_ in found if f"/{name}".endswith(inner[id_])]
+        return matched or ([] if "/" in name else found)
 
 
 def _composed(text: str) -> str:
