@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -276,3 +277,20 @@ def test_one_image_is_counted_as_one(data: Path, tmp_path: Path) -> None:
     file = annotations(tmp_path / "a.xml", b=mask(2))
     result = CliRunner().invoke(app, ["data", "import", str(file), str(data)])
     assert "1 image: 1 moved" in result.output
+
+
+def test_images_of_16_bits_and_arrays_are_imported_too(data: Path, tmp_path: Path) -> None:
+    shutil.rmtree(data / "train")
+    shutil.rmtree(data / "unlabeled")
+    toml(data, 'channels = 1\ndtype = "uint16"\n')
+    (data / "unlabeled").mkdir()
+    pixels = np.full((HEIGHT, WIDTH), 40_000, np.uint16)
+    Image.fromarray(pixels).save(data / "unlabeled/a.png")
+    np.save(data / "unlabeled/b.npy", pixels[..., None])
+    file = annotations(tmp_path / "a.xml", a=mask(1), b=mask(2))
+    file.write_text(file.read_text().replace("b.png", "b.npy"))
+    _, found = import_annotations(file, str(data), Options())
+    assert [one.image.name for one in found] == ["a.png", "b.npy"]
+    source = FolderSource(str(data))
+    assert [int(source.read_image(id_).max()) for id_ in source.ids("train")] == [40_000, 40_000]
+    assert np.array_equal(source.read_mask("train/b"), mask(2))

@@ -17,8 +17,8 @@ import numpy as np
 from PIL import Image
 
 from zoo.bundle.bundle import replacing
-from zoo.data.data_file import DATA_FILE, class_names, label_map
-from zoo.data.files import IMAGE_SUFFIXES, MASK_SUFFIXES, read_image_file, read_mask_file
+from zoo.data.data_file import DATA_FILE, class_names, image_format, label_map
+from zoo.data.files import MASK_SUFFIXES, image_suffixes, read_image_file, read_mask_file
 from zoo.data.folder import FolderSource, describe_folder, inner, recognized_in
 from zoo.data.formats.coco import ANNOTATIONS, read_coco
 from zoo.data.formats.cvat import read_cvat
@@ -29,6 +29,7 @@ from zoo.data.names import match_masks
 from zoo.data.tags import tags_of_mask
 from zoo.data.walk import files_by_stem
 from zoo.errors import DatasetError
+from zoo.image_format import RGB
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from zoo.data.data_file import DataFile
     from zoo.data.formats.regions import Annotated
     from zoo.data.labels import LabelMap
+    from zoo.image_format import ImageFormat
 
 UPLOAD = re.compile("^[0-9a-f]{8}-")
 """What Label Studio puts before the names of uploaded images."""
@@ -160,10 +162,11 @@ class _Target:
                 f"write it, with the classes of the annotations"
             )
         self.names = FolderSource(spec).classes.names if names is None else names
-        self._images = Images(self.train / "images")
+        self.format = image_format(data, toml)
+        self._images = Images(self.train / "images", self.format)
         self._masks = files_by_stem(self.train / "masks", MASK_SUFFIXES)
-        self._unlabeled = Images(inner(root / data.unlabeled))
-        self._others = None if options.images is None else Images(options.images)
+        self._unlabeled = Images(inner(root / data.unlabeled), self.format)
+        self._others = None if options.images is None else Images(options.images, self.format)
         self._val: dict[int, list[Path]] = {}
         """Images of val by the size of their files."""
         for image in _val_images(root, data, toml, self._images):
@@ -177,7 +180,7 @@ class _Target:
                 `train`.
         """
         image, action = self._find(annotated.name, path)
-        shape = read_image_file(image[0]).shape[:2]
+        shape = read_image_file(image[0], self.format).shape[:2]
         if shape != annotated.mask.shape:
             height, width = annotated.mask.shape
             raise DatasetError(
@@ -269,7 +272,7 @@ class _Target:
 
 def _val_images(root: Path, data: DataFile, toml: Path, train: Images) -> list[Path]:
     """Return the images of `val`: those in its folder, or those that its list names."""
-    val = Images(root / data.val / "images")
+    val = Images(root / data.val / "images", image_format(data, toml))
     if data.val_list is None:
         return list(val.by_path.values())
     named = {f"train/{stem}": path for stem, path in train.by_path.items()}
@@ -295,11 +298,13 @@ class Images:
 
     Args:
         folder: folder, which need not exist.
+        format_: format of the images.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, format_: ImageFormat = RGB) -> None:
         self.folder = folder
-        self.by_path = files_by_stem(folder, IMAGE_SUFFIXES)
+        self.suffixes = image_suffixes(format_)
+        self.by_path = files_by_stem(folder, self.suffixes)
         self.by_name: dict[str, list[Path]] = {}
         for stem, image in self.by_path.items():
             self.by_name.setdefault(PurePosixPath(stem).name, []).append(image)
@@ -311,11 +316,13 @@ class Images:
             DatasetError: several images of this name.
         """
         place = PurePosixPath(name.replace("\\", "/").lstrip("/"))
-        stem = place.with_suffix("") if place.suffix.lower() in IMAGE_SUFFIXES else place
+        is_file = place.suffix.lower() in self.suffixes
+        stem = place.with_suffix("") if is_file else place
+        suffix = place.suffix if is_file else ""
         for begin in range(len(stem.parts)):
             end = "/".join(stem.parts[begin:])
             if end in self.by_path:
-                return Match(_of_suffix(self.by_path[end], place.suffix), len(stem.parts) - begin)
+                return Match(_of_suffix(self.by_path[end], suffix), len(stem.parts) - begin)
         bare, uploaded = len(stem.parts) == 1, UPLOAD.sub("", stem.name)
         found: Sequence[Path] = self.by_name.get(stem.name, []) if bare else []
         found = found or (self.by_name.get(uploaded, []) if bare or uploaded != stem.name else [])
@@ -324,12 +331,12 @@ class Images:
                 f"{path}: got the image {name}, the name of {len(found)} images ({found[0]}, {found[1]}), "
                 f"expected one: name the folder in the annotations too"
             )
-        return Match(_of_suffix(found[0], place.suffix), 0) if found else None
+        return Match(_of_suffix(found[0], suffix), 0) if found else None
 
 
 def _of_suffix(image: Path, suffix: str) -> Path:
-    """Return the image of the same name with a suffix, or the given one."""
-    other = image.with_suffix(suffix) if suffix.lower() in IMAGE_SUFFIXES else image
+    """Return the image of the same name with a suffix, or the given one; empty for any suffix."""
+    other = image.with_suffix(suffix or image.suffix)
     return other if other.is_file() else image
 
 
