@@ -1,4 +1,5 @@
 import json
+import os
 import re
 import shutil
 
@@ -43,6 +44,17 @@ def test_a_description_is_never_written_unasked_over_another_or_against_no_write
     assert "--write PATH writes it" in result.stdout
     zoo("data", "check", folder, "--write", folder / "data.toml")
     assert '255 = "b"' in (folder / "data.toml").read_text()
+
+
+def test_names_that_are_not_utf_8_are_found_and_shown(zoo, folder, tmp_path):
+    for name in ("images", "masks"):
+        path = folder / "train" / name / "0.png"
+        path.rename(path.with_name(os.fsdecode(b"f\xfcr.png")))
+    result = zoo("data", "check", folder, "--report", tmp_path / "report")
+    assert result.exit_code == 1
+    assert "names of two lines or not in UTF-8, which no list can hold (1)" in result.stdout
+    assert "train/images/f\\udcfcr.png" in result.stdout
+    assert "f\\udcfcr.png" in (tmp_path / "report/report.html").read_text()
 
 
 def test_json_lists_counts_classes_and_every_finding(zoo, folder):

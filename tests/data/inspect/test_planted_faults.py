@@ -60,6 +60,9 @@ def plant_names(folder) -> None:
     folder.pair("twice")
     folder.save("train/images/twice.jpg", folder.scene())
     folder.plant("two-files", "train/images/twice.jpg", "train/images/twice.png")
+    for kind, image in (("images", folder.scene()), ("masks", folder.labels())):
+        folder.save(f"train/{kind}/two\nlines.png", image)
+    folder.plant("unlistable-name", "train/images/two\nlines.png")
     folder.save("val/images/lossy.png", folder.scene())
     folder.save("val/masks/lossy.jpg", folder.labels())
     folder.plant("lossy-mask", "val/masks/lossy.jpg")

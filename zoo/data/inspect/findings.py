@@ -55,6 +55,9 @@ KINDS: dict[str, Kind] = {
     "missing-mask": Kind("fault", "images without a mask", "draw one, or move the image to unlabeled/"),
     "mask-name": Kind("fault", "masks named otherwise than their image", "rename the mask as its image"),
     "two-files": Kind("fault", "several files of one name", "rename or remove all but one"),
+    "unlistable-name": Kind(
+        "fault", "names of two lines or not in UTF-8, which no list can hold", "rename the images and masks"
+    ),
     "lossy-mask": Kind(
         "fault", "masks in a format that changes values", "save them as PNG from the original labels"
     ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from zoo.data.data_file import image_format
-from zoo.data.files import IMAGE_SUFFIXES, MASK_SUFFIXES, image_suffixes
+from zoo.data.files import IMAGE_SUFFIXES, MASK_SUFFIXES, UNLISTABLE, image_suffixes
 from zoo.data.folder import MASKED, inner, recognized_in
 from zoo.data.formats.coco import ANNOTATIONS, read_annotations
 from zoo.data.inspect.findings import Finding
@@ -200,7 +200,11 @@ class FolderLayout(Layout):
                 self._find("orphan-mask", path, detail=f"lists {name}, which is not there")
 
     def _images(self, folder: Path) -> dict[str, Path]:
-        return self._by_stem(folder, self._files(folder, image_suffixes(self.format)))
+        found = self._by_stem(folder, self._files(folder, image_suffixes(self.format)))
+        for stem, path in found.items():
+            if UNLISTABLE.search(stem):
+                self._find("unlistable-name", path)
+        return found
 
     def _files(self, folder: Path, suffixes: Collection[str]) -> list[Path]:
         """Return the files of a folder with some suffixes, sorted; what is skipped are findings."""
@@ -224,8 +228,9 @@ class FolderLayout(Layout):
 
 
 def relative_name(path: Path, root: Path) -> str:
-    """Return a path relative to a folder, or unchanged if it is outside the folder."""
-    return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
+    """Return a path relative to a folder, or unchanged if outside it; what is not UTF-8 is escaped."""
+    name = path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
+    return name.encode(errors="backslashreplace").decode()
 
 
 def _first(names: Sequence[str]) -> str:
