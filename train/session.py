@@ -52,8 +52,6 @@ log = logging.getLogger(__name__)
 UNSEEN = 0.005
 """IoU below which a class counts as not found."""
 
-RARE = ": more steps or larger images may find them, or weights: --set class_weights=effective_number"
-
 CLASS_WEIGHTS = "label_loss.class_weights"
 """Buffer of a method with the weights of classes (`zoo.train.blocks.label_loss.LabelLoss`)."""
 
@@ -334,9 +332,9 @@ def _remark_unseen(recipe: Recipe, val: dict[str, Any]) -> None:
     unseen = [name for name, iou in val.get("iou", {}).items() if iou is not None and iou < UNSEEN]
     if unseen:
         log.warning(
-            "val: next to no pixel of %s is found%s",
+            "val: next to no pixel of %s is found: more steps or larger images may find them%s",
             ", ".join(unseen[:5]) + f" and {len(unseen) - 5} other classes" * (len(unseen) > 5),
-            RARE if recipe.class_weights == "none" else ": more steps or larger images may find them",
+            ", or weights: --set class_weights=effective_number" * (recipe.class_weights == "none"),
         )
 
 

@@ -24,7 +24,7 @@ STOPS: list[int] = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(
 
 @contextmanager
 def on_stop(act: Callable[[int], None], numbers: Sequence[int] = STOPS) -> Iterator[dict[int, Any]]:
-    """Call `act` with the number of a stop signal in place of its handler; yield the handlers by number.
+    """Call `act` with the number of a stop signal in place of its handler; yield the earlier handlers.
 
     SIGHUP comes when a terminal or a connection closes; where it is ignored (`nohup`), it stays so. Only the
     main thread of a process may handle signals; in another one, nothing is yielded.

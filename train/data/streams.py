@@ -6,6 +6,7 @@ import hashlib
 import logging
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -80,7 +81,7 @@ class TrainingData:
         data = recipe.data.model_copy(update={"partition": partition.spec})
         recipe = recipe.model_copy(update={"data": data})
         rest, held_out = hold_out(recipe, partition)
-        if held_out and not any((source.read_mask(id_) != IGNORE).any() for id_ in held_out):
+        if held_out and not any(_has_labels(source, id_) for id_ in held_out):
             raise DatasetError(
                 f"select_on {recipe.select_on}: got masks that are ignored throughout ({held_out[0]}), "
                 f"expected classes in images that select: label them, hold out more, or give another --seed"
@@ -141,7 +142,7 @@ class TrainingData:
         """
         labeled = self.partition.labeled
         with ThreadPoolExecutor() as pool:
-            shows = list(pool.map(lambda id_: bool((self.source.read_mask(id_) != IGNORE).any()), labeled))
+            shows = list(pool.map(partial(_has_labels, self.source), labeled))
         void = [id_ for id_, is_shown in zip(labeled, shows, strict=True) if not is_shown]
         if not void:
             return self
@@ -155,6 +156,11 @@ class TrainingData:
     def selection(self) -> Source | None:
         """Return the source whose `val` chooses the step that is kept; None if the last one is kept."""
         return HeldOut(self.source, self.held_out) if self.held_out else None
+
+
+def _has_labels(source: Source, id_: str) -> bool:
+    """Return whether any pixel of a mask has a class."""
+    return bool((source.read_mask(id_) != IGNORE).any())
 
 
 class HeldOut(Subset):

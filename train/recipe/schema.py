@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, get_args
 
 import torch
 from pydantic import (
+    BeforeValidator,
     Field,
     PositiveInt,
     ValidationInfo,
@@ -27,6 +28,9 @@ from zoo.train.method import Method, Steps, labels_only_settings, scaled
 from zoo.train.methods.table import METHODS, AnyMethodConfig, build_method
 
 ClassWeighting = Literal["none", "inverse", "median_frequency", "effective_number"]
+
+CountOrText = Annotated[str, BeforeValidator(lambda value: str(value) if type(value) is int else value)]
+"""Text, or a number in its place."""
 
 Factor = Annotated[float, Field(gt=0)]
 
@@ -128,7 +132,7 @@ class DataConfig(Frozen):
     """
 
     spec: str = ""
-    partition: str | None = None
+    partition: CountOrText | None = None
     partition_seed: int | None = Field(None, ge=0)
     tags: str | None = None
     imgsz: tuple[PositiveInt, PositiveInt] = (512, 512)
@@ -154,11 +158,6 @@ class DataConfig(Frozen):
         if value is not None and len(value) != channels:
             raise ValueError(f"expected {channels} values, one for each channel")
         return value
-
-    @field_validator("partition", mode="before")
-    @classmethod
-    def _count_as_text(cls, value: object) -> object:
-        return str(value) if type(value) is int else value
 
     @field_validator("imgsz")
     @classmethod
@@ -224,7 +223,7 @@ class Recipe(Frozen):
     validate_every: Steps = 0
     checkpoint_every: int = Field(500, ge=1)
     max_bad_steps: int = Field(10, ge=1)
-    select_on: str | None = None
+    select_on: CountOrText | None = None
     compute: ComputeConfig = ComputeConfig()
     data: DataConfig = DataConfig()
     network: NetworkConfig = NetworkConfig()
@@ -236,11 +235,6 @@ class Recipe(Frozen):
     score: str | None = None
     also_score: tuple[str, ...] = ()
     reported: dict[str, str | float] | None = None
-
-    @field_validator("select_on", mode="before")
-    @classmethod
-    def _number_as_text(cls, value: object) -> object:
-        return str(value) if type(value) is int else value
 
     @field_validator("select_on")
     @classmethod

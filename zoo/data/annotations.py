@@ -272,7 +272,7 @@ class _Target:
 
 def _val_images(root: Path, data: DataFile, toml: Path, train: Images) -> list[Path]:
     """Return the images of `val`: those in its folder, or those that its list names."""
-    val = Images(root / data.val / "images", image_format(data, toml))
+    val = Images(root / data.val / "images", train.format)
     if data.val_list is None:
         return list(val.by_path.values())
     named = {f"train/{stem}": path for stem, path in train.by_path.items()}
@@ -302,7 +302,7 @@ class Images:
     """
 
     def __init__(self, folder: Path, format_: ImageFormat = RGB) -> None:
-        self.folder = folder
+        self.folder, self.format = folder, format_
         self.suffixes = image_suffixes(format_)
         self.by_path = files_by_stem(folder, self.suffixes)
         self.by_name: dict[str, list[Path]] = {}
@@ -323,9 +323,9 @@ class Images:
             end = "/".join(stem.parts[begin:])
             if end in self.by_path:
                 return Match(_of_suffix(self.by_path[end], suffix), len(stem.parts) - begin)
-        bare, uploaded = len(stem.parts) == 1, UPLOAD.sub("", stem.name)
-        found: Sequence[Path] = self.by_name.get(stem.name, []) if bare else []
-        found = found or (self.by_name.get(uploaded, []) if bare or uploaded != stem.name else [])
+        uploaded = UPLOAD.sub("", stem.name)
+        names = [stem.name] * (len(stem.parts) == 1) + [uploaded] * (uploaded != stem.name)
+        found: Sequence[Path] = next(filter(None, map(self.by_name.get, names)), [])
         if len(found) > 1:
             raise DatasetError(
                 f"{path}: got the image {name}, the name of {len(found)} images ({found[0]}, {found[1]}), "

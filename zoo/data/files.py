@@ -66,6 +66,20 @@ class Pair(NamedTuple):
     """Regions from which the mask is drawn; `mask` is then the annotation file."""
 
 
+def add_pair(pairs: dict[str, Pair], id_: str, pair: Pair) -> None:
+    """Add the files of an id.
+
+    Raises:
+        DatasetError: the id has files already.
+    """
+    if id_ in pairs:
+        raise DatasetError(
+            f"{pair.image}: got a second image {id_} beside {pairs[id_].image}, expected different names: "
+            f"rename one of them"
+        )
+    pairs[id_] = pair
+
+
 class FileSource(Source):
     """A source of image and mask files.
 

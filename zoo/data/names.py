@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 OF_TEST = re.compile("(?<![A-Za-z])test|Test|TEST")
-"""In names of the folders and lists of a test."""
+"""Word in the names of folders, annotations and lists that are not used."""
 
 ENDING = "_mask"
 

@@ -243,12 +243,12 @@ class Pooled(NamedTuple):
             total: (U,) number of pixels of each triple.
             kept: (U,) share of them that is kept, 0 to 1.
         """
-        shown = np.bincount(self.label, total, self.num_classes) > 0
         k = self.num_classes
+        shown = torch.from_numpy(np.bincount(self.label, total, k) > 0)
         matrix = ConfusionMatrix(k)
         pairs = np.bincount(self.label * k + self.prediction, total * kept, k * k)
         matrix.counts = torch.from_numpy(pairs.reshape(k, k))
-        return float(matrix.iou().nan_to_num(0)[torch.from_numpy(shown)].mean())
+        return float(matrix.iou()[shown].nan_to_num(0).mean())
 
 
 def metrics_with_intervals(pooled: Pooled, value: Floats, names: Sequence[str]) -> dict[str, Any]:

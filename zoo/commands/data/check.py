@@ -92,7 +92,7 @@ def _write_report(inspection: Inspection, outputs: Outputs) -> Path:
 
     path = outputs.folder / REPORT
     with outputs.writing():
-        write_text(path, html(inspection).encode(errors="backslashreplace").decode())  # of names not in UTF-8
+        write_text(path, html(inspection))
     return path
 
 

@@ -25,16 +25,10 @@ from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
 
-from zoo.data.files import IMAGE_SUFFIXES, MASK_SUFFIXES, Pair
+from zoo.data.files import IMAGE_SUFFIXES, MASK_SUFFIXES, Pair, add_pair
 from zoo.data.formats.coco import Annotations, read_annotations
 from zoo.data.formats.drawing import ImageRegions
-from zoo.data.formats.tools import (
-    READERS,
-    SPLITS,
-    images_of,
-    stems_in,
-    text_of,
-)
+from zoo.data.formats.tools import READERS, SPLITS, images_of, stems_in, text_of
 from zoo.data.names import ENDING, OF_TEST, is_in_test, match_masks
 from zoo.data.walk import files_by_stem
 from zoo.errors import DatasetError
@@ -66,7 +60,6 @@ ENDINGS = (
 """Endings of an image and its mask."""
 CLASSES, LABEL_MAP = "_classes.csv", "labelmap.txt"
 COCO_NAME, RESULT = "_annotations.coco.json", "result.json"
-"""Word in the names of annotations and lists that are not used."""
 
 
 class Recognized(NamedTuple):
@@ -131,12 +124,7 @@ def _joined(parts: Iterable[Files]) -> Files:
     files: Files = {"train": {}, "val": {}, "unlabeled": {}}
     for split, pairs in chain.from_iterable(part.items() for part in parts):
         for id_, pair in pairs.items():
-            if id_ in files[split]:
-                raise DatasetError(
-                    f"{pair.image}: got a second image {id_} beside {files[split][id_].image}, expected "
-                    f"different names: rename one of them"
-                )
-            files[split][id_] = pair
+            add_pair(files[split], id_, pair)
     return files
 
 

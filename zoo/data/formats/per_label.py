@@ -15,6 +15,7 @@ from zoo.data.formats.drawing import Drawn, ImageRegions
 from zoo.data.formats.regions import BACKGROUND
 from zoo.data.formats.tools import Found, images_of, size_of
 from zoo.data.names import match_masks
+from zoo.data.source import evenly_spaced
 from zoo.data.walk import files_by_stem
 from zoo.errors import DatasetError
 from zoo.images import READ_ERRORS
@@ -139,7 +140,7 @@ def _labels(layers: Iterable[dict[str, Path]]) -> list[str]:
         return []
     if max(map(len, paths.values())) < FEWEST_SHARED:
         return []
-    some = [mask for found in paths.values() for mask in found[:: max(1, len(found) // SAMPLED)][:SAMPLED]]
+    some = [mask for found in paths.values() for mask in evenly_spaced(found, SAMPLED)]
     with ThreadPoolExecutor() as pool:
         return sorted(paths) if all(pool.map(_may_be_of_label, some)) else []
 

@@ -15,7 +15,7 @@ import yaml  # type: ignore[import-untyped]
 from PIL import Image
 
 from zoo.classes import IGNORE
-from zoo.data.files import IMAGE_SUFFIXES, Pair
+from zoo.data.files import IMAGE_SUFFIXES, Pair, add_pair
 from zoo.data.formats.coco import stem_of
 from zoo.data.formats.drawing import ImageRegions, Region, check_can_draw
 from zoo.data.formats.regions import BACKGROUND, check_near
@@ -115,15 +115,8 @@ def _build(entries: Iterable[Entry], names: Sequence[str]) -> Found:
     label_of |= {name: label for label, name in enumerate(known)} | dict.fromkeys(IGNORED, IGNORE)
     files: dict[Split, dict[str, Pair]] = {"train": {}, "val": {}, "unlabeled": {}}
     for split, stem, image, path, shapes, size in entries:
-        kind: Split = "unlabeled" if path is None else split
-        id_ = f"{kind}/{stem}"
-        if id_ in files[kind]:
-            raise DatasetError(
-                f"{image}: got a second image {id_} beside {files[kind][id_].image}, expected different "
-                f"names: rename one of them"
-            )
         if path is None:
-            files[kind][id_] = Pair(image, None)
+            add_pair(files["unlabeled"], f"unlabeled/{stem}", Pair(image, None))
             continue
         unknown = next((shape.name for shape in shapes if shape.name not in label_of), None)
         if unknown is not None:
@@ -134,7 +127,7 @@ def _build(entries: Iterable[Entry], names: Sequence[str]) -> Found:
         regions = tuple(Region(shape.region, label_of[shape.name]) for shape in shapes)
         width, height = size or size_of(image)
         drawing = ImageRegions(str(path), height, width, regions, "file")
-        files[kind][id_] = Pair(image, path, drawing)
+        add_pair(files[split], f"{split}/{stem}", Pair(image, path, drawing))
     return Found(files, known)
 
 

@@ -229,7 +229,11 @@ class FolderLayout(Layout):
 
 def relative_name(path: Path, root: Path) -> str:
     """Return a path relative to a folder, or unchanged if outside it; what is not UTF-8 is escaped."""
-    name = path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
+    return escaped(path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path))
+
+
+def escaped(name: str) -> str:
+    """Return a file name with what is not UTF-8 as escape sequences."""
     return name.encode(errors="backslashreplace").decode()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from zoo.data.inspect.findings import grouped
+from zoo.data.inspect.layout import escaped
 from zoo.data.inspect.pictures import file_picture, image_picture, mask_picture, overlay_picture
 from zoo.data.inspect.proposal import proposal_text
 from zoo.pages.html import render
@@ -118,7 +119,7 @@ def _overlays(inspection: Inspection) -> Iterator[tuple[str, str]]:
         for item in found[:: max(1, -(-len(found) // most))]:
             picture = overlay_picture(item, inspection.meaning, inspection.format)
             if picture is not None:
-                yield picture, f"{split}: {item.image.name}"
+                yield picture, f"{split}: {escaped(item.image.name)}"
 
 
 def _by_name(inspection: Inspection) -> dict[str, Item]:

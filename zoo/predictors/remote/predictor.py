@@ -45,7 +45,7 @@ BATCH_BYTES = 16 * 2**20
 """Largest size of the images in one request, as servers limit the body."""
 
 SLACK_S = 10.0
-"""Seconds for which a client waits longer than the server's time limit."""
+"""Seconds that a client waits beyond the server's time limit."""
 
 REQUESTS = 4
 """Number of concurrent requests, which a server batches and distributes over its workers."""

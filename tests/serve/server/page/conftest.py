@@ -83,6 +83,11 @@ class StandIn:
     sizes: list[tuple[int, int]] = field(default_factory=list)
     """Height and width of each image."""
 
+    @property
+    def posts(self) -> list[str]:
+        """Return the requests with an image; the icon is asked for at any time."""
+        return [line for line in self.asked if line.startswith("POST")]
+
 
 class Handler(BaseHTTPRequestHandler):
     """Answers as the contract of serving says."""

@@ -38,12 +38,12 @@ def test_an_image_that_is_dropped_before_the_models_are_known_waits_for_them(
     page.goto(stand_in.url)
     page.set_input_files("#file", file())
     page.wait_for_selector("#busy:not([hidden])", state="attached")
-    assert not [line for line in stand_in.asked if line.startswith("POST")]
+    assert stand_in.posts == []
     waiting[0].continue_()
     page.wait_for_selector("#latency:not([hidden])")
     assert legend(page) == AREAS
     assert page.is_enabled("#below")
-    assert [line for line in stand_in.asked if line.startswith("POST")] == [REQUEST]
+    assert stand_in.posts == [REQUEST]
 
 
 def test_an_image_finds_a_server_that_did_not_answer_at_first(

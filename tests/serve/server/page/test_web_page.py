@@ -95,10 +95,6 @@ def test_a_class_can_be_hidden_and_shown_with_the_keyboard(
     assert seen(page, 0.6, 0.8) != (GRAY, GRAY, GRAY)
 
 
-def posts(stand_in: StandIn) -> list[str]:
-    return [line for line in stand_in.asked if line.startswith("POST")]
-
-
 def test_a_slider_grays_out_what_is_unsure_and_asks_the_server_once_for_an_image(
     stand_in: StandIn, open_page: OpenPage, tmp_path: Path, file: MakeFile, segment: Segment
 ) -> None:
@@ -129,7 +125,7 @@ def test_a_slider_grays_out_what_is_unsure_and_asks_the_server_once_for_an_image
     page.locator("#below").fill("0")
     assert page.inner_text("#below-percent") == "off"
     assert seen(page, 0.1, 0.8) == (128, 0, 0)
-    assert posts(stand_in) == ["POST /predict?format=json&model=eln&output=mask%2Breliability"]
+    assert stand_in.posts == ["POST /predict?format=json&model=eln&output=mask%2Breliability"]
 
 
 def test_another_image_is_grayed_out_as_the_slider_stands(
@@ -141,7 +137,7 @@ def test_another_image_is_grayed_out_as_the_slider_stands(
     page.locator("#below-note", has_text="below 60%").wait_for()
     segment(page, file(size=(40, 200)))
     assert page.inner_text("#below-note").startswith("12.5% of the pixels are gray")
-    assert len(posts(stand_in)) == 2
+    assert len(stand_in.posts) == 2
 
 
 def test_a_model_without_reliability_has_no_slider_and_the_page_says_why(
@@ -302,8 +298,7 @@ def test_another_model_segments_the_same_image(
         page.select_option("#model", "rrn")
     assert page.is_hidden("#card")
     assert page.title() == "rrn · zoo"
-    asked = [path for path in stand_in.asked if path.startswith("POST")]
-    assert asked == [
+    assert stand_in.posts == [
         f"POST /predict?format=json&model={name}&output=mask%2Breliability" for name in stand_in.models
     ]
 
