@@ -57,7 +57,9 @@ demo: $(STAMP)
 gpu: $(STAMP)
 	$(BIN)/python tests/gpu/suite.py $(SUITE)
 
-PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
+# one more than cores: tests wait for processes that they start
+CORES := $(shell nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 2)
+PARALLEL := --numprocesses $(shell expr $(CORES) + 1) --maxprocesses 4 --dist loadfile
 
 test: lint test-fast test-slow test-ray
 

@@ -226,6 +226,55 @@ def test_polygons_and_rectangles_of_label_studio_are_in_percent(tmp_path: Path) 
     assert np.array_equal(found.mask, expected)
 
 
+@pytest.mark.parametrize(
+    ("turn", "rows", "columns"),
+    [(0, (4, 6), (4, 9)), (90, (4, 9), (2, 4)), (180, (2, 4), (0, 4)), (270, (0, 4), (4, 6))],
+)
+def test_a_rectangle_of_label_studio_is_turned_clockwise_around_its_upper_left_corner(
+    tmp_path: Path, turn: int, rows: tuple[int, int], columns: tuple[int, int]
+) -> None:
+    (tmp_path / "a.json").write_text(json.dumps([task(rectangle("car", x=40, y=40, rotation=turn))]))
+    [found] = read_annotated(tmp_path / "a.json", Labels(STREET))
+    expected = np.full((10, 10), IGNORE)
+    expected[slice(*rows), slice(*columns)] = STREET.index("car")
+    assert np.array_equal(found.mask, expected)
+
+
+def inside_ellipse(size: int, radii: tuple[float, float], turn: float) -> NDArray[np.bool_]:
+    """Return the pixels whose centers are in an ellipse around the center of a square image, row by row."""
+    found = np.zeros((size, size), np.bool_)
+    for row in range(size):
+        for column in range(size):
+            x, y = column + 0.5 - size / 2, row + 0.5 - size / 2
+            along = x * np.cos(turn) + y * np.sin(turn)
+            across = y * np.cos(turn) - x * np.sin(turn)
+            found[row, column] = (along / radii[0]) ** 2 + (across / radii[1]) ** 2 <= 1
+    return found
+
+
+@pytest.mark.parametrize("turn", [0, 30, 90])
+def test_ellipses_of_cvat_and_label_studio_are_drawn_turned(tmp_path: Path, turn: int) -> None:
+    size = 80
+    ellipse = f'<ellipse label="car" cx="40" cy="40" rx="30" ry="10" rotation="{turn}"/>'
+    image = f'<annotations><image name="a.jpg" width="{size}" height="{size}">{ellipse}</image></annotations>'
+    (tmp_path / "a.xml").write_text(image)
+    value = {"x": 50, "y": 50, "radiusX": 37.5, "radiusY": 12.5, "rotation": turn, "ellipselabels": ["car"]}
+    shape = {"type": "ellipselabels", "value": value, "original_width": size, "original_height": size}
+    (tmp_path / "a.json").write_text(json.dumps([task(shape)]))
+    expected = inside_ellipse(size, (30, 10), np.radians(turn))
+    for file in ("a.xml", "a.json"):
+        [found] = read_annotated(tmp_path / file, Labels(STREET))
+        region = found.mask == STREET.index("car")
+        assert (region != expected).sum() < 0.05 * expected.sum()
+
+
+def test_answers_of_label_studio_about_an_image_are_no_regions(tmp_path: Path) -> None:
+    results = [{"type": "choices", "value": {"choices": ["sunny"]}}, rectangle("car"), {"type": "relation"}]
+    (tmp_path / "a.json").write_text(json.dumps([task(*results)]))
+    [found] = read_annotated(tmp_path / "a.json", Labels(STREET))
+    assert (found.mask != IGNORE).sum() == 10
+
+
 def test_label_studio_gets_addresses_and_exports_without_our_names_are_read_by_them(tmp_path: Path) -> None:
     writer = LabelStudioWriter(Labels(STREET), "images", "m")
     writer.add("a b#1.jpg", np.zeros((4, 4), np.uint8))
@@ -271,10 +320,11 @@ BUSES = {"categories": [{"id": 1, "name": "bus"}], "images": [], "annotations": 
         ("<annotations><track/></annotations>", "got a video with tracks, expected images"),
         ("<annotations>", "a.txt: got no element found"),
         (json.dumps([task(rectangle("bus"))]), "the label 'bus', expected one of"),
-        (json.dumps([task(rectangle("car", rotation=3))]), "a rotated image or rectangle"),
+        (json.dumps([task(rectangle("car") | {"image_rotation": 90})]), "a rotated image, expected none"),
         (json.dumps([task()]), "an annotation without regions"),
         (json.dumps([task(BROKEN | {"value": {"brushlabels": ["car", "road"]}})]), "a region of 2 labels"),
-        (json.dumps([task({"type": "choices", "value": {}})]), "a result of the type choices, expected"),
+        (json.dumps([task({"type": "choices", "value": {}})]), "an annotation without regions"),
+        (json.dumps([task({"type": "keypointlabels", "value": {}})]), "a result of the type keypointlabels"),
         (json.dumps([task(BROKEN)]), "ends early"),
         (json.dumps([{"image": "a.jpg"}]), "got no 'data', expected one: correct it in Label Studio"),
         (json.dumps(BUSES), "the label 'bus', expected one of"),

@@ -1,9 +1,12 @@
 """Exports with names that repeat, folders of a test, corners far away, and regions to ignore."""
 
+import base64
+import io
 import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.data.formats.exports import HEIGHT, TRIANGLE, WIDTH, Export, labelme, supervisely, yolo
 from zoo.classes import IGNORE
@@ -99,3 +102,51 @@ def test_a_region_to_ignore_that_is_drawn_later_lies_on_top(export):
     assert np.array_equal(source.read_mask("train/b"), expected)
     expected[:8, :8] = IGNORE
     assert np.array_equal(source.read_mask("train/a"), expected)
+
+
+def picture(mask):
+    file = io.BytesIO()
+    Image.fromarray(mask).save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def test_masks_of_labelme_are_read_pixel_by_pixel(export):
+    """LabelMe writes what its models segment as a picture of the box, whose corners belong to it."""
+    labelme(export)
+    drawn = np.random.default_rng(0).random((5, 9)) > 0.5
+    points = [[20.0, 8.0], [28.0, 12.0]]
+    shape = {"label": "dog", "points": points, "shape_type": "mask", "mask": picture(drawn)}
+    export.write("train/a.json", {"shapes": [shape]})
+    expected = np.zeros((HEIGHT, WIDTH), np.uint8)
+    expected[8:13, 20:29] = 2 * drawn
+    assert np.array_equal(FolderSource(str(export.root)).read_mask("train/a"), expected)
+
+
+@pytest.mark.parametrize("kind", ["rotation", "oriented_rectangle", "polygon"])
+def test_a_turned_rectangle_of_labelmes_relatives_is_its_corners(export, kind):
+    labelme(export)
+    points = [[10, 10], [20, 10], [20, 30], [10, 30]]
+    export.write("train/a.json", {"shapes": [{"label": "dog", "points": points, "shape_type": kind}]})
+    expected = np.zeros((HEIGHT, WIDTH), np.uint8)
+    expected[10:30, 10:20] = 2
+    assert np.array_equal(FolderSource(str(export.root)).read_mask("train/a"), expected)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"mask": None}, "got a shape that cannot be read"),
+        ({"mask": "no picture"}, "got a shape that cannot be read"),
+        ({"points": [[float("nan"), 0], [3, 3]]}, "a corner that is not within"),
+        ({"points": [[0, 0]]}, "got the shape cat of type mask with 1 points"),
+        ({"shape_type": "point"}, "got the shape cat of type point with 2 points, expected a polygon"),
+    ],
+)
+def test_a_broken_mask_of_labelme_is_an_error_of_one_line(export, changes, message):
+    labelme(export)
+    drawn = picture(np.ones((4, 4), np.bool_))
+    shape = {"label": "cat", "points": [[0, 0], [3, 3]], "shape_type": "mask", "mask": drawn} | changes
+    export.write("train/a.json", {"shapes": [shape]})
+    with pytest.raises(DatasetError, match=message) as caught:
+        FolderSource(str(export.root))
+    assert "\n" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""Annotations of CVAT: the XML format `CVAT for images 1.1`, with masks, polygons and boxes.
+"""Annotations of CVAT: the XML format `CVAT for images 1.1`, with masks, polygons, boxes and ellipses.
 
 A mask is run-length encoded, row by row within its box, the first run being of zeros. Shapes of a higher
 `z_order` are on top, and later ones among equals. Format: https://docs.cvat.ai/docs/dataset_management/formats/format-cvat
@@ -6,13 +6,20 @@ A mask is run-length encoded, row by row within its box, the first run being of 
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
 import numpy as np
 
-from zoo.data.formats.regions import Annotated, fill_polygons, from_run_lengths, run_lengths
+from zoo.data.formats.regions import (
+    Annotated,
+    ellipse,
+    fill_polygons,
+    from_run_lengths,
+    rectangle,
+    run_lengths,
+    turned,
+)
 from zoo.errors import DatasetError
 
 if TYPE_CHECKING:
@@ -24,7 +31,7 @@ if TYPE_CHECKING:
     from zoo.classes import Classes
     from zoo.data.formats.regions import Labels, Region
 
-SHAPES = ("mask", "polygon", "box")
+SHAPES = ("mask", "polygon", "box", "ellipse")
 
 
 class CvatWriter:
@@ -112,12 +119,16 @@ def _region(shape: ElementTree.Element, size: tuple[int, int]) -> Region:
     if shape.tag == "polygon":
         points = [float(number) for point in found["points"].split(";") for number in point.split(",")]
         return fill_polygons([points], size)
-    if shape.tag == "box":
-        left, top, right, bottom = (float(found[key]) for key in ("xtl", "ytl", "xbr", "ybr"))
-        corners = np.array([(left, top), (right, top), (right, bottom), (left, bottom)])
-        turn, center = math.radians(float(found.get("rotation", "0"))), corners.mean(axis=0)
-        clockwise = np.array([[math.cos(turn), math.sin(turn)], [-math.sin(turn), math.cos(turn)]])
-        return fill_polygons([((corners - center) @ clockwise + center).ravel().tolist()], size)
+    if shape.tag in ("box", "ellipse"):
+        if shape.tag == "box":
+            corners = rectangle(*(float(found[key]) for key in ("xtl", "ytl", "xbr", "ybr")))
+        else:
+            x, y, *radii = (float(found[key]) for key in ("cx", "cy", "rx", "ry"))
+            corners = ellipse((x, y), (radii[0], radii[1]))
+        around = corners.mean(axis=0)
+        return fill_polygons(
+            [turned(corners, around, float(found.get("rotation", "0"))).ravel().tolist()], size
+        )
     left, top, width, height = (int(found[key]) for key in ("left", "top", "width", "height"))
     if min(left, top) < 0 or left + width > size[1] or top + height > size[0]:
         raise ValueError(

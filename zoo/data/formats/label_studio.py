@@ -1,9 +1,9 @@
-"""Annotations of Label Studio: JSON with brush strokes, polygons and boxes.
+"""Annotations of Label Studio: JSON with brush strokes, polygons, boxes and ellipses.
 
 A brush region is an image of 4 channels whose alpha is the region, flattened and packed bit by bit: 32 bits
 for the number of values, 5 for the word size, 4 for each of four sizes of counts (each less one); then
 packets: 1 bit whether one value is repeated, 2 bits for the size of the count, the count less one, and the
-value or values. Polygons and boxes are in percent of the image.
+value or values. The other shapes are in percent of the image.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from xml.sax.saxutils import quoteattr
 
 import numpy as np
 
-from zoo.data.formats.regions import Annotated, fill_polygons, run_lengths
+from zoo.data.formats.regions import Annotated, ellipse, fill_polygons, rectangle, run_lengths, turned
 from zoo.errors import DatasetError
 
 if TYPE_CHECKING:
@@ -32,7 +32,11 @@ CONTROL, OBJECT = "labels", "image"
 CHANNELS = 4
 WORD_BITS, COUNT_BITS = 8, (3, 4, 8, 16)
 LOCAL_FILES = "/data/local-files/?d="
-KINDS = ("brushlabels", "polygonlabels", "rectanglelabels")
+KINDS = ("brushlabels", "polygonlabels", "rectanglelabels", "ellipselabels")
+OF_IMAGES = frozenset(
+    {"choices", "taxonomy", "rating", "textarea", "number", "datetime", "pairwise", "relation"}
+)
+"""Types of results that are no regions, but say something about an image or about a region."""
 NAME_KEY = "name"
 """Key of the name of the image in a task's data, which exports keep."""
 
@@ -195,10 +199,11 @@ def _image(name: str, results: Sequence[dict[str, Any]], labels: Labels) -> Anno
     Raises:
         ValueError: no region, or a shape that is none.
     """
-    if not results:
+    regions = [one for one in results if one["type"] not in OF_IMAGES]
+    if not regions:
         raise ValueError("an annotation without regions, expected one, which says how large the image is")
-    size = int(results[0]["original_height"]), int(results[0]["original_width"])
-    return Annotated(name, labels.draw(size, (_region(one, size) for one in results)))
+    size = int(regions[0]["original_height"]), int(regions[0]["original_width"])
+    return Annotated(name, labels.draw(size, (_region(one, size) for one in regions)))
 
 
 def _region(result: dict[str, Any], size: tuple[int, int]) -> tuple[str, Region]:
@@ -206,18 +211,29 @@ def _region(result: dict[str, Any], size: tuple[int, int]) -> tuple[str, Region]
     kind, value = result["type"], result["value"]
     if kind not in KINDS:
         raise ValueError(f"a result of the type {kind}, expected {', '.join(KINDS)}")
-    if result.get("image_rotation") or value.get("rotation"):
-        raise ValueError("a rotated image or rectangle, expected none")
+    if result.get("image_rotation"):
+        raise ValueError("a rotated image, expected none")
     if len(value[kind]) != 1:
         raise ValueError(f"a region of {len(value[kind])} labels, expected one")
     [label] = value[kind]
     if kind == "brushlabels":
         return label, decode(value["rle"], size)
+    return label, fill_polygons([_corners(kind, value, size).ravel().tolist()], size)
+
+
+def _corners(kind: str, value: dict[str, Any], size: tuple[int, int]) -> NDArray[np.float64]:
+    """Return the corners of a polygon, rectangle or ellipse in pixels, (N, 2) x, y.
+
+    Rectangles are turned around their upper left corner, ellipses around their center.
+    """
+    scale = np.array((size[1] / 100, size[0] / 100))
     if kind == "polygonlabels":
-        points = value["points"]
+        corners: NDArray[np.float64] = np.array(value["points"], float) * scale
+        return corners
+    start = np.array((value["x"], value["y"]), float) * scale
+    if kind == "ellipselabels":
+        radii = np.array((value["radiusX"], value["radiusY"]), float) * scale
+        corners = ellipse(start, (radii[0], radii[1]))
     else:
-        left, top = value["x"], value["y"]
-        right, bottom = left + value["width"], top + value["height"]
-        points = [(left, top), (right, top), (right, bottom), (left, bottom)]
-    scaled = np.array(points, float) * (size[1] / 100, size[0] / 100)
-    return label, fill_polygons([scaled.ravel().tolist()], size)
+        corners = rectangle(*start, *(start + np.array((value["width"], value["height"]), float) * scale))
+    return turned(corners, start, float(value.get("rotation") or 0))

@@ -28,15 +28,17 @@ from typing import TYPE_CHECKING, NamedTuple
 from zoo.data.files import IMAGE_SUFFIXES, MASK_SUFFIXES, Pair, add_pair
 from zoo.data.formats.coco import Annotations, read_annotations
 from zoo.data.formats.drawing import ImageRegions
-from zoo.data.formats.tools import READERS, SPLITS, images_of, stems_in, text_of
+from zoo.data.formats.labelme import read_labelme
+from zoo.data.formats.tools import SPLITS, images_of, read_supervisely, read_yolo, stems_in, text_of
 from zoo.data.names import ENDING, OF_TEST, is_in_test, match_masks
 from zoo.data.walk import files_by_stem
 from zoo.errors import DatasetError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Callable, Collection, Iterable
 
     from zoo.data.data_file import DataFile
+    from zoo.data.formats.tools import Found
     from zoo.data.source import Split
 
     Files = dict[Split, dict[str, Pair]]
@@ -60,6 +62,12 @@ ENDINGS = (
 """Endings of an image and its mask."""
 CLASSES, LABEL_MAP = "_classes.csv", "labelmap.txt"
 COCO_NAME, RESULT = "_annotations.coco.json", "result.json"
+READERS: dict[str, Callable[[Path], Found | None]] = {
+    "YOLO polygons": read_yolo,
+    "Supervisely": read_supervisely,
+    "LabelMe": read_labelme,
+}
+"""Readers of drawn masks by the name of the tool."""
 
 
 class Recognized(NamedTuple):

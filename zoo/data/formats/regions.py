@@ -6,6 +6,7 @@ without it, uncovered pixels are `IGNORE`. A region that tools call `ignore` is 
 
 from __future__ import annotations
 
+import math
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -20,10 +21,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Region = NDArray[np.bool_]
+    Point = tuple[float, float] | NDArray[np.float64]
+    """x and y, in pixels."""
 
 BACKGROUND = "background"
 IGNORED = "ignore"
 """Name of the label of `IGNORE`, unless it is the name of a class."""
+CORNERS = 64
+"""Number of corners of a polygon that stands for an ellipse."""
 FARTHEST = 1e6
 """Largest valid coordinate, in pixels."""
 
@@ -114,6 +119,35 @@ def check_near(polygons: Sequence[Any]) -> None:
     for points in polygons:
         if not (np.abs(points) <= FARTHEST).all():
             raise ValueError(f"a corner that is not within {FARTHEST:g} pixels, expected it in the image")
+
+
+def rectangle(left: float, top: float, right: float, bottom: float) -> NDArray[np.float64]:
+    """Return the corners of a rectangle, (4, 2) x, y."""
+    return np.array([(left, top), (right, top), (right, bottom), (left, bottom)], float)
+
+
+def ellipse(center: Point, radii: tuple[float, float]) -> NDArray[np.float64]:
+    """Return corners of an ellipse, (`CORNERS`, 2) x, y.
+
+    Args:
+        center: x and y.
+        radii: along x and along y.
+    """
+    angles = np.linspace(0, 2 * math.pi, CORNERS, endpoint=False)
+    return np.asarray(center) + radii * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+
+
+def turned(corners: NDArray[np.float64], around: Point, degrees: float) -> NDArray[np.float64]:
+    """Return corners turned around a point, clockwise as images are shown.
+
+    Args:
+        corners: (N, 2) x, y, y downwards.
+        around: x and y of the point.
+        degrees: angle.
+    """
+    cosine, sine = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    found: NDArray[np.float64] = (corners - around) @ [[cosine, sine], [-sine, cosine]] + around
+    return found
 
 
 def fill_polygons(polygons: Sequence[Sequence[float]], size: tuple[int, int]) -> Region:

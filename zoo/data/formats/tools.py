@@ -1,11 +1,10 @@
-"""Regions of YOLO, LabelMe and Supervisely, from which masks are drawn; the later ones are on top."""
+"""Regions of YOLO and Supervisely, from which masks are drawn; the later ones are on top."""
 
 from __future__ import annotations
 
 import base64
 import io
 import json
-import math
 import zlib
 from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,7 +18,6 @@ from zoo.data.files import IMAGE_SUFFIXES, Pair, add_pair
 from zoo.data.formats.coco import stem_of
 from zoo.data.formats.drawing import ImageRegions, Region, check_can_draw
 from zoo.data.formats.regions import BACKGROUND, check_near
-from zoo.data.names import is_in_test
 from zoo.data.walk import files_by_stem
 from zoo.errors import DatasetError
 from zoo.images import READ_ERRORS, upright_size
@@ -41,8 +39,6 @@ UNUSED = "test"
 BACKGROUNDS = (BACKGROUND, "_background_")
 IGNORED = ("__ignore__", "ignore")
 """Names of regions that are ignored."""
-CORNERS = 64
-"""Number of corners of a circle."""
 
 
 class Found(NamedTuple):
@@ -103,7 +99,7 @@ def _if_file(path: Path) -> Path | None:
     return path if path.is_file() else None
 
 
-def _build(entries: Iterable[Entry], names: Sequence[str]) -> Found:
+def build(entries: Iterable[Entry], names: Sequence[str]) -> Found:
     """Return images with drawings of their shapes.
 
     Args:
@@ -131,7 +127,7 @@ def _build(entries: Iterable[Entry], names: Sequence[str]) -> Found:
     return Found(files, known)
 
 
-def _parsed(path: Path, what: str) -> dict[str, Any]:
+def content_of(path: Path, what: str) -> dict[str, Any]:
     """Return the object in a JSON or YAML file.
 
     Raises:
@@ -156,7 +152,7 @@ def stems_in(path: Path) -> list[str]:
     """
     what = "COCO annotations with images"
     try:
-        return [stem_of(image["file_name"]) for image in _parsed(path, what)["images"]]
+        return [stem_of(image["file_name"]) for image in content_of(path, what)["images"]]
     except (KeyError, TypeError, AttributeError) as error:
         raise DatasetError(f"{path}: got no list of images, expected {what}: export it again") from error
 
@@ -181,14 +177,14 @@ def read_yolo(root: Path) -> Found | None:
         for stem, image in images_of(images).items()
         for path in [_if_file(labels / f"{stem}.txt")]
     )
-    return _build(entries, names)
+    return build(entries, names)
 
 
 def _yolo_names(root: Path, folders: list[Path]) -> list[str]:
     """Return the class names of `data.yaml`, or else numbers as far as the labels need them."""
     for name in ("data.yaml", "dataset.yaml"):
         if (root / name).is_file():
-            names = _parsed(root / name, "names as in YOLO's data.yaml").get("names", [])
+            names = content_of(root / name, "names as in YOLO's data.yaml").get("names", [])
             return _listed_names(names, root / name)
     texts = (text_of(path) for folder in folders for path in folder.rglob("*.txt"))
     first = (line.split()[0] for text in texts for line in text.splitlines() if line.strip())
@@ -235,68 +231,12 @@ def _yolo_shapes(path: Path, image: Path, names: list[str]) -> Iterator[Shape]:
         yield Shape(names[index], [(values.reshape(-1, 2) * size).ravel().tolist()])
 
 
-def read_labelme(root: Path) -> Found | None:
-    """Return a data set of LabelMe's polygons; None if the folder has another layout."""
-    folders = [root / name for name in SPLITS if (root / name).is_dir()] or [root]
-    images = [
-        (folder, stem, image)
-        for folder in folders
-        for stem, image in images_of(folder).items()
-        if not is_in_test(stem)
-    ]
-    paths = {image: path for _, _, image in images if (path := image.with_suffix(".json")).is_file()}
-    if not any('"shapes"' in path.read_text("utf-8", errors="replace") for path in paths.values()):
-        return None
-    check_can_draw(next(iter(paths.values())))
-    parsed = {image: _parsed(path, "LabelMe's shapes") for image, path in paths.items()}
-    shapes = {
-        image: [_labelme_shape(one, paths[image]) for one in found.get("shapes", [])]
-        for image, found in parsed.items()
-    }
-    names = sorted({shape.name for found in shapes.values() for shape in found} - set(IGNORED))
-    entries = (
-        Entry(
-            SPLITS.get(folder.name, "train"),
-            stem,
-            image,
-            paths.get(image),
-            shapes.get(image, []),
-            _size_in(parsed.get(image, {}), "imageWidth", "imageHeight"),
-        )
-        for folder, stem, image in images
-    )
-    return _build(entries, names)
-
-
-def _size_in(found: dict[str, Any], *keys: str) -> Size | None:
+def size_in(found: dict[str, Any], *keys: str) -> Size | None:
     """Return the width and the height that a file gives for its image, None if it does not."""
     width, height = map(found.get, keys)
     if isinstance(width, int) and isinstance(height, int) and min(width, height) > 0:
         return width, height
     return None
-
-
-def _labelme_shape(shape: dict[str, Any], path: Path) -> Shape:
-    try:
-        name, kind = str(shape["label"]), shape.get("shape_type", "polygon")
-        points = np.array(shape["points"], float).reshape(-1, 2)
-    except (KeyError, ValueError, TypeError) as error:
-        raise DatasetError(
-            f"{path}: got a shape that cannot be read ({error}), expected label and points: export it again"
-        ) from error
-    corners = {"rectangle": 2, "circle": 2, "polygon": 3}
-    if len(points) < corners.get(kind, len(points) + 1):
-        raise DatasetError(
-            f"{path}: got the shape {name} of type {kind} with {len(points)} points, expected a polygon, "
-            f"rectangle or circle: draw it again, or remove it"
-        )
-    if kind == "rectangle":
-        (left, top), (right, bottom) = points.min(axis=0), points.max(axis=0)
-        points = np.array([(left, top), (right, top), (right, bottom), (left, bottom)])
-    elif kind == "circle":
-        angles = np.linspace(0, 2 * math.pi, CORNERS, endpoint=False)
-        points = points[0] + math.dist(*points[:2]) * np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    return Shape(name, [points.ravel().tolist()])
 
 
 def read_supervisely(root: Path) -> Found | None:
@@ -309,7 +249,7 @@ def read_supervisely(root: Path) -> Found | None:
     if not (root / "meta.json").is_file() or not folders:
         return None
     check_can_draw(root / "meta.json")
-    classes = _parsed(root / "meta.json", "Supervisely's classes").get("classes", [])
+    classes = content_of(root / "meta.json", "Supervisely's classes").get("classes", [])
     splits = {folder: SPLITS.get(folder.name, "train") for folder in folders}
     of_several = {split for split, count in Counter(splits.values()).items() if count > 1}
     entries = (
@@ -324,7 +264,7 @@ def read_supervisely(root: Path) -> Found | None:
         for stem, image in images_of(folder / "img").items()
         for path in [_if_file(folder / "ann" / f"{image.name}.json")]
     )
-    return _build(entries, [str(one["title"]) for one in classes])
+    return build(entries, [str(one["title"]) for one in classes])
 
 
 def _supervisely_shapes(path: Path | None, image: Path) -> tuple[list[Shape], Size | None]:
@@ -333,8 +273,8 @@ def _supervisely_shapes(path: Path | None, image: Path) -> tuple[list[Shape], Si
 
     if path is None:
         return [], None
-    content, shapes = _parsed(path, "Supervisely's objects"), []
-    size = _size_in(content.get("size") or {}, "width", "height") or size_of(image)
+    content, shapes = content_of(path, "Supervisely's objects"), []
+    size = size_in(content.get("size") or {}, "width", "height") or size_of(image)
     for one in content.get("objects", []):
         name, kind = str(one.get("classTitle")), one.get("geometryType")
         try:
@@ -365,13 +305,25 @@ def _filled(one: dict[str, Any], size: Size) -> NDArray[np.uint8]:
 
 def _unpacked(one: dict[str, Any], size: Size) -> NDArray[np.uint8]:
     """Return the pixels of a bitmap."""
+    left, top = one["bitmap"]["origin"]
+    return pasted(zlib.decompress(base64.b64decode(one["bitmap"]["data"])), left, top, size)
+
+
+def pasted(file: bytes, left: int, top: int, size: Size) -> NDArray[np.uint8]:
+    """Return the pixels of an image that are those of a region in a picture file, (H, W), 0 or 1.
+
+    Args:
+        file: content of the file, whose region is what is opaque, or above 0 where nothing is transparent.
+        left: column of its first pixel, which may be outside.
+        top: row of its first pixel.
+        size: width and height of the image.
+    """
     width, height = size
     region = np.zeros((height, width), np.uint8)
-    with Image.open(io.BytesIO(zlib.decompress(base64.b64decode(one["bitmap"]["data"])))) as picture:
+    with Image.open(io.BytesIO(file)) as picture:
         is_transparent = "A" in picture.mode or "transparency" in picture.info
         gray = picture.convert("RGBA").getchannel("A") if is_transparent else picture.convert("L")
         bits = np.asarray(gray) > 0
-    left, top = one["bitmap"]["origin"]
     bits = bits[max(0, -top) :, max(0, -left) :]
     top, left = max(0, top), max(0, left)
     part = region[top : top + bits.shape[0], left : left + bits.shape[1]]
@@ -383,10 +335,3 @@ _SUPERVISELY: dict[str | None, Callable[[dict[str, Any], Size], NDArray[np.uint8
     "polygon": _filled,
     "bitmap": _unpacked,
 }
-
-READERS: dict[str, Callable[[Path], Found | None]] = {
-    "YOLO polygons": read_yolo,
-    "Supervisely": read_supervisely,
-    "LabelMe": read_labelme,
-}
-"""Readers by the name of the tool."""
