@@ -242,6 +242,23 @@ def test_channels_of_any_type_are_bands_or_pages(dtype: str) -> None:
     assert np.array_equal(masks["bands"], expected)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "gap"), [("float32", np.nan), ("float32", -9999), ("uint16", 65_535), ("uint16", 0)]
+)
+def test_a_pixel_without_data_in_one_band_has_no_class_unless_0_means_it(dtype: str, gap: float) -> None:
+    """Footprints of bands differ at the sides of a scene, but 0 is also a dark value."""
+    model = Bright(ImageFormat(channels=4, dtype=dtype, ranges=((0.0, 4095.0),) * 4))  # type: ignore[arg-type]
+    image = ((scene_of(channels=4) + 1.0) * 15).astype(dtype)
+    image[:20, :, 1] = gap
+    image[-10:] = gap
+    write("bands.tif", image, nodata=gap)
+    expected = image.argmax(axis=2)
+    expected[-10:] = IGNORE
+    if gap != 0:
+        expected[:20] = IGNORE
+    assert np.array_equal(predicted(model, "bands.tif")["bands"], expected)
+
+
 def test_memory_does_not_grow_with_the_height_of_a_scene() -> None:
     model = Bright(ImageFormat(channels=4))
     image = scene_of(800, 250, channels=4)  # GDAL calls the fourth channel alpha

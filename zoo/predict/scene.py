@@ -70,6 +70,8 @@ class Scene:
         self.shape = (source.height, source.width, format_.channels)
         flags = {flag.name for each in source.mask_flag_enums for flag in each}
         self.has_gaps = flags != {"all_valid"} and not ("alpha" in flags and count == source.count)
+        self.gaps_by_band = any(value not in (None, 0) for value in source.nodatavals)
+        """Whether one band without data is a gap; 0 in one band is also a dark pixel."""
 
     @staticmethod
     def reads(source: Any, format_: ImageFormat, name: str) -> bool:
@@ -107,8 +109,13 @@ class Scene:
         return image
 
     def gaps(self, rows: slice) -> NDArray[np.bool_]:
-        """Return which pixels of the rows are transparent or have no data in some band, (h, W)."""
+        """Return which pixels of the rows are transparent or have no data, (h, W).
+
+        A value for "no data" counts in any band, but 0 only in all of them.
+        """
         found: NDArray[np.bool_] = self._read(rows, self.source.dataset_mask) == 0
+        if self.gaps_by_band:
+            found |= (self._read(rows, partial(self.source.read_masks, self.bands)) == 0).any(axis=0)
         return found
 
     def _read(self, rows: slice, read: Any) -> NDArray[Any]:
