@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import signal
 import struct
 import sys
 import tempfile
@@ -43,6 +44,10 @@ if TYPE_CHECKING:
 
 settings.register_profile("busy machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy machine")
+if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(
+        signal.SIGHUP, lambda *_: None
+    )  # processes that tests start would inherit it from `nohup make`
 torch.set_num_threads(1)  # a second thread costs such small networks more than it gives
 
 TINY_RECIPE = Path(__file__).with_name("tiny.toml")
