@@ -75,7 +75,7 @@ test-fast: $(STAMP)
 RAY := tests/commands/test_replicas.py tests/commands/test_bulk_ray.py tests/serve/server/ray
 
 test-slow: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL) -m 'slow and not gpu' $(RAY:%=--ignore=%) --durations=20
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL) --no-loadscope-reorder -m 'slow and not gpu' $(RAY:%=--ignore=%) --durations=20
 
 # one process: Ray's clusters of two tests at once would disturb each other
 test-ray: $(STAMP)
