@@ -23,6 +23,7 @@ from onnx import TensorProto
 from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor, make_tensor_value_info
 from PIL import Image
 
+from tests.order import pytest_collection_modifyitems  # noqa: F401 - a hook of pytest
 from zoo.bundle.bundle import BundleConfig
 from zoo.bundle.weights import save_bundle
 from zoo.classes import Classes
@@ -50,24 +51,9 @@ if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_I
     )  # processes that tests start would inherit it from `nohup make`
 torch.set_num_threads(1)  # a second thread costs such small networks more than it gives
 
-LONG = (
-    "tests/test_notebooks.py",
-    "tests/commands/test_compare.py",
-    "tests/predictors/test_any_order.py",
-    "tests/train/loop/test_processes.py",
-    "tests/gpu/test_suite.py",
-    "tests/train/test_encoder_families.py",
-)
-"""Files with long slow tests."""
-
 TINY_RECIPE = Path(__file__).with_name("tiny.toml")
 IMGSZ = (64, 64)
 SMALL = {"encoder": "mobilenetv3_small_050", "decoder_channels": 32, "low_level_channels": 16}
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files of long tests, so that no process of pytest-xdist is left with one at the end."""
-    items.sort(key=lambda item: not item.nodeid.startswith(LONG))
 
 
 @torch.no_grad()
